@@ -1,0 +1,276 @@
+//! The reading end of a lane: peek → read → take → release.
+//!
+//! Everything here that the peer wrote, `tail` and each record's header, is input: loaded once into
+//! a local, checked, and only the local is used. What no producer writes is a [`Corruption`], after
+//! which the lane is never read again.
+
+use crate::error::Corruption;
+use crate::ring::cursor::{Cursor, distance};
+use crate::ring::memory::Memory;
+use crate::ring::notifier::{self, Sleep, Wait, Wake};
+use crate::ring::segment::Geometry;
+use crate::sync::{Ordering, Site, ordering};
+use crate::wire::layout::RECORD_ALIGN;
+use crate::wire::record::{Farewell, Format, HEADER_LEN, Header, record_len};
+
+/// INVARIANT (bounds): a [`Record`] that `peek` returns lies inside its segment.
+/// INVARIANT (owner): the bytes from `released` to `tail` are this end's to read, as far as the
+/// producer keeps the protocol.
+#[derive(Debug)]
+pub(crate) struct Consumer {
+    memory: Memory,
+    geometry: Geometry,
+    cursor: Cursor,
+    released: u64,
+    tail: u64,
+    /// Control records since the last message.
+    controls: u32,
+    messages: u64,
+    bytes: u64,
+    wakes: u64,
+}
+
+/// What stands at the front of a lane.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Peek {
+    Empty,
+    Message(Record),
+    Closed(Farewell),
+}
+
+/// A message's place, checked.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Record {
+    /// Offset in the area of the payload's first byte.
+    pub payload_offset: u64,
+    /// Payload bytes.
+    pub len: u32,
+    pub format: Format,
+    /// Position after the record: release up to here when it has been read.
+    pub end: u64,
+}
+
+impl Consumer {
+    /// A consumer that goes on at `cursor`; the tail is checked at the first look.
+    pub(crate) fn resume(memory: Memory, geometry: Geometry, cursor: Cursor) -> Consumer {
+        let (released, tail) = (cursor.position, cursor.position);
+        Consumer {
+            memory,
+            geometry,
+            cursor,
+            released,
+            tail,
+            controls: 0,
+            messages: 0,
+            bytes: 0,
+            wakes: 0,
+        }
+    }
+
+    /// Looks at the next message. The same one again until it is taken.
+    ///
+    /// `tail` is loaded only when everything known was taken.
+    pub(crate) fn peek(&mut self) -> Result<Peek, Corruption> {
+        if self.cursor.position == self.tail {
+            self.refresh_tail()?;
+        }
+        loop {
+            if self.cursor.position == self.tail {
+                return Ok(Peek::Empty);
+            }
+            match self.read_header()? {
+                Header::Message { len, format } => return Ok(Peek::Message(self.at(len, format))),
+                Header::Close { farewell } => return Ok(Peek::Closed(farewell)),
+                control => self.pass(control)?,
+            }
+            if self.cursor.position == self.tail {
+                self.refresh_tail()?;
+            }
+        }
+    }
+
+    /// Steps over the message that `peek` returned. Its bytes stay readable until the release.
+    pub(crate) fn take(&mut self, record: &Record) {
+        debug_assert_eq!(record.end, self.at(record.len, record.format).end);
+        self.cursor = self.cursor.advanced(record_len(u64::from(record.len)));
+        self.controls = 0;
+        self.messages += 1;
+        self.bytes += u64::from(record.len);
+    }
+
+    /// Gives everything before `position` back to the producer, and says whether it waits for it.
+    ///
+    /// Control records that follow are given back as well: a producer may wait for just those,
+    /// while this end is busy with the message before them.
+    pub(crate) fn release(&mut self, position: u64) -> Wake {
+        self.released = position;
+        if position == self.cursor.position {
+            self.pass_known_controls();
+            self.released = self.cursor.position;
+        }
+        let lane = self.memory.lane();
+        // Relaxed, both: numbers for people; nothing is decided by them.
+        lane.consumed.messages.store(self.messages, Ordering::Relaxed);
+        lane.consumed.bytes.store(self.bytes, Ordering::Relaxed);
+        // Release: pairs with the Acquire in `Producer::refresh_head`; the bytes have been read.
+        lane.consumer.head.store(self.released, ordering(Site::PublishHead, Ordering::Release));
+        let wake = notifier::look(&lane.sleepers.room_sleeper, Site::FenceBeforeLook);
+        self.count(wake)
+    }
+
+    /// Second look of a consumer that waits for a message.
+    pub(crate) fn prepare_wait(&mut self, sleep: Sleep) -> Wait {
+        notifier::arm(&self.memory.lane().sleepers.message_sleeper, sleep);
+        // A tail that is wrong is ready as well: the next peek says so.
+        if self.refresh_tail().is_ok() && self.cursor.position == self.tail {
+            return Wait::Sleep;
+        }
+        self.cancel_wait();
+        Wait::Ready
+    }
+
+    /// Takes the flag back after a sleep that no wake ended.
+    pub(crate) fn cancel_wait(&self) {
+        notifier::disarm(&self.memory.lane().sleepers.message_sleeper);
+    }
+
+    /// Says that nobody reads this lane any more, and whether the producer waits for room in it.
+    pub(crate) fn leave(&mut self, farewell: Farewell) -> Wake {
+        let sleepers = &self.memory.lane().sleepers;
+        // Relaxed: it publishes nothing; ordered before the look by the fence.
+        sleepers.reader_gone.store(gone_code(farewell), Ordering::Relaxed);
+        // The fence in `look` pairs with the one in `arm`, as for a release.
+        let wake = notifier::look(&sleepers.room_sleeper, Site::FenceReaderGone);
+        self.count(wake)
+    }
+
+    /// Whether bytes were passed that are not released yet.
+    pub(crate) fn has_unreleased(&self) -> bool {
+        self.released != self.cursor.position
+    }
+
+    /// Position after the last message taken and the control records passed.
+    pub(crate) fn position(&self) -> u64 {
+        self.cursor.position
+    }
+
+    pub(crate) fn cursor(&self) -> Cursor {
+        self.cursor
+    }
+
+    pub(crate) fn memory(&self) -> &Memory {
+        &self.memory
+    }
+
+    /// Brings the line of the next record closer; for loops that wait for it.
+    pub(crate) fn prefetch(&self) {
+        self.memory.prefetch(self.cursor.offset(&self.geometry));
+    }
+
+    fn at(&self, len: u32, format: Format) -> Record {
+        Record {
+            payload_offset: self.cursor.offset(&self.geometry) + HEADER_LEN,
+            len,
+            format,
+            end: self.cursor.position.wrapping_add(record_len(u64::from(len))),
+        }
+    }
+
+    /// Reads the header at the cursor and checks it against what is left of the segment and of the
+    /// committed bytes.
+    fn read_header(&self) -> Result<Header, Corruption> {
+        let words = self.memory.read_header(self.cursor.offset(&self.geometry));
+        let header = Header::decode(words)
+            .ok_or(Corruption::new("record header that nobody writes", words[0], 0))?;
+        let until_end = self.cursor.until_end(&self.geometry);
+        let available = distance(self.tail, self.cursor.position).min(until_end);
+        match header {
+            Header::Message { len, .. } if record_len(u64::from(len)) > available => {
+                Err(Corruption::new("message length", u64::from(len), available))
+            }
+            Header::Padding { len } if HEADER_LEN + u64::from(len) != until_end => {
+                Err(Corruption::new("padding length", u64::from(len), until_end))
+            }
+            Header::Padding { len } if HEADER_LEN + u64::from(len) > available => {
+                Err(Corruption::new("padding beyond the tail", u64::from(len), available))
+            }
+            Header::Jump { segment }
+                if segment >= self.geometry.segments() || segment == self.cursor.segment =>
+            {
+                let count = u64::from(self.geometry.segments());
+                Err(Corruption::new("segment to jump to", u64::from(segment), count))
+            }
+            header => Ok(header),
+        }
+    }
+
+    /// Goes where a control record leads.
+    fn pass(&mut self, control: Header) -> Result<(), Corruption> {
+        self.controls += 1;
+        if self.controls > MAX_CONTROLS {
+            let (found, bound) = (u64::from(self.controls), u64::from(MAX_CONTROLS));
+            return Err(Corruption::new("control records in a row", found, bound));
+        }
+        self.cursor = match control {
+            Header::Padding { len } => self.cursor.advanced(HEADER_LEN + u64::from(len)),
+            Header::Jump { segment } => self.cursor.advanced(HEADER_LEN).entering(segment),
+            Header::Message { .. } | Header::Close { .. } => unreachable!("peek stops at these"),
+        };
+        Ok(())
+    }
+
+    /// Passes the control records that stand next among the known ones. What is wrong with them is
+    /// said by the next peek, which reads the same place again.
+    fn pass_known_controls(&mut self) {
+        while self.cursor.position != self.tail {
+            match self.read_header() {
+                Ok(control @ (Header::Padding { .. } | Header::Jump { .. })) => {
+                    if self.pass(control).is_err() {
+                        return;
+                    }
+                }
+                _ => return,
+            }
+        }
+    }
+
+    fn refresh_tail(&mut self) -> Result<(), Corruption> {
+        let lane = self.memory.lane();
+        // Acquire: pairs with the Release in `Producer::commit`; the records before it are whole.
+        let tail = lane.producer.tail.load(ordering(Site::ReadTail, Ordering::Acquire));
+        let (ahead, known) = (
+            distance(tail, self.cursor.position),
+            distance(self.tail, self.cursor.position),
+        );
+        let limit = self.geometry.limit();
+        if ahead < known || distance(tail, self.released) > limit {
+            return Err(Corruption::new("bytes between head and tail", ahead, limit));
+        }
+        if !ahead.is_multiple_of(RECORD_ALIGN) {
+            return Err(Corruption::new("alignment of tail", ahead, RECORD_ALIGN));
+        }
+        self.tail = tail;
+        Ok(())
+    }
+
+    fn count(&mut self, wake: Wake) -> Wake {
+        if wake != Wake::Nobody {
+            self.wakes += 1;
+            // Relaxed: a number for people.
+            self.memory.lane().consumed.wakes.store(self.wakes, Ordering::Relaxed);
+        }
+        wake
+    }
+}
+
+/// What stands in `reader_gone`.
+fn gone_code(farewell: Farewell) -> u32 {
+    match farewell {
+        Farewell::Closed => 1,
+        Farewell::Dropped => 2,
+    }
+}
+
+/// Control records before a message that an honest producer never exceeds: a jump to hop, a jump
+/// home, a padding and a jump ahead are the most that can meet.
+const MAX_CONTROLS: u32 = 8;

@@ -1,0 +1,196 @@
+//! The bytes and words that both ends of a lane see.
+//!
+//! In production and under Miri: pointers into a mapping or the heap, kept alive by an owner.
+//! Under loom: values, with each 16-byte unit of the area a tracked cell, so that a model notices
+//! bytes that are read while they may be written, whatever the accesses to them are.
+//!
+//! Bytes are written by plain stores and read by relaxed atomic words. A peer in another process
+//! may write at any time; what is read may be garbage but the read itself is never a data race, and
+//! nothing here hands out a reference to the area.
+#![allow(unsafe_code)]
+
+#[cfg(loom)]
+pub(crate) use modelled::Memory;
+#[cfg(not(loom))]
+pub(crate) use mapped::Memory;
+
+#[cfg(not(loom))]
+mod mapped {
+    use crate::sync::{AtomicU64, Ordering};
+    use crate::wire::layout::LaneHeader;
+    use std::any::Any;
+    use std::fmt;
+    use std::ptr::NonNull;
+    use std::sync::Arc;
+
+    /// INVARIANT (bounds): `lane` and `len` bytes from `area` stay valid while `_owner` lives;
+    /// `area` is 16-aligned, and `lane` aligned for its type.
+    /// INVARIANT (writers): bytes outside `head..tail` are written by the lane's one producer only,
+    /// as far as this program goes; what a foreign process writes is read as relaxed words.
+    #[derive(Clone)]
+    pub(crate) struct Memory {
+        lane: NonNull<LaneHeader>,
+        area: NonNull<u8>,
+        len: u64,
+        _owner: Arc<dyn Any + Send + Sync>,
+    }
+
+    // SAFETY: (bounds) the pointers belong to an owner that is itself Send and Sync; all shared
+    // words are atomics, and bytes are accessed by the two ends as (writers) says.
+    unsafe impl Send for Memory {}
+
+    impl Memory {
+        /// # Safety
+        /// `lane` must be valid for reads and writes as a `LaneHeader`, `area` for `len` bytes and
+        /// 16-aligned, both for as long as `owner` lives; no reference to any of these bytes may
+        /// exist but to the atomics of the lane.
+        pub(crate) unsafe fn new(
+            lane: NonNull<LaneHeader>,
+            area: NonNull<u8>,
+            len: u64,
+            owner: Arc<dyn Any + Send + Sync>,
+        ) -> Memory {
+            assert!(area.addr().get().is_multiple_of(16) && lane.is_aligned());
+            Memory { lane, area, len, _owner: owner }
+        }
+
+        /// A lane on the heap, all zero: for tests, fuzzing and Miri.
+        #[cfg(any(test, fuzzing))]
+        pub(crate) fn on_heap(len: u64) -> Memory {
+            let header = Box::leak(Box::<LaneHeader>::default());
+            let words = vec![0u128; usize::try_from(len / 16).expect("a test's area is small")];
+            let area = Box::leak(words.into_boxed_slice());
+            let count = area.len();
+            let lane = NonNull::from(header);
+            let first = NonNull::from(area).cast::<u128>();
+            let owner = Arc::new(HeapLane { lane, first, count });
+            // SAFETY: both allocations are freed by `owner`'s drop only, and `u128` is 16-aligned.
+            unsafe { Memory::new(lane, first.cast(), len, owner) }
+        }
+
+        pub(crate) fn lane(&self) -> &LaneHeader {
+            // SAFETY: (bounds) valid while the owner lives, which `self` keeps; all its fields are
+            // atomics, so a shared reference is right whoever else writes.
+            unsafe { self.lane.as_ref() }
+        }
+
+        /// Writes a record's header.
+        pub(crate) fn write_header(&self, offset: u64, words: [u64; 2]) {
+            // Relaxed: published by the tail that follows.
+            self.word(offset).store(words[0], Ordering::Relaxed);
+            self.word(offset + 8).store(words[1], Ordering::Relaxed);
+        }
+
+        /// Reads a record's header, each word once.
+        pub(crate) fn read_header(&self, offset: u64) -> [u64; 2] {
+            // Relaxed: ordered by the tail that was loaded before.
+            [
+                self.word(offset).load(Ordering::Relaxed),
+                self.word(offset + 8).load(Ordering::Relaxed),
+            ]
+        }
+
+        /// Where `len` bytes from `offset` stand, for whoever owns them at the moment.
+        ///
+        /// # Panics
+        /// If they lie outside the area: the cursor arithmetic would be wrong.
+        pub(crate) fn bytes(&self, offset: u64, len: u64) -> NonNull<u8> {
+            assert!(offset <= self.len && len <= self.len - offset, "outside the area");
+            // SAFETY: (bounds) just checked.
+            unsafe { self.area.add(offset as usize) }
+        }
+
+        /// Asks the cache for the line at `offset` without waiting for it.
+        pub(crate) fn prefetch(&self, offset: u64) {
+            #[cfg(all(target_arch = "x86_64", not(miri)))]
+            {
+                use std::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
+                // SAFETY: a prefetch never faults and changes no memory.
+                unsafe {
+                    _mm_prefetch::<_MM_HINT_T0>(self.bytes(offset, 16).as_ptr().cast());
+                }
+            }
+            #[cfg(not(all(target_arch = "x86_64", not(miri))))]
+            let _ = offset;
+        }
+
+        fn word(&self, offset: u64) -> &AtomicU64 {
+            let place = self.bytes(offset, 8).cast::<u64>();
+            debug_assert!(place.is_aligned());
+            // SAFETY: (bounds) `bytes` checked the place; offsets of headers are multiples of 8, so
+            // the word is aligned; it is only ever accessed as an atomic word through here, or as
+            // payload bytes by the end that owns them.
+            unsafe { AtomicU64::from_ptr(place.as_ptr()) }
+        }
+    }
+
+    impl fmt::Debug for Memory {
+        fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+            f.debug_struct("Memory").field("lane", self.lane()).field("len", &self.len).finish()
+        }
+    }
+
+    #[cfg(any(test, fuzzing))]
+    struct HeapLane {
+        lane: NonNull<LaneHeader>,
+        first: NonNull<u128>,
+        count: usize,
+    }
+
+    // SAFETY: it only frees the two allocations; what they hold is accessed through `Memory`.
+    #[cfg(any(test, fuzzing))]
+    unsafe impl Send for HeapLane {}
+    // SAFETY: it has no method at all.
+    #[cfg(any(test, fuzzing))]
+    unsafe impl Sync for HeapLane {}
+
+    #[cfg(any(test, fuzzing))]
+    impl Drop for HeapLane {
+        fn drop(&mut self) {
+            let area = std::ptr::slice_from_raw_parts_mut(self.first.as_ptr(), self.count);
+            // SAFETY: leaked from a box in `on_heap`, and freed here once.
+            drop(unsafe { Box::from_raw(self.lane.as_ptr()) });
+            // SAFETY: the same, with the length it had.
+            drop(unsafe { Box::from_raw(area) });
+        }
+    }
+}
+
+#[cfg(loom)]
+mod modelled {
+    use crate::wire::layout::LaneHeader;
+    use loom::cell::UnsafeCell;
+    use loom::sync::Arc;
+
+    /// A lane of values. One cell holds a 16-byte unit: a header, or a payload unit.
+    #[derive(Clone, Debug)]
+    pub(crate) struct Memory {
+        lane: Arc<LaneHeader>,
+        units: Arc<Vec<UnsafeCell<[u64; 2]>>>,
+    }
+
+    impl Memory {
+        pub(crate) fn on_heap(len: u64) -> Memory {
+            Memory {
+                lane: Arc::new(LaneHeader::default()),
+                units: Arc::new((0..len / 16).map(|_| UnsafeCell::new([0; 2])).collect()),
+            }
+        }
+
+        pub(crate) fn lane(&self) -> &LaneHeader {
+            &self.lane
+        }
+
+        pub(crate) fn write_header(&self, offset: u64, words: [u64; 2]) {
+            // SAFETY: the pointer is loom's, valid inside the closure; loom reports a conflict.
+            self.units[offset as usize / 16].with_mut(|unit| unsafe { *unit = words });
+        }
+
+        pub(crate) fn read_header(&self, offset: u64) -> [u64; 2] {
+            // SAFETY: the pointer is loom's, valid inside the closure; loom reports a conflict.
+            self.units[offset as usize / 16].with(|unit| unsafe { *unit })
+        }
+
+        pub(crate) fn prefetch(&self, _offset: u64) {}
+    }
+}

@@ -1,0 +1,385 @@
+//! The writing end of a lane: plan → write → stage → commit.
+//!
+//! A *plan* says where the next record would stand, and changes nothing: a post that fails half-way
+//! has nothing to take back. *Staging* writes the control record that leads there and the record's
+//! header, and moves the private cursor. *Committing* publishes everything staged by one store.
+//!
+//! The producer's own cursor is private and never read back from shared memory; the consumer's
+//! `head` is input: loaded once, checked, cached.
+
+use crate::error::Corruption;
+use crate::ring::cursor::{Cursor, distance, reached};
+use crate::ring::memory::Memory;
+use crate::ring::notifier::{self, Sleep, Wait, Wake};
+use crate::ring::segment::{Geometry, RESERVE};
+use crate::sync::{Ordering, Site, ordering};
+use crate::wire::layout::MAX_SEGMENTS;
+use crate::wire::record::{Farewell, Format, HEADER_LEN, Header, record_len};
+
+/// INVARIANT (reserve): bytes in use of the present segment plus `RESERVE` never exceed its length.
+/// INVARIANT (owner): the bytes from `cursor` on, up to what `head` has released, are this end's.
+/// INVARIANT (free): segment `k` other than the present one is free when `head` has reached
+/// `left[k]`, the position after the jump by which it was last left.
+#[derive(Debug)]
+pub(crate) struct Producer {
+    memory: Memory,
+    geometry: Geometry,
+    cursor: Cursor,
+    committed: u64,
+    head: u64,
+    left: [u64; MAX_SEGMENTS],
+    /// Records in a row that would have gone round in segment 0.
+    small_records: u32,
+    counters: Counters,
+}
+
+/// Where a record may be written: `room` bytes, header included, after an optional control record.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Plan {
+    control: Option<Header>,
+    at: Cursor,
+    room: u64,
+}
+
+/// Why there is no plan.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Refusal {
+    /// Not before the consumer has released more.
+    Full,
+    /// Never, however empty the lane is.
+    TooLarge,
+    /// The peer's `head` is impossible.
+    Corrupt(Corruption),
+}
+
+/// The producer's own counts, published beside each commit.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Counters {
+    pub messages: u64,
+    pub bytes: u64,
+    pub full: u64,
+    pub growth: u64,
+    pub wakes: u64,
+}
+
+impl Producer {
+    /// A producer that goes on at `cursor`, on a lane whose head must lie within the limit behind.
+    ///
+    /// Of the other segments nothing is known any more, so each counts as left just now.
+    pub(crate) fn resume(
+        memory: Memory,
+        geometry: Geometry,
+        cursor: Cursor,
+    ) -> Result<Producer, Corruption> {
+        // Acquire: pairs with the Release in `Consumer::release`.
+        let head = memory.lane().consumer.head.load(ordering(Site::ReadHead, Ordering::Acquire));
+        let behind = distance(cursor.position, head);
+        if behind > geometry.limit() || !behind.is_multiple_of(RESERVE) {
+            return Err(Corruption::new("distance of head behind tail", behind, geometry.limit()));
+        }
+        Ok(Producer {
+            memory,
+            geometry,
+            cursor,
+            committed: cursor.position,
+            head,
+            left: [cursor.position; MAX_SEGMENTS],
+            small_records: 0,
+            counters: Counters::default(),
+        })
+    }
+
+    /// Finds a place for a record of exactly `len` payload bytes.
+    ///
+    /// In order: home, if a burst is over; here; after growth. The peer's `head` is loaded only
+    /// when the cached one says that there is no room, and while away from home.
+    pub(crate) fn plan(&mut self, len: u64) -> Result<Plan, Refusal> {
+        let record = record_len(len);
+        if record > self.geometry.largest_record() {
+            return Err(Refusal::TooLarge);
+        }
+        if let Some(at) = self.way_home(record)? {
+            return Ok(Plan { room: record, ..at });
+        }
+        if let Some(plan) = self.plan_here(record) {
+            return Ok(plan);
+        }
+        self.refresh_head()?;
+        self.plan_here(record).or_else(|| self.plan_growth(record)).ok_or(Refusal::Full)
+    }
+
+    /// Finds a place for a record whose length is not known yet: as much room as there is without
+    /// growing, at most for `wish` payload bytes. `None` if that is next to nothing.
+    pub(crate) fn plan_open(&mut self, wish: u64) -> Result<Option<Plan>, Refusal> {
+        let wish = record_len(wish).min(self.geometry.largest_record());
+        if let Some(at) = self.way_home(wish)? {
+            return Ok(Some(Plan { room: wish, ..at }));
+        }
+        if self.room_here() < wish {
+            self.refresh_head()?;
+        }
+        let room = self.room_here().min(wish);
+        let plan = Plan { control: None, at: self.cursor, room };
+        Ok((room >= LEAST_OPEN_ROOM).then_some(plan))
+    }
+
+    /// Stages the record that was written where `plan` says, with `len` payload bytes.
+    pub(crate) fn stage(&mut self, plan: Plan, len: u32, format: Format) {
+        let record = record_len(u64::from(len));
+        assert!(record <= plan.room, "a record outgrew its plan");
+        if let Some(control) = plan.control {
+            self.write_control(control);
+        }
+        self.cursor = plan.at;
+        let header = Header::Message { len, format };
+        self.memory.write_header(self.cursor.offset(&self.geometry), header.encode());
+        self.cursor = self.cursor.advanced(record);
+        debug_assert!(self.used() + RESERVE <= self.geometry.segment_len(self.cursor.segment));
+        self.small_records =
+            if self.geometry.goes_round(0, record) { self.small_records.saturating_add(1) } else { 0 };
+        self.counters.messages += 1;
+        self.counters.bytes += u64::from(len);
+    }
+
+    /// Publishes everything staged, by one store, and says whom to wake.
+    pub(crate) fn commit(&mut self) -> Wake {
+        if !self.has_staged() {
+            return Wake::Nobody;
+        }
+        self.committed = self.cursor.position;
+        self.publish_counters();
+        let lane = self.memory.lane();
+        // Release: pairs with the Acquire in `Consumer::refresh_tail`; publishes the records.
+        lane.producer.tail.store(self.committed, ordering(Site::PublishTail, Ordering::Release));
+        let wake = notifier::look(&lane.sleepers.message_sleeper, Site::FenceBeforeLook);
+        self.counters.wakes += u64::from(wake != Wake::Nobody);
+        wake
+    }
+
+    /// Leaves the present segment although nothing fits elsewhere, so that it can be entered
+    /// afresh: the answer when only this segment holds a record of `len` payload bytes but the
+    /// record cannot go round in it. The jump is committed; says whether there was one.
+    pub(crate) fn hop(&mut self, len: u64) -> Option<Wake> {
+        let segment = self.hop_target(record_len(len))?;
+        self.write_control(Header::Jump { segment });
+        Some(self.commit())
+    }
+
+    /// Jumps home now, if the burst that led away has drained. Commits. Says whether it jumped.
+    pub(crate) fn go_home(&mut self) -> Result<Option<Wake>, Refusal> {
+        if self.cursor.segment == 0 {
+            return Ok(None);
+        }
+        self.refresh_head()?;
+        if self.head != self.cursor.position {
+            return Ok(None);
+        }
+        self.write_control(Header::Jump { segment: 0 });
+        Ok(Some(self.commit()))
+    }
+
+    /// Commits what is staged, and the lane's last record. Never waits: room for it is kept.
+    pub(crate) fn close(&mut self, farewell: Farewell) -> Wake {
+        self.write_control(Header::Close { farewell });
+        self.commit()
+    }
+
+    /// Second look of a producer that waits for room for `len` payload bytes.
+    pub(crate) fn prepare_wait(&mut self, len: u64, sleep: Sleep) -> Wait {
+        let flag = &self.memory.lane().sleepers.room_sleeper;
+        notifier::arm(flag, sleep);
+        let full = matches!(self.plan(len), Err(Refusal::Full));
+        if full && self.hop_target(record_len(len)).is_none() && self.reader_gone() == 0 {
+            return Wait::Sleep;
+        }
+        self.cancel_wait();
+        Wait::Ready
+    }
+
+    /// Takes the flag back after a sleep that no wake ended.
+    pub(crate) fn cancel_wait(&self) {
+        notifier::disarm(&self.memory.lane().sleepers.room_sleeper);
+    }
+
+    /// What the consumer's side said when it left: 0 while it is there.
+    pub(crate) fn reader_gone(&self) -> u32 {
+        // Relaxed: it publishes nothing; a sleeper's look at it is ordered by the fences.
+        self.memory.lane().sleepers.reader_gone.load(Ordering::Relaxed)
+    }
+
+    /// Counts one post that found the lane full.
+    pub(crate) fn count_full(&mut self) {
+        self.counters.full += 1;
+        self.publish_counters();
+    }
+
+    /// Whether anything waits for a commit.
+    pub(crate) fn has_staged(&self) -> bool {
+        self.cursor.position != self.committed
+    }
+
+    /// Bytes committed that the consumer has not released yet.
+    pub(crate) fn unreleased(&mut self) -> Result<u64, Refusal> {
+        self.refresh_head()?;
+        Ok(distance(self.committed, self.head))
+    }
+
+    pub(crate) fn cursor(&self) -> Cursor {
+        self.cursor
+    }
+
+    pub(crate) fn memory(&self) -> &Memory {
+        &self.memory
+    }
+
+    pub(crate) fn geometry(&self) -> &Geometry {
+        &self.geometry
+    }
+
+    pub(crate) fn counters(&self) -> Counters {
+        self.counters
+    }
+
+    /// Whether segment `k` holds nothing that the consumer may still read.
+    pub(crate) fn is_free(&self, segment: u32) -> bool {
+        segment != self.cursor.segment && reached(self.head, self.left[segment as usize])
+    }
+
+    fn way_home(&mut self, record: u64) -> Result<Option<Plan>, Refusal> {
+        if self.cursor.segment == 0
+            || self.small_records < SMALL_RECORDS_BEFORE_HOME
+            || !self.geometry.goes_round(0, record)
+        {
+            return Ok(None);
+        }
+        self.refresh_head()?;
+        let drained = self.head == self.cursor.position;
+        Ok(drained.then(|| self.jumping_to(0, record)))
+    }
+
+    fn plan_here(&self, record: u64) -> Option<Plan> {
+        let until_end = self.cursor.until_end(&self.geometry);
+        let padding = if record <= until_end { 0 } else { until_end };
+        let size = self.geometry.segment_len(self.cursor.segment);
+        if self.used() + padding + record + RESERVE > size {
+            return None;
+        }
+        let control =
+            (padding > 0).then(|| Header::Padding { len: (padding - HEADER_LEN) as u32 });
+        Some(Plan { control, at: self.cursor.advanced(padding), room: record })
+    }
+
+    /// The smallest free segment in which the record can go round, else the smallest that holds it.
+    /// The lane then stays there and fills it, so that a burst takes few jumps.
+    fn plan_growth(&self, record: u64) -> Option<Plan> {
+        let free = || (0..self.geometry.segments()).filter(|&segment| self.is_free(segment));
+        let segment = free()
+            .find(|&segment| self.geometry.goes_round(segment, record))
+            .or_else(|| free().find(|&segment| self.geometry.holds(segment, record)))?;
+        Some(self.jumping_to(segment, record))
+    }
+
+    fn jumping_to(&self, segment: u32, room: u64) -> Plan {
+        let at = self.cursor.advanced(HEADER_LEN).entering(segment);
+        Plan { control: Some(Header::Jump { segment }), at, room }
+    }
+
+    /// The free segment to hop through, if only the present one holds the record and it cannot go
+    /// round here.
+    fn hop_target(&self, record: u64) -> Option<u32> {
+        let here = self.cursor.segment;
+        let others = || (0..self.geometry.segments()).filter(move |&segment| segment != here);
+        let only_here = !others().any(|segment| self.geometry.holds(segment, record));
+        if !only_here || self.geometry.goes_round(here, record) {
+            return None;
+        }
+        others().find(|&segment| self.is_free(segment))
+    }
+
+    /// Writes a control record at the cursor, and goes where it leads.
+    fn write_control(&mut self, control: Header) {
+        self.memory.write_header(self.cursor.offset(&self.geometry), control.encode());
+        match control {
+            Header::Padding { len } => {
+                self.cursor = self.cursor.advanced(HEADER_LEN + u64::from(len));
+            }
+            Header::Jump { segment } => {
+                debug_assert!(self.is_free(segment), "jump into a segment in use");
+                self.counters.growth += u64::from(segment > self.cursor.segment);
+                let after = self.cursor.advanced(HEADER_LEN);
+                self.left[self.cursor.segment as usize] = after.position;
+                self.cursor = after.entering(segment);
+            }
+            Header::Close { .. } => self.cursor = self.cursor.advanced(HEADER_LEN),
+            Header::Message { .. } => unreachable!("a message is no control record"),
+        }
+    }
+
+    /// Bytes of the present segment that the consumer has not released.
+    fn used(&self) -> u64 {
+        let unreleased = distance(self.cursor.position, self.head);
+        let since_entry = distance(self.cursor.position, self.cursor.entered);
+        unreleased.min(since_entry)
+    }
+
+    /// Room for one record from the cursor on, without padding or growth.
+    fn room_here(&self) -> u64 {
+        let size = self.geometry.segment_len(self.cursor.segment);
+        let unused = size.saturating_sub(self.used() + RESERVE);
+        unused.min(self.cursor.until_end(&self.geometry))
+    }
+
+    fn refresh_head(&mut self) -> Result<(), Refusal> {
+        let lane = self.memory.lane();
+        // Acquire: pairs with the Release in `Consumer::release`; the bytes before it were read.
+        let head = lane.consumer.head.load(ordering(Site::ReadHead, Ordering::Acquire));
+        let outstanding = distance(self.committed, self.head);
+        let released = distance(head, self.head);
+        if released > outstanding || !released.is_multiple_of(RESERVE) {
+            let what = "bytes newly released by the consumer";
+            return Err(Refusal::Corrupt(Corruption::new(what, released, outstanding)));
+        }
+        self.head = head;
+        Ok(())
+    }
+
+    fn publish_counters(&self) {
+        let line = &self.memory.lane().produced;
+        // Relaxed, all: numbers for people; nothing is decided by them.
+        line.messages.store(self.counters.messages, Ordering::Relaxed);
+        line.bytes.store(self.counters.bytes, Ordering::Relaxed);
+        line.full.store(self.counters.full, Ordering::Relaxed);
+        line.growth.store(self.counters.growth, Ordering::Relaxed);
+        line.wakes.store(self.counters.wakes, Ordering::Relaxed);
+    }
+}
+
+impl Plan {
+    /// Offset in the area of the payload's first byte.
+    pub(crate) fn payload_offset(&self, geometry: &Geometry) -> u64 {
+        self.at.offset(geometry) + HEADER_LEN
+    }
+
+    /// Payload bytes that fit.
+    pub(crate) fn payload_room(&self) -> u64 {
+        self.room - HEADER_LEN
+    }
+
+    /// Whether the lane comes to a segment's end, or leaves it.
+    pub(crate) fn turns(&self) -> bool {
+        self.control.is_some()
+    }
+
+    /// The segment to write in, and the index behind the last byte that may be written there, the
+    /// control record after it included.
+    pub(crate) fn extent(&self, geometry: &Geometry) -> (u32, u64) {
+        let end = self.at.index(geometry) + self.room + RESERVE;
+        (self.at.segment, end.min(geometry.segment_len(self.at.segment)))
+    }
+}
+
+/// Records in a row that must have been small before a drained lane goes home: so a stream that
+/// mixes large and small messages does not jump to and fro.
+const SMALL_RECORDS_BEFORE_HOME: u32 = 64;
+/// Room below which serialising in place is not tried.
+const LEAST_OPEN_ROOM: u64 = 64;

@@ -1,0 +1,141 @@
+//! Where the segments of an area lie, and how large a record each may take: pure arithmetic.
+//!
+//! ```text
+//! area     segment 0 (C) | segment 1 (C) | segment 2 (2C) | segment 3 (4C) | …    together = limit
+//! ```
+
+use crate::wire::layout::{MAX_SEGMENTS, RECORD_ALIGN};
+use crate::wire::record::HEADER_LEN;
+
+/// Capacity and limit of a lane, and all that follows from them.
+///
+/// INVARIANT (geometry): both are powers of two, `32 <= capacity <= limit`, and
+/// `segments() <= MAX_SEGMENTS`; so each segment lies inside the area and indices can be masked.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Geometry {
+    capacity: u64,
+    limit: u64,
+}
+
+impl Geometry {
+    /// # Panics
+    /// If the invariant does not hold: the builder and the region's check come before this.
+    pub(crate) fn new(capacity: u64, limit: u64) -> Geometry {
+        assert!(capacity.is_power_of_two() && limit.is_power_of_two());
+        assert!(32 <= capacity && capacity <= limit);
+        assert!((limit / capacity).trailing_zeros() as usize + 1 <= MAX_SEGMENTS);
+        Geometry { capacity, limit }
+    }
+
+    /// Bytes of segment 0.
+    pub(crate) fn capacity(&self) -> u64 {
+        self.capacity
+    }
+
+    /// Bytes of the area: of all segments together.
+    pub(crate) fn limit(&self) -> u64 {
+        self.limit
+    }
+
+    /// Count of segments: 1 for a bounded lane.
+    pub(crate) fn segments(&self) -> u32 {
+        (self.limit / self.capacity).trailing_zeros() + 1
+    }
+
+    /// Bytes of a segment: a power of two.
+    pub(crate) fn segment_len(&self, segment: u32) -> u64 {
+        self.capacity << segment.saturating_sub(1)
+    }
+
+    /// Where a segment starts, in bytes from the area's start.
+    pub(crate) fn segment_offset(&self, segment: u32) -> u64 {
+        if segment == 0 { 0 } else { self.segment_len(segment) }
+    }
+
+    /// Whether a record of `len` bytes can go round in a segment: from every index it fits once
+    /// the segment has drained.
+    ///
+    /// A larger record may stand where the rest up to the end is too short and the part before it
+    /// as well, and would then never fit, however empty the segment is.
+    pub(crate) fn goes_round(&self, segment: u32, len: u64) -> bool {
+        len + RESERVE <= self.segment_len(segment) / 2
+    }
+
+    /// Whether a record of `len` bytes fits a segment that is entered afresh.
+    pub(crate) fn holds(&self, segment: u32, len: u64) -> bool {
+        len + RESERVE <= self.segment_len(segment)
+    }
+
+    /// Bytes of the largest record that can ever be posted, its header included.
+    pub(crate) fn largest_record(&self) -> u64 {
+        if self.segments() == 1 {
+            // A bounded lane cannot leave its segment to enter it afresh.
+            self.capacity / 2 - RESERVE
+        } else {
+            self.limit / 2 - RESERVE
+        }
+    }
+
+    /// Bytes of the largest payload that can ever be posted.
+    pub(crate) fn largest_message(&self) -> u64 {
+        self.largest_record() - HEADER_LEN
+    }
+}
+
+/// Room that is always kept for one control record, so that `jump` and `close` never wait.
+pub(crate) const RESERVE: u64 = RECORD_ALIGN;
+
+#[cfg(all(test, not(loom)))]
+mod tests {
+    use super::*;
+
+    fn geometries() -> impl Iterator<Item = Geometry> {
+        (5..12).flat_map(|c| (0..8).map(move |n| Geometry::new(1 << c, 1 << (c + n))))
+    }
+
+    #[test]
+    fn segments_tile_the_area() {
+        for geometry in geometries() {
+            let mut offset = 0;
+            for segment in 0..geometry.segments() {
+                assert_eq!(geometry.segment_offset(segment), offset);
+                assert!(geometry.segment_len(segment).is_power_of_two());
+                offset += geometry.segment_len(segment);
+            }
+            assert_eq!(offset, geometry.limit());
+        }
+    }
+
+    #[test]
+    fn largest_record_fits_the_last_segment_and_nothing_larger_does() {
+        for geometry in geometries() {
+            let last = geometry.segments() - 1;
+            let largest = geometry.largest_record();
+            if last == 0 {
+                assert!(geometry.goes_round(0, largest));
+                assert!(!geometry.goes_round(0, largest + RECORD_ALIGN));
+            } else {
+                assert!(geometry.holds(last, largest));
+                assert!(!geometry.holds(last, largest + RECORD_ALIGN));
+            }
+        }
+    }
+
+    /// Claim of `goes_round`, by exhaustion: from every index of a drained segment such a record
+    /// fits, either up to the end or after padding; and for the next size there is an index from
+    /// which it does not.
+    #[test]
+    fn f49_a_record_of_half_a_segment_fits_from_every_index() {
+        for geometry in geometries().filter(|geometry| geometry.segments() == 1) {
+            let size = geometry.segment_len(0);
+            let fits_from = |index: u64, len: u64| {
+                let need = if index + len <= size { len } else { size - index + len };
+                need + RESERVE <= size
+            };
+            for len in (16..size).step_by(16) {
+                let always = (0..size).step_by(16).all(|index| fits_from(index, len));
+                assert_eq!(always, geometry.goes_round(0, len), "record {len} of {size}");
+            }
+        }
+    }
+}

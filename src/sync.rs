@@ -1,0 +1,89 @@
+//! The one door to atomics and cells: the standard ones, or loom's under `cfg(loom)`.
+//!
+//! Every ordering that is stronger than `Relaxed` and every fence of the ring passes through
+//! [`ordering`] or [`fence`] with the [`Site`] it stands at.
+//! In a normal build both are the identity and cost nothing.
+//! Under loom one site at a time can be weakened, and a model must then fail: so each ordering of
+//! the ring is shown to be needed, by `ring::models`.
+
+#[cfg(loom)]
+pub(crate) use loom::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+#[cfg(not(loom))]
+pub(crate) use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+
+/// A place in the ring where memory is ordered. The table in `ring/mod.rs` names each one's partner.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Site {
+    /// `tail` is stored after the records it covers.
+    PublishTail,
+    /// `tail` is loaded before the records it covers.
+    ReadTail,
+    /// `head` is stored after the bytes before it were read.
+    PublishHead,
+    /// `head` is loaded before the bytes before it are overwritten.
+    ReadHead,
+    /// Between storing `tail` or `head` and looking at the sleeper's flag.
+    FenceBeforeLook,
+    /// Between raising the flag and looking again.
+    FenceBeforeSleep,
+    /// Between storing "reader gone" and looking at the room flag.
+    FenceReaderGone,
+}
+
+#[cfg(not(loom))]
+pub(crate) const fn ordering(_site: Site, ordering: Ordering) -> Ordering {
+    ordering
+}
+
+#[cfg(not(loom))]
+pub(crate) fn fence(_site: Site) {
+    std::sync::atomic::fence(Ordering::SeqCst);
+}
+
+#[cfg(loom)]
+pub(crate) use weakened::{ALL_SITES, fence, ordering, with_weakened};
+
+/// The switch that lets a model run with one ordering taken away.
+#[cfg(loom)]
+mod weakened {
+    use super::{Ordering, Site};
+    use std::cell::Cell;
+
+    pub(crate) const ALL_SITES: [Site; 7] = [
+        Site::PublishTail,
+        Site::ReadTail,
+        Site::PublishHead,
+        Site::ReadHead,
+        Site::FenceBeforeLook,
+        Site::FenceBeforeSleep,
+        Site::FenceReaderGone,
+    ];
+
+    thread_local! {
+        // Loom runs all its threads as coroutines of one system thread.
+        static WEAKENED: Cell<Option<Site>> = const { Cell::new(None) };
+    }
+
+    pub(crate) fn ordering(site: Site, ordering: Ordering) -> Ordering {
+        if WEAKENED.get() == Some(site) { Ordering::Relaxed } else { ordering }
+    }
+
+    pub(crate) fn fence(site: Site) {
+        if WEAKENED.get() != Some(site) {
+            loom::sync::atomic::fence(Ordering::SeqCst);
+        }
+    }
+
+    /// Runs `model` with `site` weakened; the site is whole again afterwards, also after a panic.
+    pub(crate) fn with_weakened(site: Site, model: impl FnOnce()) {
+        struct Restore;
+        impl Drop for Restore {
+            fn drop(&mut self) {
+                WEAKENED.set(None);
+            }
+        }
+        let _restore = Restore;
+        WEAKENED.set(Some(site));
+        model();
+    }
+}

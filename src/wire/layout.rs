@@ -1,0 +1,205 @@
+//! The shared region: its one picture, its structs, and the compile-time proof that they agree.
+//!
+//! ```text
+//! +0x00000 magic              u64   "MSGPORT" and a zero byte
+//! +0x00008 version            u32   layout version; another one is refused
+//! +0x0000c features           u32   feature bits; an unknown one is refused
+//! +0x00010 pair_id            u64×2 names the pair to people and tools; never trusted
+//! +0x00020 format             u64   fingerprint of the payload format (byte order, widths)
+//! +0x00028 schema             u64   number that the two programs chose; 0 means none
+//! +0x00030 capacity           u64   bytes of segment 0 of each area
+//! +0x00038 limit              u64   bytes of each area
+//! +0x00080 lane A→B           5 lines of 128 bytes
+//! +0x00300 lane B→A           the same
+//! +0x00580 zero up to the first area
+//! +0x10000 area A→B           `limit` bytes: segment 0 (C), 1 (C), 2 (2C), 3 (4C), …
+//! +0x10000 + limit: area B→A  `limit` bytes, the same
+//!
+//! A lane:
+//! +0x000   tail               u64   one line, one writer: the producer
+//! +0x080   head               u64   one line, one writer: the consumer
+//! +0x100   message_sleeper    u32   armed by the consumer, taken by the producer
+//! +0x104   room_sleeper       u32   armed by the producer, taken by the consumer
+//! +0x108   reader_gone        u32   one writer: the consumer
+//! +0x180   produced           messages, bytes, full, growth, wakes: u64 each, by the producer
+//! +0x200   consumed           messages, bytes, wakes: u64 each, by the consumer
+//! ```
+//!
+//! The three words of the sleepers' line are loaded at every post and every release, and stored
+//! only when somebody goes to sleep or away: while both sides keep up the line stays shared in
+//! both caches, and looking at it costs a hit.
+//!
+//! `reader_gone` stands there and not beside `head` for the same reason: `head`'s line changes with
+//! every message, and a post must not touch it.
+
+use crate::sync::{AtomicU32, AtomicU64};
+
+/// "MSGPORT\0", read as a little-endian number.
+pub(crate) const MAGIC: u64 = u64::from_le_bytes(*b"MSGPORT\0");
+/// Version of everything in this file, in `record.rs` and in `frame.rs`.
+pub(crate) const VERSION: u32 = 1;
+/// Feature bits that this version knows: none.
+pub(crate) const FEATURES: u32 = 0;
+/// Where the first area starts: a multiple of every page size in use (4, 16, 64 KiB).
+pub(crate) const AREA_OFFSET: u64 = 0x10000;
+/// Distance between words of different writers: two lines, as x86-64 prefetches lines in pairs.
+pub(crate) const LINE: usize = 128;
+/// Records start and end at multiples of this, so that a payload is 16-aligned.
+pub(crate) const RECORD_ALIGN: u64 = 16;
+/// Least bytes of segment 0.
+pub(crate) const MIN_CAPACITY: u64 = 4096;
+/// Most bytes of an area: every length of a record fits a `u32`.
+pub(crate) const MAX_LIMIT: u64 = 1 << 32;
+/// Default bytes of segment 0.
+pub(crate) const DEFAULT_CAPACITY: u64 = 64 << 10;
+/// Default bytes of an area.
+pub(crate) const DEFAULT_LIMIT: u64 = 64 << 20;
+/// Most segments of an area: `MIN_CAPACITY << (MAX_SEGMENTS - 1)` is `MAX_LIMIT`.
+pub(crate) const MAX_SEGMENTS: usize = 21;
+
+/// The region's first bytes. Written once by the creator, before anybody else can see them.
+#[repr(C, align(128))]
+pub(crate) struct Identity {
+    pub magic: AtomicU64,
+    pub version: AtomicU32,
+    pub features: AtomicU32,
+    pub pair_id: [AtomicU64; 2],
+    pub format: AtomicU64,
+    pub schema: AtomicU64,
+    pub capacity: AtomicU64,
+    pub limit: AtomicU64,
+}
+
+/// Producer's line: written by the producer only.
+#[repr(C, align(128))]
+#[derive(Debug, Default)]
+pub(crate) struct TailLine {
+    /// Position after the last committed record, in bytes. Never decreases.
+    pub tail: AtomicU64,
+}
+
+/// Consumer's line: written by the consumer only.
+#[repr(C, align(128))]
+#[derive(Debug, Default)]
+pub(crate) struct HeadLine {
+    /// Position up to which the bytes are the producer's again. Never decreases.
+    pub head: AtomicU64,
+}
+
+/// Who sleeps, and who has left.
+///
+/// | `message_sleeper`, `room_sleeper` | meaning | set by |
+/// |---|---|---|
+/// | 0 | nobody sleeps, or the waker has taken the flag and is about to wake | waker (swap), sleeper giving up (swap) |
+/// | 1 | asleep on this word as a futex | sleeper |
+/// | 2 | asleep on the doorbell, or somebody waits on its descriptor | sleeper |
+/// | else | nonsense of a hostile peer; read as 2, the wake that hurts nobody | |
+#[repr(C, align(128))]
+#[derive(Debug, Default)]
+pub(crate) struct SleeperLine {
+    pub message_sleeper: AtomicU32,
+    pub room_sleeper: AtomicU32,
+    /// 0: the consumer reads on; 1: it closed; 2: it was dropped.
+    pub reader_gone: AtomicU32,
+}
+
+/// Counters of the producer. For people and tools; nothing is decided by them.
+#[repr(C, align(128))]
+#[derive(Debug, Default)]
+pub(crate) struct ProducedLine {
+    pub messages: AtomicU64,
+    pub bytes: AtomicU64,
+    pub full: AtomicU64,
+    pub growth: AtomicU64,
+    pub wakes: AtomicU64,
+}
+
+/// Counters of the consumer. For people and tools; nothing is decided by them.
+#[repr(C, align(128))]
+#[derive(Debug, Default)]
+pub(crate) struct ConsumedLine {
+    pub messages: AtomicU64,
+    pub bytes: AtomicU64,
+    pub wakes: AtomicU64,
+}
+
+/// All shared words of one direction.
+#[repr(C)]
+#[derive(Debug, Default)]
+pub(crate) struct LaneHeader {
+    pub producer: TailLine,
+    pub consumer: HeadLine,
+    pub sleepers: SleeperLine,
+    pub produced: ProducedLine,
+    pub consumed: ConsumedLine,
+}
+
+/// The region up to its first area.
+#[repr(C)]
+#[cfg(not(loom))]
+pub(crate) struct RegionHeader {
+    pub identity: Identity,
+    /// Index 0: from side A to side B; 1: back.
+    pub lanes: [LaneHeader; 2],
+}
+
+/// Bytes of a region whose areas have `limit` bytes each.
+pub(crate) const fn region_len(limit: u64) -> u64 {
+    AREA_OFFSET + 2 * limit
+}
+
+/// What the payload bytes of this build look like: byte order, pointer width and alignment of rkyv.
+///
+/// Features of rkyv change them, and cargo may unify features differently in two binaries; so the
+/// value is taken from the archived types themselves.
+#[cfg(not(loom))]
+pub(crate) fn payload_format() -> u64 {
+    use rkyv::Archived;
+    use rkyv::primitive::ArchivedUsize;
+    let one = rkyv::to_bytes::<rkyv::rancor::Error>(&1u16).expect("two bytes always serialise");
+    let first_byte_is_one = one[0] == 1;
+    let format_of_rkyv = 8u64; // the 0.8 series has one format
+    format_of_rkyv << 32
+        | (first_byte_is_one as u64) << 16
+        | (size_of::<ArchivedUsize>() as u64) << 8
+        | align_of::<Archived<u64>>() as u64
+}
+
+#[cfg(not(loom))]
+const _: () = {
+    use std::mem::offset_of;
+    assert!(size_of::<usize>() == 8, "messageport needs a 64-bit target");
+    assert!(size_of::<Identity>() == LINE && offset_of!(Identity, version) == 0x08);
+    assert!(offset_of!(Identity, features) == 0x0c && offset_of!(Identity, pair_id) == 0x10);
+    assert!(offset_of!(Identity, format) == 0x20 && offset_of!(Identity, schema) == 0x28);
+    assert!(offset_of!(Identity, capacity) == 0x30 && offset_of!(Identity, limit) == 0x38);
+    assert!(offset_of!(LaneHeader, producer) == 0x000 && offset_of!(LaneHeader, consumer) == 0x080);
+    assert!(offset_of!(LaneHeader, sleepers) == 0x100 && offset_of!(LaneHeader, produced) == 0x180);
+    assert!(offset_of!(LaneHeader, consumed) == 0x200 && size_of::<LaneHeader>() == 0x280);
+    assert!(offset_of!(SleeperLine, room_sleeper) == 4);
+    assert!(offset_of!(SleeperLine, reader_gone) == 8);
+    assert!(offset_of!(RegionHeader, lanes) == 0x80);
+    assert!(size_of::<RegionHeader>() == 0x580 && size_of::<RegionHeader>() as u64 <= AREA_OFFSET);
+    assert!(MIN_CAPACITY << (MAX_SEGMENTS - 1) >= MAX_LIMIT);
+};
+
+#[cfg(all(test, not(loom)))]
+mod tests {
+    use super::*;
+
+    /// `docs/layout.md` shows the picture above; each of its rows must stand there.
+    #[test]
+    fn documented_layout_is_this_one() {
+        let source = include_str!("layout.rs");
+        let document = include_str!("../../docs/layout.md");
+        let rows = source.lines().filter_map(|line| line.strip_prefix("//! +"));
+        for row in rows {
+            assert!(document.contains(row), "docs/layout.md lacks the row: +{row}");
+        }
+    }
+
+    #[test]
+    fn payload_format_of_default_rkyv() {
+        assert_eq!(payload_format(), 8 << 32 | 1 << 16 | 4 << 8 | 8);
+    }
+}

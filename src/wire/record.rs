@@ -1,0 +1,147 @@
+//! A record's header: how it is written, and how a foreign one is checked.
+//!
+//! ```text
+//! +0  length       u32   payload bytes; 0 in control records, the filled bytes in padding
+//! +4  kind         u8    1 message · 2 padding · 3 jump · 4 close
+//! +5  format       u8    of a message: 0 archive · 1 bytes · 2 text; else 0
+//! +6  attachments  u16   packets beside this record; 0 in this layout version
+//! +8  detail       u64   jump: the segment; close: the reason; else 0
+//! +16 payload, padded to a multiple of 16
+//! ```
+//!
+//! A header is two 64-bit words and is always stored and loaded as such: one access size per word.
+//! What [`Header::decode`] is given was written by the peer, so it is input.
+
+/// Bytes of a header. Control records consist of nothing else.
+pub(crate) const HEADER_LEN: u64 = 16;
+
+/// What the bytes of a message are.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum Format {
+    /// An rkyv archive, written by `post_message`.
+    Archive,
+    /// Bytes without further meaning, written by `post_bytes` or a loan.
+    Bytes,
+    /// UTF-8 text, written by `post_text`. Checked again at the receiver.
+    Text,
+}
+
+/// How a producer ended its direction on purpose.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Farewell {
+    /// `close()` was called.
+    Closed,
+    /// The port or its sender half was dropped.
+    Dropped,
+}
+
+/// A checked header.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Header {
+    /// `len` bytes of payload follow.
+    Message { len: u32, format: Format },
+    /// `len` bytes up to the segment's end mean nothing.
+    Padding { len: u32 },
+    /// The lane goes on at the start of `segment`.
+    Jump { segment: u32 },
+    /// The last record of the lane.
+    Close { farewell: Farewell },
+}
+
+impl Header {
+    /// The two words of this header.
+    pub(crate) fn encode(self) -> [u64; 2] {
+        let word = |len: u32, kind: u8, format: u8| {
+            u64::from(len) | u64::from(kind) << 32 | u64::from(format) << 40
+        };
+        match self {
+            Header::Message { len, format } => [word(len, MESSAGE, format_code(format)), 0],
+            Header::Padding { len } => [word(len, PADDING, 0), 0],
+            Header::Jump { segment } => [word(0, JUMP, 0), u64::from(segment)],
+            Header::Close { farewell: Farewell::Closed } => [word(0, CLOSE, 0), 1],
+            Header::Close { farewell: Farewell::Dropped } => [word(0, CLOSE, 0), 2],
+        }
+    }
+
+    /// Reads a header that a peer wrote. `None` if no producer of this version writes it.
+    ///
+    /// Lengths are not compared with the ring here: that is the consumer's business.
+    pub(crate) fn decode([first, detail]: [u64; 2]) -> Option<Header> {
+        let len = first as u32;
+        let kind = (first >> 32) as u8;
+        let format = (first >> 40) as u8;
+        let attachments = (first >> 48) as u16;
+        if attachments != 0 {
+            return None;
+        }
+        match (kind, format, len, detail) {
+            (MESSAGE, 0, _, 0) => Some(Header::Message { len, format: Format::Archive }),
+            (MESSAGE, 1, _, 0) => Some(Header::Message { len, format: Format::Bytes }),
+            (MESSAGE, 2, _, 0) => Some(Header::Message { len, format: Format::Text }),
+            (PADDING, 0, _, 0) => Some(Header::Padding { len }),
+            (JUMP, 0, 0, segment) => Some(Header::Jump { segment: u32::try_from(segment).ok()? }),
+            (CLOSE, 0, 0, 1) => Some(Header::Close { farewell: Farewell::Closed }),
+            (CLOSE, 0, 0, 2) => Some(Header::Close { farewell: Farewell::Dropped }),
+            _ => None,
+        }
+    }
+}
+
+/// Bytes that a message of `len` payload bytes takes in the ring.
+pub(crate) const fn record_len(len: u64) -> u64 {
+    HEADER_LEN + (len + 15) / 16 * 16
+}
+
+fn format_code(format: Format) -> u8 {
+    match format {
+        Format::Archive => 0,
+        Format::Bytes => 1,
+        Format::Text => 2,
+    }
+}
+
+const MESSAGE: u8 = 1;
+const PADDING: u8 = 2;
+const JUMP: u8 = 3;
+const CLOSE: u8 = 4;
+
+#[cfg(all(test, not(loom)))]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn headers_survive_the_round_trip() {
+        let mut headers = vec![
+            Header::Close { farewell: Farewell::Closed },
+            Header::Close { farewell: Farewell::Dropped },
+        ];
+        for len in [0, 1, 15, 16, 17, 65_535, u32::MAX] {
+            for format in [Format::Archive, Format::Bytes, Format::Text] {
+                headers.push(Header::Message { len, format });
+            }
+            headers.push(Header::Padding { len });
+            headers.push(Header::Jump { segment: len });
+        }
+        for header in headers {
+            assert_eq!(Header::decode(header.encode()), Some(header));
+        }
+    }
+
+    #[test]
+    fn nonsense_is_refused() {
+        let message = Header::Message { len: 8, format: Format::Bytes }.encode();
+        assert_eq!(Header::decode([0, 0]), None);
+        assert_eq!(Header::decode([message[0] | 1 << 48, 0]), None, "attachments");
+        assert_eq!(Header::decode([message[0] | 7 << 40, 0]), None, "unknown format");
+        assert_eq!(Header::decode([message[0], 1]), None, "detail of a message");
+        assert_eq!(Header::decode([5 << 32, 0]), None, "unknown kind");
+        assert_eq!(Header::decode([u64::from(JUMP) << 32, 1 << 32]), None, "segment");
+        assert_eq!(Header::decode([u64::from(CLOSE) << 32, 3]), None, "farewell");
+    }
+
+    #[test]
+    fn record_lengths_are_multiples_of_sixteen() {
+        assert_eq!([0, 1, 16, 17].map(record_len), [16, 32, 32, 48]);
+    }
+}
