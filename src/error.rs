@@ -1,11 +1,25 @@
 //! Every error that a caller can get. Floor 0.
+//!
+//! Our own bug is an assertion; the peer's bytes are [`CloseReason::Corrupt`] and a closed port;
+//! the kernel's refusal names its call.
 
 use std::fmt;
+use std::io;
+use thiserror::Error;
+
+/// A refusal of the kernel: which call, and why.
+#[derive(Debug, Error)]
+#[error("{call}: {source}")]
+pub(crate) struct SystemError {
+    pub call: &'static str,
+    pub source: io::Error,
+}
 
 /// What a peer wrote that no program using this crate writes.
 ///
 /// The port that met it is closed: nothing more is read from the peer.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
+#[error("{what} is {found:#x}, which the bound {bound:#x} does not allow")]
 pub struct Corruption {
     what: &'static str,
     found: u64,
@@ -13,16 +27,309 @@ pub struct Corruption {
 }
 
 impl Corruption {
-    pub(crate) fn new(what: &'static str, found: u64, bound: u64) -> Corruption {
+    pub(crate) const fn new(what: &'static str, found: u64, bound: u64) -> Corruption {
         Corruption { what, found, bound }
     }
 }
 
-impl fmt::Display for Corruption {
+/// Why a port, or one direction of it, has ended.
+///
+/// Every message that the peer had committed before was delivered first.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum CloseReason {
+    /// This end called `close`.
+    Local,
+    /// The peer called `close`.
+    PeerClosed,
+    /// The peer dropped its port, or the half of it that served this direction.
+    PeerDropped,
+    /// The peer's process ended without a word: it was killed, it crashed, or it exited while it
+    /// held the port.
+    PeerDied,
+    /// The peer wrote what no program using this crate writes.
+    Corrupt(Corruption),
+}
+
+impl fmt::Display for CloseReason {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Corruption { what, found, bound } = self;
-        write!(f, "{what} is {found:#x}, which the bound {bound:#x} does not allow")
+        match self {
+            CloseReason::Local => f.write_str("this end closed it"),
+            CloseReason::PeerClosed => f.write_str("the peer closed it"),
+            CloseReason::PeerDropped => f.write_str("the peer dropped it"),
+            CloseReason::PeerDied => f.write_str("the peer's process has ended"),
+            CloseReason::Corrupt(corruption) => write!(f, "the peer broke it: {corruption}"),
+        }
     }
 }
 
-impl std::error::Error for Corruption {}
+/// Why a channel could not be made. Nothing is left behind.
+#[derive(Debug, Error)]
+#[non_exhaustive]
+pub enum ChannelError {
+    /// The builder's `capacity` or `limit` is beyond what a lane can have.
+    #[error("{name} of {found} bytes: expected at most {max}; give the builder a smaller one")]
+    TooLarge {
+        /// `capacity` or `limit`.
+        name: &'static str,
+        /// Bytes asked for, rounded up.
+        found: u64,
+        /// Most bytes.
+        max: u64,
+    },
+    /// A resource limit of this process is below what the region needs.
+    #[error(
+        "a region of {needed} bytes exceeds {resource} ({allowed} bytes): \
+         give the builder a smaller `limit`, or raise the resource limit"
+    )]
+    ResourceLimit {
+        /// `RLIMIT_FSIZE` or `RLIMIT_AS`.
+        resource: &'static str,
+        /// Bytes that it allows.
+        allowed: u64,
+        /// Bytes of the region.
+        needed: u64,
+    },
+    /// The kernel lacks something that this crate needs.
+    #[error("the kernel lacks {missing}: messageport needs Linux 5.14 or later")]
+    KernelTooOld {
+        /// What it lacks.
+        missing: &'static str,
+    },
+    /// The kernel refused a call.
+    #[error("{call}: {source}")]
+    Io {
+        /// The call.
+        call: &'static str,
+        /// Its error.
+        source: io::Error,
+    },
+}
+
+/// Why a message was not posted. Nothing of it is in the ring, and the port is as it was.
+#[derive(Debug, Error)]
+#[non_exhaustive]
+pub enum PostError {
+    /// Nobody will read it.
+    #[error("the port is closed: {reason}")]
+    Closed {
+        /// Which end closed it, and how.
+        reason: CloseReason,
+    },
+    /// The lane holds as much unread as its limit allows, or the rest is too short for this one.
+    #[error(
+        "no room for a message of {len} bytes: {unread} of at most {limit} bytes are unread; \
+         wait for room, or give the channel a higher limit"
+    )]
+    QueueFull {
+        /// Bytes of the message.
+        len: u64,
+        /// Bytes that the peer has not released.
+        unread: u64,
+        /// Most bytes of a lane.
+        limit: u64,
+    },
+    /// It can never fit this channel.
+    #[error(
+        "a message of {len} bytes can never fit: this channel takes at most {max}; \
+         give it a higher limit"
+    )]
+    TooLarge {
+        /// Bytes of the message.
+        len: u64,
+        /// Bytes of the largest message.
+        max: u64,
+    },
+    /// Another post, loan or burst of the same port is at work: this one came from inside a
+    /// `Serialize`, or a [`Loan`](crate::Loan) is alive.
+    #[error("the port is busy: a loan is open, or a value is being serialised")]
+    Busy,
+    /// The value could not be serialised.
+    #[error("the message could not be serialised: {0}")]
+    Serialize(#[source] rkyv::rancor::Error),
+    /// The time was up before there was room.
+    #[error("no room for the message within the time given")]
+    Timeout,
+    /// A [`Canceller`](crate::Canceller) ended the wait.
+    #[error("the wait for room was cancelled")]
+    Cancelled,
+    /// The kernel refused a call: a lack of memory for fresh pages, most likely.
+    #[error("{call}: {source}")]
+    Io {
+        /// The call.
+        call: &'static str,
+        /// Its error.
+        source: io::Error,
+    },
+}
+
+/// Why no message was received.
+#[derive(Debug, Error)]
+#[non_exhaustive]
+pub enum RecvError {
+    /// There will be no more. Every message that was committed has been delivered.
+    #[error("the port is closed: {reason}")]
+    Closed {
+        /// Which end closed it, and how.
+        reason: CloseReason,
+    },
+    /// The time was up.
+    #[error("no message within the time given")]
+    Timeout,
+    /// A [`Canceller`](crate::Canceller) ended the wait.
+    #[error("the wait for a message was cancelled")]
+    Cancelled,
+    /// No memory for a private copy of the next message, which stays in the queue.
+    #[error("no memory for a copy of the next message, of {len} bytes")]
+    OutOfMemory {
+        /// Bytes of the message.
+        len: u64,
+    },
+    /// The kernel refused a call.
+    #[error("{call}: {source}")]
+    Io {
+        /// The call.
+        call: &'static str,
+        /// Its error.
+        source: io::Error,
+    },
+}
+
+/// Why a message is not what it was asked to be. The port lives on.
+#[derive(Debug, Error)]
+#[non_exhaustive]
+pub enum MessageError {
+    /// The bytes are not a valid archive of the type.
+    #[error("the message is no valid archive of {expected}: {source}")]
+    Invalid {
+        /// Name of the type.
+        expected: &'static str,
+        /// What the validation found.
+        source: rkyv::rancor::Error,
+    },
+    /// The message was posted as something else.
+    #[error("the message was posted as {found}, but {expected} was asked for")]
+    Format {
+        /// What was asked for.
+        expected: &'static str,
+        /// How it was posted.
+        found: &'static str,
+    },
+    /// The bytes are not UTF-8.
+    #[error("the message is no text: {0}")]
+    NotText(#[source] std::str::Utf8Error),
+}
+
+/// A port carries another schema than was required.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
+#[error("the channel carries schema {found:#x}, but {required:#x} is required")]
+pub struct SchemaError {
+    /// What was required.
+    pub required: u64,
+    /// What the channel's creator said.
+    pub found: u64,
+}
+
+/// Why a descriptor or region from elsewhere is not accepted as a port.
+#[derive(Debug, Error)]
+#[non_exhaustive]
+pub enum AttachError {
+    /// It is not what a port is made of.
+    #[error("not a port: {what}")]
+    NotAPort {
+        /// What is wrong with it.
+        what: &'static str,
+    },
+    /// It was made by a program that cannot be talked to.
+    #[error("the other program uses another {what}: {found:#x}, here {expected:#x}")]
+    Differs {
+        /// What differs: the layout version, the payload format, …
+        what: &'static str,
+        /// The other program's.
+        found: u64,
+        /// This program's.
+        expected: u64,
+    },
+    /// Its words contradict each other.
+    #[error("the peer broke it: {0}")]
+    Corrupt(#[source] Corruption),
+    /// The kernel refused a call.
+    #[error("{call}: {source}")]
+    Io {
+        /// The call.
+        call: &'static str,
+        /// Its error.
+        source: io::Error,
+    },
+}
+
+/// Why a worker was not started. Nothing is left behind.
+#[derive(Debug, Error)]
+#[non_exhaustive]
+pub enum SpawnError {
+    /// The channel to it could not be made.
+    #[error(transparent)]
+    Channel(#[from] ChannelError),
+    /// The kernel refused a call; `spawn` when the program could not be started.
+    #[error("{call}: {source}")]
+    Io {
+        /// The call.
+        call: &'static str,
+        /// Its error.
+        source: io::Error,
+    },
+}
+
+/// Why there is no port to a parent.
+#[derive(Debug, Error)]
+#[non_exhaustive]
+pub enum ParentPortError {
+    /// This process was not started by [`Worker::spawn`](crate::Worker::spawn).
+    #[error("this process was not started as a worker: {variable} is not set to a descriptor")]
+    NotAWorker {
+        /// The environment variable that names the inherited descriptor.
+        variable: &'static str,
+    },
+    /// It was asked for before.
+    #[error("the port to the parent was taken before: it exists once")]
+    AlreadyTaken,
+    /// What was inherited is not a port.
+    #[error(transparent)]
+    Attach(#[from] AttachError),
+}
+
+impl From<SystemError> for ChannelError {
+    fn from(SystemError { call, source }: SystemError) -> Self {
+        ChannelError::Io { call, source }
+    }
+}
+
+impl From<SystemError> for PostError {
+    fn from(SystemError { call, source }: SystemError) -> Self {
+        PostError::Io { call, source }
+    }
+}
+
+impl From<SystemError> for RecvError {
+    fn from(SystemError { call, source }: SystemError) -> Self {
+        RecvError::Io { call, source }
+    }
+}
+
+impl From<SystemError> for AttachError {
+    fn from(SystemError { call, source }: SystemError) -> Self {
+        AttachError::Io { call, source }
+    }
+}
+
+impl From<SystemError> for SpawnError {
+    fn from(SystemError { call, source }: SystemError) -> Self {
+        SpawnError::Io { call, source }
+    }
+}
+
+impl From<SystemError> for ParentPortError {
+    fn from(error: SystemError) -> Self {
+        ParentPortError::Attach(error.into())
+    }
+}

@@ -54,6 +54,11 @@ impl Consumer {
     /// A consumer that goes on at `cursor`; the tail is checked at the first look.
     pub(crate) fn resume(memory: Memory, geometry: Geometry, cursor: Cursor) -> Consumer {
         let (released, tail) = (cursor.position, cursor.position);
+        // Relaxed, all: numbers for people, left by a former owner of this end.
+        let consumed = &memory.lane().consumed;
+        let messages = consumed.messages.load(Ordering::Relaxed);
+        let bytes = consumed.bytes.load(Ordering::Relaxed);
+        let wakes = consumed.wakes.load(Ordering::Relaxed);
         Consumer {
             memory,
             geometry,
@@ -61,9 +66,9 @@ impl Consumer {
             released,
             tail,
             controls: 0,
-            messages: 0,
-            bytes: 0,
-            wakes: 0,
+            messages,
+            bytes,
+            wakes,
         }
     }
 
@@ -94,8 +99,8 @@ impl Consumer {
         debug_assert_eq!(record.end, self.at(record.len, record.format).end);
         self.cursor = self.cursor.advanced(record_len(u64::from(record.len)));
         self.controls = 0;
-        self.messages += 1;
-        self.bytes += u64::from(record.len);
+        self.messages = self.messages.wrapping_add(1);
+        self.bytes = self.bytes.wrapping_add(u64::from(record.len));
     }
 
     /// Gives everything before `position` back to the producer, and says whether it waits for it.
@@ -238,16 +243,13 @@ impl Consumer {
         let lane = self.memory.lane();
         // Acquire: pairs with the Release in `Producer::commit`; the records before it are whole.
         let tail = lane.producer.tail.load(ordering(Site::ReadTail, Ordering::Acquire));
-        let (ahead, known) = (
-            distance(tail, self.cursor.position),
-            distance(self.tail, self.cursor.position),
-        );
-        let limit = self.geometry.limit();
-        if ahead < known || distance(tail, self.released) > limit {
-            return Err(Corruption::new("bytes between head and tail", ahead, limit));
+        let committed = distance(tail, self.tail);
+        let room = self.geometry.limit().saturating_sub(distance(self.tail, self.released));
+        if committed > room {
+            return Err(Corruption::new("bytes newly committed by the producer", committed, room));
         }
-        if !ahead.is_multiple_of(RECORD_ALIGN) {
-            return Err(Corruption::new("alignment of tail", ahead, RECORD_ALIGN));
+        if !committed.is_multiple_of(RECORD_ALIGN) {
+            return Err(Corruption::new("alignment of tail", committed, RECORD_ALIGN));
         }
         self.tail = tail;
         Ok(())
@@ -255,7 +257,7 @@ impl Consumer {
 
     fn count(&mut self, wake: Wake) -> Wake {
         if wake != Wake::Nobody {
-            self.wakes += 1;
+            self.wakes = self.wakes.wrapping_add(1);
             // Relaxed: a number for people.
             self.memory.lane().consumed.wakes.store(self.wakes, Ordering::Relaxed);
         }

@@ -2,6 +2,7 @@
 
 pub(crate) mod consumer;
 pub(crate) mod cursor;
+#[cfg(any(test, fuzzing))]
 pub(crate) mod lane;
 pub(crate) mod memory;
 pub(crate) mod notifier;

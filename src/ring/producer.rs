@@ -13,7 +13,7 @@ use crate::ring::memory::Memory;
 use crate::ring::notifier::{self, Sleep, Wait, Wake};
 use crate::ring::segment::{Geometry, RESERVE};
 use crate::sync::{Ordering, Site, ordering};
-use crate::wire::layout::MAX_SEGMENTS;
+use crate::wire::layout::{MAX_SEGMENTS, ProducedLine};
 use crate::wire::record::{Farewell, Format, HEADER_LEN, Header, record_len};
 
 /// INVARIANT (reserve): bytes in use of the present segment plus `RESERVE` never exceed its length.
@@ -31,6 +31,7 @@ pub(crate) struct Producer {
     /// Records in a row that would have gone round in segment 0.
     small_records: u32,
     counters: Counters,
+    committed_messages: u64,
 }
 
 /// Where a record may be written: `room` bytes, header included, after an optional control record.
@@ -77,6 +78,7 @@ impl Producer {
         if behind > geometry.limit() || !behind.is_multiple_of(RESERVE) {
             return Err(Corruption::new("distance of head behind tail", behind, geometry.limit()));
         }
+        let counters = Counters::read(&memory.lane().produced);
         Ok(Producer {
             memory,
             geometry,
@@ -85,7 +87,8 @@ impl Producer {
             head,
             left: [cursor.position; MAX_SEGMENTS],
             small_records: 0,
-            counters: Counters::default(),
+            committed_messages: counters.messages,
+            counters,
         })
     }
 
@@ -137,8 +140,8 @@ impl Producer {
         debug_assert!(self.used() + RESERVE <= self.geometry.segment_len(self.cursor.segment));
         self.small_records =
             if self.geometry.goes_round(0, record) { self.small_records.saturating_add(1) } else { 0 };
-        self.counters.messages += 1;
-        self.counters.bytes += u64::from(len);
+        self.counters.messages = self.counters.messages.wrapping_add(1);
+        self.counters.bytes = self.counters.bytes.wrapping_add(u64::from(len));
     }
 
     /// Publishes everything staged, by one store, and says whom to wake.
@@ -147,12 +150,14 @@ impl Producer {
             return Wake::Nobody;
         }
         self.committed = self.cursor.position;
+        self.committed_messages = self.counters.messages;
         self.publish_counters();
         let lane = self.memory.lane();
         // Release: pairs with the Acquire in `Consumer::refresh_tail`; publishes the records.
         lane.producer.tail.store(self.committed, ordering(Site::PublishTail, Ordering::Release));
         let wake = notifier::look(&lane.sleepers.message_sleeper, Site::FenceBeforeLook);
-        self.counters.wakes += u64::from(wake != Wake::Nobody);
+        let woke = u64::from(wake != Wake::Nobody);
+        self.counters.wakes = self.counters.wakes.wrapping_add(woke);
         wake
     }
 
@@ -209,7 +214,7 @@ impl Producer {
 
     /// Counts one post that found the lane full.
     pub(crate) fn count_full(&mut self) {
-        self.counters.full += 1;
+        self.counters.full = self.counters.full.wrapping_add(1);
         self.publish_counters();
     }
 
@@ -222,6 +227,14 @@ impl Producer {
     pub(crate) fn unreleased(&mut self) -> Result<u64, Refusal> {
         self.refresh_head()?;
         Ok(distance(self.committed, self.head))
+    }
+
+    /// Messages committed that the consumer says it has not taken. Its count is input, and may be
+    /// anything; it is bounded by what was committed.
+    pub(crate) fn undelivered_messages(&self) -> u64 {
+        // Relaxed: a number for people.
+        let taken = self.memory.lane().consumed.messages.load(Ordering::Relaxed);
+        self.committed_messages.saturating_sub(taken)
     }
 
     pub(crate) fn cursor(&self) -> Cursor {
@@ -305,7 +318,8 @@ impl Producer {
             }
             Header::Jump { segment } => {
                 debug_assert!(self.is_free(segment), "jump into a segment in use");
-                self.counters.growth += u64::from(segment > self.cursor.segment);
+                let grew = u64::from(segment > self.cursor.segment);
+                self.counters.growth = self.counters.growth.wrapping_add(grew);
                 let after = self.cursor.advanced(HEADER_LEN);
                 self.left[self.cursor.segment as usize] = after.position;
                 self.cursor = after.entering(segment);
@@ -351,6 +365,21 @@ impl Producer {
         line.full.store(self.counters.full, Ordering::Relaxed);
         line.growth.store(self.counters.growth, Ordering::Relaxed);
         line.wakes.store(self.counters.wakes, Ordering::Relaxed);
+    }
+}
+
+impl Counters {
+    /// Reads counters that a former owner of this end, or the peer, has left.
+    ///
+    /// Relaxed, all: numbers for people; nothing is decided by them.
+    pub(crate) fn read(line: &ProducedLine) -> Counters {
+        Counters {
+            messages: line.messages.load(Ordering::Relaxed),
+            bytes: line.bytes.load(Ordering::Relaxed),
+            full: line.full.load(Ordering::Relaxed),
+            growth: line.growth.load(Ordering::Relaxed),
+            wakes: line.wakes.load(Ordering::Relaxed),
+        }
     }
 }
 

@@ -27,6 +27,17 @@ pub enum Format {
     Text,
 }
 
+impl Format {
+    /// Its name, for messages to people.
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Format::Archive => "an archive",
+            Format::Bytes => "bytes",
+            Format::Text => "text",
+        }
+    }
+}
+
 /// How a producer ended its direction on purpose.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Farewell {

@@ -1,0 +1,246 @@
+//! Growth: bursts of 16 MiB into a channel that nobody drains meanwhile, and what a pair costs.
+//!
+//! Both ends are in one process: the first burst pays for fresh pages, the second finds them. Each
+//! operation makes a channel of its own, and only the burst or the drain that a variant names is
+//! timed.
+
+#![allow(unsafe_code, missing_docs)]
+
+mod harness;
+
+use std::time::{Duration, Instant};
+
+use harness::Harness;
+use harness::local::{self, Timed};
+use harness::message::{CHECKED, Outgoing};
+use harness::pages::{self, Pages};
+use harness::report::{Baseline, Report};
+use harness::workload::Subject;
+use messageport::{ChannelBuilder, MessageChannel};
+
+fn main() {
+    let Some(mut harness) = Harness::start("growth") else {
+        return;
+    };
+    bursts(&mut harness);
+    creation(&mut harness);
+    harness.finish();
+}
+
+/// What a variant times.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Step {
+    FirstBurst,
+    FirstDrain,
+    SecondBurst,
+    SecondDrain,
+}
+
+fn bursts(harness: &mut Harness) {
+    let total = harness.size(16 << 20, 1 << 20);
+    let count = harness.count(5, 1);
+    let mut subjects = vec![local::memcpy(total, count)];
+    for bytes in [1 << 10, 64 << 10] {
+        let fresh = fresh_bytes(bytes, total);
+        println!("{total} bytes in messages of {bytes} take {fresh} bytes of fresh pages");
+        let zeroing = |variant, pages| pages::zeroing(variant, bytes, fresh, count, pages);
+        subjects.push(zeroing(FRESH_PAGES, Pages::Touched));
+        subjects.push(zeroing("fresh-pages-populated", Pages::Populated));
+        subjects.push(zeroing("existing-pages", Pages::Existing));
+        let timed = |variant: &str, make: fn() -> Lane, step| {
+            Subject::new(variant, bytes, count, move || {
+                Timed(move || make().play(step, bytes, total))
+            })
+        };
+        subjects.push(timed(
+            "first-burst",
+            Lane::default_channel,
+            Step::FirstBurst,
+        ));
+        subjects.push(timed(
+            "first-drain",
+            Lane::default_channel,
+            Step::FirstDrain,
+        ));
+        subjects.push(timed(
+            "second-burst",
+            Lane::default_channel,
+            Step::SecondBurst,
+        ));
+        subjects.push(timed(
+            "second-drain",
+            Lane::default_channel,
+            Step::SecondDrain,
+        ));
+        subjects.push(timed("large-fresh-burst", Lane::large, Step::FirstBurst));
+        subjects.push(timed(
+            LARGE_WALKED,
+            Lane::large_and_walked,
+            Step::FirstBurst,
+        ));
+        subjects.push(timed(
+            "large-walked-drain",
+            Lane::large_and_walked,
+            Step::FirstDrain,
+        ));
+    }
+    let report = Report {
+        group: "growth",
+        title: "a whole burst that nobody receives meanwhile, or the drain after it",
+        baselines: vec![
+            Baseline::same(FRESH_PAGES),
+            Baseline::same(LARGE_WALKED),
+            Baseline::fixed(local::MEMCPY, total),
+        ],
+        is_throughput: false,
+        is_slow: true,
+    };
+    harness.run(&report, &subjects);
+}
+
+fn creation(harness: &mut Harness) {
+    let (descriptors, memory) = (pages::descriptor_count(), pages::channel_memory());
+    let channel = MessageChannel::new().expect("a channel");
+    let descriptors = pages::descriptor_count() - descriptors;
+    let memory = pages::channel_memory() - memory;
+    println!("\nan idle pair: {memory} bytes of memory, {descriptors} descriptors for both ends");
+    drop(channel);
+    let count = harness.count(2_000, 20);
+    let subjects = [
+        Subject::new(BARE_CALLS, 0, count, || Timed(pages::bare_pair)),
+        Subject::new("pair", 0, count, || {
+            Timed(|| {
+                let start = Instant::now();
+                let channel = MessageChannel::new().expect("a channel");
+                let elapsed = start.elapsed();
+                drop(channel);
+                elapsed
+            })
+        }),
+        Subject::new("pair-and-drop", 0, count, || {
+            Timed(|| {
+                let start = Instant::now();
+                drop(MessageChannel::new().expect("a channel"));
+                start.elapsed()
+            })
+        }),
+    ];
+    let report = Report {
+        group: "creation",
+        title: "a default pair; the bare calls make the same kernel objects",
+        baselines: vec![Baseline::same(BARE_CALLS)],
+        is_throughput: false,
+        is_slow: false,
+    };
+    harness.run(&report, &subjects);
+}
+
+/// One direction of a channel, with its two ends in this process.
+struct Lane {
+    channel: MessageChannel,
+    posted: u64,
+    taken: u64,
+}
+
+impl Lane {
+    fn new(builder: ChannelBuilder) -> Self {
+        Self {
+            channel: builder.build().expect("a channel"),
+            posted: 0,
+            taken: 0,
+        }
+    }
+
+    fn default_channel() -> Self {
+        Self::new(MessageChannel::builder())
+    }
+
+    /// A ring that needs no growth.
+    fn large() -> Self {
+        Self::new(MessageChannel::builder().capacity(LARGE).bounded())
+    }
+
+    /// The same once all its pages exist, on both sides.
+    fn large_and_walked() -> Self {
+        let mut lane = Self::large();
+        let bytes = 64 << 10;
+        for _ in 0..2 * LARGE / (16 << 20) {
+            lane.burst(bytes, 16 << 20);
+            lane.drain(bytes);
+        }
+        lane
+    }
+
+    /// Goes through the steps up to the one that is wanted, and returns what that one took.
+    fn play(mut self, step: Step, bytes: usize, total: usize) -> Duration {
+        for (burst, drain) in [
+            (Step::FirstBurst, Step::FirstDrain),
+            (Step::SecondBurst, Step::SecondDrain),
+        ] {
+            let (posting, receiving) = (self.burst(bytes, total), self.drain(bytes));
+            if step == burst {
+                return posting;
+            }
+            if step == drain {
+                return receiving;
+            }
+        }
+        unreachable!("each step is one of the four")
+    }
+
+    fn burst(&mut self, bytes: usize, total: usize) -> Duration {
+        let mut message = Outgoing::numbered(bytes, self.posted);
+        let start = Instant::now();
+        for _ in 0..total / bytes {
+            self.channel
+                .port1
+                .post_bytes(message.next())
+                .expect("the limit is far away");
+        }
+        let elapsed = start.elapsed();
+        self.posted = message.sequence();
+        elapsed
+    }
+
+    fn drain(&mut self, bytes: usize) -> Duration {
+        let mut expected = Outgoing::numbered(bytes, self.taken);
+        let start = Instant::now();
+        while let Some(event) = self
+            .channel
+            .port2
+            .try_recv()
+            .expect("our own other end lives")
+        {
+            let message = expected.next();
+            if expected_in_full(self.taken) {
+                assert_eq!(event.bytes(), message);
+            }
+            expected.confirm(event.bytes());
+            self.taken += 1;
+        }
+        let elapsed = start.elapsed();
+        assert_eq!(self.taken, self.posted, "messages that arrived");
+        elapsed
+    }
+}
+
+/// Comparing every byte of every message would be most of a drain's time.
+fn expected_in_full(taken: u64) -> bool {
+    taken < CHECKED / 10
+}
+
+/// Measures the pages that a first burst makes, so that just as many can be zeroed beside it.
+fn fresh_bytes(bytes: usize, total: usize) -> usize {
+    let mut lane = Lane::default_channel();
+    let before = pages::channel_memory();
+    lane.burst(bytes, total);
+    let fresh = pages::channel_memory() - before;
+    lane.drain(bytes);
+    usize::try_from(fresh).expect("64-bit Linux")
+}
+
+/// As long as the default limit.
+const LARGE: usize = 64 << 20;
+const FRESH_PAGES: &str = "fresh-pages";
+const LARGE_WALKED: &str = "large-walked-burst";
+const BARE_CALLS: &str = "bare-calls";

@@ -1,0 +1,124 @@
+//! Repeated measurement of subjects in turns, with a look at the core pair around each.
+
+use hdrhistogram::Histogram;
+
+use super::child;
+use super::clock::Clock;
+use super::lines;
+use super::machine::{Distance, Machine, Switches};
+use super::workload::Subject;
+
+/// One repetition of one subject. Times are nanoseconds an operation.
+pub struct Run {
+    /// The figure that ratios compare: the median where single operations were timed, else the mean.
+    pub figure: f64,
+    /// 99th and 99.9th percentile, where single operations were timed.
+    pub tail: Option<(f64, f64)>,
+    /// Mean of a run without any clock inside.
+    pub mean: f64,
+    /// Round trip of one line, measured just before.
+    pub line: Option<f64>,
+    pub distance: Distance,
+    /// Both sides' switches during the measurement.
+    pub switches: Switches,
+    /// Operations that the switches belong to.
+    pub count: u64,
+}
+
+/// All repetitions of one subject.
+pub struct Series {
+    pub variant: String,
+    pub bytes: usize,
+    pub runs: Vec<Run>,
+}
+
+/// Measures every subject `repetitions` times, in turns.
+pub fn measure(machine: &Machine, subjects: &[&Subject], repetitions: usize) -> Vec<Series> {
+    let clock = Clock::new();
+    println!(
+        "\nclock: {:.0} ns a reading, contained in each p50",
+        clock.cost_ns()
+    );
+    let new_series = |subject: &&Subject| Series {
+        variant: subject.variant.clone(),
+        bytes: subject.bytes,
+        runs: Vec::new(),
+    };
+    let mut all: Vec<Series> = subjects.iter().map(new_series).collect();
+    for _ in 0..repetitions {
+        for (subject, series) in subjects.iter().zip(&mut all) {
+            series
+                .runs
+                .push(calmest(machine, subject, &clock, repetitions > 1));
+        }
+    }
+    all
+}
+
+/// Measures once, and again a few times if a core was taken away or moved meanwhile. The least
+/// disturbed attempt counts, and the table says how disturbed it was.
+fn calmest(machine: &Machine, subject: &Subject, clock: &Clock, try_again: bool) -> Run {
+    let attempts = if try_again { ATTEMPTS } else { 1 };
+    let mut best: Option<Run> = None;
+    for _ in 0..attempts {
+        let run = once(machine, subject, clock);
+        let disturbance = |run: &Run| (run.distance == Distance::Moved, run.switches.involuntary);
+        let is_calm = disturbance(&run) == (false, 0);
+        if best
+            .as_ref()
+            .is_none_or(|best| disturbance(&run) < disturbance(best))
+        {
+            best = Some(run);
+        }
+        if is_calm {
+            break;
+        }
+    }
+    best.expect("at least one attempt")
+}
+
+fn once(machine: &Machine, subject: &Subject, clock: &Clock) -> Run {
+    child::arm_deadline();
+    let line = lines::probe(machine);
+    let mut workload = (subject.start)();
+    workload.check();
+    workload.run(subject.count.div_ceil(10));
+    let before = Switches::of_both(workload.peer());
+    let mean = workload.run(subject.count).as_nanos() as f64 / subject.count as f64;
+    let ticks = workload.sample(subject.count, clock);
+    let switches = Switches::of_both(workload.peer()).since(before);
+    let operations = if ticks.is_some() {
+        2 * subject.count
+    } else {
+        subject.count
+    };
+    drop(workload);
+    let distance = Distance::of(line, lines::probe(machine));
+    let percentiles = ticks.map(|ticks| percentiles(&ticks, clock));
+    Run {
+        figure: percentiles.map_or(mean, |(median, _)| median),
+        tail: percentiles.map(|(_, tail)| tail),
+        mean,
+        line,
+        distance,
+        switches,
+        count: operations,
+    }
+}
+
+/// Returns p50, and p99 with p99.9.
+fn percentiles(ticks: &[u64], clock: &Clock) -> (f64, (f64, f64)) {
+    let mut histogram = Histogram::<u64>::new(SIGNIFICANT_DIGITS).expect("a valid precision");
+    for &tick in ticks {
+        // Tenths of a nanosecond: whole ones would round a bounced line to a percent.
+        let tenths = (clock.ns(tick) * 10.0).round() as u64;
+        histogram
+            .record(tenths.max(1))
+            .expect("the histogram resizes itself");
+    }
+    let at = |quantile| histogram.value_at_quantile(quantile) as f64 / 10.0;
+    (at(0.5), (at(0.99), at(0.999)))
+}
+
+const ATTEMPTS: usize = 3;
+const SIGNIFICANT_DIGITS: u8 = 3;

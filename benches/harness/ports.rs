@@ -1,0 +1,221 @@
+//! The crate itself as a subject of a round trip, between two processes.
+
+use std::hint::spin_loop;
+
+use messageport::{MessageEvent, MessagePort, RecvError, Worker, parent_port};
+
+use super::child::{self, Job};
+use super::message::{CHECKED, Outgoing, assert_echo};
+use super::typed::{Document, Number, Order, Typed};
+use super::workload::{RoundTrip, Subject, Trips};
+
+/// How both sides of a round trip use their port.
+#[derive(Clone, Copy)]
+pub struct Mode {
+    pub is_trusted: bool,
+    /// Waiting in `recv` rather than spinning on `try_recv`.
+    pub is_asleep: bool,
+    /// Typed messages with checked access rather than bytes.
+    pub is_typed: bool,
+}
+
+impl Mode {
+    fn variant(self) -> String {
+        let trust = if self.is_trusted {
+            "trusted"
+        } else {
+            "default"
+        };
+        let content = if self.is_typed { "typed" } else { "bytes" };
+        format!("{trust}-{content}")
+    }
+
+    fn role(self) -> String {
+        let wait = if self.is_asleep { "asleep" } else { "spinning" };
+        format!("port-echo:{}:{wait}", self.variant())
+    }
+
+    fn of_role(role: &str) -> Self {
+        Self {
+            is_trusted: role.contains("trusted"),
+            is_asleep: role.contains("asleep"),
+            is_typed: role.contains("typed"),
+        }
+    }
+
+    #[inline]
+    fn receive(self, port: &MessagePort) -> Result<MessageEvent<'_>, RecvError> {
+        if self.is_asleep {
+            return port.recv();
+        }
+        loop {
+            if let Some(event) = port.try_recv()? {
+                return Ok(event);
+            }
+            spin_loop();
+        }
+    }
+}
+
+/// Bytes there and back.
+struct BytesEcho {
+    worker: Worker,
+    mode: Mode,
+    message: Outgoing,
+}
+
+impl RoundTrip for BytesEcho {
+    fn check(&mut self) {
+        let port = self.worker.port();
+        assert_echo(self.message.current().len(), |message| {
+            port.post_bytes(message)
+                .expect("posting to a worker that lives");
+            self.mode.receive(port).expect("an answer").bytes().to_vec()
+        });
+    }
+
+    #[inline]
+    fn round_trip(&mut self) {
+        let port = self.worker.port();
+        port.post_bytes(self.message.next())
+            .expect("posting to a worker that lives");
+        let event = self.mode.receive(port).expect("an answer");
+        self.message.confirm(event.bytes());
+    }
+
+    fn peer(&self) -> u32 {
+        self.worker.id()
+    }
+}
+
+/// Typed messages there and back.
+struct TypedEcho<T> {
+    worker: Worker,
+    mode: Mode,
+    message: T,
+}
+
+impl<T: Typed> RoundTrip for TypedEcho<T> {
+    fn check(&mut self) {
+        let port = self.worker.port();
+        for _ in 0..CHECKED {
+            *self.message.number() += 1;
+            self.message
+                .post(port)
+                .expect("posting to a worker that lives");
+            let event = self.mode.receive(port).expect("an answer");
+            assert_eq!(
+                T::deserialize(&event).expect("a valid answer"),
+                self.message
+            );
+        }
+    }
+
+    #[inline]
+    fn round_trip(&mut self) {
+        let port = self.worker.port();
+        *self.message.number() += 1;
+        self.message
+            .post(port)
+            .expect("posting to a worker that lives");
+        let event = self.mode.receive(port).expect("an answer");
+        assert_eq!(
+            T::read(&event).expect("a valid answer"),
+            *self.message.number()
+        );
+    }
+
+    fn peer(&self) -> u32 {
+        self.worker.id()
+    }
+}
+
+/// Plays the other side of [`BytesEcho`] or [`TypedEcho`].
+pub fn serve_echo(job: Job) {
+    let mode = Mode::of_role(&job.role);
+    let port = parent_port().expect("a port to the parent");
+    if mode.is_trusted {
+        trust(&port);
+    }
+    match (mode.is_typed, job.bytes) {
+        (false, _) => echo_bytes(&port, mode),
+        (true, 8) => echo_typed::<Number>(&port, mode),
+        (true, 64) => echo_typed::<Order>(&port, mode),
+        (true, 1024) => echo_typed::<Document>(&port, mode),
+        (true, bytes) => panic!("no type of {bytes} bytes"),
+    }
+}
+
+fn echo_bytes(port: &MessagePort, mode: Mode) {
+    while let Ok(event) = mode.receive(port) {
+        if port.post_bytes(event.bytes()).is_err() {
+            return;
+        }
+    }
+}
+
+/// Answers with a message of our own, numbered as the one that came.
+fn echo_typed<T: Typed>(port: &MessagePort, mode: Mode) {
+    let mut answer = T::example();
+    while let Ok(event) = mode.receive(port) {
+        let number = T::read(&event).expect("a valid message");
+        *answer.number() = number;
+        if number <= CHECKED {
+            assert_eq!(T::deserialize(&event).expect("a valid message"), answer);
+        }
+        if answer.post(port).is_err() {
+            return;
+        }
+    }
+}
+
+/// Round trips of every payload through ports that are used as `mode` says.
+pub fn round_trips(core: usize, mode: Mode, bytes: &[usize], count: u64) -> Vec<Subject> {
+    bytes
+        .iter()
+        .map(|&bytes| round_trip(core, mode, bytes, count))
+        .collect()
+}
+
+fn round_trip(core: usize, mode: Mode, bytes: usize, count: u64) -> Subject {
+    match (mode.is_typed, bytes) {
+        (false, _) => Subject::new(mode.variant(), bytes, count, move || {
+            let worker = spawn(core, mode, bytes);
+            Trips(BytesEcho {
+                worker,
+                mode,
+                message: Outgoing::new(bytes),
+            })
+        }),
+        (true, 8) => typed::<Number>(core, mode, bytes, count),
+        (true, 64) => typed::<Order>(core, mode, bytes, count),
+        (true, 1024) => typed::<Document>(core, mode, bytes, count),
+        (true, bytes) => panic!("no type of {bytes} bytes"),
+    }
+}
+
+fn typed<T: Typed>(core: usize, mode: Mode, bytes: usize, count: u64) -> Subject {
+    Subject::new(mode.variant(), bytes, count, move || {
+        Trips(TypedEcho {
+            worker: spawn(core, mode, bytes),
+            mode,
+            message: T::example(),
+        })
+    })
+}
+
+fn spawn(core: usize, mode: Mode, bytes: usize) -> Worker {
+    let worker = Worker::spawn(child::command(&mode.role(), core, bytes, &[]));
+    let worker = worker.expect("starting this executable again");
+    if mode.is_trusted {
+        trust(worker.port());
+    }
+    worker
+}
+
+/// Both ends are this benchmark's, which does the same on the other side.
+pub fn trust(port: &MessagePort) {
+    // SAFETY: whoever holds an end of this pair is this executable, and it writes shared memory
+    // only through the crate.
+    unsafe { port.trust_peer() };
+}

@@ -1,0 +1,136 @@
+//! Messages with a type, from a single number to strings and vectors.
+
+use messageport::rkyv::{Archive, Deserialize, Serialize};
+use messageport::{MessageError, MessageEvent, MessagePort, PostError};
+
+/// Eight bytes.
+#[derive(Archive, Serialize, Deserialize, Clone, Debug, PartialEq)]
+pub struct Number {
+    pub number: u64,
+}
+
+/// Eight fields, 64 bytes: what a small message of a real program looks like.
+#[derive(Archive, Serialize, Deserialize, Clone, Debug, PartialEq)]
+pub struct Order {
+    pub number: u64,
+    pub account: u64,
+    pub instrument: u64,
+    pub price: i64,
+    pub quantity: i64,
+    pub placed_ns: u64,
+    pub expires_ns: u64,
+    pub is_sale: bool,
+}
+
+/// Strings and vectors, 1 KiB altogether.
+#[derive(Archive, Serialize, Deserialize, Clone, Debug, PartialEq)]
+pub struct Document {
+    pub number: u64,
+    pub title: String,
+    pub authors: Vec<String>,
+    pub readings: Vec<u64>,
+    pub text: String,
+}
+
+/// A message that a round trip can send, and that the other side can answer with its own copy.
+pub trait Typed: Clone + std::fmt::Debug + PartialEq + 'static {
+    fn example() -> Self;
+
+    /// The sequence number, which every message has.
+    fn number(&mut self) -> &mut u64;
+
+    fn post(&self, port: &MessagePort) -> Result<(), PostError>;
+
+    /// Reads the number through checked access, as a receiver of a hostile peer's messages would.
+    fn read(event: &MessageEvent<'_>) -> Result<u64, MessageError>;
+
+    fn deserialize(event: &MessageEvent<'_>) -> Result<Self, MessageError>;
+}
+
+impl Typed for Number {
+    fn example() -> Self {
+        Self { number: 0 }
+    }
+
+    fn number(&mut self) -> &mut u64 {
+        &mut self.number
+    }
+
+    #[inline]
+    fn post(&self, port: &MessagePort) -> Result<(), PostError> {
+        port.post_message(self)
+    }
+
+    #[inline]
+    fn read(event: &MessageEvent<'_>) -> Result<u64, MessageError> {
+        Ok(event.data::<Self>()?.number.to_native())
+    }
+
+    fn deserialize(event: &MessageEvent<'_>) -> Result<Self, MessageError> {
+        event.deserialize()
+    }
+}
+
+impl Typed for Order {
+    fn example() -> Self {
+        Self {
+            number: 0,
+            account: 71_203,
+            instrument: 5_512,
+            price: 101_250,
+            quantity: 300,
+            placed_ns: 1_795_000_000_000_000_000,
+            expires_ns: 1_795_000_060_000_000_000,
+            is_sale: true,
+        }
+    }
+
+    fn number(&mut self) -> &mut u64 {
+        &mut self.number
+    }
+
+    #[inline]
+    fn post(&self, port: &MessagePort) -> Result<(), PostError> {
+        port.post_message(self)
+    }
+
+    #[inline]
+    fn read(event: &MessageEvent<'_>) -> Result<u64, MessageError> {
+        Ok(event.data::<Self>()?.number.to_native())
+    }
+
+    fn deserialize(event: &MessageEvent<'_>) -> Result<Self, MessageError> {
+        event.deserialize()
+    }
+}
+
+impl Typed for Document {
+    fn example() -> Self {
+        let author = |index: u64| format!("author number {index:02}");
+        Self {
+            number: 0,
+            title: "Readings of a station on the coast".to_owned(),
+            authors: (0..8).map(author).collect(),
+            readings: (0..64).map(|index| index * 1_000_003).collect(),
+            text: "The wind turned to the north-west after midnight; ".repeat(4),
+        }
+    }
+
+    fn number(&mut self) -> &mut u64 {
+        &mut self.number
+    }
+
+    #[inline]
+    fn post(&self, port: &MessagePort) -> Result<(), PostError> {
+        port.post_message(self)
+    }
+
+    #[inline]
+    fn read(event: &MessageEvent<'_>) -> Result<u64, MessageError> {
+        Ok(event.data::<Self>()?.number.to_native())
+    }
+
+    fn deserialize(event: &MessageEvent<'_>) -> Result<Self, MessageError> {
+        event.deserialize()
+    }
+}

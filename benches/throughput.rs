@@ -1,0 +1,65 @@
+//! One way between two pinned processes: how many messages a second arrive and are read.
+//!
+//! The channel is bounded to 1 MiB, as is the plain ring. Every receiver reads one word of each
+//! cache line, and checks the sequence number of each message.
+
+#![allow(unsafe_code, missing_docs)]
+
+mod harness;
+
+use harness::port_streams::{self, BURST, Posting};
+use harness::report::{Baseline, Report};
+use harness::{Harness, kernel, local, plain_ring, plain_subjects};
+
+fn main() {
+    let Some(mut harness) = Harness::start("throughput") else {
+        return;
+    };
+    plain_ring::assert_keeps_records();
+    if harness.has_two_cores("throughput") {
+        measure(&mut harness);
+    }
+    harness.finish();
+}
+
+fn measure(harness: &mut Harness) {
+    let core = harness.peer_core();
+    let mut subjects = Vec::new();
+    for bytes in [8, 64, 1 << 10, 64 << 10] {
+        let count = harness.count((256 << 20) / bytes.max(64) as u64, 100);
+        for (is_trusted, posting) in VARIANTS {
+            subjects.push(port_streams::one_way(
+                core, bytes, count, is_trusted, posting,
+            ));
+        }
+        let plain = |variant, burst| plain_subjects::one_way(variant, core, bytes, count, burst);
+        subjects.push(plain(plain_subjects::PLAIN_RING, 1));
+        subjects.push(plain(plain_subjects::PLAIN_RING_BURST, BURST));
+        // A system call a message: a twentieth of them takes as long.
+        subjects.extend(kernel::one_way(core, bytes, count.div_ceil(20)));
+        subjects.push(local::memcpy(bytes, count));
+    }
+    let report = Report {
+        group: "throughput",
+        title: "one message one way, posted, received and read",
+        baselines: vec![
+            Baseline::same(local::MEMCPY),
+            Baseline::same(plain_subjects::PLAIN_RING),
+            Baseline::same(plain_subjects::PLAIN_RING_BURST),
+            Baseline::same(kernel::PIPE),
+            Baseline::same(kernel::SEQPACKET),
+        ],
+        is_throughput: true,
+        is_slow: false,
+    };
+    harness.run(&report, &subjects);
+}
+
+/// A loan on a port that is not trusted is private scratch and copied: nothing to gain there.
+const VARIANTS: [(bool, Posting); 5] = [
+    (false, Posting::Single),
+    (false, Posting::Burst),
+    (true, Posting::Single),
+    (true, Posting::Burst),
+    (true, Posting::Loan),
+];

@@ -1,0 +1,364 @@
+//! Blocking calls: look for a while, then sleep so that a message, room or the peer's end wakes.
+
+use crate::error::{PostError, RecvError};
+use crate::link::payload::Post;
+use crate::port::MessagePort;
+use crate::port::event::MessageEvent;
+use crate::port::receiver::Receiver;
+use crate::port::sender::Sender;
+use crate::ring::notifier::Wait;
+use std::cell::Cell;
+use std::sync::OnceLock;
+use std::time::{Duration, Instant};
+
+impl Receiver {
+    /// Waits for the next message. See [`MessagePort::recv`].
+    ///
+    /// # Errors
+    /// [`RecvError::Closed`] after the last message; [`RecvError::Cancelled`];
+    /// [`RecvError::OutOfMemory`]; [`RecvError::Io`].
+    pub fn recv(&self) -> Result<MessageEvent<'_>, RecvError> {
+        self.recv_until(None)
+    }
+
+    /// Waits for the next message, at most for `timeout`. See [`MessagePort::recv_timeout`].
+    ///
+    /// # Errors
+    /// As [`recv`](Self::recv), and [`RecvError::Timeout`].
+    pub fn recv_timeout(&self, timeout: Duration) -> Result<MessageEvent<'_>, RecvError> {
+        self.recv_until(Instant::now().checked_add(timeout))
+    }
+
+    /// Waits for the next message until `deadline`. See [`MessagePort::recv_deadline`].
+    ///
+    /// # Errors
+    /// As [`recv_timeout`](Self::recv_timeout).
+    pub fn recv_deadline(&self, deadline: Instant) -> Result<MessageEvent<'_>, RecvError> {
+        self.recv_until(Some(deadline))
+    }
+
+    /// Iterates over messages, waiting for each. See [`MessagePort::iter`].
+    pub fn iter(&self) -> Iter<'_> {
+        Iter { receiver: self }
+    }
+
+    fn recv_until(&self, deadline: Option<Instant>) -> Result<MessageEvent<'_>, RecvError> {
+        if let Some(event) = spin(self.spin_estimate(), || self.try_recv().transpose()) {
+            return event;
+        }
+        loop {
+            if let Some(event) = self.try_recv()? {
+                return Ok(event);
+            }
+            if self.take_cancel_request() {
+                return Err(RecvError::Cancelled);
+            }
+            if deadline.is_some_and(|deadline| Instant::now() >= deadline) {
+                return Err(RecvError::Timeout);
+            }
+            if self.prepare_wait()? == Wait::Sleep {
+                self.sleep(deadline)?;
+            }
+        }
+    }
+}
+
+impl Sender {
+    /// Posts a value, waiting for room. See [`MessagePort::post_message_timeout`].
+    ///
+    /// # Errors
+    /// Any [`PostError`] but `QueueFull`.
+    pub fn post_message_timeout<T: Post>(
+        &self,
+        value: &T,
+        timeout: Duration,
+    ) -> Result<(), PostError> {
+        self.retry(timeout, || self.post_message(value))
+    }
+
+    /// Posts bytes, waiting for room. See [`MessagePort::post_bytes_timeout`].
+    ///
+    /// # Errors
+    /// Any [`PostError`] but `QueueFull` and `Serialize`.
+    pub fn post_bytes_timeout(&self, bytes: &[u8], timeout: Duration) -> Result<(), PostError> {
+        self.retry(timeout, || self.post_bytes(bytes))
+    }
+
+    /// Posts text, waiting for room. See [`MessagePort::post_text_timeout`].
+    ///
+    /// # Errors
+    /// Any [`PostError`] but `QueueFull` and `Serialize`.
+    pub fn post_text_timeout(&self, text: &str, timeout: Duration) -> Result<(), PostError> {
+        self.retry(timeout, || self.post_text(text))
+    }
+
+    /// Waits until a message of `len` bytes would fit. See [`MessagePort::wait_for_room`].
+    ///
+    /// # Errors
+    /// Any [`PostError`] but `QueueFull` and `Serialize`.
+    pub fn wait_for_room(&self, len: usize, timeout: Duration) -> Result<(), PostError> {
+        self.retry(timeout, || self.has_room(len as u64))
+    }
+
+    /// Runs `attempt` until it answers otherwise than by `QueueFull`.
+    fn retry(
+        &self,
+        timeout: Duration,
+        mut attempt: impl FnMut() -> Result<(), PostError>,
+    ) -> Result<(), PostError> {
+        let mut needed = match attempt() {
+            Err(PostError::QueueFull { len, .. }) => len,
+            answer => return answer,
+        };
+        let deadline = Instant::now().checked_add(timeout);
+        let room = || match self.has_room(needed) {
+            Err(PostError::QueueFull { .. }) => None,
+            answer => Some(answer),
+        };
+        // What the spin finds is found again by the attempt below.
+        let _ = spin(self.spin_estimate(), room);
+        loop {
+            match attempt() {
+                Err(PostError::QueueFull { len, .. }) => needed = len,
+                answer => return answer,
+            }
+            if self.take_cancel_request() {
+                return Err(PostError::Cancelled);
+            }
+            if deadline.is_some_and(|deadline| Instant::now() >= deadline) {
+                return Err(PostError::Timeout);
+            }
+            if self.prepare_wait(needed)? == Wait::Sleep {
+                self.sleep(deadline)?;
+            }
+        }
+    }
+}
+
+impl MessagePort {
+    /// Waits for the next message.
+    ///
+    /// Looks for some microseconds first, for longer where that has paid of late, and then sleeps.
+    /// A message, the peer's end, its death included, and a [`Canceller`](crate::Canceller) wake
+    /// it. While messages keep coming there is no system call.
+    ///
+    /// # Errors
+    /// [`Closed`](RecvError::Closed) after the last message, with the reason;
+    /// [`Cancelled`](RecvError::Cancelled); [`OutOfMemory`](RecvError::OutOfMemory) if there is no
+    /// memory for a private copy; [`Io`](RecvError::Io) if the kernel refuses to wait.
+    ///
+    /// ```
+    /// let channel = messageport::MessageChannel::new()?;
+    /// channel.port1.post_bytes(b"here")?;
+    /// assert_eq!(channel.port2.recv()?.bytes(), b"here");
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn recv(&self) -> Result<MessageEvent<'_>, RecvError> {
+        self.receiver().recv()
+    }
+
+    /// Waits for the next message, at most for `timeout`; not at all for `Duration::ZERO`.
+    ///
+    /// # Errors
+    /// As [`recv`](Self::recv), and [`Timeout`](RecvError::Timeout).
+    ///
+    /// ```
+    /// use messageport::{MessageChannel, RecvError};
+    /// use std::time::Duration;
+    ///
+    /// let channel = MessageChannel::new()?;
+    /// let answer = channel.port2.recv_timeout(Duration::from_millis(1));
+    /// assert!(matches!(answer, Err(RecvError::Timeout)));
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn recv_timeout(&self, timeout: Duration) -> Result<MessageEvent<'_>, RecvError> {
+        self.receiver().recv_timeout(timeout)
+    }
+
+    /// Waits for the next message until `deadline`.
+    ///
+    /// # Errors
+    /// As [`recv_timeout`](Self::recv_timeout).
+    ///
+    /// ```
+    /// use std::time::{Duration, Instant};
+    ///
+    /// let channel = messageport::MessageChannel::new()?;
+    /// channel.port1.post_bytes(b"in time")?;
+    /// let deadline = Instant::now() + Duration::from_secs(1);
+    /// assert_eq!(channel.port2.recv_deadline(deadline)?.bytes(), b"in time");
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn recv_deadline(&self, deadline: Instant) -> Result<MessageEvent<'_>, RecvError> {
+        self.receiver().recv_deadline(deadline)
+    }
+
+    /// Iterates over messages, waiting for each; ends when [`recv`](Self::recv) would fail.
+    ///
+    /// ```
+    /// let channel = messageport::MessageChannel::new()?;
+    /// channel.port1.post_text("a")?;
+    /// channel.port1.post_text("b")?;
+    /// drop(channel.port1);
+    /// let all: Vec<_> = channel.port2.iter().map(|event| event.bytes().to_vec()).collect();
+    /// assert_eq!(all, [b"a", b"b"]);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn iter(&self) -> Iter<'_> {
+        self.receiver().iter()
+    }
+
+    /// Posts a value, waiting for room at most for `timeout`; `Duration::MAX` means for ever.
+    ///
+    /// The peer's end and a [`Canceller`](crate::Canceller) end the wait; the peer's death is
+    /// noticed within 20 ms. Whoever waits here while its peer does the same waits in vain.
+    ///
+    /// # Errors
+    /// As [`post_message`](Self::post_message) but for `QueueFull`, and
+    /// [`Timeout`](PostError::Timeout), [`Cancelled`](PostError::Cancelled).
+    ///
+    /// ```
+    /// use messageport::{MessageChannel, PostError};
+    /// use std::time::Duration;
+    ///
+    /// let channel = MessageChannel::builder().capacity(4096).bounded().build()?;
+    /// let answer = loop {
+    ///     let timeout = Duration::from_millis(1);
+    ///     if let Err(error) = channel.port1.post_message_timeout(&[0u8; 1000], timeout) {
+    ///         break error;
+    ///     }
+    /// };
+    /// assert!(matches!(answer, PostError::Timeout));
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn post_message_timeout<T: Post>(
+        &self,
+        value: &T,
+        timeout: Duration,
+    ) -> Result<(), PostError> {
+        self.sender().post_message_timeout(value, timeout)
+    }
+
+    /// Posts bytes, waiting for room like [`post_message_timeout`](Self::post_message_timeout).
+    ///
+    /// # Errors
+    /// As there, but for `Serialize`.
+    ///
+    /// ```
+    /// use std::time::Duration;
+    ///
+    /// let channel = messageport::MessageChannel::new()?;
+    /// channel.port1.post_bytes_timeout(b"some", Duration::MAX)?;
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn post_bytes_timeout(&self, bytes: &[u8], timeout: Duration) -> Result<(), PostError> {
+        self.sender().post_bytes_timeout(bytes, timeout)
+    }
+
+    /// Posts text, waiting for room like [`post_message_timeout`](Self::post_message_timeout).
+    ///
+    /// # Errors
+    /// As there, but for `Serialize`.
+    ///
+    /// ```
+    /// use std::time::Duration;
+    ///
+    /// let channel = messageport::MessageChannel::new()?;
+    /// channel.port1.post_text_timeout("some", Duration::from_secs(1))?;
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn post_text_timeout(&self, text: &str, timeout: Duration) -> Result<(), PostError> {
+        self.sender().post_text_timeout(text, timeout)
+    }
+
+    /// Waits until a message of `len` bytes would fit, like
+    /// [`post_message_timeout`](Self::post_message_timeout): for a loan, say. Room that is there
+    /// stays, as only this end fills it.
+    ///
+    /// # Errors
+    /// As there, but for `Serialize`.
+    ///
+    /// ```
+    /// use std::time::Duration;
+    ///
+    /// let channel = messageport::MessageChannel::new()?;
+    /// channel.port1.wait_for_room(1 << 20, Duration::MAX)?;
+    /// channel.port1.loan(1 << 20)?.post()?;
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn wait_for_room(&self, len: usize, timeout: Duration) -> Result<(), PostError> {
+        self.sender().wait_for_room(len, timeout)
+    }
+}
+
+/// Messages as they come; made by [`MessagePort::iter`].
+///
+/// ```
+/// let channel = messageport::MessageChannel::new()?;
+/// channel.port1.post_text("only")?;
+/// channel.port1.close();
+/// let mut messages = channel.port2.iter();
+/// assert!(messages.next().is_some() && messages.next().is_none());
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+#[derive(Debug)]
+pub struct Iter<'p> {
+    receiver: &'p Receiver,
+}
+
+impl<'p> Iterator for Iter<'p> {
+    type Item = MessageEvent<'p>;
+
+    fn next(&mut self) -> Option<MessageEvent<'p>> {
+        self.receiver.recv().ok()
+    }
+}
+
+impl<'p> IntoIterator for &'p MessagePort {
+    type Item = MessageEvent<'p>;
+    type IntoIter = Iter<'p>;
+
+    fn into_iter(self) -> Iter<'p> {
+        self.iter()
+    }
+}
+
+impl<'p> IntoIterator for &'p Receiver {
+    type Item = MessageEvent<'p>;
+    type IntoIter = Iter<'p>;
+
+    fn into_iter(self) -> Iter<'p> {
+        self.iter()
+    }
+}
+
+/// Looks again and again, for as long as that has paid of late.
+///
+/// `estimate` follows how many looks it took when looking was enough, and falls when it was not:
+/// the way of glibc's adaptive mutex. On one processor nothing can come while we look.
+fn spin<T>(estimate: &Cell<u32>, mut look: impl FnMut() -> Option<T>) -> Option<T> {
+    if !several_processors() {
+        return look();
+    }
+    let paid = estimate.get();
+    let most = (paid * 2 + LEAST_LOOKS).min(MOST_LOOKS);
+    for looks in 0..most {
+        if let Some(found) = look() {
+            estimate.set(paid - paid / 8 + looks / 8);
+            return Some(found);
+        }
+        std::hint::spin_loop();
+    }
+    estimate.set(paid - paid / 8);
+    None
+}
+
+fn several_processors() -> bool {
+    static SEVERAL: OnceLock<bool> = OnceLock::new();
+    *SEVERAL.get_or_init(|| std::thread::available_parallelism().is_ok_and(|count| count.get() > 1))
+}
+
+/// Looks before a sleep that are always tried: one or two microseconds.
+const LEAST_LOOKS: u32 = 60;
+/// Looks after which sleeping is cheaper than going on: some thirty microseconds.
+const MOST_LOOKS: u32 = 1_000;

@@ -1,0 +1,3 @@
+//! Floor 5: who waits, and how. Safe code only.
+
+pub(crate) mod blocking;

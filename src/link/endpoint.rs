@@ -1,0 +1,176 @@
+//! What the two halves of one end share: the region, the sockets, and what is known of the peer.
+
+use crate::error::{CloseReason, Corruption, SystemError};
+use crate::link::region::Region;
+use crate::os::socket::{self, Drained};
+use crate::os::{futex, poll};
+use crate::ring::memory::Memory;
+use crate::ring::notifier::{self, Sleep, Wake};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, OnceLock};
+use std::time::{Duration, Instant};
+
+/// One end of one pair.
+///
+/// The sockets are the kernel's word on the peer: they hang up when the last holder of the other
+/// end has gone, however it went.
+pub(crate) struct Endpoint {
+    region: Arc<Region>,
+    side: usize,
+    epoch: u64,
+    doorbell: OwnedFd,
+    attachments: OwnedFd,
+    trusted: AtomicBool,
+    hung_up: AtomicBool,
+    corrupt: OnceLock<Corruption>,
+}
+
+/// The descriptors of one end: three, the region's included.
+pub(crate) struct Sockets {
+    pub doorbell: OwnedFd,
+    pub attachments: OwnedFd,
+}
+
+impl Endpoint {
+    pub(crate) fn new(region: Arc<Region>, side: usize, epoch: u64, sockets: Sockets) -> Endpoint {
+        let Sockets { doorbell, attachments } = sockets;
+        Endpoint {
+            region,
+            side,
+            epoch,
+            doorbell,
+            attachments,
+            trusted: AtomicBool::new(false),
+            hung_up: AtomicBool::new(false),
+            corrupt: OnceLock::new(),
+        }
+    }
+
+    /// The lane that this end produces: 0 for side 0.
+    pub(crate) fn outgoing(&self) -> usize {
+        self.side
+    }
+
+    /// The lane that this end consumes.
+    pub(crate) fn incoming(&self) -> usize {
+        1 - self.side
+    }
+
+    pub(crate) fn region(&self) -> &Arc<Region> {
+        &self.region
+    }
+
+    pub(crate) fn epoch(&self) -> u64 {
+        self.epoch
+    }
+
+    pub(crate) fn doorbell(&self) -> BorrowedFd<'_> {
+        self.doorbell.as_fd()
+    }
+
+    /// What has to travel for this end to move, in the order of the capsule's descriptors.
+    pub(crate) fn descriptors(&self) -> [BorrowedFd<'_>; 3] {
+        [self.region.memfd(), self.doorbell.as_fd(), self.attachments.as_fd()]
+    }
+
+    pub(crate) fn is_trusted(&self) -> bool {
+        // Relaxed: it turns once; what it promises concerns the other process.
+        self.trusted.load(Ordering::Relaxed)
+    }
+
+    pub(crate) fn trust(&self) {
+        self.trusted.store(true, Ordering::Relaxed);
+    }
+
+    /// Remembers that the peer broke the protocol. The first finding stays.
+    pub(crate) fn mark_corrupt(&self, corruption: Corruption) -> CloseReason {
+        CloseReason::Corrupt(*self.corrupt.get_or_init(|| corruption))
+    }
+
+    /// Why this end is finished, as far as is known without asking.
+    pub(crate) fn known_end(&self) -> Option<CloseReason> {
+        if let Some(corruption) = self.corrupt.get() {
+            return Some(CloseReason::Corrupt(*corruption));
+        }
+        // Relaxed: the kernel said so; whoever hears of it later asks again or looks at the ring.
+        self.hung_up.load(Ordering::Relaxed).then_some(CloseReason::PeerDied)
+    }
+
+    /// Asks the kernel whether the peer is gone. One system call, until the answer is yes.
+    pub(crate) fn ask_hang_up(&self) -> bool {
+        self.hung_up.load(Ordering::Relaxed)
+            || self.note(poll::is_hung_up(self.doorbell.as_fd()))
+    }
+
+    /// Silences the doorbell, and learns whether the peer is gone.
+    pub(crate) fn drain_doorbell(&self) -> bool {
+        self.note(socket::drain(self.doorbell.as_fd()) == Drained::HungUp)
+    }
+
+    /// Does what the notifier decided: nothing, or one system call.
+    pub(crate) fn wake(&self, wake: Wake, memory: &Memory, sleeper: Sleeper) {
+        match wake {
+            Wake::Nobody => {}
+            Wake::Doorbell => {
+                self.note(socket::ring(self.doorbell.as_fd()) == Drained::HungUp);
+            }
+            Wake::Futex => {
+                let sleepers = &memory.lane().sleepers;
+                futex::wake(match sleeper {
+                    Sleeper::Receiver => &sleepers.message_sleeper,
+                    Sleeper::Sender => &sleepers.room_sleeper,
+                });
+            }
+        }
+    }
+
+    /// Sleeps until the doorbell rings, the peer goes, `interrupt` is readable or `deadline` comes.
+    pub(crate) fn sleep_on_doorbell(
+        &self,
+        interrupt: Option<BorrowedFd<'_>>,
+        deadline: Option<Instant>,
+    ) -> Result<(), SystemError> {
+        let timeout = deadline.map(|at| at.saturating_duration_since(Instant::now()));
+        match interrupt {
+            Some(interrupt) => poll::wait_readable(&[self.doorbell.as_fd(), interrupt], timeout),
+            None => poll::wait_readable(&[self.doorbell.as_fd()], timeout),
+        }
+    }
+
+    /// Sleeps on the room flag of `memory` for a slice of time. The caller asks for hang-up and
+    /// looks again in between: a futex says nothing when the peer dies.
+    pub(crate) fn sleep_on_room(&self, memory: &Memory, deadline: Option<Instant>) {
+        let left = deadline.map_or(SLICE, |at| at.saturating_duration_since(Instant::now()));
+        let word = &memory.lane().sleepers.room_sleeper;
+        futex::wait(word, Sleep::Futex.code(), left.min(SLICE));
+    }
+
+    /// Ends a sleep on the room flag of this end's outgoing lane, from any thread.
+    pub(crate) fn interrupt_sender(&self) {
+        let memory = self.region.lane(self.outgoing());
+        let word = &memory.lane().sleepers.room_sleeper;
+        // First the word, so that a sleep that is about to begin does not.
+        notifier::disarm(word);
+        futex::wake(word);
+    }
+
+    fn note(&self, hung_up: bool) -> bool {
+        if hung_up {
+            self.hung_up.store(true, Ordering::Relaxed);
+        }
+        hung_up
+    }
+}
+
+/// Who is to be woken.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Sleeper {
+    /// Waits for a message.
+    Receiver,
+    /// Waits for room.
+    Sender,
+}
+
+/// How long a sender half sleeps at a time before it asks whether the peer is alive.
+const SLICE: Duration = Duration::from_millis(20);

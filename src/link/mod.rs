@@ -1,0 +1,12 @@
+//! Floor 3: one end of one pair. Two lanes, a doorbell, an attachment socket.
+//!
+//! Only this floor joins the ring and the kernel: it performs what the pure floors decide, and it
+//! turns the kernel's word on the peer's death into an end that comes after the last message.
+
+pub(crate) mod endpoint;
+pub(crate) mod payload;
+pub(crate) mod receiving;
+pub(crate) mod region;
+pub(crate) mod sending;
+pub(crate) mod supply;
+pub(crate) mod transfer;

@@ -1,0 +1,259 @@
+//! Payloads: rkyv straight into the ring, and out of it by a private copy or in place.
+//!
+//! What is read from an untrusted peer is copied out once, by relaxed atomic words, into private
+//! memory, and only the copy is looked at. On a trusted pair the bytes are used where they are.
+//! No safe function hands out a reference to memory that an untrusted process can write.
+#![allow(unsafe_code)]
+
+use crate::error::SystemError;
+use crate::link::region::Region;
+use crate::ring::consumer::Consumer;
+use crate::ring::memory::Memory;
+use crate::ring::producer::{Plan, Producer};
+use crate::sync::{AtomicU64, Ordering};
+use rkyv::api::high::HighSerializer;
+use rkyv::rancor::{Error, Fallible, Strategy};
+use rkyv::ser::allocator::{Arena, ArenaHandle};
+use rkyv::ser::{Positional, Serializer, Writer, sharing::Share};
+use rkyv::{Archive, Serialize};
+use std::marker::PhantomData;
+use std::ops::Range;
+use std::ptr::{self, NonNull};
+
+/// The serializer that [`post_message`](crate::MessagePort::post_message) gives to a value.
+pub type PostSerializer<'a> = HighSerializer<PayloadWriter<'a>, ArenaHandle<'a>, Error>;
+
+/// A value that can be posted: anything that derives [`rkyv::Archive`] and [`rkyv::Serialize`].
+///
+/// Implemented for all such types; there is nothing to implement by hand.
+///
+/// ```
+/// use messageport::{MessageChannel, rkyv};
+///
+/// #[derive(rkyv::Archive, rkyv::Serialize, rkyv::Deserialize)]
+/// struct Order { id: u64, item: String }
+///
+/// fn announce<T: messageport::Post>(port: &messageport::MessagePort, value: &T) {
+///     port.post_message(value).expect("there is room for one message");
+/// }
+///
+/// let channel = MessageChannel::new()?;
+/// announce(&channel.port1, &Order { id: 1, item: "lamp".into() });
+/// assert_eq!(channel.port2.recv()?.data::<Order>()?.item, "lamp");
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+pub trait Post: Archive + for<'a> Serialize<PostSerializer<'a>> {}
+
+impl<T: Archive + for<'a> Serialize<PostSerializer<'a>>> Post for T {}
+
+/// The bytes of a future record, to be written front to back. Counts on when they are used up.
+///
+/// INVARIANT (room): `start` is valid for writes of `room` bytes while it lives, and they are the
+/// producer's: see `planned`.
+#[derive(Debug)]
+pub struct PayloadWriter<'a> {
+    start: NonNull<u8>,
+    room: usize,
+    written: usize,
+    _room: PhantomData<&'a mut [u8]>,
+}
+
+impl PayloadWriter<'_> {
+    /// A writer that only counts.
+    fn counting() -> PayloadWriter<'static> {
+        PayloadWriter { start: NonNull::dangling(), room: 0, written: 0, _room: PhantomData }
+    }
+}
+
+impl Positional for PayloadWriter<'_> {
+    fn pos(&self) -> usize {
+        self.written
+    }
+}
+
+impl Writer<Error> for PayloadWriter<'_> {
+    fn write(&mut self, bytes: &[u8]) -> Result<(), Error> {
+        let end = self.written + bytes.len();
+        if end <= self.room {
+            // SAFETY: (room) `end` was just compared with it; a slice of ours cannot overlap it.
+            unsafe { copy(bytes, self.start.add(self.written)) };
+        }
+        self.written = end;
+        Ok(())
+    }
+}
+
+/// Serialises `value` where `plan` says, or only counts without one. Returns how many bytes it took
+/// or would have taken; what exceeds the plan's room is not written.
+pub(crate) fn serialize<T: Post>(
+    value: &T,
+    producer: &Producer,
+    plan: Option<&Plan>,
+    arena: &mut Arena,
+) -> Result<u64, Error> {
+    const { assert!(align_of::<T::Archived>() <= 16, "payloads are aligned to 16 bytes") };
+    let writer = match plan {
+        None => PayloadWriter::counting(),
+        Some(plan) => PayloadWriter {
+            start: planned(producer, plan, plan.payload_room()),
+            room: plan.payload_room() as usize,
+            written: 0,
+            _room: PhantomData,
+        },
+    };
+    let mut serializer = Serializer::new(writer, arena.acquire(), Share::new());
+    rkyv::api::serialize_using::<_, Error>(value, &mut serializer)?;
+    Ok(serializer.into_writer().written as u64)
+}
+
+/// Copies `bytes` to where `plan` says.
+pub(crate) fn fill(producer: &Producer, plan: &Plan, bytes: &[u8]) {
+    let place = planned(producer, plan, bytes.len() as u64);
+    // SAFETY: (planned) the place is the producer's and long enough; no slice of ours overlaps it.
+    unsafe { copy(bytes, place) };
+}
+
+/// The bytes of a future record on a trusted pair, to be filled in place.
+pub(crate) fn reserved_in_place<'a>(
+    producer: &'a mut Producer,
+    plan: &Plan,
+    len: usize,
+) -> &'a mut [u8] {
+    let place = planned(producer, plan, len as u64);
+    // SAFETY: (planned) the place is the producer's, which stays borrowed; the peer is trusted not
+    // to touch it before it is published.
+    unsafe { std::slice::from_raw_parts_mut(place.as_ptr(), len) }
+}
+
+/// The same bytes, to look at.
+pub(crate) fn reserved_to_read<'a>(producer: &'a Producer, plan: &Plan, len: usize) -> &'a [u8] {
+    let place = planned(producer, plan, len as u64);
+    // SAFETY: as above; shared memory is always initialised.
+    unsafe { std::slice::from_raw_parts(place.as_ptr(), len) }
+}
+
+/// Where the payload of a planned record goes.
+///
+/// INVARIANT (planned): a plan comes from this producer and is not staged yet, so its bytes lie
+/// outside of what the consumer may read: they are the producer's alone.
+fn planned(producer: &Producer, plan: &Plan, len: u64) -> NonNull<u8> {
+    assert!(len <= plan.payload_room(), "more bytes than were planned for");
+    producer.memory().bytes(plan.payload_offset(producer.geometry()), len)
+}
+
+/// Frees pages of a lane that hold nothing.
+pub(crate) fn remove_free(
+    region: &Region,
+    lane: usize,
+    bytes: Range<u64>,
+) -> Result<u64, SystemError> {
+    if bytes.is_empty() {
+        return Ok(0);
+    }
+    // SAFETY: `supply` passes bytes of segments that the consumer has left for good, and of the one
+    // that a drained producer has left, without the jump; a loan keeps the producer borrowed, so
+    // that no supply is at work then.
+    unsafe { region.remove(lane, bytes) }
+}
+
+/// A message's bytes: a private copy, or the ring itself.
+#[derive(Debug)]
+pub(crate) enum Payload {
+    /// `len` bytes at the front of the blocks.
+    Copied { blocks: Vec<Block>, len: usize },
+    /// INVARIANT (in place): the peer is trusted, and the bytes are released no earlier than
+    /// `ticket` is given back, by the event that holds this and that keeps the region alive.
+    InPlace { start: NonNull<u8>, len: usize, ticket: u64 },
+}
+
+impl Payload {
+    /// Copies `len` bytes out of the area, once, into `blocks`.
+    pub(crate) fn copied(
+        memory: &Memory,
+        offset: u64,
+        len: usize,
+        mut blocks: Vec<Block>,
+    ) -> Result<Payload, std::collections::TryReserveError> {
+        let count = len.div_ceil(size_of::<Block>());
+        blocks.clear();
+        blocks.try_reserve_exact(count)?;
+        let from = memory.bytes(offset, (count * size_of::<Block>()) as u64);
+        let to = blocks.as_mut_ptr().cast::<u64>();
+        for word in 0..count * 2 {
+            // SAFETY: the source was just checked, and starts at a multiple of 16.
+            let place = unsafe { from.cast::<u64>().add(word) };
+            // SAFETY: valid and aligned as above; the peer may write at the same time, and relaxed
+            // atomic loads make that a value and not a data race.
+            let value = unsafe { AtomicU64::from_ptr(place.as_ptr()) }.load(Ordering::Relaxed);
+            // SAFETY: room for `count` blocks, which are two words each, was reserved.
+            unsafe { to.add(word).write(value) };
+        }
+        // SAFETY: all of them were just written.
+        unsafe { blocks.set_len(count) };
+        Ok(Payload::Copied { blocks, len })
+    }
+
+    /// The bytes in the ring, of a record that the consumer has taken and not released.
+    pub(crate) fn in_ring(consumer: &Consumer, offset: u64, len: usize, ticket: u64) -> Payload {
+        Payload::InPlace { start: consumer.memory().bytes(offset, len as u64), len, ticket }
+    }
+
+    /// The message.
+    pub(crate) fn bytes(&self) -> &[u8] {
+        let (start, len) = match self {
+            Payload::Copied { blocks, len } => (blocks.as_ptr().cast::<u8>(), *len),
+            Payload::InPlace { start, len, .. } => (start.as_ptr().cast_const(), *len),
+        };
+        // SAFETY: the blocks hold at least `len` initialised bytes; (in place) for the other one.
+        unsafe { std::slice::from_raw_parts(start, len) }
+    }
+}
+
+/// Sixteen bytes of private memory, aligned like a record's payload.
+#[derive(Clone, Copy, Debug, Default)]
+#[repr(C, align(16))]
+pub(crate) struct Block([u8; 16]);
+
+/// The bytes of some blocks.
+pub(crate) fn blocks_as_bytes_mut(blocks: &mut [Block]) -> &mut [u8] {
+    let len = size_of_val(blocks);
+    // SAFETY: a block is sixteen initialised bytes without padding.
+    unsafe { std::slice::from_raw_parts_mut(blocks.as_mut_ptr().cast(), len) }
+}
+
+/// The bytes of some blocks, to look at.
+pub(crate) fn blocks_as_bytes(blocks: &[Block]) -> &[u8] {
+    // SAFETY: as above.
+    unsafe { std::slice::from_raw_parts(blocks.as_ptr().cast(), size_of_val(blocks)) }
+}
+
+/// # Safety
+/// `to` must be valid for writes of `from.len()` bytes that do not overlap `from`.
+unsafe fn copy(from: &[u8], to: NonNull<u8>) {
+    // SAFETY: the caller's word.
+    unsafe { ptr::copy_nonoverlapping(from.as_ptr(), to.as_ptr(), from.len()) };
+}
+
+/// Checked access to an archive.
+pub(crate) fn access<T>(bytes: &[u8]) -> Result<&T, Error>
+where
+    T: rkyv::Portable + for<'a> rkyv::bytecheck::CheckBytes<rkyv::api::high::HighValidator<'a, Error>>,
+{
+    rkyv::access::<T, Error>(bytes)
+}
+
+/// Access without a check.
+///
+/// # Safety
+/// The bytes must be a valid archive with a `T` at its root.
+pub(crate) unsafe fn access_unchecked<T: rkyv::Portable>(bytes: &[u8]) -> &T {
+    // SAFETY: the caller's word.
+    unsafe { rkyv::access_unchecked::<T>(bytes) }
+}
+
+/// Names the serializer's parts, so that a change of rkyv's that breaks [`PostSerializer`] is a
+/// compile error here and not at a user's.
+const _: fn() = || {
+    fn same<S: Fallible<Error = Error>>() {}
+    same::<Strategy<Serializer<PayloadWriter<'static>, ArenaHandle<'static>, Share>, Error>>();
+};

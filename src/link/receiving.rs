@@ -1,0 +1,281 @@
+//! The receiving half of one end: looks, copies out or lends, releases, wakes the sender.
+
+use crate::error::{CloseReason, Corruption, RecvError, SystemError};
+use crate::link::endpoint::{Endpoint, Sleeper};
+use crate::link::payload::{Block, Payload};
+use crate::ring::consumer::{Consumer, Peek, Record};
+use crate::ring::cursor::Cursor;
+use crate::ring::notifier::{Sleep, Wait, Wake};
+use crate::wire::record::{Farewell, Format};
+use std::collections::VecDeque;
+use std::os::fd::BorrowedFd;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+/// Everything that one thread needs to receive.
+pub(crate) struct Receiving {
+    end: Arc<Endpoint>,
+    consumer: Consumer,
+    pool: Pool,
+    lent: Lent,
+    /// Somebody waits on the doorbell's descriptor whenever nothing is there.
+    readiness: bool,
+    /// Looks that found nothing, and when the kernel was last asked about the peer.
+    empty_looks: u32,
+    asked: Instant,
+    /// Why there will be no more messages.
+    ended: Option<CloseReason>,
+    /// This end said that it reads no more.
+    left: bool,
+}
+
+/// A message that was taken out.
+#[derive(Debug)]
+pub(crate) struct Delivery {
+    pub payload: Payload,
+    pub format: Format,
+}
+
+impl Receiving {
+    pub(crate) fn resume(end: Arc<Endpoint>, cursor: Cursor) -> Receiving {
+        let memory = end.region().lane(end.incoming());
+        let consumer = Consumer::resume(memory, *end.region().geometry(), cursor);
+        Receiving {
+            end,
+            consumer,
+            pool: Pool::default(),
+            lent: Lent::default(),
+            readiness: false,
+            empty_looks: 0,
+            asked: Instant::now(),
+            ended: None,
+            left: false,
+        }
+    }
+
+    /// Takes the next message, if there is one. No system call while messages come, but the one
+    /// that wakes a sender who waits for room.
+    pub(crate) fn poll(&mut self) -> Result<Option<Delivery>, RecvError> {
+        if let Some(reason) = self.ended {
+            return Err(RecvError::Closed { reason });
+        }
+        match self.consumer.peek() {
+            Ok(Peek::Message(record)) => self.take(record).map(Some),
+            Ok(Peek::Empty) => self.found_nothing(),
+            Ok(Peek::Closed(farewell)) => Err(self.end_with(reason_of(farewell))),
+            Err(corruption) => Err(self.broken(corruption)),
+        }
+    }
+
+    /// Silences the doorbell, raises the flag and looks again: the order that loses nothing.
+    pub(crate) fn prepare_wait(&mut self) -> Result<Wait, RecvError> {
+        // The kernel is asked before the last look: a message committed before the death is seen.
+        let hung_up = self.end.drain_doorbell();
+        match self.consumer.prepare_wait(Sleep::Doorbell) {
+            Wait::Ready => Ok(Wait::Ready),
+            Wait::Sleep if hung_up => {
+                self.consumer.cancel_wait();
+                Err(self.end_with(CloseReason::PeerDied))
+            }
+            Wait::Sleep => Ok(Wait::Sleep),
+        }
+    }
+
+    /// Sleeps as `prepare_wait` announced. Returns for a message, for the peer's end, for
+    /// `interrupt`, at the deadline, and sometimes for nothing.
+    pub(crate) fn sleep(
+        &self,
+        interrupt: Option<BorrowedFd<'_>>,
+        deadline: Option<Instant>,
+    ) -> Result<(), SystemError> {
+        self.end.sleep_on_doorbell(interrupt, deadline)?;
+        self.consumer.cancel_wait();
+        Ok(())
+    }
+
+    /// From now on, whenever nothing is there the flag is up, so that the doorbell's descriptor
+    /// becomes readable with the next message.
+    pub(crate) fn announce_by_doorbell(&mut self) {
+        self.readiness = true;
+    }
+
+    /// Takes a message's memory back, and releases its bytes in the ring if it lay there.
+    pub(crate) fn give_back(&mut self, payload: Payload) {
+        match payload {
+            Payload::Copied { blocks, .. } => self.pool.put(blocks),
+            Payload::InPlace { ticket, .. } => {
+                if let Some(position) = self.lent.give_back(ticket) {
+                    self.release(position);
+                }
+            }
+        }
+    }
+
+    /// Says that nobody reads any more: posts to this end fail from now on. What is in the queue
+    /// can still be received.
+    pub(crate) fn leave(&mut self, farewell: Farewell) {
+        if self.left {
+            return;
+        }
+        self.left = true;
+        let wake = self.consumer.leave(farewell);
+        self.wake(wake);
+    }
+
+    /// Marks this half as moved away: it says no farewell.
+    pub(crate) fn forget(&mut self) {
+        self.left = true;
+    }
+
+    /// Why nothing more will come, if that is known. At most one system call.
+    pub(crate) fn end_reason(&mut self) -> Option<CloseReason> {
+        if self.ended.is_some() || self.left {
+            return self.ended.or(Some(CloseReason::Local));
+        }
+        let hung_up = self.end.ask_hang_up();
+        match self.consumer.peek() {
+            Ok(Peek::Closed(farewell)) => Some(reason_of(farewell)),
+            _ => self.end.known_end().or(hung_up.then_some(CloseReason::PeerDied)),
+        }
+    }
+
+    pub(crate) fn endpoint(&self) -> &Arc<Endpoint> {
+        &self.end
+    }
+
+    pub(crate) fn consumer(&self) -> &Consumer {
+        &self.consumer
+    }
+
+    /// Whether messages of this half are in use where they lie.
+    pub(crate) fn has_lent(&self) -> bool {
+        !self.lent.positions.is_empty()
+    }
+
+    fn take(&mut self, record: Record) -> Result<Delivery, RecvError> {
+        let (offset, len) = (record.payload_offset, record.len as usize);
+        self.empty_looks = 0;
+        if self.end.is_trusted() {
+            self.consumer.take(&record);
+            let ticket = self.lent.lend(record.end);
+            let payload = Payload::in_ring(&self.consumer, offset, len, ticket);
+            return Ok(Delivery { payload, format: record.format });
+        }
+        let blocks = self.pool.get();
+        let payload = Payload::copied(self.consumer.memory(), offset, len, blocks)
+            .map_err(|_| RecvError::OutOfMemory { len: u64::from(record.len) })?;
+        self.consumer.take(&record);
+        self.release(record.end);
+        Ok(Delivery { payload, format: record.format })
+    }
+
+    fn found_nothing(&mut self) -> Result<Option<Delivery>, RecvError> {
+        if !self.has_lent() && self.consumer.has_unreleased() {
+            // Only control records were there; the producer may wait for just their room.
+            self.release(self.consumer.position());
+        }
+        if self.left {
+            return Err(self.end_with(CloseReason::Local));
+        }
+        if self.readiness {
+            return match self.prepare_wait()? {
+                Wait::Sleep => Ok(None),
+                Wait::Ready => self.poll(),
+            };
+        }
+        self.empty_looks = self.empty_looks.wrapping_add(1);
+        if self.empty_looks.is_multiple_of(LOOKS_PER_CLOCK) && self.asked.elapsed() > ASK_EVERY {
+            self.asked = Instant::now();
+            if self.end.ask_hang_up() && matches!(self.consumer.peek(), Ok(Peek::Empty)) {
+                return Err(self.end_with(CloseReason::PeerDied));
+            }
+        }
+        Ok(None)
+    }
+
+    fn broken(&mut self, corruption: Corruption) -> RecvError {
+        let reason = self.end.mark_corrupt(corruption);
+        self.leave(Farewell::Closed);
+        self.end_with(reason)
+    }
+
+    fn end_with(&mut self, reason: CloseReason) -> RecvError {
+        self.ended = Some(reason);
+        RecvError::Closed { reason }
+    }
+
+    fn release(&mut self, position: u64) {
+        let wake = self.consumer.release(position);
+        self.wake(wake);
+    }
+
+    fn wake(&self, wake: Wake) {
+        self.end.wake(wake, self.consumer.memory(), Sleeper::Sender);
+    }
+}
+
+/// Private memory of past messages, for the next ones.
+#[derive(Debug, Default)]
+struct Pool {
+    free: Vec<Vec<Block>>,
+    bytes: usize,
+}
+
+impl Pool {
+    fn get(&mut self) -> Vec<Block> {
+        let blocks = self.free.pop().unwrap_or_default();
+        self.bytes -= blocks.capacity() * size_of::<Block>();
+        blocks
+    }
+
+    fn put(&mut self, blocks: Vec<Block>) {
+        let bytes = blocks.capacity() * size_of::<Block>();
+        if self.free.len() < MOST_POOLED && self.bytes + bytes <= MOST_POOLED_BYTES {
+            self.bytes += bytes;
+            self.free.push(blocks);
+        }
+    }
+}
+
+/// Messages in use where they lie in the ring, oldest first.
+#[derive(Debug, Default)]
+struct Lent {
+    /// Where each ends, and whether it was given back.
+    positions: VecDeque<(u64, bool)>,
+    /// Ticket of the oldest.
+    first: u64,
+}
+
+impl Lent {
+    fn lend(&mut self, end: u64) -> u64 {
+        self.positions.push_back((end, false));
+        self.first + self.positions.len() as u64 - 1
+    }
+
+    /// Gives one back; the position up to which everything is free now, if that has moved.
+    fn give_back(&mut self, ticket: u64) -> Option<u64> {
+        self.positions[(ticket - self.first) as usize].1 = true;
+        let mut free = None;
+        while let Some((end, true)) = self.positions.front() {
+            free = Some(*end);
+            self.positions.pop_front();
+            self.first += 1;
+        }
+        free
+    }
+}
+
+fn reason_of(farewell: Farewell) -> CloseReason {
+    match farewell {
+        Farewell::Closed => CloseReason::PeerClosed,
+        Farewell::Dropped => CloseReason::PeerDropped,
+    }
+}
+
+/// Empty looks between two looks at the clock; a look at it costs some 25 ns.
+const LOOKS_PER_CLOCK: u32 = 64;
+/// How often a receiver that only looks, and finds nothing, asks whether its peer is alive.
+const ASK_EVERY: Duration = Duration::from_millis(100);
+/// Most buffers, and bytes in them, that are kept for later messages.
+const MOST_POOLED: usize = 16;
+const MOST_POOLED_BYTES: usize = 2 << 20;

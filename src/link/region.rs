@@ -1,0 +1,238 @@
+//! A sealed memfd, its checked header, and the only typed pointers into shared memory.
+#![allow(unsafe_code)]
+
+use crate::error::{AttachError, ChannelError, Corruption, SystemError};
+use crate::os::mapping::Mapping;
+use crate::os::memfd;
+use crate::ring::memory::Memory;
+use crate::ring::segment::Geometry;
+use crate::sync::Ordering::Relaxed;
+use crate::wire::layout::{
+    AREA_OFFSET, FEATURES, Identity, MAGIC, MAX_LIMIT, MAX_SEGMENTS, MIN_CAPACITY, RegionHeader,
+    VERSION, payload_format, region_len,
+};
+use std::hash::{BuildHasher, RandomState};
+use std::mem::offset_of;
+use std::ops::Range;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::ptr::NonNull;
+use std::sync::Arc;
+
+/// The memory of one pair.
+///
+/// INVARIANT (mapping): `mapping` has `region_len(geometry.limit())` bytes and lives as long as
+/// `self`; its file is sealed, so that the length stays what it is.
+pub(crate) struct Region {
+    mapping: Mapping,
+    memfd: OwnedFd,
+    geometry: Geometry,
+    schema: u64,
+    pair_id: u128,
+}
+
+impl Region {
+    /// Makes a region: one page of memory until something is posted.
+    pub(crate) fn create(
+        capacity: u64,
+        limit: u64,
+        schema: u64,
+    ) -> Result<Arc<Region>, ChannelError> {
+        let needed = region_len(limit);
+        let allowed = memfd::file_size_limit()?;
+        if allowed < needed {
+            return Err(ChannelError::ResourceLimit { resource: "RLIMIT_FSIZE", allowed, needed });
+        }
+        let memfd = memfd::create_sealed(needed)?;
+        let mapping = match Mapping::new(&memfd, needed) {
+            Ok(mapping) => mapping,
+            Err(error) => {
+                let allowed = memfd::address_space_limit()?;
+                let too_low = allowed != libc::RLIM_INFINITY
+                    && error.source.raw_os_error() == Some(libc::ENOMEM);
+                let resource = "RLIMIT_AS";
+                return Err(match too_low {
+                    true => ChannelError::ResourceLimit { resource, allowed, needed },
+                    false => error.into(),
+                });
+            }
+        };
+        mapping.populate(0..size_of::<RegionHeader>() as u64).map_err(|error| {
+            match error.source.raw_os_error() {
+                Some(libc::EINVAL) => ChannelError::KernelTooOld { missing: "MADV_POPULATE_WRITE" },
+                _ => error.into(),
+            }
+        })?;
+        let geometry = Geometry::new(capacity, limit);
+        let pair_id = random_id();
+        let region = Region { mapping, memfd, geometry, schema, pair_id };
+        region.mapping.leave_out_of_dumps(AREA_OFFSET..needed)?;
+        region.write_identity();
+        Ok(Arc::new(region))
+    }
+
+    /// Maps a region that somebody else made, once everything about it was checked.
+    ///
+    /// `capacity`, `limit` and `schema` are what the other side said beside the descriptor; the
+    /// header must say the same. Header words are loaded once, here, and never again.
+    pub(crate) fn attach(
+        memfd: OwnedFd,
+        capacity: u64,
+        limit: u64,
+        schema: u64,
+    ) -> Result<Arc<Region>, AttachError> {
+        let geometry = check_geometry(capacity, limit)?;
+        let nature = memfd::examine(&memfd)?;
+        if !nature.sealed {
+            let what = "the region lacks seals, or is no memfd";
+            return Err(AttachError::NotAPort { what });
+        }
+        if !nature.plain_memory {
+            return Err(AttachError::NotAPort { what: "the region is not on tmpfs" });
+        }
+        if nature.len != region_len(limit) {
+            let corruption = Corruption::new("region length", nature.len, region_len(limit));
+            return Err(AttachError::Corrupt(corruption));
+        }
+        let mapping = Mapping::new(&memfd, nature.len)?;
+        // A hole here would cost the memory of one page; a header in a hole is zero and refused.
+        mapping.populate(0..size_of::<RegionHeader>() as u64)?;
+        mapping.leave_out_of_dumps(AREA_OFFSET..nature.len)?;
+        let mut region = Region { mapping, memfd, geometry, schema, pair_id: 0 };
+        region.pair_id = region.check_identity()?;
+        Ok(Arc::new(region))
+    }
+
+    /// The shared memory of one direction: 0 from side 0 to side 1, 1 back.
+    pub(crate) fn lane(self: &Arc<Self>, lane: usize) -> Memory {
+        let header = offset_of!(RegionHeader, lanes) + lane * size_of_lane();
+        let area = self.area(lane);
+        // SAFETY: (mapping) both offsets lie in the mapping, whose start is page-aligned, and the
+        // layout's assertions make the first one aligned for its type. The region, which is the
+        // owner, keeps the mapping; nothing refers to it but atomics.
+        unsafe {
+            Memory::new(
+                self.at(header as u64).cast(),
+                self.at(area.start),
+                area.end - area.start,
+                self.clone(),
+            )
+        }
+    }
+
+    /// Makes the pages behind some bytes of a lane's area.
+    pub(crate) fn populate(&self, lane: usize, bytes: Range<u64>) -> Result<(), SystemError> {
+        let start = self.area(lane).start;
+        self.mapping.populate(start + bytes.start..start + bytes.end)
+    }
+
+    /// Frees the pages that lie wholly inside some bytes of a lane's area.
+    ///
+    /// # Safety
+    /// The bytes must be this end's as the lane's producer: free, and not borrowed by a loan.
+    pub(crate) unsafe fn remove(&self, lane: usize, bytes: Range<u64>) -> Result<u64, SystemError> {
+        let start = self.area(lane).start;
+        // SAFETY: nobody needs free bytes of a ring, and only a loan borrows the producer's.
+        unsafe { self.mapping.remove(start + bytes.start..start + bytes.end) }
+    }
+
+    pub(crate) fn geometry(&self) -> &Geometry {
+        &self.geometry
+    }
+
+    pub(crate) fn schema(&self) -> u64 {
+        self.schema
+    }
+
+    pub(crate) fn pair_id(&self) -> u128 {
+        self.pair_id
+    }
+
+    /// The descriptor of the memory.
+    pub(crate) fn memfd(&self) -> BorrowedFd<'_> {
+        self.memfd.as_fd()
+    }
+
+    fn area(&self, lane: usize) -> Range<u64> {
+        let limit = self.geometry.limit();
+        let start = AREA_OFFSET + lane as u64 * limit;
+        start..start + limit
+    }
+
+    fn at(&self, offset: u64) -> NonNull<u8> {
+        assert!(offset < self.mapping.len());
+        // SAFETY: (mapping) just checked.
+        unsafe { self.mapping.start().add(offset as usize) }
+    }
+
+    fn identity(&self) -> &Identity {
+        // SAFETY: (mapping) the header lies at the start of the page-aligned mapping, and consists
+        // of atomics, so that a shared reference is right whoever else writes.
+        unsafe { self.at(0).cast::<Identity>().as_ref() }
+    }
+
+    // Relaxed, all: nobody else has the descriptor yet; handing it over orders what is here.
+    fn write_identity(&self) {
+        let identity = self.identity();
+        identity.version.store(VERSION, Relaxed);
+        identity.features.store(FEATURES, Relaxed);
+        identity.pair_id[0].store(self.pair_id as u64, Relaxed);
+        identity.pair_id[1].store((self.pair_id >> 64) as u64, Relaxed);
+        identity.format.store(payload_format(), Relaxed);
+        identity.schema.store(self.schema, Relaxed);
+        identity.capacity.store(self.geometry.capacity(), Relaxed);
+        identity.limit.store(self.geometry.limit(), Relaxed);
+        identity.magic.store(MAGIC, Relaxed);
+    }
+
+    /// Compares the header with what this program can talk to and with what was agreed.
+    ///
+    /// Relaxed, all: each word is loaded once, and its value is checked whoever wrote it when.
+    fn check_identity(&self) -> Result<u128, AttachError> {
+        let identity = self.identity();
+        if identity.magic.load(Relaxed) != MAGIC {
+            return Err(AttachError::NotAPort { what: "the region does not begin with the magic" });
+        }
+        let version = u64::from(identity.version.load(Relaxed));
+        let features = u64::from(identity.features.load(Relaxed));
+        let wanted = [
+            ("layout version", version, u64::from(VERSION)),
+            ("set of features", features, u64::from(FEATURES)),
+            ("payload format", identity.format.load(Relaxed), payload_format()),
+            ("schema", identity.schema.load(Relaxed), self.schema),
+            ("capacity", identity.capacity.load(Relaxed), self.geometry.capacity()),
+            ("limit", identity.limit.load(Relaxed), self.geometry.limit()),
+        ];
+        for (what, found, expected) in wanted {
+            if found != expected {
+                return Err(AttachError::Differs { what, found, expected });
+            }
+        }
+        let [low, high] = [&identity.pair_id[0], &identity.pair_id[1]].map(|id| id.load(Relaxed));
+        Ok(u128::from(low) | u128::from(high) << 64)
+    }
+}
+
+/// Whether foreign numbers are a geometry.
+fn check_geometry(capacity: u64, limit: u64) -> Result<Geometry, AttachError> {
+    let wrong = |what, found, bound| AttachError::Corrupt(Corruption::new(what, found, bound));
+    if !capacity.is_power_of_two() || capacity < MIN_CAPACITY {
+        return Err(wrong("capacity", capacity, MIN_CAPACITY));
+    }
+    if !limit.is_power_of_two() || limit < capacity || limit > MAX_LIMIT {
+        return Err(wrong("limit", limit, MAX_LIMIT));
+    }
+    if (limit / capacity).trailing_zeros() as usize >= MAX_SEGMENTS {
+        return Err(wrong("count of segments", limit / capacity, MAX_SEGMENTS as u64));
+    }
+    Ok(Geometry::new(capacity, limit))
+}
+
+/// A number to tell pairs apart by. It protects nothing, so the standard library's random keys do.
+fn random_id() -> u128 {
+    let half = || u128::from(RandomState::new().hash_one(std::process::id()));
+    half() | half() << 64
+}
+
+const fn size_of_lane() -> usize {
+    size_of::<crate::wire::layout::LaneHeader>()
+}

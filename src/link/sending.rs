@@ -1,0 +1,338 @@
+//! The sending half of one end: makes pages, writes, commits, wakes, waits for room.
+
+use crate::error::{CloseReason, Corruption, PostError};
+use crate::link::endpoint::{Endpoint, Sleeper};
+use crate::link::payload::{self, Block, Post};
+use crate::link::supply::Supply;
+use crate::ring::cursor::Cursor;
+use crate::ring::notifier::{Sleep, Wait, Wake};
+use crate::ring::producer::{Plan, Producer, Refusal};
+use crate::wire::record::{Farewell, Format};
+use rkyv::rancor;
+use rkyv::ser::allocator::Arena;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+/// Everything that one thread needs to post.
+pub(crate) struct Sending {
+    end: Arc<Endpoint>,
+    producer: Producer,
+    supply: Supply,
+    arena: Arena,
+    scratch: Vec<Block>,
+    /// Payload bytes of the last typed message: a guess for the next one.
+    last_len: u64,
+    /// When the kernel was last asked about the peer.
+    asked: Instant,
+    /// Why nothing more is sent, once this end said farewell or moved away.
+    ended: Option<CloseReason>,
+}
+
+/// Room for one message, reserved: posting it cannot fail.
+#[derive(Debug)]
+pub(crate) struct Reserved {
+    plan: Plan,
+    /// Whether the bytes are written in the ring itself.
+    in_place: bool,
+    len: usize,
+}
+
+impl Sending {
+    pub(crate) fn resume(end: Arc<Endpoint>, cursor: Cursor) -> Result<Sending, Corruption> {
+        let lane = end.outgoing();
+        let memory = end.region().lane(lane);
+        let producer = Producer::resume(memory, *end.region().geometry(), cursor)?;
+        Ok(Sending {
+            end,
+            producer,
+            supply: Supply::new(lane),
+            arena: Arena::new(),
+            scratch: Vec::new(),
+            last_len: 0,
+            asked: Instant::now(),
+            ended: None,
+        })
+    }
+
+    /// Serialises `value` into the ring and stages it; `commit` publishes.
+    pub(crate) fn stage_value<T: Post>(&mut self, value: &T) -> Result<(), PostError> {
+        self.check_open()?;
+        let wish = (self.last_len * 2).clamp(LEAST_WISH, MOST_WISH);
+        let open = self.producer.plan_open(wish).map_err(|refusal| self.refused(refusal, wish))?;
+        let len = match open {
+            Some(plan) => {
+                self.prepare(&plan)?;
+                let len = self.serialize(value, Some(&plan))?;
+                if len <= plan.payload_room() {
+                    return self.stage_typed(plan, len);
+                }
+                len
+            }
+            None => self.serialize(value, None)?,
+        };
+        let plan = self.plan(len)?;
+        let again = self.serialize(value, Some(&plan))?;
+        if again != len {
+            return Err(PostError::Serialize(rancor::Source::new(LengthChanged { len, again })));
+        }
+        self.stage_typed(plan, len)
+    }
+
+    /// Copies `bytes` into the ring and stages them; `commit` publishes.
+    pub(crate) fn stage_bytes(&mut self, bytes: &[u8], format: Format) -> Result<(), PostError> {
+        self.check_open()?;
+        let plan = self.plan(bytes.len() as u64)?;
+        payload::fill(&self.producer, &plan, bytes);
+        self.stage(plan, bytes.len() as u32, format);
+        Ok(())
+    }
+
+    /// Publishes what is staged and wakes the receiver if it sleeps.
+    pub(crate) fn commit(&mut self) {
+        let wake = self.producer.commit();
+        self.wake(wake);
+    }
+
+    /// Reserves room for a message of `len` bytes.
+    pub(crate) fn reserve(&mut self, len: usize) -> Result<Reserved, PostError> {
+        self.check_open()?;
+        let plan = self.plan(len as u64)?;
+        let in_place = self.end.is_trusted();
+        if !in_place {
+            let count = len.div_ceil(size_of::<Block>());
+            self.scratch.clear();
+            self.scratch.try_reserve_exact(count).map_err(|_| PostError::Io {
+                call: "alloc",
+                source: std::io::ErrorKind::OutOfMemory.into(),
+            })?;
+            self.scratch.resize(count, Block::default());
+        }
+        Ok(Reserved { plan, in_place, len })
+    }
+
+    /// The bytes of a reservation.
+    pub(crate) fn reserved_bytes(&mut self, reserved: &mut Reserved) -> &mut [u8] {
+        match reserved.in_place {
+            true => payload::reserved_in_place(&mut self.producer, &reserved.plan, reserved.len),
+            false => &mut payload::blocks_as_bytes_mut(&mut self.scratch)[..reserved.len],
+        }
+    }
+
+    /// The bytes of a reservation, to look at.
+    pub(crate) fn reserved_to_read(&self, reserved: &Reserved) -> &[u8] {
+        match reserved.in_place {
+            true => payload::reserved_to_read(&self.producer, &reserved.plan, reserved.len),
+            false => &payload::blocks_as_bytes(&self.scratch)[..reserved.len],
+        }
+    }
+
+    /// Posts a reservation, or its first `len` bytes.
+    pub(crate) fn post_reserved(&mut self, reserved: Reserved, len: usize) {
+        let len = len.min(reserved.len);
+        if !reserved.in_place {
+            let bytes = &payload::blocks_as_bytes(&self.scratch)[..len];
+            payload::fill(&self.producer, &reserved.plan, bytes);
+        }
+        self.stage(reserved.plan, len as u32, Format::Bytes);
+        self.commit();
+        if self.scratch.capacity() * size_of::<Block>() > MOST_SCRATCH {
+            self.scratch = Vec::new();
+        }
+    }
+
+    /// Whether a message of `len` bytes could be posted now.
+    pub(crate) fn has_room(&mut self, len: u64) -> Result<(), PostError> {
+        self.check_open()?;
+        self.plan(len).map(drop)
+    }
+
+    /// Commits what is staged, raises the flag and looks again.
+    ///
+    /// Nothing staged may be held back by a wait: the peer would wait for it in turn.
+    pub(crate) fn prepare_wait(&mut self, len: u64) -> Result<Wait, PostError> {
+        self.commit();
+        let wait = self.producer.prepare_wait(len, Sleep::Futex);
+        // A futex says nothing of the peer's death, so the kernel is asked before each slice.
+        if wait == Wait::Sleep && self.gone().is_some() {
+            self.producer.cancel_wait();
+            self.check_open()?;
+        }
+        Ok(wait)
+    }
+
+    /// Sleeps as `prepare_wait` announced, for a slice of time at the most. Returns for room, for
+    /// an interruption, at the deadline, and sometimes for nothing.
+    ///
+    /// Waiting for room never touches the doorbell: that one belongs to the receiving half, which
+    /// may be on another thread, or watched by an event loop that must not lose a ring.
+    pub(crate) fn sleep(&self, deadline: Option<Instant>) {
+        self.end.sleep_on_room(self.producer.memory(), deadline);
+        self.producer.cancel_wait();
+    }
+
+    /// Says that nothing more will be posted. Never waits; the second time it does nothing.
+    pub(crate) fn close(&mut self, farewell: Farewell) {
+        if self.ended.is_some() {
+            return;
+        }
+        self.ended = Some(CloseReason::Local);
+        // Without memory for the record the peer learns of the end by the hang-up alone.
+        let cursor = self.producer.cursor();
+        if self.supply.ensure_control(self.end.region(), cursor).is_ok() {
+            let wake = self.producer.close(farewell);
+            self.wake(wake);
+        } else {
+            self.commit();
+        }
+    }
+
+    /// Marks this half as moved away: it says no farewell.
+    pub(crate) fn forget(&mut self) {
+        self.ended = Some(CloseReason::Local);
+    }
+
+    /// Gives idle pages back. Returns bytes.
+    pub(crate) fn trim(&mut self) -> Result<u64, PostError> {
+        let left = self.producer.cursor();
+        self.supply.ensure_control(self.end.region(), left)?;
+        self.supply.ensure_control(self.end.region(), Cursor::start(0))?;
+        let jumped = self.producer.go_home().map_err(|refusal| self.refused(refusal, 0))?;
+        let mut freed = 0;
+        if let Some(wake) = jumped {
+            self.wake(wake);
+            freed += self.supply.reclaim_left(self.end.region(), left)?;
+        }
+        Ok(freed + self.supply.reclaim(self.end.region(), &self.producer)?)
+    }
+
+    /// Messages and bytes that the peer has not released.
+    pub(crate) fn undelivered(&mut self) -> (u64, u64) {
+        let bytes = self.producer.unreleased().unwrap_or(0);
+        if bytes == 0 {
+            return (0, 0);
+        }
+        (self.producer.undelivered_messages(), bytes)
+    }
+
+    /// Why posts to this end fail, if they do. One system call while they do not.
+    pub(crate) fn end_reason(&self) -> Option<CloseReason> {
+        self.known_end().or_else(|| self.gone())
+    }
+
+    pub(crate) fn endpoint(&self) -> &Arc<Endpoint> {
+        &self.end
+    }
+
+    pub(crate) fn producer(&self) -> &Producer {
+        &self.producer
+    }
+
+    /// Asks the kernel about the peer.
+    fn gone(&self) -> Option<CloseReason> {
+        let hung_up = self.end.ask_hang_up();
+        self.known_end().or(hung_up.then_some(CloseReason::PeerDied))
+    }
+
+    fn known_end(&self) -> Option<CloseReason> {
+        self.ended.or_else(|| match self.producer.reader_gone() {
+            0 => self.end.known_end(),
+            1 => Some(CloseReason::PeerClosed),
+            _ => Some(CloseReason::PeerDropped),
+        })
+    }
+
+    fn check_open(&self) -> Result<(), PostError> {
+        match self.known_end() {
+            None => Ok(()),
+            Some(reason) => Err(PostError::Closed { reason }),
+        }
+    }
+
+    /// A place for exactly `len` bytes, with its pages made.
+    fn plan(&mut self, len: u64) -> Result<Plan, PostError> {
+        let plan = match self.producer.plan(len) {
+            Ok(plan) => plan,
+            Err(refusal) => return Err(self.refused(refusal, len)),
+        };
+        self.prepare(&plan)?;
+        Ok(plan)
+    }
+
+    /// Makes the pages; and where the lane comes to a segment's end, asks after the peer's life:
+    /// seldom enough to cost nothing, often enough to stop a flood to a dead process.
+    fn prepare(&mut self, plan: &Plan) -> Result<(), PostError> {
+        if plan.turns() && self.asked.elapsed() > ASK_EVERY {
+            self.asked = Instant::now();
+            if let Some(reason) = self.gone() {
+                return Err(PostError::Closed { reason });
+            }
+        }
+        Ok(self.supply.ensure(self.end.region(), plan)?)
+    }
+
+    fn stage_typed(&mut self, plan: Plan, len: u64) -> Result<(), PostError> {
+        self.last_len = len;
+        self.stage(plan, len as u32, Format::Archive);
+        Ok(())
+    }
+
+    fn stage(&mut self, plan: Plan, len: u32, format: Format) {
+        let left = self.producer.cursor();
+        self.producer.stage(plan, len, format);
+        if self.producer.cursor().segment == 0 && left.segment != 0 && self.end.is_trusted() {
+            // A burst is over. Only between trusted ends: the call waits for a lock that a hostile
+            // peer could hold. Pages that stay because it failed are no loss.
+            let region = self.end.region();
+            let _ = self.supply.reclaim_left(region, left);
+            let _ = self.supply.reclaim(region, &self.producer);
+        }
+    }
+
+    /// The value's bytes: written where `plan` says, or only counted.
+    fn serialize<T: Post>(&mut self, value: &T, plan: Option<&Plan>) -> Result<u64, PostError> {
+        payload::serialize(value, &self.producer, plan, &mut self.arena)
+            .map_err(PostError::Serialize)
+    }
+
+    #[cold]
+    fn refused(&mut self, refusal: Refusal, len: u64) -> PostError {
+        let geometry = *self.end.region().geometry();
+        match refusal {
+            Refusal::TooLarge => PostError::TooLarge { len, max: geometry.largest_message() },
+            Refusal::Corrupt(corruption) => {
+                PostError::Closed { reason: self.end.mark_corrupt(corruption) }
+            }
+            Refusal::Full => {
+                if let Some(reason) = self.gone() {
+                    return PostError::Closed { reason };
+                }
+                if let Some(wake) = self.producer.hop(len) {
+                    self.wake(wake);
+                }
+                self.producer.count_full();
+                let unread = self.producer.unreleased().unwrap_or(0);
+                PostError::QueueFull { len, unread, limit: geometry.limit() }
+            }
+        }
+    }
+
+    fn wake(&self, wake: Wake) {
+        self.end.wake(wake, self.producer.memory(), Sleeper::Receiver);
+    }
+}
+
+/// A `Serialize` that writes another length the second time.
+#[derive(Debug, thiserror::Error)]
+#[error("the value took {len} bytes at first and {again} bytes when it was serialised again")]
+struct LengthChanged {
+    len: u64,
+    again: u64,
+}
+
+/// How often a sender that never finds the lane full asks whether its peer is alive.
+const ASK_EVERY: Duration = Duration::from_millis(100);
+/// Room that is tried first for a value whose length is not known, in bytes.
+const LEAST_WISH: u64 = 256;
+const MOST_WISH: u64 = 64 << 10;
+/// Bytes of private scratch that are kept from one loan to the next.
+const MOST_SCRATCH: usize = 1 << 20;

@@ -1,0 +1,114 @@
+//! Pages made ahead of the producer, and given back when idle.
+//!
+//! A shared page that is written for the first time needs memory, and where there is none the
+//! writer gets a signal. So the producer has its pages made before it writes, and a lack of memory
+//! is an error of the post.
+
+use crate::error::SystemError;
+use crate::link::payload;
+use crate::link::region::Region;
+use crate::ring::cursor::Cursor;
+use crate::ring::producer::{Plan, Producer};
+use crate::wire::layout::MAX_SEGMENTS;
+use crate::wire::record::HEADER_LEN;
+
+/// What this producer knows to be made: a prefix of each segment.
+#[derive(Clone, Debug)]
+pub(crate) struct Supply {
+    lane: usize,
+    made: [u64; MAX_SEGMENTS],
+}
+
+impl Supply {
+    pub(crate) fn new(lane: usize) -> Supply {
+        Supply { lane, made: [0; MAX_SEGMENTS] }
+    }
+
+    /// Makes the pages that `plan` will write to. One compare once they are there.
+    pub(crate) fn ensure(&mut self, region: &Region, plan: &Plan) -> Result<(), SystemError> {
+        let (segment, end) = plan.extent(region.geometry());
+        self.ensure_up_to(region, segment, end)
+    }
+
+    /// Makes the pages for a control record at `cursor`.
+    pub(crate) fn ensure_control(
+        &mut self,
+        region: &Region,
+        cursor: Cursor,
+    ) -> Result<(), SystemError> {
+        let end = cursor.index(region.geometry()) + HEADER_LEN;
+        self.ensure_up_to(region, cursor.segment, end)
+    }
+
+    /// Frees the pages of all free segments but segment 0. Returns bytes.
+    pub(crate) fn reclaim(
+        &mut self,
+        region: &Region,
+        producer: &Producer,
+    ) -> Result<u64, SystemError> {
+        let geometry = *region.geometry();
+        let mut freed = 0;
+        for segment in 1..geometry.segments() {
+            let made = self.made[segment as usize];
+            if made == 0 || !producer.is_free(segment) {
+                continue;
+            }
+            let start = geometry.segment_offset(segment);
+            freed += payload::remove_free(region, self.lane, start..start + made)?;
+            self.made[segment as usize] = 0;
+        }
+        Ok(freed)
+    }
+
+    /// Frees the pages of the segment that a drained producer has just left by the jump at `left`:
+    /// all but the jump's own.
+    pub(crate) fn reclaim_left(
+        &mut self,
+        region: &Region,
+        left: Cursor,
+    ) -> Result<u64, SystemError> {
+        let geometry = region.geometry();
+        let made = std::mem::take(&mut self.made[left.segment as usize]);
+        let start = geometry.segment_offset(left.segment);
+        let jump = left.offset(geometry);
+        let before = payload::remove_free(region, self.lane, start..jump)?;
+        let after_jump = (jump + HEADER_LEN).min(start + made);
+        Ok(before + payload::remove_free(region, self.lane, after_jump..start + made)?)
+    }
+
+    fn ensure_up_to(
+        &mut self,
+        region: &Region,
+        segment: u32,
+        end: u64,
+    ) -> Result<(), SystemError> {
+        let made = self.made[segment as usize];
+        if end <= made {
+            return Ok(());
+        }
+        self.make(region, segment, made, end)
+    }
+
+    #[cold]
+    fn make(
+        &mut self,
+        region: &Region,
+        segment: u32,
+        made: u64,
+        end: u64,
+    ) -> Result<(), SystemError> {
+        let geometry = region.geometry();
+        let step = if made < LARGE_STEP { SMALL_STEP } else { LARGE_STEP };
+        let target = end.next_multiple_of(step).min(geometry.segment_len(segment));
+        let start = geometry.segment_offset(segment);
+        region.populate(self.lane, start + made..start + target)?;
+        self.made[segment as usize] = target;
+        Ok(())
+    }
+}
+
+/// Bytes made at a time at first: a pair that posts little uses little.
+const SMALL_STEP: u64 = 16 << 10;
+/// Bytes made at a time once a segment is used in earnest. A larger step would hold up one post for
+/// longer; a smaller one costs more calls for the same work.
+const LARGE_STEP: u64 = 64 << 10;

@@ -1,0 +1,3 @@
+//! Floor 5: two strangers get the two ends of one pair.
+
+pub(crate) mod spawn;

@@ -1,0 +1,203 @@
+//! A child process with a port to it: `Worker` on one side, `parent_port` on the other.
+
+use crate::error::{ParentPortError, SpawnError};
+use crate::link::transfer;
+use crate::os::{process, socket};
+use crate::port::MessagePort;
+use crate::port::channel::{ChannelBuilder, MessageChannel};
+use std::io;
+use std::os::fd::AsFd;
+use std::process::{Child, Command, ExitStatus};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+/// A child process that has the other end of a port, as a worker on the web has.
+///
+/// The child inherits one descriptor, and calls [`parent_port`] to have its port. Until then the
+/// port can be posted to, and what is posted waits. If the child ends, however it ends, the port
+/// says `Closed` after the last message that the child posted.
+///
+/// Dropping a worker closes its port, gives the child a quarter of a second to end by itself, kills
+/// it if need be, and reaps it. If this process dies, the child's port says `Closed`; nothing else
+/// happens to the child.
+///
+/// HTML: [`Worker`](https://html.spec.whatwg.org/#dedicated-workers-and-the-worker-interface).
+///
+/// ```
+/// use messageport::Worker;
+/// use std::process::Command;
+///
+/// // `cat` does not know about ports; it inherits one all the same.
+/// let mut command = Command::new("cat");
+/// command.stdin(std::process::Stdio::null());
+/// let mut worker = Worker::spawn(command)?;
+/// worker.port().post_text("never read")?;
+/// assert!(worker.wait()?.success());
+/// assert_eq!(worker.port().undelivered().messages, 1);
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+#[derive(Debug)]
+pub struct Worker {
+    /// Both are taken by `into_parts` only.
+    port: Option<MessagePort>,
+    child: Option<Child>,
+}
+
+impl Worker {
+    /// Starts a child process with a port of the default sizes.
+    ///
+    /// The command may be set up in any way, but for the environment variable
+    /// `MESSAGEPORT_PARENT`, which names the descriptor.
+    ///
+    /// # Errors
+    /// [`SpawnError`]; nothing is left behind.
+    pub fn spawn(command: Command) -> Result<Worker, SpawnError> {
+        Worker::spawn_with(command, MessageChannel::builder())
+    }
+
+    /// Starts a child process with a port of other sizes.
+    ///
+    /// # Errors
+    /// [`SpawnError`]; nothing is left behind.
+    ///
+    /// ```
+    /// use messageport::{MessageChannel, Worker};
+    ///
+    /// let sizes = MessageChannel::builder().limit(1 << 20);
+    /// let worker = Worker::spawn_with(std::process::Command::new("true"), sizes)?;
+    /// assert_eq!(worker.port().limit(), 1 << 20);
+    /// # Ok::<(), messageport::SpawnError>(())
+    /// ```
+    pub fn spawn_with(command: Command, builder: ChannelBuilder) -> Result<Worker, SpawnError> {
+        let MessageChannel { port1, mut port2 } = builder.build()?;
+        // One descriptor stands for three: they wait in it until the child takes them out.
+        let (ours, childs) = socket::packet_pair()?;
+        let (sending, receiving) = port2.halves();
+        transfer::send(ours.as_fd(), sending, receiving)?;
+        drop(port2);
+        let child = process::spawn_with_descriptor(command, VARIABLE, childs.as_fd())?;
+        Ok(Worker { port: Some(port1), child: Some(child) })
+    }
+
+    /// The port to the child.
+    pub fn port(&self) -> &MessagePort {
+        self.port.as_ref().expect("taken by `into_parts` only, which consumes the worker")
+    }
+
+    /// The child's process id.
+    pub fn id(&self) -> u32 {
+        self.child().id()
+    }
+
+    /// Waits until the child has ended.
+    ///
+    /// # Errors
+    /// Those of [`Child::wait`].
+    pub fn wait(&mut self) -> io::Result<ExitStatus> {
+        self.child_mut().wait()
+    }
+
+    /// The child's exit status, if it has ended.
+    ///
+    /// # Errors
+    /// Those of [`Child::try_wait`].
+    pub fn try_wait(&mut self) -> io::Result<Option<ExitStatus>> {
+        self.child_mut().try_wait()
+    }
+
+    /// Kills the child at once, and reaps it. What it had posted is lost with the worker; take the
+    /// port out by [`into_parts`](Self::into_parts) to read it.
+    ///
+    /// HTML: [terminate a worker](https://html.spec.whatwg.org/#terminate-a-worker).
+    ///
+    /// # Errors
+    /// Those of [`Child::kill`] and [`Child::wait`].
+    ///
+    /// ```
+    /// use messageport::Worker;
+    /// use std::os::unix::process::ExitStatusExt;
+    ///
+    /// let mut command = std::process::Command::new("sleep");
+    /// command.arg("1000");
+    /// let status = Worker::spawn(command)?.terminate()?;
+    /// assert_eq!(status.signal(), Some(9));
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn terminate(mut self) -> io::Result<ExitStatus> {
+        let child = self.child_mut();
+        child.kill()?;
+        child.wait()
+    }
+
+    /// The port and the process apart. Neither ends the other any more.
+    pub fn into_parts(mut self) -> (MessagePort, Child) {
+        let port = self.port.take().expect("taken once, here");
+        (port, self.child.take().expect("taken once, here"))
+    }
+
+    fn child(&self) -> &Child {
+        self.child.as_ref().expect("taken by `into_parts` only, which consumes the worker")
+    }
+
+    fn child_mut(&mut self) -> &mut Child {
+        self.child.as_mut().expect("taken by `into_parts` only, which consumes the worker")
+    }
+}
+
+impl Drop for Worker {
+    fn drop(&mut self) {
+        drop(self.port.take());
+        let Some(mut child) = self.child.take() else { return };
+        if matches!(child.try_wait(), Ok(Some(_))) {
+            return;
+        }
+        if !process::wait_exit(&child, GRACE).unwrap_or(false) {
+            // It fails only if the child has just ended.
+            let _ = child.kill();
+        }
+        // It fails only if somebody else has reaped the child.
+        let _ = child.wait();
+    }
+}
+
+/// The port to the process that started this one by [`Worker::spawn`].
+///
+/// There is one, so a second call is an error. The descriptor is checked like any foreign input,
+/// and is closed on exec from here on.
+///
+/// HTML: the implicit port of a
+/// [`DedicatedWorkerGlobalScope`](https://html.spec.whatwg.org/#dedicatedworkerglobalscope).
+///
+/// # Errors
+/// [`NotAWorker`](ParentPortError::NotAWorker) if this process was started otherwise;
+/// [`AlreadyTaken`](ParentPortError::AlreadyTaken);
+/// [`Attach`](ParentPortError::Attach) if what was inherited is not a port, or one of a program
+/// that cannot be talked to.
+///
+/// ```no_run
+/// let port = messageport::parent_port()?;
+/// for event in &port {
+///     port.post_bytes(event.bytes())?;
+/// }
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+#[allow(unsafe_code)]
+pub fn parent_port() -> Result<MessagePort, ParentPortError> {
+    let number = std::env::var(VARIABLE)
+        .ok()
+        .and_then(|value| value.parse().ok())
+        .ok_or(ParentPortError::NotAWorker { variable: VARIABLE })?;
+    static TAKEN: AtomicBool = AtomicBool::new(false);
+    // Relaxed: it orders nothing; one swap finds it false.
+    if TAKEN.swap(true, Ordering::Relaxed) {
+        return Err(ParentPortError::AlreadyTaken);
+    }
+    // SAFETY: the parent left this descriptor open for us alone, and `TAKEN` lets it be claimed
+    // once.
+    let descriptor = unsafe { process::claim(number) }?;
+    Ok(MessagePort::new(transfer::receive(descriptor.as_fd())?))
+}
+
+const VARIABLE: &str = "MESSAGEPORT_PARENT";
+/// How long a child may take to end by itself when its worker is dropped.
+const GRACE: Duration = Duration::from_millis(250);

@@ -1,0 +1,71 @@
+//! Memory that has a descriptor: memfd_create(2) and its seals.
+
+use crate::error::SystemError;
+use crate::os::named;
+use nix::errno::Errno;
+use nix::fcntl::{FcntlArg, SealFlag, fcntl};
+use nix::sys::memfd::{MFdFlags, memfd_create};
+use nix::sys::resource::{Resource, getrlimit};
+use nix::sys::stat::fstat;
+use nix::sys::statfs::{TMPFS_MAGIC, fstatfs};
+use nix::unistd::ftruncate;
+use std::os::fd::{AsFd, OwnedFd};
+
+/// A fresh memfd of `len` zero bytes, sealed so that its length can never change and no further
+/// seal can be added: nobody can truncate it under a mapping, and nobody can lock out its next
+/// owner. It costs no memory until its pages are touched.
+pub(crate) fn create_sealed(len: u64) -> Result<OwnedFd, SystemError> {
+    let plain = MFdFlags::MFD_CLOEXEC | MFdFlags::MFD_ALLOW_SEALING;
+    let no_exec = MFdFlags::from_bits_retain(libc::MFD_NOEXEC_SEAL);
+    let fd = match memfd_create(c"messageport", plain | no_exec) {
+        // Before Linux 6.3 the flag is unknown; then the file may be executable, as all were.
+        Err(Errno::EINVAL) => memfd_create(c"messageport", plain),
+        answer => answer,
+    }
+    .map_err(named("memfd_create"))?;
+    ftruncate(&fd, len as i64).map_err(named("ftruncate"))?;
+    fcntl(&fd, FcntlArg::F_ADD_SEALS(REQUIRED)).map_err(named("fcntl(F_ADD_SEALS)"))?;
+    Ok(fd)
+}
+
+/// The largest file that this process may make, in bytes; a larger `ftruncate` raises SIGXFSZ.
+pub(crate) fn file_size_limit() -> Result<u64, SystemError> {
+    getrlimit(Resource::RLIMIT_FSIZE).map(|(soft, _)| soft).map_err(named("getrlimit"))
+}
+
+/// The address space that this process may use, in bytes.
+pub(crate) fn address_space_limit() -> Result<u64, SystemError> {
+    getrlimit(Resource::RLIMIT_AS).map(|(soft, _)| soft).map_err(named("getrlimit"))
+}
+
+/// What a foreign descriptor turned out to be.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Nature {
+    /// Cannot shrink or grow, nor be sealed further.
+    pub sealed: bool,
+    /// Plain shared memory: not a file on a disk, not huge pages.
+    pub plain_memory: bool,
+    /// Bytes.
+    pub len: u64,
+}
+
+/// Examines a descriptor that somebody else made.
+///
+/// Only calls that no other holder of the object can hold up: F_GET_SEALS, fstat and fstatfs never
+/// wait for the inode's lock. F_ADD_SEALS would.
+pub(crate) fn examine(fd: impl AsFd) -> Result<Nature, SystemError> {
+    let seals = match fcntl(fd.as_fd(), FcntlArg::F_GET_SEALS) {
+        Err(Errno::EINVAL) => SealFlag::empty(),
+        answer => SealFlag::from_bits_retain(answer.map_err(named("fcntl(F_GET_SEALS)"))?),
+    };
+    let kind = fstatfs(fd.as_fd()).map_err(named("fstatfs"))?.filesystem_type();
+    let stat = fstat(fd.as_fd()).map_err(named("fstat"))?;
+    Ok(Nature {
+        sealed: seals.contains(REQUIRED),
+        plain_memory: kind == TMPFS_MAGIC,
+        len: u64::try_from(stat.st_size).unwrap_or(0),
+    })
+}
+
+const REQUIRED: SealFlag =
+    SealFlag::F_SEAL_SHRINK.union(SealFlag::F_SEAL_GROW).union(SealFlag::F_SEAL_SEAL);

@@ -1,0 +1,21 @@
+//! Floor 1: system calls, and nothing else.
+//!
+//! `Ok` means that the kernel did it; every descriptor is an `OwnedFd` with close-on-exec set; an
+//! error names the call. Interrupted calls are repeated. No call here blocks on a socket: the only
+//! ones that wait are those that are told to, in `poll.rs` and `futex.rs`.
+
+pub(crate) mod eventfd;
+pub(crate) mod futex;
+pub(crate) mod mapping;
+pub(crate) mod memfd;
+pub(crate) mod poll;
+pub(crate) mod process;
+pub(crate) mod socket;
+
+use crate::error::SystemError;
+use nix::errno::Errno;
+
+/// Names the call that an errno comes from.
+fn named(call: &'static str) -> impl FnOnce(Errno) -> SystemError {
+    move |errno| SystemError { call, source: errno.into() }
+}

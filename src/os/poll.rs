@@ -1,0 +1,42 @@
+//! Waiting for descriptors: ppoll(2).
+
+use crate::error::SystemError;
+use crate::os::named;
+use nix::errno::Errno;
+use nix::poll::{PollFd, PollFlags, ppoll};
+use nix::sys::time::TimeSpec;
+use std::os::fd::BorrowedFd;
+use std::time::Duration;
+
+/// Waits until one of `fds` is readable or hung up, at most for `timeout`, `None` meaning for ever.
+/// Returns early for a signal: the caller looks again in any case.
+pub(crate) fn wait_readable(
+    fds: &[BorrowedFd<'_>],
+    timeout: Option<Duration>,
+) -> Result<(), SystemError> {
+    let mut fds: Vec<PollFd<'_>> =
+        fds.iter().map(|fd| PollFd::new(*fd, PollFlags::POLLIN)).collect();
+    match ppoll(&mut fds, timeout.map(TimeSpec::from_duration), None) {
+        Ok(_) | Err(Errno::EINTR) => Ok(()),
+        Err(errno) => Err(named("ppoll")(errno)),
+    }
+}
+
+/// Whether the other end of a socket has gone. Never waits.
+pub(crate) fn is_hung_up(fd: BorrowedFd<'_>) -> bool {
+    let mut fds = [PollFd::new(fd, PollFlags::empty())];
+    match ppoll(&mut fds, Some(TimeSpec::from_duration(Duration::ZERO)), None) {
+        Ok(0) | Err(_) => false,
+        Ok(_) => {
+            // Reported whether asked for or not.
+            let gone = PollFlags::POLLHUP | PollFlags::POLLERR;
+            fds[0].revents().is_some_and(|events| events.intersects(gone))
+        }
+    }
+}
+
+/// Whether a descriptor is readable now. Never waits.
+pub(crate) fn is_readable(fd: BorrowedFd<'_>) -> bool {
+    let mut fds = [PollFd::new(fd, PollFlags::POLLIN)];
+    matches!(ppoll(&mut fds, Some(TimeSpec::from_duration(Duration::ZERO)), None), Ok(1..))
+}

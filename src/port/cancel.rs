@@ -1,0 +1,85 @@
+//! Ending one's own blocked call from another thread.
+
+use crate::error::SystemError;
+use crate::link::endpoint::Endpoint;
+use crate::os::eventfd::Bell;
+use std::os::fd::{AsFd, BorrowedFd};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Weak};
+
+/// Ends a blocked call of a port, from any thread.
+///
+/// The call that is blocked returns `Cancelled`; if none is, the next one that would block does.
+/// One `cancel` ends one call. A port that is gone is not disturbed.
+///
+/// ```
+/// use messageport::{MessageChannel, RecvError};
+///
+/// let channel = MessageChannel::new()?;
+/// let canceller = channel.port1.canceller()?;
+/// let thread = std::thread::spawn(move || canceller.cancel());
+/// assert!(matches!(channel.port1.recv(), Err(RecvError::Cancelled)));
+/// thread.join().unwrap();
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+#[derive(Clone, Debug)]
+pub struct Canceller {
+    switch: Arc<Switch>,
+}
+
+/// What a canceller and the halves of one port share.
+pub(crate) struct Switch {
+    requested: AtomicBool,
+    bell: Bell,
+    /// Weak: a canceller must not keep the sockets open, which would hide the end from the peer.
+    end: Weak<Endpoint>,
+}
+
+impl Canceller {
+    pub(crate) fn switch(&self) -> Arc<Switch> {
+        self.switch.clone()
+    }
+
+    pub(crate) fn new(switch: Arc<Switch>) -> Canceller {
+        Canceller { switch }
+    }
+
+    /// Ends the blocked call, or else the next one. At most two system calls; never blocks.
+    pub fn cancel(&self) {
+        // Release: pairs with the Acquire in `take_request`; what the caller did before is seen by
+        // the one whose call ends.
+        self.switch.requested.store(true, Ordering::Release);
+        self.switch.bell.ring();
+        if let Some(end) = self.switch.end.upgrade() {
+            end.interrupt_sender();
+        }
+    }
+}
+
+impl Switch {
+    pub(crate) fn new(end: &Arc<Endpoint>) -> Result<Arc<Switch>, SystemError> {
+        let (requested, end) = (AtomicBool::new(false), Arc::downgrade(end));
+        Ok(Arc::new(Switch { requested, bell: Bell::new()?, end }))
+    }
+
+    /// Whether the call at work is to end. Asked once per round of a wait.
+    pub(crate) fn take_request(&self) -> bool {
+        // Acquire: pairs with the Release in `cancel`.
+        let requested = self.requested.swap(false, Ordering::Acquire);
+        if requested {
+            self.bell.silence();
+        }
+        requested
+    }
+
+    /// Readable once a request stands.
+    pub(crate) fn bell(&self) -> BorrowedFd<'_> {
+        self.bell.as_fd()
+    }
+}
+
+impl std::fmt::Debug for Switch {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Switch").field("requested", &self.requested).finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,127 @@
+//! The bytes of a future message, lent to be filled.
+
+use crate::error::{CloseReason, PostError};
+use crate::link::sending::{Reserved, Sending};
+use crate::port::sender::Sender;
+use crate::wire::record::Farewell;
+use std::cell::RefMut;
+use std::fmt;
+use std::io;
+use std::ops::{Deref, DerefMut};
+
+/// The bytes of a future message: fill them, then [`post`](Loan::post).
+///
+/// Room for the message is reserved, so posting it cannot fail for lack of room. On a trusted port
+/// the bytes are the ring's own and nothing is copied; otherwise they are private and are copied at
+/// `post`. They hold leftovers of earlier messages of this end until they are written.
+///
+/// While a loan is open every other post of the port answers [`PostError::Busy`]. Dropping it posts
+/// nothing. Leaking it by `mem::forget` leaves the port busy; the peer still learns of its drop.
+///
+/// ```
+/// use std::io::Write;
+///
+/// let channel = messageport::MessageChannel::new()?;
+/// let mut loan = channel.port1.loan(64)?;
+/// write!(loan, "{} lamps", 3)?;
+/// let written = loan.written();
+/// loan.truncate(written);
+/// loan.post()?;
+/// assert_eq!(channel.port2.recv()?.bytes(), b"3 lamps");
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+pub struct Loan<'p> {
+    sender: &'p Sender,
+    sending: RefMut<'p, Sending>,
+    /// Taken by `post`.
+    reserved: Option<Reserved>,
+    len: usize,
+    written: usize,
+}
+
+impl<'p> Loan<'p> {
+    pub(crate) fn new(
+        sender: &'p Sender,
+        sending: RefMut<'p, Sending>,
+        reserved: Reserved,
+        len: usize,
+    ) -> Loan<'p> {
+        Loan { sender, sending, reserved: Some(reserved), len, written: 0 }
+    }
+
+    /// Posts the bytes as one message.
+    ///
+    /// # Errors
+    /// [`PostError::Closed`] if the port was closed while the loan was open.
+    pub fn post(mut self) -> Result<(), PostError> {
+        if self.sender.is_closing() {
+            return Err(PostError::Closed { reason: CloseReason::Local });
+        }
+        let reserved = self.reserved.take().expect("a loan is posted once");
+        let len = self.len;
+        self.sending.post_reserved(reserved, len);
+        Ok(())
+    }
+
+    /// Shortens the message to its first `len` bytes. A greater length changes nothing.
+    pub fn truncate(&mut self, len: usize) {
+        self.len = self.len.min(len);
+        self.written = self.written.min(self.len);
+    }
+
+    /// Bytes written so far through [`io::Write`], which starts at the front.
+    pub fn written(&self) -> usize {
+        self.written
+    }
+
+    fn reserved(&self) -> &Reserved {
+        self.reserved.as_ref().expect("taken by `post` only, which consumes the loan")
+    }
+}
+
+impl Deref for Loan<'_> {
+    type Target = [u8];
+
+    fn deref(&self) -> &[u8] {
+        &self.sending.reserved_to_read(self.reserved())[..self.len]
+    }
+}
+
+impl DerefMut for Loan<'_> {
+    fn deref_mut(&mut self) -> &mut [u8] {
+        let reserved = self.reserved.as_mut().expect("taken by `post` only");
+        &mut self.sending.reserved_bytes(reserved)[..self.len]
+    }
+}
+
+/// Writes from the front; what exceeds the loan is not taken, and a full one takes 0 bytes.
+impl io::Write for Loan<'_> {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        let at = self.written;
+        let count = bytes.len().min(self.len - at);
+        self[at..at + count].copy_from_slice(&bytes[..count]);
+        self.written += count;
+        Ok(count)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+impl Drop for Loan<'_> {
+    fn drop(&mut self) {
+        if self.sender.is_closing() {
+            self.sending.close(Farewell::Closed);
+        }
+    }
+}
+
+impl fmt::Debug for Loan<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Loan")
+            .field("len", &self.len)
+            .field("written", &self.written)
+            .finish_non_exhaustive()
+    }
+}

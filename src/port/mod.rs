@@ -1,0 +1,431 @@
+//! Floor 4: what the web defines, and nothing about memory or system calls.
+
+pub(crate) mod burst;
+pub(crate) mod cancel;
+pub(crate) mod channel;
+pub(crate) mod event;
+pub(crate) mod loan;
+pub(crate) mod receiver;
+pub(crate) mod sender;
+pub(crate) mod stats;
+
+use crate::error::{PostError, RecvError, SchemaError};
+use crate::link::payload::Post;
+use crate::link::transfer::Halves;
+use burst::Burst;
+use cancel::Canceller;
+use event::MessageEvent;
+use loan::Loan;
+use receiver::Receiver;
+use sender::Sender;
+use stats::{PortStats, Undelivered};
+use std::fmt;
+use std::os::fd::{AsFd, BorrowedFd};
+use std::sync::Arc;
+
+/// One end of a channel.
+///
+/// A port posts and receives messages, each in the order it was posted. It is `Send` but not
+/// `Sync`: one thread at a time, or two after [`split`](Self::split). Its peer may be another
+/// thread or another process, and may do what it likes: this API stays safe, and the worst a
+/// hostile peer can do is end the conversation.
+///
+/// When the peer closes its port, drops it, or dies, everything that it had posted is delivered,
+/// and then every receiving call says `Closed`, with the reason.
+///
+/// HTML: [`MessagePort`](https://html.spec.whatwg.org/#message-ports). Posting to a closed port is
+/// an error here, where the web drops the message silently.
+///
+/// ```
+/// use messageport::{MessageChannel, rkyv};
+///
+/// #[derive(rkyv::Archive, rkyv::Serialize)]
+/// struct Order { id: u64, item: String }
+///
+/// let MessageChannel { port1, port2 } = MessageChannel::new()?;
+/// port1.post_message(&Order { id: 7, item: "lamp".into() })?;
+/// let event = port2.recv()?;
+/// let order = event.data::<Order>()?;
+/// assert_eq!((order.id.to_native(), order.item.as_str()), (7, "lamp"));
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+pub struct MessagePort {
+    sender: Sender,
+    receiver: Receiver,
+}
+
+impl MessagePort {
+    pub(crate) fn new((sending, receiving): Halves) -> MessagePort {
+        MessagePort { sender: Sender::new(sending), receiver: Receiver::new(receiving) }
+    }
+
+    /// Posts a value to the other end; never blocks.
+    ///
+    /// Serialises straight into shared memory, which grows up to the channel's limit (bytes).
+    /// No system call while the receiver keeps up; one to wake it; one for each step of fresh
+    /// pages, 16 to 64 KiB. `Ok` means that the message is in shared memory and arrives whatever
+    /// happens to this process.
+    ///
+    /// HTML: [message port post message steps](https://html.spec.whatwg.org/#message-port-post-message-steps).
+    ///
+    /// # Errors
+    /// [`Closed`](PostError::Closed) if either end is closed or the peer has died;
+    /// [`QueueFull`](PostError::QueueFull) if the peer has left too much unread;
+    /// [`TooLarge`](PostError::TooLarge) if the message can never fit;
+    /// [`Busy`](PostError::Busy) from inside a `Serialize` of the same port, or while a loan is
+    /// open; [`Serialize`](PostError::Serialize) with the value's own error;
+    /// [`Io`](PostError::Io) for a lack of memory. Nothing of the message is in the ring then.
+    ///
+    /// ```
+    /// let channel = messageport::MessageChannel::new()?;
+    /// channel.port1.post_message(&(1u32, "one".to_string()))?;
+    /// assert_eq!(channel.port2.recv()?.data::<(u32, String)>()?.1, "one");
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn post_message<T: Post>(&self, value: &T) -> Result<(), PostError> {
+        self.sender.post_message(value)
+    }
+
+    /// Posts bytes; never blocks. Costs one copy of them.
+    ///
+    /// # Errors
+    /// As [`post_message`](Self::post_message), but for `Serialize`.
+    ///
+    /// ```
+    /// let channel = messageport::MessageChannel::new()?;
+    /// channel.port1.post_bytes(b"raw")?;
+    /// assert_eq!(channel.port2.recv()?.bytes(), b"raw");
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn post_bytes(&self, bytes: &[u8]) -> Result<(), PostError> {
+        self.sender.post_bytes(bytes)
+    }
+
+    /// Posts text; never blocks. Costs one copy of it.
+    ///
+    /// # Errors
+    /// As [`post_bytes`](Self::post_bytes).
+    ///
+    /// ```
+    /// let channel = messageport::MessageChannel::new()?;
+    /// channel.port1.post_text("words")?;
+    /// assert_eq!(channel.port2.recv()?.text()?, "words");
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn post_text(&self, text: &str) -> Result<(), PostError> {
+        self.sender.post_text(text)
+    }
+
+    /// Lends the bytes of a future message of `len` bytes, to be filled and then posted.
+    ///
+    /// On a trusted port they lie in the ring, so that a file can be read straight into it.
+    ///
+    /// # Errors
+    /// As [`post_bytes`](Self::post_bytes).
+    ///
+    /// ```
+    /// let channel = messageport::MessageChannel::new()?;
+    /// let mut loan = channel.port1.loan(3)?;
+    /// loan.copy_from_slice(b"abc");
+    /// loan.post()?;
+    /// assert_eq!(channel.port2.recv()?.bytes(), b"abc");
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn loan(&self, len: usize) -> Result<Loan<'_>, PostError> {
+        self.sender.loan(len)
+    }
+
+    /// Begins a burst: messages that are staged one by one and published at once.
+    ///
+    /// ```
+    /// let channel = messageport::MessageChannel::new()?;
+    /// let burst = channel.port1.burst();
+    /// burst.stage(&1u8)?;
+    /// burst.stage_text("two")?;
+    /// burst.commit();
+    /// assert_eq!(*channel.port2.recv()?.data::<u8>()?, 1);
+    /// assert_eq!(channel.port2.recv()?.text()?, "two");
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn burst(&self) -> Burst<'_> {
+        self.sender.burst()
+    }
+
+    /// Takes the next message, if one is there.
+    ///
+    /// No system call while messages come or keep coming; while nothing comes, one every tenth of
+    /// a second asks whether the peer is alive. After [`as_fd`](AsFd::as_fd) was called once, a
+    /// look that finds nothing costs one call, which silences the doorbell.
+    ///
+    /// # Errors
+    /// [`Closed`](RecvError::Closed) once everything was delivered and no more can come, with the
+    /// reason; the same again at each further call.
+    /// [`OutOfMemory`](RecvError::OutOfMemory) if there is no memory for a private copy.
+    ///
+    /// ```
+    /// let channel = messageport::MessageChannel::new()?;
+    /// assert!(channel.port2.try_recv()?.is_none());
+    /// channel.port1.post_bytes(b"now")?;
+    /// assert_eq!(channel.port2.try_recv()?.unwrap().bytes(), b"now");
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn try_recv(&self) -> Result<Option<MessageEvent<'_>>, RecvError> {
+        self.receiver.try_recv()
+    }
+
+    /// A handle that ends a blocked call of this port from another thread.
+    ///
+    /// Takes one descriptor, once per port.
+    ///
+    /// # Errors
+    /// [`RecvError::Io`] if there is no descriptor for it.
+    pub fn canceller(&self) -> Result<Canceller, RecvError> {
+        let canceller = self.receiver.canceller()?;
+        self.sender.share_switch(canceller.switch());
+        Ok(canceller)
+    }
+
+    /// Parts the port into halves for two threads. Each ends its own direction when it is dropped.
+    ///
+    /// ```
+    /// use messageport::{MessageChannel, MessagePort};
+    ///
+    /// let channel = MessageChannel::new()?;
+    /// let (sender, receiver) = channel.port1.split();
+    /// sender.post_text("one way")?;
+    /// let port1 = MessagePort::join(sender, receiver).expect("they belong together");
+    /// port1.post_text("and on")?;
+    /// assert_eq!(channel.port2.iter().take(2).count(), 2);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn split(self) -> (Sender, Receiver) {
+        (self.sender, self.receiver)
+    }
+
+    /// Puts the halves of one port together again.
+    ///
+    /// # Errors
+    /// [`JoinError`] with both halves if they come from different ports.
+    pub fn join(sender: Sender, receiver: Receiver) -> Result<MessagePort, JoinError> {
+        if Arc::ptr_eq(sender.endpoint(), receiver.endpoint()) {
+            Ok(MessagePort { sender, receiver })
+        } else {
+            Err(JoinError { sender, receiver })
+        }
+    }
+
+    /// Ends the conversation; never blocks, and does nothing the second time.
+    ///
+    /// The peer receives everything posted before, and then `Closed`. What is in this end's queue
+    /// can still be received, and then every call says [`CloseReason::Local`].
+    ///
+    /// HTML: [`close()`](https://html.spec.whatwg.org/#dom-messageport-close).
+    ///
+    /// [`CloseReason::Local`]: crate::CloseReason::Local
+    ///
+    /// ```
+    /// use messageport::{CloseReason, MessageChannel, RecvError};
+    ///
+    /// let channel = MessageChannel::new()?;
+    /// channel.port1.post_text("last words")?;
+    /// channel.port1.close();
+    /// assert_eq!(channel.port2.recv()?.text()?, "last words");
+    /// let end = channel.port2.recv().unwrap_err();
+    /// assert!(matches!(end, RecvError::Closed { reason: CloseReason::PeerClosed }));
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn close(&self) {
+        self.sender.close();
+        self.receiver.close();
+    }
+
+    /// Whether either end is closed or the peer is gone: posts fail. Messages may still be waiting
+    /// to be received. At most one system call.
+    ///
+    /// ```
+    /// let channel = messageport::MessageChannel::new()?;
+    /// assert!(!channel.port1.is_closed());
+    /// drop(channel.port2);
+    /// assert!(channel.port1.is_closed());
+    /// # Ok::<(), messageport::ChannelError>(())
+    /// ```
+    pub fn is_closed(&self) -> bool {
+        self.sender.is_closed()
+    }
+
+    /// What was posted and not yet taken by the peer. After its end: what it never took.
+    ///
+    /// ```
+    /// let channel = messageport::MessageChannel::new()?;
+    /// channel.port1.post_text("unread")?;
+    /// drop(channel.port2);
+    /// assert_eq!(channel.port1.undelivered().messages, 1);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn undelivered(&self) -> Undelivered {
+        self.sender.undelivered()
+    }
+
+    /// Promises that the peer keeps the protocol, so that messages are read and lent in place,
+    /// without a copy. For both directions of this end, and for good.
+    ///
+    /// # Safety
+    /// Every process that holds, held or will hold either end of this channel must write its shared
+    /// memory through this crate only. A peer that does otherwise can change what safe code holds a
+    /// `&[u8]` to, which is undefined behaviour.
+    ///
+    /// ```
+    /// let channel = messageport::MessageChannel::new()?;
+    /// // SAFETY: both ends stay in this program.
+    /// unsafe { channel.port2.trust_peer() };
+    /// channel.port1.post_bytes(b"read in place")?;
+    /// assert_eq!(channel.port2.recv()?.bytes(), b"read in place");
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    #[allow(unsafe_code)]
+    pub unsafe fn trust_peer(&self) {
+        self.sender.endpoint().trust();
+    }
+
+    /// Whether [`trust_peer`](Self::trust_peer) was called for this end.
+    pub fn is_trusted(&self) -> bool {
+        self.sender.endpoint().is_trusted()
+    }
+
+    /// Gives the memory of past bursts back to the system. Returns how many bytes.
+    ///
+    /// Frees the pages of what this end has posted and the peer has read, but for the first
+    /// segment. A trusted port does this by itself at the first post after a burst.
+    ///
+    /// The call waits for a lock that a hostile peer can hold for as long as it lives; then this
+    /// thread hangs. So it is never made unasked on a port that is not trusted.
+    ///
+    /// # Errors
+    /// [`Io`](PostError::Io) if the kernel refuses; [`Busy`](PostError::Busy) while a loan is open.
+    ///
+    /// ```
+    /// let channel = messageport::MessageChannel::new()?;
+    /// for _ in 0..100 {
+    ///     channel.port1.post_bytes(&[1; 10_000])?;
+    /// }
+    /// while channel.port2.try_recv()?.is_some() {}
+    /// assert!(channel.port1.trim()? > 900_000);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn trim(&self) -> Result<u64, PostError> {
+        self.sender.trim()
+    }
+
+    /// Counters of both directions. What the peer counts is the peer's word.
+    pub fn stats(&self) -> PortStats {
+        PortStats { sent: self.sender.stats(), received: self.receiver.stats() }
+    }
+
+    /// Bytes of each lane's first segment.
+    pub fn capacity(&self) -> usize {
+        self.sender.endpoint().region().geometry().capacity() as usize
+    }
+
+    /// Most bytes of a lane.
+    pub fn limit(&self) -> usize {
+        self.sender.endpoint().region().geometry().limit() as usize
+    }
+
+    /// Bytes of the largest message that can be posted.
+    ///
+    /// ```
+    /// let channel = messageport::MessageChannel::builder().limit(1 << 20).build()?;
+    /// assert_eq!(channel.port1.max_message_len(), (1 << 19) - 32);
+    /// # Ok::<(), messageport::ChannelError>(())
+    /// ```
+    pub fn max_message_len(&self) -> usize {
+        self.sender.endpoint().region().geometry().largest_message() as usize
+    }
+
+    /// The schema that the channel's creator named, or 0.
+    pub fn schema(&self) -> u64 {
+        self.sender.endpoint().region().schema()
+    }
+
+    /// Demands that the channel carries a schema.
+    ///
+    /// # Errors
+    /// [`SchemaError`] with both numbers.
+    ///
+    /// ```
+    /// let channel = messageport::MessageChannel::builder().schema(3).build()?;
+    /// let error = channel.port1.require_schema(4).unwrap_err();
+    /// assert_eq!(error.found, 3);
+    /// # Ok::<(), messageport::ChannelError>(())
+    /// ```
+    pub fn require_schema(&self, id: u64) -> Result<(), SchemaError> {
+        match self.schema() {
+            found if found == id => Ok(()),
+            found => Err(SchemaError { required: id, found }),
+        }
+    }
+
+    pub(crate) fn sender(&self) -> &Sender {
+        &self.sender
+    }
+
+    pub(crate) fn receiver(&self) -> &Receiver {
+        &self.receiver
+    }
+
+    /// Both halves, for a transfer.
+    pub(crate) fn halves(
+        &mut self,
+    ) -> (&mut crate::link::sending::Sending, &mut crate::link::receiving::Receiving) {
+        (self.sender.sending(), self.receiver.receiving())
+    }
+}
+
+/// The doorbell: readable when a message or the peer's end may be there.
+///
+/// Wait for it only after [`try_recv`](MessagePort::try_recv) has said that nothing is there, and
+/// then call `try_recv` until it says so again. The first call of `as_fd` makes `try_recv` arm the
+/// doorbell from then on, so call it before that.
+///
+/// ```
+/// use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+/// use std::os::fd::AsFd;
+///
+/// let channel = messageport::MessageChannel::new()?;
+/// let doorbell = channel.port2.as_fd();
+/// assert!(channel.port2.try_recv()?.is_none());
+/// channel.port1.post_text("ring")?;
+/// poll(&mut [PollFd::new(doorbell, PollFlags::POLLIN)], PollTimeout::NONE)?;
+/// assert_eq!(channel.port2.try_recv()?.unwrap().text()?, "ring");
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+impl AsFd for MessagePort {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.receiver.as_fd()
+    }
+}
+
+/// Prints what a hang is debugged with: cursors, segments, flags and counters of both lanes.
+impl fmt::Debug for MessagePort {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let region = self.sender.endpoint().region();
+        f.debug_struct("MessagePort")
+            .field("pair", &format_args!("{:032x}", region.pair_id()))
+            .field("side", &self.sender.endpoint().outgoing())
+            .field("capacity", &self.capacity())
+            .field("limit", &self.limit())
+            .field("sender", &self.sender)
+            .field("receiver", &self.receiver)
+            .finish()
+    }
+}
+
+/// The halves do not belong to one port. Both come back.
+#[derive(Debug, thiserror::Error)]
+#[error("the halves come from different ports")]
+pub struct JoinError {
+    /// The sending half.
+    pub sender: Sender,
+    /// The receiving half.
+    pub receiver: Receiver,
+}

@@ -1,0 +1,160 @@
+//! The receiving half of a port.
+
+use crate::error::{CloseReason, RecvError};
+use crate::link::endpoint::Endpoint;
+use crate::link::payload::Payload;
+use crate::link::receiving::Receiving;
+use crate::port::cancel::{Canceller, Switch};
+use crate::port::event::MessageEvent;
+use crate::port::stats::LaneStats;
+use crate::ring::notifier::Wait;
+use crate::wire::record::Farewell;
+use std::cell::{Cell, OnceCell, RefCell};
+use std::fmt;
+use std::os::fd::{AsFd, BorrowedFd};
+use std::sync::Arc;
+use std::time::Instant;
+
+/// The receiving half of a [`MessagePort`](crate::MessagePort), for a thread of its own.
+///
+/// Receives as the port did. Dropping it ends this direction only: posts of the peer fail from then
+/// on, while the [`Sender`](crate::Sender) half goes on.
+///
+/// ```
+/// use messageport::MessageChannel;
+///
+/// let channel = MessageChannel::new()?;
+/// let (_sender, receiver) = channel.port2.split();
+/// let thread = std::thread::spawn(move || {
+///     receiver.iter().map(|event| event.bytes().len()).sum::<usize>()
+/// });
+/// channel.port1.post_bytes(&[0; 100])?;
+/// channel.port1.close();
+/// assert_eq!(thread.join().unwrap(), 100);
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+pub struct Receiver {
+    receiving: RefCell<Receiving>,
+    end: Arc<Endpoint>,
+    switch: OnceCell<Arc<Switch>>,
+    /// How long looking before sleeping has paid of late, in looks.
+    spin: Cell<u32>,
+}
+
+impl Receiver {
+    pub(crate) fn new(receiving: Receiving) -> Receiver {
+        let end = receiving.endpoint().clone();
+        let receiving = RefCell::new(receiving);
+        Receiver { receiving, end, switch: OnceCell::new(), spin: Cell::new(0) }
+    }
+
+    /// Takes the next message, if one is there. See
+    /// [`MessagePort::try_recv`](crate::MessagePort::try_recv).
+    ///
+    /// # Errors
+    /// [`RecvError::Closed`] once everything was delivered and no more can come;
+    /// [`RecvError::OutOfMemory`] if there is no memory for a copy.
+    pub fn try_recv(&self) -> Result<Option<MessageEvent<'_>>, RecvError> {
+        let delivery = self.receiving.borrow_mut().poll()?;
+        Ok(delivery.map(|delivery| MessageEvent::new(delivery, self)))
+    }
+
+    /// A handle that ends a blocked call of this half from another thread.
+    ///
+    /// # Errors
+    /// [`RecvError::Io`] if there is no descriptor for it.
+    pub fn canceller(&self) -> Result<Canceller, RecvError> {
+        if self.switch.get().is_none() {
+            let _ = self.switch.set(Switch::new(&self.end)?);
+        }
+        Ok(Canceller::new(self.switch.get().expect("just set").clone()))
+    }
+
+    /// Says that this half reads no more: posts of the peer fail from now on. What is in the queue
+    /// can still be received; then every call says [`CloseReason::Local`].
+    pub fn close(&self) {
+        self.leave(Farewell::Closed);
+    }
+
+    /// Whether nothing more will come, though messages may be waiting. At most one system call.
+    pub fn is_closed(&self) -> bool {
+        self.end_reason().is_some()
+    }
+
+    /// Counters of the lane that this half reads. What the peer counts is the peer's word.
+    pub fn stats(&self) -> LaneStats {
+        LaneStats::read(self.receiving.borrow().consumer().memory())
+    }
+
+    pub(crate) fn end_reason(&self) -> Option<CloseReason> {
+        self.receiving.borrow_mut().end_reason()
+    }
+
+    pub(crate) fn leave(&self, farewell: Farewell) {
+        self.receiving.borrow_mut().leave(farewell);
+    }
+
+    pub(crate) fn give_back(&self, payload: Payload) {
+        self.receiving.borrow_mut().give_back(payload);
+    }
+
+    pub(crate) fn prepare_wait(&self) -> Result<Wait, RecvError> {
+        self.receiving.borrow_mut().prepare_wait()
+    }
+
+    /// Sleeps after `prepare_wait`; a canceller's request ends it.
+    pub(crate) fn sleep(&self, deadline: Option<Instant>) -> Result<(), RecvError> {
+        let interrupt = self.switch.get().map(|switch| switch.bell());
+        Ok(self.receiving.borrow().sleep(interrupt, deadline)?)
+    }
+
+    pub(crate) fn take_cancel_request(&self) -> bool {
+        self.switch.get().is_some_and(|switch| switch.take_request())
+    }
+
+    pub(crate) fn spin_estimate(&self) -> &Cell<u32> {
+        &self.spin
+    }
+
+    pub(crate) fn endpoint(&self) -> &Arc<Endpoint> {
+        &self.end
+    }
+
+    pub(crate) fn receiving(&mut self) -> &mut Receiving {
+        self.receiving.get_mut()
+    }
+}
+
+impl Drop for Receiver {
+    fn drop(&mut self) {
+        self.receiving.get_mut().leave(Farewell::Dropped);
+    }
+}
+
+/// The doorbell. Wait for it to be readable only after `try_recv` has said that nothing is there:
+/// that call raises the flag which makes the peer ring.
+impl AsFd for Receiver {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.receiving.borrow_mut().announce_by_doorbell();
+        self.end.doorbell()
+    }
+}
+
+impl fmt::Debug for Receiver {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mut out = f.debug_struct("Receiver");
+        match self.receiving.try_borrow() {
+            Ok(receiving) => {
+                let lane = receiving.consumer().memory().lane();
+                out.field("cursor", &receiving.consumer().cursor())
+                    .field("tail", &lane.producer.tail)
+                    .field("head", &lane.consumer.head)
+                    .field("sleepers", &lane.sleepers)
+                    .field("consumed", &lane.consumed)
+                    .field("trusted", &self.end.is_trusted())
+            }
+            Err(_) => out.field("busy", &true),
+        };
+        out.finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,74 @@
+//! Counters that people and tools read.
+
+use crate::ring::memory::Memory;
+use std::sync::atomic::Ordering::Relaxed;
+
+/// What has passed one lane so far.
+///
+/// The numbers live in shared memory: those of the other end are its word, and a hostile peer can
+/// write anything there. Nothing is decided by them.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct LaneStats {
+    /// Messages posted.
+    pub messages: u64,
+    /// Payload bytes posted.
+    pub bytes: u64,
+    /// Messages taken by the receiver.
+    pub received: u64,
+    /// Times that the sender woke the receiver.
+    pub wakes: u64,
+    /// Posts that found no room.
+    pub full: u64,
+    /// Jumps into a larger segment.
+    pub growth: u64,
+    /// Bytes in the ring now, headers and padding included.
+    pub depth: u64,
+}
+
+/// What has passed a port so far, in both directions.
+///
+/// ```
+/// let channel = messageport::MessageChannel::new()?;
+/// channel.port1.post_bytes(b"four")?;
+/// assert_eq!(channel.port1.stats().sent.messages, 1);
+/// assert_eq!(channel.port2.stats().received.bytes, 4);
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct PortStats {
+    /// From this end to the other.
+    pub sent: LaneStats,
+    /// From the other end to this one.
+    pub received: LaneStats,
+}
+
+/// What was posted and not yet taken by the peer.
+///
+/// Exact while the peer is at rest or gone in good order. A receiver that is killed between taking
+/// and releasing a message may leave the count one off. The peer's numbers are its word.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Undelivered {
+    /// Messages.
+    pub messages: u64,
+    /// Bytes in the ring, headers and padding included.
+    pub bytes: u64,
+}
+
+impl LaneStats {
+    // Relaxed, all: numbers for people.
+    pub(crate) fn read(memory: &Memory) -> LaneStats {
+        let lane = memory.lane();
+        let tail = lane.producer.tail.load(Relaxed);
+        LaneStats {
+            messages: lane.produced.messages.load(Relaxed),
+            bytes: lane.produced.bytes.load(Relaxed),
+            received: lane.consumed.messages.load(Relaxed),
+            wakes: lane.produced.wakes.load(Relaxed),
+            full: lane.produced.full.load(Relaxed),
+            growth: lane.produced.growth.load(Relaxed),
+            depth: tail.wrapping_sub(lane.consumer.head.load(Relaxed)),
+        }
+    }
+}

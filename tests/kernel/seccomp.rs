@@ -1,0 +1,93 @@
+//! Makes the kernel answer a call as an older or a poorer one would: a seccomp filter.
+
+use std::io;
+
+use libc::{BPF_ABS, BPF_JEQ, BPF_JMP, BPF_JSET, BPF_K, BPF_LD, BPF_RET, BPF_W};
+use libc::{c_int, c_long, c_ulong, sock_filter, sock_fprog};
+
+/// Which calls of a kind are meant, by the low half of one argument.
+#[derive(Clone, Copy)]
+pub enum When {
+    Always,
+    /// The argument with this index is that value.
+    Equals(u32, u32),
+    /// The argument with this index has one of these bits.
+    HasBits(u32, u32),
+}
+
+/// From here on, in this thread and in those that it starts, the kernel answers `number` with
+/// `errno`. Nothing takes it back.
+///
+/// The processor's mode is not asked for, as filters for defence must: a test makes no calls of
+/// another architecture.
+pub fn answer(number: c_long, when: When, errno: c_int) -> io::Result<()> {
+    // Offsets in `struct seccomp_data`: the number, and the low half of each argument.
+    let mut program = vec![load(0), unless(BPF_JEQ, number as u32)];
+    match when {
+        When::Always => {}
+        When::Equals(index, value) => {
+            program.extend([load(16 + 8 * index), unless(BPF_JEQ, value)]);
+        }
+        When::HasBits(index, bits) => {
+            program.extend([load(16 + 8 * index), unless(BPF_JSET, bits)]);
+        }
+    }
+    program.push(give(libc::SECCOMP_RET_ERRNO | errno as u32));
+    program.push(give(libc::SECCOMP_RET_ALLOW));
+    let last = program.len() - 1;
+    for (at, step) in program.iter_mut().enumerate() {
+        if step.code as u32 & 7 == BPF_JMP {
+            step.jf = (last - at - 1) as u8;
+        }
+    }
+    install(&mut program)
+}
+
+fn load(offset: u32) -> sock_filter {
+    sock_filter {
+        code: (BPF_LD | BPF_W | BPF_ABS) as u16,
+        jt: 0,
+        jf: 0,
+        k: offset,
+    }
+}
+
+/// Goes on if the test holds, else to the last step; how far that is, is filled in later.
+fn unless(test: u32, value: u32) -> sock_filter {
+    sock_filter {
+        code: (BPF_JMP | test | BPF_K) as u16,
+        jt: 0,
+        jf: 0,
+        k: value,
+    }
+}
+
+fn give(answer: u32) -> sock_filter {
+    sock_filter {
+        code: (BPF_RET | BPF_K) as u16,
+        jt: 0,
+        jf: 0,
+        k: answer,
+    }
+}
+
+fn install(program: &mut [sock_filter]) -> io::Result<()> {
+    let filter = sock_fprog {
+        len: program.len() as u16,
+        filter: program.as_mut_ptr(),
+    };
+    // Without this only root may install a filter.
+    // SAFETY: this call takes numbers only.
+    let promised = unsafe { libc::prctl(libc::PR_SET_NO_NEW_PRIVS, 1 as c_ulong, 0, 0, 0) };
+    if promised != 0 {
+        return Err(io::Error::last_os_error());
+    }
+    let mode = c_ulong::from(libc::SECCOMP_MODE_FILTER);
+    // SAFETY: `filter` points to `program`, which outlives the call; the kernel copies it.
+    let installed = unsafe { libc::prctl(libc::PR_SET_SECCOMP, mode, &raw const filter) };
+    if installed == 0 {
+        Ok(())
+    } else {
+        Err(io::Error::last_os_error())
+    }
+}
