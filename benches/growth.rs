@@ -11,6 +11,7 @@ mod harness;
 use std::time::{Duration, Instant};
 
 use harness::Harness;
+use harness::bars::Bar;
 use harness::local::{self, Timed};
 use harness::message::{CHECKED, Outgoing};
 use harness::pages::{self, Pages};
@@ -38,51 +39,28 @@ enum Step {
 
 fn bursts(harness: &mut Harness) {
     let total = harness.size(16 << 20, 1 << 20);
+    let large = 4 * total;
     let count = harness.count(5, 1);
     let mut subjects = vec![local::memcpy(total, count)];
-    for bytes in [1 << 10, 64 << 10] {
+    for bytes in [1 << 10, LARGEST] {
         let fresh = fresh_bytes(bytes, total);
         println!("{total} bytes in messages of {bytes} take {fresh} bytes of fresh pages");
         let zeroing = |variant, pages| pages::zeroing(variant, bytes, fresh, count, pages);
         subjects.push(zeroing(FRESH_PAGES, Pages::Touched));
         subjects.push(zeroing("fresh-pages-populated", Pages::Populated));
         subjects.push(zeroing("existing-pages", Pages::Existing));
-        let timed = |variant: &str, make: fn() -> Lane, step| {
+        let timed = |variant: &str, make: fn(usize) -> Lane, step| {
             Subject::new(variant, bytes, count, move || {
-                Timed(move || make().play(step, bytes, total))
+                Timed(move || make(large).play(step, bytes, total))
             })
         };
-        subjects.push(timed(
-            "first-burst",
-            Lane::default_channel,
-            Step::FirstBurst,
-        ));
-        subjects.push(timed(
-            "first-drain",
-            Lane::default_channel,
-            Step::FirstDrain,
-        ));
-        subjects.push(timed(
-            "second-burst",
-            Lane::default_channel,
-            Step::SecondBurst,
-        ));
-        subjects.push(timed(
-            "second-drain",
-            Lane::default_channel,
-            Step::SecondDrain,
-        ));
+        subjects.push(timed("first-burst", Lane::default_channel, Step::FirstBurst));
+        subjects.push(timed("first-drain", Lane::default_channel, Step::FirstDrain));
+        subjects.push(timed("second-burst", Lane::default_channel, Step::SecondBurst));
+        subjects.push(timed("second-drain", Lane::default_channel, Step::SecondDrain));
         subjects.push(timed("large-fresh-burst", Lane::large, Step::FirstBurst));
-        subjects.push(timed(
-            LARGE_WALKED,
-            Lane::large_and_walked,
-            Step::FirstBurst,
-        ));
-        subjects.push(timed(
-            "large-walked-drain",
-            Lane::large_and_walked,
-            Step::FirstDrain,
-        ));
+        subjects.push(timed(LARGE_WALKED, Lane::large_and_walked, Step::FirstBurst));
+        subjects.push(timed("large-walked-drain", Lane::large_and_walked, Step::FirstDrain));
     }
     let report = Report {
         group: "growth",
@@ -92,6 +70,15 @@ fn bursts(harness: &mut Harness) {
             Baseline::same(LARGE_WALKED),
             Baseline::fixed(local::MEMCPY, total),
         ],
+        bars: [1 << 10, LARGEST]
+            .into_iter()
+            .flat_map(|bytes| {
+                [
+                    Bar::same(15, "first-burst", FRESH_PAGES, bytes, 1.3),
+                    Bar::same(15, "second-burst", LARGE_WALKED, bytes, 1.1),
+                ]
+            })
+            .collect(),
         is_throughput: false,
         is_slow: true,
     };
@@ -129,6 +116,7 @@ fn creation(harness: &mut Harness) {
         group: "creation",
         title: "a default pair; the bare calls make the same kernel objects",
         baselines: vec![Baseline::same(BARE_CALLS)],
+        bars: Vec::new(),
         is_throughput: false,
         is_slow: false,
     };
@@ -144,28 +132,25 @@ struct Lane {
 
 impl Lane {
     fn new(builder: ChannelBuilder) -> Self {
-        Self {
-            channel: builder.build().expect("a channel"),
-            posted: 0,
-            taken: 0,
-        }
+        Self { channel: builder.build().expect("a channel"), posted: 0, taken: 0 }
     }
 
-    fn default_channel() -> Self {
+    fn default_channel(_large: usize) -> Self {
         Self::new(MessageChannel::builder())
     }
 
     /// A ring that needs no growth.
-    fn large() -> Self {
-        Self::new(MessageChannel::builder().capacity(LARGE).bounded())
+    fn large(large: usize) -> Self {
+        Self::new(MessageChannel::builder().capacity(large).bounded())
     }
 
     /// The same once all its pages exist, on both sides.
-    fn large_and_walked() -> Self {
-        let mut lane = Self::large();
-        let bytes = 64 << 10;
-        for _ in 0..2 * LARGE / (16 << 20) {
-            lane.burst(bytes, 16 << 20);
+    fn large_and_walked(large: usize) -> Self {
+        let mut lane = Self::large(large);
+        let bytes = LARGEST;
+        // With its headers this is a little more than once around.
+        for _ in 0..4 {
+            lane.burst(bytes, large / 4);
             lane.drain(bytes);
         }
         lane
@@ -173,10 +158,9 @@ impl Lane {
 
     /// Goes through the steps up to the one that is wanted, and returns what that one took.
     fn play(mut self, step: Step, bytes: usize, total: usize) -> Duration {
-        for (burst, drain) in [
-            (Step::FirstBurst, Step::FirstDrain),
-            (Step::SecondBurst, Step::SecondDrain),
-        ] {
+        for (burst, drain) in
+            [(Step::FirstBurst, Step::FirstDrain), (Step::SecondBurst, Step::SecondDrain)]
+        {
             let (posting, receiving) = (self.burst(bytes, total), self.drain(bytes));
             if step == burst {
                 return posting;
@@ -192,10 +176,7 @@ impl Lane {
         let mut message = Outgoing::numbered(bytes, self.posted);
         let start = Instant::now();
         for _ in 0..total / bytes {
-            self.channel
-                .port1
-                .post_bytes(message.next())
-                .expect("the limit is far away");
+            self.channel.port1.post_bytes(message.next()).expect("the limit is far away");
         }
         let elapsed = start.elapsed();
         self.posted = message.sequence();
@@ -205,12 +186,7 @@ impl Lane {
     fn drain(&mut self, bytes: usize) -> Duration {
         let mut expected = Outgoing::numbered(bytes, self.taken);
         let start = Instant::now();
-        while let Some(event) = self
-            .channel
-            .port2
-            .try_recv()
-            .expect("our own other end lives")
-        {
+        while let Some(event) = self.channel.port2.try_recv().expect("our own other end lives") {
             let message = expected.next();
             if expected_in_full(self.taken) {
                 assert_eq!(event.bytes(), message);
@@ -231,7 +207,7 @@ fn expected_in_full(taken: u64) -> bool {
 
 /// Measures the pages that a first burst makes, so that just as many can be zeroed beside it.
 fn fresh_bytes(bytes: usize, total: usize) -> usize {
-    let mut lane = Lane::default_channel();
+    let mut lane = Lane::new(MessageChannel::builder());
     let before = pages::channel_memory();
     lane.burst(bytes, total);
     let fresh = pages::channel_memory() - before;
@@ -239,8 +215,8 @@ fn fresh_bytes(bytes: usize, total: usize) -> usize {
     usize::try_from(fresh).expect("64-bit Linux")
 }
 
-/// As long as the default limit.
-const LARGE: usize = 64 << 20;
+/// Longest message of the bursts.
+const LARGEST: usize = 64 << 10;
 const FRESH_PAGES: &str = "fresh-pages";
 const LARGE_WALKED: &str = "large-walked-burst";
 const BARE_CALLS: &str = "bare-calls";

@@ -30,14 +30,9 @@ fn main() {
         return;
     };
     let mut subjects = costs(64, harness.count(1_000_000, 100), Order::example);
-    subjects.extend(costs(
-        1 << 10,
-        harness.count(200_000, 100),
-        Document::example,
-    ));
-    subjects.extend(costs(64 << 10, harness.count(10_000, 20), || {
-        (0..8191_u64).collect::<Vec<u64>>()
-    }));
+    subjects.extend(costs(1 << 10, harness.count(200_000, 100), Document::example));
+    subjects
+        .extend(costs(64 << 10, harness.count(10_000, 20), || (0..8191_u64).collect::<Vec<u64>>()));
     for (bytes, count) in [(64, 1_000_000), (1 << 10, 500_000), (64 << 10, 10_000)] {
         let count = harness.count(count, 20);
         subjects.push(copy_words(bytes, count));
@@ -47,10 +42,8 @@ fn main() {
     let report = Report {
         group: "payload",
         title: "one payload (8 fields, 1 KiB of strings and vectors, 64 KiB of numbers)",
-        baselines: vec![
-            Baseline::same(local::MEMCPY),
-            Baseline::same(plain_subjects::PLAIN_RING),
-        ],
+        baselines: vec![Baseline::same(local::MEMCPY), Baseline::same(plain_subjects::PLAIN_RING)],
+        bars: Vec::new(),
         is_throughput: false,
         is_slow: false,
     };
@@ -67,11 +60,7 @@ where
     T::Archived: Deserialize<T, HighDeserializer<Error>>,
 {
     let archive = move || to_bytes::<Error>(&make()).expect("serialising in memory");
-    assert_eq!(
-        archive().len(),
-        bytes,
-        "the archive is as long as its label says"
-    );
+    assert_eq!(archive().len(), bytes, "the archive is as long as its label says");
     let check = move || {
         let archive = archive();
         let archived = access::<T::Archived, Error>(&archive).expect("a valid archive");
@@ -117,9 +106,7 @@ fn copy_words(bytes: usize, count: u64) -> Subject {
     Subject::new("copy-words", bytes, count, move || {
         let words = |bytes: Vec<u8>| -> Vec<u64> {
             let chunks = bytes.chunks_exact(8);
-            chunks
-                .map(|chunk| u64::from_ne_bytes(chunk.try_into().expect("eight")))
-                .collect()
+            chunks.map(|chunk| u64::from_ne_bytes(chunk.try_into().expect("eight"))).collect()
         };
         let expected = words(pattern(1, bytes));
         let from: Vec<AtomicU64> = expected.iter().copied().map(AtomicU64::new).collect();

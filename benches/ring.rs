@@ -27,10 +27,8 @@ fn main() {
     let report = Report {
         group: "ring",
         title: "post and receive in one thread, a message",
-        baselines: vec![
-            Baseline::same(local::MEMCPY),
-            Baseline::same(plain_subjects::PLAIN_RING),
-        ],
+        baselines: vec![Baseline::same(local::MEMCPY), Baseline::same(plain_subjects::PLAIN_RING)],
+        bars: Vec::new(),
         is_throughput: true,
         is_slow: false,
     };

@@ -8,6 +8,7 @@
 
 mod harness;
 
+use harness::bars::Bar;
 use harness::ports::{self, Mode};
 use harness::report::{Baseline, Report};
 use harness::{Harness, kernel, lines, plain_ring, plain_subjects};
@@ -40,6 +41,7 @@ fn spinning(harness: &mut Harness) {
             Baseline::fixed(lines::TWO_LINES, 8),
             Baseline::same(plain_subjects::PLAIN_RING),
         ],
+        bars: spinning_bars(),
         is_throughput: false,
         is_slow: false,
     };
@@ -67,20 +69,36 @@ fn asleep(harness: &mut Harness) {
             Baseline::fixed(lines::ONE_LINE, 8),
             Baseline::same(plain_subjects::PLAIN_RING),
         ],
+        bars: vec![
+            Bar::limit(6, ("default-bytes", 64), (kernel::STREAM, 1), 1.1),
+            Bar::limit(6, ("default-bytes", 64), (kernel::FUTEX, 4), 1.3),
+        ],
         is_throughput: false,
         is_slow: false,
     };
     harness.run(&report, &subjects);
 }
 
+/// The plain ring stands for the best of the other projects, which this run does not hold.
+fn spinning_bars() -> Vec<Bar> {
+    let (limit, plain) = (lines::TWO_LINES, plain_subjects::PLAIN_RING);
+    let mut bars = vec![
+        Bar::limit(1, ("default-typed", 64), (limit, 8), 1.7),
+        Bar::same(1, "default-typed", plain, 64, 1.0),
+        Bar::same(2, "default-typed", plain, 1 << 10, 1.0),
+        Bar::same(2, "default-bytes", plain, 1 << 10, 1.0),
+    ];
+    for bytes in BYTES {
+        bars.push(Bar::same(14, "default-bytes", "trusted-bytes", bytes, 1.3));
+        bars.push(Bar::same(14, "default-typed", "trusted-typed", bytes, 1.3));
+    }
+    bars
+}
+
 /// Default and trusted, bytes and typed.
 fn modes(is_asleep: bool) -> impl Iterator<Item = Mode> {
     let pairs = [(false, false), (false, true), (true, false), (true, true)];
-    pairs.into_iter().map(move |(is_trusted, is_typed)| Mode {
-        is_trusted,
-        is_asleep,
-        is_typed,
-    })
+    pairs.into_iter().map(move |(is_trusted, is_typed)| Mode { is_trusted, is_asleep, is_typed })
 }
 
 const BYTES: [usize; 3] = [8, 64, 1 << 10];

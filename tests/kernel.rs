@@ -24,7 +24,7 @@ use messageport::{
 };
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 
-use child::{DEADLINE, play, skip};
+use child::{PATIENCE, play, skip};
 use locked::{Lock, region_of, user_faults};
 use seccomp::{When, answer};
 
@@ -53,24 +53,8 @@ fn refused(built: Result<MessageChannel, ChannelError>) -> String {
 fn works(channel: &MessageChannel) {
     channel.port1.post_text("there").expect("a post");
     channel.port2.post_text("back").expect("a post");
-    assert_eq!(
-        channel
-            .port2
-            .recv()
-            .expect("a message")
-            .text()
-            .expect("a text"),
-        "there"
-    );
-    assert_eq!(
-        channel
-            .port1
-            .recv()
-            .expect("a message")
-            .text()
-            .expect("a text"),
-        "back"
-    );
+    assert_eq!(channel.port2.recv().expect("a message").text().expect("a text"), "there");
+    assert_eq!(channel.port1.recv().expect("a message").text().expect("a text"), "back");
 }
 
 fn is_populate_write() -> When {
@@ -85,10 +69,7 @@ fn f45_a_kernel_that_cannot_populate_is_refused_by_name() {
             assert!(error.contains("5.14"), "{error}");
         }
     }
-    play(
-        "f45_a_kernel_that_cannot_populate_is_refused_by_name",
-        &[("creator", creator)],
-    );
+    play("f45_a_kernel_that_cannot_populate_is_refused_by_name", &[("creator", creator)]);
 }
 
 #[test]
@@ -99,10 +80,7 @@ fn f35_a_kernel_without_noexec_seal_still_makes_channels() {
             works(&MessageChannel::new().expect("a channel without the newer flag"));
         }
     }
-    play(
-        "f35_a_kernel_without_noexec_seal_still_makes_channels",
-        &[("creator", creator)],
-    );
+    play("f35_a_kernel_without_noexec_seal_still_makes_channels", &[("creator", creator)]);
 }
 
 #[test]
@@ -113,10 +91,7 @@ fn f35_a_refused_memfd_is_an_error_that_names_the_call() {
             assert!(error.contains("memfd_create"), "{error}");
         }
     }
-    play(
-        "f35_a_refused_memfd_is_an_error_that_names_the_call",
-        &[("forbidden", forbidden)],
-    );
+    play("f35_a_refused_memfd_is_an_error_that_names_the_call", &[("forbidden", forbidden)]);
 }
 
 #[test]
@@ -149,11 +124,7 @@ fn t8_every_other_refused_call_of_a_creation_is_an_error_that_leaks_nothing() {
             });
             made.join().expect("an error and no panic");
         }
-        assert_eq!(
-            descriptors(),
-            before,
-            "a failed creation leaves nothing open"
-        );
+        assert_eq!(descriptors(), before, "a failed creation leaves nothing open");
     }
     play(TEST, &[("creator", creator)]);
 }
@@ -170,12 +141,7 @@ fn refused_for_size_until_the_limit_is_lower() {
     let error = refused(MessageChannel::builder().limit(512 * MIB).build());
     assert!(error.contains("limit"), "{error}");
     // The remedy that the error names is one.
-    works(
-        &MessageChannel::builder()
-            .limit(MIB)
-            .build()
-            .expect("a small channel"),
-    );
+    works(&MessageChannel::builder().limit(MIB).build().expect("a small channel"));
 }
 
 #[test]
@@ -185,36 +151,24 @@ fn f45_a_file_size_limit_is_an_error_that_names_the_remedy() {
         limit_to(Resource::RLIMIT_FSIZE, 256 * MIB as u64);
         refused_for_size_until_the_limit_is_lower();
     }
-    play(
-        "f45_a_file_size_limit_is_an_error_that_names_the_remedy",
-        &[("creator", creator)],
-    );
+    play("f45_a_file_size_limit_is_an_error_that_names_the_remedy", &[("creator", creator)]);
 }
 
 #[test]
 fn f45_an_address_space_limit_is_an_error_that_names_the_remedy() {
     fn creator() {
         let statm = fs::read_to_string("/proc/self/statm").expect("a process has a size");
-        let pages: u64 = statm
-            .split(' ')
-            .next()
-            .and_then(|word| word.parse().ok())
-            .expect("pages");
+        let pages: u64 = statm.split(' ').next().and_then(|word| word.parse().ok()).expect("pages");
         let page = nix::unistd::sysconf(nix::unistd::SysconfVar::PAGE_SIZE);
         let page = page.ok().flatten().expect("pages have a size") as u64;
         limit_to(Resource::RLIMIT_AS, pages * page + 256 * MIB as u64);
         refused_for_size_until_the_limit_is_lower();
     }
-    play(
-        "f45_an_address_space_limit_is_an_error_that_names_the_remedy",
-        &[("creator", creator)],
-    );
+    play("f45_an_address_space_limit_is_an_error_that_names_the_remedy", &[("creator", creator)]);
 }
 
 fn descriptors() -> usize {
-    fs::read_dir("/proc/self/fd")
-        .expect("a process has descriptors")
-        .count()
+    fs::read_dir("/proc/self/fd").expect("a process has descriptors").count()
 }
 
 #[test]
@@ -229,20 +183,14 @@ fn t8_a_shortage_of_descriptors_is_an_error_that_leaks_none() {
             limit_to(Resource::RLIMIT_NOFILE, soft);
             let Err(error) = made else { break };
             let text = error.to_string();
-            assert!(
-                text.contains("memfd_create") || text.contains("socket"),
-                "{text}"
-            );
+            assert!(text.contains("memfd_create") || text.contains("socket"), "{text}");
             assert_eq!(descriptors(), before, "with {allowed} descriptors: {text}");
             failures += 1;
         }
         assert!(failures > 0, "the limit did not matter");
         assert_eq!(descriptors(), before);
     }
-    play(
-        "t8_a_shortage_of_descriptors_is_an_error_that_leaks_none",
-        &[("creator", creator)],
-    );
+    play("t8_a_shortage_of_descriptors_is_an_error_that_leaks_none", &[("creator", creator)]);
 }
 
 // A lack of memory.
@@ -269,35 +217,22 @@ fn post_without_memory(port: MessagePort, message: &[u8]) -> (MessagePort, usize
 #[test]
 fn f45_a_lack_of_memory_is_an_error_of_the_post() {
     fn poster() {
-        let channel = MessageChannel::builder()
-            .limit(4 * MIB)
-            .build()
-            .expect("a channel");
+        let channel = MessageChannel::builder().limit(4 * MIB).build().expect("a channel");
         let MessageChannel { port1, port2 } = channel;
         let message = [1; KIB];
         let poor = thread::spawn(move || post_without_memory(port1, &message));
         let (port1, accepted) = poor.join().expect("an error and no panic");
         // Where memory is to be had again, the port goes on, and nothing was lost or doubled.
-        port1
-            .post_bytes(&[2; 100 * KIB])
-            .expect("a post with memory");
+        port1.post_bytes(&[2; 100 * KIB]).expect("a post with memory");
         port1.close();
         for _ in 0..accepted {
             assert_eq!(port2.recv().expect("a message").bytes(), &message);
         }
         assert_eq!(port2.recv().expect("a message").bytes(), &[2; 100 * KIB]);
         let end = port2.recv().map(|event| event.bytes().len());
-        assert!(matches!(
-            end,
-            Err(RecvError::Closed {
-                reason: CloseReason::PeerClosed
-            })
-        ));
+        assert!(matches!(end, Err(RecvError::Closed { reason: CloseReason::PeerClosed })));
     }
-    play(
-        "f45_a_lack_of_memory_is_an_error_of_the_post",
-        &[("poster", poster)],
-    );
+    play("f45_a_lack_of_memory_is_an_error_of_the_post", &[("poster", poster)]);
 }
 
 /// Every way of posting, with a message that needs fresh pages. None may succeed.
@@ -308,18 +243,12 @@ fn post_in_every_way(port: &MessagePort) {
         ("post_bytes", port.post_bytes(&bytes)),
         ("post_text", port.post_text(&text)),
         ("post_message", port.post_message(&text)),
-        (
-            "post_bytes_timeout",
-            port.post_bytes_timeout(&bytes, Duration::MAX),
-        ),
+        ("post_bytes_timeout", port.post_bytes_timeout(&bytes, Duration::MAX)),
         ("loan", port.loan(bytes.len()).and_then(|loan| loan.post())),
         ("burst", port.burst().stage_bytes(&bytes)),
     ];
     for (way, posted) in posts {
-        assert!(
-            posted.as_ref().is_err_and(lacks_memory),
-            "{way}: {posted:?}"
-        );
+        assert!(posted.as_ref().is_err_and(lacks_memory), "{way}: {posted:?}");
     }
 }
 
@@ -336,16 +265,10 @@ fn f45_a_lack_of_memory_is_an_error_of_every_way_to_post() {
         let port1 = poor.join().expect("an error and no panic");
         assert_eq!(port1.undelivered().messages, 0);
         port1.post_text("after").expect("a post with memory");
-        assert_eq!(
-            port2.recv().expect("a message").text().expect("a text"),
-            "after"
-        );
+        assert_eq!(port2.recv().expect("a message").text().expect("a text"), "after");
         assert!(port2.try_recv().expect("an open port").is_none());
     }
-    play(
-        "f45_a_lack_of_memory_is_an_error_of_every_way_to_post",
-        &[("poster", poster)],
-    );
+    play("f45_a_lack_of_memory_is_an_error_of_every_way_to_post", &[("poster", poster)]);
 }
 
 // A lock that the peer holds.
@@ -367,37 +290,33 @@ fn hostile(mut victim: Command, prepare: fn(&MessagePort), under_lock: fn(&Messa
     opener.write_all(b"!").expect("the victim waits");
     under_lock(&port);
 
-    let stack = format!("/proc/{}/stack", process.id());
+    let victim_id = process.id();
     let (send, ended) = mpsc::channel();
     let waiter = thread::spawn(move || send.send(process.wait()));
-    let in_time = ended.recv_timeout(DEADLINE / 2);
+    let in_time = ended.recv_timeout(PATIENCE);
     let held = lock.is_held();
-    let stack = fs::read_to_string(stack).unwrap_or_default();
+    let stacks = if in_time.is_err() { stacks_of(victim_id) } else { String::new() };
     lock.release();
     waiter.join().expect("the victim is waited for").ok();
-    let status = in_time.unwrap_or_else(|_| panic!("the victim hangs: {port:?}\n{stack}"));
-    assert!(
-        status.as_ref().is_ok_and(|status| status.success()),
-        "the victim: {status:?}"
-    );
-    assert!(
-        held,
-        "the lock was given back too early, so nothing was shown"
-    );
+    let status = in_time.unwrap_or_else(|_| panic!("the victim hangs: {port:?}\n{stacks}"));
+    assert!(status.as_ref().is_ok_and(|status| status.success()), "the victim: {status:?}");
+    assert!(held, "the lock was given back too early, so nothing was shown");
+}
+
+/// Where in the kernel each thread of a process is. Only root is told.
+fn stacks_of(process: u32) -> String {
+    let tasks = fs::read_dir(format!("/proc/{process}/task")).into_iter().flatten().flatten();
+    tasks.filter_map(|task| fs::read_to_string(task.path().join("stack")).ok()).collect()
 }
 
 /// The victim's side of the gate: opens when the lock is taken.
 fn wait_for_the_lock() {
-    io::stdin()
-        .read_exact(&mut [0])
-        .expect("the hostile side opens the gate");
+    io::stdin().read_exact(&mut [0]).expect("the hostile side opens the gate");
 }
 
 /// The victim is attached when its first message is there.
 fn wait_until_attached(port: &MessagePort) {
-    let ready = port
-        .recv_timeout(DEADLINE)
-        .expect("the victim says that it is there");
+    let ready = port.recv_timeout(PATIENCE).expect("the victim says that it is there");
     assert_eq!(ready.text().expect("a text"), "ready");
 }
 
@@ -426,9 +345,7 @@ fn f44_a_lock_held_by_the_peer_stops_no_post() {
     const TEST: &str = "f44_a_lock_held_by_the_peer_stops_no_post";
     fn victim() {
         let port = attach_before_the_lock();
-        port.loan(BIG.len())
-            .and_then(|loan| loan.post())
-            .expect("room for a loan");
+        port.loan(BIG.len()).and_then(|loan| loan.post()).expect("room for a loan");
         port.burst().stage_bytes(&BIG).expect("room in a burst");
         let full = loop {
             match port.post_bytes(&BIG) {
@@ -456,10 +373,7 @@ fn f44_a_lock_held_by_the_peer_stops_no_receive() {
             assert_eq!(port.recv().expect("a message").bytes(), &BIG);
         }
         // This one is posted under the lock, and may find the victim asleep.
-        assert_eq!(
-            port.recv().expect("a message").text().expect("a text"),
-            "late"
-        );
+        assert_eq!(port.recv().expect("a message").text().expect("a text"), "late");
     }
     fn hostile_side() {
         let late = |port: &MessagePort| port.post_text("late").expect("a post");
@@ -476,15 +390,7 @@ fn f44_a_lock_held_by_the_peer_stops_no_close() {
         port.post_bytes(&BIG).expect("a post");
         port.close();
         let error = port.post_bytes(&BIG).expect_err("the port is closed");
-        assert!(
-            matches!(
-                error,
-                PostError::Closed {
-                    reason: CloseReason::Local
-                }
-            ),
-            "{error}"
-        );
+        assert!(matches!(error, PostError::Closed { reason: CloseReason::Local }), "{error}");
         // Many messages are unread, the pages of several segments in use.
         drop(port);
     }
@@ -500,10 +406,7 @@ fn f44_a_lock_held_by_the_peer_stops_no_attach() {
     fn victim() {
         wait_for_the_lock();
         let port = parent_port().expect("a port to the hostile parent");
-        assert_eq!(
-            port.recv().expect("a message").text().expect("a text"),
-            "early"
-        );
+        assert_eq!(port.recv().expect("a message").text().expect("a text"), "early");
         port.post_text("ready").expect("a post");
     }
     fn hostile_side() {

@@ -24,10 +24,7 @@ pub struct Job {
 impl Job {
     /// Takes the next descriptor, in the order in which the parent passed them.
     pub fn descriptor(&mut self) -> OwnedFd {
-        let raw = self
-            .descriptors
-            .next()
-            .expect("the parent passed a descriptor for this role");
+        let raw = self.descriptors.next().expect("the parent passed a descriptor for this role");
         // SAFETY: the parent left this number open for us, and each is taken once.
         unsafe { OwnedFd::from_raw_fd(raw) }
     }
@@ -40,16 +37,11 @@ impl Job {
         let core = word().parse().expect("a core number");
         let bytes = word().parse().expect("a payload length");
         let numbers = word().split(',').filter(|number| !number.is_empty());
-        let descriptors: Vec<RawFd> = numbers
-            .map(|number| number.parse().expect("a descriptor"))
-            .collect();
+        let descriptors: Vec<RawFd> =
+            numbers.map(|number| number.parse().expect("a descriptor")).collect();
         die_with(parent);
         machine::pin(core);
-        Self {
-            role,
-            bytes,
-            descriptors: descriptors.into_iter(),
-        }
+        Self { role, bytes, descriptors: descriptors.into_iter() }
     }
 }
 
@@ -124,12 +116,7 @@ pub fn disarm_deadline() {
 fn die_with(parent: u32) {
     // SAFETY: this option takes a signal number and no pointers.
     let answer = unsafe { libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL) };
-    assert_eq!(
-        answer,
-        0,
-        "PR_SET_PDEATHSIG: {}",
-        std::io::Error::last_os_error()
-    );
+    assert_eq!(answer, 0, "PR_SET_PDEATHSIG: {}", std::io::Error::last_os_error());
     if parent_id() != parent {
         std::process::exit(1);
     }

@@ -17,13 +17,9 @@ impl Clock {
     /// Takes the cheapest steady clock of this machine.
     pub fn new() -> Self {
         if counter_is_steady() {
-            Self::Counter {
-                ns_per_tick: calibrate(),
-            }
+            Self::Counter { ns_per_tick: calibrate() }
         } else {
-            Self::Monotonic {
-                origin: Instant::now(),
-            }
+            Self::Monotonic { origin: Instant::now() }
         }
     }
 

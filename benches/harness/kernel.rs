@@ -35,11 +35,7 @@ struct Futex {
 
 impl Futex {
     fn new(memory: &std::rc::Rc<SharedMemory>, ours: usize, peers: usize) -> Self {
-        Self {
-            ours: memory.half_word(ours),
-            peers: memory.half_word(peers),
-            seen: 0,
-        }
+        Self { ours: memory.half_word(ours), peers: memory.half_word(peers), seen: 0 }
     }
 }
 
@@ -144,13 +140,7 @@ struct Trip<C> {
 
 impl<C: Channel> Trip<C> {
     fn new(channel: C, carries: bool, bytes: usize, peer: Peer) -> Self {
-        Self {
-            channel,
-            carries,
-            message: Outgoing::new(bytes),
-            answer: vec![0; bytes],
-            peer,
-        }
+        Self { channel, carries, message: Outgoing::new(bytes), answer: vec![0; bytes], peer }
     }
 }
 
@@ -161,20 +151,14 @@ impl<C: Channel> RoundTrip for Trip<C> {
         }
         assert_echo(self.answer.len(), |message| {
             self.channel.send(message);
-            assert!(
-                self.channel.receive(&mut self.answer),
-                "the other side is gone"
-            );
+            assert!(self.channel.receive(&mut self.answer), "the other side is gone");
             self.answer.clone()
         });
     }
 
     fn round_trip(&mut self) {
         self.channel.send(self.message.next());
-        assert!(
-            self.channel.receive(&mut self.answer),
-            "the other side is gone"
-        );
+        assert!(self.channel.receive(&mut self.answer), "the other side is gone");
         if self.carries {
             self.message.confirm(&self.answer);
         }
@@ -264,22 +248,14 @@ pub fn one_way(core: usize, bytes: usize, count: u64) -> Vec<Subject> {
             let source = Source::new(bytes);
             let ends = [source.descriptor(), their_end.as_fd()];
             let peer = Peer::start("pipe-sink", core, bytes, &ends);
-            OneWay {
-                channel: Pipes { out, back },
-                source,
-                peer,
-            }
+            OneWay { channel: Pipes { out, back }, source, peer }
         }),
         Subject::new(SEQPACKET, bytes, count, move || {
             let (ours, peers) = seqpacket();
             let source = Source::new(bytes);
             let ends = [source.descriptor(), peers.as_fd()];
             let peer = Peer::start("seqpacket-sink", core, bytes, &ends);
-            OneWay {
-                channel: Packets(ours),
-                source,
-                peer,
-            }
+            OneWay { channel: Packets(ours), source, peer }
         }),
     ]
 }
@@ -303,13 +279,7 @@ pub fn serve_eventfd(mut job: Job) {
 
 pub fn serve_pipe(mut job: Job) {
     let back = File::from(job.descriptor());
-    echo(
-        Pipes {
-            out: File::from(job.descriptor()),
-            back,
-        },
-        job.bytes,
-    );
+    echo(Pipes { out: File::from(job.descriptor()), back }, job.bytes);
 }
 
 pub fn serve_seqpacket(mut job: Job) {
@@ -346,10 +316,7 @@ fn eventfd() -> EventFd {
 /// Returns the reading and the writing end, both closed on `exec`.
 fn pipe() -> (File, File) {
     let (reader, writer) = std::io::pipe().expect("a pipe");
-    (
-        File::from(OwnedFd::from(reader)),
-        File::from(OwnedFd::from(writer)),
-    )
+    (File::from(OwnedFd::from(reader)), File::from(OwnedFd::from(writer)))
 }
 
 fn seqpacket() -> (OwnedFd, OwnedFd) {

@@ -30,14 +30,7 @@ impl Bounce {
         };
         let peer = Peer::start(role, core, 8, &[memory.descriptor()]);
         let (ours, peers) = (memory.word(0), memory.word(peers));
-        Self {
-            ours,
-            peers,
-            number: 0,
-            step,
-            pause,
-            peer,
-        }
+        Self { ours, peers, number: 0, step, pause, peer }
     }
 }
 
@@ -87,9 +80,7 @@ pub fn probe(machine: &Machine) -> Option<f64> {
     trips.run(PROBE_TRIPS / 10);
     // The least of a few parts: a slice lost to another guest must not make a near pair look far.
     let parts = (0..5).map(|_| trips.run(PROBE_TRIPS / 5));
-    parts
-        .min()
-        .map(|part| part.as_nanos() as f64 / (PROBE_TRIPS / 5) as f64)
+    parts.min().map(|part| part.as_nanos() as f64 / (PROBE_TRIPS / 5) as f64)
 }
 
 /// Plays the other side of [`Lines::One`].

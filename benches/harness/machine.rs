@@ -20,24 +20,13 @@ impl Machine {
     pub fn detect() -> Self {
         let cores = allowed_cores();
         let pair = chosen_pair().or_else(|| first_pair(&cores));
-        Self {
-            cpu: cpu_model(),
-            kernel: kernel_release(),
-            cores,
-            pair,
-        }
+        Self { cpu: cpu_model(), kernel: kernel_release(), cores, pair }
     }
 }
 
 impl fmt::Display for Machine {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(
-            f,
-            "{}, Linux {}, {} cores",
-            self.cpu,
-            self.kernel,
-            self.cores.len()
-        )?;
+        write!(f, "{}, Linux {}, {} cores", self.cpu, self.kernel, self.cores.len())?;
         match self.pair {
             Some((ours, peers)) => write!(f, ", processes on cores {ours} and {peers}"),
             None => write!(f, ", one core for everything"),
@@ -117,9 +106,7 @@ impl Switches {
         let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
         let field = |name: &str| {
             let value = status.lines().find_map(|line| line.strip_prefix(name));
-            value
-                .and_then(|value| value.trim().parse().ok())
-                .unwrap_or_default()
+            value.and_then(|value| value.trim().parse().ok()).unwrap_or_default()
         };
         Self {
             voluntary: field("voluntary_ctxt_switches:"),
@@ -130,22 +117,14 @@ impl Switches {
 
 /// Pins the calling thread, and with it the processes it starts, to one core.
 pub fn pin(core: usize) {
-    assert!(
-        core < CORES_IN_SET,
-        "core {core} is past the {CORES_IN_SET} of a fixed-size set"
-    );
+    assert!(core < CORES_IN_SET, "core {core} is past the {CORES_IN_SET} of a fixed-size set");
     // SAFETY: an all-zero bit set is a valid, empty one.
     let mut set: libc::cpu_set_t = unsafe { std::mem::zeroed() };
     // SAFETY: `core` is inside the set, as asserted above.
     unsafe { libc::CPU_SET(core, &mut set) };
     // SAFETY: the kernel reads `size_of` bytes of a set that lives on this stack.
     let answer = unsafe { libc::sched_setaffinity(0, size_of::<libc::cpu_set_t>(), &set) };
-    assert_eq!(
-        answer,
-        0,
-        "pinning to core {core}: {}",
-        std::io::Error::last_os_error()
-    );
+    assert_eq!(answer, 0, "pinning to core {core}: {}", std::io::Error::last_os_error());
 }
 
 fn allowed_cores() -> Vec<usize> {
@@ -167,9 +146,7 @@ fn allowed_cores() -> Vec<usize> {
 /// Two cores that somebody named, as `2,6`.
 fn chosen_pair() -> Option<(usize, usize)> {
     let text = std::env::var(PAIR).ok()?;
-    let (ours, peers) = text
-        .split_once(',')
-        .expect("two core numbers with a comma between");
+    let (ours, peers) = text.split_once(',').expect("two core numbers with a comma between");
     let number = |text: &str| text.trim().parse().expect("a core number");
     Some((number(ours), number(peers)))
 }
@@ -178,10 +155,7 @@ fn chosen_pair() -> Option<(usize, usize)> {
 fn first_pair(cores: &[usize]) -> Option<(usize, usize)> {
     let (&first, others) = cores.split_first()?;
     let siblings = siblings(first);
-    let other = others
-        .iter()
-        .find(|core| !siblings.contains(core))
-        .or_else(|| others.first())?;
+    let other = others.iter().find(|core| !siblings.contains(core)).or_else(|| others.first())?;
     Some((first, *other))
 }
 
@@ -202,17 +176,12 @@ fn siblings(core: usize) -> Vec<usize> {
 fn cpu_model() -> String {
     let cpuinfo = fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
     let line = cpuinfo.lines().find(|line| line.starts_with("model name"));
-    let model = line
-        .and_then(|line| line.split_once(':'))
-        .map(|(_, model)| model.trim());
+    let model = line.and_then(|line| line.split_once(':')).map(|(_, model)| model.trim());
     model.unwrap_or(std::env::consts::ARCH).to_owned()
 }
 
 fn kernel_release() -> String {
-    fs::read_to_string("/proc/sys/kernel/osrelease")
-        .unwrap_or_default()
-        .trim()
-        .to_owned()
+    fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default().trim().to_owned()
 }
 
 const CORES_IN_SET: usize = libc::CPU_SETSIZE as usize;

@@ -35,10 +35,7 @@ pub struct Series {
 /// Measures every subject `repetitions` times, in turns.
 pub fn measure(machine: &Machine, subjects: &[&Subject], repetitions: usize) -> Vec<Series> {
     let clock = Clock::new();
-    println!(
-        "\nclock: {:.0} ns a reading, contained in each p50",
-        clock.cost_ns()
-    );
+    println!("\nclock: {:.0} ns a reading, contained in each p50", clock.cost_ns());
     let new_series = |subject: &&Subject| Series {
         variant: subject.variant.clone(),
         bytes: subject.bytes,
@@ -47,9 +44,7 @@ pub fn measure(machine: &Machine, subjects: &[&Subject], repetitions: usize) -> 
     let mut all: Vec<Series> = subjects.iter().map(new_series).collect();
     for _ in 0..repetitions {
         for (subject, series) in subjects.iter().zip(&mut all) {
-            series
-                .runs
-                .push(calmest(machine, subject, &clock, repetitions > 1));
+            series.runs.push(calmest(machine, subject, &clock, repetitions > 1));
         }
     }
     all
@@ -64,10 +59,7 @@ fn calmest(machine: &Machine, subject: &Subject, clock: &Clock, try_again: bool)
         let run = once(machine, subject, clock);
         let disturbance = |run: &Run| (run.distance == Distance::Moved, run.switches.involuntary);
         let is_calm = disturbance(&run) == (false, 0);
-        if best
-            .as_ref()
-            .is_none_or(|best| disturbance(&run) < disturbance(best))
-        {
+        if best.as_ref().is_none_or(|best| disturbance(&run) < disturbance(best)) {
             best = Some(run);
         }
         if is_calm {
@@ -87,11 +79,7 @@ fn once(machine: &Machine, subject: &Subject, clock: &Clock) -> Run {
     let mean = workload.run(subject.count).as_nanos() as f64 / subject.count as f64;
     let ticks = workload.sample(subject.count, clock);
     let switches = Switches::of_both(workload.peer()).since(before);
-    let operations = if ticks.is_some() {
-        2 * subject.count
-    } else {
-        subject.count
-    };
+    let operations = if ticks.is_some() { 2 * subject.count } else { subject.count };
     drop(workload);
     let distance = Distance::of(line, lines::probe(machine));
     let percentiles = ticks.map(|ticks| percentiles(&ticks, clock));
@@ -112,9 +100,7 @@ fn percentiles(ticks: &[u64], clock: &Clock) -> (f64, (f64, f64)) {
     for &tick in ticks {
         // Tenths of a nanosecond: whole ones would round a bounced line to a percent.
         let tenths = (clock.ns(tick) * 10.0).round() as u64;
-        histogram
-            .record(tenths.max(1))
-            .expect("the histogram resizes itself");
+        histogram.record(tenths.max(1)).expect("the histogram resizes itself");
     }
     let at = |quantile| histogram.value_at_quantile(quantile) as f64 / 10.0;
     (at(0.5), (at(0.99), at(0.999)))

@@ -23,9 +23,7 @@ pub fn pattern(seed: u64, len: usize) -> Vec<u8> {
 #[inline]
 pub fn touch(message: &[u8]) -> u64 {
     let word = |at: usize| {
-        let bytes = message[at..at + 8]
-            .try_into()
-            .expect("a slice of eight bytes");
+        let bytes = message[at..at + 8].try_into().expect("a slice of eight bytes");
         u64::from_ne_bytes(bytes)
     };
     let mut sum = 0_u64;
@@ -78,11 +76,7 @@ impl Outgoing {
     #[inline]
     pub fn confirm(&self, answer: &[u8]) {
         assert_eq!(answer.len(), self.bytes.len(), "length of the answer");
-        assert_eq!(
-            touch(answer),
-            self.sequence,
-            "sequence number of the answer"
-        );
+        assert_eq!(touch(answer), self.sequence, "sequence number of the answer");
     }
 }
 
@@ -90,11 +84,7 @@ impl Outgoing {
 pub fn assert_echo(len: usize, mut exchange: impl FnMut(&[u8]) -> Vec<u8>) {
     for seed in 0..CHECKED {
         let message = pattern(seed, len);
-        assert_eq!(
-            exchange(&message),
-            message,
-            "message {seed} came back changed"
-        );
+        assert_eq!(exchange(&message), message, "message {seed} came back changed");
     }
 }
 
@@ -108,10 +98,7 @@ struct Page {
 
 impl Page {
     fn new(memory: &Rc<SharedMemory>) -> Self {
-        Self {
-            taken: memory.word(0),
-            wrong: memory.word(LINE),
-        }
+        Self { taken: memory.word(0), wrong: memory.word(LINE) }
     }
 }
 
@@ -125,11 +112,7 @@ pub struct Source {
 impl Source {
     pub fn new(len: usize) -> Self {
         let memory = SharedMemory::create(2 * LINE);
-        Self {
-            page: Page::new(&memory),
-            memory,
-            message: Outgoing::new(len),
-        }
+        Self { page: Page::new(&memory), memory, message: Outgoing::new(len) }
     }
 
     /// Descriptor from which the other side makes its [`Tally`].
@@ -143,11 +126,7 @@ impl Source {
         while self.page.taken.load(Acquire) != self.message.sequence {
             spin_loop();
         }
-        assert_eq!(
-            self.page.wrong.load(Acquire),
-            0,
-            "messages that arrived wrong"
-        );
+        assert_eq!(self.page.wrong.load(Acquire), 0, "messages that arrived wrong");
     }
 }
 
@@ -164,13 +143,7 @@ pub struct Tally {
 impl Tally {
     pub fn new(memory: &Rc<SharedMemory>, len: usize) -> Self {
         let (page, expected) = (Page::new(memory), pattern(0, len));
-        Self {
-            page,
-            expected,
-            taken: 0,
-            wrong: 0,
-            published: 0,
-        }
+        Self { page, expected, taken: 0, wrong: 0, published: 0 }
     }
 
     /// Reads one message. The first ones are compared byte by byte, the others by their number.

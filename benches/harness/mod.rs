@@ -8,11 +8,9 @@
 //! Figures of such a machine mean little by themselves, so each is also printed as a ratio to the
 //! physical limit and to a plain ring, measured in the same run and on the same kind of core pair.
 
-#![allow(
-    dead_code,
-    reason = "each bench target uses its own part of the harness"
-)]
+#![allow(dead_code, reason = "each bench target uses its own part of the harness")]
 
+pub mod bars;
 pub mod child;
 pub mod clock;
 pub mod kernel;
@@ -58,24 +56,13 @@ impl Harness {
         // Without `--bench` Criterion only tries each benchmark once (`cargo test --benches`).
         let quick = std::env::var_os(QUICK).is_some_and(|value| value != "0")
             || !arguments.iter().any(|argument| argument == "--bench");
-        let filter = arguments
-            .iter()
-            .find(|argument| !argument.starts_with('-'))
-            .cloned();
+        let filter = arguments.iter().find(|argument| !argument.starts_with('-')).cloned();
         let machine = Machine::detect();
         if let Some((ours, _)) = machine.pair {
             machine::pin(ours);
         }
-        println!(
-            "{name} on {machine}{}",
-            if quick { ", quick mode" } else { "" }
-        );
-        Some(Self {
-            machine,
-            quick,
-            criterion: criterion(quick),
-            filter,
-        })
+        println!("{name} on {machine}{}", if quick { ", quick mode" } else { "" });
+        Some(Self { machine, quick, criterion: criterion(quick), filter })
     }
 
     /// Picks the number of operations of one repetition.
@@ -103,18 +90,14 @@ impl Harness {
 
     /// Estimates all `subjects` with Criterion, then measures them in turns and prints the table.
     pub fn run(&mut self, report: &Report, subjects: &[Subject]) {
-        let chosen: Vec<&Subject> = subjects
-            .iter()
-            .filter(|subject| self.is_chosen(&subject.id(report.group)))
-            .collect();
+        let chosen: Vec<&Subject> =
+            subjects.iter().filter(|subject| self.is_chosen(&subject.id(report.group))).collect();
         if chosen.is_empty() {
             return;
         }
         let mut group = self.criterion.benchmark_group(report.group);
         if report.is_slow {
-            group
-                .sampling_mode(SamplingMode::Flat)
-                .sample_size(LEAST_SAMPLES);
+            group.sampling_mode(SamplingMode::Flat).sample_size(LEAST_SAMPLES);
         }
         for subject in &chosen {
             if report.is_throughput {
@@ -144,19 +127,14 @@ impl Harness {
     }
 
     fn is_chosen(&self, id: &str) -> bool {
-        self.filter
-            .as_ref()
-            .is_none_or(|filter| id.contains(filter.as_str()))
+        self.filter.as_ref().is_none_or(|filter| id.contains(filter.as_str()))
     }
 }
 
 /// Quick mode asks Criterion for the least it accepts: the assertions count there, not the times.
 fn criterion(quick: bool) -> Criterion {
-    let (samples, warm_up_ms, measurement_ms, resamples) = if quick {
-        (LEAST_SAMPLES, 1, 10, 1_001)
-    } else {
-        (20, 200, 1_000, 20_000)
-    };
+    let (samples, warm_up_ms, measurement_ms, resamples) =
+        if quick { (LEAST_SAMPLES, 1, 10, 1_001) } else { (20, 200, 1_000, 20_000) };
     Criterion::default()
         .sample_size(samples)
         .warm_up_time(Duration::from_millis(warm_up_ms))

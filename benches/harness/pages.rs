@@ -6,10 +6,9 @@ use std::os::unix::fs::MetadataExt;
 use std::os::unix::net::UnixStream;
 use std::time::{Duration, Instant};
 
-use memmap2::MmapRaw;
+use memmap2::{Advice, MmapRaw};
 use nix::fcntl::{FcntlArg, SealFlag, fcntl};
 use nix::sys::memfd::{MFdFlags, memfd_create};
-use nix::sys::mman::{MmapAdvise, madvise};
 use nix::sys::socket::{AddressFamily, SockFlag, SockType, socketpair};
 
 use super::local::Timed;
@@ -29,9 +28,7 @@ pub enum Pages {
 
 /// Zeroes `len` bytes of a memfd; `bytes` is only the label that the table compares by.
 pub fn zeroing(variant: &str, bytes: usize, len: usize, count: u64, pages: Pages) -> Subject {
-    Subject::new(variant, bytes, count, move || {
-        Timed(move || zero(len, pages))
-    })
+    Subject::new(variant, bytes, count, move || Timed(move || zero(len, pages)))
 }
 
 fn zero(len: usize, pages: Pages) -> Duration {
@@ -69,14 +66,7 @@ fn first(map: &MmapRaw, offset: usize) -> u8 {
 }
 
 fn populate(map: &MmapRaw, offset: usize, len: usize) {
-    assert!(offset + len <= map.len());
-    // SAFETY: the offset is inside the mapping, as asserted.
-    let at = unsafe { map.as_mut_ptr().add(offset) };
-    let at = std::ptr::NonNull::new(at)
-        .expect("a mapping is not at address zero")
-        .cast();
-    // SAFETY: so are `len` bytes from there; making pages changes no byte of them.
-    unsafe { madvise(at, len, MmapAdvise::MADV_POPULATE_WRITE) }.expect("MADV_POPULATE_WRITE");
+    map.advise_range(Advice::PopulateWrite, offset, len).expect("MADV_POPULATE_WRITE");
 }
 
 /// Bytes of memory that all channels of this process occupy now.
@@ -106,13 +96,9 @@ pub fn bare_pair() -> Duration {
     let map = MmapRaw::map_raw(&file).expect("mapping a memfd");
     write(&map, 0, PAGE, 0);
     let bell = UnixStream::pair().expect("a stream socket pair");
-    let packets = socketpair(
-        AddressFamily::Unix,
-        SockType::SeqPacket,
-        None,
-        SockFlag::SOCK_CLOEXEC,
-    )
-    .expect("a packet socket pair");
+    let packets =
+        socketpair(AddressFamily::Unix, SockType::SeqPacket, None, SockFlag::SOCK_CLOEXEC)
+            .expect("a packet socket pair");
     let elapsed = start.elapsed();
     drop((file, second, map, bell, packets));
     elapsed

@@ -59,10 +59,7 @@ impl Producer {
     #[inline]
     pub fn stage(&mut self, payload: &[u8]) -> bool {
         let record = record_len(payload.len() as u64);
-        assert!(
-            record <= self.capacity / 2,
-            "a record takes at most half of the ring"
-        );
+        assert!(record <= self.capacity / 2, "a record takes at most half of the ring");
         let mut index = self.tail & (self.capacity - 1);
         let left = self.capacity - index;
         let padding = if record > left { left } else { 0 };
@@ -221,13 +218,8 @@ pub fn assert_keeps_records() {
     let mut random = 1_u64;
     for seed in 0..100_000 {
         // A linear congruential generator; its upper bits are random enough here.
-        random = random
-            .wrapping_mul(6_364_136_223_846_793_005)
-            .wrapping_add(1);
-        let payload = pattern(
-            seed,
-            (random >> 33) as usize % (capacity / 2 - HEADER as usize + 1),
-        );
+        random = random.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
+        let payload = pattern(seed, (random >> 33) as usize % (capacity / 2 - HEADER as usize + 1));
         if random >> 62 != 0 && producer.push(&payload) {
             model.push_back(payload);
         } else {
@@ -235,23 +227,15 @@ pub fn assert_keeps_records() {
             consumer.release();
         }
     }
-    assert!(
-        memory.word(0).load(Relaxed) > 100 * capacity as u64,
-        "the ring went round"
-    );
+    assert!(memory.word(0).load(Relaxed) > 100 * capacity as u64, "the ring went round");
     // Full means full: records of 16 bytes fill it, and none is overwritten.
     while let Some(expected) = model.pop_front() {
         assert_eq!(consumer.peek(), Some(expected.as_slice()));
         consumer.release();
     }
     assert_eq!(consumer.peek(), None);
-    let room = (0_u64..)
-        .take_while(|number| producer.push(&number.to_ne_bytes()))
-        .count();
-    assert!(
-        room + 1 >= capacity / 16,
-        "all but a rest at the end, {room} records"
-    );
+    let room = (0_u64..).take_while(|number| producer.push(&number.to_ne_bytes())).count();
+    assert!(room + 1 >= capacity / 16, "all but a rest at the end, {room} records");
     for number in 0..room as u64 {
         assert_eq!(consumer.peek(), Some(number.to_ne_bytes().as_slice()));
         consumer.release();

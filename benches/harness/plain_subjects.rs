@@ -78,12 +78,7 @@ impl OneWay {
         let source = Source::new(bytes);
         let descriptors = [source.descriptor(), memory.descriptor()];
         let peer = Peer::start("plain-sink", core, bytes, &descriptors);
-        Self {
-            out: Producer::new(&memory, 0, ONE_WAY_CAPACITY),
-            source,
-            burst,
-            peer,
-        }
+        Self { out: Producer::new(&memory, 0, ONE_WAY_CAPACITY), source, burst, peer }
     }
 
     fn stage(&mut self) {
@@ -162,8 +157,7 @@ impl Workload for Alone {
         let start = Instant::now();
         for _ in 0..count {
             assert!(self.out.push(self.message.next()));
-            self.message
-                .confirm(self.back.peek().expect("what was just pushed"));
+            self.message.confirm(self.back.peek().expect("what was just pushed"));
             self.back.release();
         }
         start.elapsed()
@@ -172,16 +166,12 @@ impl Workload for Alone {
 
 /// The plain ring as a subject of a round trip benchmark.
 pub fn round_trip(core: usize, bytes: usize, count: u64) -> Subject {
-    Subject::new(PLAIN_RING, bytes, count, move || {
-        Trips(Echo::start(core, bytes))
-    })
+    Subject::new(PLAIN_RING, bytes, count, move || Trips(Echo::start(core, bytes)))
 }
 
 /// The plain ring as a subject of a throughput benchmark; `burst` messages for one tail store.
 pub fn one_way(variant: &str, core: usize, bytes: usize, count: u64, burst: u64) -> Subject {
-    Subject::new(variant, bytes, count, move || {
-        OneWay::start(core, bytes, burst)
-    })
+    Subject::new(variant, bytes, count, move || OneWay::start(core, bytes, burst))
 }
 
 /// The plain ring as a subject of a benchmark in one thread.

@@ -31,11 +31,7 @@ struct OneWay {
 impl OneWay {
     fn start(core: usize, bytes: usize, is_trusted: bool, posting: Posting) -> Self {
         let source = Source::new(bytes);
-        let role = if is_trusted {
-            "port-sink:trusted"
-        } else {
-            "port-sink:default"
-        };
+        let role = if is_trusted { "port-sink:trusted" } else { "port-sink:default" };
         let command = child::command(role, core, bytes, &[source.descriptor()]);
         // Bounded, as an unbounded poster outruns its reader into segments that leave the cache.
         let builder = MessageChannel::builder().capacity(CAPACITY).bounded();
@@ -43,11 +39,7 @@ impl OneWay {
         if is_trusted {
             trust(worker.port());
         }
-        Self {
-            worker,
-            source,
-            posting,
-        }
+        Self { worker, source, posting }
     }
 }
 
@@ -149,9 +141,7 @@ impl Workload for Alone {
     fn check(&mut self) {
         let MessageChannel { port1, port2 } = &self.channel;
         assert_echo(self.message.current().len(), |message| {
-            port1
-                .post_bytes(message)
-                .expect("posting to our own other end");
+            port1.post_bytes(message).expect("posting to our own other end");
             let event = port2.try_recv().expect("our own other end lives");
             event.expect("what was just posted").bytes().to_vec()
         });
@@ -161,12 +151,9 @@ impl Workload for Alone {
         let MessageChannel { port1, port2 } = &self.channel;
         let start = Instant::now();
         for _ in 0..count {
-            port1
-                .post_bytes(self.message.next())
-                .expect("posting to our own other end");
+            port1.post_bytes(self.message.next()).expect("posting to our own other end");
             let event = port2.try_recv().expect("our own other end lives");
-            self.message
-                .confirm(event.expect("what was just posted").bytes());
+            self.message.confirm(event.expect("what was just posted").bytes());
         }
         start.elapsed()
     }
@@ -205,10 +192,7 @@ pub fn alone(
             trust(&channel.port1);
             trust(&channel.port2);
         }
-        Alone {
-            channel,
-            message: Outgoing::new(bytes),
-        }
+        Alone { channel, message: Outgoing::new(bytes) }
     })
 }
 

@@ -21,11 +21,7 @@ pub struct Mode {
 
 impl Mode {
     fn variant(self) -> String {
-        let trust = if self.is_trusted {
-            "trusted"
-        } else {
-            "default"
-        };
+        let trust = if self.is_trusted { "trusted" } else { "default" };
         let content = if self.is_typed { "typed" } else { "bytes" };
         format!("{trust}-{content}")
     }
@@ -68,8 +64,7 @@ impl RoundTrip for BytesEcho {
     fn check(&mut self) {
         let port = self.worker.port();
         assert_echo(self.message.current().len(), |message| {
-            port.post_bytes(message)
-                .expect("posting to a worker that lives");
+            port.post_bytes(message).expect("posting to a worker that lives");
             self.mode.receive(port).expect("an answer").bytes().to_vec()
         });
     }
@@ -77,8 +72,7 @@ impl RoundTrip for BytesEcho {
     #[inline]
     fn round_trip(&mut self) {
         let port = self.worker.port();
-        port.post_bytes(self.message.next())
-            .expect("posting to a worker that lives");
+        port.post_bytes(self.message.next()).expect("posting to a worker that lives");
         let event = self.mode.receive(port).expect("an answer");
         self.message.confirm(event.bytes());
     }
@@ -100,14 +94,9 @@ impl<T: Typed> RoundTrip for TypedEcho<T> {
         let port = self.worker.port();
         for _ in 0..CHECKED {
             *self.message.number() += 1;
-            self.message
-                .post(port)
-                .expect("posting to a worker that lives");
+            port.post_message(&self.message).expect("posting to a worker that lives");
             let event = self.mode.receive(port).expect("an answer");
-            assert_eq!(
-                T::deserialize(&event).expect("a valid answer"),
-                self.message
-            );
+            assert_eq!(event.deserialize::<T>().expect("a valid answer"), self.message);
         }
     }
 
@@ -115,14 +104,10 @@ impl<T: Typed> RoundTrip for TypedEcho<T> {
     fn round_trip(&mut self) {
         let port = self.worker.port();
         *self.message.number() += 1;
-        self.message
-            .post(port)
-            .expect("posting to a worker that lives");
+        port.post_message(&self.message).expect("posting to a worker that lives");
         let event = self.mode.receive(port).expect("an answer");
-        assert_eq!(
-            T::read(&event).expect("a valid answer"),
-            *self.message.number()
-        );
+        let answer = event.data::<T>().expect("a valid answer");
+        assert_eq!(T::number_of(answer), *self.message.number());
     }
 
     fn peer(&self) -> u32 {
@@ -158,12 +143,12 @@ fn echo_bytes(port: &MessagePort, mode: Mode) {
 fn echo_typed<T: Typed>(port: &MessagePort, mode: Mode) {
     let mut answer = T::example();
     while let Ok(event) = mode.receive(port) {
-        let number = T::read(&event).expect("a valid message");
+        let number = T::number_of(event.data::<T>().expect("a valid message"));
         *answer.number() = number;
         if number <= CHECKED {
-            assert_eq!(T::deserialize(&event).expect("a valid message"), answer);
+            assert_eq!(event.deserialize::<T>().expect("a valid message"), answer);
         }
-        if answer.post(port).is_err() {
+        if port.post_message(&answer).is_err() {
             return;
         }
     }
@@ -171,21 +156,14 @@ fn echo_typed<T: Typed>(port: &MessagePort, mode: Mode) {
 
 /// Round trips of every payload through ports that are used as `mode` says.
 pub fn round_trips(core: usize, mode: Mode, bytes: &[usize], count: u64) -> Vec<Subject> {
-    bytes
-        .iter()
-        .map(|&bytes| round_trip(core, mode, bytes, count))
-        .collect()
+    bytes.iter().map(|&bytes| round_trip(core, mode, bytes, count)).collect()
 }
 
 fn round_trip(core: usize, mode: Mode, bytes: usize, count: u64) -> Subject {
     match (mode.is_typed, bytes) {
         (false, _) => Subject::new(mode.variant(), bytes, count, move || {
             let worker = spawn(core, mode, bytes);
-            Trips(BytesEcho {
-                worker,
-                mode,
-                message: Outgoing::new(bytes),
-            })
+            Trips(BytesEcho { worker, mode, message: Outgoing::new(bytes) })
         }),
         (true, 8) => typed::<Number>(core, mode, bytes, count),
         (true, 64) => typed::<Order>(core, mode, bytes, count),
@@ -196,11 +174,7 @@ fn round_trip(core: usize, mode: Mode, bytes: usize, count: u64) -> Subject {
 
 fn typed<T: Typed>(core: usize, mode: Mode, bytes: usize, count: u64) -> Subject {
     Subject::new(mode.variant(), bytes, count, move || {
-        Trips(TypedEcho {
-            worker: spawn(core, mode, bytes),
-            mode,
-            message: T::example(),
-        })
+        Trips(TypedEcho { worker: spawn(core, mode, bytes), mode, message: T::example() })
     })
 }
 

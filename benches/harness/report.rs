@@ -1,5 +1,6 @@
 //! The closing table: medians, and ratios to the limits of the same run.
 
+use super::bars::Bar;
 use super::machine::{Distance, Machine};
 use super::measure::{Run, Series};
 
@@ -10,6 +11,8 @@ pub struct Report {
     pub title: &'static str,
     /// What every figure is divided by, one column each.
     pub baselines: Vec<Baseline>,
+    /// What the project wants to reach.
+    pub bars: Vec<Bar>,
     /// Whether one operation moves one message one way, so that rates say something.
     pub is_throughput: bool,
     /// Whether one operation takes milliseconds, so that Criterion should ask for few.
@@ -26,24 +29,17 @@ pub struct Baseline {
 impl Baseline {
     /// Compares with the variant at the same payload.
     pub fn same(variant: &'static str) -> Self {
-        Self {
-            variant,
-            bytes: None,
-        }
+        Self { variant, bytes: None }
     }
 
     /// Compares with the variant at one payload, whatever the row's is.
     pub fn fixed(variant: &'static str, bytes: usize) -> Self {
-        Self {
-            variant,
-            bytes: Some(bytes),
-        }
+        Self { variant, bytes: Some(bytes) }
     }
 
     fn find<'a>(&self, all: &'a [Series], row: &Series) -> Option<&'a Series> {
         let bytes = self.bytes.unwrap_or(row.bytes);
-        all.iter()
-            .find(|series| series.variant == self.variant && series.bytes == bytes)
+        all.iter().find(|series| series.variant == self.variant && series.bytes == bytes)
     }
 }
 
@@ -53,20 +49,28 @@ impl Report {
         let usual = usual_distance(all);
         println!("\n{}: {}", self.group, self.title);
         println!("{machine}; {}", describe_pair(all, usual));
-        let has_tails = all
-            .iter()
-            .any(|series| series.runs.iter().any(|run| run.tail.is_some()));
+        let has_tails = all.iter().any(|series| series.runs.iter().any(|run| run.tail.is_some()));
         let mut rows = vec![self.headings(has_tails)];
-        rows.extend(
-            all.iter()
-                .map(|series| self.row(all, series, usual, has_tails)),
-        );
+        rows.extend(all.iter().map(|series| self.row(all, series, usual, has_tails)));
         print_aligned(&rows);
         println!(
             "medians of the runs that count (undisturbed, on the usual kind of pair; * where none \
              was); `/` is a ratio of times, below 1 is faster, in brackets that of the means; \
              sleeps: voluntary switches an operation, both sides; preempted: involuntary ones"
         );
+        self.print_bars(all, usual);
+    }
+
+    fn print_bars(&self, all: &[Series], usual: Distance) {
+        let find = |variant, bytes| {
+            all.iter().find(|series| series.variant == variant && series.bytes == bytes)
+        };
+        for bar in &self.bars {
+            let (row, base) = (find(bar.variant, bar.bytes), find(bar.base, bar.base_bytes));
+            if let (Some(row), Some(base)) = (row, base) {
+                println!("{}", bar.describe(ratio(row, base, usual, |run| run.figure)));
+            }
+        }
     }
 
     fn headings(&self, has_tails: bool) -> Vec<String> {
@@ -79,11 +83,7 @@ impl Report {
             headings.extend(["M/s", "GB/s"]);
         }
         let mut headings: Vec<String> = headings.into_iter().map(str::to_owned).collect();
-        headings.extend(
-            self.baselines
-                .iter()
-                .map(|baseline| format!("/ {}", baseline.variant)),
-        );
+        headings.extend(self.baselines.iter().map(|baseline| format!("/ {}", baseline.variant)));
         headings.extend(["sleeps", "preempted", "runs"].map(str::to_owned));
         headings
     }
@@ -99,11 +99,7 @@ impl Report {
         let of = |value: fn(&Run) -> f64| median(counted.iter().map(|run| value(run)));
         let figure = of(|run| run.figure);
         let figures = || counted.iter().map(|run| run.figure);
-        let mut row = vec![
-            series.variant.clone(),
-            series.bytes.to_string(),
-            time(figure),
-        ];
+        let mut row = vec![series.variant.clone(), series.bytes.to_string(), time(figure)];
         row.push(time(figures().fold(f64::INFINITY, f64::min)));
         row.push(time(figures().fold(0.0, f64::max)));
         if has_tails {
@@ -121,10 +117,7 @@ impl Report {
             let base = baseline.find(all, series);
             row.push(base.map_or("-".to_owned(), |base| ratios(series, base, usual)));
         }
-        row.push(format!(
-            "{:.2}",
-            of(|run| run.switches.voluntary as f64 / run.count as f64)
-        ));
+        row.push(format!("{:.2}", of(|run| run.switches.voluntary as f64 / run.count as f64)));
         let preempted: u64 = counted.iter().map(|run| run.switches.involuntary).sum();
         row.push(preempted.to_string());
         let is_usual = counted.iter().all(|run| run.distance == usual);
@@ -141,58 +134,36 @@ fn usual_distance(all: &[Series]) -> Distance {
         runs.filter(|run| run.distance == distance).count()
     };
     let known = [Distance::Near, Distance::Far, Distance::Unknown];
-    known
-        .into_iter()
-        .max_by_key(|distance| count(*distance))
-        .expect("a list of three")
+    known.into_iter().max_by_key(|distance| count(*distance)).expect("a list of three")
 }
 
 /// Says what kind of pair the table is about and how sure that is.
 fn describe_pair(all: &[Series], usual: Distance) -> String {
     let runs = || all.iter().flat_map(|series| &series.runs);
-    let lines = median(
-        runs()
-            .filter(|run| run.distance == usual)
-            .filter_map(|run| run.line),
-    );
+    let lines = median(runs().filter(|run| run.distance == usual).filter_map(|run| run.line));
     let share = runs().filter(|run| run.distance == usual).count();
-    format!(
-        "{usual} pair, line {} ({share} of {} runs)",
-        time(lines),
-        runs().count()
-    )
+    format!("{usual} pair, line {} ({share} of {} runs)", time(lines), runs().count())
 }
 
 /// The runs that count: on the usual kind of pair and undisturbed, as far as there are such runs.
 fn counted(series: &Series, usual: Distance) -> Vec<&Run> {
     let runs = || series.runs.iter();
     let usual_runs = || runs().filter(|run| run.distance == usual);
-    let calm: Vec<&Run> = usual_runs()
-        .filter(|run| run.switches.involuntary == 0)
-        .collect();
+    let calm: Vec<&Run> = usual_runs().filter(|run| run.switches.involuntary == 0).collect();
     let usual: Vec<&Run> = usual_runs().collect();
-    [calm, usual]
-        .into_iter()
-        .find(|runs| !runs.is_empty())
-        .unwrap_or_else(|| runs().collect())
+    [calm, usual].into_iter().find(|runs| !runs.is_empty()).unwrap_or_else(|| runs().collect())
 }
 
-/// Writes the ratio of the figures and, where single operations were timed, that of the means: no
-/// clock is contained in those.
+/// Writes the ratio of the figures and, where a clock's reading is a good part of a single
+/// operation, that of the means as well: no clock is contained in those.
 fn ratios(series: &Series, base: &Series, usual: Distance) -> String {
     let figures = ratio(series, base, usual, |run| run.figure);
-    let has_tail = series
-        .runs
-        .iter()
-        .chain(&base.runs)
-        .any(|run| run.tail.is_some());
-    if !has_tail {
+    let both = || series.runs.iter().chain(&base.runs);
+    let clock_matters = both().all(|run| run.tail.is_some() && run.mean < CLOCK_MATTERS_BELOW_NS);
+    if !clock_matters {
         return format!("{figures:.2}");
     }
-    format!(
-        "{figures:.2} ({:.2})",
-        ratio(series, base, usual, |run| run.mean)
-    )
+    format!("{figures:.2} ({:.2})", ratio(series, base, usual, |run| run.mean))
 }
 
 /// Median of the ratios inside each repetition, of those repetitions in which both count; where
@@ -236,10 +207,7 @@ fn print_aligned(rows: &[Vec<String>]) {
     let columns = rows.iter().map(Vec::len).max().unwrap_or_default();
     let width = |column: usize| {
         let cells = rows.iter().filter_map(|row| row.get(column));
-        cells
-            .map(|cell| cell.chars().count())
-            .max()
-            .unwrap_or_default()
+        cells.map(|cell| cell.chars().count()).max().unwrap_or_default()
     };
     let widths: Vec<usize> = (0..columns).map(width).collect();
     for row in rows {
@@ -253,3 +221,6 @@ fn print_aligned(rows: &[Vec<String>]) {
         println!("{}", line.join("  ").trim_end());
     }
 }
+
+/// A reading takes some 20 ns: less than a percent of this.
+const CLOCK_MATTERS_BELOW_NS: f64 = 5_000.0;

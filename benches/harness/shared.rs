@@ -67,10 +67,7 @@ impl SharedMemory {
     fn typed<T>(self: &Rc<Self>, offset: usize) -> Shared<T> {
         assert!(offset.is_multiple_of(align_of::<T>()));
         let at = self.bytes(offset, size_of::<T>()).cast();
-        Shared {
-            at,
-            _memory: Rc::clone(self),
-        }
+        Shared { at, _memory: Rc::clone(self) }
     }
 
     fn from_file(file: File) -> Self {

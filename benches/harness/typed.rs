@@ -1,7 +1,10 @@
 //! Messages with a type, from a single number to strings and vectors.
 
-use messageport::rkyv::{Archive, Deserialize, Serialize};
-use messageport::{MessageError, MessageEvent, MessagePort, PostError};
+use messageport::Post;
+use messageport::rkyv::api::high::{HighDeserializer, HighValidator};
+use messageport::rkyv::bytecheck::CheckBytes;
+use messageport::rkyv::rancor::Error;
+use messageport::rkyv::{Archive, Deserialize, Portable, Serialize};
 
 /// Eight bytes.
 #[derive(Archive, Serialize, Deserialize, Clone, Debug, PartialEq)]
@@ -33,19 +36,30 @@ pub struct Document {
 }
 
 /// A message that a round trip can send, and that the other side can answer with its own copy.
-pub trait Typed: Clone + std::fmt::Debug + PartialEq + 'static {
+pub trait Typed: Post + Readable + PartialEq + std::fmt::Debug + Sized + 'static {
     fn example() -> Self;
 
     /// The sequence number, which every message has.
     fn number(&mut self) -> &mut u64;
 
-    fn post(&self, port: &MessagePort) -> Result<(), PostError>;
-
-    /// Reads the number through checked access, as a receiver of a hostile peer's messages would.
-    fn read(event: &MessageEvent<'_>) -> Result<u64, MessageError>;
-
-    fn deserialize(event: &MessageEvent<'_>) -> Result<Self, MessageError>;
+    /// The sequence number of a message that arrived.
+    fn number_of(archived: &Self::Archived) -> u64;
 }
+
+/// What checked access and deserialising ask of a type.
+pub trait Readable:
+    Sized
+    + Archive<
+        Archived: Portable
+                      + for<'a> CheckBytes<HighValidator<'a, Error>>
+                      + Deserialize<Self, HighDeserializer<Error>>,
+    >
+{
+}
+
+impl Readable for Number {}
+impl Readable for Order {}
+impl Readable for Document {}
 
 impl Typed for Number {
     fn example() -> Self {
@@ -57,17 +71,8 @@ impl Typed for Number {
     }
 
     #[inline]
-    fn post(&self, port: &MessagePort) -> Result<(), PostError> {
-        port.post_message(self)
-    }
-
-    #[inline]
-    fn read(event: &MessageEvent<'_>) -> Result<u64, MessageError> {
-        Ok(event.data::<Self>()?.number.to_native())
-    }
-
-    fn deserialize(event: &MessageEvent<'_>) -> Result<Self, MessageError> {
-        event.deserialize()
+    fn number_of(archived: &Self::Archived) -> u64 {
+        archived.number.to_native()
     }
 }
 
@@ -90,17 +95,8 @@ impl Typed for Order {
     }
 
     #[inline]
-    fn post(&self, port: &MessagePort) -> Result<(), PostError> {
-        port.post_message(self)
-    }
-
-    #[inline]
-    fn read(event: &MessageEvent<'_>) -> Result<u64, MessageError> {
-        Ok(event.data::<Self>()?.number.to_native())
-    }
-
-    fn deserialize(event: &MessageEvent<'_>) -> Result<Self, MessageError> {
-        event.deserialize()
+    fn number_of(archived: &Self::Archived) -> u64 {
+        archived.number.to_native()
     }
 }
 
@@ -111,7 +107,7 @@ impl Typed for Document {
             number: 0,
             title: "Readings of a station on the coast".to_owned(),
             authors: (0..8).map(author).collect(),
-            readings: (0..64).map(|index| index * 1_000_003).collect(),
+            readings: (0..69).map(|index| index * 1_000_003).collect(),
             text: "The wind turned to the north-west after midnight; ".repeat(4),
         }
     }
@@ -121,16 +117,7 @@ impl Typed for Document {
     }
 
     #[inline]
-    fn post(&self, port: &MessagePort) -> Result<(), PostError> {
-        port.post_message(self)
-    }
-
-    #[inline]
-    fn read(event: &MessageEvent<'_>) -> Result<u64, MessageError> {
-        Ok(event.data::<Self>()?.number.to_native())
-    }
-
-    fn deserialize(event: &MessageEvent<'_>) -> Result<Self, MessageError> {
-        event.deserialize()
+    fn number_of(archived: &Self::Archived) -> u64 {
+        archived.number.to_native()
     }
 }

@@ -41,12 +41,7 @@ impl Subject {
         start: impl Fn() -> W + 'static,
     ) -> Self {
         let start = Box::new(move || Box::new(start()) as Box<dyn Workload>);
-        Self {
-            variant: variant.into(),
-            bytes,
-            count,
-            start,
-        }
+        Self { variant: variant.into(), bytes, count, start }
     }
 
     /// Names the subject as Criterion does.

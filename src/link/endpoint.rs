@@ -57,6 +57,7 @@ impl Endpoint {
         1 - self.side
     }
 
+    #[inline]
     pub(crate) fn region(&self) -> &Arc<Region> {
         &self.region
     }
@@ -74,6 +75,7 @@ impl Endpoint {
         [self.region.memfd(), self.doorbell.as_fd(), self.attachments.as_fd()]
     }
 
+    #[inline]
     pub(crate) fn is_trusted(&self) -> bool {
         // Relaxed: it turns once; what it promises concerns the other process.
         self.trusted.load(Ordering::Relaxed)
@@ -89,6 +91,7 @@ impl Endpoint {
     }
 
     /// Why this end is finished, as far as is known without asking.
+    #[inline]
     pub(crate) fn known_end(&self) -> Option<CloseReason> {
         if let Some(corruption) = self.corrupt.get() {
             return Some(CloseReason::Corrupt(*corruption));
@@ -99,8 +102,7 @@ impl Endpoint {
 
     /// Asks the kernel whether the peer is gone. One system call, until the answer is yes.
     pub(crate) fn ask_hang_up(&self) -> bool {
-        self.hung_up.load(Ordering::Relaxed)
-            || self.note(poll::is_hung_up(self.doorbell.as_fd()))
+        self.hung_up.load(Ordering::Relaxed) || self.note(poll::is_hung_up(self.doorbell.as_fd()))
     }
 
     /// Silences the doorbell, and learns whether the peer is gone.
@@ -109,6 +111,7 @@ impl Endpoint {
     }
 
     /// Does what the notifier decided: nothing, or one system call.
+    #[inline]
     pub(crate) fn wake(&self, wake: Wake, memory: &Memory, sleeper: Sleeper) {
         match wake {
             Wake::Nobody => {}

@@ -107,6 +107,7 @@ pub(crate) fn serialize<T: Post>(
 }
 
 /// Copies `bytes` to where `plan` says.
+#[inline]
 pub(crate) fn fill(producer: &Producer, plan: &Plan, bytes: &[u8]) {
     let place = planned(producer, plan, bytes.len() as u64);
     // SAFETY: (planned) the place is the producer's and long enough; no slice of ours overlaps it.
@@ -136,6 +137,7 @@ pub(crate) fn reserved_to_read<'a>(producer: &'a Producer, plan: &Plan, len: usi
 ///
 /// INVARIANT (planned): a plan comes from this producer and is not staged yet, so its bytes lie
 /// outside of what the consumer may read: they are the producer's alone.
+#[inline]
 fn planned(producer: &Producer, plan: &Plan, len: u64) -> NonNull<u8> {
     assert!(len <= plan.payload_room(), "more bytes than were planned for");
     producer.memory().bytes(plan.payload_offset(producer.geometry()), len)
@@ -168,6 +170,7 @@ pub(crate) enum Payload {
 
 impl Payload {
     /// Copies `len` bytes out of the area, once, into `blocks`.
+    #[inline]
     pub(crate) fn copied(
         memory: &Memory,
         offset: u64,
@@ -199,6 +202,7 @@ impl Payload {
     }
 
     /// The message.
+    #[inline]
     pub(crate) fn bytes(&self) -> &[u8] {
         let (start, len) = match self {
             Payload::Copied { blocks, len } => (blocks.as_ptr().cast::<u8>(), *len),
@@ -237,7 +241,8 @@ unsafe fn copy(from: &[u8], to: NonNull<u8>) {
 /// Checked access to an archive.
 pub(crate) fn access<T>(bytes: &[u8]) -> Result<&T, Error>
 where
-    T: rkyv::Portable + for<'a> rkyv::bytecheck::CheckBytes<rkyv::api::high::HighValidator<'a, Error>>,
+    T: rkyv::Portable
+        + for<'a> rkyv::bytecheck::CheckBytes<rkyv::api::high::HighValidator<'a, Error>>,
 {
     rkyv::access::<T, Error>(bytes)
 }

@@ -55,6 +55,7 @@ impl Receiving {
 
     /// Takes the next message, if there is one. No system call while messages come, but the one
     /// that wakes a sender who waits for room.
+    #[inline]
     pub(crate) fn poll(&mut self) -> Result<Option<Delivery>, RecvError> {
         if let Some(reason) = self.ended {
             return Err(RecvError::Closed { reason });
@@ -100,6 +101,7 @@ impl Receiving {
     }
 
     /// Takes a message's memory back, and releases its bytes in the ring if it lay there.
+    #[inline]
     pub(crate) fn give_back(&mut self, payload: Payload) {
         match payload {
             Payload::Copied { blocks, .. } => self.pool.put(blocks),
@@ -152,6 +154,7 @@ impl Receiving {
         !self.lent.positions.is_empty()
     }
 
+    #[inline]
     fn take(&mut self, record: Record) -> Result<Delivery, RecvError> {
         let (offset, len) = (record.payload_offset, record.len as usize);
         self.empty_looks = 0;
@@ -204,11 +207,13 @@ impl Receiving {
         RecvError::Closed { reason }
     }
 
+    #[inline]
     fn release(&mut self, position: u64) {
         let wake = self.consumer.release(position);
         self.wake(wake);
     }
 
+    #[inline]
     fn wake(&self, wake: Wake) {
         self.end.wake(wake, self.consumer.memory(), Sleeper::Sender);
     }
@@ -222,12 +227,14 @@ struct Pool {
 }
 
 impl Pool {
+    #[inline]
     fn get(&mut self) -> Vec<Block> {
         let blocks = self.free.pop().unwrap_or_default();
         self.bytes -= blocks.capacity() * size_of::<Block>();
         blocks
     }
 
+    #[inline]
     fn put(&mut self, blocks: Vec<Block>) {
         let bytes = blocks.capacity() * size_of::<Block>();
         if self.free.len() < MOST_POOLED && self.bytes + bytes <= MOST_POOLED_BYTES {
@@ -247,6 +254,7 @@ struct Lent {
 }
 
 impl Lent {
+    #[inline]
     fn lend(&mut self, end: u64) -> u64 {
         self.positions.push_back((end, false));
         self.first + self.positions.len() as u64 - 1

@@ -79,6 +79,7 @@ impl Sending {
     }
 
     /// Copies `bytes` into the ring and stages them; `commit` publishes.
+    #[inline]
     pub(crate) fn stage_bytes(&mut self, bytes: &[u8], format: Format) -> Result<(), PostError> {
         self.check_open()?;
         let plan = self.plan(bytes.len() as u64)?;
@@ -88,6 +89,7 @@ impl Sending {
     }
 
     /// Publishes what is staged and wakes the receiver if it sleeps.
+    #[inline]
     pub(crate) fn commit(&mut self) {
         let wake = self.producer.commit();
         self.wake(wake);
@@ -233,6 +235,7 @@ impl Sending {
         self.known_end().or(hung_up.then_some(CloseReason::PeerDied))
     }
 
+    #[inline]
     fn known_end(&self) -> Option<CloseReason> {
         self.ended.or_else(|| match self.producer.reader_gone() {
             0 => self.end.known_end(),
@@ -241,6 +244,7 @@ impl Sending {
         })
     }
 
+    #[inline]
     fn check_open(&self) -> Result<(), PostError> {
         match self.known_end() {
             None => Ok(()),
@@ -249,6 +253,7 @@ impl Sending {
     }
 
     /// A place for exactly `len` bytes, with its pages made.
+    #[inline]
     fn plan(&mut self, len: u64) -> Result<Plan, PostError> {
         let plan = match self.producer.plan(len) {
             Ok(plan) => plan,
@@ -260,6 +265,7 @@ impl Sending {
 
     /// Makes the pages; and where the lane comes to a segment's end, asks after the peer's life:
     /// seldom enough to cost nothing, often enough to stop a flood to a dead process.
+    #[inline]
     fn prepare(&mut self, plan: &Plan) -> Result<(), PostError> {
         if plan.turns() && self.asked.elapsed() > ASK_EVERY {
             self.asked = Instant::now();
@@ -276,6 +282,7 @@ impl Sending {
         Ok(())
     }
 
+    #[inline]
     fn stage(&mut self, plan: Plan, len: u32, format: Format) {
         let left = self.producer.cursor();
         self.producer.stage(plan, len, format);
@@ -316,6 +323,7 @@ impl Sending {
         }
     }
 
+    #[inline]
     fn wake(&self, wake: Wake) {
         self.end.wake(wake, self.producer.memory(), Sleeper::Receiver);
     }

@@ -25,6 +25,7 @@ impl Supply {
     }
 
     /// Makes the pages that `plan` will write to. One compare once they are there.
+    #[inline]
     pub(crate) fn ensure(&mut self, region: &Region, plan: &Plan) -> Result<(), SystemError> {
         let (segment, end) = plan.extent(region.geometry());
         self.ensure_up_to(region, segment, end)
@@ -76,12 +77,8 @@ impl Supply {
         Ok(before + payload::remove_free(region, self.lane, after_jump..start + made)?)
     }
 
-    fn ensure_up_to(
-        &mut self,
-        region: &Region,
-        segment: u32,
-        end: u64,
-    ) -> Result<(), SystemError> {
+    #[inline]
+    fn ensure_up_to(&mut self, region: &Region, segment: u32, end: u64) -> Result<(), SystemError> {
         let made = self.made[segment as usize];
         if end <= made {
             return Ok(());

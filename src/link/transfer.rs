@@ -27,8 +27,8 @@ pub(crate) fn create_pair(
     let end = |side, doorbell, attachments| {
         let sockets = Sockets { doorbell, attachments };
         let end = Arc::new(Endpoint::new(region.clone(), side, 0, sockets));
-        let sending = Sending::resume(end.clone(), Cursor::start(0))
-            .expect("a fresh region is all zero");
+        let sending =
+            Sending::resume(end.clone(), Cursor::start(0)).expect("a fresh region is all zero");
         (sending, Receiving::resume(end, Cursor::start(0)))
     };
     Ok((end(0, doorbell_a, attachments_a), end(1, doorbell_b, attachments_b)))

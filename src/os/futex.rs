@@ -14,7 +14,13 @@ pub(crate) fn wait(word: &AtomicU32, expected: u32, timeout: Duration) {
     // SAFETY: the word and the time are valid for the call; the kernel only reads them. The futex
     // is not private to this process, so the flag for that is absent.
     unsafe {
-        libc::syscall(libc::SYS_futex, word.as_ptr(), libc::FUTEX_WAIT, expected, &raw const timeout)
+        libc::syscall(
+            libc::SYS_futex,
+            word.as_ptr(),
+            libc::FUTEX_WAIT,
+            expected,
+            &raw const timeout,
+        )
     };
 }
 

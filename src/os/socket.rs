@@ -170,8 +170,7 @@ pub(crate) fn clear_passing(socket: BorrowedFd<'_>) {
 }
 
 fn pair(kind: SockType) -> Result<(OwnedFd, OwnedFd), SystemError> {
-    socketpair(AddressFamily::Unix, kind, None, SockFlag::SOCK_CLOEXEC)
-        .map_err(named("socketpair"))
+    socketpair(AddressFamily::Unix, kind, None, SockFlag::SOCK_CLOEXEC).map_err(named("socketpair"))
 }
 
 const MAX_DRAIN_CALLS: u32 = 16;

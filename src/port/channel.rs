@@ -3,9 +3,7 @@
 use crate::error::ChannelError;
 use crate::link::transfer;
 use crate::port::MessagePort;
-use crate::wire::layout::{
-    DEFAULT_CAPACITY, DEFAULT_LIMIT, MAX_LIMIT, MAX_SEGMENTS, MIN_CAPACITY,
-};
+use crate::wire::layout::{DEFAULT_CAPACITY, DEFAULT_LIMIT, MAX_LIMIT, MAX_SEGMENTS, MIN_CAPACITY};
 
 /// Two entangled ports, both in this process: what is posted to one is received from the other.
 ///
@@ -88,11 +86,7 @@ enum Limit {
 
 impl Default for ChannelBuilder {
     fn default() -> ChannelBuilder {
-        ChannelBuilder {
-            capacity: DEFAULT_CAPACITY,
-            limit: Limit::Bytes(DEFAULT_LIMIT),
-            schema: 0,
-        }
+        ChannelBuilder { capacity: DEFAULT_CAPACITY, limit: Limit::Bytes(DEFAULT_LIMIT), schema: 0 }
     }
 }
 

@@ -59,22 +59,13 @@ impl Consumer {
         let messages = consumed.messages.load(Ordering::Relaxed);
         let bytes = consumed.bytes.load(Ordering::Relaxed);
         let wakes = consumed.wakes.load(Ordering::Relaxed);
-        Consumer {
-            memory,
-            geometry,
-            cursor,
-            released,
-            tail,
-            controls: 0,
-            messages,
-            bytes,
-            wakes,
-        }
+        Consumer { memory, geometry, cursor, released, tail, controls: 0, messages, bytes, wakes }
     }
 
     /// Looks at the next message. The same one again until it is taken.
     ///
     /// `tail` is loaded only when everything known was taken.
+    #[inline]
     pub(crate) fn peek(&mut self) -> Result<Peek, Corruption> {
         if self.cursor.position == self.tail {
             self.refresh_tail()?;
@@ -95,6 +86,7 @@ impl Consumer {
     }
 
     /// Steps over the message that `peek` returned. Its bytes stay readable until the release.
+    #[inline]
     pub(crate) fn take(&mut self, record: &Record) {
         debug_assert_eq!(record.end, self.at(record.len, record.format).end);
         self.cursor = self.cursor.advanced(record_len(u64::from(record.len)));
@@ -107,6 +99,7 @@ impl Consumer {
     ///
     /// Control records that follow are given back as well: a producer may wait for just those,
     /// while this end is busy with the message before them.
+    #[inline]
     pub(crate) fn release(&mut self, position: u64) -> Wake {
         self.released = position;
         if position == self.cursor.position {
@@ -150,11 +143,13 @@ impl Consumer {
     }
 
     /// Whether bytes were passed that are not released yet.
+    #[inline]
     pub(crate) fn has_unreleased(&self) -> bool {
         self.released != self.cursor.position
     }
 
     /// Position after the last message taken and the control records passed.
+    #[inline]
     pub(crate) fn position(&self) -> u64 {
         self.cursor.position
     }
@@ -163,6 +158,7 @@ impl Consumer {
         self.cursor
     }
 
+    #[inline]
     pub(crate) fn memory(&self) -> &Memory {
         &self.memory
     }
@@ -172,6 +168,7 @@ impl Consumer {
         self.memory.prefetch(self.cursor.offset(&self.geometry));
     }
 
+    #[inline]
     fn at(&self, len: u32, format: Format) -> Record {
         Record {
             payload_offset: self.cursor.offset(&self.geometry) + HEADER_LEN,
@@ -183,10 +180,14 @@ impl Consumer {
 
     /// Reads the header at the cursor and checks it against what is left of the segment and of the
     /// committed bytes.
+    #[inline]
     fn read_header(&self) -> Result<Header, Corruption> {
         let words = self.memory.read_header(self.cursor.offset(&self.geometry));
-        let header = Header::decode(words)
-            .ok_or(Corruption::new("record header that nobody writes", words[0], 0))?;
+        let header = Header::decode(words).ok_or(Corruption::new(
+            "record header that nobody writes",
+            words[0],
+            0,
+        ))?;
         let until_end = self.cursor.until_end(&self.geometry);
         let available = distance(self.tail, self.cursor.position).min(until_end);
         match header {
@@ -226,6 +227,7 @@ impl Consumer {
 
     /// Passes the control records that stand next among the known ones. What is wrong with them is
     /// said by the next peek, which reads the same place again.
+    #[inline]
     fn pass_known_controls(&mut self) {
         while self.cursor.position != self.tail {
             match self.read_header() {
@@ -239,6 +241,7 @@ impl Consumer {
         }
     }
 
+    #[inline]
     fn refresh_tail(&mut self) -> Result<(), Corruption> {
         let lane = self.memory.lane();
         // Acquire: pairs with the Release in `Producer::commit`; the records before it are whole.
@@ -255,6 +258,7 @@ impl Consumer {
         Ok(())
     }
 
+    #[inline]
     fn count(&mut self, wake: Wake) -> Wake {
         if wake != Wake::Nobody {
             self.wakes = self.wakes.wrapping_add(1);

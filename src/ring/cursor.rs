@@ -24,27 +24,32 @@ impl Cursor {
     }
 
     /// Place inside the segment, in bytes from its start.
+    #[inline]
     pub(crate) fn index(self, geometry: &Geometry) -> u64 {
         distance(self.position, self.entered) & (geometry.segment_len(self.segment) - 1)
     }
 
     /// Bytes from here to the segment's end: from 1 to all of it.
+    #[inline]
     pub(crate) fn until_end(self, geometry: &Geometry) -> u64 {
         geometry.segment_len(self.segment) - self.index(geometry)
     }
 
     /// Place inside the area, in bytes from its start.
+    #[inline]
     pub(crate) fn offset(self, geometry: &Geometry) -> u64 {
         geometry.segment_offset(self.segment) + self.index(geometry)
     }
 
     /// This cursor, `len` bytes further.
+    #[inline]
     #[must_use]
     pub(crate) fn advanced(self, len: u64) -> Cursor {
         Cursor { position: self.position.wrapping_add(len), ..self }
     }
 
     /// This cursor at the start of `segment`.
+    #[inline]
     #[must_use]
     pub(crate) fn entering(self, segment: u32) -> Cursor {
         Cursor { position: self.position, segment, entered: self.position }
@@ -52,11 +57,13 @@ impl Cursor {
 }
 
 /// Bytes from `earlier` to `later`. Huge if `later` is the earlier one.
+#[inline]
 pub(crate) const fn distance(later: u64, earlier: u64) -> u64 {
     later.wrapping_sub(earlier)
 }
 
 /// Whether `position` has come to `mark` or past it. Holds for marks less than 2⁶³ bytes away.
+#[inline]
 pub(crate) const fn reached(position: u64, mark: u64) -> bool {
     (distance(position, mark) as i64) >= 0
 }

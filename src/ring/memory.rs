@@ -9,10 +9,10 @@
 //! nothing here hands out a reference to the area.
 #![allow(unsafe_code)]
 
-#[cfg(loom)]
-pub(crate) use modelled::Memory;
 #[cfg(not(loom))]
 pub(crate) use mapped::Memory;
+#[cfg(loom)]
+pub(crate) use modelled::Memory;
 
 #[cfg(not(loom))]
 mod mapped {
@@ -68,6 +68,7 @@ mod mapped {
             unsafe { Memory::new(lane, first.cast(), len, owner) }
         }
 
+        #[inline]
         pub(crate) fn lane(&self) -> &LaneHeader {
             // SAFETY: (bounds) valid while the owner lives, which `self` keeps; all its fields are
             // atomics, so a shared reference is right whoever else writes.
@@ -75,6 +76,7 @@ mod mapped {
         }
 
         /// Writes a record's header.
+        #[inline]
         pub(crate) fn write_header(&self, offset: u64, words: [u64; 2]) {
             // Relaxed: published by the tail that follows.
             self.word(offset).store(words[0], Ordering::Relaxed);
@@ -82,6 +84,7 @@ mod mapped {
         }
 
         /// Reads a record's header, each word once.
+        #[inline]
         pub(crate) fn read_header(&self, offset: u64) -> [u64; 2] {
             // Relaxed: ordered by the tail that was loaded before.
             [
@@ -94,6 +97,7 @@ mod mapped {
         ///
         /// # Panics
         /// If they lie outside the area: the cursor arithmetic would be wrong.
+        #[inline]
         pub(crate) fn bytes(&self, offset: u64, len: u64) -> NonNull<u8> {
             assert!(offset <= self.len && len <= self.len - offset, "outside the area");
             // SAFETY: (bounds) just checked.
@@ -114,6 +118,7 @@ mod mapped {
             let _ = offset;
         }
 
+        #[inline]
         fn word(&self, offset: u64) -> &AtomicU64 {
             let place = self.bytes(offset, 8).cast::<u64>();
             debug_assert!(place.is_aligned());

@@ -72,6 +72,7 @@ pub(crate) fn disarm(flag: &AtomicU32) {
 }
 
 /// After a commit: is there anybody to wake?
+#[inline]
 pub(crate) fn look(flag: &AtomicU32, site: Site) -> Wake {
     // SeqCst fence: pairs with the one in `arm`: we see the flag, or the sleeper sees our commit.
     fence(site);

@@ -96,6 +96,7 @@ impl Producer {
     ///
     /// In order: home, if a burst is over; here; after growth. The peer's `head` is loaded only
     /// when the cached one says that there is no room, and while away from home.
+    #[inline]
     pub(crate) fn plan(&mut self, len: u64) -> Result<Plan, Refusal> {
         let record = record_len(len);
         if record > self.geometry.largest_record() {
@@ -113,6 +114,7 @@ impl Producer {
 
     /// Finds a place for a record whose length is not known yet: as much room as there is without
     /// growing, at most for `wish` payload bytes. `None` if that is next to nothing.
+    #[inline]
     pub(crate) fn plan_open(&mut self, wish: u64) -> Result<Option<Plan>, Refusal> {
         let wish = record_len(wish).min(self.geometry.largest_record());
         if let Some(at) = self.way_home(wish)? {
@@ -127,6 +129,7 @@ impl Producer {
     }
 
     /// Stages the record that was written where `plan` says, with `len` payload bytes.
+    #[inline]
     pub(crate) fn stage(&mut self, plan: Plan, len: u32, format: Format) {
         let record = record_len(u64::from(len));
         assert!(record <= plan.room, "a record outgrew its plan");
@@ -138,13 +141,17 @@ impl Producer {
         self.memory.write_header(self.cursor.offset(&self.geometry), header.encode());
         self.cursor = self.cursor.advanced(record);
         debug_assert!(self.used() + RESERVE <= self.geometry.segment_len(self.cursor.segment));
-        self.small_records =
-            if self.geometry.goes_round(0, record) { self.small_records.saturating_add(1) } else { 0 };
+        self.small_records = if self.geometry.goes_round(0, record) {
+            self.small_records.saturating_add(1)
+        } else {
+            0
+        };
         self.counters.messages = self.counters.messages.wrapping_add(1);
         self.counters.bytes = self.counters.bytes.wrapping_add(u64::from(len));
     }
 
     /// Publishes everything staged, by one store, and says whom to wake.
+    #[inline]
     pub(crate) fn commit(&mut self) -> Wake {
         if !self.has_staged() {
             return Wake::Nobody;
@@ -156,8 +163,11 @@ impl Producer {
         // Release: pairs with the Acquire in `Consumer::refresh_tail`; publishes the records.
         lane.producer.tail.store(self.committed, ordering(Site::PublishTail, Ordering::Release));
         let wake = notifier::look(&lane.sleepers.message_sleeper, Site::FenceBeforeLook);
-        let woke = u64::from(wake != Wake::Nobody);
-        self.counters.wakes = self.counters.wakes.wrapping_add(woke);
+        if wake != Wake::Nobody {
+            self.counters.wakes = self.counters.wakes.wrapping_add(1);
+            // Relaxed: a number for people, as in `count_full` and `write_control`.
+            lane.produced.wakes.store(self.counters.wakes, Ordering::Relaxed);
+        }
         wake
     }
 
@@ -207,6 +217,7 @@ impl Producer {
     }
 
     /// What the consumer's side said when it left: 0 while it is there.
+    #[inline]
     pub(crate) fn reader_gone(&self) -> u32 {
         // Relaxed: it publishes nothing; a sleeper's look at it is ordered by the fences.
         self.memory.lane().sleepers.reader_gone.load(Ordering::Relaxed)
@@ -215,10 +226,11 @@ impl Producer {
     /// Counts one post that found the lane full.
     pub(crate) fn count_full(&mut self) {
         self.counters.full = self.counters.full.wrapping_add(1);
-        self.publish_counters();
+        self.memory.lane().produced.full.store(self.counters.full, Ordering::Relaxed);
     }
 
     /// Whether anything waits for a commit.
+    #[inline]
     pub(crate) fn has_staged(&self) -> bool {
         self.cursor.position != self.committed
     }
@@ -237,14 +249,17 @@ impl Producer {
         self.committed_messages.saturating_sub(taken)
     }
 
+    #[inline]
     pub(crate) fn cursor(&self) -> Cursor {
         self.cursor
     }
 
+    #[inline]
     pub(crate) fn memory(&self) -> &Memory {
         &self.memory
     }
 
+    #[inline]
     pub(crate) fn geometry(&self) -> &Geometry {
         &self.geometry
     }
@@ -258,6 +273,7 @@ impl Producer {
         segment != self.cursor.segment && reached(self.head, self.left[segment as usize])
     }
 
+    #[inline]
     fn way_home(&mut self, record: u64) -> Result<Option<Plan>, Refusal> {
         if self.cursor.segment == 0
             || self.small_records < SMALL_RECORDS_BEFORE_HOME
@@ -270,6 +286,7 @@ impl Producer {
         Ok(drained.then(|| self.jumping_to(0, record)))
     }
 
+    #[inline]
     fn plan_here(&self, record: u64) -> Option<Plan> {
         let until_end = self.cursor.until_end(&self.geometry);
         let padding = if record <= until_end { 0 } else { until_end };
@@ -277,8 +294,7 @@ impl Producer {
         if self.used() + padding + record + RESERVE > size {
             return None;
         }
-        let control =
-            (padding > 0).then(|| Header::Padding { len: (padding - HEADER_LEN) as u32 });
+        let control = (padding > 0).then(|| Header::Padding { len: (padding - HEADER_LEN) as u32 });
         Some(Plan { control, at: self.cursor.advanced(padding), room: record })
     }
 
@@ -320,6 +336,8 @@ impl Producer {
                 debug_assert!(self.is_free(segment), "jump into a segment in use");
                 let grew = u64::from(segment > self.cursor.segment);
                 self.counters.growth = self.counters.growth.wrapping_add(grew);
+                let line = &self.memory.lane().produced;
+                line.growth.store(self.counters.growth, Ordering::Relaxed);
                 let after = self.cursor.advanced(HEADER_LEN);
                 self.left[self.cursor.segment as usize] = after.position;
                 self.cursor = after.entering(segment);
@@ -330,6 +348,7 @@ impl Producer {
     }
 
     /// Bytes of the present segment that the consumer has not released.
+    #[inline]
     fn used(&self) -> u64 {
         let unreleased = distance(self.cursor.position, self.head);
         let since_entry = distance(self.cursor.position, self.cursor.entered);
@@ -337,6 +356,7 @@ impl Producer {
     }
 
     /// Room for one record from the cursor on, without padding or growth.
+    #[inline]
     fn room_here(&self) -> u64 {
         let size = self.geometry.segment_len(self.cursor.segment);
         let unused = size.saturating_sub(self.used() + RESERVE);
@@ -359,12 +379,9 @@ impl Producer {
 
     fn publish_counters(&self) {
         let line = &self.memory.lane().produced;
-        // Relaxed, all: numbers for people; nothing is decided by them.
+        // Relaxed, both: numbers for people; nothing is decided by them.
         line.messages.store(self.counters.messages, Ordering::Relaxed);
         line.bytes.store(self.counters.bytes, Ordering::Relaxed);
-        line.full.store(self.counters.full, Ordering::Relaxed);
-        line.growth.store(self.counters.growth, Ordering::Relaxed);
-        line.wakes.store(self.counters.wakes, Ordering::Relaxed);
     }
 }
 
@@ -385,22 +402,26 @@ impl Counters {
 
 impl Plan {
     /// Offset in the area of the payload's first byte.
+    #[inline]
     pub(crate) fn payload_offset(&self, geometry: &Geometry) -> u64 {
         self.at.offset(geometry) + HEADER_LEN
     }
 
     /// Payload bytes that fit.
+    #[inline]
     pub(crate) fn payload_room(&self) -> u64 {
         self.room - HEADER_LEN
     }
 
     /// Whether the lane comes to a segment's end, or leaves it.
+    #[inline]
     pub(crate) fn turns(&self) -> bool {
         self.control.is_some()
     }
 
     /// The segment to write in, and the index behind the last byte that may be written there, the
     /// control record after it included.
+    #[inline]
     pub(crate) fn extent(&self, geometry: &Geometry) -> (u32, u64) {
         let end = self.at.index(geometry) + self.room + RESERVE;
         (self.at.segment, end.min(geometry.segment_len(self.at.segment)))

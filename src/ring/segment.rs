@@ -15,6 +15,9 @@ use crate::wire::record::HEADER_LEN;
 pub(crate) struct Geometry {
     capacity: u64,
     limit: u64,
+    /// Derived from the two, because every post needs them.
+    segments: u32,
+    largest_record: u64,
 }
 
 impl Geometry {
@@ -23,31 +26,39 @@ impl Geometry {
     pub(crate) fn new(capacity: u64, limit: u64) -> Geometry {
         assert!(capacity.is_power_of_two() && limit.is_power_of_two());
         assert!(32 <= capacity && capacity <= limit);
-        assert!((limit / capacity).trailing_zeros() as usize + 1 <= MAX_SEGMENTS);
-        Geometry { capacity, limit }
+        let segments = (limit / capacity).trailing_zeros() + 1;
+        assert!(segments as usize <= MAX_SEGMENTS);
+        // A bounded lane cannot leave its segment to enter it afresh.
+        let largest_record = if segments == 1 { capacity / 2 } else { limit / 2 } - RESERVE;
+        Geometry { capacity, limit, segments, largest_record }
     }
 
     /// Bytes of segment 0.
+    #[inline]
     pub(crate) fn capacity(&self) -> u64 {
         self.capacity
     }
 
     /// Bytes of the area: of all segments together.
+    #[inline]
     pub(crate) fn limit(&self) -> u64 {
         self.limit
     }
 
     /// Count of segments: 1 for a bounded lane.
+    #[inline]
     pub(crate) fn segments(&self) -> u32 {
-        (self.limit / self.capacity).trailing_zeros() + 1
+        self.segments
     }
 
     /// Bytes of a segment: a power of two.
+    #[inline]
     pub(crate) fn segment_len(&self, segment: u32) -> u64 {
         self.capacity << segment.saturating_sub(1)
     }
 
     /// Where a segment starts, in bytes from the area's start.
+    #[inline]
     pub(crate) fn segment_offset(&self, segment: u32) -> u64 {
         if segment == 0 { 0 } else { self.segment_len(segment) }
     }
@@ -57,23 +68,21 @@ impl Geometry {
     ///
     /// A larger record may stand where the rest up to the end is too short and the part before it
     /// as well, and would then never fit, however empty the segment is.
+    #[inline]
     pub(crate) fn goes_round(&self, segment: u32, len: u64) -> bool {
         len + RESERVE <= self.segment_len(segment) / 2
     }
 
     /// Whether a record of `len` bytes fits a segment that is entered afresh.
+    #[inline]
     pub(crate) fn holds(&self, segment: u32, len: u64) -> bool {
         len + RESERVE <= self.segment_len(segment)
     }
 
     /// Bytes of the largest record that can ever be posted, its header included.
+    #[inline]
     pub(crate) fn largest_record(&self) -> u64 {
-        if self.segments() == 1 {
-            // A bounded lane cannot leave its segment to enter it afresh.
-            self.capacity / 2 - RESERVE
-        } else {
-            self.limit / 2 - RESERVE
-        }
+        self.largest_record
     }
 
     /// Bytes of the largest payload that can ever be posted.

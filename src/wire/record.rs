@@ -62,60 +62,59 @@ pub(crate) enum Header {
 
 impl Header {
     /// The two words of this header.
+    #[inline]
     pub(crate) fn encode(self) -> [u64; 2] {
-        let word = |len: u32, kind: u8, format: u8| {
-            u64::from(len) | u64::from(kind) << 32 | u64::from(format) << 40
-        };
+        let word = |len: u32, sort: u32| u64::from(len) | u64::from(sort) << 32;
         match self {
-            Header::Message { len, format } => [word(len, MESSAGE, format_code(format)), 0],
-            Header::Padding { len } => [word(len, PADDING, 0), 0],
-            Header::Jump { segment } => [word(0, JUMP, 0), u64::from(segment)],
-            Header::Close { farewell: Farewell::Closed } => [word(0, CLOSE, 0), 1],
-            Header::Close { farewell: Farewell::Dropped } => [word(0, CLOSE, 0), 2],
+            Header::Message { len, format } => {
+                let sort = match format {
+                    Format::Archive => ARCHIVE,
+                    Format::Bytes => BYTES,
+                    Format::Text => TEXT,
+                };
+                [word(len, sort), 0]
+            }
+            Header::Padding { len } => [word(len, PADDING), 0],
+            Header::Jump { segment } => [word(0, JUMP), u64::from(segment)],
+            Header::Close { farewell: Farewell::Closed } => [word(0, CLOSE), 1],
+            Header::Close { farewell: Farewell::Dropped } => [word(0, CLOSE), 2],
         }
     }
 
     /// Reads a header that a peer wrote. `None` if no producer of this version writes it.
     ///
     /// Lengths are not compared with the ring here: that is the consumer's business.
+    #[inline]
     pub(crate) fn decode([first, detail]: [u64; 2]) -> Option<Header> {
         let len = first as u32;
-        let kind = (first >> 32) as u8;
-        let format = (first >> 40) as u8;
-        let attachments = (first >> 48) as u16;
-        if attachments != 0 {
-            return None;
-        }
-        match (kind, format, len, detail) {
-            (MESSAGE, 0, _, 0) => Some(Header::Message { len, format: Format::Archive }),
-            (MESSAGE, 1, _, 0) => Some(Header::Message { len, format: Format::Bytes }),
-            (MESSAGE, 2, _, 0) => Some(Header::Message { len, format: Format::Text }),
-            (PADDING, 0, _, 0) => Some(Header::Padding { len }),
-            (JUMP, 0, 0, segment) => Some(Header::Jump { segment: u32::try_from(segment).ok()? }),
-            (CLOSE, 0, 0, 1) => Some(Header::Close { farewell: Farewell::Closed }),
-            (CLOSE, 0, 0, 2) => Some(Header::Close { farewell: Farewell::Dropped }),
+        // Kind, format and attachments in one number, so that a message takes one comparison.
+        let sort = (first >> 32) as u32;
+        match (sort, len, detail) {
+            (ARCHIVE, _, 0) => Some(Header::Message { len, format: Format::Archive }),
+            (BYTES, _, 0) => Some(Header::Message { len, format: Format::Bytes }),
+            (TEXT, _, 0) => Some(Header::Message { len, format: Format::Text }),
+            (PADDING, _, 0) => Some(Header::Padding { len }),
+            (JUMP, 0, segment) => Some(Header::Jump { segment: u32::try_from(segment).ok()? }),
+            (CLOSE, 0, 1) => Some(Header::Close { farewell: Farewell::Closed }),
+            (CLOSE, 0, 2) => Some(Header::Close { farewell: Farewell::Dropped }),
             _ => None,
         }
     }
 }
 
 /// Bytes that a message of `len` payload bytes takes in the ring.
+#[inline]
 pub(crate) const fn record_len(len: u64) -> u64 {
     HEADER_LEN + (len + 15) / 16 * 16
 }
 
-fn format_code(format: Format) -> u8 {
-    match format {
-        Format::Archive => 0,
-        Format::Bytes => 1,
-        Format::Text => 2,
-    }
-}
-
-const MESSAGE: u8 = 1;
-const PADDING: u8 = 2;
-const JUMP: u8 = 3;
-const CLOSE: u8 = 4;
+// Kind in the low byte, the format of a message above it, attachments above that.
+const ARCHIVE: u32 = 0x0001;
+const BYTES: u32 = 0x0101;
+const TEXT: u32 = 0x0201;
+const PADDING: u32 = 0x0002;
+const JUMP: u32 = 0x0003;
+const CLOSE: u32 = 0x0004;
 
 #[cfg(all(test, not(loom)))]
 mod tests {

@@ -8,8 +8,10 @@ use std::sync::mpsc;
 use std::thread;
 use std::time::Duration;
 
-/// After this long something hangs. No test takes a hundredth of it.
+/// After this long a child hangs. None takes a hundredth of it.
 pub const DEADLINE: Duration = Duration::from_secs(60);
+/// After this long a child gives up a wait of its own, in time to say which one it was.
+pub const PATIENCE: Duration = Duration::from_secs(20);
 
 const ROLE: &str = "MESSAGEPORT_TEST_ROLE";
 const SKIPPED: &str = "skipped: ";
@@ -32,9 +34,7 @@ pub fn play(test: &str, roles: &[(&str, fn())]) {
 /// The command of a child that plays `role` in `test`.
 pub fn command(test: &str, role: &str) -> Command {
     let mut command = Command::new(env::current_exe().expect("a test knows its binary"));
-    command
-        .args([test, "--exact", "--nocapture", "--test-threads=1"])
-        .env(ROLE, role);
+    command.args([test, "--exact", "--nocapture", "--test-threads=1"]).env(ROLE, role);
     command
 }
 
@@ -53,10 +53,7 @@ fn run(test: &str, role: &str) {
     let (status, output) = output_of(command(test, role));
     // The last line is asked for as well: a child that found no such test would also succeed.
     let complete = output.contains(&done(role));
-    assert!(
-        status.success() && complete,
-        "{test}, role {role}: {status}\n{output}"
-    );
+    assert!(status.success() && complete, "{test}, role {role}: {status}\n{output}");
     for line in output.lines().filter(|line| line.starts_with(SKIPPED)) {
         writeln!(io::stderr(), "{test} {line}").expect("standard error takes a line");
     }
@@ -66,11 +63,7 @@ fn run(test: &str, role: &str) {
 fn output_of(mut command: Command) -> (ExitStatus, String) {
     let (mut reader, writer) = io::pipe().expect("a pipe");
     let again = writer.try_clone().expect("a second descriptor");
-    let child = command
-        .stdin(Stdio::null())
-        .stdout(again)
-        .stderr(writer)
-        .spawn();
+    let child = command.stdin(Stdio::null()).stdout(again).stderr(writer).spawn();
     let mut child = child.expect("a child process");
     // The command holds the pipe's writing end: without this the end never comes.
     drop(command);
@@ -93,9 +86,6 @@ fn output_of(mut command: Command) -> (ExitStatus, String) {
         child.kill().expect("a child of our own can be killed");
     }
     let status = child.wait().expect("a child of our own can be waited for");
-    assert!(
-        in_time,
-        "a child did not end within {DEADLINE:?}, its output:\n{output}"
-    );
+    assert!(in_time, "a child did not end within {DEADLINE:?}, its output:\n{output}");
     (status, output)
 }

@@ -17,7 +17,7 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::uio::pwrite;
 use nix::unistd::gettid;
 
-use crate::child::DEADLINE;
+use crate::child::PATIENCE;
 
 /// A whole number of pages on every machine.
 const PAGES: usize = 64 << 10;
@@ -50,11 +50,7 @@ impl Lock {
         });
         let control_id = receive.recv().expect("the other thread tells its id");
         wait_for_sleep(&format!("/proc/self/task/{control_id}/stat"));
-        Lock {
-            faults,
-            writer,
-            control,
-        }
+        Lock { faults, writer, control }
     }
 
     /// Whether both threads are still where they were.
@@ -103,10 +99,7 @@ pub fn user_faults() -> io::Result<File> {
     }
     // SAFETY: the kernel just gave us this descriptor, and nobody else has it.
     let faults = File::from(unsafe { OwnedFd::from_raw_fd(raw as i32) });
-    let mut api = Api {
-        api: 0xaa,
-        ..Api::default()
-    };
+    let mut api = Api { api: 0xaa, ..Api::default() };
     ioctl(&faults, UFFDIO_API, &mut api)?;
     Ok(faults)
 }
@@ -124,35 +117,22 @@ fn register(faults: &File, pages: &MmapMut) -> io::Result<()> {
     const MODE_MISSING: u64 = 1;
 
     let start = pages.as_ptr().addr() as u64;
-    let mut register = Register {
-        start,
-        len: PAGES as u64,
-        mode: MODE_MISSING,
-        ioctls: 0,
-    };
+    let mut register = Register { start, len: PAGES as u64, mode: MODE_MISSING, ioctls: 0 };
     ioctl(faults, UFFDIO_REGISTER, &mut register)
 }
 
 /// `request` must be one that reads and writes a `T`: its number holds the size of it.
 fn ioctl<T>(file: &File, request: u64, argument: &mut T) -> io::Result<()> {
     use std::os::fd::AsRawFd;
-    assert_eq!(
-        request >> 16 & 0x3fff,
-        size_of::<T>() as u64,
-        "the request is for another type"
-    );
+    assert_eq!(request >> 16 & 0x3fff, size_of::<T>() as u64, "the request is for another type");
     // SAFETY: `argument` is valid for reads and writes of the size that the request names.
     let answer = unsafe { libc::ioctl(file.as_raw_fd(), request, argument as *mut T) };
-    if answer == 0 {
-        Ok(())
-    } else {
-        Err(io::Error::last_os_error())
-    }
+    if answer == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
 }
 
 fn wait_for_fault(faults: &File) {
     const UFFD_EVENT_PAGEFAULT: u8 = 0x12;
-    let timeout = PollTimeout::try_from(DEADLINE).expect("the deadline fits");
+    let timeout = PollTimeout::try_from(PATIENCE).expect("the deadline fits");
     let mut descriptors = [PollFd::new(faults.as_fd(), PollFlags::POLLIN)];
     let ready = poll(&mut descriptors, timeout).expect("poll takes a descriptor");
     assert_eq!(ready, 1, "the write did not read its page");
@@ -172,10 +152,7 @@ fn wait_for_sleep(stat: &str) {
         if state.starts_with('D') {
             return;
         }
-        assert!(
-            began.elapsed() < DEADLINE,
-            "a forbidden call did not block: {text}"
-        );
+        assert!(began.elapsed() < PATIENCE, "a forbidden call did not block: {text}");
         thread::yield_now();
     }
 }

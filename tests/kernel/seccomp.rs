@@ -44,38 +44,20 @@ pub fn answer(number: c_long, when: When, errno: c_int) -> io::Result<()> {
 }
 
 fn load(offset: u32) -> sock_filter {
-    sock_filter {
-        code: (BPF_LD | BPF_W | BPF_ABS) as u16,
-        jt: 0,
-        jf: 0,
-        k: offset,
-    }
+    sock_filter { code: (BPF_LD | BPF_W | BPF_ABS) as u16, jt: 0, jf: 0, k: offset }
 }
 
 /// Goes on if the test holds, else to the last step; how far that is, is filled in later.
 fn unless(test: u32, value: u32) -> sock_filter {
-    sock_filter {
-        code: (BPF_JMP | test | BPF_K) as u16,
-        jt: 0,
-        jf: 0,
-        k: value,
-    }
+    sock_filter { code: (BPF_JMP | test | BPF_K) as u16, jt: 0, jf: 0, k: value }
 }
 
 fn give(answer: u32) -> sock_filter {
-    sock_filter {
-        code: (BPF_RET | BPF_K) as u16,
-        jt: 0,
-        jf: 0,
-        k: answer,
-    }
+    sock_filter { code: (BPF_RET | BPF_K) as u16, jt: 0, jf: 0, k: answer }
 }
 
 fn install(program: &mut [sock_filter]) -> io::Result<()> {
-    let filter = sock_fprog {
-        len: program.len() as u16,
-        filter: program.as_mut_ptr(),
-    };
+    let filter = sock_fprog { len: program.len() as u16, filter: program.as_mut_ptr() };
     // Without this only root may install a filter.
     // SAFETY: this call takes numbers only.
     let promised = unsafe { libc::prctl(libc::PR_SET_NO_NEW_PRIVS, 1 as c_ulong, 0, 0, 0) };
@@ -85,9 +67,5 @@ fn install(program: &mut [sock_filter]) -> io::Result<()> {
     let mode = c_ulong::from(libc::SECCOMP_MODE_FILTER);
     // SAFETY: `filter` points to `program`, which outlives the call; the kernel copies it.
     let installed = unsafe { libc::prctl(libc::PR_SET_SECCOMP, mode, &raw const filter) };
-    if installed == 0 {
-        Ok(())
-    } else {
-        Err(io::Error::last_os_error())
-    }
+    if installed == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
 }

@@ -136,14 +136,9 @@ fn tokens_leave_out_comments_and_literals() {
         END
     "###;
     let code = tokens(source);
-    assert!(
-        code.iter().all(|token| token.kind != Kind::Word("unsafe")),
-        "{code:?}"
-    );
+    assert!(code.iter().all(|token| token.kind != Kind::Word("unsafe")), "{code:?}");
     let last = code.last().expect("there is code");
     assert_eq!((last.kind, last.line), (Kind::Word("END"), 7));
-    let braces = code
-        .iter()
-        .filter(|token| matches!(token.kind, Kind::Symbol('{' | '}')));
+    let braces = code.iter().filter(|token| matches!(token.kind, Kind::Symbol('{' | '}')));
     assert_eq!(braces.count(), 2);
 }

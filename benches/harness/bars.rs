@@ -1,0 +1,50 @@
+//! Bars: ratios that the project has set itself, printed beside what this run says.
+//!
+//! Nothing is asserted, since nothing about time holds on every machine. A bar that is missed is
+//! printed like one that is reached.
+
+/// A ratio of times that is not to be exceeded.
+pub struct Bar {
+    /// Number of its row in the table of bars.
+    pub number: u32,
+    /// What is judged.
+    pub variant: &'static str,
+    pub bytes: usize,
+    /// What it is divided by.
+    pub base: &'static str,
+    pub base_bytes: usize,
+    pub most: f64,
+}
+
+impl Bar {
+    /// Judges a variant by another one at the same payload.
+    pub fn same(
+        number: u32,
+        variant: &'static str,
+        base: &'static str,
+        bytes: usize,
+        most: f64,
+    ) -> Self {
+        Self { number, variant, bytes, base, base_bytes: bytes, most }
+    }
+
+    /// Judges a variant by a limit that has a payload of its own.
+    pub fn limit(
+        number: u32,
+        (variant, bytes): (&'static str, usize),
+        (base, base_bytes): (&'static str, usize),
+        most: f64,
+    ) -> Self {
+        Self { number, variant, bytes, base, base_bytes, most }
+    }
+
+    /// Puts the bar and the measured ratio in one line.
+    pub fn describe(&self, ratio: f64) -> String {
+        let Self { number, variant, bytes, base, base_bytes, most } = self;
+        let verdict = if ratio <= *most { "reached" } else { "missed" };
+        format!(
+            "bar {number}: {variant}/{bytes} takes {ratio:.2} times {base}/{base_bytes}, \
+             at most {most:.2}: {verdict}"
+        )
+    }
+}

@@ -1,0 +1,96 @@
+//! What the tests across threads and processes share. Each test program uses a part of it.
+#![allow(dead_code)]
+
+pub mod board;
+pub mod census;
+pub mod messages;
+pub mod region;
+pub mod role;
+pub mod watchdog;
+
+use messageport::{CloseReason, MessageEvent, MessagePort, PostError, RecvError};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+use std::fs;
+use std::thread;
+use std::time::{Duration, Instant};
+
+/// After this long without progress something hangs. No step of a test takes a hundredth of it.
+pub const DEADLINE: Duration = Duration::from_secs(60);
+
+/// Waits until `condition` holds, and fails when it never does.
+pub fn wait_until(what: &str, mut condition: impl FnMut() -> bool) {
+    let deadline = Instant::now() + DEADLINE;
+    while !condition() {
+        assert!(Instant::now() < deadline, "waited in vain until {what}");
+        thread::yield_now();
+    }
+}
+
+/// Waits until a thread of this process sleeps in the kernel.
+pub fn wait_until_asleep(thread: Pid) {
+    let path = format!("/proc/self/task/{thread}/stat");
+    wait_until("a thread sleeps", || {
+        let stat = fs::read_to_string(&path).expect("the thread lives");
+        let (_, after_name) = stat.rsplit_once(')').expect("the name is in parentheses");
+        after_name.starts_with(" S")
+    });
+}
+
+/// The next message; fails, and shows the port, when none comes.
+pub fn receive(port: &MessagePort) -> MessageEvent<'_> {
+    port.recv_timeout(DEADLINE).unwrap_or_else(|error| panic!("{error}\n{port:#?}"))
+}
+
+/// The next message's text.
+pub fn receive_text(port: &MessagePort) -> String {
+    receive(port).text().expect("a text").to_string()
+}
+
+/// Receives the end, which is the same however often it is asked for.
+pub fn receive_end(port: &MessagePort) -> CloseReason {
+    let reason = end_of(port.recv_timeout(DEADLINE));
+    assert_eq!(end_of(port.recv()), reason);
+    assert_eq!(end_of(port.recv_timeout(Duration::ZERO)), reason);
+    assert!(matches!(port.try_recv(), Err(RecvError::Closed { reason: again }) if again == reason));
+    assert_eq!(port.iter().count(), 0);
+    reason
+}
+
+fn end_of(received: Result<MessageEvent<'_>, RecvError>) -> CloseReason {
+    match received {
+        Err(RecvError::Closed { reason }) => reason,
+        other => panic!("expected the end: {other:?}"),
+    }
+}
+
+/// Why a post failed for good.
+pub fn refusal(posted: Result<(), PostError>) -> CloseReason {
+    match posted {
+        Err(PostError::Closed { reason }) => reason,
+        other => panic!("expected a closed port: {other:?}"),
+    }
+}
+
+/// Kills a process for good.
+pub fn kill_process(id: u32) {
+    signal(id, Signal::SIGKILL);
+}
+
+pub fn signal(id: u32, signal: Signal) {
+    kill(Pid::from_raw(id as i32), signal).expect("the process is not reaped yet");
+}
+
+/// Ends this process as the kernel does on `kill -9`: nothing more runs in it.
+pub fn die() -> ! {
+    kill_process(std::process::id());
+    unreachable!("this process is dead")
+}
+
+/// A number from the environment, by which a longer run is asked for.
+pub fn wanted(variable: &str, default: u64) -> u64 {
+    match std::env::var(variable) {
+        Ok(text) => text.parse().unwrap_or_else(|_| panic!("{variable} is no number: {text}")),
+        Err(_) => default,
+    }
+}

@@ -1,0 +1,185 @@
+//! The shared region from outside, by the picture in `docs/layout.md`: for tests that look at it,
+//! and for those that break it as a hostile peer would.
+#![allow(unsafe_code)]
+
+use super::census::REGION;
+use memmap2::{MmapOptions, MmapRaw};
+use messageport::MessagePort;
+use std::fmt::Write;
+use std::fs::{self, File, OpenOptions};
+use std::os::unix::fs::{FileExt, MetadataExt};
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering::Relaxed};
+
+/// Where the areas start.
+pub const AREA: usize = 0x10000;
+pub const PAIR_ID: usize = 0x10;
+pub const LIMIT: usize = 0x38;
+/// Bytes up to the first area that mean something.
+pub const HEADER: usize = 0x580;
+
+/// Where the words of a lane are; lane 0 is written by side 0.
+pub const fn tail(lane: usize) -> usize {
+    LANES[lane]
+}
+
+pub const fn head(lane: usize) -> usize {
+    LANES[lane] + 0x80
+}
+
+pub const fn message_sleeper(lane: usize) -> usize {
+    LANES[lane] + 0x100
+}
+
+pub const fn room_sleeper(lane: usize) -> usize {
+    LANES[lane] + 0x104
+}
+
+pub const fn reader_gone(lane: usize) -> usize {
+    LANES[lane] + 0x108
+}
+
+/// A mapping of a region, beside the port's own.
+pub struct Region {
+    bytes: MmapRaw,
+    pub file: File,
+}
+
+impl Region {
+    /// The region of a port.
+    pub fn of(port: &MessagePort) -> Region {
+        let pair = format!("pair: {}", pair_name(port));
+        let found = all().into_iter().find(|file| format!("pair: {:032x}", pair_id(file)) == pair);
+        Region::map(found.expect("a port holds its region"))
+    }
+
+    /// The region of the only port of this process.
+    pub fn of_this_process() -> Region {
+        let mut files = all();
+        assert_eq!(files.len(), 1, "this process has one region");
+        Region::map(files.remove(0))
+    }
+
+    pub fn map(file: File) -> Region {
+        let bytes = MmapOptions::new().map_raw(&file).expect("a region can be mapped");
+        Region { bytes, file }
+    }
+
+    pub fn len(&self) -> usize {
+        self.bytes.len()
+    }
+
+    /// Bytes of one lane's area.
+    pub fn limit(&self) -> usize {
+        (self.len() - AREA) / 2
+    }
+
+    /// Offset of a byte of a lane's area.
+    pub fn area(&self, lane: usize, offset: usize) -> usize {
+        AREA + lane * self.limit() + offset
+    }
+
+    pub fn word(&self, offset: usize) -> &AtomicU64 {
+        assert!(offset.is_multiple_of(8) && offset + 8 <= self.len());
+        // SAFETY: inside the mapping, as was just checked.
+        let place = unsafe { self.bytes.as_mut_ptr().add(offset) };
+        // SAFETY: aligned, as was just checked, and valid as long as `self`. Whoever writes there
+        // at the same time does so on purpose: that is the test.
+        unsafe { AtomicU64::from_ptr(place.cast()) }
+    }
+
+    pub fn half_word(&self, offset: usize) -> &AtomicU32 {
+        assert!(offset.is_multiple_of(4) && offset + 4 <= self.len());
+        // SAFETY: inside the mapping, as was just checked.
+        let place = unsafe { self.bytes.as_mut_ptr().add(offset) };
+        // SAFETY: aligned, as was just checked, and valid as long as `self`.
+        unsafe { AtomicU32::from_ptr(place.cast()) }
+    }
+
+    /// Writes a record's header as a producer would.
+    pub fn write_record(&self, offset: usize, header: u64, detail: u64) {
+        self.word(offset).store(header, Relaxed);
+        self.word(offset + 8).store(detail, Relaxed);
+    }
+
+    /// Bytes of memory that the region takes.
+    pub fn memory(&self) -> u64 {
+        self.file.metadata().expect("a memfd has a size").blocks() * 512
+    }
+}
+
+/// First word of a record's header.
+pub const fn record(len: u64, kind: u64, format: u64) -> u64 {
+    len | kind << 32 | format << 40
+}
+
+pub const MESSAGE: u64 = 1;
+pub const PADDING: u64 = 2;
+pub const JUMP: u64 = 3;
+pub const CLOSE: u64 = 4;
+
+/// The cursors and flags of every region that this process holds.
+pub fn show_all() -> String {
+    let mut out = String::new();
+    for file in all() {
+        let half = |offset: usize| {
+            let mut bytes = [0; 4];
+            let _ = file.read_exact_at(&mut bytes, offset as u64);
+            u32::from_le_bytes(bytes)
+        };
+        writeln!(out, "region {:032x}", pair_id(&file)).expect("a string takes all");
+        for lane in 0..2 {
+            writeln!(
+                out,
+                "  lane {lane}: tail {:#x}, head {:#x}, sleepers: message {}, room {}, gone {}",
+                read_word(&file, tail(lane)),
+                read_word(&file, head(lane)),
+                half(message_sleeper(lane)),
+                half(room_sleeper(lane)),
+                half(reader_gone(lane)),
+            )
+            .expect("a string takes all");
+        }
+    }
+    out
+}
+
+/// Every region that this process holds, once.
+fn all() -> Vec<File> {
+    let mut seen = Vec::new();
+    let mut files = Vec::new();
+    for entry in fs::read_dir("/proc/self/fd").expect("a process has descriptors").flatten() {
+        let path: PathBuf = entry.path();
+        let is_region =
+            fs::read_link(&path).is_ok_and(|link| link.to_string_lossy().contains(REGION));
+        if !is_region {
+            continue;
+        }
+        let Ok(file) = OpenOptions::new().read(true).write(true).open(&path) else { continue };
+        let inode = file.metadata().expect("an open file has an inode").ino();
+        if !seen.contains(&inode) {
+            seen.push(inode);
+            files.push(file);
+        }
+    }
+    files
+}
+
+fn pair_id(file: &File) -> u128 {
+    u128::from(read_word(file, PAIR_ID)) | u128::from(read_word(file, PAIR_ID + 8)) << 64
+}
+
+/// The pair's id as the port prints it.
+fn pair_name(port: &MessagePort) -> String {
+    let text = format!("{port:?}");
+    let (_, after) = text.split_once("pair: ").expect("a port prints its pair");
+    after.chars().take_while(char::is_ascii_hexdigit).collect()
+}
+
+fn read_word(file: &File, offset: usize) -> u64 {
+    let mut bytes = [0; 8];
+    file.read_exact_at(&mut bytes, offset as u64).expect("a region has a header");
+    u64::from_le_bytes(bytes)
+}
+
+const LANES: [usize; 2] = [0x80, 0x300];

@@ -1,0 +1,68 @@
+//! Ends this process when a test in it makes no progress, and shows what it hangs on.
+//!
+//! It counts progress and not time, so that a run of ten thousand rounds is as safe as one of ten.
+
+use super::{DEADLINE, region};
+use std::fs;
+use std::sync::Mutex;
+use std::sync::Once;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::thread;
+use std::time::{Duration, Instant};
+
+/// Lives as long as a test that is watched.
+pub struct Watch {
+    id: u64,
+}
+
+/// Has the test of this name watched until the answer is dropped.
+#[must_use = "the test is watched until this is dropped"]
+pub fn watch(name: impl Into<String>) -> Watch {
+    static START: Once = Once::new();
+    START.call_once(|| drop(thread::spawn(guard)));
+    let id = PROGRESS.fetch_add(1, Relaxed);
+    WATCHED.lock().expect("nobody panics with it").push((id, name.into()));
+    Watch { id }
+}
+
+/// Says that a step was done.
+pub fn progress() {
+    PROGRESS.fetch_add(1, Relaxed);
+}
+
+impl Drop for Watch {
+    fn drop(&mut self) {
+        progress();
+        WATCHED.lock().expect("nobody panics with it").retain(|(id, _)| *id != self.id);
+    }
+}
+
+fn guard() {
+    let (mut seen, mut since) = (0, Instant::now());
+    loop {
+        thread::sleep(Duration::from_millis(500));
+        let now = PROGRESS.load(Relaxed);
+        let watched = WATCHED.lock().expect("nobody panics with it");
+        if now != seen || watched.is_empty() {
+            (seen, since) = (now, Instant::now());
+        } else if since.elapsed() > DEADLINE {
+            eprintln!("no progress for {DEADLINE:?} in {watched:?}");
+            show_threads();
+            eprintln!("{}", region::show_all());
+            std::process::abort();
+        }
+    }
+}
+
+/// What each thread does in the kernel: the number of the call and its arguments.
+fn show_threads() {
+    let Ok(threads) = fs::read_dir("/proc/self/task") else { return };
+    for thread in threads.flatten() {
+        let read = |file| fs::read_to_string(thread.path().join(file)).unwrap_or_default();
+        let (name, call) = (read("comm"), read("syscall"));
+        eprintln!("thread {:?} {}: {}", thread.file_name(), name.trim(), call.trim());
+    }
+}
+
+static PROGRESS: AtomicU64 = AtomicU64::new(0);
+static WATCHED: Mutex<Vec<(u64, String)>> = Mutex::new(Vec::new());
