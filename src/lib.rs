@@ -1,5 +1,55 @@
 //! The web's `MessagePort`, between native processes on Linux, at shared-memory speed.
+//!
+//! A [`MessageChannel`] is two entangled [`MessagePort`]s: what is posted to one is received from
+//! the other, in order. The ports share one region of memory that holds a lock-free ring for each
+//! direction; messages are serialised by [`rkyv`] straight into it, and read from it after a check.
+//!
+//! ```
+//! use messageport::{MessageChannel, rkyv};
+//!
+//! #[derive(rkyv::Archive, rkyv::Serialize)]
+//! struct Order { id: u64, item: String }
+//!
+//! let MessageChannel { port1, port2 } = MessageChannel::new()?;
+//! port1.post_message(&Order { id: 7, item: "lamp".into() })?;
+//!
+//! let event = port2.recv()?;
+//! assert_eq!(event.data::<Order>()?.item, "lamp");
+//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! ```
+//!
+//! # Between processes
+//!
+//! [`Worker::spawn`] starts a child process with a port to it; in the child, [`parent_port`] is the
+//! other end.
+//!
+//! ```no_run
+//! use messageport::Worker;
+//! use std::process::Command;
+//!
+//! let worker = Worker::spawn(Command::new("resizer"))?;
+//! worker.port().post_text("picture.png")?;
+//! println!("{}", worker.port().recv()?.text()?);
+//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! ```
+//!
+//! # What is promised
+//!
+//! - `Ok` of a post means that the message is in shared memory and arrives whatever happens to the
+//!   sender. A post never blocks: the lane grows up to its limit, and then says
+//!   [`QueueFull`](PostError::QueueFull).
+//! - After the last message every receiving call says `Closed`, with a [`CloseReason`]; also when
+//!   the peer was killed. Blocked calls wake up for it.
+//! - The peer counts as hostile unless [`trust_peer`](MessagePort::trust_peer) says otherwise:
+//!   whatever it does, this API stays safe.
+//! - While both sides keep up there is no system call.
+//!
+//! The repository's `docs` folder has the layout, the protocol, the safety argument and the
+//! measurements.
 #![deny(missing_docs)]
+
+#[cfg(not(all(target_os = "linux", target_pointer_width = "64")))]
+compile_error!("messageport needs 64-bit Linux");
 
 mod error;
 #[cfg(not(loom))]
@@ -43,3 +93,8 @@ pub use port::{
 };
 pub use rkyv;
 pub use wire::record::Format;
+
+/// The example of the README is compiled and run like the others.
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct Readme;

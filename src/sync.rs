@@ -11,7 +11,8 @@ pub(crate) use loom::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 #[cfg(not(loom))]
 pub(crate) use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
-/// A place in the ring where memory is ordered. The table in `ring/mod.rs` names each one's partner.
+/// A place in the ring where memory is ordered, or where two steps must be one. The table in
+/// `ring/mod.rs` names each one's partner.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Site {
     /// `tail` is stored after the records it covers.
@@ -28,6 +29,8 @@ pub(crate) enum Site {
     FenceBeforeSleep,
     /// Between storing "reader gone" and looking at the room flag.
     FenceReaderGone,
+    /// A sleeper's flag is read and cleared in one step.
+    TakeFlag,
 }
 
 #[cfg(not(loom))]
@@ -40,16 +43,28 @@ pub(crate) fn fence(_site: Site) {
     std::sync::atomic::fence(Ordering::SeqCst);
 }
 
+/// Stores a sleeper's flag, which its waker takes by [`swap_flag`].
+#[cfg(not(loom))]
+pub(crate) fn store_flag(flag: &AtomicU32, value: u32, ordering: Ordering) {
+    flag.store(value, ordering);
+}
+
+/// Replaces a sleeper's flag in one step, and says what it was.
+#[cfg(not(loom))]
+pub(crate) fn swap_flag(_site: Site, flag: &AtomicU32, value: u32, ordering: Ordering) -> u32 {
+    flag.swap(value, ordering)
+}
+
 #[cfg(loom)]
-pub(crate) use weakened::{ALL_SITES, fence, ordering, with_weakened};
+pub(crate) use weakened::{ALL_SITES, fence, ordering, store_flag, swap_flag, with_weakened};
 
 /// The switch that lets a model run with one ordering taken away.
 #[cfg(loom)]
 mod weakened {
-    use super::{Ordering, Site};
+    use super::{AtomicU32, Ordering, Site};
     use std::cell::Cell;
 
-    pub(crate) const ALL_SITES: [Site; 7] = [
+    pub(crate) const ALL_SITES: [Site; 8] = [
         Site::PublishTail,
         Site::ReadTail,
         Site::PublishHead,
@@ -57,6 +72,7 @@ mod weakened {
         Site::FenceBeforeLook,
         Site::FenceBeforeSleep,
         Site::FenceReaderGone,
+        Site::TakeFlag,
     ];
 
     thread_local! {
@@ -72,6 +88,23 @@ mod weakened {
         if WEAKENED.get() != Some(site) {
             loom::sync::atomic::fence(Ordering::SeqCst);
         }
+    }
+
+    /// By a swap as well: loom knows no order between a plain store and an earlier swap of another
+    /// thread, so that a later swap may return the earlier one's value. No machine does that, since
+    /// a swap reads the value directly before its own.
+    pub(crate) fn store_flag(flag: &AtomicU32, value: u32, ordering: Ordering) {
+        flag.swap(value, ordering);
+    }
+
+    /// Weakened, the one step is two.
+    pub(crate) fn swap_flag(site: Site, flag: &AtomicU32, value: u32, ordering: Ordering) -> u32 {
+        if WEAKENED.get() == Some(site) {
+            let seen = flag.load(ordering);
+            store_flag(flag, value, ordering);
+            return seen;
+        }
+        flag.swap(value, ordering)
     }
 
     /// Runs `model` with `site` weakened; the site is whole again afterwards, also after a panic.

@@ -187,11 +187,21 @@ mod modelled {
         }
 
         pub(crate) fn write_header(&self, offset: u64, words: [u64; 2]) {
+            self.write_unit(offset, words);
+        }
+
+        pub(crate) fn read_header(&self, offset: u64) -> [u64; 2] {
+            self.read_unit(offset)
+        }
+
+        /// Writes 16 bytes, of a header or of payload.
+        pub(crate) fn write_unit(&self, offset: u64, words: [u64; 2]) {
             // SAFETY: the pointer is loom's, valid inside the closure; loom reports a conflict.
             self.units[offset as usize / 16].with_mut(|unit| unsafe { *unit = words });
         }
 
-        pub(crate) fn read_header(&self, offset: u64) -> [u64; 2] {
+        /// Reads 16 bytes, of a header or of payload.
+        pub(crate) fn read_unit(&self, offset: u64) -> [u64; 2] {
             // SAFETY: the pointer is loom's, valid inside the closure; loom reports a conflict.
             self.units[offset as usize / 16].with(|unit| unsafe { *unit })
         }

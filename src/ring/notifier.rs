@@ -14,7 +14,7 @@
 //! of the port left behind harmless: it costs one spurious wake. (Load, then clear, would take a
 //! newer flag away unseen.)
 
-use crate::sync::{AtomicU32, Ordering, Site, fence};
+use crate::sync::{AtomicU32, Ordering, Site, fence, store_flag, swap_flag};
 
 /// What a waker has to do.
 #[must_use = "a sleeper that is not woken sleeps for ever"]
@@ -60,7 +60,7 @@ impl Sleep {
 /// Raises the flag. The caller looks again afterwards, and only then sleeps.
 pub(crate) fn arm(flag: &AtomicU32, sleep: Sleep) {
     // Relaxed: ordered before the second look by the fence.
-    flag.store(sleep.code(), Ordering::Relaxed);
+    store_flag(flag, sleep.code(), Ordering::Relaxed);
     // SeqCst fence: pairs with the one in `look`: the waker sees the flag, or we see its commit.
     fence(Site::FenceBeforeSleep);
 }
@@ -83,7 +83,7 @@ pub(crate) fn look(flag: &AtomicU32, site: Site) -> Wake {
 #[cold]
 fn take(flag: &AtomicU32) -> Wake {
     // Relaxed: the wake itself, a system call, orders what follows it.
-    match flag.swap(NOBODY, Ordering::Relaxed) {
+    match swap_flag(Site::TakeFlag, flag, NOBODY, Ordering::Relaxed) {
         NOBODY => Wake::Nobody,
         FUTEX => Wake::Futex,
         // Written by the peer, so possibly nonsense: the ring is the wake that hurts nobody.
