@@ -285,7 +285,7 @@ pub enum SpawnError {
 #[non_exhaustive]
 pub enum ParentPortError {
     /// This process was not started by [`Worker::spawn`](crate::Worker::spawn).
-    #[error("this process was not started as a worker: {variable} is not set to a descriptor")]
+    #[error("this process was not started as a worker: {variable} names no descriptor of its own")]
     NotAWorker {
         /// The environment variable that names the inherited descriptor.
         variable: &'static str,

@@ -43,7 +43,9 @@ impl Receiver {
     }
 
     fn recv_until(&self, deadline: Option<Instant>) -> Result<MessageEvent<'_>, RecvError> {
-        if let Some(event) = spin(self.spin_estimate(), || self.try_recv().transpose()) {
+        if deadline.is_none_or(|deadline| Instant::now() < deadline)
+            && let Some(event) = spin(self.spin_estimate(), || self.try_recv().transpose())
+        {
             return event;
         }
         loop {
@@ -111,16 +113,16 @@ impl Sender {
             answer => return answer,
         };
         let deadline = Instant::now().checked_add(timeout);
-        let room = || match self.has_room(needed) {
-            Err(PostError::QueueFull { .. }) => None,
-            answer => Some(answer),
-        };
-        // What the spin finds is found again by the attempt below.
-        let _ = spin(self.spin_estimate(), room);
+        if !timeout.is_zero() {
+            // What the spin finds is found again below.
+            let _ = spin(self.spin_estimate(), || self.may_fit(needed).then_some(()));
+        }
         loop {
-            match attempt() {
-                Err(PostError::QueueFull { len, .. }) => needed = len,
-                answer => return answer,
+            if self.may_fit(needed) {
+                match attempt() {
+                    Err(PostError::QueueFull { len, .. }) => needed = len,
+                    answer => return answer,
+                }
             }
             if self.take_cancel_request() {
                 return Err(PostError::Cancelled);
@@ -154,7 +156,7 @@ impl MessagePort {
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
     pub fn recv(&self) -> Result<MessageEvent<'_>, RecvError> {
-        self.receiver().recv()
+        self.end_if_broken(self.receiver().recv())
     }
 
     /// Waits for the next message, at most for `timeout`; not at all for `Duration::ZERO`.
@@ -172,7 +174,7 @@ impl MessagePort {
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
     pub fn recv_timeout(&self, timeout: Duration) -> Result<MessageEvent<'_>, RecvError> {
-        self.receiver().recv_timeout(timeout)
+        self.end_if_broken(self.receiver().recv_timeout(timeout))
     }
 
     /// Waits for the next message until `deadline`.
@@ -190,7 +192,7 @@ impl MessagePort {
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
     pub fn recv_deadline(&self, deadline: Instant) -> Result<MessageEvent<'_>, RecvError> {
-        self.receiver().recv_deadline(deadline)
+        self.end_if_broken(self.receiver().recv_deadline(deadline))
     }
 
     /// Iterates over messages, waiting for each; ends when [`recv`](Self::recv) would fail.

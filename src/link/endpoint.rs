@@ -2,10 +2,11 @@
 
 use crate::error::{CloseReason, Corruption, SystemError};
 use crate::link::region::Region;
-use crate::os::socket::{self, Drained};
+use crate::os::socket::{self, Drained, Rung};
 use crate::os::{futex, poll};
 use crate::ring::memory::Memory;
 use crate::ring::notifier::{self, Sleep, Wake};
+use crate::sync::AtomicU32;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
@@ -35,6 +36,9 @@ pub(crate) struct Sockets {
 impl Endpoint {
     pub(crate) fn new(region: Arc<Region>, side: usize, epoch: u64, sockets: Sockets) -> Endpoint {
         let Sockets { doorbell, attachments } = sockets;
+        for socket in [doorbell.as_fd(), attachments.as_fd()] {
+            socket::refuse_descriptors(socket);
+        }
         Endpoint {
             region,
             side,
@@ -90,11 +94,17 @@ impl Endpoint {
         CloseReason::Corrupt(*self.corrupt.get_or_init(|| corruption))
     }
 
+    /// How the peer broke the protocol, if it did.
+    #[inline]
+    pub(crate) fn corruption(&self) -> Option<CloseReason> {
+        self.corrupt.get().map(|corruption| CloseReason::Corrupt(*corruption))
+    }
+
     /// Why this end is finished, as far as is known without asking.
     #[inline]
     pub(crate) fn known_end(&self) -> Option<CloseReason> {
-        if let Some(corruption) = self.corrupt.get() {
-            return Some(CloseReason::Corrupt(*corruption));
+        if let Some(reason) = self.corruption() {
+            return Some(reason);
         }
         // Relaxed: the kernel said so; whoever hears of it later asks again or looks at the ring.
         self.hung_up.load(Ordering::Relaxed).then_some(CloseReason::PeerDied)
@@ -108,6 +118,7 @@ impl Endpoint {
     /// Silences the doorbell, and learns whether the peer is gone.
     pub(crate) fn drain_doorbell(&self) -> bool {
         self.note(socket::drain(self.doorbell.as_fd()) == Drained::HungUp)
+            || self.hung_up.load(Ordering::Relaxed)
     }
 
     /// Does what the notifier decided: nothing, or one system call.
@@ -115,16 +126,12 @@ impl Endpoint {
     pub(crate) fn wake(&self, wake: Wake, memory: &Memory, sleeper: Sleeper) {
         match wake {
             Wake::Nobody => {}
-            Wake::Doorbell => {
-                self.note(socket::ring(self.doorbell.as_fd()) == Drained::HungUp);
-            }
-            Wake::Futex => {
-                let sleepers = &memory.lane().sleepers;
-                futex::wake(match sleeper {
-                    Sleeper::Receiver => &sleepers.message_sleeper,
-                    Sleeper::Sender => &sleepers.room_sleeper,
-                });
-            }
+            Wake::Doorbell => match socket::ring(self.doorbell.as_fd()) {
+                Rung::Rings => {}
+                Rung::HungUp => _ = self.note(true),
+                Rung::Failed => notifier::put_back(sleeper.flag(memory), Sleep::Doorbell),
+            },
+            Wake::Futex => futex::wake(sleeper.flag(memory)),
         }
     }
 
@@ -173,6 +180,16 @@ pub(crate) enum Sleeper {
     Receiver,
     /// Waits for room.
     Sender,
+}
+
+impl Sleeper {
+    fn flag(self, memory: &Memory) -> &AtomicU32 {
+        let sleepers = &memory.lane().sleepers;
+        match self {
+            Sleeper::Receiver => &sleepers.message_sleeper,
+            Sleeper::Sender => &sleepers.room_sleeper,
+        }
+    }
 }
 
 /// How long a sender half sleeps at a time before it asks whether the peer is alive.

@@ -11,12 +11,17 @@ use crate::ring::consumer::Consumer;
 use crate::ring::memory::Memory;
 use crate::ring::producer::{Plan, Producer};
 use crate::sync::{AtomicU64, Ordering};
-use rkyv::api::high::HighSerializer;
+use rkyv::api::high::{HighSerializer, HighValidator};
+use rkyv::bytecheck::CheckBytes;
 use rkyv::rancor::{Error, Fallible, Strategy};
 use rkyv::ser::allocator::{Arena, ArenaHandle};
 use rkyv::ser::{Positional, Serializer, Writer, sharing::Share};
-use rkyv::{Archive, Serialize};
+use rkyv::validation::Validator;
+use rkyv::validation::archive::ArchiveValidator;
+use rkyv::validation::shared::SharedValidator;
+use rkyv::{Archive, Portable, Serialize};
 use std::marker::PhantomData;
+use std::num::NonZeroUsize;
 use std::ops::Range;
 use std::ptr::{self, NonNull};
 
@@ -239,22 +244,29 @@ unsafe fn copy(from: &[u8], to: NonNull<u8>) {
 }
 
 /// Checked access to an archive.
+///
+/// The check recurses where the type does, and the bytes are the peer's: so the depth is bounded.
 pub(crate) fn access<T>(bytes: &[u8]) -> Result<&T, Error>
 where
-    T: rkyv::Portable
-        + for<'a> rkyv::bytecheck::CheckBytes<rkyv::api::high::HighValidator<'a, Error>>,
+    T: Portable + for<'a> CheckBytes<HighValidator<'a, Error>>,
 {
-    rkyv::access::<T, Error>(bytes)
+    let archive = ArchiveValidator::with_max_depth(bytes, NonZeroUsize::new(MAX_DEPTH));
+    let mut validator = Validator::new(archive, SharedValidator::new());
+    rkyv::api::access_with_context::<T, _, Error>(bytes, &mut validator)
 }
 
 /// Access without a check.
 ///
 /// # Safety
 /// The bytes must be a valid archive with a `T` at its root.
-pub(crate) unsafe fn access_unchecked<T: rkyv::Portable>(bytes: &[u8]) -> &T {
+pub(crate) unsafe fn access_unchecked<T: Portable>(bytes: &[u8]) -> &T {
     // SAFETY: the caller's word.
     unsafe { rkyv::access_unchecked::<T>(bytes) }
 }
+
+/// Levels of pointers in an archive: a `Box` in a `Box` is two. Far below what a thread's stack of
+/// 2 MiB holds, in a debug build too.
+pub(crate) const MAX_DEPTH: usize = 256;
 
 /// Names the serializer's parts, so that a change of rkyv's that breaks [`PostSerializer`] is a
 /// compile error here and not at a user's.

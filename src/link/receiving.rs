@@ -57,13 +57,36 @@ impl Receiving {
     /// that wakes a sender who waits for room.
     #[inline]
     pub(crate) fn poll(&mut self) -> Result<Option<Delivery>, RecvError> {
-        if let Some(reason) = self.ended {
-            return Err(RecvError::Closed { reason });
+        if let Some(reason) = self.ended.or_else(|| self.end.corruption()) {
+            return Err(self.end_with(reason));
+        }
+        loop {
+            match self.consumer.peek() {
+                Ok(Peek::Message(record)) => return self.take(record).map(Some),
+                Ok(Peek::Closed(farewell)) => return Err(self.end_with(reason_of(farewell))),
+                Err(corruption) => return Err(self.broken(corruption)),
+                Ok(Peek::Empty) => {
+                    if self.found_nothing()? == Wait::Sleep {
+                        return Ok(None);
+                    }
+                }
+            }
+        }
+    }
+
+    /// Steps over the next message unread. Says whether there was one.
+    pub(crate) fn discard(&mut self) -> Result<bool, RecvError> {
+        if let Some(reason) = self.ended.or_else(|| self.end.corruption()) {
+            return Err(self.end_with(reason));
         }
         match self.consumer.peek() {
-            Ok(Peek::Message(record)) => self.take(record).map(Some),
-            Ok(Peek::Empty) => self.found_nothing(),
+            Ok(Peek::Message(record)) => {
+                self.consumer.take(&record);
+                self.release_taken();
+                Ok(true)
+            }
             Ok(Peek::Closed(farewell)) => Err(self.end_with(reason_of(farewell))),
+            Ok(Peek::Empty) => Ok(false),
             Err(corruption) => Err(self.broken(corruption)),
         }
     }
@@ -73,12 +96,13 @@ impl Receiving {
         // The kernel is asked before the last look: a message committed before the death is seen.
         let hung_up = self.end.drain_doorbell();
         match self.consumer.prepare_wait(Sleep::Doorbell) {
-            Wait::Ready => Ok(Wait::Ready),
-            Wait::Sleep if hung_up => {
+            Ok(Wait::Ready) => Ok(Wait::Ready),
+            Ok(Wait::Sleep) if hung_up => {
                 self.consumer.cancel_wait();
                 Err(self.end_with(CloseReason::PeerDied))
             }
-            Wait::Sleep => Ok(Wait::Sleep),
+            Ok(Wait::Sleep) => Ok(Wait::Sleep),
+            Err(corruption) => Err(self.broken(corruption)),
         }
     }
 
@@ -95,8 +119,12 @@ impl Receiving {
     }
 
     /// From now on, whenever nothing is there the flag is up, so that the doorbell's descriptor
-    /// becomes readable with the next message.
+    /// becomes readable with the next message. The flag goes up at once as well.
     pub(crate) fn announce_by_doorbell(&mut self) {
+        if !self.readiness && self.ended.is_none() {
+            // What it finds is found again by the next look.
+            let _ = self.consumer.prepare_wait(Sleep::Doorbell);
+        }
         self.readiness = true;
     }
 
@@ -106,7 +134,11 @@ impl Receiving {
         match payload {
             Payload::Copied { blocks, .. } => self.pool.put(blocks),
             Payload::InPlace { ticket, .. } => {
-                if let Some(position) = self.lent.give_back(ticket) {
+                let free = self.lent.give_back(ticket);
+                if !self.has_lent() {
+                    // Control records that were passed meanwhile are released as well.
+                    self.release_taken();
+                } else if let Some(position) = free {
                     self.release(position);
                 }
             }
@@ -172,28 +204,26 @@ impl Receiving {
         Ok(Delivery { payload, format: record.format })
     }
 
-    fn found_nothing(&mut self) -> Result<Option<Delivery>, RecvError> {
+    /// What follows from an empty lane: `Sleep` if the caller is told so.
+    fn found_nothing(&mut self) -> Result<Wait, RecvError> {
         if !self.has_lent() && self.consumer.has_unreleased() {
             // Only control records were there; the producer may wait for just their room.
-            self.release(self.consumer.position());
+            self.release_taken();
         }
         if self.left {
             return Err(self.end_with(CloseReason::Local));
         }
         if self.readiness {
-            return match self.prepare_wait()? {
-                Wait::Sleep => Ok(None),
-                Wait::Ready => self.poll(),
-            };
+            return self.prepare_wait();
         }
         self.empty_looks = self.empty_looks.wrapping_add(1);
         if self.empty_looks.is_multiple_of(LOOKS_PER_CLOCK) && self.asked.elapsed() > ASK_EVERY {
             self.asked = Instant::now();
-            if self.end.ask_hang_up() && matches!(self.consumer.peek(), Ok(Peek::Empty)) {
-                return Err(self.end_with(CloseReason::PeerDied));
+            if self.end.ask_hang_up() {
+                return self.prepare_wait();
             }
         }
-        Ok(None)
+        Ok(Wait::Sleep)
     }
 
     fn broken(&mut self, corruption: Corruption) -> RecvError {
@@ -205,6 +235,13 @@ impl Receiving {
     fn end_with(&mut self, reason: CloseReason) -> RecvError {
         self.ended = Some(reason);
         RecvError::Closed { reason }
+    }
+
+    /// Releases everything taken and passed so far.
+    fn release_taken(&mut self) {
+        if !self.has_lent() {
+            self.release(self.consumer.position());
+        }
     }
 
     #[inline]

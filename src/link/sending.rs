@@ -10,6 +10,7 @@ use crate::ring::producer::{Plan, Producer, Refusal};
 use crate::wire::record::{Farewell, Format};
 use rkyv::rancor;
 use rkyv::ser::allocator::Arena;
+use std::cell::OnceCell;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -26,6 +27,8 @@ pub(crate) struct Sending {
     asked: Instant,
     /// Why nothing more is sent, once this end said farewell or moved away.
     ended: Option<CloseReason>,
+    /// What the peer's side said when it left; the first word counts.
+    reader_gone: OnceCell<CloseReason>,
 }
 
 /// Room for one message, reserved: posting it cannot fail.
@@ -51,6 +54,7 @@ impl Sending {
             last_len: 0,
             asked: Instant::now(),
             ended: None,
+            reader_gone: OnceCell::new(),
         })
     }
 
@@ -99,6 +103,8 @@ impl Sending {
     pub(crate) fn reserve(&mut self, len: usize) -> Result<Reserved, PostError> {
         self.check_open()?;
         let plan = self.plan(len as u64)?;
+        // A burst that is committed while the loan is open could not be: so it is now.
+        self.commit();
         let in_place = self.end.is_trusted();
         if !in_place {
             let count = len.div_ceil(size_of::<Block>());
@@ -142,6 +148,14 @@ impl Sending {
         }
     }
 
+    /// Whether a post of `len` bytes would be answered otherwise than by `QueueFull`. For loops
+    /// that look again and again: no system call, no count.
+    pub(crate) fn may_fit(&mut self, len: u64) -> bool {
+        self.known_end().is_some()
+            || !matches!(self.producer.plan(len), Err(Refusal::Full))
+            || self.producer.can_hop(len)
+    }
+
     /// Whether a message of `len` bytes could be posted now.
     pub(crate) fn has_room(&mut self, len: u64) -> Result<(), PostError> {
         self.check_open()?;
@@ -178,7 +192,8 @@ impl Sending {
             return;
         }
         self.ended = Some(CloseReason::Local);
-        // Without memory for the record the peer learns of the end by the hang-up alone.
+        // Without memory for the record the peer learns of the end by the hang-up alone, which comes
+        // once the receiving half has gone as well.
         let cursor = self.producer.cursor();
         if self.supply.ensure_control(self.end.region(), cursor).is_ok() {
             let wake = self.producer.close(farewell);
@@ -237,11 +252,17 @@ impl Sending {
 
     #[inline]
     fn known_end(&self) -> Option<CloseReason> {
-        self.ended.or_else(|| match self.producer.reader_gone() {
-            0 => self.end.known_end(),
-            1 => Some(CloseReason::PeerClosed),
-            _ => Some(CloseReason::PeerDropped),
-        })
+        // First what the kernel said: a peer that left in order said so before its sockets closed.
+        let end = self.end.known_end();
+        let gone = || {
+            let reason = match self.producer.reader_gone() {
+                0 => return self.reader_gone.get().copied(),
+                1 => CloseReason::PeerClosed,
+                _ => CloseReason::PeerDropped,
+            };
+            Some(*self.reader_gone.get_or_init(|| reason))
+        };
+        self.ended.or_else(gone).or(end)
     }
 
     #[inline]
@@ -273,6 +294,10 @@ impl Sending {
                 return Err(PostError::Closed { reason });
             }
         }
+        if plan.turns() {
+            // The control record that leads there is written here.
+            self.supply.ensure_control(self.end.region(), self.producer.cursor())?;
+        }
         Ok(self.supply.ensure(self.end.region(), plan)?)
     }
 
@@ -286,13 +311,22 @@ impl Sending {
     fn stage(&mut self, plan: Plan, len: u32, format: Format) {
         let left = self.producer.cursor();
         self.producer.stage(plan, len, format);
-        if self.producer.cursor().segment == 0 && left.segment != 0 && self.end.is_trusted() {
-            // A burst is over. Only between trusted ends: the call waits for a lock that a hostile
-            // peer could hold. Pages that stay because it failed are no loss.
-            let region = self.end.region();
-            let _ = self.supply.reclaim_left(region, left);
-            let _ = self.supply.reclaim(region, &self.producer);
+        if plan.turns() && self.end.is_trusted() && self.producer.has_released(left.position) {
+            self.give_back(&plan, left);
         }
+    }
+
+    /// A burst is over: the lane had drained when `plan` led it on from `left`.
+    ///
+    /// Only between trusted ends: the call waits for a lock that a hostile peer could hold. Pages
+    /// that stay because it failed are no loss.
+    #[cold]
+    fn give_back(&mut self, plan: &Plan, left: Cursor) {
+        let region = self.end.region();
+        if plan.goes_home() {
+            let _ = self.supply.reclaim_left(region, left);
+        }
+        let _ = self.supply.reclaim(region, &self.producer);
     }
 
     /// The value's bytes: written where `plan` says, or only counted.
@@ -307,20 +341,35 @@ impl Sending {
         match refusal {
             Refusal::TooLarge => PostError::TooLarge { len, max: geometry.largest_message() },
             Refusal::Corrupt(corruption) => {
-                PostError::Closed { reason: self.end.mark_corrupt(corruption) }
+                let reason = self.end.mark_corrupt(corruption);
+                self.close(Farewell::Closed);
+                self.ended = Some(reason);
+                PostError::Closed { reason }
             }
             Refusal::Full => {
                 if let Some(reason) = self.gone() {
                     return PostError::Closed { reason };
                 }
-                if let Some(wake) = self.producer.hop(len) {
-                    self.wake(wake);
+                if let Err(error) = self.hop(len) {
+                    return error;
                 }
                 self.producer.count_full();
                 let unread = self.producer.unreleased().unwrap_or(0);
                 PostError::QueueFull { len, unread, limit: geometry.limit() }
             }
         }
+    }
+
+    /// Leaves the present segment, if that is what a record of `len` bytes waits for.
+    fn hop(&mut self, len: u64) -> Result<(), PostError> {
+        if self.producer.can_hop(len) {
+            let cursor = self.producer.cursor();
+            self.supply.ensure_control(self.end.region(), cursor)?;
+        }
+        if let Some(wake) = self.producer.hop(len) {
+            self.wake(wake);
+        }
+        Ok(())
     }
 
     #[inline]

@@ -47,7 +47,7 @@ pub(crate) fn pack<'a>(
     };
     let capsule = Capsule {
         side: end.outgoing() as u32,
-        epoch: end.epoch() + 1,
+        epoch: end.epoch().wrapping_add(1),
         capacity: end.region().geometry().capacity(),
         limit: end.region().geometry().limit(),
         schema: end.region().schema(),
@@ -106,6 +106,7 @@ pub(crate) fn receive(socket: BorrowedFd<'_>) -> Result<Halves, AttachError> {
     if !socket::is_unix(socket, Kind::Packet) {
         return Err(AttachError::NotAPort { what: "the descriptor is no packet socket" });
     }
+    socket::clear_passing(socket);
     let mut capsule = [0; CAPSULE_LEN + 1];
     let (len, descriptors) = socket::receive_packet(socket, &mut capsule)?;
     unpack(&capsule[..len], descriptors)

@@ -8,7 +8,7 @@ use crate::port::channel::{ChannelBuilder, MessageChannel};
 use std::io;
 use std::os::fd::AsFd;
 use std::process::{Child, Command, ExitStatus};
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 /// A child process that has the other end of a port, as a worker on the web has.
@@ -163,13 +163,15 @@ impl Drop for Worker {
 /// The port to the process that started this one by [`Worker::spawn`].
 ///
 /// There is one, so a second call is an error. The descriptor is checked like any foreign input,
-/// and is closed on exec from here on.
+/// and is closed on exec from here on. Call this early: until then a child of this process inherits
+/// the descriptor, and hides the death of this process from the parent.
 ///
 /// HTML: the implicit port of a
 /// [`DedicatedWorkerGlobalScope`](https://html.spec.whatwg.org/#dedicatedworkerglobalscope).
 ///
 /// # Errors
-/// [`NotAWorker`](ParentPortError::NotAWorker) if this process was started otherwise;
+/// [`NotAWorker`](ParentPortError::NotAWorker) if this process was started otherwise, be it by a
+/// worker that passed its environment on;
 /// [`AlreadyTaken`](ParentPortError::AlreadyTaken);
 /// [`Attach`](ParentPortError::Attach) if what was inherited is not a port, or one of a program
 /// that cannot be talked to.
@@ -183,18 +185,17 @@ impl Drop for Worker {
 /// ```
 #[allow(unsafe_code)]
 pub fn parent_port() -> Result<MessagePort, ParentPortError> {
-    let number = std::env::var(VARIABLE)
-        .ok()
-        .and_then(|value| value.parse().ok())
-        .ok_or(ParentPortError::NotAWorker { variable: VARIABLE })?;
-    static TAKEN: AtomicBool = AtomicBool::new(false);
-    // Relaxed: it orders nothing; one swap finds it false.
-    if TAKEN.swap(true, Ordering::Relaxed) {
+    let not_a_worker = || ParentPortError::NotAWorker { variable: VARIABLE };
+    let value = std::env::var(VARIABLE).map_err(|_| not_a_worker())?;
+    static TAKEN: Mutex<bool> = Mutex::new(false);
+    let mut taken = TAKEN.lock().unwrap_or_else(PoisonError::into_inner);
+    if *taken {
         return Err(ParentPortError::AlreadyTaken);
     }
-    // SAFETY: the parent left this descriptor open for us alone, and `TAKEN` lets it be claimed
+    // SAFETY: the parent left this descriptor open for us alone, and under the lock it is claimed
     // once.
-    let descriptor = unsafe { process::claim(number) }?;
+    let descriptor = unsafe { process::claim(&value) }.ok_or_else(not_a_worker)?;
+    *taken = true;
     Ok(MessagePort::new(transfer::receive(descriptor.as_fd())?))
 }
 

@@ -58,10 +58,14 @@ pub(crate) fn examine(fd: impl AsFd) -> Result<Nature, SystemError> {
         Err(Errno::EINVAL) => SealFlag::empty(),
         answer => SealFlag::from_bits_retain(answer.map_err(named("fcntl(F_GET_SEALS)"))?),
     };
+    if !seals.contains(REQUIRED) {
+        // Nothing more is asked of it: on a file system of the peer's the next calls may wait.
+        return Ok(Nature { sealed: false, plain_memory: false, len: 0 });
+    }
     let kind = fstatfs(fd.as_fd()).map_err(named("fstatfs"))?.filesystem_type();
     let stat = fstat(fd.as_fd()).map_err(named("fstat"))?;
     Ok(Nature {
-        sealed: seals.contains(REQUIRED),
+        sealed: true,
         plain_memory: kind == TMPFS_MAGIC,
         len: u64::try_from(stat.st_size).unwrap_or(0),
     })

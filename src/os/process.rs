@@ -5,6 +5,7 @@ use crate::error::SystemError;
 use crate::os::{named, poll};
 use nix::errno::Errno;
 use nix::fcntl::{FcntlArg, FdFlag, fcntl};
+use nix::sys::stat::fstat;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 use std::os::unix::process::CommandExt;
@@ -19,7 +20,8 @@ pub(crate) fn spawn_with_descriptor(
     descriptor: BorrowedFd<'_>,
 ) -> Result<Child, SystemError> {
     let number = descriptor.as_raw_fd();
-    command.env(variable, number.to_string());
+    let inode = inode(descriptor)?;
+    command.env(variable, format!("{number}:{inode}"));
     // SAFETY: fcntl is async-signal-safe, and the closure neither allocates nor locks. The
     // descriptor is open until `spawn` returns, which is when the child has run the closure.
     unsafe {
@@ -33,20 +35,33 @@ pub(crate) fn spawn_with_descriptor(
     command.spawn().map_err(|source| SystemError { call: "spawn", source })
 }
 
-/// Takes the descriptor with this number, which the process that started this one left open.
+/// Takes the descriptor that `value` names, as `spawn_with_descriptor` wrote it into the
+/// environment. `None` if that descriptor is not here, so that the value was meant for another
+/// process: one that passed its environment on.
 ///
 /// # Safety
-/// Nothing else in this process may own the descriptor: it was named by the parent, and this is
-/// called once.
-pub(crate) unsafe fn claim(number: RawFd) -> Result<OwnedFd, SystemError> {
-    if number <= 2 {
-        return Err(named("fcntl(F_SETFD)")(Errno::EBADF));
-    }
-    // SAFETY: borrowed for one call, which answers with EBADF if it is not open.
+/// Nothing else in this process may own the descriptor: this is called once.
+pub(crate) unsafe fn claim(value: &str) -> Option<OwnedFd> {
+    let (number, expected) = value.split_once(':')?;
+    let number: RawFd = number.parse().ok().filter(|number| *number > 2)?;
+    // SAFETY: borrowed for calls which answer with EBADF if it is not open.
     let borrowed = unsafe { BorrowedFd::borrow_raw(number) };
-    fcntl(borrowed, FcntlArg::F_SETFD(FdFlag::FD_CLOEXEC)).map_err(named("fcntl(F_SETFD)"))?;
-    // SAFETY: it is open, and the caller says that nothing else owns it.
-    Ok(unsafe { OwnedFd::from_raw_fd(number) })
+    // What came through exec has no close-on-exec flag; what this process has opened since has it,
+    // as far as the standard library opened it. The inode tells the rest apart.
+    let flags = FdFlag::from_bits_retain(fcntl(borrowed, FcntlArg::F_GETFD).ok()?);
+    if flags.contains(FdFlag::FD_CLOEXEC)
+        || inode(borrowed).ok()? != expected.parse::<u64>().ok()?
+    {
+        return None;
+    }
+    fcntl(borrowed, FcntlArg::F_SETFD(FdFlag::FD_CLOEXEC)).ok()?;
+    // SAFETY: it is open, it is the one that was left for us, and the caller says that nothing else
+    // owns it.
+    Some(unsafe { OwnedFd::from_raw_fd(number) })
+}
+
+fn inode(descriptor: BorrowedFd<'_>) -> Result<u64, SystemError> {
+    fstat(descriptor).map(|stat| stat.st_ino).map_err(named("fstat"))
 }
 
 /// Waits until `child` has ended, at most for `timeout`. Says whether it has. Does not reap it.

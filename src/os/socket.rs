@@ -8,11 +8,12 @@ use crate::error::SystemError;
 use crate::os::named;
 use nix::errno::Errno;
 use nix::sys::socket::{
-    AddressFamily, ControlMessage, ControlMessageOwned, MsgFlags, SockFlag, SockType, UnixAddr,
-    getsockopt, recv, recvmsg, send, sendmsg, socketpair, sockopt,
+    AddressFamily, ControlMessage, MsgFlags, SockFlag, SockType, UnixAddr, getsockopt, recv, send,
+    sendmsg, socketpair, sockopt,
 };
-use std::io::{self, IoSlice, IoSliceMut};
-use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
+use std::io::{self, IoSlice};
+use std::mem;
+use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 
 /// A connected pair of byte-stream sockets, for a doorbell.
 pub(crate) fn stream_pair() -> Result<(OwnedFd, OwnedFd), SystemError> {
@@ -33,13 +34,25 @@ pub(crate) enum Drained {
     HungUp,
 }
 
+/// What became of a ring.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Rung {
+    /// It rings, or rang already.
+    Rings,
+    /// The kernel had no memory for it.
+    Failed,
+    /// The other end has gone.
+    HungUp,
+}
+
 /// Rings: one byte to the other end. A full doorbell rings already.
-pub(crate) fn ring(doorbell: BorrowedFd<'_>) -> Drained {
+pub(crate) fn ring(doorbell: BorrowedFd<'_>) -> Rung {
     loop {
         match send(doorbell.as_raw_fd(), &[1], MsgFlags::MSG_DONTWAIT | MsgFlags::MSG_NOSIGNAL) {
             Err(Errno::EINTR) => {}
-            Err(Errno::EPIPE | Errno::ECONNRESET) => return Drained::HungUp,
-            _ => return Drained::Silent,
+            Err(Errno::EPIPE | Errno::ECONNRESET) => return Rung::HungUp,
+            Err(Errno::ENOBUFS | Errno::ENOMEM) => return Rung::Failed,
+            _ => return Rung::Rings,
         }
     }
 }
@@ -47,7 +60,7 @@ pub(crate) fn ring(doorbell: BorrowedFd<'_>) -> Drained {
 /// Takes out what was rung. At most a few calls, however fast somebody rings.
 ///
 /// Descriptors that a hostile peer hangs on the bytes are closed by the kernel, as there is no room
-/// for them.
+/// for them; where the kernel can, they are refused at the source, by `refuse_descriptors`.
 pub(crate) fn drain(doorbell: BorrowedFd<'_>) -> Drained {
     let mut bytes = [0; 512];
     for _ in 0..MAX_DRAIN_CALLS {
@@ -95,32 +108,72 @@ pub(crate) fn receive_packet(
     socket: BorrowedFd<'_>,
     bytes: &mut [u8],
 ) -> Result<(usize, Vec<OwnedFd>), SystemError> {
-    // Full size, plus what SO_PASSCRED and its like would add.
-    let mut control = vec![0; 4096];
-    let flags = MsgFlags::MSG_DONTWAIT | MsgFlags::MSG_CMSG_CLOEXEC;
-    loop {
-        let mut parts = [IoSliceMut::new(bytes)];
-        match recvmsg::<UnixAddr>(socket.as_raw_fd(), &mut parts, Some(&mut control), flags) {
-            Err(Errno::EINTR) => continue,
+    // Full size, plus what SO_PASSCRED and its like would add; aligned for its headers.
+    let mut control = [0u64; 512];
+    let mut part = libc::iovec { iov_base: bytes.as_mut_ptr().cast(), iov_len: bytes.len() };
+    // SAFETY: all fields of this C struct may be zero.
+    let mut message: libc::msghdr = unsafe { mem::zeroed() };
+    message.msg_iov = &raw mut part;
+    message.msg_iovlen = 1;
+    message.msg_control = control.as_mut_ptr().cast();
+    message.msg_controllen = size_of_val(&control);
+    let flags = libc::MSG_DONTWAIT | libc::MSG_CMSG_CLOEXEC;
+    let len = loop {
+        // SAFETY: the message points to buffers of the lengths it says, valid for the call.
+        let answer = unsafe { libc::recvmsg(socket.as_raw_fd(), &raw mut message, flags) };
+        match Errno::result(answer) {
+            Err(Errno::EINTR) => {}
             Err(errno) => return Err(named("recvmsg")(errno)),
-            Ok(message) => {
-                let mut descriptors = Vec::new();
-                for part in message.cmsgs().map_err(named("recvmsg"))? {
-                    if let ControlMessageOwned::ScmRights(raw) = part {
-                        // SAFETY: the kernel has just made these descriptors for this process, and
-                        // nothing else knows their numbers yet.
-                        descriptors
-                            .extend(raw.into_iter().map(|fd| unsafe { OwnedFd::from_raw_fd(fd) }));
-                    }
+            Ok(len) => break len as usize,
+        }
+    };
+    let (descriptors, unasked) = take_descriptors(&message);
+    drop(unasked);
+    if message.msg_flags & (libc::MSG_TRUNC | libc::MSG_CTRUNC) != 0 {
+        let source = io::Error::other("the packet or its descriptors were cut off");
+        return Err(SystemError { call: "recvmsg", source });
+    }
+    Ok((len, descriptors))
+}
+
+/// The descriptors in a message's control buffer: those of SCM_RIGHTS, and others.
+///
+/// All are taken into ownership before anything else is decided, so that none can leak; `nix`
+/// refuses to look at a buffer that was cut off, and does not know SCM_PIDFD.
+fn take_descriptors(message: &libc::msghdr) -> (Vec<OwnedFd>, Vec<OwnedFd>) {
+    let (mut rights, mut unasked) = (Vec::new(), Vec::new());
+    // SAFETY: the kernel has filled the control buffer and said how much of it.
+    let mut next = unsafe { libc::CMSG_FIRSTHDR(message) };
+    while !next.is_null() {
+        // SAFETY: the macro's answer lies in the buffer, which is aligned for headers.
+        let header = unsafe { next.read() };
+        let list = match (header.cmsg_level, header.cmsg_type) {
+            (libc::SOL_SOCKET, libc::SCM_RIGHTS) => Some(&mut rights),
+            (libc::SOL_SOCKET, SCM_PIDFD) => Some(&mut unasked),
+            _ => None,
+        };
+        if let Some(list) = list {
+            // SAFETY: the data of a header follows it in the buffer.
+            let data = unsafe { libc::CMSG_DATA(next) }.cast::<RawFd>();
+            // SAFETY: an empty control message has this length; only arithmetic.
+            let empty = unsafe { libc::CMSG_LEN(0) } as usize;
+            let count = (header.cmsg_len as usize).saturating_sub(empty) / size_of::<RawFd>();
+            for index in 0..count {
+                // SAFETY: `count` numbers stand there, by the header's own length.
+                let place = unsafe { data.add(index) };
+                // SAFETY: as above; the kernel wrote it.
+                let number = unsafe { place.read_unaligned() };
+                if number >= 0 {
+                    // SAFETY: the kernel has just made this descriptor for this process, and
+                    // nothing else knows its number yet.
+                    list.push(unsafe { OwnedFd::from_raw_fd(number) });
                 }
-                if message.flags.intersects(MsgFlags::MSG_TRUNC | MsgFlags::MSG_CTRUNC) {
-                    let source = io::Error::other("the packet or its descriptors were cut off");
-                    return Err(SystemError { call: "recvmsg", source });
-                }
-                return Ok((message.bytes, descriptors));
             }
         }
+        // SAFETY: `next` is a header of this message.
+        next = unsafe { libc::CMSG_NXTHDR(message, next) };
     }
+    (rights, unasked)
 }
 
 /// Whether a descriptor that somebody else made is a Unix socket of this type.
@@ -153,7 +206,19 @@ pub(crate) enum Kind {
 
 /// Clears the options of an imported socket that would make the kernel add ancillary data.
 pub(crate) fn clear_passing(socket: BorrowedFd<'_>) {
-    for option in [libc::SO_PASSCRED, libc::SO_PASSSEC, SO_PASSPIDFD] {
+    clear(socket, &[libc::SO_PASSCRED, libc::SO_PASSSEC, SO_PASSPIDFD]);
+}
+
+/// Lets nobody send descriptors to this socket any more: Linux 6.16, without effect before.
+///
+/// A descriptor that comes unasked is closed by whoever drains or closes the socket, and closing
+/// can be made to take long, by a TCP socket that lingers, say.
+pub(crate) fn refuse_descriptors(socket: BorrowedFd<'_>) {
+    clear(socket, &[SO_PASSRIGHTS]);
+}
+
+fn clear(socket: BorrowedFd<'_>, options: &[libc::c_int]) {
+    for &option in options {
         let off: libc::c_int = 0;
         // SAFETY: `off` is valid for the call, with its length. An option that this kernel does not
         // know is refused, and then it cannot be on either.
@@ -176,3 +241,7 @@ fn pair(kind: SockType) -> Result<(OwnedFd, OwnedFd), SystemError> {
 const MAX_DRAIN_CALLS: u32 = 16;
 /// `SO_PASSPIDFD` of Linux 6.5, which the C library's headers do not always have.
 const SO_PASSPIDFD: libc::c_int = 76;
+/// `SO_PASSRIGHTS` of Linux 6.16.
+const SO_PASSRIGHTS: libc::c_int = 83;
+/// `SCM_PIDFD` of Linux 6.5.
+const SCM_PIDFD: libc::c_int = 4;

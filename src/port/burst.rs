@@ -8,7 +8,8 @@ use crate::wire::record::Format;
 /// Several messages that become visible together: one publication and at most one wake-up for all.
 ///
 /// A message that was staged is posted by [`commit`](Burst::commit), by dropping the burst, and by
-/// any other post of the same port; until then it does not survive the death of this process.
+/// any other use of the same port for posting, a `stage` that finds the lane full included; until
+/// then it does not survive the death of this process.
 /// A burst that is leaked loses nothing: the next post, or the port's end, publishes it.
 ///
 /// ```

@@ -64,12 +64,11 @@ impl Switch {
 
     /// Whether the call at work is to end. Asked once per round of a wait.
     pub(crate) fn take_request(&self) -> bool {
+        // First the bell: a request that comes between the two rings again, and is taken here or in
+        // the next round. The other way round a late ring would stay, with nobody to silence it.
+        self.bell.silence();
         // Acquire: pairs with the Release in `cancel`.
-        let requested = self.requested.swap(false, Ordering::Acquire);
-        if requested {
-            self.bell.silence();
-        }
-        requested
+        self.requested.swap(false, Ordering::Acquire)
     }
 
     /// Readable once a request stands.

@@ -1,10 +1,8 @@
 //! The bytes of a future message, lent to be filled.
 
 use crate::error::{CloseReason, PostError};
-use crate::link::sending::{Reserved, Sending};
-use crate::port::sender::Sender;
-use crate::wire::record::Farewell;
-use std::cell::RefMut;
+use crate::link::sending::Reserved;
+use crate::port::sender::Held;
 use std::fmt;
 use std::io;
 use std::ops::{Deref, DerefMut};
@@ -31,8 +29,7 @@ use std::ops::{Deref, DerefMut};
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
 pub struct Loan<'p> {
-    sender: &'p Sender,
-    sending: RefMut<'p, Sending>,
+    sending: Held<'p>,
     /// Taken by `post`.
     reserved: Option<Reserved>,
     len: usize,
@@ -40,13 +37,8 @@ pub struct Loan<'p> {
 }
 
 impl<'p> Loan<'p> {
-    pub(crate) fn new(
-        sender: &'p Sender,
-        sending: RefMut<'p, Sending>,
-        reserved: Reserved,
-        len: usize,
-    ) -> Loan<'p> {
-        Loan { sender, sending, reserved: Some(reserved), len, written: 0 }
+    pub(crate) fn new(sending: Held<'p>, reserved: Reserved, len: usize) -> Loan<'p> {
+        Loan { sending, reserved: Some(reserved), len, written: 0 }
     }
 
     /// Posts the bytes as one message.
@@ -54,7 +46,7 @@ impl<'p> Loan<'p> {
     /// # Errors
     /// [`PostError::Closed`] if the port was closed while the loan was open.
     pub fn post(mut self) -> Result<(), PostError> {
-        if self.sender.is_closing() {
+        if self.sending.is_closing() {
             return Err(PostError::Closed { reason: CloseReason::Local });
         }
         let reserved = self.reserved.take().expect("a loan is posted once");
@@ -106,14 +98,6 @@ impl io::Write for Loan<'_> {
 
     fn flush(&mut self) -> io::Result<()> {
         Ok(())
-    }
-}
-
-impl Drop for Loan<'_> {
-    fn drop(&mut self) {
-        if self.sender.is_closing() {
-            self.sending.close(Farewell::Closed);
-        }
     }
 }
 

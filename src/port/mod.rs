@@ -9,7 +9,7 @@ pub(crate) mod receiver;
 pub(crate) mod sender;
 pub(crate) mod stats;
 
-use crate::error::{PostError, RecvError, SchemaError};
+use crate::error::{CloseReason, PostError, RecvError, SchemaError};
 use crate::link::payload::Post;
 use crate::link::transfer::Halves;
 use burst::Burst;
@@ -70,7 +70,8 @@ impl MessagePort {
     ///
     /// # Errors
     /// [`Closed`](PostError::Closed) if either end is closed or the peer has died;
-    /// [`QueueFull`](PostError::QueueFull) if the peer has left too much unread;
+    /// [`QueueFull`](PostError::QueueFull) if the peer has left too much unread, or, for a message
+    /// of more than a quarter of the limit, has not yet looked at the lane again;
     /// [`TooLarge`](PostError::TooLarge) if the message can never fit;
     /// [`Busy`](PostError::Busy) from inside a `Serialize` of the same port, or while a loan is
     /// open; [`Serialize`](PostError::Serialize) with the value's own error;
@@ -170,7 +171,24 @@ impl MessagePort {
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
     pub fn try_recv(&self) -> Result<Option<MessageEvent<'_>>, RecvError> {
-        self.receiver.try_recv()
+        self.end_if_broken(self.receiver.try_recv())
+    }
+
+    /// Steps over the next message unread, if one is there, and says whether there was: the way on
+    /// after [`OutOfMemory`](RecvError::OutOfMemory).
+    ///
+    /// # Errors
+    /// [`Closed`](RecvError::Closed), as [`try_recv`](Self::try_recv).
+    ///
+    /// ```
+    /// let channel = messageport::MessageChannel::new()?;
+    /// channel.port1.post_text("unwanted")?;
+    /// assert!(channel.port2.discard_next()?);
+    /// assert!(!channel.port2.discard_next()?);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn discard_next(&self) -> Result<bool, RecvError> {
+        self.end_if_broken(self.receiver.discard_next())
     }
 
     /// A handle that ends a blocked call of this port from another thread.
@@ -365,6 +383,14 @@ impl MessagePort {
         }
     }
 
+    /// A port whose peer broke the protocol is closed in both directions.
+    pub(crate) fn end_if_broken<T>(&self, answer: Result<T, RecvError>) -> Result<T, RecvError> {
+        if let Err(RecvError::Closed { reason: CloseReason::Corrupt(_) }) = answer {
+            self.sender.close();
+        }
+        answer
+    }
+
     pub(crate) fn sender(&self) -> &Sender {
         &self.sender
     }
@@ -383,9 +409,10 @@ impl MessagePort {
 
 /// The doorbell: readable when a message or the peer's end may be there.
 ///
-/// Wait for it only after [`try_recv`](MessagePort::try_recv) has said that nothing is there, and
-/// then call `try_recv` until it says so again. The first call of `as_fd` makes `try_recv` arm the
-/// doorbell from then on, so call it before that.
+/// Call `as_fd` once, before anything else; wait for it only after
+/// [`try_recv`](MessagePort::try_recv) has said that nothing is there, and then call `try_recv`
+/// until it says so again. A `try_recv` that was made before the first `as_fd` does not count: what
+/// comes between the two would not ring. (tokio's `AsyncFd` demands the same order.)
 ///
 /// ```
 /// use nix::poll::{PollFd, PollFlags, PollTimeout, poll};

@@ -59,6 +59,15 @@ impl Receiver {
         Ok(delivery.map(|delivery| MessageEvent::new(delivery, self)))
     }
 
+    /// Steps over the next message unread, if one is there. See
+    /// [`MessagePort::discard_next`](crate::MessagePort::discard_next).
+    ///
+    /// # Errors
+    /// [`RecvError::Closed`], as [`try_recv`](Self::try_recv).
+    pub fn discard_next(&self) -> Result<bool, RecvError> {
+        self.receiving.borrow_mut().discard()
+    }
+
     /// A handle that ends a blocked call of this half from another thread.
     ///
     /// # Errors

@@ -10,8 +10,9 @@ use crate::port::loan::Loan;
 use crate::port::stats::{LaneStats, Undelivered};
 use crate::ring::notifier::Wait;
 use crate::wire::record::{Farewell, Format};
-use std::cell::{Cell, OnceCell, RefCell, RefMut};
+use std::cell::{Cell, RefCell, RefMut};
 use std::fmt;
+use std::ops::{Deref, DerefMut};
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -33,9 +34,12 @@ use std::time::Instant;
 pub struct Sender {
     sending: RefCell<Sending>,
     end: Arc<Endpoint>,
-    switch: OnceCell<Arc<Switch>>,
-    /// `close` was called while a loan or a serialisation held the half.
+    /// Of the cancellers of this half, and of the whole port.
+    switches: RefCell<Vec<Arc<Switch>>>,
+    /// `close` was called, perhaps while a loan or a serialisation held the half.
     closing: Cell<bool>,
+    /// A burst was committed while somebody held the half.
+    committing: Cell<bool>,
     /// How long looking before sleeping has paid of late, in looks.
     spin: Cell<u32>,
 }
@@ -46,8 +50,9 @@ impl Sender {
         Sender {
             sending: RefCell::new(sending),
             end,
-            switch: OnceCell::new(),
+            switches: RefCell::new(Vec::new()),
             closing: Cell::new(false),
+            committing: Cell::new(false),
             spin: Cell::new(0),
         }
     }
@@ -83,7 +88,7 @@ impl Sender {
     pub fn loan(&self, len: usize) -> Result<Loan<'_>, PostError> {
         let mut sending = self.borrow()?;
         let reserved = sending.reserve(len)?;
-        Ok(Loan::new(self, sending, reserved, len))
+        Ok(Loan::new(sending, reserved, len))
     }
 
     /// Begins a burst. See [`MessagePort::burst`](crate::MessagePort::burst).
@@ -96,10 +101,11 @@ impl Sender {
     /// # Errors
     /// [`PostError::Io`] if there is no descriptor for it.
     pub fn canceller(&self) -> Result<Canceller, PostError> {
-        if self.switch.get().is_none() {
-            let _ = self.switch.set(Switch::new(&self.end)?);
+        let mut switches = self.switches.borrow_mut();
+        if switches.is_empty() {
+            switches.push(Switch::new(&self.end)?);
         }
-        Ok(Canceller::new(self.switch.get().expect("just set").clone()))
+        Ok(Canceller::new(switches[0].clone()))
     }
 
     /// Says that nothing more will be posted; the peer receives what was posted before. Never
@@ -113,7 +119,8 @@ impl Sender {
         self.end_reason().is_some()
     }
 
-    /// What was posted and not yet taken by the peer, also after its end.
+    /// What was posted and not yet taken by the peer, also after its end. Nothing, while a loan is
+    /// open.
     pub fn undelivered(&self) -> Undelivered {
         let (messages, bytes) = self.borrow().map_or((0, 0), |mut sending| sending.undelivered());
         Undelivered { messages, bytes }
@@ -132,16 +139,16 @@ impl Sender {
         LaneStats::read(&self.end.region().lane(self.end.outgoing()))
     }
 
-    /// Runs `stage`, and publishes what it staged.
+    /// Runs `stage`, and publishes what is staged: all of it, also what a burst has staged before,
+    /// and also if `stage` failed.
     fn stage_and_commit(
         &self,
         stage: impl FnOnce(&mut Sending) -> Result<(), PostError>,
     ) -> Result<(), PostError> {
         let mut sending = self.borrow()?;
-        stage(&mut sending)?;
+        let answer = stage(&mut sending);
         sending.commit();
-        self.finish(sending);
-        Ok(())
+        answer
     }
 
     /// Runs `stage` without publishing.
@@ -149,17 +156,19 @@ impl Sender {
         &self,
         stage: impl FnOnce(&mut Sending) -> Result<(), PostError>,
     ) -> Result<(), PostError> {
-        let mut sending = self.borrow()?;
-        stage(&mut sending)?;
-        self.finish(sending);
-        Ok(())
+        stage(&mut *self.borrow()?)
     }
 
-    /// Publishes what is staged. While somebody else holds the half, his commit does it.
+    /// Publishes what is staged; once the half is free, if somebody holds it.
     pub(crate) fn commit(&self) {
-        if let Ok(mut sending) = self.borrow() {
-            sending.commit();
+        match self.borrow() {
+            Ok(mut sending) => sending.commit(),
+            Err(_) => self.committing.set(true),
         }
+    }
+
+    pub(crate) fn may_fit(&self, len: u64) -> bool {
+        self.borrow().is_ok_and(|mut sending| sending.may_fit(len))
     }
 
     pub(crate) fn has_room(&self, len: u64) -> Result<(), PostError> {
@@ -176,15 +185,11 @@ impl Sender {
     }
 
     pub(crate) fn take_cancel_request(&self) -> bool {
-        self.switch.get().is_some_and(|switch| switch.take_request())
+        self.switches.borrow().iter().any(|switch| switch.take_request())
     }
 
     pub(crate) fn spin_estimate(&self) -> &Cell<u32> {
         &self.spin
-    }
-
-    pub(crate) fn is_closing(&self) -> bool {
-        self.closing.get()
     }
 
     pub(crate) fn end_reason(&self) -> Option<CloseReason> {
@@ -203,25 +208,63 @@ impl Sender {
         self.sending.get_mut()
     }
 
+    /// Lets the port's canceller end this half's calls, beside its own.
     pub(crate) fn share_switch(&self, switch: Arc<Switch>) {
-        let _ = self.switch.set(switch);
-    }
-
-    fn borrow(&self) -> Result<RefMut<'_, Sending>, PostError> {
-        self.sending.try_borrow_mut().map_err(|_| PostError::Busy)
-    }
-
-    /// Ends a use of the half; a `close` that came meanwhile takes place now.
-    fn finish(&self, mut sending: RefMut<'_, Sending>) {
-        if self.closing.get() {
-            sending.close(Farewell::Closed);
+        let mut switches = self.switches.borrow_mut();
+        if !switches.iter().any(|known| Arc::ptr_eq(known, &switch)) {
+            switches.push(switch);
         }
+    }
+
+    fn borrow(&self) -> Result<Held<'_>, PostError> {
+        let sending = self.sending.try_borrow_mut().map_err(|_| PostError::Busy)?;
+        Ok(Held { sender: self, sending })
     }
 
     fn say_farewell(&self, farewell: Farewell) {
         self.closing.set(true);
         if let Ok(mut sending) = self.borrow() {
             sending.close(farewell);
+        }
+    }
+}
+
+/// The half, in use. What was asked for meanwhile, from inside a `Serialize` or while a loan was
+/// open, is done when the use ends, however it ends.
+pub(crate) struct Held<'p> {
+    sender: &'p Sender,
+    sending: RefMut<'p, Sending>,
+}
+
+impl Held<'_> {
+    /// Whether the port was closed meanwhile.
+    pub(crate) fn is_closing(&self) -> bool {
+        self.sender.closing.get()
+    }
+}
+
+impl Deref for Held<'_> {
+    type Target = Sending;
+
+    fn deref(&self) -> &Sending {
+        &self.sending
+    }
+}
+
+impl DerefMut for Held<'_> {
+    fn deref_mut(&mut self) -> &mut Sending {
+        &mut self.sending
+    }
+}
+
+impl Drop for Held<'_> {
+    #[inline]
+    fn drop(&mut self) {
+        if self.sender.committing.replace(false) {
+            self.sending.commit();
+        }
+        if self.sender.closing.get() {
+            self.sending.close(Farewell::Closed);
         }
     }
 }

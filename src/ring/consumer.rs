@@ -117,14 +117,14 @@ impl Consumer {
     }
 
     /// Second look of a consumer that waits for a message.
-    pub(crate) fn prepare_wait(&mut self, sleep: Sleep) -> Wait {
+    pub(crate) fn prepare_wait(&mut self, sleep: Sleep) -> Result<Wait, Corruption> {
         notifier::arm(&self.memory.lane().sleepers.message_sleeper, sleep);
-        // A tail that is wrong is ready as well: the next peek says so.
-        if self.refresh_tail().is_ok() && self.cursor.position == self.tail {
-            return Wait::Sleep;
+        let look = self.refresh_tail();
+        if look.is_ok() && self.cursor.position == self.tail {
+            return Ok(Wait::Sleep);
         }
         self.cancel_wait();
-        Wait::Ready
+        look.map(|()| Wait::Ready)
     }
 
     /// Takes the flag back after a sleep that no wake ended.
@@ -161,11 +161,6 @@ impl Consumer {
     #[inline]
     pub(crate) fn memory(&self) -> &Memory {
         &self.memory
-    }
-
-    /// Brings the line of the next record closer; for loops that wait for it.
-    pub(crate) fn prefetch(&self) {
-        self.memory.prefetch(self.cursor.offset(&self.geometry));
     }
 
     #[inline]
@@ -212,7 +207,7 @@ impl Consumer {
 
     /// Goes where a control record leads.
     fn pass(&mut self, control: Header) -> Result<(), Corruption> {
-        self.controls += 1;
+        self.controls = self.controls.saturating_add(1);
         if self.controls > MAX_CONTROLS {
             let (found, bound) = (u64::from(self.controls), u64::from(MAX_CONTROLS));
             return Err(Corruption::new("control records in a row", found, bound));

@@ -104,20 +104,6 @@ mod mapped {
             unsafe { self.area.add(offset as usize) }
         }
 
-        /// Asks the cache for the line at `offset` without waiting for it.
-        pub(crate) fn prefetch(&self, offset: u64) {
-            #[cfg(all(target_arch = "x86_64", not(miri)))]
-            {
-                use std::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
-                // SAFETY: a prefetch never faults and changes no memory.
-                unsafe {
-                    _mm_prefetch::<_MM_HINT_T0>(self.bytes(offset, 16).as_ptr().cast());
-                }
-            }
-            #[cfg(not(all(target_arch = "x86_64", not(miri))))]
-            let _ = offset;
-        }
-
         #[inline]
         fn word(&self, offset: u64) -> &AtomicU64 {
             let place = self.bytes(offset, 8).cast::<u64>();
@@ -165,7 +151,8 @@ mod mapped {
 mod modelled {
     use crate::wire::layout::LaneHeader;
     use loom::cell::UnsafeCell;
-    use loom::sync::Arc;
+    // Not loom's: a model that fails unwinds outside of loom, where its `Arc` must not be dropped.
+    use std::sync::Arc;
 
     /// A lane of values. One cell holds a 16-byte unit: a header, or a payload unit.
     #[derive(Clone, Debug)]
@@ -205,7 +192,5 @@ mod modelled {
             // SAFETY: the pointer is loom's, valid inside the closure; loom reports a conflict.
             self.units[offset as usize / 16].with(|unit| unsafe { *unit })
         }
-
-        pub(crate) fn prefetch(&self, _offset: u64) {}
     }
 }

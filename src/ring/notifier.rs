@@ -71,6 +71,12 @@ pub(crate) fn disarm(flag: &AtomicU32) {
     flag.swap(NOBODY, Ordering::Relaxed);
 }
 
+/// Puts a flag back that was taken for a wake that the kernel refused: the next commit tries again.
+pub(crate) fn put_back(flag: &AtomicU32, sleep: Sleep) {
+    // Relaxed: at worst the sleeper has left meanwhile, and is woken once for nothing.
+    flag.store(sleep.code(), Ordering::Relaxed);
+}
+
 /// After a commit: is there anybody to wake?
 #[inline]
 pub(crate) fn look(flag: &AtomicU32, site: Site) -> Wake {

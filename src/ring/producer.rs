@@ -98,10 +98,11 @@ impl Producer {
     /// when the cached one says that there is no room, and while away from home.
     #[inline]
     pub(crate) fn plan(&mut self, len: u64) -> Result<Plan, Refusal> {
-        let record = record_len(len);
-        if record > self.geometry.largest_record() {
+        // Compared before anything is added to it: the caller's length may be any.
+        if len > self.geometry.largest_message() {
             return Err(Refusal::TooLarge);
         }
+        let record = record_len(len);
         if let Some(at) = self.way_home(record)? {
             return Ok(Plan { room: record, ..at });
         }
@@ -117,8 +118,10 @@ impl Producer {
     #[inline]
     pub(crate) fn plan_open(&mut self, wish: u64) -> Result<Option<Plan>, Refusal> {
         let wish = record_len(wish).min(self.geometry.largest_record());
-        if let Some(at) = self.way_home(wish)? {
-            return Ok(Some(Plan { room: wish, ..at }));
+        // The records of late fit home, whatever is wished for.
+        let at_home = wish.min(self.geometry.segment_len(0) / 2 - RESERVE);
+        if let Some(plan) = self.way_home(at_home)? {
+            return Ok(Some(plan));
         }
         if self.room_here() < wish {
             self.refresh_head()?;
@@ -148,6 +151,9 @@ impl Producer {
         };
         self.counters.messages = self.counters.messages.wrapping_add(1);
         self.counters.bytes = self.counters.bytes.wrapping_add(u64::from(len));
+        if !self.geometry.goes_round(self.cursor.segment, record) {
+            self.leave_at_once();
+        }
     }
 
     /// Publishes everything staged, by one store, and says whom to wake.
@@ -171,6 +177,16 @@ impl Producer {
         wake
     }
 
+    /// Stages a jump behind a record that cannot go round in its segment, if any other is free: the
+    /// next such record may then enter the segment afresh as soon as this one is released.
+    #[cold]
+    fn leave_at_once(&mut self) {
+        let next = (0..self.geometry.segments()).find(|&segment| self.is_free(segment));
+        if let Some(segment) = next {
+            self.write_control(Header::Jump { segment });
+        }
+    }
+
     /// Leaves the present segment although nothing fits elsewhere, so that it can be entered
     /// afresh: the answer when only this segment holds a record of `len` payload bytes but the
     /// record cannot go round in it. The jump is committed; says whether there was one.
@@ -178,6 +194,11 @@ impl Producer {
         let segment = self.hop_target(record_len(len))?;
         self.write_control(Header::Jump { segment });
         Some(self.commit())
+    }
+
+    /// Whether a hop is what a record of `len` payload bytes waits for.
+    pub(crate) fn can_hop(&self, len: u64) -> bool {
+        self.hop_target(record_len(len)).is_some()
     }
 
     /// Jumps home now, if the burst that led away has drained. Commits. Says whether it jumped.
@@ -266,6 +287,11 @@ impl Producer {
 
     pub(crate) fn counters(&self) -> Counters {
         self.counters
+    }
+
+    /// Whether the consumer has released everything before `position`, as far as is known.
+    pub(crate) fn has_released(&self, position: u64) -> bool {
+        reached(self.head, position)
     }
 
     /// Whether segment `k` holds nothing that the consumer may still read.
@@ -411,6 +437,11 @@ impl Plan {
     #[inline]
     pub(crate) fn payload_room(&self) -> u64 {
         self.room - HEADER_LEN
+    }
+
+    /// Whether the record is the first one after a jump to segment 0.
+    pub(crate) fn goes_home(&self) -> bool {
+        self.control == Some(Header::Jump { segment: 0 })
     }
 
     /// Whether the lane comes to a segment's end, or leaves it.
