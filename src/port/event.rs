@@ -49,7 +49,8 @@ impl<'p> MessageEvent<'p> {
     /// nested vectors. Keep the reference.
     ///
     /// # Errors
-    /// [`MessageError::Invalid`] if the bytes are no valid archive of a `T`, whoever wrote them;
+    /// [`MessageError::Invalid`] if the bytes are no valid archive of a `T`, whoever wrote them, or
+    /// one with more than 256 levels of pointers;
     /// [`MessageError::Format`] if the message was posted as bytes or text. The port lives on.
     pub fn data<T>(&self) -> Result<&T::Archived, MessageError>
     where
