@@ -80,8 +80,10 @@ impl Writer<Error> for PayloadWriter<'_> {
     fn write(&mut self, bytes: &[u8]) -> Result<(), Error> {
         let end = self.written + bytes.len();
         if end <= self.room {
-            // SAFETY: (room) `end` was just compared with it; a slice of ours cannot overlap it.
-            unsafe { copy(bytes, self.start.add(self.written)) };
+            // SAFETY: (room) `end` was just compared with it.
+            let place = unsafe { self.start.add(self.written) };
+            // SAFETY: as above; a slice of ours cannot overlap the ring.
+            unsafe { copy(bytes, place) };
         }
         self.written = end;
         Ok(())
@@ -194,7 +196,9 @@ impl Payload {
             // atomic loads make that a value and not a data race.
             let value = unsafe { AtomicU64::from_ptr(place.as_ptr()) }.load(Ordering::Relaxed);
             // SAFETY: room for `count` blocks, which are two words each, was reserved.
-            unsafe { to.add(word).write(value) };
+            let copy = unsafe { to.add(word) };
+            // SAFETY: as above, and a block is aligned for words.
+            unsafe { copy.write(value) };
         }
         // SAFETY: all of them were just written.
         unsafe { blocks.set_len(count) };

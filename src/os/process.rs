@@ -22,16 +22,16 @@ pub(crate) fn spawn_with_descriptor(
     let number = descriptor.as_raw_fd();
     let inode = inode(descriptor)?;
     command.env(variable, format!("{number}:{inode}"));
-    // SAFETY: fcntl is async-signal-safe, and the closure neither allocates nor locks. The
-    // descriptor is open until `spawn` returns, which is when the child has run the closure.
-    unsafe {
-        command.pre_exec(move || {
-            if libc::fcntl(number, libc::F_SETFD, 0) == -1 {
-                return Err(io::Error::last_os_error());
-            }
-            Ok(())
-        })
+    let keep_open = move || {
+        // SAFETY: the call takes integers; it is async-signal-safe.
+        match unsafe { libc::fcntl(number, libc::F_SETFD, 0) } {
+            -1 => Err(io::Error::last_os_error()),
+            _ => Ok(()),
+        }
     };
+    // SAFETY: the closure makes one async-signal-safe call, and neither allocates nor locks. The
+    // descriptor is open until `spawn` returns, which is when the child has run the closure.
+    unsafe { command.pre_exec(keep_open) };
     command.spawn().map_err(|source| SystemError { call: "spawn", source })
 }
 

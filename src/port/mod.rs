@@ -228,7 +228,7 @@ impl MessagePort {
         if Arc::ptr_eq(sender.endpoint(), receiver.endpoint()) {
             Ok(MessagePort { sender, receiver })
         } else {
-            Err(JoinError { sender, receiver })
+            Err(JoinError { halves: Box::new((sender, receiver)) })
         }
     }
 
@@ -448,11 +448,26 @@ impl fmt::Debug for MessagePort {
 }
 
 /// The halves do not belong to one port. Both come back.
+///
+/// ```
+/// use messageport::{MessageChannel, MessagePort};
+///
+/// let channel = MessageChannel::new()?;
+/// let (sender, _) = channel.port1.split();
+/// let (_, receiver) = channel.port2.split();
+/// let error = MessagePort::join(sender, receiver).unwrap_err();
+/// let (_sender, _receiver) = error.into_halves();
+/// # Ok::<(), messageport::ChannelError>(())
+/// ```
 #[derive(Debug, thiserror::Error)]
 #[error("the halves come from different ports")]
 pub struct JoinError {
-    /// The sending half.
-    pub sender: Sender,
-    /// The receiving half.
-    pub receiver: Receiver,
+    halves: Box<(Sender, Receiver)>,
+}
+
+impl JoinError {
+    /// The halves that were to be joined.
+    pub fn into_halves(self) -> (Sender, Receiver) {
+        *self.halves
+    }
 }

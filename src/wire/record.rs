@@ -105,7 +105,7 @@ impl Header {
 /// Bytes that a message of `len` payload bytes takes in the ring.
 #[inline]
 pub(crate) const fn record_len(len: u64) -> u64 {
-    HEADER_LEN + (len + 15) / 16 * 16
+    HEADER_LEN + len.next_multiple_of(16)
 }
 
 // Kind in the low byte, the format of a message above it, attachments above that.
