@@ -43,8 +43,11 @@ fn bursts(harness: &mut Harness) {
     let count = harness.count(5, 1);
     let mut subjects = vec![local::memcpy(total, count)];
     for bytes in [1 << 10, LARGEST] {
-        let fresh = fresh_bytes(bytes, total);
-        println!("{total} bytes in messages of {bytes} take {fresh} bytes of fresh pages");
+        let [fresh, second, third] = fresh_bytes(bytes, total);
+        println!(
+            "{total} bytes in messages of {bytes} make {fresh} bytes of pages, \
+             as a second burst {second}, as a third {third}"
+        );
         let zeroing = |variant, pages| pages::zeroing(variant, bytes, fresh, count, pages);
         subjects.push(zeroing(FRESH_PAGES, Pages::Touched));
         subjects.push(zeroing("fresh-pages-populated", Pages::Populated));
@@ -205,14 +208,17 @@ fn expected_in_full(taken: u64) -> bool {
     taken < CHECKED / 10
 }
 
-/// Measures the pages that a first burst makes, so that just as many can be zeroed beside it.
-fn fresh_bytes(bytes: usize, total: usize) -> usize {
+/// Measures the pages that a first burst makes, so that just as many can be zeroed beside it, and
+/// those that later ones make.
+fn fresh_bytes(bytes: usize, total: usize) -> [usize; 3] {
     let mut lane = Lane::new(MessageChannel::builder());
-    let before = pages::channel_memory();
-    lane.burst(bytes, total);
-    let fresh = pages::channel_memory() - before;
-    lane.drain(bytes);
-    usize::try_from(fresh).expect("64-bit Linux")
+    [(); 3].map(|()| {
+        let before = pages::channel_memory();
+        lane.burst(bytes, total);
+        let fresh = pages::channel_memory() - before;
+        lane.drain(bytes);
+        usize::try_from(fresh).expect("64-bit Linux")
+    })
 }
 
 /// Longest message of the bursts.

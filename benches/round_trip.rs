@@ -27,7 +27,7 @@ fn main() {
 
 fn spinning(harness: &mut Harness) {
     let core = harness.peer_core();
-    let count = harness.count(200_000, 200);
+    let count = harness.count(100_000, 200);
     let mut subjects = lines::subjects(core, count);
     subjects.extend(BYTES.map(|bytes| plain_subjects::round_trip(core, bytes, count)));
     for mode in modes(false) {
@@ -51,7 +51,7 @@ fn spinning(harness: &mut Harness) {
 fn asleep(harness: &mut Harness) {
     let core = harness.peer_core();
     let count = harness.count(5_000, 50);
-    let mut subjects = lines::subjects(core, harness.count(200_000, 200));
+    let mut subjects = lines::subjects(core, harness.count(100_000, 200));
     subjects.truncate(1);
     subjects.extend(BYTES.map(|bytes| plain_subjects::round_trip(core, bytes, 10 * count)));
     subjects.extend(kernel::round_trips(core, &BYTES, count));

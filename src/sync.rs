@@ -34,11 +34,13 @@ pub(crate) enum Site {
 }
 
 #[cfg(not(loom))]
+#[inline]
 pub(crate) const fn ordering(_site: Site, ordering: Ordering) -> Ordering {
     ordering
 }
 
 #[cfg(not(loom))]
+#[inline]
 pub(crate) fn fence(_site: Site) {
     std::sync::atomic::fence(Ordering::SeqCst);
 }

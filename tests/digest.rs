@@ -11,7 +11,7 @@ use std::os::unix::ffi::OsStringExt;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
-use std::{iter, thread};
+use std::thread;
 
 use crate::oracle::{Oracle, assert_same, digest, noise, program};
 use crate::processes::{await_that, finish, is_alive, kill, kill_new_worker, workers, write};
@@ -82,20 +82,21 @@ fn a_dash_is_standard_input_and_whoever_reads_it_first_gets_it_all() {
 #[test]
 fn named_pipes_are_read_to_their_end() {
     let Some(oracle) = Oracle::find() else { return };
-    let names = ["pipe 1", "pipe 2"].map(OsString::from);
-    let made = Command::new("mkfifo").args(&names).current_dir(oracle.folder.path()).status();
-    assert!(made.expect("mkfifo").success());
+    let pipes = ["pipe 1", "pipe 2"].map(OsString::from);
+    let made = finish(oracle.start(Command::new("mkfifo").args(&pipes)), b"");
+    assert!(made.status.success());
     let contents = [noise(1, 3_000_000), noise(2, 70_000)];
-    let writers = || {
-        // Once for each of the two programs; opening waits for the reader.
-        iter::repeat_n(names.iter().zip(&contents), 2).flatten().for_each(|(name, content)| {
-            fs::write(oracle.folder.path().join(name), content).expect("the pipe is read");
+    let outputs = [digest(), Command::new("sha256sum")].map(|mut program| {
+        let writers = [0, 1].map(|index| {
+            let content = oracle.file(format!("content {index}"), &contents[index]);
+            // Waits for a reader, then writes.
+            oracle.start(Command::new("cp").arg(content).arg(&pipes[index]))
         });
-    };
-    thread::scope(|scope| {
-        scope.spawn(writers);
-        oracle.agrees(&[], &names, b"");
+        let output = finish(oracle.start(program.args(&pipes)), b"");
+        assert!(writers.map(|writer| finish(writer, b"").status.success()) == [true, true]);
+        output
     });
+    assert_same(&outputs[0], &outputs[1]);
 }
 
 #[test]

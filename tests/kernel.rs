@@ -4,8 +4,7 @@
 
 #![allow(unsafe_code)]
 
-#[path = "kernel/child.rs"]
-mod child;
+mod common;
 #[path = "kernel/locked.rs"]
 mod locked;
 #[path = "kernel/seccomp.rs"]
@@ -24,8 +23,9 @@ use messageport::{
 };
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 
-use child::{PATIENCE, play, skip};
-use locked::{Lock, region_of, user_faults};
+use common::census::Census;
+use common::role::{command, play, skip};
+use locked::{Lock, PATIENCE, region_of, user_faults};
 use seccomp::{When, answer};
 
 const KIB: usize = 1 << 10;
@@ -110,7 +110,7 @@ fn f35_a_memfd_past_the_last_descriptor_is_an_error_that_names_the_call() {
 fn t8_every_other_refused_call_of_a_creation_is_an_error_that_leaks_nothing() {
     const TEST: &str = "t8_every_other_refused_call_of_a_creation_is_an_error_that_leaks_nothing";
     fn creator() {
-        let before = descriptors();
+        let before = Census::take();
         let shared_mmap = When::HasBits(3, libc::MAP_SHARED as u32);
         let calls = [
             (libc::SYS_ftruncate, When::Always, libc::ENOSPC),
@@ -124,7 +124,7 @@ fn t8_every_other_refused_call_of_a_creation_is_an_error_that_leaks_nothing() {
             });
             made.join().expect("an error and no panic");
         }
-        assert_eq!(descriptors(), before, "a failed creation leaves nothing open");
+        assert_eq!(Census::take(), before, "a failed creation leaves nothing open");
     }
     play(TEST, &[("creator", creator)]);
 }
@@ -167,15 +167,11 @@ fn f45_an_address_space_limit_is_an_error_that_names_the_remedy() {
     play("f45_an_address_space_limit_is_an_error_that_names_the_remedy", &[("creator", creator)]);
 }
 
-fn descriptors() -> usize {
-    fs::read_dir("/proc/self/fd").expect("a process has descriptors").count()
-}
-
 #[test]
 fn t8_a_shortage_of_descriptors_is_an_error_that_leaks_none() {
     fn creator() {
         let (soft, _) = getrlimit(Resource::RLIMIT_NOFILE).expect("limits can be read");
-        let before = descriptors();
+        let before = Census::take();
         let mut failures = 0;
         for allowed in 3.. {
             limit_to(Resource::RLIMIT_NOFILE, allowed);
@@ -184,11 +180,11 @@ fn t8_a_shortage_of_descriptors_is_an_error_that_leaks_none() {
             let Err(error) = made else { break };
             let text = error.to_string();
             assert!(text.contains("memfd_create") || text.contains("socket"), "{text}");
-            assert_eq!(descriptors(), before, "with {allowed} descriptors: {text}");
+            assert_eq!(Census::take(), before, "with {allowed} descriptors: {text}");
             failures += 1;
         }
         assert!(failures > 0, "the limit did not matter");
-        assert_eq!(descriptors(), before);
+        assert_eq!(Census::take(), before);
     }
     play("t8_a_shortage_of_descriptors_is_an_error_that_leaks_none", &[("creator", creator)]);
 }
@@ -359,7 +355,7 @@ fn f44_a_lock_held_by_the_peer_stops_no_post() {
         assert!(late.is_err(), "{late:?}");
     }
     fn hostile_side() {
-        hostile(child::command(TEST, "victim"), wait_until_attached, |_| {});
+        hostile(command(TEST, "victim"), wait_until_attached, |_| {});
     }
     play(TEST, &[("hostile", hostile_side), ("victim", victim)]);
 }
@@ -377,7 +373,7 @@ fn f44_a_lock_held_by_the_peer_stops_no_receive() {
     }
     fn hostile_side() {
         let late = |port: &MessagePort| port.post_text("late").expect("a post");
-        hostile(child::command(TEST, "victim"), post_many, late);
+        hostile(command(TEST, "victim"), post_many, late);
     }
     play(TEST, &[("hostile", hostile_side), ("victim", victim)]);
 }
@@ -395,7 +391,7 @@ fn f44_a_lock_held_by_the_peer_stops_no_close() {
         drop(port);
     }
     fn hostile_side() {
-        hostile(child::command(TEST, "victim"), post_many, |_| {});
+        hostile(command(TEST, "victim"), post_many, |_| {});
     }
     play(TEST, &[("hostile", hostile_side), ("victim", victim)]);
 }
@@ -411,7 +407,7 @@ fn f44_a_lock_held_by_the_peer_stops_no_attach() {
     }
     fn hostile_side() {
         let early = |port: &MessagePort| port.post_text("early").expect("a post");
-        hostile(child::command(TEST, "victim"), early, wait_until_attached);
+        hostile(command(TEST, "victim"), early, wait_until_attached);
     }
     play(TEST, &[("hostile", hostile_side), ("victim", victim)]);
 }

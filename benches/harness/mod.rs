@@ -117,7 +117,7 @@ impl Harness {
         group.finish();
         let repetitions = if self.quick { 1 } else { REPETITIONS };
         let series = measure::measure(&self.machine, &chosen, repetitions);
-        report.print(&self.machine, &series);
+        report.print(&self.machine, &series, self.quick);
     }
 
     /// Prints Criterion's summary, the last thing a bench target does.

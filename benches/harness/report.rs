@@ -45,7 +45,7 @@ impl Baseline {
 
 impl Report {
     /// Prints the table of all series.
-    pub fn print(&self, machine: &Machine, all: &[Series]) {
+    pub fn print(&self, machine: &Machine, all: &[Series], quick: bool) {
         let usual = usual_distance(all);
         println!("\n{}: {}", self.group, self.title);
         println!("{machine}; {}", describe_pair(all, usual));
@@ -54,11 +54,16 @@ impl Report {
         rows.extend(all.iter().map(|series| self.row(all, series, usual, has_tails)));
         print_aligned(&rows);
         println!(
-            "medians of the runs that count (undisturbed, on the usual kind of pair; * where none \
-             was); `/` is a ratio of times, below 1 is faster, in brackets that of the means; \
-             sleeps: voluntary switches an operation, both sides; preempted: involuntary ones"
+            "medians over the runs on the usual kind of pair (* where there was none), and of \
+             those over the undisturbed ones if there were any; `/` is a ratio of times, below 1 \
+             is faster, in brackets that of the means; sleeps: voluntary switches an operation, \
+             both sides; preempted: involuntary ones"
         );
-        self.print_bars(all, usual);
+        if quick {
+            println!("quick mode: too few operations for these figures to say anything");
+        } else {
+            self.print_bars(all, usual);
+        }
     }
 
     fn print_bars(&self, all: &[Series], usual: Distance) {

@@ -2,7 +2,7 @@
 
 use std::io;
 
-use messageport::{MessagePort, PostError};
+use messageport::{CloseReason, MessagePort, PostError};
 
 use crate::input::Input;
 use crate::jobs::Job;
@@ -84,15 +84,17 @@ impl Task {
                 }
             }
             Input::Once(kept) => {
-                if kept.at(self.sent).is_empty() {
-                    if kept.read_more()? == 0 {
-                        self.step = Step::Finish;
-                    }
-                    return Ok(());
-                }
                 let chunk = kept.at(self.sent);
-                port.post_bytes(chunk)?;
-                self.sent += chunk.len() as u64;
+                if !chunk.is_empty() {
+                    port.post_bytes(chunk)?;
+                    self.sent += chunk.len() as u64;
+                } else if port.is_closed() {
+                    // Posts to a worker that has died succeed for a while. Better to know it before
+                    // a wait for input, so that another one is at work meanwhile.
+                    return Err(PostError::Closed { reason: CloseReason::PeerDied }.into());
+                } else if kept.read_more()? == 0 {
+                    self.step = Step::Finish;
+                }
             }
         }
         Ok(())

@@ -24,6 +24,8 @@ pub(crate) struct Endpoint {
     attachments: OwnedFd,
     trusted: AtomicBool,
     hung_up: AtomicBool,
+    /// Hung up or corrupt: one look tells that neither is so.
+    over: AtomicBool,
     corrupt: OnceLock<Corruption>,
 }
 
@@ -47,6 +49,7 @@ impl Endpoint {
             attachments,
             trusted: AtomicBool::new(false),
             hung_up: AtomicBool::new(false),
+            over: AtomicBool::new(false),
             corrupt: OnceLock::new(),
         }
     }
@@ -91,18 +94,33 @@ impl Endpoint {
 
     /// Remembers that the peer broke the protocol. The first finding stays.
     pub(crate) fn mark_corrupt(&self, corruption: Corruption) -> CloseReason {
-        CloseReason::Corrupt(*self.corrupt.get_or_init(|| corruption))
+        let first = *self.corrupt.get_or_init(|| corruption);
+        self.over.store(true, Ordering::Relaxed);
+        CloseReason::Corrupt(first)
+    }
+
+    /// Whether the peer is known to be gone or to have broken the protocol.
+    #[inline]
+    pub(crate) fn is_over(&self) -> bool {
+        // Relaxed: whoever misses it now hears of it at the next call.
+        self.over.load(Ordering::Relaxed)
     }
 
     /// How the peer broke the protocol, if it did.
     #[inline]
     pub(crate) fn corruption(&self) -> Option<CloseReason> {
+        if !self.is_over() {
+            return None;
+        }
         self.corrupt.get().map(|corruption| CloseReason::Corrupt(*corruption))
     }
 
     /// Why this end is finished, as far as is known without asking.
     #[inline]
     pub(crate) fn known_end(&self) -> Option<CloseReason> {
+        if !self.is_over() {
+            return None;
+        }
         if let Some(reason) = self.corruption() {
             return Some(reason);
         }
@@ -168,6 +186,7 @@ impl Endpoint {
     fn note(&self, hung_up: bool) -> bool {
         if hung_up {
             self.hung_up.store(true, Ordering::Relaxed);
+            self.over.store(true, Ordering::Relaxed);
         }
         hung_up
     }

@@ -147,7 +147,7 @@ pub(crate) fn reserved_to_read<'a>(producer: &'a Producer, plan: &Plan, len: usi
 #[inline]
 fn planned(producer: &Producer, plan: &Plan, len: u64) -> NonNull<u8> {
     assert!(len <= plan.payload_room(), "more bytes than were planned for");
-    producer.memory().bytes(plan.payload_offset(producer.geometry()), len)
+    producer.memory().bytes(plan.payload_offset(), len)
 }
 
 /// Frees pages of a lane that hold nothing.

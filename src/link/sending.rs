@@ -252,6 +252,15 @@ impl Sending {
 
     #[inline]
     fn known_end(&self) -> Option<CloseReason> {
+        let nothing_said = self.producer.reader_gone() == 0 && self.reader_gone.get().is_none();
+        if self.ended.is_none() && nothing_said && !self.end.is_over() {
+            return None;
+        }
+        self.find_end()
+    }
+
+    #[cold]
+    fn find_end(&self) -> Option<CloseReason> {
         // First what the kernel said: a peer that left in order said so before its sockets closed.
         let end = self.end.known_end();
         let gone = || {

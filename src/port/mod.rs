@@ -83,6 +83,7 @@ impl MessagePort {
     /// assert_eq!(channel.port2.recv()?.data::<(u32, String)>()?.1, "one");
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
+    #[inline]
     pub fn post_message<T: Post>(&self, value: &T) -> Result<(), PostError> {
         self.sender.post_message(value)
     }
@@ -98,6 +99,7 @@ impl MessagePort {
     /// assert_eq!(channel.port2.recv()?.bytes(), b"raw");
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
+    #[inline]
     pub fn post_bytes(&self, bytes: &[u8]) -> Result<(), PostError> {
         self.sender.post_bytes(bytes)
     }
@@ -170,6 +172,7 @@ impl MessagePort {
     /// assert_eq!(channel.port2.try_recv()?.unwrap().bytes(), b"now");
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
+    #[inline]
     pub fn try_recv(&self) -> Result<Option<MessageEvent<'_>>, RecvError> {
         self.end_if_broken(self.receiver.try_recv())
     }
@@ -384,6 +387,7 @@ impl MessagePort {
     }
 
     /// A port whose peer broke the protocol is closed in both directions.
+    #[inline]
     pub(crate) fn end_if_broken<T>(&self, answer: Result<T, RecvError>) -> Result<T, RecvError> {
         if let Err(RecvError::Closed { reason: CloseReason::Corrupt(_) }) = answer {
             self.sender.close();

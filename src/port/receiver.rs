@@ -54,6 +54,7 @@ impl Receiver {
     /// # Errors
     /// [`RecvError::Closed`] once everything was delivered and no more can come;
     /// [`RecvError::OutOfMemory`] if there is no memory for a copy.
+    #[inline]
     pub fn try_recv(&self) -> Result<Option<MessageEvent<'_>>, RecvError> {
         let delivery = self.receiving.borrow_mut().poll()?;
         Ok(delivery.map(|delivery| MessageEvent::new(delivery, self)))
@@ -103,6 +104,7 @@ impl Receiver {
         self.receiving.borrow_mut().leave(farewell);
     }
 
+    #[inline]
     pub(crate) fn give_back(&self, payload: Payload) {
         self.receiving.borrow_mut().give_back(payload);
     }

@@ -69,6 +69,7 @@ impl Sender {
     ///
     /// # Errors
     /// As [`post_message`](Self::post_message).
+    #[inline]
     pub fn post_bytes(&self, bytes: &[u8]) -> Result<(), PostError> {
         self.stage_and_commit(|sending| sending.stage_bytes(bytes, Format::Bytes))
     }
@@ -141,6 +142,7 @@ impl Sender {
 
     /// Runs `stage`, and publishes what is staged: all of it, also what a burst has staged before,
     /// and also if `stage` failed.
+    #[inline]
     fn stage_and_commit(
         &self,
         stage: impl FnOnce(&mut Sending) -> Result<(), PostError>,
@@ -216,6 +218,7 @@ impl Sender {
         }
     }
 
+    #[inline]
     fn borrow(&self) -> Result<Held<'_>, PostError> {
         let sending = self.sending.try_borrow_mut().map_err(|_| PostError::Busy)?;
         Ok(Held { sender: self, sending })

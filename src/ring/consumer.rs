@@ -89,7 +89,7 @@ impl Consumer {
     #[inline]
     pub(crate) fn take(&mut self, record: &Record) {
         debug_assert_eq!(record.end, self.at(record.len, record.format).end);
-        self.cursor = self.cursor.advanced(record_len(u64::from(record.len)));
+        self.cursor.position = record.end;
         self.controls = 0;
         self.messages = self.messages.wrapping_add(1);
         self.bytes = self.bytes.wrapping_add(u64::from(record.len));

@@ -1,4 +1,100 @@
 //! Floor 2: the concurrency core. Pure: no system call, heap or mapping alike.
+//!
+//! A lane carries records of any length from one producer to one consumer, in order, through an
+//! area that is divided into segments. Neither end ever waits here: each call answers at once, and
+//! what a sleeper or a waker has to do is a value that the link acts on.
+//!
+//! # The algorithm
+//!
+//! Positions are `u64` byte counts that only grow, through all segments of a lane. Two are shared:
+//! `tail`, up to which records are committed, written by the producer only, and `head`, up to which
+//! the bytes are the producer's again, written by the consumer only. Each end keeps its own
+//! position privately and never reads it back; the other's is loaded when the cached one says full
+//! or empty, checked, and cached.
+//!
+//! ```text
+//!              released        taken            committed          staged
+//!                 │              │                  │                │
+//!   ──────────────┼──────────────┼──────────────────┼────────────────┼──────────────▶ position
+//!    the          │  lent, or    │  to be taken     │  written, not  │  the producer's,
+//!    producer's   │  being read  │                  │  visible yet   │  as far as `head` says
+//!                 │              │                  │                │
+//!               head         consumer's           tail           producer's
+//!             (shared)        cursor            (shared)           cursor
+//! ```
+//!
+//! Producer: **plan → write → stage → commit**. A plan says where a record would stand and changes
+//! nothing, so a post that fails has nothing to take back. Staging writes the record's header, and
+//! before it the control record that leads there. Committing stores `tail` once for all that is
+//! staged, fences, and looks whether the consumer sleeps.
+//!
+//! Consumer: **peek → read → take → release**. A peek loads each header once, checks it, and passes
+//! control records, at most eight before a message. A release stores `head`, fences, and looks
+//! whether the producer sleeps; it also gives back the control records that follow.
+//!
+//! A cursor is a position, a segment, and the position at which the segment was entered; the place
+//! inside the segment is the distance between the two, modulo the segment's length. While it is in
+//! use a segment is a ring: a record that does not fit up to its end stands behind padding, at its
+//! start. When there is no room the producer writes `jump k` and goes on at the start of segment
+//! `k`, which must be free: `head` has passed the jump by which it was last left.
+//!
+//! ```text
+//!   segment 0           segment 1           segment 2
+//!  ┌─────────────────┐ ┌─────────────────┐ ┌─────────────────────────────────┐
+//!  │ M M M M J ▒ ▒ ▒ │ │                 │ │ M   M   M   J                   │
+//!  └─────────┬───────┘ └─────────────────┘ └─▲───────────┬───────────────────┘
+//!            └───────────────────────────────┘           └──▶ home, after the burst
+//! ```
+//!
+//! A record that cannot go round in its segment, being longer than half of it, leaves it at once: a
+//! jump to a free segment is staged behind it, so that the next of its kind may enter that segment
+//! as soon as the first is released. Where none was free, and no other segment holds the next one,
+//! the producer hops through a free one later.
+//!
+//! Sixteen bytes are always kept free in the present segment, so a control record never waits.
+//!
+//! What the link owes the ring, and the tests here do in its place:
+//! - Everything staged is committed before any wait, for room or for anything else.
+//! - A consumer that finds nothing, having passed control records, releases up to its position
+//!   before it sleeps: the producer may wait for just those. So does a consumer before it moves.
+//! - A [`Wake`](notifier::Wake) is acted on, once.
+//!
+//! # Orderings
+//!
+//! Every access that is stronger than `Relaxed`, every fence, and the one swap that must not become
+//! two steps has a [`Site`](crate::sync::Site). `models` runs the ring under loom, whole and with
+//! each site weakened; the second table says which models then fail, and how.
+//!
+//! | Site | Variable, writer → reader | Partner | What it publishes |
+//! |---|---|---|---|
+//! | `PublishTail` | `tail`, `Producer::commit` → | `ReadTail` | headers and payload before it |
+//! | `ReadTail` | `tail`, → `Consumer::refresh_tail` | `PublishTail` | the same |
+//! | `PublishHead` | `head`, `Consumer::release` → | `ReadHead` | that the bytes were read |
+//! | `ReadHead` | `head`, → `Producer::refresh_head` | `PublishHead` | the same |
+//! | `FenceBeforeLook` | store `tail`, `head`; load the flag | the next | either is seen |
+//! | `FenceBeforeSleep` | store the flag; load `tail`, `head` | the other two | either is seen |
+//! | `FenceReaderGone` | store `reader_gone`; load the flag | `FenceBeforeSleep` | either is seen |
+//! | `TakeFlag` | the flag, sleeper → waker | `notifier::arm` | each flag, once |
+//!
+//! | Weakened | Models that fail | How |
+//! |---|---|---|
+//! | `PublishTail` to Relaxed | ring, growth, messages | a unit is read while it is written |
+//! | `ReadTail` to Relaxed | ring, growth, messages | a unit is read while it is written |
+//! | `PublishHead` to Relaxed | ring, growth | a unit is overwritten while it is read |
+//! | `ReadHead` to Relaxed | ring, growth | a unit is overwritten while it is read |
+//! | `FenceBeforeLook` deleted | messages, room, hop | a sleep without end |
+//! | `FenceBeforeSleep` deleted | messages, room, hop, `reader_gone` | a sleep without end |
+//! | `FenceReaderGone` deleted | `reader_gone` | a sleep without end |
+//! | `TakeFlag` as load, then clear | take, messages | a sleep without end |
+//!
+//! `Relaxed` is everything else: the bytes of the area, which `tail` and `head` order; the flags
+//! and `reader_gone`, which the fences order; the counters, by which nothing is decided.
+//!
+//! A weakened `head` shows only where a record overwrites the one that was released last. Bytes of
+//! an older record are ordered by the fence of a release in between as well, and the sixteen bytes
+//! that are kept free hide the rest when all records have one size: so the ring model posts a
+//! larger record behind smaller ones, and growth enters a segment whose whole content was released
+//! last.
 
 pub(crate) mod consumer;
 pub(crate) mod cursor;
@@ -8,3 +104,12 @@ pub(crate) mod memory;
 pub(crate) mod notifier;
 pub(crate) mod producer;
 pub(crate) mod segment;
+
+#[cfg(all(any(test, fuzzing), not(loom)))]
+pub(crate) mod fuzzing;
+#[cfg(all(any(test, fuzzing), not(loom)))]
+mod harness;
+#[cfg(all(test, loom))]
+mod models;
+#[cfg(all(test, not(loom)))]
+mod tests;

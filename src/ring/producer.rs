@@ -39,6 +39,8 @@ pub(crate) struct Producer {
 pub(crate) struct Plan {
     control: Option<Header>,
     at: Cursor,
+    /// Where that is in the area.
+    offset: u64,
     room: u64,
 }
 
@@ -103,8 +105,18 @@ impl Producer {
             return Err(Refusal::TooLarge);
         }
         let record = record_len(len);
-        if let Some(at) = self.way_home(record)? {
-            return Ok(Plan { room: record, ..at });
+        if self.cursor.segment == 0
+            && let Some(plan) = self.plan_here(record)
+        {
+            return Ok(plan);
+        }
+        self.plan_elsewhere(record)
+    }
+
+    #[cold]
+    fn plan_elsewhere(&mut self, record: u64) -> Result<Plan, Refusal> {
+        if let Some(plan) = self.way_home(record)? {
+            return Ok(plan);
         }
         if let Some(plan) = self.plan_here(record) {
             return Ok(plan);
@@ -120,14 +132,17 @@ impl Producer {
         let wish = record_len(wish).min(self.geometry.largest_record());
         // The records of late fit home, whatever is wished for.
         let at_home = wish.min(self.geometry.segment_len(0) / 2 - RESERVE);
-        if let Some(plan) = self.way_home(at_home)? {
+        if self.cursor.segment != 0
+            && let Some(plan) = self.way_home(at_home)?
+        {
             return Ok(Some(plan));
         }
         if self.room_here() < wish {
             self.refresh_head()?;
         }
         let room = self.room_here().min(wish);
-        let plan = Plan { control: None, at: self.cursor, room };
+        let offset = self.cursor.offset(&self.geometry);
+        let plan = Plan { control: None, at: self.cursor, offset, room };
         Ok((room >= LEAST_OPEN_ROOM).then_some(plan))
     }
 
@@ -141,18 +156,18 @@ impl Producer {
         }
         self.cursor = plan.at;
         let header = Header::Message { len, format };
-        self.memory.write_header(self.cursor.offset(&self.geometry), header.encode());
+        self.memory.write_header(plan.offset, header.encode());
         self.cursor = self.cursor.advanced(record);
         debug_assert!(self.used() + RESERVE <= self.geometry.segment_len(self.cursor.segment));
-        self.small_records = if self.geometry.goes_round(0, record) {
-            self.small_records.saturating_add(1)
-        } else {
-            0
-        };
         self.counters.messages = self.counters.messages.wrapping_add(1);
         self.counters.bytes = self.counters.bytes.wrapping_add(u64::from(len));
-        if !self.geometry.goes_round(self.cursor.segment, record) {
-            self.leave_at_once();
+        if self.geometry.is_small(record) {
+            self.small_records = self.small_records.saturating_add(1);
+        } else {
+            self.small_records = 0;
+            if !self.geometry.goes_round(self.cursor.segment, record) {
+                self.leave_at_once();
+            }
         }
     }
 
@@ -299,11 +314,10 @@ impl Producer {
         segment != self.cursor.segment && reached(self.head, self.left[segment as usize])
     }
 
-    #[inline]
     fn way_home(&mut self, record: u64) -> Result<Option<Plan>, Refusal> {
         if self.cursor.segment == 0
             || self.small_records < SMALL_RECORDS_BEFORE_HOME
-            || !self.geometry.goes_round(0, record)
+            || !self.geometry.is_small(record)
         {
             return Ok(None);
         }
@@ -314,14 +328,19 @@ impl Producer {
 
     #[inline]
     fn plan_here(&self, record: u64) -> Option<Plan> {
-        let until_end = self.cursor.until_end(&self.geometry);
-        let padding = if record <= until_end { 0 } else { until_end };
         let size = self.geometry.segment_len(self.cursor.segment);
-        if self.used() + padding + record + RESERVE > size {
-            return None;
+        let start = self.geometry.segment_offset(self.cursor.segment);
+        let index = self.cursor.index(&self.geometry);
+        let used = self.used() + RESERVE;
+        if record <= size - index {
+            let plan = Plan { control: None, at: self.cursor, offset: start + index, room: record };
+            return (used + record <= size).then_some(plan);
         }
-        let control = (padding > 0).then(|| Header::Padding { len: (padding - HEADER_LEN) as u32 });
-        Some(Plan { control, at: self.cursor.advanced(padding), room: record })
+        let padding = size - index;
+        let control = Header::Padding { len: (padding - HEADER_LEN) as u32 };
+        let at = self.cursor.advanced(padding);
+        let plan = Plan { control: Some(control), at, offset: start, room: record };
+        (used + padding + record <= size).then_some(plan)
     }
 
     /// The smallest free segment in which the record can go round, else the smallest that holds it.
@@ -336,7 +355,8 @@ impl Producer {
 
     fn jumping_to(&self, segment: u32, room: u64) -> Plan {
         let at = self.cursor.advanced(HEADER_LEN).entering(segment);
-        Plan { control: Some(Header::Jump { segment }), at, room }
+        let offset = self.geometry.segment_offset(segment);
+        Plan { control: Some(Header::Jump { segment }), at, offset, room }
     }
 
     /// The free segment to hop through, if only the present one holds the record and it cannot go
@@ -429,8 +449,8 @@ impl Counters {
 impl Plan {
     /// Offset in the area of the payload's first byte.
     #[inline]
-    pub(crate) fn payload_offset(&self, geometry: &Geometry) -> u64 {
-        self.at.offset(geometry) + HEADER_LEN
+    pub(crate) fn payload_offset(&self) -> u64 {
+        self.offset + HEADER_LEN
     }
 
     /// Payload bytes that fit.
@@ -454,8 +474,9 @@ impl Plan {
     /// control record after it included.
     #[inline]
     pub(crate) fn extent(&self, geometry: &Geometry) -> (u32, u64) {
-        let end = self.at.index(geometry) + self.room + RESERVE;
-        (self.at.segment, end.min(geometry.segment_len(self.at.segment)))
+        let segment = self.at.segment;
+        let end = self.offset - geometry.segment_offset(segment) + self.room + RESERVE;
+        (segment, end.min(geometry.segment_len(segment)))
     }
 }
 

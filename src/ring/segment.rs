@@ -73,6 +73,12 @@ impl Geometry {
         len + RESERVE <= self.segment_len(segment) / 2
     }
 
+    /// Whether a record of `len` bytes can go round in segment 0, and so in every other.
+    #[inline]
+    pub(crate) fn is_small(&self, len: u64) -> bool {
+        len + RESERVE <= self.capacity / 2
+    }
+
     /// Whether a record of `len` bytes fits a segment that is entered afresh.
     #[inline]
     pub(crate) fn holds(&self, segment: u32, len: u64) -> bool {

@@ -81,11 +81,14 @@ pub fn digest() -> Command {
     Command::new(program())
 }
 
-/// Cargo puts examples beside the folder of the test binaries.
+/// The example's path: Cargo puts examples beside the folder of the test binaries.
 pub fn program() -> PathBuf {
     let test = env::current_exe().expect("the path of this test");
     let profile = test.parent().and_then(Path::parent).expect("target/<profile>/deps/<test>");
-    profile.join("examples/digest")
+    let program = profile.join("examples/digest");
+    // `cargo test --test digest` alone does not build it.
+    assert!(program.exists(), "not built: run `cargo build --example digest`, or all tests");
+    program
 }
 
 /// Bytes that no run of equal chunks could be mistaken for.

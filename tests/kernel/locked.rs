@@ -9,7 +9,7 @@ use std::io::{self, Read};
 use std::os::fd::{AsFd, FromRawFd, OwnedFd};
 use std::sync::mpsc;
 use std::thread::{self, JoinHandle};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use memmap2::MmapMut;
 use nix::fcntl::{FallocateFlags, fallocate};
@@ -17,7 +17,10 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::uio::pwrite;
 use nix::unistd::gettid;
 
-use crate::child::PATIENCE;
+use crate::common::DEADLINE;
+
+/// After this long a wait here is given up, in time to say which one it was.
+pub const PATIENCE: Duration = Duration::from_secs(DEADLINE.as_secs() / 3);
 
 /// A whole number of pages on every machine.
 const PAGES: usize = 64 << 10;

@@ -1,0 +1,277 @@
+//! The ring against a model, on the heap, one step at a time.
+//!
+//! `Rig` holds both ends and the model; what it checks at every step is said there. Sizes shrink
+//! under Miri, which looks at each access.
+
+use proptest::prelude::*;
+use proptest::test_runner::Config;
+
+use crate::ring::consumer::Peek;
+use crate::ring::cursor::{Cursor, distance};
+use crate::ring::fuzzing;
+use crate::ring::harness::{FAREWELLS, Op, Rig};
+use crate::ring::notifier::{self, Sleep, Wake};
+use crate::ring::producer::Refusal;
+use crate::ring::segment::Geometry;
+use crate::sync::{AtomicU32, Ordering, Site};
+use crate::wire::record::{Farewell, record_len};
+
+mod hostile;
+mod room;
+mod threads;
+
+proptest! {
+    #![proptest_config(config(2_000, 4))]
+
+    #[test]
+    fn any_sequence_of_steps_delivers_each_message_once_in_order_and_whole(
+        script in prop::collection::vec(any::<u8>(), 0..if cfg!(miri) { 120 } else { 600 }),
+    ) {
+        fuzzing::lane_ops(&script);
+    }
+
+    #[test]
+    fn a_burst_is_seen_at_its_commit_and_not_before(
+        geometry in geometries(),
+        start in starts(),
+        lens in prop::collection::vec(0..64u64, 1..40),
+    ) {
+        let mut rig = Rig::new(geometry, start);
+        let mut staged = 0;
+        for len in lens {
+            staged += u64::from(rig.post(len).is_ok());
+            prop_assert_eq!(rig.consumer.peek(), Ok(Peek::Empty));
+        }
+        rig.commit();
+        let mut taken = 0;
+        while rig.take() {
+            taken += 1;
+        }
+        prop_assert_eq!(taken, staged);
+        rig.finish();
+    }
+
+    #[test]
+    fn ends_resumed_in_mid_stream_go_on(
+        geometry in geometries(),
+        segment in 0..8u32,
+        entered in starts(),
+        units in 0..100u64,
+        lens in prop::collection::vec((0..200u64, 0..4u8), 1..40),
+    ) {
+        let segment = segment % geometry.segments();
+        let cursor = Cursor { position: entered, segment, entered }.advanced(16 * units);
+        let mut rig = Rig::at(geometry, cursor);
+        for (len, step) in lens {
+            let _ = rig.post(len);
+            match step {
+                0 => rig.apply(Op::ResumeProducer),
+                1 => rig.apply(Op::ResumeConsumer),
+                2 => rig.apply(Op::Take),
+                _ => rig.apply(Op::Commit),
+            }
+        }
+        rig.finish();
+    }
+}
+
+#[test]
+fn a_burst_grows_and_the_lane_comes_home_after_it() {
+    let mut rig = Rig::new(Geometry::new(256, 4096), 0);
+    let mut posted = 0;
+    while rig.post(40).is_ok() {
+        posted += 1;
+        rig.commit();
+    }
+    assert!(posted > 4096 / 64 / 2, "{posted} messages filled the area");
+    assert_ne!(rig.producer.cursor().segment, 0);
+    assert_eq!(rig.producer.counters().growth, 4);
+    rig.drain();
+    // Home is where it goes at the first post after enough small ones, once it is drained.
+    for _ in 0..64 {
+        rig.send(40);
+        rig.drain();
+    }
+    assert_eq!(rig.producer.cursor().segment, 0);
+    rig.finish();
+}
+
+#[test]
+fn a_stream_that_mixes_large_and_small_stays_where_both_fit() {
+    let mut rig = Rig::new(Geometry::new(256, 4096), 0);
+    rig.send(500);
+    let settled = rig.producer.cursor().segment;
+    for round in 0..if cfg!(miri) { 70 } else { 200 } {
+        rig.send(if round % 10 == 0 { 500 } else { 8 });
+        rig.drain();
+        assert_eq!(rig.producer.cursor().segment, settled, "round {round}");
+    }
+}
+
+#[test]
+fn going_home_waits_for_the_drain() {
+    let mut rig = Rig::new(Geometry::new(64, 256), 0);
+    rig.send(32);
+    rig.send(32);
+    assert_ne!(rig.producer.cursor().segment, 0);
+    assert_eq!(rig.producer.go_home(), Ok(None));
+    rig.take();
+    rig.take();
+    assert_eq!(rig.producer.go_home(), Ok(None));
+    rig.release_all();
+    assert_eq!(rig.producer.go_home(), Ok(Some(Wake::Nobody)));
+    assert_eq!(rig.producer.go_home(), Ok(None));
+    rig.drain();
+    rig.finish();
+}
+
+#[test]
+fn a_close_is_seen_after_every_message_and_stays() {
+    for farewell in FAREWELLS {
+        // At every fill: the room for the close is kept, also where a record found none.
+        for count in 0..12 {
+            let mut rig = Rig::new(Geometry::new(64, 256), u64::MAX - 79);
+            let sent = (0..count).filter(|_| rig.post(16).is_ok()).count();
+            rig.commit();
+            assert_eq!(rig.producer.close(farewell), Wake::Nobody);
+            for _ in 0..sent {
+                assert!(rig.take());
+                rig.release_all();
+            }
+            for _ in 0..2 {
+                assert_eq!(rig.consumer.peek(), Ok(Peek::Closed(farewell)));
+            }
+        }
+    }
+}
+
+#[test]
+fn a_close_commits_what_is_staged() {
+    let mut rig = Rig::new(Geometry::new(64, 256), 0);
+    rig.post(16).expect("there is room");
+    assert_eq!(rig.producer.close(Farewell::Closed), Wake::Nobody);
+    assert!(matches!(rig.consumer.peek(), Ok(Peek::Message(_))));
+}
+
+#[test]
+fn a_reader_that_leaves_is_seen_and_ends_a_wait_for_room() {
+    for (farewell, code) in FAREWELLS.into_iter().zip([1, 2]) {
+        let mut rig = Rig::new(Geometry::new(64, 64), 0);
+        while rig.post(0).is_ok() {}
+        rig.commit();
+        rig.apply(Op::SleepForRoom { len: 0, sleep: Sleep::Futex });
+        assert_eq!(rig.producer.reader_gone(), 0);
+        assert_eq!(rig.consumer.leave(farewell), Wake::Futex);
+        assert_eq!(rig.producer.reader_gone(), code);
+        assert_eq!(rig.producer.prepare_wait(0, Sleep::Futex), notifier::Wait::Ready);
+        assert_eq!(rig.consumer.leave(farewell), Wake::Nobody, "the flag was taken back");
+    }
+}
+
+#[test]
+fn a_flag_that_a_peer_made_up_is_a_ring_of_the_doorbell() {
+    for (code, wake) in [(0, Wake::Nobody), (1, Wake::Futex), (2, Wake::Doorbell)]
+        .into_iter()
+        .chain([3, 255, u32::MAX].map(|nonsense| (nonsense, Wake::Doorbell)))
+    {
+        let flag = AtomicU32::new(code);
+        assert_eq!(notifier::look(&flag, Site::FenceBeforeLook), wake);
+        assert_eq!(flag.load(Ordering::Relaxed), 0);
+    }
+}
+
+#[test]
+fn counters_say_what_happened() {
+    let mut rig = Rig::new(Geometry::new(64, 256), 0);
+    rig.send(32);
+    rig.apply(Op::SleepForMessage(Sleep::Futex));
+    rig.take();
+    rig.apply(Op::SleepForMessage(Sleep::Futex));
+    rig.send(32);
+    while rig.post(32).is_ok() {}
+    rig.producer.count_full();
+    rig.commit();
+    rig.apply(Op::SleepForRoom { len: 96, sleep: Sleep::Doorbell });
+    rig.drain();
+    let counters = rig.producer.counters();
+    let lane = rig.memory.lane();
+    let produced = [
+        &lane.produced.messages,
+        &lane.produced.bytes,
+        &lane.produced.full,
+        &lane.produced.growth,
+        &lane.produced.wakes,
+    ]
+    .map(|word| word.load(Ordering::Relaxed));
+    let own = [counters.messages, counters.bytes, counters.full, counters.growth, counters.wakes];
+    assert_eq!(produced, own);
+    assert_eq!((counters.full, counters.wakes), (1, 1));
+    assert_eq!(counters.bytes, 32 * counters.messages);
+    let consumed = [&lane.consumed.messages, &lane.consumed.bytes, &lane.consumed.wakes]
+        .map(|word| word.load(Ordering::Relaxed));
+    assert_eq!(consumed, [counters.messages, counters.bytes, 1]);
+}
+
+#[test]
+fn unreleased_counts_committed_bytes_only() {
+    let mut rig = Rig::new(Geometry::new(256, 256), u64::MAX - 15);
+    rig.send(16);
+    rig.send(16);
+    rig.post(16).expect("there is room");
+    assert_eq!(rig.producer.unreleased(), Ok(2 * record_len(16)));
+    rig.take();
+    assert_eq!(rig.producer.unreleased(), Ok(2 * record_len(16)));
+    rig.release_all();
+    assert_eq!(rig.producer.unreleased(), Ok(record_len(16)));
+}
+
+#[test]
+fn a_producer_is_not_resumed_before_a_head_beyond_its_reach() {
+    use crate::ring::producer::Producer;
+    let geometry = Geometry::new(64, 256);
+    let memory = crate::ring::memory::Memory::on_heap(256);
+    for (position, head, fits) in [
+        (0u64, 0u64, true),
+        (256, 0, true),
+        (272, 0, false),
+        (0, 16, false),
+        (248, 0, false),
+        (128, 0u64.wrapping_sub(128), true),
+        (128, 0u64.wrapping_sub(144), false),
+    ] {
+        memory.lane().consumer.head.store(head, Ordering::Relaxed);
+        let producer = Producer::resume(memory.clone(), geometry, Cursor::start(position));
+        assert_eq!(producer.is_ok(), fits, "{} behind", distance(position, head));
+    }
+}
+
+/// Bounded and growing lanes, of a few units and of a few hundred.
+fn geometries() -> impl Strategy<Value = Geometry> {
+    (6..10u32, 0..5u32)
+        .prop_map(|(capacity, doublings)| Geometry::new(1 << capacity, 1 << (capacity + doublings)))
+}
+
+/// Positions are compared by distance, so the wrap is where a mistake would show.
+fn starts() -> impl Strategy<Value = u64> {
+    (0..400u64, any::<bool>())
+        .prop_map(|(units, before)| if before { 0u64.wrapping_sub(16 * units) } else { 16 * units })
+}
+
+fn config(cases: u32, cases_under_miri: u32) -> Config {
+    let cases = if cfg!(miri) { cases_under_miri } else { cases };
+    // No files: a failure is printed with its smallest input, which then becomes a test.
+    Config { cases, failure_persistence: None, ..Config::default() }
+}
+
+#[test]
+fn full_is_an_answer_and_not_an_error() {
+    let mut rig = Rig::new(Geometry::new(64, 64), 0);
+    while rig.post(0).is_ok() {}
+    rig.commit();
+    assert_eq!(rig.plan(0), Err(Refusal::Full));
+    rig.take();
+    assert_eq!(rig.plan(0), Err(Refusal::Full), "taken is not released");
+    rig.release_all();
+    rig.send(0);
+    rig.finish();
+}

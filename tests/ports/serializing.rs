@@ -1,0 +1,199 @@
+//! Values whose `Serialize` does what it should not.
+
+use super::{assert_empty, assert_works, bounded, channel};
+use crate::common::{receive, receive_end, receive_text, refusal};
+use messageport::rkyv::rancor::{Fallible, Source, fail};
+use messageport::rkyv::ser::Writer;
+use messageport::{CloseReason, MessageChannel, MessagePort, PostError, rkyv};
+use std::cell::Cell;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+
+/// Archives as nothing, after having written what `write` says.
+struct Odd<F>(F);
+
+impl<F> rkyv::Archive for Odd<F> {
+    type Archived = ();
+    type Resolver = ();
+
+    fn resolve(&self, (): (), _: rkyv::Place<()>) {}
+}
+
+impl<S, F> rkyv::Serialize<S> for Odd<F>
+where
+    S: Fallible + Writer + ?Sized,
+    F: Fn() -> Vec<u8>,
+{
+    fn serialize(&self, serializer: &mut S) -> Result<(), S::Error> {
+        serializer.write(&self.0())
+    }
+}
+
+/// Fails after some bytes.
+pub struct Failing {
+    pub after: usize,
+}
+
+#[derive(Debug)]
+struct Refused;
+
+impl std::fmt::Display for Refused {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("the value does not want to")
+    }
+}
+
+impl std::error::Error for Refused {}
+
+impl rkyv::Archive for Failing {
+    type Archived = ();
+    type Resolver = ();
+
+    fn resolve(&self, (): (), _: rkyv::Place<()>) {}
+}
+
+impl<S> rkyv::Serialize<S> for Failing
+where
+    S: Fallible + Writer + ?Sized,
+    S::Error: Source,
+{
+    fn serialize(&self, serializer: &mut S) -> Result<(), S::Error> {
+        serializer.write(&vec![0xee; self.after])?;
+        fail!(Refused)
+    }
+}
+
+#[test]
+fn a_value_that_refuses_is_an_error_with_its_own_words() {
+    let MessageChannel { port1, port2 } = channel();
+    for after in [0, 10, 255, 256, 257, 10_000, 100_000] {
+        let error = port1.post_message(&Failing { after }).expect_err("it refuses");
+        let PostError::Serialize(_) = &error else { panic!("{error}") };
+        assert!(error.to_string().contains("does not want to"), "{error}");
+        assert_works(&port1, &port2);
+    }
+}
+
+#[test]
+fn a_value_that_changes_its_length_is_an_error_and_nothing_is_posted() {
+    let MessageChannel { port1, port2 } = bounded();
+    // The first length exceeds the guess, so that the value is serialised again.
+    for (len, again) in [(1500, 1499), (1500, 1501), (1500, 0), (1000, 1_000_000), (900, 2016)] {
+        let calls = Cell::new(0);
+        let odd = Odd(|| {
+            calls.set(calls.get() + 1);
+            vec![0xee; if calls.get() == 1 { len } else { again }]
+        });
+        let error = port1.post_message(&odd).expect_err("another length");
+        assert!(matches!(error, PostError::Serialize(_)), "{error}");
+        assert_eq!(calls.get(), 2);
+        assert_works(&port1, &port2);
+    }
+}
+
+#[test]
+fn a_value_that_panics_leaves_a_port_that_works() {
+    std::panic::set_hook(Box::new(|_| {}));
+    let MessageChannel { port1, port2 } = bounded();
+    for (len, call) in [(0, 1), (100, 1), (1500, 1), (1500, 2)] {
+        let calls = Cell::new(0);
+        let odd = Odd(|| {
+            calls.set(calls.get() + 1);
+            assert!(calls.get() < call, "as it was asked to");
+            vec![0xee; len]
+        });
+        let nested = vec![("before".to_string(), odd)];
+        let caught = catch_unwind(AssertUnwindSafe(|| port1.post_message(&nested)));
+        assert!(caught.is_err());
+        assert_works(&port1, &port2);
+        port1.post_message(&vec!["words"; 20].join(" ")).expect("room");
+        let event = receive(&port2);
+        assert_eq!(event.data::<String>().expect("a text").len(), 20 * 6 - 1);
+    }
+    let _ = std::panic::take_hook();
+}
+
+#[test]
+fn f37_a_post_from_inside_a_serialize_is_an_error_and_the_outer_one_goes_on() {
+    let MessageChannel { port1, port2 } = channel();
+    let busy = |answer: Result<(), PostError>| {
+        assert!(matches!(answer, Err(PostError::Busy)), "{answer:?}");
+    };
+    let outer = Odd(|| {
+        busy(port1.post_bytes(b"inner"));
+        busy(port1.post_text("inner"));
+        busy(port1.post_message(&1u64));
+        busy(port1.post_bytes_timeout(b"inner", std::time::Duration::MAX));
+        busy(port1.wait_for_room(1, std::time::Duration::MAX));
+        busy(port1.loan(5).map(drop));
+        busy(port1.burst().stage(&1u64));
+        busy(port1.trim().map(drop));
+        // What only looks may look.
+        assert!(!port1.is_closed());
+        let _ = (port1.stats(), port1.undelivered());
+        assert!(format!("{port1:?}").contains("busy"));
+        assert_empty(&port1);
+        port2.post_text("the other lane is free").expect("room");
+        assert_eq!(receive_text(&port1), "the other lane is free");
+        vec![0x11; 300]
+    });
+    port1.post_message(&outer).expect("room");
+    assert_eq!(receive(&port2).bytes(), [0x11; 300]);
+    assert_works(&port1, &port2);
+}
+
+#[test]
+fn f37_a_burst_committed_inside_a_serialize_is_published_afterwards() {
+    let MessageChannel { port1, port2 } = channel();
+    let burst = Cell::new(Some(port1.burst()));
+    let staged = burst.take().expect("just put there");
+    staged.stage_text("staged before").expect("room");
+    burst.set(Some(staged));
+    let outer = Odd(|| {
+        drop(burst.take());
+        vec![0x22; 20]
+    });
+    port1.post_message(&outer).expect("room");
+    assert_eq!(receive_text(&port2), "staged before");
+    assert_eq!(receive(&port2).bytes(), [0x22; 20]);
+    assert_works(&port1, &port2);
+}
+
+#[test]
+fn a_close_inside_a_serialize_comes_after_the_message() {
+    let MessageChannel { port1, port2 } = channel();
+    let outer = Odd(|| {
+        port1.close();
+        vec![0x33; 20]
+    });
+    port1.post_message(&outer).expect("it was posted before the close took place");
+    assert_eq!(refusal(port1.post_text("late")), CloseReason::Local);
+    assert_eq!(receive(&port2).bytes(), [0x33; 20]);
+    assert_eq!(receive_end(&port2), CloseReason::PeerClosed);
+}
+
+#[test]
+fn a_close_inside_a_serialize_that_fails_takes_place_all_the_same() {
+    struct Closing<'p>(&'p MessagePort);
+
+    impl rkyv::Archive for Closing<'_> {
+        type Archived = ();
+        type Resolver = ();
+
+        fn resolve(&self, (): (), _: rkyv::Place<()>) {}
+    }
+
+    impl<S: Fallible + ?Sized> rkyv::Serialize<S> for Closing<'_>
+    where
+        S::Error: Source,
+    {
+        fn serialize(&self, _: &mut S) -> Result<(), S::Error> {
+            self.0.close();
+            fail!(Refused)
+        }
+    }
+
+    let MessageChannel { port1, port2 } = channel();
+    port1.post_message(&Closing(&port1)).expect_err("it refuses");
+    assert_eq!(refusal(port1.post_text("late")), CloseReason::Local);
+    assert_eq!(receive_end(&port2), CloseReason::PeerClosed);
+}
