@@ -1,7 +1,7 @@
 //! What a message costs besides its transport: writing, checking and copying its payload.
 //!
-//! A post to a default port writes, the receiver copies and checks; on a trusted port the copy falls
-//! away. The copy is done with relaxed atomic words, as the peer may write meanwhile.
+//! A post to a default port writes, the receiver copies and checks; on a trusted port the copy
+//! falls away. The copy is done with relaxed atomic words, as the peer may write meanwhile.
 
 #![allow(unsafe_code, missing_docs)]
 

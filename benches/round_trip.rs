@@ -1,8 +1,8 @@
 //! Round trips between two pinned processes, both spinning and both asleep.
 //!
 //! The limits of the same run: one cache line bounced between the two cores, two lines, a plain
-//! ring; and with both sides asleep a futex, a doorbell of a stream socket, an eventfd, a pipe and a
-//! `SOCK_SEQPACKET` pair.
+//! ring; and with both sides asleep a futex, a doorbell of a stream socket, an eventfd, a pipe and
+//! a `SOCK_SEQPACKET` pair.
 
 #![allow(unsafe_code, missing_docs)]
 
@@ -27,7 +27,7 @@ fn main() {
 
 fn spinning(harness: &mut Harness) {
     let core = harness.peer_core();
-    let count = harness.count(100_000, 200);
+    let count = harness.count(100_000, 50);
     let mut subjects = lines::subjects(core, count);
     subjects.extend(BYTES.map(|bytes| plain_subjects::round_trip(core, bytes, count)));
     for mode in modes(false) {
@@ -50,8 +50,8 @@ fn spinning(harness: &mut Harness) {
 
 fn asleep(harness: &mut Harness) {
     let core = harness.peer_core();
-    let count = harness.count(5_000, 50);
-    let mut subjects = lines::subjects(core, harness.count(100_000, 200));
+    let count = harness.count(5_000, 20);
+    let mut subjects = lines::subjects(core, harness.count(100_000, 50));
     subjects.truncate(1);
     subjects.extend(BYTES.map(|bytes| plain_subjects::round_trip(core, bytes, 10 * count)));
     subjects.extend(kernel::round_trips(core, &BYTES, count));

@@ -14,7 +14,9 @@ use std::process::{Command, Stdio};
 use std::thread;
 
 use crate::oracle::{Oracle, assert_same, digest, noise, program};
-use crate::processes::{await_that, finish, is_alive, kill, kill_new_worker, workers, write};
+use crate::processes::{
+    await_that, finish, is_alive, kill, kill_new_worker, peak_memory, workers, write,
+};
 
 #[test]
 fn sizes_around_the_borders_of_chunks_and_checkpoints() {
@@ -135,6 +137,25 @@ fn the_results_of_compare_are_right_and_the_ratios_are_printed() {
 }
 
 #[test]
+fn memory_does_not_grow_with_the_files() {
+    let Some(oracle) = Oracle::find() else { return };
+    let files = ["1", "2"].map(OsString::from);
+    for file in &files {
+        let file = File::create(oracle.folder.path().join(file)).expect("a file");
+        file.set_len(2 * ENOUGH_MEMORY).expect("nothing but zeros, and no room on the disk");
+    }
+    let child = oracle.start(digest().args(["--workers", "2"]).args(&files));
+    let parent = child.id();
+    let mut peak = 0;
+    await_that("the program has ended", || {
+        peak = peak.max(peak_memory(parent).unwrap_or(0));
+        !is_alive(parent)
+    });
+    assert!((1..ENOUGH_MEMORY).contains(&peak), "{peak} bytes of memory");
+    assert_same(&finish(child, b""), &oracle.run(&files, b""));
+}
+
+#[test]
 fn workers_killed_while_files_are_digested_are_replaced() {
     let Some(oracle) = Oracle::find() else { return };
     let files: Vec<_> =
@@ -156,7 +177,7 @@ fn workers_killed_while_files_are_digested_are_replaced() {
 #[test]
 fn workers_killed_while_a_pipe_is_digested_are_replaced() {
     let Some(oracle) = Oracle::find() else { return };
-    let input = noise(5, 5 * REPORTED + 54_321);
+    let input = noise(5, 3 * REPORTED + 54_321);
     // Between two kills more is written than may be unreported, so each worker gets somewhere.
     let pieces = input.chunks(REPORTED);
     for mode in ["--trusted", "--workers=1"] {
@@ -265,6 +286,9 @@ fn ratio(line: &str) -> f64 {
 /// The sizes of `examples/digest/protocol.rs`: most bytes in a chunk, bytes between two reports.
 const CHUNK: usize = 128 << 10;
 const CHECKPOINT: usize = 1 << 20;
+
+/// For one process, whatever it has to do.
+const ENOUGH_MEMORY: u64 = 32 << 20;
 
 /// More than a worker may leave unreported, a chunk, and what is in the pipe, together.
 const REPORTED: usize = 9 << 20;

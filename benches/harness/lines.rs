@@ -73,14 +73,16 @@ pub fn subjects(core: usize, count: u64) -> Vec<Subject> {
     ]
 }
 
-/// Measures the mean round trip of one line in nanoseconds; `None` where there is one core.
-pub fn probe(machine: &Machine) -> Option<f64> {
+/// Measures the mean round trip of one line in nanoseconds over about `count` round trips; `None`
+/// where there is one core.
+pub fn probe(machine: &Machine, count: u64) -> Option<f64> {
     let (_, core) = machine.pair?;
     let mut trips = Trips(Bounce::start(core, Lines::One));
-    trips.run(PROBE_TRIPS / 10);
+    let part = count.div_ceil(PROBE_PARTS);
+    trips.run(part);
     // The least of a few parts: a slice lost to another guest must not make a near pair look far.
-    let parts = (0..5).map(|_| trips.run(PROBE_TRIPS / 5));
-    parts.min().map(|part| part.as_nanos() as f64 / (PROBE_TRIPS / 5) as f64)
+    let parts = (0..PROBE_PARTS).map(|_| trips.run(part));
+    parts.min().map(|time| time.as_nanos() as f64 / part as f64)
 }
 
 /// Plays the other side of [`Lines::One`].
@@ -117,4 +119,4 @@ fn wait_for(word: &AtomicU64, number: u64, pause: bool) {
 pub const ONE_LINE: &str = "one-line";
 pub const TWO_LINES: &str = "two-lines";
 pub const TWO_LINES_PAUSE: &str = "two-lines-pause";
-const PROBE_TRIPS: u64 = 10_000;
+const PROBE_PARTS: u64 = 5;

@@ -39,7 +39,7 @@ impl fmt::Display for Machine {
 pub enum Distance {
     /// They share a cache: about 70 to 130 ns.
     Near,
-    /// They do not: about 430 to 480 ns.
+    /// They do not: about 300 to 480 ns.
     Far,
     /// The host moved a virtual core between the two probes around a measurement.
     Moved,
@@ -185,7 +185,7 @@ fn kernel_release() -> String {
 }
 
 const CORES_IN_SET: usize = libc::CPU_SETSIZE as usize;
-/// Between the two clusters of `docs/performance.md`: up to 130 ns, and from 430 ns on.
+/// Between the two clusters that were seen: up to 130 ns, and from 300 ns on.
 const NEAR_BELOW_NS: f64 = 250.0;
 /// Environment variable that names the two cores to use.
 const PAIR: &str = "MESSAGEPORT_BENCH_CORES";

@@ -10,7 +10,7 @@ use super::workload::Subject;
 
 /// One repetition of one subject. Times are nanoseconds an operation.
 pub struct Run {
-    /// The figure that ratios compare: the median where single operations were timed, else the mean.
+    /// What ratios compare: the median where single operations were timed, else the mean.
     pub figure: f64,
     /// 99th and 99.9th percentile, where single operations were timed.
     pub tail: Option<(f64, f64)>,
@@ -32,8 +32,25 @@ pub struct Series {
     pub runs: Vec<Run>,
 }
 
-/// Measures every subject `repetitions` times, in turns.
-pub fn measure(machine: &Machine, subjects: &[&Subject], repetitions: usize) -> Vec<Series> {
+/// How much is done for one figure.
+#[derive(Clone, Copy)]
+pub struct Effort {
+    pub repetitions: u32,
+    /// Tries at one repetition, until one of them is not disturbed.
+    pub attempts: u32,
+    /// Round trips that classify the core pair.
+    pub probe_trips: u64,
+}
+
+impl Effort {
+    /// Medians of five, as `docs/performance.md` quotes them.
+    pub const FULL: Self = Self { repetitions: 5, attempts: 3, probe_trips: 10_000 };
+    /// Enough to see that everything works, also on cores that are busy with something else.
+    pub const QUICK: Self = Self { repetitions: 1, attempts: 1, probe_trips: 500 };
+}
+
+/// Measures every subject a few times, in turns.
+pub fn measure(machine: &Machine, subjects: &[&Subject], effort: Effort) -> Vec<Series> {
     let clock = Clock::new();
     println!("\nclock: {:.0} ns a reading, contained in each p50", clock.cost_ns());
     let new_series = |subject: &&Subject| Series {
@@ -42,9 +59,9 @@ pub fn measure(machine: &Machine, subjects: &[&Subject], repetitions: usize) -> 
         runs: Vec::new(),
     };
     let mut all: Vec<Series> = subjects.iter().map(new_series).collect();
-    for _ in 0..repetitions {
+    for _ in 0..effort.repetitions {
         for (subject, series) in subjects.iter().zip(&mut all) {
-            series.runs.push(calmest(machine, subject, &clock, repetitions > 1));
+            series.runs.push(calmest(machine, subject, &clock, effort));
         }
     }
     all
@@ -52,11 +69,10 @@ pub fn measure(machine: &Machine, subjects: &[&Subject], repetitions: usize) -> 
 
 /// Measures once, and again a few times if a core was taken away or moved meanwhile. The least
 /// disturbed attempt counts, and the table says how disturbed it was.
-fn calmest(machine: &Machine, subject: &Subject, clock: &Clock, try_again: bool) -> Run {
-    let attempts = if try_again { ATTEMPTS } else { 1 };
+fn calmest(machine: &Machine, subject: &Subject, clock: &Clock, effort: Effort) -> Run {
     let mut best: Option<Run> = None;
-    for _ in 0..attempts {
-        let run = once(machine, subject, clock);
+    for _ in 0..effort.attempts {
+        let run = once(machine, subject, clock, effort);
         let disturbance = |run: &Run| (run.distance == Distance::Moved, run.switches.involuntary);
         let is_calm = disturbance(&run) == (false, 0);
         if best.as_ref().is_none_or(|best| disturbance(&run) < disturbance(best)) {
@@ -69,9 +85,9 @@ fn calmest(machine: &Machine, subject: &Subject, clock: &Clock, try_again: bool)
     best.expect("at least one attempt")
 }
 
-fn once(machine: &Machine, subject: &Subject, clock: &Clock) -> Run {
+fn once(machine: &Machine, subject: &Subject, clock: &Clock, effort: Effort) -> Run {
     child::arm_deadline();
-    let line = lines::probe(machine);
+    let line = lines::probe(machine, effort.probe_trips);
     let mut workload = (subject.start)();
     workload.check();
     workload.run(subject.count.div_ceil(10));
@@ -81,7 +97,7 @@ fn once(machine: &Machine, subject: &Subject, clock: &Clock) -> Run {
     let switches = Switches::of_both(workload.peer()).since(before);
     let operations = if ticks.is_some() { 2 * subject.count } else { subject.count };
     drop(workload);
-    let distance = Distance::of(line, lines::probe(machine));
+    let distance = Distance::of(line, lines::probe(machine, effort.probe_trips));
     let percentiles = ticks.map(|ticks| percentiles(&ticks, clock));
     Run {
         figure: percentiles.map_or(mean, |(median, _)| median),
@@ -106,5 +122,4 @@ fn percentiles(ticks: &[u64], clock: &Clock) -> (f64, (f64, f64)) {
     (at(0.5), (at(0.99), at(0.999)))
 }
 
-const ATTEMPTS: usize = 3;
 const SIGNIFICANT_DIGITS: u8 = 3;

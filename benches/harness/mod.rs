@@ -34,6 +34,7 @@ use std::time::Duration;
 use criterion::{BenchmarkId, Criterion, SamplingMode, Throughput};
 
 use machine::Machine;
+use measure::Effort;
 use report::Report;
 use workload::Subject;
 
@@ -115,8 +116,8 @@ impl Harness {
             });
         }
         group.finish();
-        let repetitions = if self.quick { 1 } else { REPETITIONS };
-        let series = measure::measure(&self.machine, &chosen, repetitions);
+        let effort = if self.quick { Effort::QUICK } else { Effort::FULL };
+        let series = measure::measure(&self.machine, &chosen, effort);
         report.print(&self.machine, &series, self.quick);
     }
 
@@ -146,7 +147,5 @@ fn criterion(quick: bool) -> Criterion {
 
 /// Environment variable that makes a whole bench target finish in seconds.
 const QUICK: &str = "MESSAGEPORT_BENCH_QUICK";
-/// Repetitions of each subject in the closing table, as `docs/performance.md` quotes medians of five.
-const REPETITIONS: usize = 5;
 /// Criterion accepts no fewer.
 const LEAST_SAMPLES: usize = 10;

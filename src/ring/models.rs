@@ -161,7 +161,7 @@ impl Lane {
 /// Writes and commits message `number`.
 fn post(producer: &mut Producer, number: usize, units: u64) -> Result<Wake, Refusal> {
     let plan = producer.plan(16 * units)?;
-    let first = plan.payload_offset(producer.geometry());
+    let first = plan.payload_offset();
     for unit in 0..units {
         producer.memory().write_unit(first + 16 * unit, [number as u64, unit]);
     }

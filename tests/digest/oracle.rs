@@ -91,13 +91,17 @@ pub fn program() -> PathBuf {
     program
 }
 
-/// Bytes that no run of equal chunks could be mistaken for.
+/// Bytes in which no two chunks are equal: what repeats has a prime length.
 pub fn noise(seed: usize, len: usize) -> Vec<u8> {
     let mut state = seed as u64 + 1;
-    let words = iter::repeat_with(|| {
+    let bytes = iter::repeat_with(|| {
+        // Knuth's MMIX; its high bits are good enough.
         state =
             state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
-        (state >> 24).to_le_bytes()
+        (state >> 56) as u8
     });
-    words.flat_map(|word| word.into_iter().take(5)).take(len).collect()
+    let block: Vec<u8> = bytes.take(len.min(65_521)).collect();
+    let mut noise = block.repeat(len / 65_521 + 1);
+    noise.truncate(len);
+    noise
 }

@@ -2,6 +2,7 @@
 
 use std::fs::{self, File};
 use std::io::{ErrorKind, Read, Write};
+use std::iter;
 use std::process::{Child, ChildStdin, Command, Output};
 use std::sync::mpsc;
 use std::thread;
@@ -61,6 +62,17 @@ pub fn workers(parent: u32) -> Vec<u32> {
 /// Whether it has not ended; one that was not waited for has ended, too.
 pub fn is_alive(process: u32) -> bool {
     parent_of(process).is_some()
+}
+
+/// The most memory that a living process has had, in bytes, and its workers each.
+pub fn peak_memory(parent: u32) -> Option<u64> {
+    let processes = iter::once(parent).chain(workers(parent));
+    let statuses = processes.filter_map(|id| fs::read_to_string(format!("/proc/{id}/status")).ok());
+    let kibibytes = statuses.filter_map(|status| {
+        let line = status.lines().find(|line| line.starts_with("VmHWM:"))?;
+        line.split_ascii_whitespace().nth(1)?.parse::<u64>().ok()
+    });
+    kibibytes.max().map(|kibibytes| kibibytes << 10)
 }
 
 /// The parent of a process that has not ended.

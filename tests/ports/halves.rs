@@ -4,7 +4,7 @@ use super::{assert_works, bounded, channel};
 use crate::common::census::Census;
 use crate::common::role::play;
 use crate::common::{receive_end, receive_text, refusal};
-use messageport::{CloseReason, JoinError, MessageChannel, MessagePort, PostError, RecvError};
+use messageport::{CloseReason, MessageChannel, MessagePort, PostError, RecvError};
 use std::thread;
 
 #[test]
@@ -84,18 +84,12 @@ fn f37_halves_of_different_ports_come_back_unharmed() {
     let [one, two] = [channel(), channel()];
     let (sender1, receiver1) = one.port1.split();
     let (sender2, receiver2) = two.port1.split();
-    let Err(JoinError { sender: sender1, receiver: receiver2 }) =
-        MessagePort::join(sender1, receiver2)
-    else {
-        panic!("halves of different ports were joined")
-    };
+    let error = MessagePort::join(sender1, receiver2).expect_err("halves of different ports");
+    let (sender1, receiver2) = error.into_halves();
     // The two ends of one pair are different ports as well.
     let (sender3, receiver3) = one.port2.split();
-    let Err(JoinError { sender: sender3, receiver: receiver1 }) =
-        MessagePort::join(sender3, receiver1)
-    else {
-        panic!("the ends of a pair were joined")
-    };
+    let error = MessagePort::join(sender3, receiver1).expect_err("the ends of a pair");
+    let (sender3, receiver1) = error.into_halves();
     let port1 = MessagePort::join(sender1, receiver1).expect("halves of one port");
     let port2 = MessagePort::join(sender2, receiver2).expect("halves of one port");
     let port3 = MessagePort::join(sender3, receiver3).expect("halves of one port");
