@@ -177,7 +177,7 @@ pub(crate) enum Payload {
 
 impl Payload {
     /// Copies `len` bytes out of the area, once, into `blocks`.
-    #[inline]
+    #[inline(always)]
     pub(crate) fn copied(
         memory: &Memory,
         offset: u64,

@@ -55,7 +55,7 @@ impl Receiving {
 
     /// Takes the next message, if there is one. No system call while messages come, but the one
     /// that wakes a sender who waits for room.
-    #[inline]
+    #[inline(always)]
     pub(crate) fn poll(&mut self) -> Result<Option<Delivery>, RecvError> {
         if let Some(reason) = self.ended.or_else(|| self.end.corruption()) {
             return Err(self.end_with(reason));
@@ -186,7 +186,7 @@ impl Receiving {
         !self.lent.positions.is_empty()
     }
 
-    #[inline]
+    #[inline(always)]
     fn take(&mut self, record: Record) -> Result<Delivery, RecvError> {
         let (offset, len) = (record.payload_offset, record.len as usize);
         self.empty_looks = 0;
@@ -244,7 +244,7 @@ impl Receiving {
         }
     }
 
-    #[inline]
+    #[inline(always)]
     fn release(&mut self, position: u64) {
         let wake = self.consumer.release(position);
         self.wake(wake);

@@ -61,7 +61,8 @@ impl Sending {
     /// Serialises `value` into the ring and stages it; `commit` publishes.
     pub(crate) fn stage_value<T: Post>(&mut self, value: &T) -> Result<(), PostError> {
         self.check_open()?;
-        let wish = (self.last_len * 2).clamp(LEAST_WISH, MOST_WISH);
+        // A little more than the last one took, and not so much that it belongs elsewhere.
+        let wish = (self.last_len + self.last_len / 8).clamp(LEAST_WISH, MOST_WISH);
         let open = self.producer.plan_open(wish).map_err(|refusal| self.refused(refusal, wish))?;
         let len = match open {
             Some(plan) => {
@@ -83,7 +84,7 @@ impl Sending {
     }
 
     /// Copies `bytes` into the ring and stages them; `commit` publishes.
-    #[inline]
+    #[inline(always)]
     pub(crate) fn stage_bytes(&mut self, bytes: &[u8], format: Format) -> Result<(), PostError> {
         self.check_open()?;
         let plan = self.plan(bytes.len() as u64)?;
@@ -93,7 +94,7 @@ impl Sending {
     }
 
     /// Publishes what is staged and wakes the receiver if it sleeps.
-    #[inline]
+    #[inline(always)]
     pub(crate) fn commit(&mut self) {
         let wake = self.producer.commit();
         self.wake(wake);
@@ -274,7 +275,7 @@ impl Sending {
         self.ended.or_else(gone).or(end)
     }
 
-    #[inline]
+    #[inline(always)]
     fn check_open(&self) -> Result<(), PostError> {
         match self.known_end() {
             None => Ok(()),
@@ -283,7 +284,7 @@ impl Sending {
     }
 
     /// A place for exactly `len` bytes, with its pages made.
-    #[inline]
+    #[inline(always)]
     fn plan(&mut self, len: u64) -> Result<Plan, PostError> {
         let plan = match self.producer.plan(len) {
             Ok(plan) => plan,
@@ -295,7 +296,7 @@ impl Sending {
 
     /// Makes the pages; and where the lane comes to a segment's end, asks after the peer's life:
     /// seldom enough to cost nothing, often enough to stop a flood to a dead process.
-    #[inline]
+    #[inline(always)]
     fn prepare(&mut self, plan: &Plan) -> Result<(), PostError> {
         if plan.turns() && self.asked.elapsed() > ASK_EVERY {
             self.asked = Instant::now();
@@ -316,7 +317,7 @@ impl Sending {
         Ok(())
     }
 
-    #[inline]
+    #[inline(always)]
     fn stage(&mut self, plan: Plan, len: u32, format: Format) {
         let left = self.producer.cursor();
         self.producer.stage(plan, len, format);
@@ -332,7 +333,7 @@ impl Sending {
     #[cold]
     fn give_back(&mut self, plan: &Plan, left: Cursor) {
         let region = self.end.region();
-        if plan.goes_home() {
+        if plan.shrinks(left.segment) {
             let _ = self.supply.reclaim_left(region, left);
         }
         let _ = self.supply.reclaim(region, &self.producer);

@@ -65,7 +65,7 @@ impl Consumer {
     /// Looks at the next message. The same one again until it is taken.
     ///
     /// `tail` is loaded only when everything known was taken.
-    #[inline]
+    #[inline(always)]
     pub(crate) fn peek(&mut self) -> Result<Peek, Corruption> {
         if self.cursor.position == self.tail {
             self.refresh_tail()?;
@@ -86,7 +86,7 @@ impl Consumer {
     }
 
     /// Steps over the message that `peek` returned. Its bytes stay readable until the release.
-    #[inline]
+    #[inline(always)]
     pub(crate) fn take(&mut self, record: &Record) {
         debug_assert_eq!(record.end, self.at(record.len, record.format).end);
         self.cursor.position = record.end;
@@ -99,7 +99,7 @@ impl Consumer {
     ///
     /// Control records that follow are given back as well: a producer may wait for just those,
     /// while this end is busy with the message before them.
-    #[inline]
+    #[inline(always)]
     pub(crate) fn release(&mut self, position: u64) -> Wake {
         self.released = position;
         if position == self.cursor.position {
@@ -163,7 +163,7 @@ impl Consumer {
         &self.memory
     }
 
-    #[inline]
+    #[inline(always)]
     fn at(&self, len: u32, format: Format) -> Record {
         Record {
             payload_offset: self.cursor.offset(&self.geometry) + HEADER_LEN,
@@ -175,7 +175,7 @@ impl Consumer {
 
     /// Reads the header at the cursor and checks it against what is left of the segment and of the
     /// committed bytes.
-    #[inline]
+    #[inline(always)]
     fn read_header(&self) -> Result<Header, Corruption> {
         let words = self.memory.read_header(self.cursor.offset(&self.geometry));
         let header = Header::decode(words).ok_or(Corruption::new(

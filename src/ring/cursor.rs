@@ -24,19 +24,19 @@ impl Cursor {
     }
 
     /// Place inside the segment, in bytes from its start.
-    #[inline]
+    #[inline(always)]
     pub(crate) fn index(self, geometry: &Geometry) -> u64 {
         distance(self.position, self.entered) & (geometry.segment_len(self.segment) - 1)
     }
 
     /// Bytes from here to the segment's end: from 1 to all of it.
-    #[inline]
+    #[inline(always)]
     pub(crate) fn until_end(self, geometry: &Geometry) -> u64 {
         geometry.segment_len(self.segment) - self.index(geometry)
     }
 
     /// Place inside the area, in bytes from its start.
-    #[inline]
+    #[inline(always)]
     pub(crate) fn offset(self, geometry: &Geometry) -> u64 {
         geometry.segment_offset(self.segment) + self.index(geometry)
     }

@@ -28,8 +28,8 @@ pub(crate) struct Producer {
     committed: u64,
     head: u64,
     left: [u64; MAX_SEGMENTS],
-    /// Records in a row that would have gone round in segment 0.
-    small_records: u32,
+    /// Records in a row that would have gone round in a smaller segment than the present one.
+    roomy_records: u32,
     counters: Counters,
     committed_messages: u64,
 }
@@ -88,7 +88,7 @@ impl Producer {
             committed: cursor.position,
             head,
             left: [cursor.position; MAX_SEGMENTS],
-            small_records: 0,
+            roomy_records: 0,
             committed_messages: counters.messages,
             counters,
         })
@@ -98,7 +98,7 @@ impl Producer {
     ///
     /// In order: home, if a burst is over; here; after growth. The peer's `head` is loaded only
     /// when the cached one says that there is no room, and while away from home.
-    #[inline]
+    #[inline(always)]
     pub(crate) fn plan(&mut self, len: u64) -> Result<Plan, Refusal> {
         // Compared before anything is added to it: the caller's length may be any.
         if len > self.geometry.largest_message() {
@@ -130,10 +130,8 @@ impl Producer {
     #[inline]
     pub(crate) fn plan_open(&mut self, wish: u64) -> Result<Option<Plan>, Refusal> {
         let wish = record_len(wish).min(self.geometry.largest_record());
-        // The records of late fit home, whatever is wished for.
-        let at_home = wish.min(self.geometry.segment_len(0) / 2 - RESERVE);
         if self.cursor.segment != 0
-            && let Some(plan) = self.way_home(at_home)?
+            && let Some(plan) = self.way_home(wish)?
         {
             return Ok(Some(plan));
         }
@@ -147,7 +145,7 @@ impl Producer {
     }
 
     /// Stages the record that was written where `plan` says, with `len` payload bytes.
-    #[inline]
+    #[inline(always)]
     pub(crate) fn stage(&mut self, plan: Plan, len: u32, format: Format) {
         let record = record_len(u64::from(len));
         assert!(record <= plan.room, "a record outgrew its plan");
@@ -161,18 +159,13 @@ impl Producer {
         debug_assert!(self.used() + RESERVE <= self.geometry.segment_len(self.cursor.segment));
         self.counters.messages = self.counters.messages.wrapping_add(1);
         self.counters.bytes = self.counters.bytes.wrapping_add(u64::from(len));
-        if self.geometry.is_small(record) {
-            self.small_records = self.small_records.saturating_add(1);
-        } else {
-            self.small_records = 0;
-            if !self.geometry.goes_round(self.cursor.segment, record) {
-                self.leave_at_once();
-            }
+        if self.cursor.segment != 0 || !self.geometry.goes_round(0, record) {
+            self.staged_away_from_home(record);
         }
     }
 
     /// Publishes everything staged, by one store, and says whom to wake.
-    #[inline]
+    #[inline(always)]
     pub(crate) fn commit(&mut self) -> Wake {
         if !self.has_staged() {
             return Wake::Nobody;
@@ -192,10 +185,16 @@ impl Producer {
         wake
     }
 
-    /// Stages a jump behind a record that cannot go round in its segment, if any other is free: the
+    /// What staging a record of `record` bytes means for the way on.
+    ///
+    /// Behind one that cannot go round in its segment a jump is staged, if any other is free: the
     /// next such record may then enter the segment afresh as soon as this one is released.
-    #[cold]
-    fn leave_at_once(&mut self) {
+    fn staged_away_from_home(&mut self, record: u64) {
+        let roomy = self.geometry.home_of(record).is_some_and(|home| home < self.cursor.segment);
+        self.roomy_records = if roomy { self.roomy_records.saturating_add(1) } else { 0 };
+        if self.geometry.goes_round(self.cursor.segment, record) {
+            return;
+        }
         let next = (0..self.geometry.segments()).find(|&segment| self.is_free(segment));
         if let Some(segment) = next {
             self.write_control(Header::Jump { segment });
@@ -314,19 +313,22 @@ impl Producer {
         segment != self.cursor.segment && reached(self.head, self.left[segment as usize])
     }
 
+    /// The jump to the smallest segment that serves, once the burst that led away has drained: so
+    /// the next burst finds the pages of this one.
     fn way_home(&mut self, record: u64) -> Result<Option<Plan>, Refusal> {
-        if self.cursor.segment == 0
-            || self.small_records < SMALL_RECORDS_BEFORE_HOME
-            || !self.geometry.is_small(record)
-        {
+        if self.cursor.segment == 0 || self.roomy_records < ROOMY_RECORDS_BEFORE_HOME {
             return Ok(None);
         }
+        let Some(home) = self.geometry.home_of(record).filter(|&home| home < self.cursor.segment)
+        else {
+            return Ok(None);
+        };
         self.refresh_head()?;
         let drained = self.head == self.cursor.position;
-        Ok(drained.then(|| self.jumping_to(0, record)))
+        Ok(drained.then(|| self.jumping_to(home, record)))
     }
 
-    #[inline]
+    #[inline(always)]
     fn plan_here(&self, record: u64) -> Option<Plan> {
         let size = self.geometry.segment_len(self.cursor.segment);
         let start = self.geometry.segment_offset(self.cursor.segment);
@@ -394,7 +396,7 @@ impl Producer {
     }
 
     /// Bytes of the present segment that the consumer has not released.
-    #[inline]
+    #[inline(always)]
     fn used(&self) -> u64 {
         let unreleased = distance(self.cursor.position, self.head);
         let since_entry = distance(self.cursor.position, self.cursor.entered);
@@ -459,9 +461,9 @@ impl Plan {
         self.room - HEADER_LEN
     }
 
-    /// Whether the record is the first one after a jump to segment 0.
-    pub(crate) fn goes_home(&self) -> bool {
-        self.control == Some(Header::Jump { segment: 0 })
+    /// Whether the record is the first one after a jump to a smaller segment than `segment`.
+    pub(crate) fn shrinks(&self, segment: u32) -> bool {
+        matches!(self.control, Some(Header::Jump { segment: next }) if next < segment)
     }
 
     /// Whether the lane comes to a segment's end, or leaves it.
@@ -480,8 +482,8 @@ impl Plan {
     }
 }
 
-/// Records in a row that must have been small before a drained lane goes home: so a stream that
-/// mixes large and small messages does not jump to and fro.
-const SMALL_RECORDS_BEFORE_HOME: u32 = 64;
+/// Records in a row that a smaller segment must have sufficed for before a drained lane goes there:
+/// so a stream that mixes large and small messages does not jump to and fro.
+const ROOMY_RECORDS_BEFORE_HOME: u32 = 64;
 /// Room below which serialising in place is not tried.
 const LEAST_OPEN_ROOM: u64 = 64;

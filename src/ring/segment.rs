@@ -73,10 +73,9 @@ impl Geometry {
         len + RESERVE <= self.segment_len(segment) / 2
     }
 
-    /// Whether a record of `len` bytes can go round in segment 0, and so in every other.
-    #[inline]
-    pub(crate) fn is_small(&self, len: u64) -> bool {
-        len + RESERVE <= self.capacity / 2
+    /// The smallest segment in which a record of `len` bytes can go round, if there is one.
+    pub(crate) fn home_of(&self, len: u64) -> Option<u32> {
+        (0..self.segments).find(|&segment| self.goes_round(segment, len))
     }
 
     /// Whether a record of `len` bytes fits a segment that is entered afresh.

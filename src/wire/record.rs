@@ -62,7 +62,7 @@ pub(crate) enum Header {
 
 impl Header {
     /// The two words of this header.
-    #[inline]
+    #[inline(always)]
     pub(crate) fn encode(self) -> [u64; 2] {
         let word = |len: u32, sort: u32| u64::from(len) | u64::from(sort) << 32;
         match self {
@@ -84,7 +84,7 @@ impl Header {
     /// Reads a header that a peer wrote. `None` if no producer of this version writes it.
     ///
     /// Lengths are not compared with the ring here: that is the consumer's business.
-    #[inline]
+    #[inline(always)]
     pub(crate) fn decode([first, detail]: [u64; 2]) -> Option<Header> {
         let len = first as u32;
         // Kind, format and attachments in one number, so that a message takes one comparison.
