@@ -94,6 +94,14 @@ pub use port::{
 pub use rkyv;
 pub use wire::record::Format;
 
+/// What the fuzzer runs; see `fuzz/`.
+#[cfg(fuzzing)]
+#[doc(hidden)]
+pub mod fuzzing {
+    pub use crate::link::fuzzing::attach_region;
+    pub use crate::ring::fuzzing::{lane_ops, record_stream};
+}
+
 /// The example of the README is compiled and run like the others.
 #[cfg(doctest)]
 #[doc = include_str!("../README.md")]

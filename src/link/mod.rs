@@ -4,6 +4,8 @@
 //! turns the kernel's word on the peer's death into an end that comes after the last message.
 
 pub(crate) mod endpoint;
+#[cfg(any(test, fuzzing))]
+pub(crate) mod fuzzing;
 pub(crate) mod payload;
 pub(crate) mod receiving;
 pub(crate) mod region;

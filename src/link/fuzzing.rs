@@ -1,0 +1,90 @@
+//! What the fuzzer runs on this floor: an end that somebody else made.
+
+use crate::link::region::Region;
+use crate::link::transfer;
+use crate::os::socket;
+use crate::wire::frame::{CAPSULE_LEN, Capsule, Place};
+use crate::wire::layout::{AREA_OFFSET, RegionHeader, VERSION};
+use crate::wire::record::Format;
+use std::fs::File;
+use std::os::unix::fs::FileExt;
+
+/// Takes over an end whose capsule, header and records were changed by `data`, and uses it.
+///
+/// Each eleven bytes are one change of an honest end: where (capsule, header or area), the offset,
+/// and eight bytes that are written there. An end that is accepted is received from and posted to:
+/// whatever it holds, there is no panic, no hang and no access outside of the region.
+pub fn attach_region(data: &[u8]) {
+    let region = Region::create(CAPACITY, LIMIT, 0).expect("a small region can be made");
+    let memfd = region.memfd().try_clone_to_owned().expect("a descriptor is left");
+    let file = File::from(memfd.try_clone().expect("a descriptor is left"));
+    let mut capsule = honest_capsule().encode();
+    for change in data.chunks_exact(11) {
+        let offset = u64::from(u16::from_le_bytes([change[1], change[2]]));
+        let bytes = &change[3..];
+        match change[0] % 3 {
+            0 => capsule[offset as usize % CAPSULE_LEN] = bytes[0],
+            1 => write(&file, offset % size_of::<RegionHeader>() as u64, bytes),
+            _ => write(&file, AREA_OFFSET + offset % (2 * LIMIT - 8), bytes),
+        }
+    }
+    drop(region);
+    let (doorbell, _peers_doorbell) = socket::stream_pair().expect("sockets are left");
+    let (attachments, _peers_attachments) = socket::packet_pair().expect("sockets are left");
+    let descriptors = vec![memfd, doorbell, attachments];
+    let Ok((mut sending, mut receiving)) = transfer::unpack(&capsule, descriptors) else { return };
+    for _ in 0..64 {
+        match receiving.poll() {
+            Ok(Some(delivery)) => {
+                assert!(delivery.payload.bytes().len() as u64 <= LIMIT);
+                receiving.give_back(delivery.payload);
+            }
+            Ok(None) => break,
+            Err(_) => break,
+        }
+    }
+    for len in [0, 100, 1000, 3000, 4000] {
+        if sending.stage_bytes(&vec![7; len], Format::Bytes).is_ok() {
+            sending.commit();
+        }
+    }
+}
+
+fn honest_capsule() -> Capsule {
+    let place = Place { position: 0, entered: 0, segment: 0 };
+    Capsule {
+        side: 1,
+        epoch: 1,
+        capacity: CAPACITY,
+        limit: LIMIT,
+        schema: 0,
+        outgoing: place,
+        incoming: place,
+    }
+}
+
+fn write(file: &File, offset: u64, bytes: &[u8]) {
+    file.write_all_at(bytes, offset).expect("the region is as long as it was made");
+}
+
+const CAPACITY: u64 = 4096;
+const LIMIT: u64 = 16_384;
+const _: () = assert!(VERSION == 1, "look at the honest capsule again");
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_honest_end_is_accepted() {
+        attach_region(&[]);
+    }
+
+    #[test]
+    fn ends_of_the_corpus_do_no_harm() {
+        let corpus = concat!(env!("CARGO_MANIFEST_DIR"), "/fuzz/corpus/attach_region");
+        for entry in std::fs::read_dir(corpus).into_iter().flatten() {
+            attach_region(&std::fs::read(entry.unwrap().path()).unwrap());
+        }
+    }
+}
