@@ -52,11 +52,17 @@ fn sleeper<T: Send + 'static>(
 
 // Lost wake-ups.
 
+/// Lets the other side look for a while, or fall asleep, or be just about to.
+fn hesitate(rng: &mut Rng) {
+    let most = [5, 50, 150, 500][rng.below(4) as usize];
+    rng.dawdle(Duration::from_micros(most));
+}
+
 /// Answers each message with itself, at another instant each time.
 fn echo(port: &MessagePort, seed: u64) {
     let mut rng = Rng(seed);
     for event in port {
-        rng.dawdle(Duration::from_micros(40));
+        hesitate(&mut rng);
         port.post_bytes(event.bytes()).expect("room");
         progress();
     }
@@ -67,11 +73,11 @@ fn ping_pong(port: &MessagePort, rounds: u64) {
     let mut rng = Rng(rounds);
     for round in 0..rounds {
         port.post_message(&round).expect("room");
-        rng.dawdle(Duration::from_micros(40));
+        hesitate(&mut rng);
         let answer = receive(port);
         assert_eq!(answer.bytes(), round.to_le_bytes());
         drop(answer);
-        rng.dawdle(Duration::from_micros(40));
+        hesitate(&mut rng);
         progress();
     }
 }
@@ -166,7 +172,7 @@ fn f50_each_release_of_a_busy_receiver_wakes_a_sender_that_waits_for_room() {
     // Where the consumer counts whom it woke; see `docs/layout.md`.
     const WAKES: usize = 0x80 + 0x200 + 0x10;
     const ROUNDS: u64 = 50;
-    let (mut woken, mut fastest) = (0, Duration::MAX);
+    let mut woken = 0;
     for _ in 0..ROUNDS {
         let MessageChannel { port1, port2 } = bounded();
         let region = Region::of(&port1);
@@ -180,16 +186,11 @@ fn f50_each_release_of_a_busy_receiver_wakes_a_sender_that_waits_for_room() {
             receive(&port2);
         }
         // The receiver is busy elsewhere from here on.
-        let released = Instant::now();
         drop(sender.join().expect("no panic").expect("room"));
-        fastest = fastest.min(released.elapsed());
         woken += region.word(WAKES).load(SeqCst);
     }
     // A sender between two slices of its sleep needs no wake, but that is seldom.
     assert!(woken > ROUNDS, "{woken} of {} releases woke the sleeper", 2 * ROUNDS);
-    // Nobody is slept over for ever, as a sender looks again after each slice of 20 ms. So what
-    // shows that it was woken is that at least once it did not have to wait for that.
-    assert!(fastest < Duration::from_millis(10), "never in less than {fastest:?}");
 }
 
 // Waiting for oneself.

@@ -222,10 +222,13 @@ fn workers_end_when_their_parent_is_killed() {
 #[test]
 fn a_reader_that_has_seen_enough_ends_it_quietly() {
     let oracle = Oracle::new();
-    let files: Vec<_> = (0..50).map(|index| oracle.file(format!("{index}"), b"content")).collect();
-    let mut child = oracle.start(digest().args(&files));
-    drop(child.stdout.take());
-    let output = finish(child, b"");
+    let file = oracle.file("file".to_owned(), b"content");
+    // A pipe whose reader has gone before the first line is written.
+    let (reader, writer) = std::io::pipe().expect("a pipe");
+    drop(reader);
+    let mut command = digest();
+    command.arg(&file).current_dir(oracle.folder.path()).stdout(writer).stderr(Stdio::piped());
+    let output = finish(command.spawn().expect("the example"), b"");
     assert_eq!(output.status.code(), Some(128 + 13), "as a shell shows a death by SIGPIPE");
     assert!(output.stderr.is_empty(), "{}", String::from_utf8_lossy(&output.stderr));
 }

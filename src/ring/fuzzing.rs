@@ -105,7 +105,7 @@ impl Script<'_> {
     }
 
     fn op(&mut self, geometry: &Geometry) -> Option<Op> {
-        Some(match self.byte()? % 40 {
+        Some(match self.byte()? % 41 {
             0..=7 => Op::Post { len: self.len(geometry) },
             8 | 9 => Op::PostOpen { wish: self.len(geometry), len: self.len(geometry) },
             10 => Op::GiveUp { len: self.len(geometry) },
@@ -119,7 +119,11 @@ impl Script<'_> {
             36 => Op::SleepForRoom { len: self.len(geometry), sleep: self.sleep() },
             37 => Op::CancelSleeps,
             38 => Op::ResumeProducer,
-            _ => Op::ResumeConsumer,
+            39 => Op::ResumeConsumer,
+            _ => {
+                let (count, behind) = (self.small() % 100, self.small() as usize % 4);
+                Op::Stream { len: self.len(geometry), count, behind }
+            }
         })
     }
 }

@@ -40,6 +40,12 @@ pub(crate) enum Op {
     GoHome,
     /// Peek, compare, take.
     Take,
+    /// A stream of messages of one length, of which the consumer stays `behind` behind.
+    Stream {
+        len: u64,
+        count: u64,
+        behind: usize,
+    },
     /// Release up to the end of the oldest message taken.
     Release,
     /// Release everything that was passed.
@@ -136,6 +142,7 @@ impl Rig {
             Op::Take => {
                 self.take();
             }
+            Op::Stream { len, count, behind } => self.stream(len, count, behind),
             Op::Release => self.release_oldest(),
             Op::ReleaseAll => self.release_all(),
             Op::SleepForMessage(sleep) => self.sleep_for_message(sleep),
@@ -236,6 +243,20 @@ impl Rig {
         let head = self.memory.lane().consumer.head.load(Ordering::Relaxed);
         let tail = self.memory.lane().producer.tail.load(Ordering::Relaxed);
         assert_eq!(head, tail, "something is left after a drain");
+    }
+
+    /// Receives all but the last few messages before it sends one, as long as there is room.
+    pub(crate) fn stream(&mut self, len: u64, count: u64, behind: usize) {
+        for _ in 0..count {
+            while self.committed.len() > behind && self.take() {}
+            while !self.taken.is_empty() {
+                self.release_oldest();
+            }
+            if self.post(len).is_err() {
+                return;
+            }
+            self.commit();
+        }
     }
 
     /// After a drain, a record that is not too large fits: at once, or after one hop and a drain.

@@ -3,6 +3,9 @@
 //! `Rig` holds both ends and the model; what it checks at every step is said there. Sizes shrink
 //! under Miri, which looks at each access.
 
+use std::fs;
+use std::path::Path;
+
 use proptest::prelude::*;
 use proptest::test_runner::Config;
 
@@ -75,6 +78,27 @@ proptest! {
     }
 }
 
+/// What the fuzzer kept as worth while, run without the fuzzer.
+#[test]
+#[cfg_attr(miri, ignore = "Miri reads no files")]
+fn scripts_of_the_corpus_find_nothing() {
+    let corpus = Path::new(env!("CARGO_MANIFEST_DIR")).join("fuzz/corpus");
+    if !corpus.exists() {
+        return; // The published package has none.
+    }
+    let record_stream: fn(&[u8]) = fuzzing::record_stream;
+    for (target, body) in [("record_stream", record_stream), ("lane_ops", fuzzing::lane_ops)] {
+        let files = fs::read_dir(corpus.join(target)).expect("each target has a corpus");
+        let mut count = 0;
+        for file in files {
+            let path = file.expect("a readable directory").path();
+            body(&fs::read(&path).expect("a readable file"));
+            count += 1;
+        }
+        assert!(count > 10, "{count} scripts for {target}");
+    }
+}
+
 #[test]
 fn a_burst_grows_and_the_lane_comes_home_after_it() {
     let mut rig = Rig::new(Geometry::new(256, 4096), 0);
@@ -92,6 +116,22 @@ fn a_burst_grows_and_the_lane_comes_home_after_it() {
         rig.send(40);
         rig.drain();
     }
+    assert_eq!(rig.producer.cursor().segment, 0);
+    rig.finish();
+}
+
+/// Otherwise the hot bytes would move while the lane is still busy with others.
+#[test]
+fn a_lane_comes_home_only_once_it_has_drained() {
+    let mut rig = Rig::new(Geometry::new(256, 4096), 0);
+    while rig.post(40).is_ok() {}
+    rig.commit();
+    let away = rig.producer.cursor().segment;
+    for behind in [3, 1] {
+        rig.stream(40, 80, behind);
+        assert_eq!(rig.producer.cursor().segment, away, "{behind} messages are still to come");
+    }
+    rig.stream(40, 1, 0);
     assert_eq!(rig.producer.cursor().segment, 0);
     rig.finish();
 }
