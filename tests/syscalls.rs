@@ -3,10 +3,11 @@
 
 mod common;
 
+use common::messages::Rng;
 use common::region::{self, Region};
 use common::role::{command, play, skip};
-use common::{receive, wait_until, wait_until_asleep, wanted};
-use messageport::{MessageChannel, MessagePort, Worker, parent_port};
+use common::{receive, receive_end, wait_until, wait_until_asleep, wanted};
+use messageport::{CloseReason, MessageChannel, MessagePort, Worker, parent_port};
 use nix::unistd::gettid;
 use std::fs;
 use std::process::{Command, Stdio};
@@ -216,4 +217,30 @@ fn f55_a_reader_that_leaves_wakes_the_sender_that_waits_for_room() {
         assert_wakes(TEST, "leaves");
     }
     play(TEST, &[("counts", counts), ("leaves", leaves)]);
+}
+
+/// The receiver's question after a hang-up takes long here, so that a message and the end may come
+/// between its look at the lane and the answer.
+#[test]
+fn f21_what_is_committed_while_the_receiver_asks_for_the_hang_up_is_delivered() {
+    const TEST: &str = "f21_what_is_committed_while_the_receiver_asks_for_the_hang_up_is_delivered";
+    fn receives() {
+        for round in 0..30u64 {
+            let MessageChannel { port1, port2 } = MessageChannel::new().expect("a channel");
+            let poster = thread::spawn(move || {
+                Rng(round).dawdle(Duration::from_millis(4));
+                port1.post_message(&round).expect("room");
+            });
+            assert_eq!(receive(&port2).deserialize::<u64>().expect("a number"), round);
+            assert_eq!(receive_end(&port2), CloseReason::PeerDropped);
+            poster.join().expect("no panic");
+        }
+    }
+    fn delays() {
+        if can_trace() {
+            let slowly = ["-e", "trace=recvfrom", "-e", "inject=recvfrom:delay_enter=3000"];
+            trace(TEST, "receives", 0, &slowly);
+        }
+    }
+    play(TEST, &[("delays", delays), ("receives", receives)]);
 }

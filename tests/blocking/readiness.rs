@@ -2,11 +2,12 @@
 
 use crate::common::messages::Rng;
 use crate::common::watchdog::{progress, watch};
-use crate::common::{DEADLINE, wait_until_asleep};
+use crate::common::{DEADLINE, wait_until_asleep, wanted};
 use messageport::{CloseReason, MessageChannel, MessagePort, RecvError};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeout};
 use std::os::fd::AsFd;
+use std::sync::atomic::{AtomicU64, Ordering::SeqCst};
 use std::thread;
 use std::time::Duration;
 
@@ -170,4 +171,62 @@ fn f47_a_sender_half_waits_for_room_while_the_receiver_half_is_in_a_poll() {
         }
     });
     polling.join().expect("no panic");
+}
+
+/// Lets two threads go on at the same instant.
+struct Start(AtomicU64);
+
+impl Start {
+    fn meet(&self, round: u64) {
+        self.0.fetch_add(1, SeqCst);
+        for looks in 1u64.. {
+            if self.0.load(SeqCst) >= 2 * round {
+                return;
+            }
+            // The other one may wait for this very processor.
+            if looks.is_multiple_of(1000) {
+                thread::yield_now();
+            }
+            std::hint::spin_loop();
+        }
+    }
+}
+
+/// Without either fence this loses a message within some thousand rounds on x86, if both threads
+/// have a processor.
+#[test]
+fn f25_a_post_and_a_look_at_the_same_instant_do_not_miss_each_other() {
+    let _watch = watch("f25_a_post_and_a_look_at_the_same_instant_do_not_miss_each_other");
+    let rounds = wanted("MESSAGEPORT_LITMUS", 30_000);
+    let MessageChannel { port1, port2 } = MessageChannel::new().expect("a channel");
+    let descriptor = port2.as_fd();
+    let start = Start(AtomicU64::new(0));
+    thread::scope(|scope| {
+        let start = &start;
+        // The port goes there, so that its drop wakes this side should the other one fail.
+        scope.spawn(move || {
+            let mut rng = Rng(1);
+            for round in 1..=rounds {
+                start.meet(round);
+                rng.dawdle(Duration::from_nanos(100));
+                port1.post_message(&round).expect("room");
+            }
+        });
+        let mut rng = Rng(2);
+        for round in 1..=rounds {
+            start.meet(round);
+            rng.dawdle(Duration::from_nanos(100));
+            loop {
+                // Says that nothing is there, with its flag up; or finds the message.
+                if let Some(event) = port2.try_recv().expect("an open port") {
+                    assert_eq!(event.deserialize::<u64>().expect("a number"), round);
+                    break;
+                }
+                let mut fds = [PollFd::new(descriptor, PollFlags::POLLIN)];
+                let count = poll(&mut fds, timeout()).expect("a poll");
+                assert_ne!(count, 0, "round {round} was slept over\n{port2:#?}");
+            }
+            progress();
+        }
+    });
 }
