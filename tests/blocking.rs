@@ -316,7 +316,7 @@ fn a_message_that_can_never_fit_is_not_waited_for() {
 #[test]
 fn a_blocked_receiver_wakes_at_each_kind_of_end() {
     let _watch = watch("a_blocked_receiver_wakes_at_each_kind_of_end");
-    let ends: [(fn(MessagePort), &str); 3] = [
+    let ends: [(EndOf, &str); 3] = [
         (|port| port.close(), "the peer closed it"),
         (drop, "the peer dropped it"),
         (|port| drop(port.split().0), "the peer dropped it"),
@@ -334,7 +334,7 @@ fn a_blocked_receiver_wakes_at_each_kind_of_end() {
 #[test]
 fn a_blocked_sender_wakes_at_each_kind_of_end() {
     let _watch = watch("a_blocked_sender_wakes_at_each_kind_of_end");
-    let ends: [(fn(MessagePort), &str); 3] = [
+    let ends: [(EndOf, &str); 3] = [
         (|port| port.close(), "the peer closed it"),
         (drop, "the peer dropped it"),
         (|port| drop(port.split().1), "the peer dropped it"),
@@ -369,3 +369,6 @@ fn a_stream_of_all_sizes_arrives_through_a_narrow_lane() {
     let end = port2.recv_timeout(DEADLINE).map(|event| event.format());
     assert!(matches!(end, Err(RecvError::Closed { .. })), "{end:?}");
 }
+
+/// A way in which a port ends.
+type EndOf = fn(MessagePort);

@@ -110,7 +110,7 @@ fn send_until_killed() {
 
 /// Posts a message, or now and then several at once. Returns how many.
 fn post_some(port: &MessagePort, stream: Stream, number: u64) -> u64 {
-    if mix(number) % 8 != 0 {
+    if !mix(number).is_multiple_of(8) {
         stream.post(port, number).expect("room, sooner or later");
         return 1;
     }

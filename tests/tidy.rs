@@ -255,10 +255,10 @@ fn check_sizes(path: &str, source: &str) -> Vec<String> {
 fn functions<'a>(code: &[Token<'a>]) -> Vec<(&'a str, usize, usize)> {
     let mut found = Vec::new();
     for (at, pair) in code.windows(2).enumerate() {
-        if let (Kind::Word("fn"), Kind::Word(name)) = (pair[0].kind, pair[1].kind) {
-            if let Some(end) = body_end(&code[at..]) {
-                found.push((name, pair[0].line, end - pair[0].line + 1));
-            }
+        if let (Kind::Word("fn"), Kind::Word(name)) = (pair[0].kind, pair[1].kind)
+            && let Some(end) = body_end(&code[at..])
+        {
+            found.push((name, pair[0].line, end - pair[0].line + 1));
         }
     }
     found
