@@ -454,7 +454,7 @@ fn a_sender_that_never_waits_learns_of_the_death() {
         assert_eq!(receive_text(port), "ready");
         kill_process(worker.id());
         // The limit is 64 MiB: that it is full is never the answer of a dead process.
-        let refused = (0..).find_map(|_| port.post_bytes(&[1; 5000]).err());
+        let refused = (0..20_000).find_map(|_| port.post_bytes(&[1; 5000]).err());
         assert_eq!(refusal(Err(refused.expect("an answer"))), CloseReason::PeerDied);
         assert_eq!(worker.wait().expect("a child").signal(), Some(9));
     }

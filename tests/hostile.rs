@@ -142,7 +142,7 @@ fn f28_an_impossible_head_ends_the_port() {
         let honest = region.word(region::head(OUT)).load(SeqCst);
         assert_eq!(victim.undelivered().bytes, 0, "the victim knows the honest head");
         // The victim learns of it when it needs room, and before it says that there is none.
-        let refused = (0..)
+        let refused = (0..10_000)
             .find_map(|_| {
                 region.word(region::head(OUT)).store(impossible(honest)[index], SeqCst);
                 victim.post_text("an honest message").err()
@@ -159,7 +159,7 @@ fn f28_an_impossible_head_ends_the_port() {
 fn f28_a_head_that_moves_to_and_fro_never_lets_a_post_overwrite_or_hang() {
     let Pair { victim, peer: _peer, region } = pair();
     let mut rng = Rng(5);
-    let refused = (0..)
+    let refused = (0..100_000)
         .find_map(|_| {
             let tail = region.word(region::tail(OUT)).load(SeqCst);
             let head = tail.wrapping_sub(rng.below(LIMIT as u64 / 16) * 16);

@@ -27,8 +27,8 @@ pub(crate) struct Sending {
     asked: Instant,
     /// Why nothing more is sent, once this end said farewell or moved away.
     ended: Option<CloseReason>,
-    /// What the peer's side said when it left; the first word counts.
-    reader_gone: OnceCell<CloseReason>,
+    /// Why posts fail, since it was first found out.
+    reported: OnceCell<CloseReason>,
 }
 
 /// Room for one message, reserved: posting it cannot fail.
@@ -54,7 +54,7 @@ impl Sending {
             last_len: 0,
             asked: Instant::now(),
             ended: None,
-            reader_gone: OnceCell::new(),
+            reported: OnceCell::new(),
         })
     }
 
@@ -193,8 +193,8 @@ impl Sending {
             return;
         }
         self.ended = Some(CloseReason::Local);
-        // Without memory for the record the peer learns of the end by the hang-up alone, which comes
-        // once the receiving half has gone as well.
+        // Without memory for the record the peer learns of the end by the hang-up alone, which
+        // comes once the receiving half has gone as well.
         let cursor = self.producer.cursor();
         if self.supply.ensure_control(self.end.region(), cursor).is_ok() {
             let wake = self.producer.close(farewell);
@@ -253,26 +253,28 @@ impl Sending {
 
     #[inline]
     fn known_end(&self) -> Option<CloseReason> {
-        let nothing_said = self.producer.reader_gone() == 0 && self.reader_gone.get().is_none();
+        let nothing_said = self.producer.reader_gone() == 0 && self.reported.get().is_none();
         if self.ended.is_none() && nothing_said && !self.end.is_over() {
             return None;
         }
         self.find_end()
     }
 
+    /// The reason that is given from now on: a peer may write another one later.
     #[cold]
     fn find_end(&self) -> Option<CloseReason> {
+        if let Some(reason) = self.reported.get() {
+            return Some(*reason);
+        }
         // First what the kernel said: a peer that left in order said so before its sockets closed.
-        let end = self.end.known_end();
-        let gone = || {
-            let reason = match self.producer.reader_gone() {
-                0 => return self.reader_gone.get().copied(),
-                1 => CloseReason::PeerClosed,
-                _ => CloseReason::PeerDropped,
-            };
-            Some(*self.reader_gone.get_or_init(|| reason))
+        let hung_up = self.end.known_end();
+        let gone = || match self.producer.reader_gone() {
+            0 => None,
+            1 => Some(CloseReason::PeerClosed),
+            _ => Some(CloseReason::PeerDropped),
         };
-        self.ended.or_else(gone).or(end)
+        let reason = self.end.corruption().or(self.ended).or_else(gone).or(hung_up)?;
+        Some(*self.reported.get_or_init(|| reason))
     }
 
     #[inline(always)]

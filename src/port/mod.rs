@@ -66,7 +66,9 @@ impl MessagePort {
     /// pages, 16 to 64 KiB. `Ok` means that the message is in shared memory and arrives whatever
     /// happens to this process.
     ///
-    /// HTML: [message port post message steps](https://html.spec.whatwg.org/#message-port-post-message-steps).
+    /// HTML: [message port post message steps][steps].
+    ///
+    /// [steps]: https://html.spec.whatwg.org/#message-port-post-message-steps
     ///
     /// # Errors
     /// [`Closed`](PostError::Closed) if either end is closed or the peer has died;

@@ -217,11 +217,8 @@ impl Producer {
 
     /// Jumps home now, if the burst that led away has drained. Commits. Says whether it jumped.
     pub(crate) fn go_home(&mut self) -> Result<Option<Wake>, Refusal> {
-        if self.cursor.segment == 0 {
-            return Ok(None);
-        }
         self.refresh_head()?;
-        if self.head != self.cursor.position {
+        if self.cursor.segment == 0 || self.head != self.cursor.position {
             return Ok(None);
         }
         self.write_control(Header::Jump { segment: 0 });

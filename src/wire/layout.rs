@@ -42,8 +42,6 @@ pub(crate) const VERSION: u32 = 1;
 pub(crate) const FEATURES: u32 = 0;
 /// Where the first area starts: a multiple of every page size in use (4, 16, 64 KiB).
 pub(crate) const AREA_OFFSET: u64 = 0x10000;
-/// Distance between words of different writers: two lines, as x86-64 prefetches lines in pairs.
-pub(crate) const LINE: usize = 128;
 /// Records start and end at multiples of this, so that a payload is 16-aligned.
 pub(crate) const RECORD_ALIGN: u64 = 16;
 /// Least bytes of segment 0.
@@ -90,7 +88,7 @@ pub(crate) struct HeadLine {
 ///
 /// | `message_sleeper`, `room_sleeper` | meaning | set by |
 /// |---|---|---|
-/// | 0 | nobody sleeps, or the waker has taken the flag and is about to wake | waker (swap), sleeper giving up (swap) |
+/// | 0 | nobody sleeps, or the flag was taken and the wake is under way | waker, sleeper: swap |
 /// | 1 | asleep on this word as a futex | sleeper |
 /// | 2 | asleep on the doorbell, or somebody waits on its descriptor | sleeper |
 /// | else | nonsense of a hostile peer; read as 2, the wake that hurts nobody | |
@@ -169,7 +167,7 @@ pub(crate) fn payload_format() -> u64 {
 const _: () = {
     use std::mem::offset_of;
     assert!(size_of::<usize>() == 8, "messageport needs a 64-bit target");
-    assert!(size_of::<Identity>() == LINE && offset_of!(Identity, version) == 0x08);
+    assert!(size_of::<Identity>() == 0x80 && offset_of!(Identity, version) == 0x08);
     assert!(offset_of!(Identity, features) == 0x0c && offset_of!(Identity, pair_id) == 0x10);
     assert!(offset_of!(Identity, format) == 0x20 && offset_of!(Identity, schema) == 0x28);
     assert!(offset_of!(Identity, capacity) == 0x30 && offset_of!(Identity, limit) == 0x38);
