@@ -60,7 +60,7 @@ impl Jobs {
         self.bytes
     }
 
-    /// Whether any of them is a stream.
+    /// The first of them that is a stream, if any is.
     pub fn first_stream(&self) -> Option<Job> {
         self.lock().jobs.iter().find(|job| job.stream).cloned()
     }

@@ -108,12 +108,12 @@ impl Sending {
         self.commit();
         let in_place = self.end.is_trusted();
         if !in_place {
-            let count = len.div_ceil(size_of::<Block>());
-            self.scratch.clear();
-            self.scratch.try_reserve_exact(count).map_err(|_| PostError::Io {
+            let more = len.div_ceil(size_of::<Block>()).saturating_sub(self.scratch.len());
+            self.scratch.try_reserve_exact(more).map_err(|_| PostError::Io {
                 call: "alloc",
                 source: std::io::ErrorKind::OutOfMemory.into(),
             })?;
+            let count = self.scratch.len() + more;
             self.scratch.resize(count, Block::default());
         }
         Ok(Reserved { plan, in_place, len })

@@ -265,6 +265,9 @@ impl MessagePort {
     /// Whether either end is closed or the peer is gone: posts fail. Messages may still be waiting
     /// to be received. At most one system call.
     ///
+    /// A post to a peer that has just died may still be `Ok`, and `try_recv` may say for a tenth of
+    /// a second that nothing is there. Ask here before blocking elsewhere.
+    ///
     /// ```
     /// let channel = messageport::MessageChannel::new()?;
     /// assert!(!channel.port1.is_closed());
