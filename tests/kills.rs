@@ -24,7 +24,7 @@ use std::time::Duration;
 
 /// How many processes each test kills.
 fn kills() -> u64 {
-    wanted("MESSAGEPORT_KILLS", 100)
+    wanted("MESSAGEPORT_KILLS", 150)
 }
 
 /// Kills one process per round, and counts what is held before and after each.

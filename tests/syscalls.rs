@@ -7,7 +7,7 @@ use common::messages::Rng;
 use common::region::{self, Region};
 use common::role::{command, play, skip};
 use common::{receive, receive_end, wait_until, wait_until_asleep, wanted};
-use messageport::{CloseReason, MessageChannel, MessagePort, Worker, parent_port};
+use messageport::{Canceller, CloseReason, MessageChannel, MessagePort, Worker, parent_port};
 use nix::unistd::gettid;
 use std::fs;
 use std::process::{Command, Stdio};
@@ -63,9 +63,9 @@ fn calls(test: &str, role: &str, count: u64) -> u64 {
 
 /// Counts twice, and compares.
 ///
-/// An end that looks and finds nothing asks the kernel ten times a second whether its peer is alive.
-/// So a busy machine, on which the messages take long, sees some calls more, by the clock and not
-/// by the message.
+/// An end that looks and finds nothing asks the kernel ten times a second whether its peer is
+/// alive. So a busy machine, on which the messages take long, sees some calls more, by the clock
+/// and not by the message.
 fn assert_no_call_per_message(test: &str, role: &str) {
     if !can_trace() {
         return;
@@ -162,13 +162,14 @@ fn a_spinning_try_recv_makes_no_system_call_per_look() {
     play(TEST, &[("counts", counts), ("looks", looks)]);
 }
 
-/// Posts when there is no room, in a thread of its own; has `make_room` at work once that sleeps.
-fn wait_for_room(make_room: fn(MessagePort)) {
+/// Posts when there is no room, in a thread of its own, and calls `end_wait` once that sleeps.
+fn wait_for_room(end_wait: fn(&mut Option<MessagePort>, &Canceller)) {
     for _ in 0..20 {
         let builder = MessageChannel::builder().capacity(4096).bounded();
         let MessageChannel { port1, port2 } = builder.build().expect("a channel");
         let region = Region::of(&port1);
         while port1.post_bytes(&[1; 500]).is_ok() {}
+        let canceller = port1.canceller().expect("a canceller");
         let (send, receive) = mpsc::channel();
         let sender = thread::spawn(move || {
             send.send(gettid()).expect("the test waits for it");
@@ -178,7 +179,8 @@ fn wait_for_room(make_room: fn(MessagePort)) {
         let flag = region.half_word(region::room_sleeper(0));
         wait_until("the sender has raised its flag", || flag.load(SeqCst) != 0);
         wait_until_asleep(id);
-        make_room(port2);
+        let mut port2 = Some(port2);
+        end_wait(&mut port2, &canceller);
         sender.join().expect("no panic");
     }
 }
@@ -199,7 +201,10 @@ fn assert_wakes(test: &str, role: &str) {
 fn f50_a_release_wakes_the_sender_that_waits_for_room() {
     const TEST: &str = "f50_a_release_wakes_the_sender_that_waits_for_room";
     fn releases() {
-        wait_for_room(|port| while port.try_recv().is_ok_and(|event| event.is_some()) {});
+        wait_for_room(|port, _| {
+            let port = port.as_ref().expect("it is there");
+            while port.try_recv().is_ok_and(|event| event.is_some()) {}
+        });
     }
     fn counts() {
         assert_wakes(TEST, "releases");
@@ -211,12 +216,24 @@ fn f50_a_release_wakes_the_sender_that_waits_for_room() {
 fn f55_a_reader_that_leaves_wakes_the_sender_that_waits_for_room() {
     const TEST: &str = "f55_a_reader_that_leaves_wakes_the_sender_that_waits_for_room";
     fn leaves() {
-        wait_for_room(|port| drop(port.split().1));
+        wait_for_room(|port, _| drop(port.take().expect("it is there").split().1));
     }
     fn counts() {
         assert_wakes(TEST, "leaves");
     }
     play(TEST, &[("counts", counts), ("leaves", leaves)]);
+}
+
+#[test]
+fn a_cancel_wakes_the_sender_that_waits_for_room() {
+    const TEST: &str = "a_cancel_wakes_the_sender_that_waits_for_room";
+    fn cancels() {
+        wait_for_room(|_, canceller| canceller.cancel());
+    }
+    fn counts() {
+        assert_wakes(TEST, "cancels");
+    }
+    play(TEST, &[("counts", counts), ("cancels", cancels)]);
 }
 
 /// The receiver's question after a hang-up takes long here, so that a message and the end may come

@@ -6,7 +6,7 @@ use crate::link::payload::{Block, Payload};
 use crate::ring::consumer::{Consumer, Peek, Record};
 use crate::ring::cursor::Cursor;
 use crate::ring::notifier::{Sleep, Wait, Wake};
-use crate::wire::record::{Farewell, Format};
+use crate::wire::record::{Farewell, Format, record_len};
 use std::collections::VecDeque;
 use std::os::fd::BorrowedFd;
 use std::sync::Arc;
@@ -192,7 +192,8 @@ impl Receiving {
         self.empty_looks = 0;
         if self.end.is_trusted() {
             self.consumer.take(&record);
-            let ticket = self.lent.lend(record.end);
+            let start = record.end.wrapping_sub(record_len(u64::from(record.len)));
+            let ticket = self.lent.lend(start);
             let payload = Payload::in_ring(&self.consumer, offset, len, ticket);
             return Ok(Delivery { payload, format: record.format });
         }
@@ -284,7 +285,7 @@ impl Pool {
 /// Messages in use where they lie in the ring, oldest first.
 #[derive(Debug, Default)]
 struct Lent {
-    /// Where each ends, and whether it was given back.
+    /// Where each starts, and whether it was given back.
     positions: VecDeque<(u64, bool)>,
     /// Ticket of the oldest.
     first: u64,
@@ -292,21 +293,22 @@ struct Lent {
 
 impl Lent {
     #[inline]
-    fn lend(&mut self, end: u64) -> u64 {
-        self.positions.push_back((end, false));
+    fn lend(&mut self, start: u64) -> u64 {
+        self.positions.push_back((start, false));
         self.first + self.positions.len() as u64 - 1
     }
 
-    /// Gives one back; the position up to which everything is free now, if that has moved.
+    /// Gives one back; the position up to which everything is free now, if that has moved and some
+    /// are still in use: the start of the oldest, past the control records that lead to it.
     fn give_back(&mut self, ticket: u64) -> Option<u64> {
         self.positions[(ticket - self.first) as usize].1 = true;
-        let mut free = None;
-        while let Some((end, true)) = self.positions.front() {
-            free = Some(*end);
+        let before = self.first;
+        while let Some((_, true)) = self.positions.front() {
             self.positions.pop_front();
             self.first += 1;
         }
-        free
+        let oldest = self.positions.front().map(|(start, _)| *start);
+        oldest.filter(|_| self.first != before)
     }
 }
 

@@ -245,6 +245,17 @@ impl Rig {
         assert_eq!(head, tail, "something is left after a drain");
     }
 
+    /// Stages messages of `len` bytes until the lane is full, and says how many.
+    pub(crate) fn fill(&mut self, len: u64) -> u64 {
+        let mut count = 0;
+        while self.post(len).is_ok() {
+            count += 1;
+            // A ring that never says full must not take the machine's memory.
+            assert!(count * record_len(len) <= self.geometry.limit(), "more than the area holds");
+        }
+        count
+    }
+
     /// Receives all but the last few messages before it sends one, as long as there is room.
     pub(crate) fn stream(&mut self, len: u64, count: u64, behind: usize) {
         for _ in 0..count {

@@ -102,11 +102,8 @@ fn scripts_of_the_corpus_find_nothing() {
 #[test]
 fn a_burst_grows_and_the_lane_comes_home_after_it() {
     let mut rig = Rig::new(Geometry::new(256, 4096), 0);
-    let mut posted = 0;
-    while rig.post(40).is_ok() {
-        posted += 1;
-        rig.commit();
-    }
+    let posted = rig.fill(40);
+    rig.commit();
     assert!(posted > 4096 / 64 / 2, "{posted} messages filled the area");
     assert_ne!(rig.producer.cursor().segment, 0);
     assert_eq!(rig.producer.counters().growth, 4);
@@ -124,7 +121,7 @@ fn a_burst_grows_and_the_lane_comes_home_after_it() {
 #[test]
 fn a_lane_comes_home_only_once_it_has_drained() {
     let mut rig = Rig::new(Geometry::new(256, 4096), 0);
-    while rig.post(40).is_ok() {}
+    rig.fill(40);
     rig.commit();
     let away = rig.producer.cursor().segment;
     for behind in [3, 1] {
@@ -194,10 +191,50 @@ fn a_close_commits_what_is_staged() {
 }
 
 #[test]
+fn a_close_wakes_the_consumer_that_waits() {
+    let mut rig = Rig::new(Geometry::new(64, 256), 0);
+    rig.apply(Op::SleepForMessage(Sleep::Doorbell));
+    assert_eq!(rig.producer.close(Farewell::Dropped), Wake::Doorbell);
+}
+
+#[test]
+fn open_room_ends_where_the_segment_or_what_is_released_does() {
+    let mut rig = Rig::new(Geometry::new(256, 256), 0);
+    (0..5).for_each(|_| rig.send(16));
+    let room = |rig: &mut Rig| {
+        let plan = rig.producer.plan_open(112).expect("an honest peer");
+        plan.map(|plan| plan.payload_room())
+    };
+    assert_eq!(room(&mut rig), Some(256 - 160 - 32), "up to what is kept free");
+    rig.drain();
+    assert_eq!(room(&mut rig), Some(256 - 160 - 16), "up to the end");
+    rig.send(16);
+    assert_eq!(room(&mut rig), Some(48));
+    rig.send(16);
+    assert_eq!(room(&mut rig), None, "next to nothing");
+}
+
+#[test]
+fn undelivered_counts_what_is_committed_and_not_released() {
+    let mut rig = Rig::new(Geometry::new(256, 256), 0);
+    rig.send(16);
+    rig.send(16);
+    rig.post(16).expect("there is room");
+    assert_eq!(rig.producer.undelivered_messages(), 2);
+    rig.take();
+    rig.release_all();
+    assert_eq!(rig.producer.undelivered_messages(), 1);
+    rig.commit();
+    assert_eq!(rig.producer.undelivered_messages(), 2);
+    rig.memory.lane().consumed.messages.store(u64::MAX, Ordering::Relaxed);
+    assert_eq!(rig.producer.undelivered_messages(), 0, "a peer may say anything");
+}
+
+#[test]
 fn a_reader_that_leaves_is_seen_and_ends_a_wait_for_room() {
     for (farewell, code) in FAREWELLS.into_iter().zip([1, 2]) {
         let mut rig = Rig::new(Geometry::new(64, 64), 0);
-        while rig.post(0).is_ok() {}
+        rig.fill(0);
         rig.commit();
         rig.apply(Op::SleepForRoom { len: 0, sleep: Sleep::Futex });
         assert_eq!(rig.producer.reader_gone(), 0);
@@ -228,7 +265,7 @@ fn counters_say_what_happened() {
     rig.take();
     rig.apply(Op::SleepForMessage(Sleep::Futex));
     rig.send(32);
-    while rig.post(32).is_ok() {}
+    rig.fill(32);
     rig.producer.count_full();
     rig.commit();
     rig.apply(Op::SleepForRoom { len: 96, sleep: Sleep::Doorbell });
@@ -306,7 +343,7 @@ fn config(cases: u32, cases_under_miri: u32) -> Config {
 #[test]
 fn full_is_an_answer_and_not_an_error() {
     let mut rig = Rig::new(Geometry::new(64, 64), 0);
-    while rig.post(0).is_ok() {}
+    rig.fill(0);
     rig.commit();
     assert_eq!(rig.plan(0), Err(Refusal::Full));
     rig.take();

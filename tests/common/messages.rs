@@ -1,5 +1,5 @@
-//! Streams of messages whose every byte follows from a seed and the message's number: what was lost,
-//! torn, doubled or reordered does not compare equal.
+//! Streams of messages whose every byte follows from a seed and the message's number: what was
+//! lost, torn, doubled or reordered does not compare equal.
 
 use super::DEADLINE;
 use messageport::{Format, MessageEvent, MessagePort, PostError, rkyv};

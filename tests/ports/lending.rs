@@ -236,6 +236,36 @@ fn f51_a_reader_that_always_holds_a_message_does_not_stop_the_ring() {
 }
 
 #[test]
+fn f51_a_reader_that_holds_a_large_message_gets_the_next_one() {
+    let builder = MessageChannel::builder().capacity(4096).limit(8192);
+    let MessageChannel { port1, port2 } = trusted(builder.build().expect("a channel"));
+    // Each fills most of a segment, so that the two segments are used in turn.
+    port1.post_bytes(&[0; 3000]).expect("room");
+    let mut held = receive(&port2);
+    for number in 1..20u8 {
+        let posted = port1.post_bytes(&[number; 3000]);
+        assert!(posted.is_ok(), "message {number}: {posted:?}\n{port1:#?}");
+        let next = receive(&port2);
+        assert_eq!((held.bytes()[2999], next.bytes()[2999]), (number - 1, number));
+        held = next;
+    }
+}
+
+#[test]
+fn f51_what_leads_to_a_held_message_is_released_before_it() {
+    let builder = MessageChannel::builder().capacity(4096).limit(8192);
+    let MessageChannel { port1, port2 } = trusted(builder.build().expect("a channel"));
+    port1.post_bytes(&[0; 3000]).expect("room");
+    drop(receive(&port2));
+    // This one stands in the other segment, behind a jump; the first segment is empty now.
+    port1.post_bytes(&[1; 3000]).expect("room");
+    let held = receive(&port2);
+    let posted = port1.post_bytes(&[2; 3000]);
+    assert!(posted.is_ok(), "{posted:?}\n{port1:#?}");
+    assert_eq!((held.bytes()[0], receive(&port2).bytes()[0]), (1, 2));
+}
+
+#[test]
 fn messages_in_place_stay_until_the_oldest_goes() {
     let MessageChannel { port1, port2 } = trusted(bounded());
     for number in 0..7u8 {

@@ -85,10 +85,7 @@ fn f49_too_large_is_said_at_once_and_exactly_beyond_the_largest() {
 fn a_full_lane_holds_at_least_half_of_its_limit() {
     for geometry in [(128, 128), (128, 1024), (256, 512)].map(|(c, l)| Geometry::new(c, l)) {
         let mut rig = Rig::new(geometry, 0);
-        let mut bytes = 0;
-        while rig.post(16).is_ok() {
-            bytes += 16 + HEADER_LEN;
-        }
+        let bytes = rig.fill(16) * (16 + HEADER_LEN);
         assert!(2 * bytes >= geometry.limit(), "{bytes} bytes in {geometry:?}");
         rig.finish();
     }
@@ -222,11 +219,11 @@ fn f58_a_post_that_fails_after_its_hop_leaves_the_lane_in_order() {
 #[test]
 fn only_a_record_that_fits_nowhere_else_hops() {
     let mut rig = Rig::new(Geometry::new(64, 256), 0);
-    while rig.post(0).is_ok() {}
+    rig.fill(0);
     rig.commit();
     assert_eq!(rig.producer.hop(0), None);
     let mut bounded = Rig::new(Geometry::new(64, 64), 0);
-    while bounded.post(0).is_ok() {}
+    bounded.fill(0);
     bounded.commit();
     assert_eq!(bounded.producer.hop(0), None, "one segment, nowhere to hop");
 }
