@@ -43,13 +43,15 @@
 //!  ┌─────────────────┐ ┌─────────────────┐ ┌─────────────────────────────────┐
 //!  │ M M M M J ▒ ▒ ▒ │ │                 │ │ M   M   M   J                   │
 //!  └─────────┬───────┘ └─────────────────┘ └─▲───────────┬───────────────────┘
-//!            └───────────────────────────────┘           └──▶ home, after the burst
+//!            └───────────────────────────────┘           └──▶ back, once the burst has drained
 //! ```
 //!
 //! A record that cannot go round in its segment, being longer than half of it, leaves it at once: a
 //! jump to a free segment is staged behind it, so that the next of its kind may enter that segment
 //! as soon as the first is released. Where none was free, and no other segment holds the next one,
-//! the producer hops through a free one later.
+//! the producer hops through a free one later. Once the lane has drained, and the last records
+//! would all have gone round in a smaller segment, it goes back to the smallest that serves: the
+//! hot bytes stay few, and the next burst finds the pages of this one.
 //!
 //! Sixteen bytes are always kept free in the present segment, so a control record never waits.
 //!
