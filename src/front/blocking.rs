@@ -43,14 +43,19 @@ impl Receiver {
     }
 
     fn recv_until(&self, deadline: Option<Instant>) -> Result<MessageEvent<'_>, RecvError> {
-        if deadline.is_none_or(|deadline| Instant::now() < deadline)
-            && let Some(event) = spin(self.spin_estimate(), || self.try_recv().transpose())
-        {
-            return event;
-        }
+        let mut is_first_look = true;
         loop {
-            if let Some(event) = self.try_recv()? {
+            if let Some(event) = self.take_at_once() {
                 return Ok(event);
+            }
+            if let Some(event) = self.look_closely()? {
+                return Ok(event);
+            }
+            if is_first_look && deadline.is_none_or(|deadline| Instant::now() < deadline) {
+                is_first_look = false;
+                if spin(self.spin_estimate(), || self.has_news()) {
+                    continue;
+                }
             }
             if self.take_cancel_request() {
                 return Err(RecvError::Cancelled);
@@ -114,8 +119,7 @@ impl Sender {
         };
         let deadline = Instant::now().checked_add(timeout);
         if !timeout.is_zero() {
-            // What the spin finds is found again below.
-            let _ = spin(self.spin_estimate(), || self.may_fit(needed).then_some(()));
+            spin(self.spin_estimate(), || self.may_fit(needed));
         }
         loop {
             if self.may_fit(needed) {
@@ -334,25 +338,25 @@ impl<'p> IntoIterator for &'p Receiver {
     }
 }
 
-/// Looks again and again, for as long as that has paid of late.
+/// Looks again and again, for as long as that has paid of late. Says whether it did this time.
 ///
 /// `estimate` follows how many looks it took when looking was enough, and falls when it was not:
 /// the way of glibc's adaptive mutex. On one processor nothing can come while we look.
-fn spin<T>(estimate: &Cell<u32>, mut look: impl FnMut() -> Option<T>) -> Option<T> {
+fn spin(estimate: &Cell<u32>, mut look: impl FnMut() -> bool) -> bool {
     if !several_processors() {
         return look();
     }
     let paid = estimate.get();
     let most = (paid * 2 + LEAST_LOOKS).min(MOST_LOOKS);
     for looks in 0..most {
-        if let Some(found) = look() {
+        if look() {
             estimate.set(paid - paid / 8 + looks / 8);
-            return Some(found);
+            return true;
         }
         std::hint::spin_loop();
     }
     estimate.set(paid - paid / 8);
-    None
+    false
 }
 
 fn several_processors() -> bool {

@@ -7,10 +7,11 @@
 
 use crate::error::SystemError;
 use crate::link::region::Region;
-use crate::ring::consumer::Consumer;
+use crate::ring::consumer::Record;
 use crate::ring::memory::Memory;
 use crate::ring::producer::{Plan, Producer};
 use crate::sync::{AtomicU64, Ordering};
+use crate::wire::record::Format;
 use rkyv::api::high::{HighSerializer, HighValidator};
 use rkyv::bytecheck::CheckBytes;
 use rkyv::rancor::{Error, Fallible, Strategy};
@@ -114,7 +115,7 @@ pub(crate) fn serialize<T: Post>(
 }
 
 /// Copies `bytes` to where `plan` says.
-#[inline]
+#[inline(always)]
 pub(crate) fn fill(producer: &Producer, plan: &Plan, bytes: &[u8]) {
     let place = planned(producer, plan, bytes.len() as u64);
     // SAFETY: (planned) the place is the producer's and long enough; no slice of ours overlaps it.
@@ -144,7 +145,7 @@ pub(crate) fn reserved_to_read<'a>(producer: &'a Producer, plan: &Plan, len: usi
 ///
 /// INVARIANT (planned): a plan comes from this producer and is not staged yet, so its bytes lie
 /// outside of what the consumer may read: they are the producer's alone.
-#[inline]
+#[inline(always)]
 fn planned(producer: &Producer, plan: &Plan, len: u64) -> NonNull<u8> {
     assert!(len <= plan.payload_room(), "more bytes than were planned for");
     producer.memory().bytes(plan.payload_offset(), len)
@@ -165,60 +166,65 @@ pub(crate) fn remove_free(
     unsafe { region.remove(lane, bytes) }
 }
 
-/// A message's bytes: a private copy, or the ring itself.
+/// A message that was taken out: where its bytes are, until `ticket` is given back.
+///
+/// INVARIANT (payload): `len` bytes from `start` are initialised, and nobody writes them before the
+/// ticket is given back: they are a private copy in a slot of the pool; or they lie in the ring of
+/// a trusted peer, not released yet. Whoever holds this keeps the half that it came from alive.
 #[derive(Debug)]
-pub(crate) enum Payload {
-    /// `len` bytes at the front of the blocks.
-    Copied { blocks: Vec<Block>, len: usize },
-    /// INVARIANT (in place): the peer is trusted, and the bytes are released no earlier than
-    /// `ticket` is given back, by the event that holds this and that keeps the region alive.
-    InPlace { start: NonNull<u8>, len: usize, ticket: u64 },
+pub(crate) struct Payload {
+    start: NonNull<u8>,
+    len: u32,
+    pub format: Format,
+    /// Of the pool if it is a copy, else of the messages that are lent.
+    pub is_copy: bool,
+    pub ticket: u64,
 }
 
 impl Payload {
-    /// Copies `len` bytes out of the area, once, into `blocks`.
+    /// Copies a record's payload out of the area, once, into `blocks`, which the pool keeps as they
+    /// are until `ticket` comes back. `None` if there is no memory for it.
     #[inline(always)]
     pub(crate) fn copied(
         memory: &Memory,
-        offset: u64,
-        len: usize,
-        mut blocks: Vec<Block>,
-    ) -> Result<Payload, std::collections::TryReserveError> {
-        let count = len.div_ceil(size_of::<Block>());
-        blocks.clear();
-        blocks.try_reserve_exact(count)?;
-        let from = memory.bytes(offset, (count * size_of::<Block>()) as u64);
-        let to = blocks.as_mut_ptr().cast::<u64>();
+        record: &Record,
+        blocks: &mut Vec<Block>,
+        ticket: u64,
+    ) -> Option<Payload> {
+        let count = (record.len as usize).div_ceil(size_of::<Block>());
+        if count > blocks.capacity() {
+            blocks.clear();
+            blocks.try_reserve_exact(count).ok()?;
+        }
+        let from = memory.bytes(record.payload_offset, (count * size_of::<Block>()) as u64);
+        let start = NonNull::from(blocks.spare_capacity_mut()).cast::<u8>();
         for word in 0..count * 2 {
             // SAFETY: the source was just checked, and starts at a multiple of 16.
             let place = unsafe { from.cast::<u64>().add(word) };
             // SAFETY: valid and aligned as above; the peer may write at the same time, and relaxed
             // atomic loads make that a value and not a data race.
             let value = unsafe { AtomicU64::from_ptr(place.as_ptr()) }.load(Ordering::Relaxed);
-            // SAFETY: room for `count` blocks, which are two words each, was reserved.
-            let copy = unsafe { to.add(word) };
+            // SAFETY: there is room for `count` blocks, which are two words each.
+            let copy = unsafe { start.cast::<u64>().add(word) };
             // SAFETY: as above, and a block is aligned for words.
             unsafe { copy.write(value) };
         }
-        // SAFETY: all of them were just written.
-        unsafe { blocks.set_len(count) };
-        Ok(Payload::Copied { blocks, len })
+        let Record { len, format, .. } = *record;
+        Some(Payload { start, len, format, is_copy: true, ticket })
     }
 
-    /// The bytes in the ring, of a record that the consumer has taken and not released.
-    pub(crate) fn in_ring(consumer: &Consumer, offset: u64, len: usize, ticket: u64) -> Payload {
-        Payload::InPlace { start: consumer.memory().bytes(offset, len as u64), len, ticket }
+    /// A record's payload in the ring of a trusted peer, released when `ticket` is given back.
+    #[inline(always)]
+    pub(crate) fn in_ring(memory: &Memory, record: &Record, ticket: u64) -> Payload {
+        let start = memory.bytes(record.payload_offset, u64::from(record.len));
+        Payload { start, len: record.len, format: record.format, is_copy: false, ticket }
     }
 
     /// The message.
-    #[inline]
+    #[inline(always)]
     pub(crate) fn bytes(&self) -> &[u8] {
-        let (start, len) = match self {
-            Payload::Copied { blocks, len } => (blocks.as_ptr().cast::<u8>(), *len),
-            Payload::InPlace { start, len, .. } => (start.as_ptr().cast_const(), *len),
-        };
-        // SAFETY: the blocks hold at least `len` initialised bytes; (in place) for the other one.
-        unsafe { std::slice::from_raw_parts(start, len) }
+        // SAFETY: (payload).
+        unsafe { std::slice::from_raw_parts(self.start.as_ptr(), self.len as usize) }
     }
 }
 

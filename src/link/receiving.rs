@@ -6,7 +6,7 @@ use crate::link::payload::{Block, Payload};
 use crate::ring::consumer::{Consumer, Peek, Record};
 use crate::ring::cursor::Cursor;
 use crate::ring::notifier::{Sleep, Wait, Wake};
-use crate::wire::record::{Farewell, Format, record_len};
+use crate::wire::record::{Farewell, record_len};
 use std::collections::VecDeque;
 use std::os::fd::BorrowedFd;
 use std::sync::Arc;
@@ -29,13 +29,6 @@ pub(crate) struct Receiving {
     left: bool,
 }
 
-/// A message that was taken out.
-#[derive(Debug)]
-pub(crate) struct Delivery {
-    pub payload: Payload,
-    pub format: Format,
-}
-
 impl Receiving {
     pub(crate) fn resume(end: Arc<Endpoint>, cursor: Cursor) -> Receiving {
         let memory = end.region().lane(end.incoming());
@@ -53,16 +46,38 @@ impl Receiving {
         }
     }
 
+    /// Takes the next message if it is plain to see. `None` says nothing: ask `poll`.
+    ///
+    /// All of it stays in registers; a result that goes through memory is stored by words and
+    /// loaded by pairs of them, which stalls.
+    #[inline(always)]
+    pub(crate) fn take_at_once(&mut self) -> Option<Payload> {
+        if self.ended.is_some() || self.end.is_over() {
+            return None;
+        }
+        let record = self.consumer.glance()?;
+        self.take(&record)
+    }
+
+    /// Whether a look would find something.
+    #[inline]
+    pub(crate) fn has_news(&self) -> bool {
+        self.consumer.has_news()
+    }
+
     /// Takes the next message, if there is one. No system call while messages come, but the one
     /// that wakes a sender who waits for room.
-    #[inline(always)]
-    pub(crate) fn poll(&mut self) -> Result<Option<Delivery>, RecvError> {
+    #[inline(never)]
+    pub(crate) fn poll(&mut self) -> Result<Option<Payload>, RecvError> {
         if let Some(reason) = self.ended.or_else(|| self.end.corruption()) {
             return Err(self.end_with(reason));
         }
         loop {
             match self.consumer.peek() {
-                Ok(Peek::Message(record)) => return self.take(record).map(Some),
+                Ok(Peek::Message(record)) => {
+                    let no_memory = RecvError::OutOfMemory { len: u64::from(record.len) };
+                    return self.take(&record).map(Some).ok_or(no_memory);
+                }
                 Ok(Peek::Closed(farewell)) => return Err(self.end_with(reason_of(farewell))),
                 Err(corruption) => return Err(self.broken(corruption)),
                 Ok(Peek::Empty) => {
@@ -130,18 +145,16 @@ impl Receiving {
 
     /// Takes a message's memory back, and releases its bytes in the ring if it lay there.
     #[inline]
-    pub(crate) fn give_back(&mut self, payload: Payload) {
-        match payload {
-            Payload::Copied { blocks, .. } => self.pool.put(blocks),
-            Payload::InPlace { ticket, .. } => {
-                let free = self.lent.give_back(ticket);
-                if !self.has_lent() {
-                    // Control records that were passed meanwhile are released as well.
-                    self.release_taken();
-                } else if let Some(position) = free {
-                    self.release(position);
-                }
-            }
+    pub(crate) fn give_back(&mut self, is_copy: bool, ticket: u64) {
+        if is_copy {
+            return self.pool.put(ticket);
+        }
+        let free = self.lent.give_back(ticket);
+        if !self.has_lent() {
+            // Control records that were passed meanwhile are released as well.
+            self.release_taken();
+        } else if let Some(position) = free {
+            self.release(position);
         }
     }
 
@@ -186,23 +199,26 @@ impl Receiving {
         !self.lent.positions.is_empty()
     }
 
+    /// Lends or copies out a message. `None` if there is no memory for the copy.
     #[inline(always)]
-    fn take(&mut self, record: Record) -> Result<Delivery, RecvError> {
-        let (offset, len) = (record.payload_offset, record.len as usize);
+    fn take(&mut self, record: &Record) -> Option<Payload> {
         self.empty_looks = 0;
         if self.end.is_trusted() {
-            self.consumer.take(&record);
+            self.consumer.take(record);
             let start = record.end.wrapping_sub(record_len(u64::from(record.len)));
             let ticket = self.lent.lend(start);
-            let payload = Payload::in_ring(&self.consumer, offset, len, ticket);
-            return Ok(Delivery { payload, format: record.format });
+            return Some(Payload::in_ring(self.consumer.memory(), record, ticket));
         }
-        let blocks = self.pool.get();
-        let payload = Payload::copied(self.consumer.memory(), offset, len, blocks)
-            .map_err(|_| RecvError::OutOfMemory { len: u64::from(record.len) })?;
-        self.consumer.take(&record);
+        let ticket = self.pool.take();
+        let blocks = self.pool.slot(ticket);
+        let payload = Payload::copied(self.consumer.memory(), record, blocks, ticket);
+        if payload.is_none() {
+            self.pool.put(ticket);
+            return None;
+        }
+        self.consumer.take(record);
         self.release(record.end);
-        Ok(Delivery { payload, format: record.format })
+        payload
     }
 
     /// What follows from an empty lane: `Sleep` if the caller is told so.
@@ -257,28 +273,59 @@ impl Receiving {
     }
 }
 
-/// Private memory of past messages, for the next ones.
+/// Private memory for messages, one slot for each that is alive; free slots keep theirs, up to a
+/// bound, for the next ones. A ticket is a slot's number.
 #[derive(Debug, Default)]
 struct Pool {
-    free: Vec<Vec<Block>>,
-    bytes: usize,
+    /// The buffers, all of length 0: what is in use is known by where it starts.
+    slots: Vec<Vec<Block>>,
+    /// The last one is the next to be used: its memory is warm.
+    free: Vec<u64>,
+    /// Bytes of the buffers of free slots.
+    idle: usize,
 }
 
 impl Pool {
-    #[inline]
-    fn get(&mut self) -> Vec<Block> {
-        let blocks = self.free.pop().unwrap_or_default();
-        self.bytes -= blocks.capacity() * size_of::<Block>();
-        blocks
+    #[inline(always)]
+    fn take(&mut self) -> u64 {
+        let Some(ticket) = self.free.pop() else { return self.add_slot() };
+        self.idle -= self.bytes_of(ticket);
+        ticket
     }
 
-    #[inline]
-    fn put(&mut self, blocks: Vec<Block>) {
-        let bytes = blocks.capacity() * size_of::<Block>();
-        if self.free.len() < MOST_POOLED && self.bytes + bytes <= MOST_POOLED_BYTES {
-            self.bytes += bytes;
-            self.free.push(blocks);
+    #[cold]
+    fn add_slot(&mut self) -> u64 {
+        self.slots.push(Vec::new());
+        self.slots.len() as u64 - 1
+    }
+
+    #[inline(always)]
+    fn slot(&mut self, ticket: u64) -> &mut Vec<Block> {
+        &mut self.slots[ticket as usize]
+    }
+
+    #[inline(always)]
+    fn put(&mut self, ticket: u64) {
+        let idle = self.idle + self.bytes_of(ticket);
+        self.free.push(ticket);
+        if idle <= MOST_POOLED_BYTES && self.free.len() <= MOST_POOLED {
+            self.idle = idle;
+        } else {
+            self.shrink(ticket);
         }
+    }
+
+    #[cold]
+    fn shrink(&mut self, ticket: u64) {
+        *self.slot(ticket) = Vec::new();
+        if self.free.len() == self.slots.len() && self.slots.len() > MOST_SLOTS {
+            *self = Pool::default();
+        }
+    }
+
+    #[inline(always)]
+    fn bytes_of(&self, ticket: u64) -> usize {
+        self.slots[ticket as usize].capacity() * size_of::<Block>()
     }
 }
 
@@ -326,3 +373,5 @@ const ASK_EVERY: Duration = Duration::from_millis(100);
 /// Most buffers, and bytes in them, that are kept for later messages.
 const MOST_POOLED: usize = 16;
 const MOST_POOLED_BYTES: usize = 2 << 20;
+/// Slots beyond which all are forgotten once none is in use.
+const MOST_SLOTS: usize = 1 << 10;

@@ -29,12 +29,15 @@ pub(crate) struct Sending {
     ended: Option<CloseReason>,
     /// Why posts fail, since it was first found out.
     reported: OnceCell<CloseReason>,
+    /// Room for the message of the loan that is open, or was last.
+    reserved: Reserved,
 }
 
-/// Room for one message, reserved: posting it cannot fail.
+/// Room for one message: posting it cannot fail.
 #[derive(Debug)]
-pub(crate) struct Reserved {
-    plan: Plan,
+struct Reserved {
+    /// None once it was posted.
+    plan: Option<Plan>,
     /// Whether the bytes are written in the ring itself.
     in_place: bool,
     len: usize,
@@ -55,24 +58,43 @@ impl Sending {
             asked: Instant::now(),
             ended: None,
             reported: OnceCell::new(),
+            reserved: Reserved { plan: None, in_place: false, len: 0 },
         })
     }
 
     /// Serialises `value` into the ring and stages it; `commit` publishes.
+    #[inline]
     pub(crate) fn stage_value<T: Post>(&mut self, value: &T) -> Result<(), PostError> {
-        self.check_open()?;
         // A little more than the last one took, and not so much that it belongs elsewhere.
         let wish = (self.last_len + self.last_len / 8).clamp(LEAST_WISH, MOST_WISH);
-        let open = self.producer.plan_open(wish).map_err(|refusal| self.refused(refusal, wish))?;
-        let len = match open {
-            Some(plan) => {
-                self.prepare(&plan)?;
-                let len = self.serialize(value, Some(&plan))?;
-                if len <= plan.payload_room() {
-                    return self.stage_typed(plan, len);
-                }
-                len
-            }
+        if self.is_over() {
+            return self.refuse_closed();
+        }
+        let plan = match self.producer.plan_open_in_run(wish) {
+            Some(plan) => plan,
+            None => match self.plan_open(wish)? {
+                Some(plan) => plan,
+                None => return self.stage_value_counted(value, None),
+            },
+        };
+        let len = self.serialize(value, Some(&plan))?;
+        if len > plan.payload_room() {
+            return self.stage_value_counted(value, Some(len));
+        }
+        self.last_len = len;
+        self.stage(plan, len as u32, Format::Archive);
+        Ok(())
+    }
+
+    /// The same, once the length is known or is to be found out.
+    #[cold]
+    fn stage_value_counted<T: Post>(
+        &mut self,
+        value: &T,
+        len: Option<u64>,
+    ) -> Result<(), PostError> {
+        let len = match len {
+            Some(len) => len,
             None => self.serialize(value, None)?,
         };
         let plan = self.plan(len)?;
@@ -80,17 +102,31 @@ impl Sending {
         if again != len {
             return Err(PostError::Serialize(rancor::Source::new(LengthChanged { len, again })));
         }
-        self.stage_typed(plan, len)
+        self.last_len = len;
+        self.stage(plan, len as u32, Format::Archive);
+        Ok(())
     }
 
     /// Copies `bytes` into the ring and stages them; `commit` publishes.
-    #[inline(always)]
+    #[cold]
     pub(crate) fn stage_bytes(&mut self, bytes: &[u8], format: Format) -> Result<(), PostError> {
         self.check_open()?;
         let plan = self.plan(bytes.len() as u64)?;
         payload::fill(&self.producer, &plan, bytes);
         self.stage(plan, bytes.len() as u32, format);
         Ok(())
+    }
+
+    /// Stages bytes if that takes no thought, and says whether it did. `stage_bytes` always does.
+    #[inline(always)]
+    pub(crate) fn stage_in_run(&mut self, bytes: &[u8], format: Format) -> bool {
+        if self.is_over() {
+            return false;
+        }
+        let Some(plan) = self.producer.plan_in_run(bytes.len() as u64) else { return false };
+        payload::fill(&self.producer, &plan, bytes);
+        self.producer.stage(plan, bytes.len() as u32, format);
+        true
     }
 
     /// Publishes what is staged and wakes the receiver if it sleeps.
@@ -101,48 +137,64 @@ impl Sending {
     }
 
     /// Reserves room for a message of `len` bytes.
-    pub(crate) fn reserve(&mut self, len: usize) -> Result<Reserved, PostError> {
-        self.check_open()?;
-        let plan = self.plan(len as u64)?;
+    #[inline]
+    pub(crate) fn reserve(&mut self, len: usize) -> Result<(), PostError> {
         // A burst that is committed while the loan is open could not be: so it is now.
         self.commit();
+        let plan = match self.producer.plan_in_run(len as u64) {
+            Some(plan) if !self.is_over() => plan,
+            _ => self.plan_open_lane(len as u64)?,
+        };
         let in_place = self.end.is_trusted();
-        if !in_place {
-            let more = len.div_ceil(size_of::<Block>()).saturating_sub(self.scratch.len());
-            self.scratch.try_reserve_exact(more).map_err(|_| PostError::Io {
-                call: "alloc",
-                source: std::io::ErrorKind::OutOfMemory.into(),
-            })?;
-            let count = self.scratch.len() + more;
-            self.scratch.resize(count, Block::default());
+        if !in_place && len > size_of_val(self.scratch.as_slice()) {
+            self.grow_scratch(len)?;
         }
-        Ok(Reserved { plan, in_place, len })
+        self.reserved = Reserved { plan: Some(plan), in_place, len };
+        Ok(())
     }
 
-    /// The bytes of a reservation.
-    pub(crate) fn reserved_bytes(&mut self, reserved: &mut Reserved) -> &mut [u8] {
-        match reserved.in_place {
-            true => payload::reserved_in_place(&mut self.producer, &reserved.plan, reserved.len),
-            false => &mut payload::blocks_as_bytes_mut(&mut self.scratch)[..reserved.len],
+    #[cold]
+    fn grow_scratch(&mut self, len: usize) -> Result<(), PostError> {
+        let more = len.div_ceil(size_of::<Block>()) - self.scratch.len();
+        self.scratch.try_reserve_exact(more).map_err(|_| PostError::Io {
+            call: "alloc",
+            source: std::io::ErrorKind::OutOfMemory.into(),
+        })?;
+        self.scratch.resize(self.scratch.len() + more, Block::default());
+        Ok(())
+    }
+
+    /// The bytes that are reserved; none once they were posted.
+    #[inline]
+    pub(crate) fn reserved_bytes(&mut self) -> &mut [u8] {
+        let Reserved { plan, in_place, len } = &self.reserved;
+        match plan {
+            Some(plan) if *in_place => payload::reserved_in_place(&mut self.producer, plan, *len),
+            Some(_) => &mut payload::blocks_as_bytes_mut(&mut self.scratch)[..*len],
+            None => &mut [],
         }
     }
 
-    /// The bytes of a reservation, to look at.
-    pub(crate) fn reserved_to_read(&self, reserved: &Reserved) -> &[u8] {
-        match reserved.in_place {
-            true => payload::reserved_to_read(&self.producer, &reserved.plan, reserved.len),
-            false => &payload::blocks_as_bytes(&self.scratch)[..reserved.len],
+    /// The same bytes, to look at.
+    #[inline]
+    pub(crate) fn reserved_to_read(&self) -> &[u8] {
+        let Reserved { plan, in_place, len } = &self.reserved;
+        match plan {
+            Some(plan) if *in_place => payload::reserved_to_read(&self.producer, plan, *len),
+            Some(_) => &payload::blocks_as_bytes(&self.scratch)[..*len],
+            None => &[],
         }
     }
 
-    /// Posts a reservation, or its first `len` bytes.
-    pub(crate) fn post_reserved(&mut self, reserved: Reserved, len: usize) {
-        let len = len.min(reserved.len);
-        if !reserved.in_place {
-            let bytes = &payload::blocks_as_bytes(&self.scratch)[..len];
-            payload::fill(&self.producer, &reserved.plan, bytes);
+    /// Posts what is reserved, or its first `len` bytes.
+    #[inline]
+    pub(crate) fn post_reserved(&mut self, len: usize) {
+        let Some(plan) = self.reserved.plan.take() else { return };
+        let len = len.min(self.reserved.len);
+        if !self.reserved.in_place {
+            payload::fill(&self.producer, &plan, &payload::blocks_as_bytes(&self.scratch)[..len]);
         }
-        self.stage(reserved.plan, len as u32, Format::Bytes);
+        self.stage(plan, len as u32, Format::Bytes);
         self.commit();
         if self.scratch.capacity() * size_of::<Block>() > MOST_SCRATCH {
             self.scratch = Vec::new();
@@ -251,13 +303,15 @@ impl Sending {
         self.known_end().or(hung_up.then_some(CloseReason::PeerDied))
     }
 
-    #[inline]
-    fn known_end(&self) -> Option<CloseReason> {
+    /// Whether posts are known to fail.
+    #[inline(always)]
+    fn is_over(&self) -> bool {
         let nothing_said = self.producer.reader_gone() == 0 && self.reported.get().is_none();
-        if self.ended.is_none() && nothing_said && !self.end.is_over() {
-            return None;
-        }
-        self.find_end()
+        self.ended.is_some() || !nothing_said || self.end.is_over()
+    }
+
+    fn known_end(&self) -> Option<CloseReason> {
+        if self.is_over() { self.find_end() } else { None }
     }
 
     /// The reason that is given from now on: a peer may write another one later.
@@ -277,7 +331,11 @@ impl Sending {
         Some(*self.reported.get_or_init(|| reason))
     }
 
-    #[inline(always)]
+    #[cold]
+    fn refuse_closed(&self) -> Result<(), PostError> {
+        self.check_open()
+    }
+
     fn check_open(&self) -> Result<(), PostError> {
         match self.known_end() {
             None => Ok(()),
@@ -285,20 +343,32 @@ impl Sending {
         }
     }
 
+    /// A place for exactly `len` bytes on a lane that is open, with its pages made.
+    #[cold]
+    fn plan_open_lane(&mut self, len: u64) -> Result<Plan, PostError> {
+        self.check_open()?;
+        self.plan(len)
+    }
+
     /// A place for exactly `len` bytes, with its pages made.
-    #[inline(always)]
     fn plan(&mut self, len: u64) -> Result<Plan, PostError> {
-        let plan = match self.producer.plan(len) {
-            Ok(plan) => plan,
-            Err(refusal) => return Err(self.refused(refusal, len)),
-        };
+        let plan = self.producer.plan(len).map_err(|refusal| self.refused(refusal, len))?;
         self.prepare(&plan)?;
         Ok(plan)
     }
 
+    /// A place for some `wish` bytes, or fewer, with its pages made.
+    #[cold]
+    fn plan_open(&mut self, wish: u64) -> Result<Option<Plan>, PostError> {
+        let open = self.producer.plan_open(wish).map_err(|refusal| self.refused(refusal, wish))?;
+        if let Some(plan) = &open {
+            self.prepare(plan)?;
+        }
+        Ok(open)
+    }
+
     /// Makes the pages; and where the lane comes to a segment's end, asks after the peer's life:
     /// seldom enough to cost nothing, often enough to stop a flood to a dead process.
-    #[inline(always)]
     fn prepare(&mut self, plan: &Plan) -> Result<(), PostError> {
         if plan.turns() && self.asked.elapsed() > ASK_EVERY {
             self.asked = Instant::now();
@@ -313,18 +383,21 @@ impl Sending {
         Ok(self.supply.ensure(self.end.region(), plan)?)
     }
 
-    fn stage_typed(&mut self, plan: Plan, len: u64) -> Result<(), PostError> {
-        self.last_len = len;
-        self.stage(plan, len as u32, Format::Archive);
-        Ok(())
-    }
-
-    #[inline(always)]
+    /// Stages, and finds out how far plain room goes if it is used up.
+    #[inline]
     fn stage(&mut self, plan: Plan, len: u32, format: Format) {
         let left = self.producer.cursor();
         self.producer.stage(plan, len, format);
+        if !self.producer.has_run() {
+            self.staged_beyond_run(&plan, left);
+        }
+    }
+
+    #[cold]
+    fn staged_beyond_run(&mut self, plan: &Plan, left: Cursor) {
+        self.producer.renew_run(self.supply.made_at_home());
         if plan.turns() && self.end.is_trusted() && self.producer.has_released(left.position) {
-            self.give_back(&plan, left);
+            self.give_back(plan, left);
         }
     }
 

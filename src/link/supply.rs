@@ -41,6 +41,11 @@ impl Supply {
         self.ensure_up_to(region, cursor.segment, end)
     }
 
+    /// Bytes of segment 0 whose pages are made; they stay.
+    pub(crate) fn made_at_home(&self) -> u64 {
+        self.made[0]
+    }
+
     /// Frees the pages of all free segments but segment 0. Returns bytes.
     pub(crate) fn reclaim(
         &mut self,

@@ -47,8 +47,9 @@ impl<'p> Burst<'p> {
     ///
     /// # Errors
     /// As [`stage`](Self::stage).
+    #[inline]
     pub fn stage_bytes(&self, bytes: &[u8]) -> Result<(), PostError> {
-        self.sender.stage(|sending| sending.stage_bytes(bytes, Format::Bytes))
+        self.sender.stage_bytes(bytes, Format::Bytes)
     }
 
     /// Stages text.
@@ -56,7 +57,7 @@ impl<'p> Burst<'p> {
     /// # Errors
     /// As [`stage`](Self::stage).
     pub fn stage_text(&self, text: &str) -> Result<(), PostError> {
-        self.sender.stage(|sending| sending.stage_bytes(text.as_bytes(), Format::Text))
+        self.sender.stage_bytes(text.as_bytes(), Format::Text)
     }
 
     /// Publishes what was staged. From here on it survives the death of this process.

@@ -2,7 +2,6 @@
 
 use crate::error::MessageError;
 use crate::link::payload::{self, Payload};
-use crate::link::receiving::Delivery;
 use crate::port::receiver::Receiver;
 use crate::wire::record::Format;
 use rkyv::api::high::{HighDeserializer, HighValidator};
@@ -10,7 +9,6 @@ use rkyv::bytecheck::CheckBytes;
 use rkyv::rancor::Error;
 use rkyv::{Archive, Deserialize, Portable};
 use std::fmt;
-use std::mem;
 
 /// A message that was received.
 ///
@@ -33,14 +31,14 @@ use std::mem;
 /// ```
 pub struct MessageEvent<'p> {
     payload: Payload,
-    format: Format,
     /// The half that it came from: it outlives the event, and so does the region.
     receiver: &'p Receiver,
 }
 
 impl<'p> MessageEvent<'p> {
-    pub(crate) fn new(delivery: Delivery, receiver: &'p Receiver) -> MessageEvent<'p> {
-        MessageEvent { payload: delivery.payload, format: delivery.format, receiver }
+    #[inline(always)]
+    pub(crate) fn new(payload: Payload, receiver: &'p Receiver) -> MessageEvent<'p> {
+        MessageEvent { payload, receiver }
     }
 
     /// The message as the archived form of `T`, checked.
@@ -52,6 +50,7 @@ impl<'p> MessageEvent<'p> {
     /// [`MessageError::Invalid`] if the bytes are no valid archive of a `T`, whoever wrote them, or
     /// one with more than 256 levels of pointers;
     /// [`MessageError::Format`] if the message was posted as bytes or text. The port lives on.
+    #[inline]
     pub fn data<T>(&self) -> Result<&T::Archived, MessageError>
     where
         T: Archive,
@@ -115,6 +114,7 @@ impl<'p> MessageEvent<'p> {
     /// assert_eq!(channel.port2.recv()?.bytes(), b"raw");
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
+    #[inline]
     pub fn bytes(&self) -> &[u8] {
         self.payload.bytes()
     }
@@ -138,28 +138,28 @@ impl<'p> MessageEvent<'p> {
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
     pub fn format(&self) -> Format {
-        self.format
+        self.payload.format
     }
 
     fn require(&self, expected: Format) -> Result<(), MessageError> {
-        if self.format == expected {
+        if self.format() == expected {
             return Ok(());
         }
-        Err(MessageError::Format { expected: expected.name(), found: self.format.name() })
+        Err(MessageError::Format { expected: expected.name(), found: self.format().name() })
     }
 }
 
 impl Drop for MessageEvent<'_> {
+    #[inline]
     fn drop(&mut self) {
-        let nothing = Payload::Copied { blocks: Vec::new(), len: 0 };
-        self.receiver.give_back(mem::replace(&mut self.payload, nothing));
+        self.receiver.give_back(self.payload.is_copy, self.payload.ticket);
     }
 }
 
 impl fmt::Debug for MessageEvent<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("MessageEvent")
-            .field("format", &self.format)
+            .field("format", &self.format())
             .field("len", &self.bytes().len())
             .finish_non_exhaustive()
     }

@@ -1,7 +1,6 @@
 //! The bytes of a future message, lent to be filled.
 
 use crate::error::{CloseReason, PostError};
-use crate::link::sending::Reserved;
 use crate::port::sender::Held;
 use std::fmt;
 use std::io;
@@ -30,28 +29,27 @@ use std::ops::{Deref, DerefMut};
 /// ```
 pub struct Loan<'p> {
     sending: Held<'p>,
-    /// Taken by `post`.
-    reserved: Option<Reserved>,
     len: usize,
     written: usize,
 }
 
 impl<'p> Loan<'p> {
-    pub(crate) fn new(sending: Held<'p>, reserved: Reserved, len: usize) -> Loan<'p> {
-        Loan { sending, reserved: Some(reserved), len, written: 0 }
+    #[inline]
+    pub(crate) fn new(sending: Held<'p>, len: usize) -> Loan<'p> {
+        Loan { sending, len, written: 0 }
     }
 
     /// Posts the bytes as one message.
     ///
     /// # Errors
     /// [`PostError::Closed`] if the port was closed while the loan was open.
+    #[inline]
     pub fn post(mut self) -> Result<(), PostError> {
         if self.sending.is_closing() {
             return Err(PostError::Closed { reason: CloseReason::Local });
         }
-        let reserved = self.reserved.take().expect("a loan is posted once");
         let len = self.len;
-        self.sending.post_reserved(reserved, len);
+        self.sending.post_reserved(len);
         Ok(())
     }
 
@@ -65,24 +63,22 @@ impl<'p> Loan<'p> {
     pub fn written(&self) -> usize {
         self.written
     }
-
-    fn reserved(&self) -> &Reserved {
-        self.reserved.as_ref().expect("taken by `post` only, which consumes the loan")
-    }
 }
 
 impl Deref for Loan<'_> {
     type Target = [u8];
 
+    #[inline]
     fn deref(&self) -> &[u8] {
-        &self.sending.reserved_to_read(self.reserved())[..self.len]
+        &self.sending.reserved_to_read()[..self.len]
     }
 }
 
 impl DerefMut for Loan<'_> {
+    #[inline]
     fn deref_mut(&mut self) -> &mut [u8] {
-        let reserved = self.reserved.as_mut().expect("taken by `post` only");
-        &mut self.sending.reserved_bytes(reserved)[..self.len]
+        let len = self.len;
+        &mut self.sending.reserved_bytes()[..len]
     }
 }
 

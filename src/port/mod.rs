@@ -176,7 +176,10 @@ impl MessagePort {
     /// ```
     #[inline]
     pub fn try_recv(&self) -> Result<Option<MessageEvent<'_>>, RecvError> {
-        self.end_if_broken(self.receiver.try_recv())
+        match self.receiver.take_at_once() {
+            Some(event) => Ok(Some(event)),
+            None => self.look_closely(),
+        }
     }
 
     /// Steps over the next message unread, if one is there, and says whether there was: the way on
@@ -391,8 +394,12 @@ impl MessagePort {
         }
     }
 
+    #[inline(never)]
+    fn look_closely(&self) -> Result<Option<MessageEvent<'_>>, RecvError> {
+        self.end_if_broken(self.receiver.look_closely())
+    }
+
     /// A port whose peer broke the protocol is closed in both directions.
-    #[inline]
     pub(crate) fn end_if_broken<T>(&self, answer: Result<T, RecvError>) -> Result<T, RecvError> {
         if let Err(RecvError::Closed { reason: CloseReason::Corrupt(_) }) = answer {
             self.sender.close();

@@ -71,25 +71,27 @@ impl Sender {
     /// As [`post_message`](Self::post_message).
     #[inline]
     pub fn post_bytes(&self, bytes: &[u8]) -> Result<(), PostError> {
-        self.stage_and_commit(|sending| sending.stage_bytes(bytes, Format::Bytes))
+        self.post_as(bytes, Format::Bytes)
     }
 
     /// Posts text. See [`MessagePort::post_text`](crate::MessagePort::post_text).
     ///
     /// # Errors
     /// As [`post_message`](Self::post_message).
+    #[inline]
     pub fn post_text(&self, text: &str) -> Result<(), PostError> {
-        self.stage_and_commit(|sending| sending.stage_bytes(text.as_bytes(), Format::Text))
+        self.post_as(text.as_bytes(), Format::Text)
     }
 
     /// Lends the bytes of a future message. See [`MessagePort::loan`](crate::MessagePort::loan).
     ///
     /// # Errors
     /// As [`post_message`](Self::post_message).
+    #[inline]
     pub fn loan(&self, len: usize) -> Result<Loan<'_>, PostError> {
         let mut sending = self.borrow()?;
-        let reserved = sending.reserve(len)?;
-        Ok(Loan::new(sending, reserved, len))
+        sending.reserve(len)?;
+        Ok(Loan::new(sending, len))
     }
 
     /// Begins a burst. See [`MessagePort::burst`](crate::MessagePort::burst).
@@ -138,6 +140,34 @@ impl Sender {
     /// Counters of the lane that this half writes. What the peer counts is the peer's word.
     pub fn stats(&self) -> LaneStats {
         LaneStats::read(&self.end.region().lane(self.end.outgoing()))
+    }
+
+    #[inline(always)]
+    fn post_as(&self, bytes: &[u8], format: Format) -> Result<(), PostError> {
+        // No code of others runs meanwhile, so nothing is asked for that `Held` would have to do.
+        if let Ok(mut sending) = self.sending.try_borrow_mut()
+            && sending.stage_in_run(bytes, format)
+        {
+            sending.commit();
+            return Ok(());
+        }
+        self.post_with_thought(bytes, format)
+    }
+
+    #[inline(never)]
+    fn post_with_thought(&self, bytes: &[u8], format: Format) -> Result<(), PostError> {
+        self.stage_and_commit(|sending| sending.stage_bytes(bytes, format))
+    }
+
+    /// Stages bytes without publishing them.
+    #[inline(always)]
+    pub(crate) fn stage_bytes(&self, bytes: &[u8], format: Format) -> Result<(), PostError> {
+        if let Ok(mut sending) = self.sending.try_borrow_mut()
+            && sending.stage_in_run(bytes, format)
+        {
+            return Ok(());
+        }
+        self.stage(|sending| sending.stage_bytes(bytes, format))
     }
 
     /// Runs `stage`, and publishes what is staged: all of it, also what a burst has staged before,

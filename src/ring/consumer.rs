@@ -62,10 +62,32 @@ impl Consumer {
         Consumer { memory, geometry, cursor, released, tail, controls: 0, messages, bytes, wakes }
     }
 
+    /// The next message, if it is plain to see: whole, committed, and no control record before it.
+    /// `None` says nothing: `peek` looks more closely, and says what is wrong, if anything is.
+    #[inline(always)]
+    pub(crate) fn glance(&mut self) -> Option<Record> {
+        if self.cursor.position == self.tail {
+            self.refresh_tail().ok()?;
+            if self.cursor.position == self.tail {
+                return None;
+            }
+        }
+        let words = self.memory.read_header(self.cursor.offset(&self.geometry));
+        let (len, format) = Header::decode_message(words)?;
+        (record_len(u64::from(len)) <= self.available()).then(|| self.at(len, format))
+    }
+
+    /// Whether the producer has committed something that was not taken yet. For loops that look
+    /// again and again; what it is, the next look says.
+    #[inline]
+    pub(crate) fn has_news(&self) -> bool {
+        // Relaxed: the look that follows loads it again, and orders.
+        self.memory.lane().producer.tail.load(Ordering::Relaxed) != self.cursor.position
+    }
+
     /// Looks at the next message. The same one again until it is taken.
     ///
     /// `tail` is loaded only when everything known was taken.
-    #[inline(always)]
     pub(crate) fn peek(&mut self) -> Result<Peek, Corruption> {
         if self.cursor.position == self.tail {
             self.refresh_tail()?;
@@ -173,9 +195,15 @@ impl Consumer {
         }
     }
 
+    /// Bytes that a record at the cursor can take: committed ones, up to the segment's end.
+    #[inline(always)]
+    fn available(&self) -> u64 {
+        let until_end = self.cursor.until_end(&self.geometry);
+        distance(self.tail, self.cursor.position).min(until_end)
+    }
+
     /// Reads the header at the cursor and checks it against what is left of the segment and of the
     /// committed bytes.
-    #[inline(always)]
     fn read_header(&self) -> Result<Header, Corruption> {
         let words = self.memory.read_header(self.cursor.offset(&self.geometry));
         let header = Header::decode(words).ok_or(Corruption::new(
@@ -184,7 +212,7 @@ impl Consumer {
             0,
         ))?;
         let until_end = self.cursor.until_end(&self.geometry);
-        let available = distance(self.tail, self.cursor.position).min(until_end);
+        let available = self.available();
         match header {
             Header::Message { len, .. } if record_len(u64::from(len)) > available => {
                 Err(Corruption::new("message length", u64::from(len), available))
@@ -222,8 +250,18 @@ impl Consumer {
 
     /// Passes the control records that stand next among the known ones. What is wrong with them is
     /// said by the next peek, which reads the same place again.
-    #[inline]
+    #[inline(always)]
     fn pass_known_controls(&mut self) {
+        if self.cursor.position != self.tail {
+            let words = self.memory.read_header(self.cursor.offset(&self.geometry));
+            if Header::decode_message(words).is_none() {
+                self.pass_controls();
+            }
+        }
+    }
+
+    #[cold]
+    fn pass_controls(&mut self) {
         while self.cursor.position != self.tail {
             match self.read_header() {
                 Ok(control @ (Header::Padding { .. } | Header::Jump { .. })) => {

@@ -13,13 +13,15 @@ use crate::ring::memory::Memory;
 use crate::ring::notifier::{self, Sleep, Wait, Wake};
 use crate::ring::segment::{Geometry, RESERVE};
 use crate::sync::{Ordering, Site, ordering};
-use crate::wire::layout::{MAX_SEGMENTS, ProducedLine};
+use crate::wire::layout::{MAX_SEGMENTS, ProducedLine, RECORD_ALIGN};
 use crate::wire::record::{Farewell, Format, HEADER_LEN, Header, record_len};
 
 /// INVARIANT (reserve): bytes in use of the present segment plus `RESERVE` never exceed its length.
 /// INVARIANT (owner): the bytes from `cursor` on, up to what `head` has released, are this end's.
 /// INVARIANT (free): segment `k` other than the present one is free when `head` has reached
 /// `left[k]`, the position after the jump by which it was last left.
+/// INVARIANT (run): `run` bytes from `cursor` on, and `RESERVE` behind them, are in one piece in
+/// segment 0, keep (reserve), and whoever called `renew_run` vouches that their pages are made.
 #[derive(Debug)]
 pub(crate) struct Producer {
     memory: Memory,
@@ -27,6 +29,8 @@ pub(crate) struct Producer {
     cursor: Cursor,
     committed: u64,
     head: u64,
+    /// Bytes that may be written at the cursor without a further thought.
+    run: u64,
     left: [u64; MAX_SEGMENTS],
     /// Records in a row that would have gone round in a smaller segment than the present one.
     roomy_records: u32,
@@ -87,6 +91,7 @@ impl Producer {
             cursor,
             committed: cursor.position,
             head,
+            run: 0,
             left: [cursor.position; MAX_SEGMENTS],
             roomy_records: 0,
             committed_messages: counters.messages,
@@ -94,11 +99,55 @@ impl Producer {
         })
     }
 
+    /// The place for a record of exactly `len` payload bytes, if it is plain: at the cursor, at
+    /// home, on pages that are made. Otherwise `plan` finds one.
+    ///
+    /// Two compares. All of a post that finds such a place stays in registers; a result that goes
+    /// through memory is stored by words and loaded by pairs of them, which stalls.
+    #[inline(always)]
+    pub(crate) fn plan_in_run(&self, len: u64) -> Option<Plan> {
+        if len > self.geometry.largest_at_home() || record_len(len) > self.run {
+            return None;
+        }
+        Some(self.plan_at_cursor(record_len(len)))
+    }
+
+    /// The place for a record whose length is not known yet, if there is plain room for `wish`
+    /// payload bytes and possibly more.
+    #[inline(always)]
+    pub(crate) fn plan_open_in_run(&self, wish: u64) -> Option<Plan> {
+        self.plan_in_run(wish)?;
+        let most = record_len(self.geometry.largest_at_home());
+        Some(self.plan_at_cursor(self.run.min(most)))
+    }
+
+    /// Finds out how far plain room goes, with `made` bytes of segment 0 known to have pages.
+    pub(crate) fn renew_run(&mut self, made: u64) {
+        if self.cursor.segment != 0 {
+            self.run = 0;
+            return;
+        }
+        let (size, index) = (self.geometry.capacity(), self.cursor.index(&self.geometry));
+        let pages = if made == size { size } else { made.saturating_sub(RESERVE) };
+        self.run = pages.saturating_sub(index).min(self.room_here()) & !(RECORD_ALIGN - 1);
+    }
+
+    /// Whether there is plain room left.
+    #[inline(always)]
+    pub(crate) fn has_run(&self) -> bool {
+        self.run != 0
+    }
+
+    #[inline(always)]
+    fn plan_at_cursor(&self, room: u64) -> Plan {
+        let offset = self.cursor.offset(&self.geometry);
+        Plan { control: None, at: self.cursor, offset, room }
+    }
+
     /// Finds a place for a record of exactly `len` payload bytes.
     ///
     /// In order: home, if a burst is over; here; after growth. The peer's `head` is loaded only
     /// when the cached one says that there is no room, and while away from home.
-    #[inline(always)]
     pub(crate) fn plan(&mut self, len: u64) -> Result<Plan, Refusal> {
         // Compared before anything is added to it: the caller's length may be any.
         if len > self.geometry.largest_message() {
@@ -113,7 +162,6 @@ impl Producer {
         self.plan_elsewhere(record)
     }
 
-    #[cold]
     fn plan_elsewhere(&mut self, record: u64) -> Result<Plan, Refusal> {
         if let Some(plan) = self.way_home(record)? {
             return Ok(plan);
@@ -127,7 +175,6 @@ impl Producer {
 
     /// Finds a place for a record whose length is not known yet: as much room as there is without
     /// growing, at most for `wish` payload bytes. `None` if that is next to nothing.
-    #[inline]
     pub(crate) fn plan_open(&mut self, wish: u64) -> Result<Option<Plan>, Refusal> {
         let wish = record_len(wish).min(self.geometry.largest_record());
         if self.cursor.segment != 0
@@ -139,9 +186,7 @@ impl Producer {
             self.refresh_head()?;
         }
         let room = self.room_here().min(wish);
-        let offset = self.cursor.offset(&self.geometry);
-        let plan = Plan { control: None, at: self.cursor, offset, room };
-        Ok((room >= LEAST_OPEN_ROOM).then_some(plan))
+        Ok((room >= LEAST_OPEN_ROOM).then(|| self.plan_at_cursor(room)))
     }
 
     /// Stages the record that was written where `plan` says, with `len` payload bytes.
@@ -152,10 +197,10 @@ impl Producer {
         if let Some(control) = plan.control {
             self.write_control(control);
         }
-        self.cursor = plan.at;
+        self.cursor = plan.at.advanced(record);
+        self.run = self.run.saturating_sub(record);
         let header = Header::Message { len, format };
         self.memory.write_header(plan.offset, header.encode());
-        self.cursor = self.cursor.advanced(record);
         debug_assert!(self.used() + RESERVE <= self.geometry.segment_len(self.cursor.segment));
         self.counters.messages = self.counters.messages.wrapping_add(1);
         self.counters.bytes = self.counters.bytes.wrapping_add(u64::from(len));
@@ -325,15 +370,13 @@ impl Producer {
         Ok(drained.then(|| self.jumping_to(home, record)))
     }
 
-    #[inline(always)]
     fn plan_here(&self, record: u64) -> Option<Plan> {
         let size = self.geometry.segment_len(self.cursor.segment);
         let start = self.geometry.segment_offset(self.cursor.segment);
         let index = self.cursor.index(&self.geometry);
         let used = self.used() + RESERVE;
         if record <= size - index {
-            let plan = Plan { control: None, at: self.cursor, offset: start + index, room: record };
-            return (used + record <= size).then_some(plan);
+            return (used + record <= size).then(|| self.plan_at_cursor(record));
         }
         let padding = size - index;
         let control = Header::Padding { len: (padding - HEADER_LEN) as u32 };
@@ -373,6 +416,7 @@ impl Producer {
     /// Writes a control record at the cursor, and goes where it leads.
     fn write_control(&mut self, control: Header) {
         self.memory.write_header(self.cursor.offset(&self.geometry), control.encode());
+        self.run = 0;
         match control {
             Header::Padding { len } => {
                 self.cursor = self.cursor.advanced(HEADER_LEN + u64::from(len));

@@ -18,6 +18,7 @@ pub(crate) struct Geometry {
     /// Derived from the two, because every post needs them.
     segments: u32,
     largest_record: u64,
+    largest_at_home: u64,
 }
 
 impl Geometry {
@@ -30,7 +31,9 @@ impl Geometry {
         assert!(segments as usize <= MAX_SEGMENTS);
         // A bounded lane cannot leave its segment to enter it afresh.
         let largest_record = if segments == 1 { capacity / 2 } else { limit / 2 } - RESERVE;
-        Geometry { capacity, limit, segments, largest_record }
+        // Where the smallest segment holds no message at all, no length is at home there.
+        let largest_at_home = (capacity / 2).saturating_sub(RESERVE + HEADER_LEN);
+        Geometry { capacity, limit, segments, largest_record, largest_at_home }
     }
 
     /// Bytes of segment 0.
@@ -71,6 +74,12 @@ impl Geometry {
     #[inline]
     pub(crate) fn goes_round(&self, segment: u32, len: u64) -> bool {
         len + RESERVE <= self.segment_len(segment) / 2
+    }
+
+    /// Bytes of the largest payload whose record can go round in segment 0.
+    #[inline(always)]
+    pub(crate) fn largest_at_home(&self) -> u64 {
+        self.largest_at_home
     }
 
     /// The smallest segment in which a record of `len` bytes can go round, if there is one.

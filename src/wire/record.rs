@@ -81,18 +81,28 @@ impl Header {
         }
     }
 
+    /// Reads a header that a peer wrote, if it is one of a message. The way that every message
+    /// goes, so it says the same as `decode` in fewer steps.
+    #[inline(always)]
+    pub(crate) fn decode_message([first, detail]: [u64; 2]) -> Option<(u32, Format)> {
+        let format = match (first >> 32) as u32 {
+            ARCHIVE => Format::Archive,
+            BYTES => Format::Bytes,
+            TEXT => Format::Text,
+            _ => return None,
+        };
+        (detail == 0).then_some((first as u32, format))
+    }
+
     /// Reads a header that a peer wrote. `None` if no producer of this version writes it.
     ///
     /// Lengths are not compared with the ring here: that is the consumer's business.
-    #[inline(always)]
     pub(crate) fn decode([first, detail]: [u64; 2]) -> Option<Header> {
+        if let Some((len, format)) = Header::decode_message([first, detail]) {
+            return Some(Header::Message { len, format });
+        }
         let len = first as u32;
-        // Kind, format and attachments in one number, so that a message takes one comparison.
-        let sort = (first >> 32) as u32;
-        match (sort, len, detail) {
-            (ARCHIVE, _, 0) => Some(Header::Message { len, format: Format::Archive }),
-            (BYTES, _, 0) => Some(Header::Message { len, format: Format::Bytes }),
-            (TEXT, _, 0) => Some(Header::Message { len, format: Format::Text }),
+        match ((first >> 32) as u32, len, detail) {
             (PADDING, _, 0) => Some(Header::Padding { len }),
             (JUMP, 0, segment) => Some(Header::Jump { segment: u32::try_from(segment).ok()? }),
             (CLOSE, 0, 1) => Some(Header::Close { farewell: Farewell::Closed }),
@@ -108,6 +118,7 @@ pub(crate) const fn record_len(len: u64) -> u64 {
     HEADER_LEN + len.next_multiple_of(16)
 }
 
+// Kind, format and attachments in one number, so that a message takes one comparison.
 // Kind in the low byte, the format of a message above it, attachments above that.
 const ARCHIVE: u32 = 0x0001;
 const BYTES: u32 = 0x0101;
