@@ -45,10 +45,7 @@ impl Receiver {
     fn recv_until(&self, deadline: Option<Instant>) -> Result<MessageEvent<'_>, RecvError> {
         let mut is_first_look = true;
         loop {
-            if let Some(event) = self.take_at_once() {
-                return Ok(event);
-            }
-            if let Some(event) = self.look_closely()? {
+            if let Some(event) = self.try_recv()? {
                 return Ok(event);
             }
             if is_first_look && deadline.is_none_or(|deadline| Instant::now() < deadline) {
@@ -160,7 +157,7 @@ impl MessagePort {
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
     pub fn recv(&self) -> Result<MessageEvent<'_>, RecvError> {
-        self.end_if_broken(self.receiver().recv())
+        self.receiver().recv().map_err(|error| self.end_if_broken(error))
     }
 
     /// Waits for the next message, at most for `timeout`; not at all for `Duration::ZERO`.
@@ -178,7 +175,7 @@ impl MessagePort {
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
     pub fn recv_timeout(&self, timeout: Duration) -> Result<MessageEvent<'_>, RecvError> {
-        self.end_if_broken(self.receiver().recv_timeout(timeout))
+        self.receiver().recv_timeout(timeout).map_err(|error| self.end_if_broken(error))
     }
 
     /// Waits for the next message until `deadline`.
@@ -196,7 +193,7 @@ impl MessagePort {
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
     pub fn recv_deadline(&self, deadline: Instant) -> Result<MessageEvent<'_>, RecvError> {
-        self.end_if_broken(self.receiver().recv_deadline(deadline))
+        self.receiver().recv_deadline(deadline).map_err(|error| self.end_if_broken(error))
     }
 
     /// Iterates over messages, waiting for each; ends when [`recv`](Self::recv) would fail.

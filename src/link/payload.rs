@@ -123,6 +123,7 @@ pub(crate) fn fill(producer: &Producer, plan: &Plan, bytes: &[u8]) {
 }
 
 /// The bytes of a future record on a trusted pair, to be filled in place.
+#[inline(always)]
 pub(crate) fn reserved_in_place<'a>(
     producer: &'a mut Producer,
     plan: &Plan,
@@ -135,6 +136,7 @@ pub(crate) fn reserved_in_place<'a>(
 }
 
 /// The same bytes, to look at.
+#[inline(always)]
 pub(crate) fn reserved_to_read<'a>(producer: &'a Producer, plan: &Plan, len: usize) -> &'a [u8] {
     let place = planned(producer, plan, len as u64);
     // SAFETY: as above; shared memory is always initialised.
@@ -174,16 +176,24 @@ pub(crate) fn remove_free(
 #[derive(Debug)]
 pub(crate) struct Payload {
     start: NonNull<u8>,
-    len: u32,
-    pub format: Format,
-    /// Of the pool if it is a copy, else of the messages that are lent.
-    pub is_copy: bool,
-    pub ticket: u64,
+    /// Length, format and kind in one word. A field with values to spare would hold the tag of the
+    /// results that carry this, and each move of such a result stalls.
+    traits: u64,
+    ticket: u64,
+}
+
+/// Whose a ticket is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Ticket {
+    /// A slot of the pool, with a private copy.
+    Slot(u64),
+    /// A message that is lent where it lies.
+    Lent(u64),
 }
 
 impl Payload {
     /// Copies a record's payload out of the area, once, into `blocks`, which the pool keeps as they
-    /// are until `ticket` comes back. `None` if there is no memory for it.
+    /// are until `ticket` comes back. `None` if they are too few.
     #[inline(always)]
     pub(crate) fn copied(
         memory: &Memory,
@@ -193,8 +203,7 @@ impl Payload {
     ) -> Option<Payload> {
         let count = (record.len as usize).div_ceil(size_of::<Block>());
         if count > blocks.capacity() {
-            blocks.clear();
-            blocks.try_reserve_exact(count).ok()?;
+            return None;
         }
         let from = memory.bytes(record.payload_offset, (count * size_of::<Block>()) as u64);
         let start = NonNull::from(blocks.spare_capacity_mut()).cast::<u8>();
@@ -209,24 +218,53 @@ impl Payload {
             // SAFETY: as above, and a block is aligned for words.
             unsafe { copy.write(value) };
         }
-        let Record { len, format, .. } = *record;
-        Some(Payload { start, len, format, is_copy: true, ticket })
+        Some(Payload { start, traits: traits_of(record) | IS_COPY, ticket })
     }
 
     /// A record's payload in the ring of a trusted peer, released when `ticket` is given back.
     #[inline(always)]
     pub(crate) fn in_ring(memory: &Memory, record: &Record, ticket: u64) -> Payload {
         let start = memory.bytes(record.payload_offset, u64::from(record.len));
-        Payload { start, len: record.len, format: record.format, is_copy: false, ticket }
+        Payload { start, traits: traits_of(record), ticket }
+    }
+
+    /// What the bytes are.
+    #[inline(always)]
+    pub(crate) fn format(&self) -> Format {
+        match (self.traits >> 32) & 3 {
+            0 => Format::Archive,
+            1 => Format::Bytes,
+            _ => Format::Text,
+        }
+    }
+
+    /// What to give back once nobody needs the bytes.
+    #[inline(always)]
+    pub(crate) fn ticket(&self) -> Ticket {
+        if self.traits & IS_COPY != 0 { Ticket::Slot(self.ticket) } else { Ticket::Lent(self.ticket) }
     }
 
     /// The message.
     #[inline(always)]
     pub(crate) fn bytes(&self) -> &[u8] {
         // SAFETY: (payload).
-        unsafe { std::slice::from_raw_parts(self.start.as_ptr(), self.len as usize) }
+        unsafe { std::slice::from_raw_parts(self.start.as_ptr(), self.traits as u32 as usize) }
     }
 }
+
+/// Length in the low half, format above it.
+#[inline(always)]
+fn traits_of(record: &Record) -> u64 {
+    let format = match record.format {
+        Format::Archive => 0,
+        Format::Bytes => 1,
+        Format::Text => 2,
+    };
+    u64::from(record.len) | format << 32
+}
+
+/// Set in the traits of a private copy.
+const IS_COPY: u64 = 1 << 40;
 
 /// Sixteen bytes of private memory, aligned like a record's payload.
 #[derive(Clone, Copy, Debug, Default)]

@@ -2,12 +2,12 @@
 
 use crate::error::{CloseReason, Corruption, RecvError, SystemError};
 use crate::link::endpoint::{Endpoint, Sleeper};
-use crate::link::payload::{Block, Payload};
-use crate::ring::consumer::{Consumer, Peek, Record};
+use crate::link::payload::{Block, Payload, Ticket};
+use crate::ring::consumer::{Consumer, Peek};
 use crate::ring::cursor::Cursor;
 use crate::ring::notifier::{Sleep, Wait, Wake};
 use crate::wire::record::{Farewell, record_len};
-use std::collections::VecDeque;
+use std::collections::{TryReserveError, VecDeque};
 use std::os::fd::BorrowedFd;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -46,47 +46,30 @@ impl Receiving {
         }
     }
 
-    /// Takes the next message if it is plain to see. `None` says nothing: ask `poll`.
+    /// Takes the next message, if there is one. No system call while messages come, but the one
+    /// that wakes a sender who waits for room.
     ///
-    /// All of it stays in registers; a result that goes through memory is stored by words and
-    /// loaded by pairs of them, which stalls.
+    /// A message that is plain to see stays in registers all the way: what goes through memory is
+    /// stored by words and loaded by pairs of them, which stalls.
     #[inline(always)]
-    pub(crate) fn take_at_once(&mut self) -> Option<Payload> {
-        if self.ended.is_some() || self.end.is_over() {
-            return None;
+    pub(crate) fn poll(&mut self) -> Result<Option<Payload>, RecvError> {
+        let mut is_settled = false;
+        loop {
+            if let Some(payload) = self.take_at_once() {
+                return Ok(Some(payload));
+            }
+            // Not plain although it was settled: a peer that rewrites it, and is heard next time.
+            if is_settled || !self.settle()? {
+                return Ok(None);
+            }
+            is_settled = true;
         }
-        let record = self.consumer.glance()?;
-        self.take(&record)
     }
 
     /// Whether a look would find something.
     #[inline]
     pub(crate) fn has_news(&self) -> bool {
         self.consumer.has_news()
-    }
-
-    /// Takes the next message, if there is one. No system call while messages come, but the one
-    /// that wakes a sender who waits for room.
-    #[inline(never)]
-    pub(crate) fn poll(&mut self) -> Result<Option<Payload>, RecvError> {
-        if let Some(reason) = self.ended.or_else(|| self.end.corruption()) {
-            return Err(self.end_with(reason));
-        }
-        loop {
-            match self.consumer.peek() {
-                Ok(Peek::Message(record)) => {
-                    let no_memory = RecvError::OutOfMemory { len: u64::from(record.len) };
-                    return self.take(&record).map(Some).ok_or(no_memory);
-                }
-                Ok(Peek::Closed(farewell)) => return Err(self.end_with(reason_of(farewell))),
-                Err(corruption) => return Err(self.broken(corruption)),
-                Ok(Peek::Empty) => {
-                    if self.found_nothing()? == Wait::Sleep {
-                        return Ok(None);
-                    }
-                }
-            }
-        }
     }
 
     /// Steps over the next message unread. Says whether there was one.
@@ -145,11 +128,11 @@ impl Receiving {
 
     /// Takes a message's memory back, and releases its bytes in the ring if it lay there.
     #[inline]
-    pub(crate) fn give_back(&mut self, is_copy: bool, ticket: u64) {
-        if is_copy {
-            return self.pool.put(ticket);
-        }
-        let free = self.lent.give_back(ticket);
+    pub(crate) fn give_back(&mut self, ticket: Ticket) {
+        let free = match ticket {
+            Ticket::Slot(number) => return self.pool.put(number),
+            Ticket::Lent(number) => self.lent.give_back(number),
+        };
         if !self.has_lent() {
             // Control records that were passed meanwhile are released as well.
             self.release_taken();
@@ -199,26 +182,53 @@ impl Receiving {
         !self.lent.positions.is_empty()
     }
 
-    /// Lends or copies out a message. `None` if there is no memory for the copy.
+    /// Takes the next message if it is plain to see, and there is memory for its copy. `None` says
+    /// nothing more: `settle` does.
     #[inline(always)]
-    fn take(&mut self, record: &Record) -> Option<Payload> {
-        self.empty_looks = 0;
-        if self.end.is_trusted() {
-            self.consumer.take(record);
-            let start = record.end.wrapping_sub(record_len(u64::from(record.len)));
-            let ticket = self.lent.lend(start);
-            return Some(Payload::in_ring(self.consumer.memory(), record, ticket));
-        }
-        let ticket = self.pool.take();
-        let blocks = self.pool.slot(ticket);
-        let payload = Payload::copied(self.consumer.memory(), record, blocks, ticket);
-        if payload.is_none() {
-            self.pool.put(ticket);
+    fn take_at_once(&mut self) -> Option<Payload> {
+        if self.ended.is_some() || self.end.is_over() {
             return None;
         }
-        self.consumer.take(record);
+        let record = self.consumer.glance()?;
+        self.empty_looks = 0;
+        if self.end.is_trusted() {
+            self.consumer.take(&record);
+            let start = record.end.wrapping_sub(record_len(u64::from(record.len)));
+            let ticket = self.lent.lend(start);
+            return Some(Payload::in_ring(self.consumer.memory(), &record, ticket));
+        }
+        let (ticket, blocks) = self.pool.next()?;
+        let payload = Payload::copied(self.consumer.memory(), &record, blocks, ticket)?;
+        self.pool.take_next();
+        self.consumer.take(&record);
         self.release(record.end);
-        payload
+        Some(payload)
+    }
+
+    /// Finds out what stands next when that is not plain: passes control records, and makes room
+    /// for a copy. Says whether a message is ready.
+    #[cold]
+    fn settle(&mut self) -> Result<bool, RecvError> {
+        if let Some(reason) = self.ended.or_else(|| self.end.corruption()) {
+            return Err(self.end_with(reason));
+        }
+        loop {
+            match self.consumer.peek() {
+                Ok(Peek::Message(_)) if self.end.is_trusted() => return Ok(true),
+                Ok(Peek::Message(record)) => {
+                    let len = record.len as usize;
+                    let no_memory = RecvError::OutOfMemory { len: u64::from(record.len) };
+                    return self.pool.make_room(len).map(|()| true).map_err(|_| no_memory);
+                }
+                Ok(Peek::Closed(farewell)) => return Err(self.end_with(reason_of(farewell))),
+                Err(corruption) => return Err(self.broken(corruption)),
+                Ok(Peek::Empty) => {
+                    if self.found_nothing()? == Wait::Sleep {
+                        return Ok(false);
+                    }
+                }
+            }
+        }
     }
 
     /// What follows from an empty lane: `Sleep` if the caller is told so.
@@ -286,22 +296,34 @@ struct Pool {
 }
 
 impl Pool {
+    /// The free slot that is taken next, if there is one.
     #[inline(always)]
-    fn take(&mut self) -> u64 {
-        let Some(ticket) = self.free.pop() else { return self.add_slot() };
-        self.idle -= self.bytes_of(ticket);
-        ticket
-    }
-
-    #[cold]
-    fn add_slot(&mut self) -> u64 {
-        self.slots.push(Vec::new());
-        self.slots.len() as u64 - 1
+    fn next(&mut self) -> Option<(u64, &mut Vec<Block>)> {
+        let ticket = *self.free.last()?;
+        Some((ticket, &mut self.slots[ticket as usize]))
     }
 
     #[inline(always)]
-    fn slot(&mut self, ticket: u64) -> &mut Vec<Block> {
-        &mut self.slots[ticket as usize]
+    fn take_next(&mut self) {
+        if let Some(ticket) = self.free.pop() {
+            self.idle -= self.bytes_of(ticket);
+        }
+    }
+
+    /// Gives the slot that is taken next room for a message of `len` bytes.
+    fn make_room(&mut self, len: usize) -> Result<(), TryReserveError> {
+        let ticket = match self.free.last() {
+            Some(ticket) => *ticket,
+            None => {
+                self.slots.push(Vec::new());
+                self.free.push(self.slots.len() as u64 - 1);
+                self.slots.len() as u64 - 1
+            }
+        };
+        let before = self.bytes_of(ticket);
+        self.slots[ticket as usize].try_reserve_exact(len.div_ceil(size_of::<Block>()))?;
+        self.idle += self.bytes_of(ticket) - before;
+        Ok(())
     }
 
     #[inline(always)]
@@ -317,7 +339,7 @@ impl Pool {
 
     #[cold]
     fn shrink(&mut self, ticket: u64) {
-        *self.slot(ticket) = Vec::new();
+        self.slots[ticket as usize] = Vec::new();
         if self.free.len() == self.slots.len() && self.slots.len() > MOST_SLOTS {
             *self = Pool::default();
         }

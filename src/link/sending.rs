@@ -137,15 +137,25 @@ impl Sending {
     }
 
     /// Reserves room for a message of `len` bytes.
-    #[inline]
+    #[inline(always)]
     pub(crate) fn reserve(&mut self, len: usize) -> Result<(), PostError> {
         // A burst that is committed while the loan is open could not be: so it is now.
         self.commit();
-        let plan = match self.producer.plan_in_run(len as u64) {
-            Some(plan) if !self.is_over() => plan,
-            _ => self.plan_open_lane(len as u64)?,
-        };
         let in_place = self.end.is_trusted();
+        if !self.is_over()
+            && let Some(plan) = self.producer.plan_in_run(len as u64)
+            && (in_place || len <= size_of_val(self.scratch.as_slice()))
+        {
+            self.reserved = Reserved { plan: Some(plan), in_place, len };
+            return Ok(());
+        }
+        self.reserve_with_thought(len, in_place)
+    }
+
+    #[cold]
+    fn reserve_with_thought(&mut self, len: usize, in_place: bool) -> Result<(), PostError> {
+        self.check_open()?;
+        let plan = self.plan(len as u64)?;
         if !in_place && len > size_of_val(self.scratch.as_slice()) {
             self.grow_scratch(len)?;
         }
@@ -153,7 +163,6 @@ impl Sending {
         Ok(())
     }
 
-    #[cold]
     fn grow_scratch(&mut self, len: usize) -> Result<(), PostError> {
         let more = len.div_ceil(size_of::<Block>()) - self.scratch.len();
         self.scratch.try_reserve_exact(more).map_err(|_| PostError::Io {
@@ -165,7 +174,7 @@ impl Sending {
     }
 
     /// The bytes that are reserved; none once they were posted.
-    #[inline]
+    #[inline(always)]
     pub(crate) fn reserved_bytes(&mut self) -> &mut [u8] {
         let Reserved { plan, in_place, len } = &self.reserved;
         match plan {
@@ -176,7 +185,7 @@ impl Sending {
     }
 
     /// The same bytes, to look at.
-    #[inline]
+    #[inline(always)]
     pub(crate) fn reserved_to_read(&self) -> &[u8] {
         let Reserved { plan, in_place, len } = &self.reserved;
         match plan {
@@ -187,7 +196,7 @@ impl Sending {
     }
 
     /// Posts what is reserved, or its first `len` bytes.
-    #[inline]
+    #[inline(always)]
     pub(crate) fn post_reserved(&mut self, len: usize) {
         let Some(plan) = self.reserved.plan.take() else { return };
         let len = len.min(self.reserved.len);
@@ -343,13 +352,6 @@ impl Sending {
         }
     }
 
-    /// A place for exactly `len` bytes on a lane that is open, with its pages made.
-    #[cold]
-    fn plan_open_lane(&mut self, len: u64) -> Result<Plan, PostError> {
-        self.check_open()?;
-        self.plan(len)
-    }
-
     /// A place for exactly `len` bytes, with its pages made.
     fn plan(&mut self, len: u64) -> Result<Plan, PostError> {
         let plan = self.producer.plan(len).map_err(|refusal| self.refused(refusal, len))?;
@@ -384,7 +386,7 @@ impl Sending {
     }
 
     /// Stages, and finds out how far plain room goes if it is used up.
-    #[inline]
+    #[inline(always)]
     fn stage(&mut self, plan: Plan, len: u32, format: Format) {
         let left = self.producer.cursor();
         self.producer.stage(plan, len, format);

@@ -138,7 +138,7 @@ impl<'p> MessageEvent<'p> {
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
     pub fn format(&self) -> Format {
-        self.payload.format
+        self.payload.format()
     }
 
     fn require(&self, expected: Format) -> Result<(), MessageError> {
@@ -152,7 +152,7 @@ impl<'p> MessageEvent<'p> {
 impl Drop for MessageEvent<'_> {
     #[inline]
     fn drop(&mut self) {
-        self.receiver.give_back(self.payload.is_copy, self.payload.ticket);
+        self.receiver.give_back(self.payload.ticket());
     }
 }
 

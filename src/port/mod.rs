@@ -117,6 +117,7 @@ impl MessagePort {
     /// assert_eq!(channel.port2.recv()?.text()?, "words");
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
+    #[inline]
     pub fn post_text(&self, text: &str) -> Result<(), PostError> {
         self.sender.post_text(text)
     }
@@ -136,6 +137,7 @@ impl MessagePort {
     /// assert_eq!(channel.port2.recv()?.bytes(), b"abc");
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
+    #[inline]
     pub fn loan(&self, len: usize) -> Result<Loan<'_>, PostError> {
         self.sender.loan(len)
     }
@@ -176,10 +178,7 @@ impl MessagePort {
     /// ```
     #[inline]
     pub fn try_recv(&self) -> Result<Option<MessageEvent<'_>>, RecvError> {
-        match self.receiver.take_at_once() {
-            Some(event) => Ok(Some(event)),
-            None => self.look_closely(),
-        }
+        self.receiver.try_recv().map_err(|error| self.end_if_broken(error))
     }
 
     /// Steps over the next message unread, if one is there, and says whether there was: the way on
@@ -196,7 +195,7 @@ impl MessagePort {
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
     pub fn discard_next(&self) -> Result<bool, RecvError> {
-        self.end_if_broken(self.receiver.discard_next())
+        self.receiver.discard_next().map_err(|error| self.end_if_broken(error))
     }
 
     /// A handle that ends a blocked call of this port from another thread.
@@ -394,17 +393,13 @@ impl MessagePort {
         }
     }
 
-    #[inline(never)]
-    fn look_closely(&self) -> Result<Option<MessageEvent<'_>>, RecvError> {
-        self.end_if_broken(self.receiver.look_closely())
-    }
-
     /// A port whose peer broke the protocol is closed in both directions.
-    pub(crate) fn end_if_broken<T>(&self, answer: Result<T, RecvError>) -> Result<T, RecvError> {
-        if let Err(RecvError::Closed { reason: CloseReason::Corrupt(_) }) = answer {
+    #[cold]
+    pub(crate) fn end_if_broken(&self, error: RecvError) -> RecvError {
+        if let RecvError::Closed { reason: CloseReason::Corrupt(_) } = error {
             self.sender.close();
         }
-        answer
+        error
     }
 
     pub(crate) fn sender(&self) -> &Sender {

@@ -2,6 +2,7 @@
 
 use crate::error::{CloseReason, RecvError};
 use crate::link::endpoint::Endpoint;
+use crate::link::payload::Ticket;
 use crate::link::receiving::Receiving;
 use crate::port::cancel::{Canceller, Switch};
 use crate::port::event::MessageEvent;
@@ -55,10 +56,8 @@ impl Receiver {
     /// [`RecvError::OutOfMemory`] if there is no memory for a copy.
     #[inline]
     pub fn try_recv(&self) -> Result<Option<MessageEvent<'_>>, RecvError> {
-        match self.take_at_once() {
-            Some(event) => Ok(Some(event)),
-            None => self.look_closely(),
-        }
+        let payload = self.receiving.borrow_mut().poll()?;
+        Ok(payload.map(|payload| MessageEvent::new(payload, self)))
     }
 
     /// Steps over the next message unread, if one is there. See
@@ -105,27 +104,14 @@ impl Receiver {
         self.receiving.borrow_mut().leave(farewell);
     }
 
-    /// The next message if it is plain to see; otherwise `look_closely` tells.
-    #[inline(always)]
-    pub(crate) fn take_at_once(&self) -> Option<MessageEvent<'_>> {
-        let payload = self.receiving.borrow_mut().take_at_once()?;
-        Some(MessageEvent::new(payload, self))
-    }
-
-    #[inline(never)]
-    pub(crate) fn look_closely(&self) -> Result<Option<MessageEvent<'_>>, RecvError> {
-        let payload = self.receiving.borrow_mut().poll()?;
-        Ok(payload.map(|payload| MessageEvent::new(payload, self)))
-    }
-
     /// Whether a look would find something.
     pub(crate) fn has_news(&self) -> bool {
         self.receiving.borrow().has_news()
     }
 
     #[inline(always)]
-    pub(crate) fn give_back(&self, is_copy: bool, ticket: u64) {
-        self.receiving.borrow_mut().give_back(is_copy, ticket);
+    pub(crate) fn give_back(&self, ticket: Ticket) {
+        self.receiving.borrow_mut().give_back(ticket);
     }
 
     pub(crate) fn prepare_wait(&self) -> Result<Wait, RecvError> {
