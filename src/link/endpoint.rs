@@ -106,8 +106,13 @@ impl Endpoint {
         self.over.load(Ordering::Relaxed)
     }
 
-    /// How the peer broke the protocol, if it did.
+    /// Whether the peer broke the protocol.
     #[inline]
+    pub(crate) fn is_corrupt(&self) -> bool {
+        self.is_over() && self.corrupt.get().is_some()
+    }
+
+    /// How the peer broke the protocol, if it did.
     pub(crate) fn corruption(&self) -> Option<CloseReason> {
         if !self.is_over() {
             return None;

@@ -35,9 +35,9 @@ pub fn attach_region(data: &[u8]) {
     let Ok((mut sending, mut receiving)) = transfer::unpack(&capsule, descriptors) else { return };
     for _ in 0..64 {
         match receiving.poll() {
-            Ok(Some(delivery)) => {
-                assert!(delivery.payload.bytes().len() as u64 <= LIMIT);
-                receiving.give_back(delivery.payload);
+            Ok(Some(payload)) => {
+                assert!(payload.bytes().len() as u64 <= LIMIT);
+                receiving.give_back(payload.ticket());
             }
             Ok(None) => break,
             Err(_) => break,

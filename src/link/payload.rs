@@ -241,7 +241,11 @@ impl Payload {
     /// What to give back once nobody needs the bytes.
     #[inline(always)]
     pub(crate) fn ticket(&self) -> Ticket {
-        if self.traits & IS_COPY != 0 { Ticket::Slot(self.ticket) } else { Ticket::Lent(self.ticket) }
+        if self.traits & IS_COPY != 0 {
+            Ticket::Slot(self.ticket)
+        } else {
+            Ticket::Lent(self.ticket)
+        }
     }
 
     /// The message.

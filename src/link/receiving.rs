@@ -186,7 +186,7 @@ impl Receiving {
     /// nothing more: `settle` does.
     #[inline(always)]
     fn take_at_once(&mut self) -> Option<Payload> {
-        if self.ended.is_some() || self.end.is_over() {
+        if self.ended.is_some() || self.end.is_corrupt() {
             return None;
         }
         let record = self.consumer.glance()?;

@@ -204,10 +204,14 @@ impl Scene {
     fn consumer_reads(&mut self) {
         let before = self.consumer.position();
         let tail = self.memory.lane().producer.tail.load(Ordering::Relaxed);
-        match self.consumer.peek() {
+        let glance = self.consumer.glance();
+        let peek = self.consumer.peek();
+        assert!(glance.is_none_or(|record| peek == Ok(Peek::Message(record))), "a wrong glance");
+        match peek {
             Ok(Peek::Message(record)) => {
                 self.check_record(&record);
                 assert_eq!(self.consumer.peek(), Ok(Peek::Message(record)), "a second look");
+                assert_eq!(self.consumer.glance(), Some(record), "plain to see by now");
                 let _bytes = read_payload(&self.memory, &record);
                 self.consumer.take(&record);
                 assert!(distance(self.consumer.position(), before) <= self.geometry.limit());
@@ -252,9 +256,11 @@ impl Scene {
         let len = script.len(&self.geometry);
         match choice % 8 {
             0..=2 => {
-                if let Ok(plan) = self.producer.plan(len) {
+                let plain = self.producer.plan_in_run(len);
+                if let Some(plan) = plain.or_else(|| self.producer.plan(len).ok()) {
                     let _place = self.memory.bytes(plan.payload_offset(), len);
                     self.producer.stage(plan, len as u32, Format::Bytes);
+                    self.producer.renew_run(self.geometry.capacity());
                     let _wake = self.producer.commit();
                 }
             }

@@ -170,8 +170,10 @@ impl Rig {
     /// Plans, and holds the answer against what a plan promises.
     pub(crate) fn plan(&mut self, len: u64) -> Result<Plan, Refusal> {
         let before = self.producer_state();
+        let plain = self.producer.plan_in_run(len);
         let plan = self.producer.plan(len);
         assert_eq!(self.producer_state(), before, "a plan changed something");
+        assert!(plain.is_none() || plain == plan.ok(), "a plain place is not the right one");
         let too_large = len > self.geometry.largest_message();
         match &plan {
             Ok(plan) => self.check_plan(plan),
@@ -210,7 +212,10 @@ impl Rig {
 
     /// Takes the next message; its bytes must be what was posted. Says whether there was one.
     pub(crate) fn take(&mut self) -> bool {
-        match self.consumer.peek().expect("an honest peer") {
+        let glance = self.consumer.glance();
+        let peek = self.consumer.peek().expect("an honest peer");
+        assert!(glance.is_none_or(|record| peek == Peek::Message(record)), "a wrong glance");
+        match peek {
             Peek::Empty => {
                 assert!(self.committed.is_empty(), "{} messages are lost", self.committed.len());
                 false
@@ -219,6 +224,7 @@ impl Rig {
                 let message = self.committed.pop_front().expect("a message that nobody sent");
                 self.compare(&record, &message);
                 assert_eq!(self.consumer.peek(), Ok(Peek::Message(record)), "a second look");
+                assert_eq!(self.consumer.glance(), Some(record), "plain to see by now");
                 self.consumer.take(&record);
                 self.taken.push_back((record, message));
                 true
@@ -323,15 +329,23 @@ impl Rig {
         self.producer.stage(plan, len, format);
         self.staged.push_back(message);
         self.posted += 1;
+        // As the link does, with more and with fewer pages made.
+        if !self.producer.has_run() {
+            self.producer.renew_run(self.geometry.capacity() >> (self.posted % 3));
+        }
     }
 
     fn post_open(&mut self, wish: u64, len: u64) {
         let before = self.producer_state();
+        let plain = self.producer.plan_open_in_run(wish);
         let plan = self.producer.plan_open(wish).expect("an honest peer");
         assert_eq!(self.producer_state(), before, "a plan changed something");
-        let Some(plan) = plan else { return };
+        let Some(plan) = plain.or(plan) else { return };
         self.check_plan(&plan);
-        assert!(plan.payload_room() <= wish.next_multiple_of(16), "more room than asked for");
+        match plain {
+            Some(_) => assert!(plan.payload_room() >= wish, "less room than asked for"),
+            None => assert!(plan.payload_room() <= wish.next_multiple_of(16), "more room"),
+        }
         self.write(plan, len.min(plan.payload_room()));
     }
 

@@ -1,12 +1,12 @@
 //! Room: what fits, what never fits, and what waits for what.
 
 use crate::ring::consumer::Peek;
-use crate::ring::cursor::Cursor;
+use crate::ring::cursor::{Cursor, distance};
 use crate::ring::harness::{Op, Rig};
 use crate::ring::notifier::{Sleep, Wait, Wake};
 use crate::ring::producer::Refusal;
 use crate::ring::segment::Geometry;
-use crate::wire::record::HEADER_LEN;
+use crate::wire::record::{HEADER_LEN, record_len};
 
 /// Lanes of one segment and of several, small enough to try every place.
 fn small_geometries() -> impl Iterator<Item = Geometry> {
@@ -239,4 +239,34 @@ fn a_wait_that_cannot_help_is_ready_at_once() {
     rig.send(0);
     rig.take();
     assert_eq!(rig.consumer.release(rig.consumer.position()), Wake::Nobody);
+}
+
+/// Plain room ends with the segment, with the pages that are made, and with what is not released;
+/// and up to there it is used.
+#[test]
+fn plain_room_goes_as_far_as_it_may_and_no_further() {
+    let geometry = Geometry::new(256, 1024);
+    for cursor in cursors(geometry).filter(|cursor| cursor.segment == 0) {
+        for (unread, made) in [0, 1, 3]
+            .into_iter()
+            .flat_map(|unread| [0, 16, 64, 240, 256].into_iter().map(move |made| (unread, made)))
+        {
+            let mut rig = Rig::at(geometry, cursor);
+            (0..unread).for_each(|_| rig.send(16));
+            rig.producer.renew_run(made);
+            let here = rig.producer.cursor();
+            let (index, used) = (here.index(&geometry), distance(here.position, cursor.position));
+            for len in 0..=geometry.largest_message() {
+                let record = record_len(len);
+                let is_made = made == 256 || index + record + 16 <= made;
+                let is_free = used + record + 16 <= 256;
+                let is_plain = len <= 96 && index + record <= 256 && is_made && is_free;
+                assert_eq!(
+                    rig.producer.plan_in_run(len).is_some(),
+                    is_plain && here.segment == 0,
+                    "{len} bytes at {index}, {used} used, {made} made"
+                );
+            }
+        }
+    }
 }
