@@ -2,13 +2,13 @@
 
 use crate::error::{ParentPortError, SpawnError};
 use crate::link::transfer;
-use crate::os::{process, socket};
+use crate::os::process::{self, Unclaimed};
+use crate::os::socket;
 use crate::port::MessagePort;
 use crate::port::channel::{ChannelBuilder, MessageChannel};
 use std::io;
 use std::os::fd::AsFd;
 use std::process::{Child, Command, ExitStatus};
-use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 /// A child process that has the other end of a port, as a worker on the web has.
@@ -183,19 +183,13 @@ impl Drop for Worker {
 /// }
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
-#[allow(unsafe_code)]
 pub fn parent_port() -> Result<MessagePort, ParentPortError> {
-    let not_a_worker = || ParentPortError::NotAWorker { variable: VARIABLE };
-    let value = std::env::var(VARIABLE).map_err(|_| not_a_worker())?;
-    static TAKEN: Mutex<bool> = Mutex::new(false);
-    let mut taken = TAKEN.lock().unwrap_or_else(PoisonError::into_inner);
-    if *taken {
-        return Err(ParentPortError::AlreadyTaken);
-    }
-    // SAFETY: the parent left this descriptor open for us alone, and under the lock it is claimed
-    // once.
-    let descriptor = unsafe { process::claim(&value) }.ok_or_else(not_a_worker)?;
-    *taken = true;
+    let not_a_worker = ParentPortError::NotAWorker { variable: VARIABLE };
+    let Ok(value) = std::env::var(VARIABLE) else { return Err(not_a_worker) };
+    let descriptor = process::claim(&value).map_err(|unclaimed| match unclaimed {
+        Unclaimed::Taken => ParentPortError::AlreadyTaken,
+        Unclaimed::NotOurs => not_a_worker,
+    })?;
     Ok(MessagePort::new(transfer::receive(descriptor.as_fd())?))
 }
 

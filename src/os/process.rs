@@ -1,4 +1,4 @@
-//! What starting and ending a child takes: one inherited descriptor, pidfd_open(2).
+//! What starting and ending a child takes: one inherited descriptor, pidfd_open(2), waitid(2).
 #![allow(unsafe_code)]
 
 use crate::error::SystemError;
@@ -6,11 +6,14 @@ use crate::os::{named, poll};
 use nix::errno::Errno;
 use nix::fcntl::{FcntlArg, FdFlag, fcntl};
 use nix::sys::stat::fstat;
+use nix::sys::wait::{Id, WaitPidFlag, WaitStatus, waitid};
+use nix::unistd::Pid;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 use std::os::unix::process::CommandExt;
 use std::process::{Child, Command};
-use std::time::Duration;
+use std::sync::{Mutex, PoisonError};
+use std::time::{Duration, Instant};
 
 /// Starts `command` with `descriptor` open in the child, under the number that `variable` names.
 /// No other child of this process inherits it.
@@ -35,13 +38,31 @@ pub(crate) fn spawn_with_descriptor(
     command.spawn().map_err(|source| SystemError { call: "spawn", source })
 }
 
+/// Why an inherited descriptor is not given out.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Unclaimed {
+    /// It was, before.
+    Taken,
+    /// It is not here: the value was meant for another process, one that passed its environment on.
+    NotOurs,
+}
+
 /// Takes the descriptor that `value` names, as `spawn_with_descriptor` wrote it into the
-/// environment. `None` if that descriptor is not here, so that the value was meant for another
-/// process: one that passed its environment on.
-///
-/// # Safety
-/// Nothing else in this process may own the descriptor: this is called once.
-pub(crate) unsafe fn claim(value: &str) -> Option<OwnedFd> {
+/// environment: once in the life of this process, which nothing else here can own.
+pub(crate) fn claim(value: &str) -> Result<OwnedFd, Unclaimed> {
+    static TAKEN: Mutex<bool> = Mutex::new(false);
+    let mut taken = TAKEN.lock().unwrap_or_else(PoisonError::into_inner);
+    if *taken {
+        return Err(Unclaimed::Taken);
+    }
+    let number = inherited(value).ok_or(Unclaimed::NotOurs)?;
+    *taken = true;
+    // SAFETY: it is open, it is the one that was left for us, and under the lock it is taken once.
+    Ok(unsafe { OwnedFd::from_raw_fd(number) })
+}
+
+/// The number of the inherited descriptor, which is closed on exec from now on.
+fn inherited(value: &str) -> Option<RawFd> {
     let (number, expected) = value.split_once(':')?;
     let number: RawFd = number.parse().ok().filter(|number| *number > 2)?;
     // SAFETY: borrowed for calls which answer with EBADF if it is not open.
@@ -55,9 +76,7 @@ pub(crate) unsafe fn claim(value: &str) -> Option<OwnedFd> {
         return None;
     }
     fcntl(borrowed, FcntlArg::F_SETFD(FdFlag::FD_CLOEXEC)).ok()?;
-    // SAFETY: it is open, it is the one that was left for us, and the caller says that nothing else
-    // owns it.
-    Some(unsafe { OwnedFd::from_raw_fd(number) })
+    Some(number)
 }
 
 fn inode(descriptor: BorrowedFd<'_>) -> Result<u64, SystemError> {
@@ -66,18 +85,36 @@ fn inode(descriptor: BorrowedFd<'_>) -> Result<u64, SystemError> {
 
 /// Waits until `child` has ended, at most for `timeout`. Says whether it has. Does not reap it.
 pub(crate) fn wait_exit(child: &Child, timeout: Duration) -> Result<bool, SystemError> {
-    // SAFETY: the call takes two integers. The child is not reaped yet, so the number is its own.
-    let answer = unsafe { libc::syscall(libc::SYS_pidfd_open, child.id() as libc::pid_t, 0) };
-    let number = Errno::result(answer).map_err(named("pidfd_open"))? as RawFd;
-    // SAFETY: the kernel has just made this descriptor for us.
-    let pidfd = unsafe { OwnedFd::from_raw_fd(number) };
-    let deadline = std::time::Instant::now() + timeout;
+    let deadline = Instant::now() + timeout;
+    // Where a sandbox refuses the call, the child is looked at from time to time.
+    let Ok(pidfd) = pidfd_of(child) else { return wait_exit_by_looking(child, deadline) };
     loop {
-        let left = deadline.saturating_duration_since(std::time::Instant::now());
+        let left = deadline.saturating_duration_since(Instant::now());
         poll::wait_readable(&[pidfd.as_fd()], Some(left))?;
         let ended = poll::is_readable(pidfd.as_fd());
         if ended || left.is_zero() {
             return Ok(ended);
         }
+    }
+}
+
+fn pidfd_of(child: &Child) -> Result<OwnedFd, SystemError> {
+    // SAFETY: the call takes two integers. The child is not reaped yet, so the number is its own.
+    let answer = unsafe { libc::syscall(libc::SYS_pidfd_open, child.id() as libc::pid_t, 0) };
+    let number = Errno::result(answer).map_err(named("pidfd_open"))? as RawFd;
+    // SAFETY: the kernel has just made this descriptor for us.
+    Ok(unsafe { OwnedFd::from_raw_fd(number) })
+}
+
+fn wait_exit_by_looking(child: &Child, deadline: Instant) -> Result<bool, SystemError> {
+    let id = || Id::Pid(Pid::from_raw(child.id() as libc::pid_t));
+    let look = WaitPidFlag::WEXITED | WaitPidFlag::WNOHANG | WaitPidFlag::WNOWAIT;
+    loop {
+        let status = waitid(id(), look).map_err(named("waitid"))?;
+        let ended = status != WaitStatus::StillAlive;
+        if ended || Instant::now() >= deadline {
+            return Ok(ended);
+        }
+        std::thread::sleep(Duration::from_millis(1));
     }
 }

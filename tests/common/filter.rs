@@ -1,19 +1,73 @@
-//! A kernel that ends this process at one certain call: a seccomp filter.
+//! Makes the kernel answer a call as an older or a poorer one would, or end this process at it: a
+//! seccomp filter. Each test uses a part of it.
+#![allow(dead_code)]
 
-use libc::{BPF_ABS, BPF_JEQ, BPF_JMP, BPF_K, BPF_LD, BPF_RET, BPF_W, c_long, c_ulong};
-use libc::{sock_filter, sock_fprog};
 use std::io;
+
+use libc::{BPF_ABS, BPF_JEQ, BPF_JMP, BPF_JSET, BPF_K, BPF_LD, BPF_RET, BPF_W};
+use libc::{c_int, c_long, c_ulong, sock_filter, sock_fprog};
+
+/// Which calls of a kind are meant, by the low half of one argument.
+#[derive(Clone, Copy)]
+pub enum When {
+    Always,
+    /// The argument with this index is that value.
+    Equals(u32, u32),
+    /// The argument with this index has one of these bits.
+    HasBits(u32, u32),
+}
+
+/// From here on, in this thread and in those that it starts, the kernel answers `number` with
+/// `errno`. Nothing takes it back.
+///
+/// The processor's mode is not asked for, as filters for defence must: a test makes no calls of
+/// another architecture.
+pub fn answer(number: c_long, when: When, errno: c_int) -> io::Result<()> {
+    act(number, when, libc::SECCOMP_RET_ERRNO | errno as u32)
+}
 
 /// From here on the kernel kills this process, by SIGSYS, when this thread makes the call.
 pub fn kill_at(number: c_long) -> io::Result<()> {
-    let step = |code: u32, jf, k| sock_filter { code: code as u16, jt: 0, jf, k };
-    let mut program = [
-        // The number is the first word of `struct seccomp_data`.
-        step(BPF_LD | BPF_W | BPF_ABS, 0, 0),
-        step(BPF_JMP | BPF_JEQ | BPF_K, 1, number as u32),
-        step(BPF_RET | BPF_K, 0, libc::SECCOMP_RET_KILL_PROCESS),
-        step(BPF_RET | BPF_K, 0, libc::SECCOMP_RET_ALLOW),
-    ];
+    act(number, When::Always, libc::SECCOMP_RET_KILL_PROCESS)
+}
+
+fn act(number: c_long, when: When, action: u32) -> io::Result<()> {
+    // Offsets in `struct seccomp_data`: the number, and the low half of each argument.
+    let mut program = vec![load(0), unless(BPF_JEQ, number as u32)];
+    match when {
+        When::Always => {}
+        When::Equals(index, value) => {
+            program.extend([load(16 + 8 * index), unless(BPF_JEQ, value)]);
+        }
+        When::HasBits(index, bits) => {
+            program.extend([load(16 + 8 * index), unless(BPF_JSET, bits)]);
+        }
+    }
+    program.push(give(action));
+    program.push(give(libc::SECCOMP_RET_ALLOW));
+    let last = program.len() - 1;
+    for (at, step) in program.iter_mut().enumerate() {
+        if step.code as u32 & 7 == BPF_JMP {
+            step.jf = (last - at - 1) as u8;
+        }
+    }
+    install(&mut program)
+}
+
+fn load(offset: u32) -> sock_filter {
+    sock_filter { code: (BPF_LD | BPF_W | BPF_ABS) as u16, jt: 0, jf: 0, k: offset }
+}
+
+/// Goes on if the test holds, else to the last step; how far that is, is filled in later.
+fn unless(test: u32, value: u32) -> sock_filter {
+    sock_filter { code: (BPF_JMP | test | BPF_K) as u16, jt: 0, jf: 0, k: value }
+}
+
+fn give(answer: u32) -> sock_filter {
+    sock_filter { code: (BPF_RET | BPF_K) as u16, jt: 0, jf: 0, k: answer }
+}
+
+fn install(program: &mut [sock_filter]) -> io::Result<()> {
     let filter = sock_fprog { len: program.len() as u16, filter: program.as_mut_ptr() };
     // Without this only root may install a filter.
     // SAFETY: this call takes numbers only.

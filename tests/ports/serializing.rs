@@ -1,6 +1,6 @@
 //! Values whose `Serialize` does what it should not.
 
-use super::{assert_empty, assert_works, bounded, channel};
+use super::{assert_empty, assert_works, channel};
 use crate::common::{receive, receive_end, receive_text, refusal};
 use messageport::rkyv::rancor::{Fallible, Source, fail};
 use messageport::rkyv::ser::Writer;
@@ -62,6 +62,11 @@ where
     }
 }
 
+/// A channel whose first segment takes messages of 2,016 bytes at the most.
+fn growing() -> MessageChannel {
+    MessageChannel::builder().capacity(4096).limit(1 << 20).build().expect("a channel")
+}
+
 #[test]
 fn a_value_that_refuses_is_an_error_with_its_own_words() {
     let MessageChannel { port1, port2 } = channel();
@@ -75,9 +80,9 @@ fn a_value_that_refuses_is_an_error_with_its_own_words() {
 
 #[test]
 fn a_value_that_changes_its_length_is_an_error_and_nothing_is_posted() {
-    let MessageChannel { port1, port2 } = bounded();
-    // The first length exceeds the guess, so that the value is serialised again.
-    for (len, again) in [(1500, 1499), (1500, 1501), (1500, 0), (1000, 1_000_000), (900, 2016)] {
+    let MessageChannel { port1, port2 } = growing();
+    // The first length exceeds the room at hand, so that the value is serialised again.
+    for (len, again) in [(3000, 2999), (3000, 3001), (3000, 0), (2100, 1_000_000), (2900, 3016)] {
         let calls = Cell::new(0);
         let odd = Odd(|| {
             calls.set(calls.get() + 1);
@@ -93,8 +98,8 @@ fn a_value_that_changes_its_length_is_an_error_and_nothing_is_posted() {
 #[test]
 fn a_value_that_panics_leaves_a_port_that_works() {
     std::panic::set_hook(Box::new(|_| {}));
-    let MessageChannel { port1, port2 } = bounded();
-    for (len, call) in [(0, 1), (100, 1), (1500, 1), (1500, 2)] {
+    let MessageChannel { port1, port2 } = growing();
+    for (len, call) in [(0, 1), (100, 1), (3000, 1), (3000, 2)] {
         let calls = Cell::new(0);
         let odd = Odd(|| {
             calls.set(calls.get() + 1);
