@@ -116,11 +116,9 @@ pub enum PostError {
         /// Which end closed it, and how.
         reason: CloseReason,
     },
-    /// The lane holds as much unread as its limit allows, or the rest is too short for this one.
-    #[error(
-        "no room for a message of {len} bytes: {unread} of at most {limit} bytes are unread; \
-         wait for room, or give the channel a higher limit"
-    )]
+    /// The lane holds as much unread as its limit allows, or the rest is too short for this one; or
+    /// the socket beside it holds as many unread packets of transferables as it can.
+    #[error("no room for a message of {len} bytes: {}", full(.unread, .limit, .is_socket))]
     QueueFull {
         /// Bytes of the message.
         len: u64,
@@ -128,6 +126,8 @@ pub enum PostError {
         unread: u64,
         /// Most bytes of a lane.
         limit: u64,
+        /// Whether it is the queue of transferables that is full, and not the lane.
+        is_socket: bool,
     },
     /// It can never fit this channel.
     #[error(
@@ -147,6 +147,42 @@ pub enum PostError {
     /// The value could not be serialised.
     #[error("the message could not be serialised: {0}")]
     Serialize(#[source] rkyv::rancor::Error),
+    /// More is to move with one message than one packet takes.
+    #[error(
+        "{transferables} transferables with {descriptors} descriptors are too many for one message: \
+         it takes {max_transferables} and {max_descriptors}, a port having three; post several"
+    )]
+    TooManyTransferables {
+        /// Transferables in the list.
+        transferables: usize,
+        /// Descriptors that they have together.
+        descriptors: usize,
+        /// Most transferables of a message.
+        max_transferables: usize,
+        /// Most descriptors of a message.
+        max_descriptors: usize,
+    },
+    /// The list has the other end of the very channel that the message would go through: nobody
+    /// could receive it there. (HTML loses the message and the port.)
+    #[error("transferable {index} is the other end of the channel that is to carry it")]
+    TransferLoop {
+        /// Place in the list.
+        index: usize,
+    },
+    /// The list has a port that was closed here.
+    #[error("transferable {index} is a closed port")]
+    Detached {
+        /// Place in the list.
+        index: usize,
+    },
+    /// This user has too many descriptors in flight: more than `RLIMIT_NOFILE`, all sockets counted.
+    #[error(
+        "too many descriptors are in flight: wait until some were received, or raise RLIMIT_NOFILE"
+    )]
+    TooManyInFlight,
+    /// The peer has chosen not to receive descriptors.
+    #[error("the peer takes no transferables")]
+    Refused,
     /// The time was up before there was room.
     #[error("no room for the message within the time given")]
     Timeout,
@@ -179,6 +215,16 @@ pub enum RecvError {
     /// A [`Canceller`](crate::Canceller) ended the wait.
     #[error("the wait for a message was cancelled")]
     Cancelled,
+    /// This process cannot have as many more descriptors as move with the next message. It stays in
+    /// the queue for a tenth of a second of tries; then it comes without them.
+    #[error(
+        "the next message needs {needed} descriptors: close some, or raise RLIMIT_NOFILE, \
+         and receive again"
+    )]
+    OutOfDescriptors {
+        /// Descriptors of the message.
+        needed: u16,
+    },
     /// No memory for a private copy of the next message, which stays in the queue.
     #[error("no memory for a copy of the next message, of {len} bytes")]
     OutOfMemory {
@@ -218,6 +264,75 @@ pub enum MessageError {
     /// The bytes are not UTF-8.
     #[error("the message is no text: {0}")]
     NotText(#[source] std::str::Utf8Error),
+    /// What moved with the message was lost: this process could have no more descriptors.
+    #[error("what moved with the message is lost: no room for its {descriptors} descriptors")]
+    Lost {
+        /// Descriptors that it had.
+        descriptors: u16,
+    },
+    /// Nothing of that kind moved with the message, or all of it was taken.
+    #[error("no {kind} is left in the message")]
+    NothingLeft {
+        /// What was asked for.
+        kind: &'static str,
+    },
+    /// What moved with the message as a port is none that can be used.
+    #[error(transparent)]
+    Port(AttachError),
+    /// What moved with the message as a buffer is none that can be used.
+    #[error(transparent)]
+    Buffer(BufferError),
+}
+
+/// Why a [`Buffer`](crate::Buffer) cannot be made or used.
+#[derive(Debug, Error)]
+#[non_exhaustive]
+pub enum BufferError {
+    /// It can no longer be written: it was received, sealed or posted. `into_mut` makes a private
+    /// copy.
+    #[error("the buffer is sealed: take a private copy by `into_mut`")]
+    Sealed,
+    /// It would exceed `RLIMIT_FSIZE`.
+    #[error("a buffer of {len} bytes exceeds RLIMIT_FSIZE ({allowed} bytes)")]
+    TooLarge {
+        /// Bytes asked for.
+        len: u64,
+        /// Bytes that the limit allows.
+        allowed: u64,
+    },
+    /// What the peer sent is not memory that nobody can change.
+    #[error("what was sent is no buffer: {what}")]
+    Refused {
+        /// What is wrong with it.
+        what: &'static str,
+    },
+    /// The value could not be serialised.
+    #[error("the value could not be serialised: {0}")]
+    Serialize(#[source] rkyv::rancor::Error),
+    /// The value took another length when it was serialised again.
+    #[error("the value took {len} bytes at first and {again} bytes when it was serialised again")]
+    LengthChanged {
+        /// Bytes at first.
+        len: usize,
+        /// Bytes then.
+        again: usize,
+    },
+    /// The bytes are not a valid archive of the type.
+    #[error("the buffer holds no valid archive of {expected}: {source}")]
+    Invalid {
+        /// Name of the type.
+        expected: &'static str,
+        /// What the validation found.
+        source: rkyv::rancor::Error,
+    },
+    /// The kernel refused a call.
+    #[error("{call}: {source}")]
+    Io {
+        /// The call.
+        call: &'static str,
+        /// Its error.
+        source: io::Error,
+    },
 }
 
 /// A port carries another schema than was required.
@@ -298,6 +413,16 @@ pub enum ParentPortError {
     Attach(#[from] AttachError),
 }
 
+fn full(unread: &u64, limit: &u64, is_socket: &bool) -> String {
+    match is_socket {
+        true => "the queue of transferables is full; wait until some were received".to_owned(),
+        false => format!(
+            "{unread} of at most {limit} bytes are unread; \
+             wait for room, or give the channel a higher limit"
+        ),
+    }
+}
+
 impl From<SystemError> for ChannelError {
     fn from(SystemError { call, source }: SystemError) -> Self {
         ChannelError::Io { call, source }
@@ -313,6 +438,12 @@ impl From<SystemError> for PostError {
 impl From<SystemError> for RecvError {
     fn from(SystemError { call, source }: SystemError) -> Self {
         RecvError::Io { call, source }
+    }
+}
+
+impl From<SystemError> for BufferError {
+    fn from(SystemError { call, source }: SystemError) -> Self {
+        BufferError::Io { call, source }
     }
 }
 

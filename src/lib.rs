@@ -70,18 +70,20 @@ mod sync;
 mod wire;
 
 pub use error::{
-    AttachError, ChannelError, CloseReason, Corruption, MessageError, ParentPortError, PostError,
-    RecvError, SchemaError, SpawnError,
+    AttachError, BufferError, ChannelError, CloseReason, Corruption, MessageError, ParentPortError,
+    PostError, RecvError, SchemaError, SpawnError,
 };
 #[cfg(not(loom))]
 pub use front::blocking::Iter;
+#[cfg(not(loom))]
+pub use link::buffer::{Buffer, BufferMut};
 #[cfg(not(loom))]
 pub use link::payload::{PayloadWriter, Post, PostSerializer};
 #[cfg(not(loom))]
 pub use meet::spawn::{Worker, parent_port};
 #[cfg(not(loom))]
 pub use port::{
-    JoinError, MessagePort,
+    IntoFdError, JoinError, MessagePort,
     burst::Burst,
     cancel::Canceller,
     channel::{ChannelBuilder, MessageChannel},
@@ -90,6 +92,7 @@ pub use port::{
     receiver::Receiver,
     sender::Sender,
     stats::{LaneStats, PortStats, Undelivered},
+    transfer::{TransferError, Transferable},
 };
 pub use rkyv;
 pub use wire::record::Format;

@@ -237,7 +237,7 @@ fn debug_output_shows_cursors_segments_and_flags() {
     let (sender, receiver) = port1.split();
     let text = format!("{sender:?} {receiver:?}");
     assert!(text.contains("tail") && text.contains("head"), "{text}");
-    let error = PostError::QueueFull { len: 5, unread: 6, limit: 7 }.to_string();
+    let error = PostError::QueueFull { len: 5, unread: 6, limit: 7, is_socket: false }.to_string();
     assert!(["5", "6", "7"].iter().all(|number| error.contains(number)), "{error}");
 }
 

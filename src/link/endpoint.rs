@@ -38,9 +38,7 @@ pub(crate) struct Sockets {
 impl Endpoint {
     pub(crate) fn new(region: Arc<Region>, side: usize, epoch: u64, sockets: Sockets) -> Endpoint {
         let Sockets { doorbell, attachments } = sockets;
-        for socket in [doorbell.as_fd(), attachments.as_fd()] {
-            socket::refuse_descriptors(socket);
-        }
+        socket::refuse_descriptors(doorbell.as_fd());
         Endpoint {
             region,
             side,
@@ -75,6 +73,11 @@ impl Endpoint {
 
     pub(crate) fn doorbell(&self) -> BorrowedFd<'_> {
         self.doorbell.as_fd()
+    }
+
+    /// The socket on which packets with descriptors travel.
+    pub(crate) fn attachments(&self) -> BorrowedFd<'_> {
+        self.attachments.as_fd()
     }
 
     /// What has to travel for this end to move, in the order of the capsule's descriptors.

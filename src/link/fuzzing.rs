@@ -1,7 +1,7 @@
 //! What the fuzzer runs on this floor: an end that somebody else made.
 
 use crate::link::region::Region;
-use crate::link::transfer;
+use crate::link::transfer::{self, Parts};
 use crate::os::socket;
 use crate::wire::frame::{CAPSULE_LEN, Capsule, Place};
 use crate::wire::layout::{AREA_OFFSET, RegionHeader, VERSION};
@@ -31,8 +31,8 @@ pub fn attach_region(data: &[u8]) {
     drop(region);
     let (doorbell, _peers_doorbell) = socket::stream_pair().expect("sockets are left");
     let (attachments, _peers_attachments) = socket::packet_pair().expect("sockets are left");
-    let descriptors = vec![memfd, doorbell, attachments];
-    let Ok((mut sending, mut receiving)) = transfer::unpack(&capsule, descriptors) else { return };
+    let parts = Parts::new(capsule, [memfd, doorbell, attachments]);
+    let Ok((mut sending, mut receiving)) = transfer::unpack(parts, false) else { return };
     for _ in 0..64 {
         match receiving.poll() {
             Ok(Some(payload)) => {
@@ -60,6 +60,8 @@ fn honest_capsule() -> Capsule {
         schema: 0,
         outgoing: place,
         incoming: place,
+        packets: 0,
+        is_trusted: false,
     }
 }
 
@@ -69,7 +71,7 @@ fn write(file: &File, offset: u64, bytes: &[u8]) {
 
 const CAPACITY: u64 = 4096;
 const LIMIT: u64 = 16_384;
-const _: () = assert!(VERSION == 1, "look at the honest capsule again");
+const _: () = assert!(VERSION == 2, "look at the honest capsule again");
 
 #[cfg(test)]
 mod tests {

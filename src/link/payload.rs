@@ -99,7 +99,6 @@ pub(crate) fn serialize<T: Post>(
     plan: Option<&Plan>,
     arena: &mut Arena,
 ) -> Result<u64, Error> {
-    const { assert!(align_of::<T::Archived>() <= 16, "payloads are aligned to 16 bytes") };
     let writer = match plan {
         None => PayloadWriter::counting(),
         Some(plan) => PayloadWriter {
@@ -109,9 +108,27 @@ pub(crate) fn serialize<T: Post>(
             _room: PhantomData,
         },
     };
+    run(value, writer, arena).map(|written| written as u64)
+}
+
+/// Serialises `value` into `bytes`, which are 16-aligned unless there are none. Returns how many
+/// bytes it took or would have taken.
+pub(crate) fn serialize_to<T: Post>(value: &T, bytes: &mut [u8]) -> Result<usize, Error> {
+    let writer = PayloadWriter {
+        start: NonNull::from(&mut *bytes).cast(),
+        room: bytes.len(),
+        written: 0,
+        _room: PhantomData,
+    };
+    run(value, writer, &mut Arena::new())
+}
+
+#[inline(always)]
+fn run<T: Post>(value: &T, writer: PayloadWriter<'_>, arena: &mut Arena) -> Result<usize, Error> {
+    const { assert!(align_of::<T::Archived>() <= 16, "payloads are aligned to 16 bytes") };
     let mut serializer = Serializer::new(writer, arena.acquire(), Share::new());
     rkyv::api::serialize_using::<_, Error>(value, &mut serializer)?;
-    Ok(serializer.into_writer().written as u64)
+    Ok(serializer.into_writer().written)
 }
 
 /// Copies `bytes` to where `plan` says.

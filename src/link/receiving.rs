@@ -1,12 +1,15 @@
 //! The receiving half of one end: looks, copies out or lends, releases, wakes the sender.
 
 use crate::error::{CloseReason, Corruption, RecvError, SystemError};
+use crate::link::cargo::Parcel;
 use crate::link::endpoint::{Endpoint, Sleeper};
 use crate::link::payload::{Block, Payload, Ticket};
-use crate::ring::consumer::{Consumer, Peek};
+use crate::os::socket::{self, Received};
+use crate::ring::consumer::{Consumer, Peek, Record};
 use crate::ring::cursor::Cursor;
 use crate::ring::notifier::{Sleep, Wait, Wake};
-use crate::wire::record::{Farewell, record_len};
+use crate::wire::frame::MAX_PACKET_LEN;
+use crate::wire::record::{Beside, Farewell, record_len};
 use std::collections::{TryReserveError, VecDeque};
 use std::os::fd::BorrowedFd;
 use std::sync::Arc;
@@ -27,6 +30,21 @@ pub(crate) struct Receiving {
     ended: Option<CloseReason>,
     /// This end said that it reads no more.
     left: bool,
+    /// What moved with the messages that are alive, by their tickets.
+    parcels: Vec<(Ticket, Parcel)>,
+    /// Since when there is no room for the descriptors of the next message.
+    short_since: Option<Instant>,
+}
+
+/// What stands next when it is not plain to see.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Next {
+    /// Nothing.
+    Nothing,
+    /// A message that is plain to see by now.
+    Plain,
+    /// A message with a packet beside it.
+    Attached(Record),
 }
 
 impl Receiving {
@@ -43,6 +61,8 @@ impl Receiving {
             asked: Instant::now(),
             ended: None,
             left: false,
+            parcels: Vec::new(),
+            short_since: None,
         }
     }
 
@@ -58,11 +78,12 @@ impl Receiving {
             if let Some(payload) = self.take_at_once() {
                 return Ok(Some(payload));
             }
-            // Not plain although it was settled: a peer that rewrites it, and is heard next time.
-            if is_settled || !self.settle()? {
-                return Ok(None);
+            match self.settle()? {
+                Next::Attached(record) => return self.take_attached(&record),
+                // Not plain although it was settled: a peer that rewrites it, and is heard later.
+                Next::Plain if !is_settled => is_settled = true,
+                Next::Plain | Next::Nothing => return Ok(None),
             }
-            is_settled = true;
         }
     }
 
@@ -79,6 +100,9 @@ impl Receiving {
         }
         match self.consumer.peek() {
             Ok(Peek::Message(record)) => {
+                if record.beside != Beside::NOTHING {
+                    self.discard_packet(record.beside)?;
+                }
                 self.consumer.take(&record);
                 self.release_taken();
                 Ok(true)
@@ -87,6 +111,20 @@ impl Receiving {
             Ok(Peek::Empty) => Ok(false),
             Err(corruption) => Err(self.broken(corruption)),
         }
+    }
+
+    /// Discards the packet beside a message, whose ports then end as if this process had died.
+    fn discard_packet(&mut self, beside: Beside) -> Result<(), RecvError> {
+        self.short_since = None;
+        match self.receive_parcel(beside) {
+            Ok(parcel) => parcel.abandon(),
+            Err(RecvError::OutOfDescriptors { .. }) => {
+                self.short_since = None;
+                socket::discard_packet(self.end.attachments());
+            }
+            Err(error) => return Err(error),
+        }
+        Ok(())
     }
 
     /// Silences the doorbell, raises the flag and looks again: the order that loses nothing.
@@ -190,41 +228,127 @@ impl Receiving {
             return None;
         }
         let record = self.consumer.glance()?;
+        self.take(&record)
+    }
+
+    /// Lends or copies out a message. `None` if there is no memory for the copy.
+    #[inline(always)]
+    fn take(&mut self, record: &Record) -> Option<Payload> {
         self.empty_looks = 0;
         if self.end.is_trusted() {
-            self.consumer.take(&record);
+            self.consumer.take(record);
             let start = record.end.wrapping_sub(record_len(u64::from(record.len)));
             let ticket = self.lent.lend(start);
-            return Some(Payload::in_ring(self.consumer.memory(), &record, ticket));
+            return Some(Payload::in_ring(self.consumer.memory(), record, ticket));
         }
         let (ticket, blocks) = self.pool.next()?;
-        let payload = Payload::copied(self.consumer.memory(), &record, blocks, ticket)?;
+        let payload = Payload::copied(self.consumer.memory(), record, blocks, ticket)?;
         self.pool.take_next();
-        self.consumer.take(&record);
+        self.consumer.take(record);
         self.release(record.end);
         Some(payload)
     }
 
-    /// Finds out what stands next when that is not plain: passes control records, and makes room
-    /// for a copy. Says whether a message is ready.
+    /// Takes a message and the packet beside it, which `settle` has made memory ready for.
     #[cold]
-    fn settle(&mut self) -> Result<bool, RecvError> {
+    fn take_attached(&mut self, record: &Record) -> Result<Option<Payload>, RecvError> {
+        let mut parcel = self.receive_parcel(record.beside)?;
+        parcel.is_trusted = self.end.is_trusted();
+        let payload = self.take(record);
+        if let Some(payload) = &payload {
+            self.parcels.push((payload.ticket(), parcel));
+        }
+        Ok(payload)
+    }
+
+    /// Receives the packet that a record says is there. It left before the record was published, so
+    /// that it must be there; older ones are of posts that were never published.
+    fn receive_parcel(&mut self, beside: Beside) -> Result<Parcel, RecvError> {
+        let wrong = |found| Corruption::new("packet beside a message", found, beside.sequence);
+        let mut bytes = [0; MAX_PACKET_LEN + 1];
+        for _ in 0..MOST_ORPHANS {
+            let socket = self.end.attachments();
+            match socket::receive(socket, &mut bytes, usize::from(beside.descriptors))? {
+                Received::NoRoom => return self.short_of_descriptors(beside),
+                Received::CutOff => {
+                    self.short_since = None;
+                    return Ok(Parcel::lost(beside.descriptors));
+                }
+                Received::Nothing => return Err(self.broken(wrong(0))),
+                Received::Packet(len, descriptors) => {
+                    let count = descriptors.len();
+                    let Some((sequence, parcel)) = Parcel::open(&bytes[..len], descriptors) else {
+                        return Err(self.broken(wrong(count as u64)));
+                    };
+                    // Compared by distance, as sequences may wrap.
+                    let ahead = sequence.wrapping_sub(beside.sequence) as i64;
+                    if ahead == 0 && count == usize::from(beside.descriptors) {
+                        self.short_since = None;
+                        return Ok(parcel);
+                    }
+                    if ahead >= 0 {
+                        return Err(self.broken(wrong(sequence)));
+                    }
+                    parcel.abandon();
+                }
+            }
+        }
+        Err(self.broken(wrong(u64::from(MOST_ORPHANS))))
+    }
+
+    /// There is no room for the descriptors: the message waits for a while, and then comes without
+    /// them, lest a peer that sends more than this process can ever have should block the port.
+    fn short_of_descriptors(&mut self, beside: Beside) -> Result<Parcel, RecvError> {
+        let since = *self.short_since.get_or_insert_with(Instant::now);
+        if since.elapsed() < SHORTAGE {
+            return Err(RecvError::OutOfDescriptors { needed: beside.descriptors });
+        }
+        self.short_since = None;
+        if !socket::discard_packet(self.end.attachments()) {
+            return Err(self.broken(Corruption::new("packet beside a message", 0, 1)));
+        }
+        Ok(Parcel::lost(beside.descriptors))
+    }
+
+    /// What moved with a message that is alive, if anything is left of it.
+    pub(crate) fn parcel(&mut self, ticket: Ticket) -> Option<&mut Parcel> {
+        self.parcels.iter_mut().find(|(of, _)| *of == ticket).map(|(_, parcel)| parcel)
+    }
+
+    /// Takes out what nobody took, once the message goes.
+    #[inline(always)]
+    pub(crate) fn take_parcel(&mut self, ticket: Ticket) -> Option<Parcel> {
+        if self.parcels.is_empty() { None } else { self.find_parcel(ticket) }
+    }
+
+    #[cold]
+    fn find_parcel(&mut self, ticket: Ticket) -> Option<Parcel> {
+        let place = self.parcels.iter().position(|(of, _)| *of == ticket)?;
+        Some(self.parcels.swap_remove(place).1)
+    }
+
+    /// Finds out what stands next when that is not plain: passes control records, and makes room
+    /// for a copy.
+    #[cold]
+    fn settle(&mut self) -> Result<Next, RecvError> {
         if let Some(reason) = self.ended.or_else(|| self.end.corruption()) {
             return Err(self.end_with(reason));
         }
         loop {
             match self.consumer.peek() {
-                Ok(Peek::Message(_)) if self.end.is_trusted() => return Ok(true),
                 Ok(Peek::Message(record)) => {
                     let len = record.len as usize;
-                    let no_memory = RecvError::OutOfMemory { len: u64::from(record.len) };
-                    return self.pool.make_room(len).map(|()| true).map_err(|_| no_memory);
+                    if !self.end.is_trusted() && self.pool.make_room(len).is_err() {
+                        return Err(RecvError::OutOfMemory { len: u64::from(record.len) });
+                    }
+                    let is_plain = record.beside == Beside::NOTHING;
+                    return Ok(if is_plain { Next::Plain } else { Next::Attached(record) });
                 }
                 Ok(Peek::Closed(farewell)) => return Err(self.end_with(reason_of(farewell))),
                 Err(corruption) => return Err(self.broken(corruption)),
                 Ok(Peek::Empty) => {
                     if self.found_nothing()? == Wait::Sleep {
-                        return Ok(false);
+                        return Ok(Next::Nothing);
                     }
                 }
             }
@@ -260,8 +384,28 @@ impl Receiving {
     }
 
     fn end_with(&mut self, reason: CloseReason) -> RecvError {
+        if self.ended.is_none() {
+            // Packets without a record, of a peer that died between the two: a port in one of them
+            // would be neither owned nor closed for as long as this socket lives.
+            for _ in 0..MOST_PACKETS_AT_END {
+                if !socket::discard_packet(self.end.attachments()) {
+                    break;
+                }
+            }
+        }
         self.ended = Some(reason);
         RecvError::Closed { reason }
+    }
+
+    /// Publishes everything taken and passed, for the next owner of this end. Messages that are
+    /// still lent were leaked, as the end could not move otherwise.
+    pub(crate) fn release_everything(&mut self) {
+        self.release(self.consumer.position());
+    }
+
+    /// Whether this half was closed here, or has moved away.
+    pub(crate) fn is_finished(&self) -> bool {
+        self.left
     }
 
     /// Releases everything taken and passed so far.
@@ -392,6 +536,12 @@ fn reason_of(farewell: Farewell) -> CloseReason {
 const LOOKS_PER_CLOCK: u32 = 64;
 /// How often a receiver that only looks, and finds nothing, asks whether its peer is alive.
 const ASK_EVERY: Duration = Duration::from_millis(100);
+/// How long a message waits for room for its descriptors.
+const SHORTAGE: Duration = Duration::from_millis(100);
+/// Packets without a record that may stand before one with: an honest peer leaves none alive.
+const MOST_ORPHANS: u32 = 64;
+/// Packets that are closed at the end of the port; what is left goes with its socket.
+const MOST_PACKETS_AT_END: u32 = 20_000;
 /// Most buffers, and bytes in them, that are kept for later messages.
 const MOST_POOLED: usize = 16;
 const MOST_POOLED_BYTES: usize = 2 << 20;

@@ -28,6 +28,7 @@ pub(crate) struct Region {
     geometry: Geometry,
     schema: u64,
     pair_id: u128,
+    object: (u64, u64),
 }
 
 impl Region {
@@ -64,7 +65,8 @@ impl Region {
         })?;
         let geometry = Geometry::new(capacity, limit);
         let pair_id = random_id();
-        let region = Region { mapping, memfd, geometry, schema, pair_id };
+        let object = memfd::identity(&memfd)?;
+        let region = Region { mapping, memfd, geometry, schema, pair_id, object };
         region.mapping.leave_out_of_dumps(AREA_OFFSET..needed)?;
         region.write_identity();
         Ok(Arc::new(region))
@@ -73,15 +75,34 @@ impl Region {
     /// Maps a region that somebody else made, once everything about it was checked.
     ///
     /// `capacity`, `limit` and `schema` are what the other side said beside the descriptor; the
-    /// header must say the same. Header words are loaded once, here, and never again.
+    /// header must say the same. Header words are loaded once, here, and never again. On failure the
+    /// descriptor comes back: there may be address space or memory for it later.
     pub(crate) fn attach(
         memfd: OwnedFd,
         capacity: u64,
         limit: u64,
         schema: u64,
-    ) -> Result<Arc<Region>, AttachError> {
+    ) -> Result<Arc<Region>, (AttachError, OwnedFd)> {
+        match Region::map(&memfd, capacity, limit) {
+            Ok((mapping, geometry, object)) => {
+                let mut region = Region { mapping, memfd, geometry, schema, pair_id: 0, object };
+                match region.check_identity() {
+                    Ok(pair_id) => region.pair_id = pair_id,
+                    Err(error) => return Err((error, region.memfd)),
+                }
+                Ok(Arc::new(region))
+            }
+            Err(error) => Err((error, memfd)),
+        }
+    }
+
+    fn map(
+        memfd: &OwnedFd,
+        capacity: u64,
+        limit: u64,
+    ) -> Result<(Mapping, Geometry, (u64, u64)), AttachError> {
         let geometry = check_geometry(capacity, limit)?;
-        let nature = memfd::examine(&memfd)?;
+        let nature = memfd::examine(memfd)?;
         if !nature.sealed {
             let what = "the region lacks seals, or is no memfd";
             return Err(AttachError::NotAPort { what });
@@ -93,13 +114,11 @@ impl Region {
             let corruption = Corruption::new("region length", nature.len, region_len(limit));
             return Err(AttachError::Corrupt(corruption));
         }
-        let mapping = Mapping::new(&memfd, nature.len)?;
+        let mapping = Mapping::new(memfd, nature.len)?;
         // A hole here would cost the memory of one page; a header in a hole is zero and refused.
         mapping.populate(0..size_of::<RegionHeader>() as u64)?;
         mapping.leave_out_of_dumps(AREA_OFFSET..nature.len)?;
-        let mut region = Region { mapping, memfd, geometry, schema, pair_id: 0 };
-        region.pair_id = region.check_identity()?;
-        Ok(Arc::new(region))
+        Ok((mapping, geometry, nature.identity))
     }
 
     /// The shared memory of one direction: 0 from side 0 to side 1, 1 back.
@@ -145,6 +164,11 @@ impl Region {
 
     pub(crate) fn pair_id(&self) -> u128 {
         self.pair_id
+    }
+
+    /// Names the pair truly, which the number in the header does not: the peer can write there.
+    pub(crate) fn object(&self) -> (u64, u64) {
+        self.object
     }
 
     /// The descriptor of the memory.

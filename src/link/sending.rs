@@ -1,13 +1,15 @@
 //! The sending half of one end: makes pages, writes, commits, wakes, waits for room.
 
-use crate::error::{CloseReason, Corruption, PostError};
+use crate::error::{CloseReason, Corruption, PostError, SystemError};
+use crate::link::cargo::{self, Item};
 use crate::link::endpoint::{Endpoint, Sleeper};
 use crate::link::payload::{self, Block, Post};
 use crate::link::supply::Supply;
+use crate::os::socket;
 use crate::ring::cursor::Cursor;
 use crate::ring::notifier::{Sleep, Wait, Wake};
 use crate::ring::producer::{Plan, Producer, Refusal};
-use crate::wire::record::{Farewell, Format};
+use crate::wire::record::{Beside, Farewell, Format};
 use rkyv::rancor;
 use rkyv::ser::allocator::Arena;
 use std::cell::OnceCell;
@@ -31,6 +33,8 @@ pub(crate) struct Sending {
     reported: OnceCell<CloseReason>,
     /// Room for the message of the loan that is open, or was last.
     reserved: Reserved,
+    /// Packets that left, by this end and its former owners: the next one's sequence.
+    packets: u64,
 }
 
 /// Room for one message: posting it cannot fail.
@@ -44,7 +48,12 @@ struct Reserved {
 }
 
 impl Sending {
-    pub(crate) fn resume(end: Arc<Endpoint>, cursor: Cursor) -> Result<Sending, Corruption> {
+    /// A sending half that goes on at `cursor`, after so many packets.
+    pub(crate) fn resume(
+        end: Arc<Endpoint>,
+        cursor: Cursor,
+        packets: u64,
+    ) -> Result<Sending, Corruption> {
         let lane = end.outgoing();
         let memory = end.region().lane(lane);
         let producer = Producer::resume(memory, *end.region().geometry(), cursor)?;
@@ -59,52 +68,156 @@ impl Sending {
             ended: None,
             reported: OnceCell::new(),
             reserved: Reserved { plan: None, in_place: false, len: 0 },
+            packets,
         })
     }
 
     /// Serialises `value` into the ring and stages it; `commit` publishes.
     #[inline]
     pub(crate) fn stage_value<T: Post>(&mut self, value: &T) -> Result<(), PostError> {
-        // A little more than the last one took, and not so much that it belongs elsewhere.
-        let wish = (self.last_len + self.last_len / 8).clamp(LEAST_WISH, MOST_WISH);
-        if self.is_over() {
-            return self.refuse_closed();
-        }
-        let plan = match self.producer.plan_open_in_run(wish) {
-            Some(plan) => plan,
-            None => match self.plan_open(wish)? {
-                Some(plan) => plan,
-                None => return self.stage_value_counted(value, None),
-            },
-        };
-        let len = self.serialize(value, Some(&plan))?;
-        if len > plan.payload_room() {
-            return self.stage_value_counted(value, Some(len));
-        }
-        self.last_len = len;
-        self.stage(plan, len as u32, Format::Archive);
+        let (plan, len) = self.write_value(value)?;
+        self.stage(plan, len, Format::Archive);
         Ok(())
     }
 
-    /// The same, once the length is known or is to be found out.
+    /// Serialises `value` to where its record will stand; its plan and its length.
+    #[inline(always)]
+    fn write_value<T: Post>(&mut self, value: &T) -> Result<(Plan, u32), PostError> {
+        // A little more than the last one took, and not so much that it belongs elsewhere.
+        let wish = (self.last_len + self.last_len / 8).clamp(LEAST_WISH, MOST_WISH);
+        if !self.is_over()
+            && let Some(plan) = self.producer.plan_open_in_run(wish)
+        {
+            let len = self.serialize(value, Some(&plan))?;
+            if len <= plan.payload_room() {
+                self.last_len = len;
+                return Ok((plan, len as u32));
+            }
+            return self.write_value_again(value, len);
+        }
+        self.write_value_with_thought(value, wish)
+    }
+
     #[cold]
-    fn stage_value_counted<T: Post>(
+    fn write_value_with_thought<T: Post>(
         &mut self,
         value: &T,
-        len: Option<u64>,
-    ) -> Result<(), PostError> {
-        let len = match len {
-            Some(len) => len,
+        wish: u64,
+    ) -> Result<(Plan, u32), PostError> {
+        self.check_open()?;
+        let open = self.producer.plan_open(wish).map_err(|refusal| self.refused(refusal, wish))?;
+        let len = match open {
+            Some(plan) => {
+                self.prepare(&plan)?;
+                let len = self.serialize(value, Some(&plan))?;
+                if len <= plan.payload_room() {
+                    self.last_len = len;
+                    return Ok((plan, len as u32));
+                }
+                len
+            }
             None => self.serialize(value, None)?,
         };
+        self.write_value_again(value, len)
+    }
+
+    /// The same, once the length is known.
+    #[cold]
+    fn write_value_again<T: Post>(
+        &mut self,
+        value: &T,
+        len: u64,
+    ) -> Result<(Plan, u32), PostError> {
         let plan = self.plan(len)?;
         let again = self.serialize(value, Some(&plan))?;
         if again != len {
             return Err(PostError::Serialize(rancor::Source::new(LengthChanged { len, again })));
         }
         self.last_len = len;
-        self.stage(plan, len as u32, Format::Archive);
+        Ok((plan, len as u32))
+    }
+
+    /// Posts a value and what moves with it.
+    ///
+    /// In the order of HTML's steps: the list's shape, then the serialisation, which runs code of
+    /// others, then whether its ports are open; and only then anything moves.
+    pub(crate) fn post_value_with<T: Post>(
+        &mut self,
+        value: &T,
+        items: &mut [Item<'_>],
+    ) -> Result<(), PostError> {
+        let descriptors = self.begin_with(items)?;
+        let (plan, len) = self.write_value(value)?;
+        self.move_with(plan, len, Format::Archive, descriptors, items)
+    }
+
+    /// Posts bytes and what moves with them.
+    pub(crate) fn post_bytes_with(
+        &mut self,
+        bytes: &[u8],
+        format: Format,
+        items: &mut [Item<'_>],
+    ) -> Result<(), PostError> {
+        let descriptors = self.begin_with(items)?;
+        let plan = self.plan(bytes.len() as u64)?;
+        payload::fill(&self.producer, &plan, bytes);
+        self.move_with(plan, bytes.len() as u32, format, descriptors, items)
+    }
+
+    fn begin_with(&mut self, items: &[Item<'_>]) -> Result<u16, PostError> {
+        self.check_open()?;
+        let descriptors = cargo::check_shape(items, self.end.region())?;
+        // What a burst has staged must not wait behind the packet of a message that is in sight.
+        self.commit();
+        Ok(descriptors)
+    }
+
+    /// Sends the packet, and posts the record that was written. Once the packet has left nothing can
+    /// fail any more, so that there is no packet without its record while this process lives.
+    fn move_with(
+        &mut self,
+        plan: Plan,
+        len: u32,
+        format: Format,
+        descriptors: u16,
+        items: &mut [Item<'_>],
+    ) -> Result<(), PostError> {
+        cargo::check_open(items)?;
+        let mut beside = Beside::NOTHING;
+        if descriptors > 0 {
+            beside = Beside { descriptors, sequence: self.packets };
+            cargo::settle(items)?;
+            let (bytes, descriptors) = cargo::pack(self.packets, items);
+            socket::send_packet(self.end.attachments(), &bytes, &descriptors)
+                .map_err(|error| self.packet_refused(error, len))?;
+            self.packets = self.packets.wrapping_add(1);
+        }
+        let left = self.producer.cursor();
+        self.producer.stage_beside(plan, len, format, beside);
+        self.staged_beyond_run(&plan, left);
+        self.commit();
+        cargo::forget(items);
         Ok(())
+    }
+
+    #[cold]
+    fn packet_refused(&mut self, error: SystemError, len: u32) -> PostError {
+        match error.source.raw_os_error() {
+            // The kernel says ENOBUFS or ENOMEM for a lack of its own memory: also to be waited out.
+            Some(libc::EAGAIN | libc::ENOBUFS) => {
+                self.producer.count_full();
+                let unread = self.producer.unreleased().unwrap_or(0);
+                let limit = self.end.region().geometry().limit();
+                PostError::QueueFull { len: u64::from(len), unread, limit, is_socket: true }
+            }
+            Some(libc::EPIPE | libc::ECONNRESET) => {
+                let reason = self.gone().unwrap_or(CloseReason::PeerDied);
+                PostError::Closed { reason }
+            }
+            Some(libc::ETOOMANYREFS) => PostError::TooManyInFlight,
+            Some(libc::EPERM) => PostError::Refused,
+            _ => error.into(),
+        }
     }
 
     /// Copies `bytes` into the ring and stages them; `commit` publishes.
@@ -293,6 +406,16 @@ impl Sending {
         (self.producer.undelivered_messages(), bytes)
     }
 
+    /// Packets that left so far.
+    pub(crate) fn packets(&self) -> u64 {
+        self.packets
+    }
+
+    /// Whether this end was closed here, or has moved away.
+    pub(crate) fn is_finished(&self) -> bool {
+        self.ended.is_some()
+    }
+
     /// Why posts to this end fail, if they do. One system call while they do not.
     pub(crate) fn end_reason(&self) -> Option<CloseReason> {
         self.known_end().or_else(|| self.gone())
@@ -340,11 +463,6 @@ impl Sending {
         Some(*self.reported.get_or_init(|| reason))
     }
 
-    #[cold]
-    fn refuse_closed(&self) -> Result<(), PostError> {
-        self.check_open()
-    }
-
     fn check_open(&self) -> Result<(), PostError> {
         match self.known_end() {
             None => Ok(()),
@@ -357,16 +475,6 @@ impl Sending {
         let plan = self.producer.plan(len).map_err(|refusal| self.refused(refusal, len))?;
         self.prepare(&plan)?;
         Ok(plan)
-    }
-
-    /// A place for some `wish` bytes, or fewer, with its pages made.
-    #[cold]
-    fn plan_open(&mut self, wish: u64) -> Result<Option<Plan>, PostError> {
-        let open = self.producer.plan_open(wish).map_err(|refusal| self.refused(refusal, wish))?;
-        if let Some(plan) = &open {
-            self.prepare(plan)?;
-        }
-        Ok(open)
     }
 
     /// Makes the pages; and where the lane comes to a segment's end, asks after the peer's life:
@@ -397,7 +505,7 @@ impl Sending {
 
     #[cold]
     fn staged_beyond_run(&mut self, plan: &Plan, left: Cursor) {
-        self.producer.renew_run(self.supply.made_at_home());
+        self.producer.renew_run(self.supply.made(self.producer.cursor().segment));
         if plan.turns() && self.end.is_trusted() && self.producer.has_released(left.position) {
             self.give_back(plan, left);
         }
@@ -442,7 +550,7 @@ impl Sending {
                 }
                 self.producer.count_full();
                 let unread = self.producer.unreleased().unwrap_or(0);
-                PostError::QueueFull { len, unread, limit: geometry.limit() }
+                PostError::QueueFull { len, unread, limit: geometry.limit(), is_socket: false }
             }
         }
     }

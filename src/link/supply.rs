@@ -41,9 +41,9 @@ impl Supply {
         self.ensure_up_to(region, cursor.segment, end)
     }
 
-    /// Bytes of segment 0 whose pages are made; they stay.
-    pub(crate) fn made_at_home(&self) -> u64 {
-        self.made[0]
+    /// Bytes of a segment whose pages are made; those of the present one stay.
+    pub(crate) fn made(&self, segment: u32) -> u64 {
+        self.made[segment as usize]
     }
 
     /// Frees the pages of all free segments but segment 0. Returns bytes.

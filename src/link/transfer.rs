@@ -1,6 +1,6 @@
 //! An end as parts that can travel, and back. Ownership moves exactly once.
 
-use crate::error::{AttachError, ChannelError, Corruption, SystemError};
+use crate::error::{AttachError, ChannelError, CloseReason, Corruption, PostError};
 use crate::link::endpoint::{Endpoint, Sockets};
 use crate::link::receiving::Receiving;
 use crate::link::region::Region;
@@ -24,21 +24,45 @@ pub(crate) fn create_pair(
     let region = Region::create(capacity, limit, schema)?;
     let (doorbell_a, doorbell_b) = socket::stream_pair()?;
     let (attachments_a, attachments_b) = socket::packet_pair()?;
+    socket::enlarge(attachments_a.as_fd());
+    socket::enlarge(attachments_b.as_fd());
     let end = |side, doorbell, attachments| {
         let sockets = Sockets { doorbell, attachments };
         let end = Arc::new(Endpoint::new(region.clone(), side, 0, sockets));
         let sending =
-            Sending::resume(end.clone(), Cursor::start(0)).expect("a fresh region is all zero");
+            Sending::resume(end.clone(), Cursor::start(0), 0).expect("a fresh region is all zero");
         (sending, Receiving::resume(end, Cursor::start(0)))
     };
     Ok((end(0, doorbell_a, attachments_a), end(1, doorbell_b, attachments_b)))
 }
 
-/// The capsule of an end that is about to move, and the descriptors to send beside it.
-pub(crate) fn pack<'a>(
-    sending: &'a Sending,
-    receiving: &Receiving,
-) -> ([u8; CAPSULE_LEN], [BorrowedFd<'a>; 3]) {
+/// An end in transit: what its new owner makes a port of.
+#[derive(Debug)]
+pub(crate) struct Parts {
+    pub capsule: [u8; CAPSULE_LEN],
+    pub memory: OwnedFd,
+    pub doorbell: OwnedFd,
+    pub attachments: OwnedFd,
+}
+
+impl Parts {
+    /// From descriptors in the order in which they travel.
+    pub(crate) fn new(
+        capsule: [u8; CAPSULE_LEN],
+        [memory, doorbell, attachments]: [OwnedFd; 3],
+    ) -> Parts {
+        Parts { capsule, memory, doorbell, attachments }
+    }
+}
+
+/// Publishes all that the next owner must find published.
+pub(crate) fn settle(sending: &mut Sending, receiving: &mut Receiving) {
+    sending.commit();
+    receiving.release_everything();
+}
+
+/// The capsule of an end that is about to move, and has settled.
+pub(crate) fn capsule(sending: &Sending, receiving: &Receiving) -> [u8; CAPSULE_LEN] {
     let end = sending.endpoint();
     let place = |cursor: Cursor| Place {
         position: cursor.position,
@@ -53,13 +77,40 @@ pub(crate) fn pack<'a>(
         schema: end.region().schema(),
         outgoing: place(sending.producer().cursor()),
         incoming: place(receiving.consumer().cursor()),
+        packets: sending.packets(),
+        is_trusted: end.is_trusted(),
     };
-    (capsule.encode(), end.descriptors())
+    capsule.encode()
 }
 
-/// The end that a capsule and its descriptors describe, checked like any foreign input.
-pub(crate) fn unpack(capsule: &[u8], descriptors: Vec<OwnedFd>) -> Result<Halves, AttachError> {
-    let capsule = Capsule::decode(capsule).map_err(|refused| match refused {
+/// The end that some parts describe, checked like any foreign input. The parts come back where
+/// another attempt may succeed: when the kernel refused.
+///
+/// `is_carrier_trusted`: whether who sent them may say that their peer is trusted. About a dozen
+/// system calls.
+pub(crate) fn unpack(
+    parts: Parts,
+    is_carrier_trusted: bool,
+) -> Result<Halves, (AttachError, Option<Box<Parts>>)> {
+    let capsule = match check(&parts) {
+        Ok(capsule) => capsule,
+        Err(error) => return Err((error, None)),
+    };
+    let Parts { capsule: bytes, memory, doorbell, attachments } = parts;
+    let region = match Region::attach(memory, capsule.capacity, capsule.limit, capsule.schema) {
+        Ok(region) => region,
+        Err((error @ AttachError::Io { .. }, memory)) => {
+            let parts = Parts { capsule: bytes, memory, doorbell, attachments };
+            return Err((error, Some(Box::new(parts))));
+        }
+        Err((error, _)) => return Err((error, None)),
+    };
+    resume(&capsule, region, Sockets { doorbell, attachments }, is_carrier_trusted)
+        .map_err(|error| (error, None))
+}
+
+fn check(parts: &Parts) -> Result<Capsule, AttachError> {
+    let capsule = Capsule::decode(&parts.capsule).map_err(|refused| match refused {
         Refused::NotACapsule => AttachError::NotAPort { what: "no capsule came" },
         Refused::Version(found) => AttachError::Differs {
             what: "layout version",
@@ -67,38 +118,48 @@ pub(crate) fn unpack(capsule: &[u8], descriptors: Vec<OwnedFd>) -> Result<Halves
             expected: u64::from(VERSION),
         },
     })?;
-    let Ok([memfd, doorbell, attachments]) = <[OwnedFd; 3]>::try_from(descriptors) else {
-        return Err(AttachError::NotAPort { what: "another count of descriptors than three" });
-    };
-    if !socket::is_unix(doorbell.as_fd(), Kind::Stream)
-        || !socket::is_unix(attachments.as_fd(), Kind::Packet)
-    {
+    let (doorbell, attachments) = (parts.doorbell.as_fd(), parts.attachments.as_fd());
+    if !socket::is_unix(doorbell, Kind::Stream) || !socket::is_unix(attachments, Kind::Packet) {
         return Err(AttachError::NotAPort { what: "sockets of another type" });
     }
-    socket::clear_passing(doorbell.as_fd());
-    socket::clear_passing(attachments.as_fd());
-    let region = Region::attach(memfd, capsule.capacity, capsule.limit, capsule.schema)?;
-    let outgoing = check_place(capsule.outgoing, &region)?;
-    let incoming = check_place(capsule.incoming, &region)?;
-    let sockets = Sockets { doorbell, attachments };
-    let end = Endpoint::new(region, capsule.side as usize, capsule.epoch, sockets);
-    let end = Arc::new(end);
-    let sending = Sending::resume(end.clone(), outgoing).map_err(AttachError::Corrupt)?;
-    Ok((sending, Receiving::resume(end, incoming)))
+    socket::clear_passing(doorbell);
+    socket::clear_passing(attachments);
+    socket::accept_descriptors(attachments);
+    Ok(capsule)
 }
 
-/// Sends an end over a packet socket. On success it is the receiver's, and the halves say no
-/// farewell; on failure they are as they were.
-pub(crate) fn send(
-    socket: BorrowedFd<'_>,
+fn resume(
+    capsule: &Capsule,
+    region: Arc<Region>,
+    sockets: Sockets,
+    is_carrier_trusted: bool,
+) -> Result<Halves, AttachError> {
+    let outgoing = check_place(capsule.outgoing, &region)?;
+    let incoming = check_place(capsule.incoming, &region)?;
+    let end = Arc::new(Endpoint::new(region, capsule.side as usize, capsule.epoch, sockets));
+    if is_carrier_trusted && capsule.is_trusted {
+        end.trust();
+    }
+    let sending = Sending::resume(end.clone(), outgoing, capsule.packets);
+    Ok((sending.map_err(AttachError::Corrupt)?, Receiving::resume(end, incoming)))
+}
+
+/// One descriptor that stands for a whole end: a packet socket in which its parts wait. On success
+/// the end is whose that is, and the halves say no farewell; on failure they are as they were.
+pub(crate) fn into_descriptor(
     sending: &mut Sending,
     receiving: &mut Receiving,
-) -> Result<(), SystemError> {
-    let (capsule, descriptors) = pack(sending, receiving);
-    socket::send_packet(socket, &capsule, &descriptors)?;
+) -> Result<OwnedFd, PostError> {
+    if sending.is_finished() || receiving.is_finished() {
+        return Err(PostError::Closed { reason: CloseReason::Local });
+    }
+    settle(sending, receiving);
+    let capsule = capsule(sending, receiving);
+    let (ours, theirs) = socket::packet_pair()?;
+    socket::send_packet(ours.as_fd(), &capsule, &sending.endpoint().descriptors())?;
     sending.forget();
     receiving.forget();
-    Ok(())
+    Ok(theirs)
 }
 
 /// Receives an end from a packet socket.
@@ -109,7 +170,13 @@ pub(crate) fn receive(socket: BorrowedFd<'_>) -> Result<Halves, AttachError> {
     socket::clear_passing(socket);
     let mut capsule = [0; CAPSULE_LEN + 1];
     let (len, descriptors) = socket::receive_packet(socket, &mut capsule)?;
-    unpack(&capsule[..len], descriptors)
+    let Some((capsule, [_])) = capsule.split_first_chunk().filter(|_| len == CAPSULE_LEN) else {
+        return Err(AttachError::NotAPort { what: "no capsule came" });
+    };
+    let Ok(descriptors) = <[OwnedFd; 3]>::try_from(descriptors) else {
+        return Err(AttachError::NotAPort { what: "another count of descriptors than three" });
+    };
+    unpack(Parts::new(*capsule, descriptors), false).map_err(|(error, _)| error)
 }
 
 fn check_place(place: Place, region: &Region) -> Result<Cursor, AttachError> {

@@ -1,9 +1,7 @@
 //! A child process with a port to it: `Worker` on one side, `parent_port` on the other.
 
-use crate::error::{ParentPortError, SpawnError};
-use crate::link::transfer;
+use crate::error::{ParentPortError, PostError, SpawnError};
 use crate::os::process::{self, Unclaimed};
-use crate::os::socket;
 use crate::port::MessagePort;
 use crate::port::channel::{ChannelBuilder, MessageChannel};
 use std::io;
@@ -69,13 +67,12 @@ impl Worker {
     /// # Ok::<(), messageport::SpawnError>(())
     /// ```
     pub fn spawn_with(command: Command, builder: ChannelBuilder) -> Result<Worker, SpawnError> {
-        let MessageChannel { port1, mut port2 } = builder.build()?;
-        // One descriptor stands for three: they wait in it until the child takes them out.
-        let (ours, childs) = socket::packet_pair()?;
-        let (sending, receiving) = port2.halves();
-        transfer::send(ours.as_fd(), sending, receiving)?;
-        drop(port2);
-        let child = process::spawn_with_descriptor(command, VARIABLE, childs.as_fd())?;
+        let MessageChannel { port1, port2 } = builder.build()?;
+        let theirs = port2.into_fd().map_err(|error| match error.into_reason() {
+            PostError::Io { call, source } => SpawnError::Io { call, source },
+            other => unreachable!("a fresh port is open: {other}"),
+        })?;
+        let child = process::spawn_with_descriptor(command, VARIABLE, theirs.as_fd())?;
         Ok(Worker { port: Some(port1), child: Some(child) })
     }
 
@@ -190,7 +187,7 @@ pub fn parent_port() -> Result<MessagePort, ParentPortError> {
         Unclaimed::Taken => ParentPortError::AlreadyTaken,
         Unclaimed::NotOurs => not_a_worker,
     })?;
-    Ok(MessagePort::new(transfer::receive(descriptor.as_fd())?))
+    Ok(MessagePort::from_fd(descriptor)?)
 }
 
 const VARIABLE: &str = "MESSAGEPORT_PARENT";

@@ -15,6 +15,13 @@ use std::os::fd::{AsFd, OwnedFd};
 /// seal can be added: nobody can truncate it under a mapping, and nobody can lock out its next
 /// owner. It costs no memory until its pages are touched.
 pub(crate) fn create_sealed(len: u64) -> Result<OwnedFd, SystemError> {
+    let fd = create(len)?;
+    fcntl(&fd, FcntlArg::F_ADD_SEALS(FIXED_LENGTH)).map_err(named("fcntl(F_ADD_SEALS)"))?;
+    Ok(fd)
+}
+
+/// A fresh memfd of `len` zero bytes, to be filled and then frozen by `freeze`.
+pub(crate) fn create(len: u64) -> Result<OwnedFd, SystemError> {
     let plain = MFdFlags::MFD_CLOEXEC | MFdFlags::MFD_ALLOW_SEALING;
     let no_exec = MFdFlags::from_bits_retain(libc::MFD_NOEXEC_SEAL);
     let fd = match memfd_create(c"messageport", plain | no_exec) {
@@ -24,8 +31,14 @@ pub(crate) fn create_sealed(len: u64) -> Result<OwnedFd, SystemError> {
     }
     .map_err(named("memfd_create"))?;
     ftruncate(&fd, len as i64).map_err(named("ftruncate"))?;
-    fcntl(&fd, FcntlArg::F_ADD_SEALS(REQUIRED)).map_err(named("fcntl(F_ADD_SEALS)"))?;
     Ok(fd)
+}
+
+/// Seals a memfd that nobody else has, and that is not mapped for writing, for ever against any
+/// change of its bytes.
+pub(crate) fn freeze(fd: impl AsFd) -> Result<(), SystemError> {
+    let seals = FIXED_LENGTH.union(SealFlag::F_SEAL_WRITE);
+    fcntl(fd.as_fd(), FcntlArg::F_ADD_SEALS(seals)).map_err(named("fcntl(F_ADD_SEALS)")).map(drop)
 }
 
 /// The largest file that this process may make, in bytes; a larger `ftruncate` raises SIGXFSZ.
@@ -43,10 +56,16 @@ pub(crate) fn address_space_limit() -> Result<u64, SystemError> {
 pub(crate) struct Nature {
     /// Cannot shrink or grow, nor be sealed further.
     pub sealed: bool,
+    /// Cannot be written either, by anybody.
+    pub frozen: bool,
     /// Plain shared memory: not a file on a disk, not huge pages.
     pub plain_memory: bool,
     /// Bytes.
     pub len: u64,
+    /// Bytes that have memory: fewer than `len` if there are holes.
+    pub allocated: u64,
+    /// Names the object among all that live: device and inode.
+    pub identity: (u64, u64),
 }
 
 /// Examines a descriptor that somebody else made.
@@ -58,18 +77,34 @@ pub(crate) fn examine(fd: impl AsFd) -> Result<Nature, SystemError> {
         Err(Errno::EINVAL) => SealFlag::empty(),
         answer => SealFlag::from_bits_retain(answer.map_err(named("fcntl(F_GET_SEALS)"))?),
     };
-    if !seals.contains(REQUIRED) {
+    if !seals.contains(FIXED_LENGTH) {
         // Nothing more is asked of it: on a file system of the peer's the next calls may wait.
-        return Ok(Nature { sealed: false, plain_memory: false, len: 0 });
+        return Ok(Nature {
+            sealed: false,
+            frozen: false,
+            plain_memory: false,
+            len: 0,
+            allocated: 0,
+            identity: (0, 0),
+        });
     }
     let kind = fstatfs(fd.as_fd()).map_err(named("fstatfs"))?.filesystem_type();
     let stat = fstat(fd.as_fd()).map_err(named("fstat"))?;
+    let count = |number: i64| u64::try_from(number).unwrap_or(0);
     Ok(Nature {
         sealed: true,
+        frozen: seals.contains(SealFlag::F_SEAL_WRITE),
         plain_memory: kind == TMPFS_MAGIC,
-        len: u64::try_from(stat.st_size).unwrap_or(0),
+        len: count(stat.st_size),
+        allocated: count(stat.st_blocks).saturating_mul(512),
+        identity: (stat.st_dev, stat.st_ino),
     })
 }
 
-const REQUIRED: SealFlag =
+/// Names the object behind a descriptor of our own.
+pub(crate) fn identity(fd: impl AsFd) -> Result<(u64, u64), SystemError> {
+    fstat(fd.as_fd()).map(|stat| (stat.st_dev, stat.st_ino)).map_err(named("fstat"))
+}
+
+const FIXED_LENGTH: SealFlag =
     SealFlag::F_SEAL_SHRINK.union(SealFlag::F_SEAL_GROW).union(SealFlag::F_SEAL_SEAL);

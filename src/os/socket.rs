@@ -9,11 +9,12 @@ use crate::os::named;
 use nix::errno::Errno;
 use nix::sys::socket::{
     AddressFamily, ControlMessage, MsgFlags, SockFlag, SockType, UnixAddr, getsockopt, recv, send,
-    sendmsg, socketpair, sockopt,
+    sendmsg, setsockopt, socketpair, sockopt,
 };
 use std::io::{self, IoSlice};
 use std::mem;
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
+use std::sync::{Mutex, PoisonError};
 
 /// A connected pair of byte-stream sockets, for a doorbell.
 pub(crate) fn stream_pair() -> Result<(OwnedFd, OwnedFd), SystemError> {
@@ -100,6 +101,41 @@ pub(crate) fn send_packet(
     }
 }
 
+/// What a packet socket had to give.
+#[derive(Debug)]
+pub(crate) enum Received {
+    /// A packet: so many bytes, and its descriptors.
+    Packet(usize, Vec<OwnedFd>),
+    /// One whose bytes or descriptors did not find room; what came of them is closed again.
+    CutOff,
+    /// This process cannot have so many more descriptors at the moment. The packet waits.
+    NoRoom,
+    /// None is there.
+    Nothing,
+}
+
+/// Receives one packet of at most `bytes.len()` bytes and of some `count` descriptors.
+///
+/// The kernel destroys descriptors that exceed the process's limit. So that many are made first,
+/// and given up again, under a lock that makes it one step among the threads that use this crate.
+pub(crate) fn receive(
+    socket: BorrowedFd<'_>,
+    bytes: &mut [u8],
+    count: usize,
+) -> Result<Received, SystemError> {
+    static TURN: Mutex<()> = Mutex::new(());
+    let _turn = TURN.lock().unwrap_or_else(PoisonError::into_inner);
+    let stand_ins: Result<Vec<_>, _> = (0..count).map(|_| socket.try_clone_to_owned()).collect();
+    match stand_ins {
+        Ok(stand_ins) => drop(stand_ins),
+        Err(error) if matches!(error.raw_os_error(), Some(libc::EMFILE | libc::ENFILE)) => {
+            return Ok(Received::NoRoom);
+        }
+        Err(source) => return Err(SystemError { call: "fcntl(F_DUPFD_CLOEXEC)", source }),
+    }
+    receive_now(socket, bytes)
+}
+
 /// Receives one packet of at most `bytes.len()` bytes: its length and its descriptors.
 ///
 /// Whatever did not fit, bytes or descriptors, makes the whole packet an error; descriptors that
@@ -108,6 +144,31 @@ pub(crate) fn receive_packet(
     socket: BorrowedFd<'_>,
     bytes: &mut [u8],
 ) -> Result<(usize, Vec<OwnedFd>), SystemError> {
+    let failed = |source| Err(SystemError { call: "recvmsg", source });
+    match receive_now(socket, bytes)? {
+        Received::Packet(len, descriptors) => Ok((len, descriptors)),
+        Received::Nothing => failed(io::ErrorKind::WouldBlock.into()),
+        Received::CutOff | Received::NoRoom => {
+            failed(io::Error::other("the packet or its descriptors were cut off"))
+        }
+    }
+}
+
+/// Takes the next packet out and lets the kernel close its descriptors. Says whether there was one.
+pub(crate) fn discard_packet(socket: BorrowedFd<'_>) -> bool {
+    let mut byte = [0];
+    for _ in 0..MAX_RESETS {
+        match recv(socket.as_raw_fd(), &mut byte, MsgFlags::MSG_DONTWAIT | MsgFlags::MSG_TRUNC) {
+            Ok(len) => return len > 0,
+            // A reset is reported once, before what is left in the queue.
+            Err(Errno::EINTR | Errno::ECONNRESET) => {}
+            Err(_) => return false,
+        }
+    }
+    false
+}
+
+fn receive_now(socket: BorrowedFd<'_>, bytes: &mut [u8]) -> Result<Received, SystemError> {
     // Full size, plus what SO_PASSCRED and its like would add; aligned for its headers.
     let mut control = [0u64; 512];
     let mut part = libc::iovec { iov_base: bytes.as_mut_ptr().cast(), iov_len: bytes.len() };
@@ -118,11 +179,15 @@ pub(crate) fn receive_packet(
     message.msg_control = control.as_mut_ptr().cast();
     message.msg_controllen = size_of_val(&control);
     let flags = libc::MSG_DONTWAIT | libc::MSG_CMSG_CLOEXEC;
+    let mut resets = 0;
     let len = loop {
         // SAFETY: the message points to buffers of the lengths it says, valid for the call.
         let answer = unsafe { libc::recvmsg(socket.as_raw_fd(), &raw mut message, flags) };
         match Errno::result(answer) {
             Err(Errno::EINTR) => {}
+            // A reset is reported once, before what is left in the queue.
+            Err(Errno::ECONNRESET) if resets < MAX_RESETS => resets += 1,
+            Err(Errno::EAGAIN) => return Ok(Received::Nothing),
             Err(errno) => return Err(named("recvmsg")(errno)),
             Ok(len) => break len as usize,
         }
@@ -130,10 +195,9 @@ pub(crate) fn receive_packet(
     let (descriptors, unasked) = take_descriptors(&message);
     drop(unasked);
     if message.msg_flags & (libc::MSG_TRUNC | libc::MSG_CTRUNC) != 0 {
-        let source = io::Error::other("the packet or its descriptors were cut off");
-        return Err(SystemError { call: "recvmsg", source });
+        return Ok(Received::CutOff);
     }
-    Ok((len, descriptors))
+    Ok(Received::Packet(len, descriptors))
 }
 
 /// The descriptors in a message's control buffer: those of SCM_RIGHTS, and others.
@@ -206,7 +270,7 @@ pub(crate) enum Kind {
 
 /// Clears the options of an imported socket that would make the kernel add ancillary data.
 pub(crate) fn clear_passing(socket: BorrowedFd<'_>) {
-    clear(socket, &[libc::SO_PASSCRED, libc::SO_PASSSEC, SO_PASSPIDFD]);
+    set(socket, &[libc::SO_PASSCRED, libc::SO_PASSSEC, SO_PASSPIDFD], 0);
 }
 
 /// Lets nobody send descriptors to this socket any more: Linux 6.16, without effect before.
@@ -214,21 +278,20 @@ pub(crate) fn clear_passing(socket: BorrowedFd<'_>) {
 /// A descriptor that comes unasked is closed by whoever drains or closes the socket, and closing
 /// can be made to take long, by a TCP socket that lingers, say.
 pub(crate) fn refuse_descriptors(socket: BorrowedFd<'_>) {
-    clear(socket, &[SO_PASSRIGHTS]);
+    set(socket, &[SO_PASSRIGHTS], 0);
 }
 
-fn clear(socket: BorrowedFd<'_>, options: &[libc::c_int]) {
+fn set(socket: BorrowedFd<'_>, options: &[libc::c_int], value: libc::c_int) {
     for &option in options {
-        let off: libc::c_int = 0;
-        // SAFETY: `off` is valid for the call, with its length. An option that this kernel does not
+        // SAFETY: `value` is valid for the call, with its length. An option that this kernel does not
         // know is refused, and then it cannot be on either.
         unsafe {
             libc::setsockopt(
                 socket.as_raw_fd(),
                 libc::SOL_SOCKET,
                 option,
-                (&raw const off).cast(),
-                size_of_val(&off) as libc::socklen_t,
+                (&raw const value).cast(),
+                size_of_val(&value) as libc::socklen_t,
             )
         };
     }
@@ -238,7 +301,22 @@ fn pair(kind: SockType) -> Result<(OwnedFd, OwnedFd), SystemError> {
     socketpair(AddressFamily::Unix, kind, None, SockFlag::SOCK_CLOEXEC).map_err(named("socketpair"))
 }
 
+/// Lets as many packets wait in this socket's peer as the system allows.
+pub(crate) fn enlarge(socket: BorrowedFd<'_>) {
+    // The kernel takes it down to its own bound; if it refuses, the usual size serves.
+    let _ = setsockopt(&socket, sockopt::SndBuf, &SEND_BUFFER);
+}
+
+/// Lets descriptors be sent to this socket, whatever a former owner has chosen. Linux 6.16; before,
+/// they always can be.
+pub(crate) fn accept_descriptors(socket: BorrowedFd<'_>) {
+    set(socket, &[SO_PASSRIGHTS], 1);
+}
+
 const MAX_DRAIN_CALLS: u32 = 16;
+/// Resets and interruptions of one call that are waited out.
+const MAX_RESETS: u32 = 16;
+const SEND_BUFFER: usize = 8 << 20;
 /// `SO_PASSPIDFD` of Linux 6.5, which the C library's headers do not always have.
 const SO_PASSPIDFD: libc::c_int = 76;
 /// `SO_PASSRIGHTS` of Linux 6.16.

@@ -1,7 +1,11 @@
 //! What arrives.
 
-use crate::error::MessageError;
+use crate::error::{BufferError, MessageError};
+use crate::link::buffer::Buffer;
+use crate::link::cargo::{Kind, Parcel, Part};
 use crate::link::payload::{self, Payload};
+use crate::link::transfer;
+use crate::port::MessagePort;
 use crate::port::receiver::Receiver;
 use crate::wire::record::Format;
 use rkyv::api::high::{HighDeserializer, HighValidator};
@@ -9,6 +13,7 @@ use rkyv::bytecheck::CheckBytes;
 use rkyv::rancor::Error;
 use rkyv::{Archive, Deserialize, Portable};
 use std::fmt;
+use std::os::fd::OwnedFd;
 
 /// A message that was received.
 ///
@@ -139,6 +144,159 @@ impl<'p> MessageEvent<'p> {
     /// ```
     pub fn format(&self) -> Format {
         self.payload.format()
+    }
+
+    /// Takes the next port that moved with the message. It stands where its former owner left it.
+    ///
+    /// Checked like any foreign input, and not trusted, unless both it and the port that it came
+    /// through are trusted. Maps it: about a dozen system calls.
+    ///
+    /// # Errors
+    /// [`MessageError::NothingLeft`]; [`MessageError::Lost`] if this process could not have the
+    /// descriptors; [`MessageError::Port`] if it is none that can be used. If the kernel refused a
+    /// call, the port is still there, and can be taken again later. This port lives on.
+    ///
+    /// ```
+    /// use messageport::MessageChannel;
+    ///
+    /// let carrier = MessageChannel::new()?;
+    /// let channel = MessageChannel::new()?;
+    /// channel.port1.post_text("in the queue before")?;
+    /// carrier.port1.post_text_with("take it", [channel.port2.into()])?;
+    ///
+    /// let event = carrier.port2.recv()?;
+    /// let port = event.take_port()?;
+    /// assert_eq!(port.recv()?.text()?, "in the queue before");
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn take_port(&self) -> Result<MessagePort, MessageError> {
+        self.take(Kind::Port, "port", |part, is_trusted| {
+            let Part::Port(parts) = part else { unreachable!("a port was asked for") };
+            transfer::unpack(*parts, is_trusted)
+                .map(MessagePort::new)
+                .map_err(|(error, parts)| (MessageError::Port(error), parts.map(Part::Port)))
+        })
+    }
+
+    /// Takes the next buffer that moved with the message, once the kernel says that nobody can change
+    /// it.
+    ///
+    /// # Errors
+    /// As [`take_port`](Self::take_port), with [`MessageError::Buffer`].
+    pub fn take_buffer(&self) -> Result<Buffer, MessageError> {
+        self.take(Kind::Buffer, "buffer", |part, _| {
+            let Part::Buffer { descriptor, len } = part else { unreachable!("asked for") };
+            Buffer::import(descriptor, len).map_err(|(error, descriptor)| {
+                let again = matches!(error, BufferError::Io { .. });
+                let part = again.then_some(Part::Buffer { descriptor, len });
+                (MessageError::Buffer(error), part)
+            })
+        })
+    }
+
+    /// Takes the next descriptor that moved with the message. Nothing is known of what it is.
+    ///
+    /// # Errors
+    /// [`MessageError::NothingLeft`]; [`MessageError::Lost`].
+    ///
+    /// ```
+    /// use std::io::Read;
+    ///
+    /// let channel = messageport::MessageChannel::new()?;
+    /// let file = std::fs::File::open("Cargo.toml")?;
+    /// channel.port1.post_text_with("a file", [file.into()])?;
+    ///
+    /// let mut file = std::fs::File::from(channel.port2.recv()?.take_descriptor()?);
+    /// let mut text = String::new();
+    /// file.read_to_string(&mut text)?;
+    /// assert!(text.contains("messageport"));
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn take_descriptor(&self) -> Result<OwnedFd, MessageError> {
+        self.take(Kind::Descriptor, "descriptor", |part, _| {
+            let Part::Descriptor(descriptor) = part else { unreachable!("asked for") };
+            Ok(descriptor)
+        })
+    }
+
+    /// Takes all ports that are left, in the order of the list.
+    ///
+    /// HTML: [`ports`](https://html.spec.whatwg.org/#dom-messageevent-ports).
+    ///
+    /// # Errors
+    /// As [`take_port`](Self::take_port), but for `NothingLeft`; ports taken before the one that
+    /// failed are dropped.
+    pub fn take_ports(&self) -> Result<Vec<MessagePort>, MessageError> {
+        self.take_all(Kind::Port, MessageEvent::take_port)
+    }
+
+    /// Takes all buffers that are left, in the order of the list.
+    ///
+    /// # Errors
+    /// As [`take_buffer`](Self::take_buffer), but for `NothingLeft`; buffers taken before the one
+    /// that failed are dropped.
+    pub fn take_buffers(&self) -> Result<Vec<Buffer>, MessageError> {
+        self.take_all(Kind::Buffer, MessageEvent::take_buffer)
+    }
+
+    /// Takes all descriptors that are left, in the order of the list.
+    ///
+    /// # Errors
+    /// [`MessageError::Lost`].
+    pub fn take_descriptors(&self) -> Result<Vec<OwnedFd>, MessageError> {
+        self.take_all(Kind::Descriptor, MessageEvent::take_descriptor)
+    }
+
+    /// How many ports, buffers and descriptors are left to be taken.
+    ///
+    /// ```
+    /// let channel = messageport::MessageChannel::new()?;
+    /// let file = std::fs::File::open("/dev/null")?;
+    /// channel.port1.post_text_with("nothing", [file.into()])?;
+    /// assert_eq!(channel.port2.recv()?.transferred(), (0, 0, 1));
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn transferred(&self) -> (usize, usize, usize) {
+        let count = |kind| self.with_parcel(|parcel| parcel.count(kind)).unwrap_or(0);
+        (count(Kind::Port), count(Kind::Buffer), count(Kind::Descriptor))
+    }
+
+    fn take_all<T>(
+        &self,
+        kind: Kind,
+        take: impl Fn(&Self) -> Result<T, MessageError>,
+    ) -> Result<Vec<T>, MessageError> {
+        match self.with_parcel(|parcel| (parcel.lost, parcel.count(kind))) {
+            None => Ok(Vec::new()),
+            Some((0, count)) => (0..count).map(|_| take(self)).collect(),
+            Some((descriptors, _)) => Err(MessageError::Lost { descriptors }),
+        }
+    }
+
+    /// Takes one part and makes of it what it is; a part that may be tried again goes back.
+    fn take<T>(
+        &self,
+        kind: Kind,
+        name: &'static str,
+        make: impl FnOnce(Part, bool) -> Result<T, (MessageError, Option<Part>)>,
+    ) -> Result<T, MessageError> {
+        let taken = self.with_parcel(|parcel| match parcel.lost {
+            0 => Ok(parcel.take(kind).map(|taken| (taken, parcel.is_trusted))),
+            descriptors => Err(MessageError::Lost { descriptors }),
+        });
+        let Some(((place, part), is_trusted)) = taken.transpose()?.flatten() else {
+            return Err(MessageError::NothingLeft { kind: name });
+        };
+        make(part, is_trusted).map_err(|(error, part)| {
+            if let Some(part) = part {
+                self.with_parcel(|parcel| parcel.put_back(place, part));
+            }
+            error
+        })
+    }
+
+    fn with_parcel<T>(&self, act: impl FnOnce(&mut Parcel) -> T) -> Option<T> {
+        self.receiver.with_parcel(self.payload.ticket(), act)
     }
 
     fn require(&self, expected: Format) -> Result<(), MessageError> {

@@ -1,6 +1,7 @@
 //! The receiving half of a port.
 
 use crate::error::{CloseReason, RecvError};
+use crate::link::cargo::Parcel;
 use crate::link::endpoint::Endpoint;
 use crate::link::payload::Ticket;
 use crate::link::receiving::Receiving;
@@ -104,6 +105,15 @@ impl Receiver {
         self.receiving.borrow_mut().leave(farewell);
     }
 
+    /// Works on what moved with a message that is alive.
+    pub(crate) fn with_parcel<T>(
+        &self,
+        ticket: Ticket,
+        act: impl FnOnce(&mut Parcel) -> T,
+    ) -> Option<T> {
+        self.receiving.borrow_mut().parcel(ticket).map(act)
+    }
+
     /// Whether a look would find something.
     pub(crate) fn has_news(&self) -> bool {
         self.receiving.borrow().has_news()
@@ -111,7 +121,12 @@ impl Receiver {
 
     #[inline(always)]
     pub(crate) fn give_back(&self, ticket: Ticket) {
-        self.receiving.borrow_mut().give_back(ticket);
+        let mut receiving = self.receiving.borrow_mut();
+        receiving.give_back(ticket);
+        if let Some(parcel) = receiving.take_parcel(ticket) {
+            drop(receiving);
+            parcel.abandon();
+        }
     }
 
     pub(crate) fn prepare_wait(&self) -> Result<Wait, RecvError> {

@@ -1,6 +1,7 @@
 //! The sending half of a port.
 
 use crate::error::{CloseReason, PostError};
+use crate::link::cargo::Item;
 use crate::link::endpoint::Endpoint;
 use crate::link::payload::Post;
 use crate::link::sending::Sending;
@@ -8,6 +9,7 @@ use crate::port::burst::Burst;
 use crate::port::cancel::{Canceller, Switch};
 use crate::port::loan::Loan;
 use crate::port::stats::{LaneStats, Undelivered};
+use crate::port::transfer::{TransferError, Transferable};
 use crate::ring::notifier::Wait;
 use crate::wire::record::{Farewell, Format};
 use std::cell::{Cell, RefCell, RefMut};
@@ -83,6 +85,49 @@ impl Sender {
         self.post_as(text.as_bytes(), Format::Text)
     }
 
+    /// Posts a value and what moves with it. See
+    /// [`MessagePort::post_message_with`](crate::MessagePort::post_message_with).
+    ///
+    /// # Errors
+    /// [`TransferError`] with the reason and the list; nothing has moved then.
+    pub fn post_message_with<T: Post>(
+        &self,
+        value: &T,
+        transfer: impl Into<Vec<Transferable>>,
+    ) -> Result<(), TransferError> {
+        self.post_with(transfer.into(), |sending, items| sending.post_value_with(value, items))
+    }
+
+    /// Posts bytes and what moves with them. See
+    /// [`MessagePort::post_message_with`](crate::MessagePort::post_message_with).
+    ///
+    /// # Errors
+    /// As [`post_message_with`](Self::post_message_with).
+    pub fn post_bytes_with(
+        &self,
+        bytes: &[u8],
+        transfer: impl Into<Vec<Transferable>>,
+    ) -> Result<(), TransferError> {
+        self.post_with(transfer.into(), |sending, items| {
+            sending.post_bytes_with(bytes, Format::Bytes, items)
+        })
+    }
+
+    /// Posts text and what moves with it. See
+    /// [`MessagePort::post_message_with`](crate::MessagePort::post_message_with).
+    ///
+    /// # Errors
+    /// As [`post_message_with`](Self::post_message_with).
+    pub fn post_text_with(
+        &self,
+        text: &str,
+        transfer: impl Into<Vec<Transferable>>,
+    ) -> Result<(), TransferError> {
+        self.post_with(transfer.into(), |sending, items| {
+            sending.post_bytes_with(text.as_bytes(), Format::Text, items)
+        })
+    }
+
     /// Lends the bytes of a future message. See [`MessagePort::loan`](crate::MessagePort::loan).
     ///
     /// # Errors
@@ -140,6 +185,20 @@ impl Sender {
     /// Counters of the lane that this half writes. What the peer counts is the peer's word.
     pub fn stats(&self) -> LaneStats {
         LaneStats::read(&self.end.region().lane(self.end.outgoing()))
+    }
+
+    /// Runs `post`, and keeps the list if it failed. What has moved is dropped here: its ports were
+    /// told to say no farewell.
+    pub(crate) fn post_with(
+        &self,
+        mut list: Vec<Transferable>,
+        post: impl FnOnce(&mut Sending, &mut [Item<'_>]) -> Result<(), PostError>,
+    ) -> Result<(), TransferError> {
+        let posted = self.borrow().and_then(|mut sending| {
+            let mut items: Vec<Item<'_>> = list.iter_mut().map(Transferable::item).collect();
+            post(&mut sending, &mut items)
+        });
+        posted.map_err(|reason| TransferError::new(reason, list))
     }
 
     #[inline(always)]

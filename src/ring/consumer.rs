@@ -11,7 +11,7 @@ use crate::ring::notifier::{self, Sleep, Wait, Wake};
 use crate::ring::segment::Geometry;
 use crate::sync::{Ordering, Site, ordering};
 use crate::wire::layout::RECORD_ALIGN;
-use crate::wire::record::{Farewell, Format, HEADER_LEN, Header, record_len};
+use crate::wire::record::{Beside, Farewell, Format, HEADER_LEN, Header, record_len};
 
 /// INVARIANT (bounds): a [`Record`] that `peek` returns lies inside its segment.
 /// INVARIANT (owner): the bytes from `released` to `tail` are this end's to read, as far as the
@@ -46,6 +46,7 @@ pub(crate) struct Record {
     /// Payload bytes.
     pub len: u32,
     pub format: Format,
+    pub beside: Beside,
     /// Position after the record: release up to here when it has been read.
     pub end: u64,
 }
@@ -62,7 +63,8 @@ impl Consumer {
         Consumer { memory, geometry, cursor, released, tail, controls: 0, messages, bytes, wakes }
     }
 
-    /// The next message, if it is plain to see: whole, committed, and no control record before it.
+    /// The next message, if it is plain to see: whole, committed, without a packet beside it, and no
+    /// control record before it.
     /// `None` says nothing: `peek` looks more closely, and says what is wrong, if anything is.
     #[inline(always)]
     pub(crate) fn glance(&mut self) -> Option<Record> {
@@ -74,7 +76,8 @@ impl Consumer {
         }
         let words = self.memory.read_header(self.cursor.offset(&self.geometry));
         let (len, format) = Header::decode_message(words)?;
-        (record_len(u64::from(len)) <= self.available()).then(|| self.at(len, format))
+        (record_len(u64::from(len)) <= self.available())
+            .then(|| self.at(len, format, Beside::NOTHING))
     }
 
     /// Whether the producer has committed something that was not taken yet. For loops that look
@@ -97,7 +100,9 @@ impl Consumer {
                 return Ok(Peek::Empty);
             }
             match self.read_header()? {
-                Header::Message { len, format } => return Ok(Peek::Message(self.at(len, format))),
+                Header::Message { len, format, beside } => {
+                    return Ok(Peek::Message(self.at(len, format, beside)));
+                }
                 Header::Close { farewell } => return Ok(Peek::Closed(farewell)),
                 control => self.pass(control)?,
             }
@@ -110,7 +115,7 @@ impl Consumer {
     /// Steps over the message that `peek` returned. Its bytes stay readable until the release.
     #[inline(always)]
     pub(crate) fn take(&mut self, record: &Record) {
-        debug_assert_eq!(record.end, self.at(record.len, record.format).end);
+        debug_assert_eq!(record.end, self.at(record.len, record.format, record.beside).end);
         self.cursor.position = record.end;
         self.controls = 0;
         self.messages = self.messages.wrapping_add(1);
@@ -186,11 +191,12 @@ impl Consumer {
     }
 
     #[inline(always)]
-    fn at(&self, len: u32, format: Format) -> Record {
+    fn at(&self, len: u32, format: Format, beside: Beside) -> Record {
         Record {
             payload_offset: self.cursor.offset(&self.geometry) + HEADER_LEN,
             len,
             format,
+            beside,
             end: self.cursor.position.wrapping_add(record_len(u64::from(len))),
         }
     }

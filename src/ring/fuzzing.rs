@@ -11,7 +11,7 @@ use crate::ring::notifier::Sleep;
 use crate::ring::producer::Producer;
 use crate::ring::segment::Geometry;
 use crate::sync::Ordering;
-use crate::wire::record::{Format, Header, record_len};
+use crate::wire::record::{Beside, Format, Header, record_len};
 
 /// An honest producer and an honest consumer against a model, step by step.
 pub fn lane_ops(data: &[u8]) {
@@ -147,7 +147,8 @@ impl Scene {
         let segment = (value / 4) as u32 % (self.geometry.segments() + 1);
         let (header, next) = match value % 4 {
             0 | 1 => {
-                let header = Header::Message { len, format: Format::Bytes };
+                let header =
+                    Header::Message { len, format: Format::Bytes, beside: Beside::NOTHING };
                 (header, self.shadow.advanced(record_len(u64::from(len))))
             }
             2 => {
@@ -211,7 +212,8 @@ impl Scene {
             Ok(Peek::Message(record)) => {
                 self.check_record(&record);
                 assert_eq!(self.consumer.peek(), Ok(Peek::Message(record)), "a second look");
-                assert_eq!(self.consumer.glance(), Some(record), "plain to see by now");
+                let is_plain = record.beside == Beside::NOTHING;
+                assert_eq!(self.consumer.glance(), is_plain.then_some(record), "plain to see");
                 let _bytes = read_payload(&self.memory, &record);
                 self.consumer.take(&record);
                 assert!(distance(self.consumer.position(), before) <= self.geometry.limit());
@@ -230,7 +232,8 @@ impl Scene {
         assert!(len <= cursor.until_end(&self.geometry), "a record across a segment's end");
         assert!(at + len <= self.geometry.limit(), "a record outside the area");
         assert_eq!(record.end, cursor.position.wrapping_add(len));
-        let header = Header::Message { len: record.len, format: record.format };
+        let header =
+            Header::Message { len: record.len, format: record.format, beside: record.beside };
         assert_eq!(self.memory.read_header(at), header.encode());
     }
 
@@ -260,7 +263,8 @@ impl Scene {
                 if let Some(plan) = plain.or_else(|| self.producer.plan(len).ok()) {
                     let _place = self.memory.bytes(plan.payload_offset(), len);
                     self.producer.stage(plan, len as u32, Format::Bytes);
-                    self.producer.renew_run(self.geometry.capacity());
+                    let size = self.geometry.segment_len(self.producer.cursor().segment);
+                    self.producer.renew_run(size);
                     let _wake = self.producer.commit();
                 }
             }

@@ -14,14 +14,14 @@ use crate::ring::notifier::{self, Sleep, Wait, Wake};
 use crate::ring::segment::{Geometry, RESERVE};
 use crate::sync::{Ordering, Site, ordering};
 use crate::wire::layout::{MAX_SEGMENTS, ProducedLine, RECORD_ALIGN};
-use crate::wire::record::{Farewell, Format, HEADER_LEN, Header, record_len};
+use crate::wire::record::{Beside, Farewell, Format, HEADER_LEN, Header, record_len};
 
 /// INVARIANT (reserve): bytes in use of the present segment plus `RESERVE` never exceed its length.
 /// INVARIANT (owner): the bytes from `cursor` on, up to what `head` has released, are this end's.
 /// INVARIANT (free): segment `k` other than the present one is free when `head` has reached
 /// `left[k]`, the position after the jump by which it was last left.
-/// INVARIANT (run): `run` bytes from `cursor` on, and `RESERVE` behind them, are in one piece in
-/// segment 0, keep (reserve), and whoever called `renew_run` vouches that their pages are made.
+/// INVARIANT (run): `run` bytes from `cursor` on, and `RESERVE` behind them, are in one piece, keep
+/// (reserve), and whoever called `renew_run` vouches that their pages are made.
 #[derive(Debug)]
 pub(crate) struct Producer {
     memory: Memory,
@@ -99,8 +99,8 @@ impl Producer {
         })
     }
 
-    /// The place for a record of exactly `len` payload bytes, if it is plain: at the cursor, at
-    /// home, on pages that are made. Otherwise `plan` finds one.
+    /// The place for a record of exactly `len` payload bytes, if it is plain: at the cursor, on pages
+    /// that are made. Otherwise `plan` finds one.
     ///
     /// Two compares. All of a post that finds such a place stays in registers; a result that goes
     /// through memory is stored by words and loaded by pairs of them, which stalls.
@@ -121,15 +121,14 @@ impl Producer {
         Some(self.plan_at_cursor(self.run.min(most)))
     }
 
-    /// Finds out how far plain room goes, with `made` bytes of segment 0 known to have pages.
+    /// Finds out how far plain room goes, with `made` bytes of the present segment known to have
+    /// pages. Away from home only a little way, as the way home is looked for at its end.
     pub(crate) fn renew_run(&mut self, made: u64) {
-        if self.cursor.segment != 0 {
-            self.run = 0;
-            return;
-        }
-        let (size, index) = (self.geometry.capacity(), self.cursor.index(&self.geometry));
+        let size = self.geometry.segment_len(self.cursor.segment);
         let pages = if made == size { size } else { made.saturating_sub(RESERVE) };
-        self.run = pages.saturating_sub(index).min(self.room_here()) & !(RECORD_ALIGN - 1);
+        let index = self.cursor.index(&self.geometry);
+        let room = pages.saturating_sub(index).min(self.room_here()) & !(RECORD_ALIGN - 1);
+        self.run = if self.cursor.segment == 0 { room } else { room.min(RUN_AWAY_FROM_HOME) };
     }
 
     /// Whether there is plain room left.
@@ -192,6 +191,12 @@ impl Producer {
     /// Stages the record that was written where `plan` says, with `len` payload bytes.
     #[inline(always)]
     pub(crate) fn stage(&mut self, plan: Plan, len: u32, format: Format) {
+        self.stage_beside(plan, len, format, Beside::NOTHING);
+    }
+
+    /// The same, of a record with a packet beside it.
+    #[inline(always)]
+    pub(crate) fn stage_beside(&mut self, plan: Plan, len: u32, format: Format, beside: Beside) {
         let record = record_len(u64::from(len));
         assert!(record <= plan.room, "a record outgrew its plan");
         if let Some(control) = plan.control {
@@ -199,7 +204,7 @@ impl Producer {
         }
         self.cursor = plan.at.advanced(record);
         self.run = self.run.saturating_sub(record);
-        let header = Header::Message { len, format };
+        let header = Header::Message { len, format, beside };
         self.memory.write_header(plan.offset, header.encode());
         debug_assert!(self.used() + RESERVE <= self.geometry.segment_len(self.cursor.segment));
         self.counters.messages = self.counters.messages.wrapping_add(1);
@@ -526,5 +531,7 @@ impl Plan {
 /// Records in a row that a smaller segment must have sufficed for before a drained lane goes there:
 /// so a stream that mixes large and small messages does not jump to and fro.
 const ROOMY_RECORDS_BEFORE_HOME: u32 = 64;
+/// Bytes of plain room in a segment other than the first.
+const RUN_AWAY_FROM_HOME: u64 = 64 << 10;
 /// Room below which serialising in place is not tried.
 const LEAST_OPEN_ROOM: u64 = 64;

@@ -1,6 +1,8 @@
-//! What travels on a socket beside descriptors: the capsule of an end that moves.
+//! What travels on a socket beside descriptors: the capsule of an end that moves, and the packet of
+//! what moves with a message.
 //!
 //! ```text
+//! capsule
 //! +0x00 magic      u64   "MPCAPSUL"
 //! +0x08 version    u32   layout version
 //! +0x0c side       u32   0 or 1: which end this is
@@ -10,7 +12,18 @@
 //! +0x28 schema     u64
 //! +0x30 outgoing   position u64, entered u64, segment u64
 //! +0x48 incoming   position u64, entered u64, segment u64
+//! +0x60 packets    u64   packets that this end has sent beside its messages
+//! +0x68 trusted    u64   1: the peer is trusted; believed only if a trusted peer sends it
+//!
+//! packet
+//! +0x00 magic      u64   "MPPACKET"
+//! +0x08 sequence   u64   the one in the record beside which it travels
+//! +0x10 entries, at most 64:
+//!       kind       u64   1 port · 2 buffer · 3 descriptor
+//!       port: its capsule; buffer: its bytes, u64; descriptor: nothing
 //! ```
+//!
+//! A port has three descriptors, in the order memory, doorbell, attachments; the others have one.
 //!
 //! Shared memory is never the authority for an end's own cursors, as the peer can write there: they
 //! travel in here. A receiver checks them like any foreign word.
@@ -18,7 +31,11 @@
 use crate::wire::layout::VERSION;
 
 /// Bytes of an encoded capsule.
-pub(crate) const CAPSULE_LEN: usize = 0x60;
+pub(crate) const CAPSULE_LEN: usize = 0x70;
+/// Most entries of a packet.
+pub(crate) const MAX_ENTRIES: usize = 64;
+/// Bytes of the largest packet.
+pub(crate) const MAX_PACKET_LEN: usize = 16 + MAX_ENTRIES * (8 + CAPSULE_LEN);
 
 /// An end in transit, without its descriptors.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -30,6 +47,8 @@ pub(crate) struct Capsule {
     pub schema: u64,
     pub outgoing: Place,
     pub incoming: Place,
+    pub packets: u64,
+    pub is_trusted: bool,
 }
 
 /// Where an end stands in one lane.
@@ -62,6 +81,8 @@ impl Capsule {
             self.incoming.position,
             self.incoming.entered,
             self.incoming.segment,
+            self.packets,
+            u64::from(self.is_trusted),
         ];
         let mut bytes = [0; CAPSULE_LEN];
         for (place, word) in bytes.chunks_exact_mut(8).zip(words) {
@@ -96,12 +117,89 @@ impl Capsule {
             schema: word(5),
             outgoing: place(6),
             incoming: place(9),
+            packets: word(12),
+            is_trusted: word(13) == 1,
         };
         if side > 1 { Err(Refused::NotACapsule) } else { Ok(capsule) }
     }
 }
 
+/// One thing that moves with a message.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Entry {
+    /// An end of a pair; its capsule, not looked at yet.
+    Port([u8; CAPSULE_LEN]),
+    /// Sealed memory of `len` bytes.
+    Buffer { len: u64 },
+    /// Any other descriptor.
+    Descriptor,
+}
+
+impl Entry {
+    /// How many descriptors it has.
+    pub(crate) const fn descriptors(self) -> usize {
+        if matches!(self, Entry::Port(_)) { PORT_DESCRIPTORS } else { 1 }
+    }
+}
+
+/// The bytes of a packet.
+pub(crate) fn encode_packet(sequence: u64, entries: &[Entry]) -> Vec<u8> {
+    let mut bytes = Vec::with_capacity(MAX_PACKET_LEN);
+    bytes.extend(PACKET_MAGIC.to_le_bytes());
+    bytes.extend(sequence.to_le_bytes());
+    for entry in entries {
+        match entry {
+            Entry::Port(capsule) => {
+                bytes.extend(PORT.to_le_bytes());
+                bytes.extend(capsule);
+            }
+            Entry::Buffer { len } => {
+                bytes.extend(BUFFER.to_le_bytes());
+                bytes.extend(len.to_le_bytes());
+            }
+            Entry::Descriptor => bytes.extend(DESCRIPTOR.to_le_bytes()),
+        }
+    }
+    bytes
+}
+
+/// The sequence and the entries of a packet that a peer wrote; `None` if it is none.
+pub(crate) fn decode_packet(bytes: &[u8]) -> Option<(u64, Vec<Entry>)> {
+    let mut rest = bytes;
+    if take_word(&mut rest)? != PACKET_MAGIC {
+        return None;
+    }
+    let sequence = take_word(&mut rest)?;
+    let mut entries = Vec::new();
+    while !rest.is_empty() {
+        let entry = match take_word(&mut rest)? {
+            PORT => {
+                let (capsule, after) = rest.split_first_chunk()?;
+                rest = after;
+                Entry::Port(*capsule)
+            }
+            BUFFER => Entry::Buffer { len: take_word(&mut rest)? },
+            DESCRIPTOR => Entry::Descriptor,
+            _ => return None,
+        };
+        entries.push(entry);
+    }
+    (1..=MAX_ENTRIES).contains(&entries.len()).then_some((sequence, entries))
+}
+
+fn take_word(rest: &mut &[u8]) -> Option<u64> {
+    let (word, after) = rest.split_first_chunk()?;
+    *rest = after;
+    Some(u64::from_le_bytes(*word))
+}
+
+/// Descriptors of a port.
+pub(crate) const PORT_DESCRIPTORS: usize = 3;
 const MAGIC: u64 = u64::from_le_bytes(*b"MPCAPSUL");
+const PACKET_MAGIC: u64 = u64::from_le_bytes(*b"MPPACKET");
+const PORT: u64 = 1;
+const BUFFER: u64 = 2;
+const DESCRIPTOR: u64 = 3;
 
 #[cfg(test)]
 mod tests {
@@ -115,7 +213,40 @@ mod tests {
         schema: 7,
         outgoing: Place { position: u64::MAX - 15, entered: 16, segment: 2 },
         incoming: Place { position: 48, entered: 32, segment: 1 },
+        packets: 5,
+        is_trusted: true,
     };
+
+    #[test]
+    fn packets_survive_the_round_trip() {
+        let entries = [Entry::Descriptor, Entry::Port(CAPSULE.encode()), Entry::Buffer { len: 7 }];
+        let packet = encode_packet(9, &entries);
+        assert_eq!(decode_packet(&packet), Some((9, entries.to_vec())));
+        let most = [Entry::Port(CAPSULE.encode()); MAX_ENTRIES];
+        let packet = encode_packet(u64::MAX, &most);
+        assert_eq!(packet.len(), MAX_PACKET_LEN);
+        assert_eq!(decode_packet(&packet), Some((u64::MAX, most.to_vec())));
+    }
+
+    #[test]
+    fn other_bytes_are_no_packet() {
+        let entries = [Entry::Descriptor, Entry::Port(CAPSULE.encode()), Entry::Buffer { len: 7 }];
+        let packet = encode_packet(9, &entries);
+        let ends = [16, 24, 24 + 8 + CAPSULE_LEN, packet.len()];
+        for len in 0..packet.len() {
+            // Cut between two entries it is a shorter packet; with none of them it is nothing.
+            let is_packet = ends.contains(&len) && len > 16;
+            assert_eq!(decode_packet(&packet[..len]).is_some(), is_packet, "{len} bytes");
+        }
+        let mut other = packet.clone();
+        other[0] ^= 1;
+        assert_eq!(decode_packet(&other), None, "the magic");
+        let mut other = packet;
+        other[16] = 4;
+        assert_eq!(decode_packet(&other), None, "an unknown kind");
+        let many = encode_packet(1, &[Entry::Descriptor; MAX_ENTRIES + 1]);
+        assert_eq!(decode_packet(&many), None, "too many");
+    }
 
     #[test]
     fn capsules_survive_the_round_trip() {

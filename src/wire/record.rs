@@ -4,8 +4,8 @@
 //! +0  length       u32   payload bytes; 0 in control records, the filled bytes in padding
 //! +4  kind         u8    1 message · 2 padding · 3 jump · 4 close
 //! +5  format       u8    of a message: 0 archive · 1 bytes · 2 text; else 0
-//! +6  attachments  u16   packets beside this record; 0 in this layout version
-//! +8  detail       u64   jump: the segment; close: the reason; else 0
+//! +6  descriptors  u16   in the packet beside a message, at most 253; 0: there is no packet
+//! +8  detail       u64   packet: its sequence; jump: the segment; close: the reason; else 0
 //! +16 payload, padded to a multiple of 16
 //! ```
 //!
@@ -47,11 +47,25 @@ pub(crate) enum Farewell {
     Dropped,
 }
 
+/// The packet beside a message, on the attachment socket.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Beside {
+    /// Descriptors in it; 0 if there is no packet.
+    pub descriptors: u16,
+    /// Its number among the packets of its direction; 0 if there is none.
+    pub sequence: u64,
+}
+
+impl Beside {
+    /// No packet.
+    pub(crate) const NOTHING: Beside = Beside { descriptors: 0, sequence: 0 };
+}
+
 /// A checked header.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Header {
     /// `len` bytes of payload follow.
-    Message { len: u32, format: Format },
+    Message { len: u32, format: Format, beside: Beside },
     /// `len` bytes up to the segment's end mean nothing.
     Padding { len: u32 },
     /// The lane goes on at the start of `segment`.
@@ -66,13 +80,13 @@ impl Header {
     pub(crate) fn encode(self) -> [u64; 2] {
         let word = |len: u32, sort: u32| u64::from(len) | u64::from(sort) << 32;
         match self {
-            Header::Message { len, format } => {
+            Header::Message { len, format, beside } => {
                 let sort = match format {
                     Format::Archive => ARCHIVE,
                     Format::Bytes => BYTES,
                     Format::Text => TEXT,
                 };
-                [word(len, sort), 0]
+                [word(len, sort) | u64::from(beside.descriptors) << 48, beside.sequence]
             }
             Header::Padding { len } => [word(len, PADDING), 0],
             Header::Jump { segment } => [word(0, JUMP), u64::from(segment)],
@@ -81,8 +95,8 @@ impl Header {
         }
     }
 
-    /// Reads a header that a peer wrote, if it is one of a message. The way that every message
-    /// goes, so it says the same as `decode` in fewer steps.
+    /// Reads a header that a peer wrote, if it is one of a message without a packet. The way that
+    /// most messages go, so it says the same as `decode` in fewer steps.
     #[inline(always)]
     pub(crate) fn decode_message([first, detail]: [u64; 2]) -> Option<(u32, Format)> {
         let format = match (first >> 32) as u32 {
@@ -98,8 +112,18 @@ impl Header {
     ///
     /// Lengths are not compared with the ring here: that is the consumer's business.
     pub(crate) fn decode([first, detail]: [u64; 2]) -> Option<Header> {
+        let descriptors = (first >> 48) as u16;
+        if descriptors != 0 {
+            let (len, format) = Header::decode_message([first & !(0xffff << 48), 0])?;
+            let beside = Beside { descriptors, sequence: detail };
+            return (descriptors <= MAX_DESCRIPTORS).then_some(Header::Message {
+                len,
+                format,
+                beside,
+            });
+        }
         if let Some((len, format)) = Header::decode_message([first, detail]) {
-            return Some(Header::Message { len, format });
+            return Some(Header::Message { len, format, beside: Beside::NOTHING });
         }
         let len = first as u32;
         match ((first >> 32) as u32, len, detail) {
@@ -118,8 +142,11 @@ pub(crate) const fn record_len(len: u64) -> u64 {
     HEADER_LEN + len.next_multiple_of(16)
 }
 
-// Kind, format and attachments in one number, so that a message takes one comparison.
-// Kind in the low byte, the format of a message above it, attachments above that.
+/// Most descriptors of one packet: the kernel's `SCM_MAX_FD`.
+pub(crate) const MAX_DESCRIPTORS: u16 = 253;
+
+// Kind, format and descriptors in one number, so that a message takes one comparison.
+// Kind in the low byte, the format of a message above it, descriptors above that.
 const ARCHIVE: u32 = 0x0001;
 const BYTES: u32 = 0x0101;
 const TEXT: u32 = 0x0201;
@@ -139,7 +166,11 @@ mod tests {
         ];
         for len in [0, 1, 15, 16, 17, 65_535, u32::MAX] {
             for format in [Format::Archive, Format::Bytes, Format::Text] {
-                headers.push(Header::Message { len, format });
+                headers.push(Header::Message { len, format, beside: Beside::NOTHING });
+                for (descriptors, sequence) in [(1, 0), (253, u64::MAX)] {
+                    let beside = Beside { descriptors, sequence };
+                    headers.push(Header::Message { len, format, beside });
+                }
             }
             headers.push(Header::Padding { len });
             headers.push(Header::Jump { segment: len });
@@ -151,9 +182,13 @@ mod tests {
 
     #[test]
     fn nonsense_is_refused() {
-        let message = Header::Message { len: 8, format: Format::Bytes }.encode();
+        let beside = Beside::NOTHING;
+        let message = Header::Message { len: 8, format: Format::Bytes, beside }.encode();
         assert_eq!(Header::decode([0, 0]), None);
-        assert_eq!(Header::decode([message[0] | 1 << 48, 0]), None, "attachments");
+        assert_eq!(Header::decode([message[0] | 254 << 48, 0]), None, "too many descriptors");
+        assert_eq!(Header::decode([message[0] | 0xffff << 48, 0]), None, "too many descriptors");
+        let padding = Header::Padding { len: 0 }.encode();
+        assert_eq!(Header::decode([padding[0] | 1 << 48, 0]), None, "a packet beside padding");
         assert_eq!(Header::decode([message[0] | 7 << 40, 0]), None, "unknown format");
         assert_eq!(Header::decode([message[0], 1]), None, "detail of a message");
         assert_eq!(Header::decode([5 << 32, 0]), None, "unknown kind");

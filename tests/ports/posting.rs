@@ -139,7 +139,7 @@ fn a_full_queue_refuses_and_loses_nothing() {
                 Err(error) => break error,
             }
         };
-        let PostError::QueueFull { len, unread, limit } = error else { panic!("{error}") };
+        let PostError::QueueFull { len, unread, limit, .. } = error else { panic!("{error}") };
         assert!(len >= 400 && unread > limit - 2 * len && unread <= limit && limit == 4096);
         for number in 0..posted {
             let event = receive(&port2);

@@ -14,7 +14,7 @@ use crate::ring::notifier::{Sleep, Wait};
 use crate::ring::producer::{Producer, Refusal};
 use crate::ring::segment::Geometry;
 use crate::sync::Ordering;
-use crate::wire::record::{Farewell, Format, Header, record_len};
+use crate::wire::record::{Beside, Farewell, Format, Header, record_len};
 
 proptest! {
     #![proptest_config(config(4_000, 15))]
@@ -66,13 +66,18 @@ fn judge(geometry: Geometry, cursor: Cursor, words: [u64; 2], ahead: u64) -> Res
     let until_end = geometry.segment_len(cursor.segment) - cursor.index(&geometry);
     let (len, kind, rest) = (words[0] & 0xffff_ffff, (words[0] >> 32) as u8, words[0] >> 40);
     match (kind, rest, words[1]) {
-        (1, 0..=2, 0) if record_len(len) <= until_end.min(ahead) => {
+        (1, rest, detail)
+            if rest & 0xff <= 2
+                && (1..=253).contains(&(rest >> 8)) | (rest >> 8 == 0 && detail == 0)
+                && record_len(len) <= until_end.min(ahead) =>
+        {
             let probe = Header::decode(words).expect("judged to be a message");
-            let Header::Message { len, format } = probe else { panic!("{probe:?}") };
+            let Header::Message { len, format, beside } = probe else { panic!("{probe:?}") };
             Ok(Peek::Message(crate::ring::consumer::Record {
                 payload_offset: cursor.offset(&geometry) + 16,
                 len,
                 format,
+                beside,
                 end: cursor.position.wrapping_add(record_len(u64::from(len))),
             }))
         }
@@ -153,7 +158,8 @@ fn f28_a_tail_is_taken_only_between_the_last_one_and_the_limit() {
                 let mut rig = Rig::new(geometry, start);
                 (0..3).for_each(|_| rig.send(0));
                 // What stands beyond the tail looks like messages, so only the tail can be wrong.
-                let message = Header::Message { len: 0, format: Format::Bytes };
+                let message =
+                    Header::Message { len: 0, format: Format::Bytes, beside: Beside::NOTHING };
                 (3..8).for_each(|unit| rig.memory.write_header(16 * unit, message.encode()));
                 assert!(matches!(rig.consumer.peek(), Ok(Peek::Message(_))));
                 (0..taken).for_each(|_| assert!(rig.take()));
@@ -236,7 +242,7 @@ fn f52_eight_control_records_pass_and_the_ninth_is_corrupt() {
     let geometry = Geometry::new(32, 32 << 12);
     for controls in 0..=12u64 {
         let (memory, mut consumer, cursor) = stream_of_jumps(geometry, controls);
-        let message = Header::Message { len: 0, format: Format::Bytes };
+        let message = Header::Message { len: 0, format: Format::Bytes, beside: Beside::NOTHING };
         memory.write_header(cursor.offset(&geometry), message.encode());
         publish(&memory, cursor.position.wrapping_add(16));
         let found = consumer.peek();
@@ -268,7 +274,7 @@ fn f52_control_records_count_across_looks_and_start_again_at_a_message() {
     assert_eq!(consumer.peek(), Ok(Peek::Empty));
     cursor = write_jumps(&memory, geometry, cursor, 3);
     assert_eq!(consumer.peek(), Ok(Peek::Empty));
-    let message = Header::Message { len: 0, format: Format::Bytes };
+    let message = Header::Message { len: 0, format: Format::Bytes, beside: Beside::NOTHING };
     memory.write_header(cursor.offset(&geometry), message.encode());
     cursor = cursor.advanced(16);
     publish(&memory, cursor.position);
@@ -285,7 +291,7 @@ fn f52_a_release_passes_eight_control_records_at_most() {
     let geometry = Geometry::new(32, 32 << 12);
     let memory = Memory::on_heap(geometry.limit());
     let (_, mut consumer) = lane::fresh(&memory, geometry, 0);
-    let message = Header::Message { len: 0, format: Format::Bytes };
+    let message = Header::Message { len: 0, format: Format::Bytes, beside: Beside::NOTHING };
     memory.write_header(0, message.encode());
     write_jumps(&memory, geometry, Cursor::start(0).advanced(16), 12);
     assert_eq!(next(&mut consumer), Ok(()));

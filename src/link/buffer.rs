@@ -1,0 +1,333 @@
+//! Memory that moves: filled by one process, sealed, then read by another where it is.
+//!
+//! The kernel proves that nobody can change a sealed memfd, not even who made it. So its bytes are
+//! a plain `&[u8]`, whoever the peer is: zero-copy and safe.
+#![allow(unsafe_code)]
+
+use crate::error::{BufferError, SystemError};
+use crate::link::payload::{self, Post};
+use crate::os::memfd;
+use memmap2::{Advice, Mmap, MmapMut, MmapOptions};
+use rkyv::api::high::HighValidator;
+use rkyv::bytecheck::CheckBytes;
+use rkyv::rancor::Error;
+use rkyv::{Archive, Portable};
+use std::any::TypeId;
+use std::fmt;
+use std::ops::{Deref, DerefMut};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::sync::OnceLock;
+
+/// Memory that can move to another process without a copy: the web's transferable `ArrayBuffer`.
+///
+/// A fresh one is filled through [`bytes_mut`](Buffer::bytes_mut). Posting it seals it: from then
+/// on nobody can change it, and the receiver reads it where it is. A receiver that wants to write
+/// takes a private copy of the pages it touches, by [`into_mut`](Buffer::into_mut).
+///
+/// It is worth while for large payloads only: making one and moving it costs some tens of
+/// microseconds and a page fault for each 4 KiB; see the repository's `docs/performance.md` for the
+/// size from which on that is less than copying.
+///
+/// HTML: [`ArrayBuffer` transfer](https://html.spec.whatwg.org/#transferable-objects).
+///
+/// ```
+/// use messageport::{Buffer, MessageChannel};
+///
+/// let channel = MessageChannel::new()?;
+/// let mut buffer = Buffer::new(1 << 20)?;
+/// buffer.bytes_mut()?[..5].copy_from_slice(b"image");
+/// channel.port1.post_text_with("a frame", [buffer.into()])?;
+///
+/// let event = channel.port2.recv()?;
+/// let buffer = event.take_buffer()?;
+/// assert_eq!(&buffer[..5], b"image");
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+pub struct Buffer {
+    memory: Memory,
+    descriptor: OwnedFd,
+    is_frozen: bool,
+    /// The type of the archive that was found valid; sealed bytes stay valid.
+    checked: OnceLock<TypeId>,
+}
+
+/// INVARIANT (alone): until the buffer is frozen, nobody else has the descriptor.
+/// INVARIANT (frozen): once it is, the kernel refuses every change of the bytes.
+enum Memory {
+    /// Being filled; never so once the buffer is frozen.
+    Fresh(MmapMut),
+    /// Final: frozen, or about to be.
+    Final(Mmap),
+    /// Of length 0, which cannot be mapped.
+    Nothing,
+}
+
+impl Buffer {
+    /// Makes a buffer of `len` zero bytes. All of its memory is made now, some 130 µs for a
+    /// mebibyte; a lack of it is an error here and no signal later.
+    ///
+    /// # Errors
+    /// [`BufferError::Io`] if the kernel refuses: too little memory or address space, no descriptor
+    /// left, `RLIMIT_FSIZE` below `len`.
+    pub fn new(len: usize) -> Result<Buffer, BufferError> {
+        let allowed = memfd::file_size_limit()?;
+        if allowed < len as u64 {
+            return Err(BufferError::TooLarge { len: len as u64, allowed });
+        }
+        let descriptor = memfd::create(len as u64)?;
+        let memory = match len {
+            0 => Memory::Nothing,
+            // SAFETY: (alone) the descriptor was just made.
+            _ => Memory::Fresh(unsafe { MmapMut::map_mut(&descriptor) }.map_err(map_refused)?),
+        };
+        if let Memory::Fresh(bytes) = &memory {
+            bytes.advise(Advice::PopulateWrite).map_err(|source| BufferError::Io {
+                call: "madvise(MADV_POPULATE_WRITE)",
+                source,
+            })?;
+        }
+        Ok(Buffer { memory, descriptor, is_frozen: false, checked: OnceLock::new() })
+    }
+
+    /// Makes a buffer with a copy of `bytes`.
+    ///
+    /// # Errors
+    /// As [`new`](Self::new).
+    ///
+    /// ```
+    /// let buffer = messageport::Buffer::from_slice(b"words")?;
+    /// assert_eq!(&*buffer, b"words");
+    /// # Ok::<(), messageport::BufferError>(())
+    /// ```
+    pub fn from_slice(bytes: &[u8]) -> Result<Buffer, BufferError> {
+        let mut buffer = Buffer::new(bytes.len())?;
+        buffer.bytes_mut()?.copy_from_slice(bytes);
+        Ok(buffer)
+    }
+
+    /// Makes a buffer with the archive of `value`, to be read by [`access`](Self::access). Serialises
+    /// twice: first to learn the length.
+    ///
+    /// # Errors
+    /// As [`new`](Self::new), and [`BufferError::Serialize`] with the value's own error.
+    ///
+    /// ```
+    /// let buffer = messageport::Buffer::archive(&vec![1u32, 2, 3])?;
+    /// assert_eq!(buffer.access::<Vec<u32>>()?[2], 3);
+    /// # Ok::<(), messageport::BufferError>(())
+    /// ```
+    pub fn archive<T: Post>(value: &T) -> Result<Buffer, BufferError> {
+        let len = payload::serialize_to(value, &mut []).map_err(BufferError::Serialize)?;
+        let mut buffer = Buffer::new(len)?;
+        let again =
+            payload::serialize_to(value, buffer.bytes_mut()?).map_err(BufferError::Serialize)?;
+        if again != len {
+            return Err(BufferError::LengthChanged { len, again });
+        }
+        Ok(buffer)
+    }
+
+    /// The archived form of `T` in the buffer, checked: once, if the buffer is sealed, at each call
+    /// otherwise.
+    ///
+    /// # Errors
+    /// [`BufferError::Invalid`] if the bytes are no valid archive of a `T`.
+    pub fn access<T>(&self) -> Result<&T::Archived, BufferError>
+    where
+        T: Archive,
+        T::Archived: Portable + for<'a> CheckBytes<HighValidator<'a, Error>> + 'static,
+    {
+        let archived = TypeId::of::<T::Archived>();
+        if self.checked.get() == Some(&archived) {
+            // SAFETY: they were found valid as this type, and sealed bytes do not change.
+            return Ok(unsafe { payload::access_unchecked::<T::Archived>(self) });
+        }
+        let value = payload::access::<T::Archived>(self).map_err(|source| {
+            BufferError::Invalid { expected: std::any::type_name::<T>(), source }
+        })?;
+        if self.is_sealed() {
+            // Another type may have been the first; that one stays remembered.
+            let _ = self.checked.set(archived);
+        }
+        Ok(value)
+    }
+
+    /// The bytes, to be written.
+    ///
+    /// # Errors
+    /// [`BufferError::Sealed`] if the buffer was received, or has been posted before, even if that
+    /// failed: what was sealed stays so.
+    pub fn bytes_mut(&mut self) -> Result<&mut [u8], BufferError> {
+        match &mut self.memory {
+            Memory::Fresh(bytes) => Ok(bytes),
+            Memory::Nothing if !self.is_frozen => Ok(&mut []),
+            Memory::Nothing | Memory::Final(_) => Err(BufferError::Sealed),
+        }
+    }
+
+    /// Whether the bytes can never change again.
+    pub fn is_sealed(&self) -> bool {
+        self.is_frozen
+    }
+
+    /// Seals the buffer: from here on nobody can change it. Posting it does the same.
+    ///
+    /// # Errors
+    /// [`BufferError::Io`] if the kernel refuses; the buffer is as it was, or can no longer be
+    /// written.
+    ///
+    /// ```
+    /// let mut buffer = messageport::Buffer::from_slice(b"final")?;
+    /// assert!(buffer.as_fd().is_none());
+    /// buffer.seal()?;
+    /// assert!(buffer.bytes_mut().is_err() && buffer.as_fd().is_some());
+    /// # Ok::<(), messageport::BufferError>(())
+    /// ```
+    pub fn seal(&mut self) -> Result<(), BufferError> {
+        Ok(self.freeze()?)
+    }
+
+    /// The memory's descriptor, for uses of one's own. `None` before the buffer is sealed: whoever
+    /// had it could write to what this buffer lends.
+    pub fn as_fd(&self) -> Option<BorrowedFd<'_>> {
+        self.is_sealed().then(|| self.descriptor.as_fd())
+    }
+
+    /// The bytes as a private, writable memory. Of a sealed buffer only the pages that are written
+    /// are copied.
+    ///
+    /// # Errors
+    /// [`BufferError::Io`] if the kernel refuses to map it.
+    ///
+    /// ```
+    /// let mut buffer = messageport::Buffer::from_slice(b"text")?;
+    /// buffer.seal()?;
+    /// let mut private = buffer.into_mut()?;
+    /// private[0] = b'n';
+    /// assert_eq!(&*private, b"next");
+    /// # Ok::<(), messageport::BufferError>(())
+    /// ```
+    pub fn into_mut(self) -> Result<BufferMut, BufferError> {
+        let bytes = match self.memory {
+            Memory::Fresh(bytes) => Some(bytes),
+            Memory::Nothing => None,
+            Memory::Final(bytes) => {
+                let len = bytes.len();
+                // SAFETY: (frozen), (alone): what the private pages are copied from does not change.
+                let private = unsafe { MmapOptions::new().len(len).map_copy(&self.descriptor) };
+                Some(private.map_err(map_refused)?)
+            }
+        };
+        Ok(BufferMut { bytes })
+    }
+
+    /// Takes what a peer has sent as a buffer of `len` bytes, once it is known to be one that nobody
+    /// can change, and not to cost memory by being looked at. The descriptor comes back if not.
+    pub(crate) fn import(descriptor: OwnedFd, len: u64) -> Result<Buffer, (BufferError, OwnedFd)> {
+        match map_foreign(&descriptor, len) {
+            Ok(memory) => {
+                Ok(Buffer { memory, descriptor, is_frozen: true, checked: OnceLock::new() })
+            }
+            Err(error) => Err((error, descriptor)),
+        }
+    }
+
+    /// Makes the bytes final. The mapping for reading comes before the one for writing goes, so that
+    /// a failure leaves a buffer that can be read.
+    pub(crate) fn freeze(&mut self) -> Result<(), SystemError> {
+        if self.is_frozen {
+            return Ok(());
+        }
+        if let Memory::Fresh(bytes) = &self.memory {
+            let len = bytes.len();
+            // SAFETY: (alone) nobody else has the descriptor, and this buffer's own writable mapping
+            // goes with the assignment below.
+            let last = unsafe { MmapOptions::new().len(len).map_copy_read_only(&self.descriptor) };
+            let last = last.map_err(|source| SystemError { call: "mmap", source })?;
+            self.memory = Memory::Final(last);
+        }
+        memfd::freeze(&self.descriptor)?;
+        self.is_frozen = true;
+        Ok(())
+    }
+
+    pub(crate) fn descriptor(&self) -> BorrowedFd<'_> {
+        self.descriptor.as_fd()
+    }
+}
+
+fn map_refused(source: std::io::Error) -> BufferError {
+    BufferError::Io { call: "mmap", source }
+}
+
+fn map_foreign(descriptor: &OwnedFd, len: u64) -> Result<Memory, BufferError> {
+    let nature = memfd::examine(descriptor)?;
+    let refused = |what| Err(BufferError::Refused { what });
+    if !nature.sealed || !nature.frozen {
+        return refused("it lacks seals, or is no memfd");
+    }
+    if !nature.plain_memory {
+        return refused("it is not on tmpfs");
+    }
+    if nature.len != len {
+        return refused("it has another length than was said");
+    }
+    if nature.allocated < len {
+        return refused("it has holes, which would cost memory when they are read");
+    }
+    let len = usize::try_from(len).expect("a 64-bit target");
+    if len == 0 {
+        return Ok(Memory::Nothing);
+    }
+    // SAFETY: (frozen) the seals were just seen, and no seal can be taken back. Private, as kernels
+    // before 6.7 refuse a shared mapping of what is sealed against writing.
+    let bytes = unsafe { MmapOptions::new().len(len).map_copy_read_only(descriptor) };
+    Ok(Memory::Final(bytes.map_err(map_refused)?))
+}
+
+impl Deref for Buffer {
+    type Target = [u8];
+
+    fn deref(&self) -> &[u8] {
+        match &self.memory {
+            Memory::Fresh(bytes) => bytes,
+            Memory::Final(bytes) => bytes,
+            Memory::Nothing => &[],
+        }
+    }
+}
+
+impl fmt::Debug for Buffer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Buffer")
+            .field("len", &self.len())
+            .field("sealed", &self.is_sealed())
+            .finish_non_exhaustive()
+    }
+}
+
+/// A private, writable view of a [`Buffer`]'s bytes; made by [`Buffer::into_mut`].
+pub struct BufferMut {
+    /// None for length 0.
+    bytes: Option<MmapMut>,
+}
+
+impl Deref for BufferMut {
+    type Target = [u8];
+
+    fn deref(&self) -> &[u8] {
+        self.bytes.as_deref().unwrap_or_default()
+    }
+}
+
+impl DerefMut for BufferMut {
+    fn deref_mut(&mut self) -> &mut [u8] {
+        self.bytes.as_deref_mut().unwrap_or_default()
+    }
+}
+
+impl fmt::Debug for BufferMut {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("BufferMut").field("len", &self.len()).finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,209 @@
+//! What travels beside a message: ports, buffers and descriptors, in one packet of the attachment
+//! socket.
+//!
+//! Nothing of a list is touched before all of it was checked; what has left is what the kernel took.
+
+use crate::error::{PostError, SystemError};
+use crate::link::buffer::Buffer;
+use crate::link::receiving::Receiving;
+use crate::link::region::Region;
+use crate::link::sending::Sending;
+use crate::link::transfer::{self, Halves, Parts};
+use crate::wire::frame::{Entry, MAX_ENTRIES, decode_packet, encode_packet};
+use crate::wire::record::MAX_DESCRIPTORS;
+use std::collections::VecDeque;
+use std::os::fd::{BorrowedFd, OwnedFd};
+
+/// One thing that is to move, still its owner's.
+pub(crate) enum Item<'a> {
+    Port(&'a mut Sending, &'a mut Receiving),
+    Buffer(&'a mut Buffer),
+    Descriptor(BorrowedFd<'a>),
+}
+
+impl Item<'_> {
+    fn descriptors(&self) -> usize {
+        match self {
+            Item::Port(..) => 3,
+            Item::Buffer(_) | Item::Descriptor(_) => 1,
+        }
+    }
+}
+
+/// Checks the shape of a list: how much it is, and that no port of the carrier's own pair is in it.
+/// Returns how many descriptors it takes.
+pub(crate) fn check_shape(items: &[Item<'_>], carrier: &Region) -> Result<u16, PostError> {
+    let descriptors = items.iter().map(Item::descriptors).sum::<usize>();
+    if items.len() > MAX_ENTRIES || descriptors > usize::from(MAX_DESCRIPTORS) {
+        return Err(PostError::TooManyTransferables {
+            transferables: items.len(),
+            descriptors,
+            max_transferables: MAX_ENTRIES,
+            max_descriptors: usize::from(MAX_DESCRIPTORS),
+        });
+    }
+    let is_own = |item: &Item<'_>| match item {
+        Item::Port(sending, _) => sending.endpoint().region().object() == carrier.object(),
+        _ => false,
+    };
+    match items.iter().position(is_own) {
+        Some(index) => Err(PostError::TransferLoop { index }),
+        None => Ok(descriptors as u16),
+    }
+}
+
+/// Checks that every port of a list is still one. After the message was serialised, as that runs
+/// code of others.
+pub(crate) fn check_open(items: &[Item<'_>]) -> Result<(), PostError> {
+    let is_closed = |item: &Item<'_>| match item {
+        Item::Port(sending, receiving) => sending.is_finished() || receiving.is_finished(),
+        _ => false,
+    };
+    match items.iter().position(is_closed) {
+        Some(index) => Err(PostError::Detached { index }),
+        None => Ok(()),
+    }
+}
+
+/// Makes the items ready to leave: ports publish what they have staged and read, buffers are sealed.
+/// None of that is undone if the packet does not leave; all of them can go on being used.
+pub(crate) fn settle(items: &mut [Item<'_>]) -> Result<(), SystemError> {
+    for item in items {
+        match item {
+            Item::Port(sending, receiving) => transfer::settle(sending, receiving),
+            Item::Buffer(buffer) => buffer.freeze()?,
+            Item::Descriptor(_) => {}
+        }
+    }
+    Ok(())
+}
+
+/// The packet of some items that have settled.
+pub(crate) fn pack<'a>(sequence: u64, items: &'a [Item<'_>]) -> (Vec<u8>, Vec<BorrowedFd<'a>>) {
+    let mut descriptors = Vec::new();
+    let entries: Vec<Entry> = items
+        .iter()
+        .map(|item| match item {
+            Item::Port(sending, receiving) => {
+                descriptors.extend(sending.endpoint().descriptors());
+                Entry::Port(transfer::capsule(sending, receiving))
+            }
+            Item::Buffer(buffer) => {
+                descriptors.push(buffer.descriptor());
+                Entry::Buffer { len: buffer.len() as u64 }
+            }
+            Item::Descriptor(descriptor) => {
+                descriptors.push(*descriptor);
+                Entry::Descriptor
+            }
+        })
+        .collect();
+    (encode_packet(sequence, &entries), descriptors)
+}
+
+/// The packet has left: its ports say no farewell.
+pub(crate) fn forget(items: &mut [Item<'_>]) {
+    for item in items {
+        if let Item::Port(sending, receiving) = item {
+            sending.forget();
+            receiving.forget();
+        }
+    }
+}
+
+/// One thing that arrived.
+#[derive(Debug)]
+pub(crate) enum Part {
+    Port(Box<Parts>),
+    Buffer { descriptor: OwnedFd, len: u64 },
+    Descriptor(OwnedFd),
+}
+
+/// What can be asked for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Kind {
+    Port,
+    Buffer,
+    Descriptor,
+}
+
+/// What arrived beside one message and was not taken yet.
+#[derive(Debug, Default)]
+pub(crate) struct Parcel {
+    parts: VecDeque<Part>,
+    /// Descriptors that the kernel destroyed, as this process could have no more.
+    pub lost: u16,
+    /// Whether who sent it was trusted.
+    pub is_trusted: bool,
+}
+
+impl Parcel {
+    /// A parcel whose descriptors are lost.
+    pub(crate) fn lost(descriptors: u16) -> Parcel {
+        Parcel { lost: descriptors, ..Parcel::default() }
+    }
+
+    /// Reads a packet. `None` if it is none, or has other descriptors than it says.
+    pub(crate) fn open(bytes: &[u8], descriptors: Vec<OwnedFd>) -> Option<(u64, Parcel)> {
+        let (sequence, entries) = decode_packet(bytes)?;
+        if entries.iter().map(|entry| entry.descriptors()).sum::<usize>() != descriptors.len() {
+            return None;
+        }
+        let mut descriptors = descriptors.into_iter();
+        let mut next = || descriptors.next();
+        let mut parts = VecDeque::with_capacity(entries.len());
+        for entry in entries {
+            parts.push_back(match entry {
+                Entry::Port(capsule) => {
+                    Part::Port(Box::new(Parts::new(capsule, [next()?, next()?, next()?])))
+                }
+                Entry::Buffer { len } => Part::Buffer { descriptor: next()?, len },
+                Entry::Descriptor => Part::Descriptor(next()?),
+            });
+        }
+        Some((sequence, Parcel { parts, ..Parcel::default() }))
+    }
+
+    /// How many of a kind are left.
+    pub(crate) fn count(&self, kind: Kind) -> usize {
+        self.parts.iter().filter(|part| part.kind() == kind).count()
+    }
+
+    /// Takes the first part of a kind, and says where it stood.
+    pub(crate) fn take(&mut self, kind: Kind) -> Option<(usize, Part)> {
+        let place = self.parts.iter().position(|part| part.kind() == kind)?;
+        Some((place, self.parts.remove(place)?))
+    }
+
+    /// Puts a part back to where it stood.
+    pub(crate) fn put_back(&mut self, place: usize, part: Part) {
+        self.parts.insert(place.min(self.parts.len()), part);
+    }
+
+    /// Ends what nobody has taken: each port says that it was dropped.
+    pub(crate) fn abandon(self) {
+        for part in self.parts {
+            if let Part::Port(parts) = part
+                && let Ok(halves) = transfer::unpack(*parts, false)
+            {
+                farewell(halves);
+            }
+        }
+    }
+}
+
+impl Part {
+    fn kind(&self) -> Kind {
+        match self {
+            Part::Port(_) => Kind::Port,
+            Part::Buffer { .. } => Kind::Buffer,
+            Part::Descriptor(_) => Kind::Descriptor,
+        }
+    }
+}
+
+fn farewell((mut sending, mut receiving): Halves) {
+    use crate::wire::record::Farewell;
+    sending.close(Farewell::Dropped);
+    receiving.leave(Farewell::Dropped);
+}
