@@ -149,7 +149,7 @@ pub enum PostError {
     Serialize(#[source] rkyv::rancor::Error),
     /// More is to move with one message than one packet takes.
     #[error(
-        "{transferables} transferables with {descriptors} descriptors are too many for one message: \
+        "{transferables} transferables with {descriptors} descriptors are too many for a message: \
          it takes {max_transferables} and {max_descriptors}, a port having three; post several"
     )]
     TooManyTransferables {
@@ -175,7 +175,8 @@ pub enum PostError {
         /// Place in the list.
         index: usize,
     },
-    /// This user has too many descriptors in flight: more than `RLIMIT_NOFILE`, all sockets counted.
+    /// This user has too many descriptors in flight: more than `RLIMIT_NOFILE`, all sockets
+    /// counted.
     #[error(
         "too many descriptors are in flight: wait until some were received, or raise RLIMIT_NOFILE"
     )]

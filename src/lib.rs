@@ -83,7 +83,7 @@ pub use link::payload::{PayloadWriter, Post, PostSerializer};
 pub use meet::spawn::{Worker, parent_port};
 #[cfg(not(loom))]
 pub use port::{
-    IntoFdError, JoinError, MessagePort,
+    JoinError, MessagePort,
     burst::Burst,
     cancel::Canceller,
     channel::{ChannelBuilder, MessageChannel},
@@ -92,7 +92,7 @@ pub use port::{
     receiver::Receiver,
     sender::Sender,
     stats::{LaneStats, PortStats, Undelivered},
-    transfer::{TransferError, Transferable},
+    transfer::{IntoFdError, TransferError, Transferable},
 };
 pub use rkyv;
 pub use wire::record::Format;

@@ -69,7 +69,7 @@ fn f38_an_honest_offer_is_a_port() {
             moved.words[word] = far;
         }
         expect(TEST, "moved", &moved, "accepted");
-        expect(TEST, "other side", &Offer::honest().with(VERSION_AND_SIDE, 1), "accepted");
+        expect(TEST, "other side", &Offer::honest().with(VERSION_AND_SIDE, 2), "accepted");
     }
     play(TEST, &[("parent", parent), ("victim", victim)]);
 }
@@ -83,15 +83,15 @@ fn f38_a_capsule_that_is_none_is_refused() {
         let cases = [
             ("nothing", cut(0), "no capsule"),
             ("a byte", cut(1), "no capsule"),
-            ("a byte less", cut(95), "no capsule"),
-            ("a byte more", cut(97), "no capsule"),
+            ("a byte less", cut(111), "no capsule"),
+            ("a byte more", cut(113), "no capsule"),
             ("much more", cut(60_000), "cut off"),
             ("another magic", honest().with(0, 1), "no capsule"),
-            ("zeros", Offer { words: vec![0; 12], ..honest() }, "no capsule"),
-            ("ones", Offer { words: vec![u64::MAX; 12], ..honest() }, "no capsule"),
-            ("another version", honest().with(VERSION_AND_SIDE, 2), "layout version"),
+            ("zeros", Offer { words: vec![0; 14], ..honest() }, "no capsule"),
+            ("ones", Offer { words: vec![u64::MAX; 14], ..honest() }, "no capsule"),
+            ("another version", honest().with(VERSION_AND_SIDE, 3), "layout version"),
             ("version 0", honest().with(VERSION_AND_SIDE, 0), "layout version"),
-            ("a third side", honest().with(VERSION_AND_SIDE, 1 | 2 << 32), "no capsule"),
+            ("a third side", honest().with(VERSION_AND_SIDE, 2 | 2 << 32), "no capsule"),
         ];
         for (what, offer, words) in &cases {
             expect(TEST, what, offer, words);

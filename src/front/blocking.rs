@@ -6,6 +6,7 @@ use crate::port::MessagePort;
 use crate::port::event::MessageEvent;
 use crate::port::receiver::Receiver;
 use crate::port::sender::Sender;
+use crate::port::transfer::{TransferError, Transferable};
 use crate::ring::notifier::Wait;
 use std::cell::Cell;
 use std::sync::OnceLock;
@@ -104,24 +105,56 @@ impl Sender {
         self.retry(timeout, || self.has_room(len as u64))
     }
 
+    /// Posts a value and what moves with it, waiting for room. See
+    /// [`MessagePort::post_message_with_timeout`].
+    ///
+    /// # Errors
+    /// [`TransferError`] with any reason but `QueueFull`, and with the list.
+    pub fn post_message_with_timeout<T: Post>(
+        &self,
+        value: &T,
+        transfer: impl Into<Vec<Transferable>>,
+        timeout: Duration,
+    ) -> Result<(), TransferError> {
+        let mut list = transfer.into();
+        let posted = self.retry(timeout, || {
+            match self.post_message_with(value, std::mem::take(&mut list)) {
+                Ok(()) => Ok(()),
+                Err(error) => {
+                    let (reason, back) = error.into_parts();
+                    list = back;
+                    Err(reason)
+                }
+            }
+        });
+        posted.map_err(|reason| TransferError::new(reason, list))
+    }
+
     /// Runs `attempt` until it answers otherwise than by `QueueFull`.
     fn retry(
         &self,
         timeout: Duration,
         mut attempt: impl FnMut() -> Result<(), PostError>,
     ) -> Result<(), PostError> {
-        let mut needed = match attempt() {
-            Err(PostError::QueueFull { len, .. }) => len,
+        let (mut needed, mut is_socket) = match attempt() {
+            Err(PostError::QueueFull { len, is_socket, .. }) => (len, is_socket),
             answer => return answer,
         };
         let deadline = Instant::now().checked_add(timeout);
-        if !timeout.is_zero() {
+        if !timeout.is_zero() && !is_socket {
             spin(self.spin_estimate(), || self.may_fit(needed));
         }
         loop {
-            if self.may_fit(needed) {
+            // Room in the socket is learned of by trying: once the flag is up, since whoever makes
+            // it, by receiving, releases afterwards.
+            if is_socket {
+                self.raise_room_flag();
+            }
+            if is_socket || self.may_fit(needed) {
                 match attempt() {
-                    Err(PostError::QueueFull { len, .. }) => needed = len,
+                    Err(PostError::QueueFull { len, is_socket: which, .. }) => {
+                        (needed, is_socket) = (len, which);
+                    }
                     answer => return answer,
                 }
             }
@@ -131,7 +164,7 @@ impl Sender {
             if deadline.is_some_and(|deadline| Instant::now() >= deadline) {
                 return Err(PostError::Timeout);
             }
-            if self.prepare_wait(needed)? == Wait::Sleep {
+            if is_socket || self.prepare_wait(needed)? == Wait::Sleep {
                 self.sleep(deadline)?;
             }
         }
@@ -272,6 +305,31 @@ impl MessagePort {
     /// ```
     pub fn post_text_timeout(&self, text: &str, timeout: Duration) -> Result<(), PostError> {
         self.sender().post_text_timeout(text, timeout)
+    }
+
+    /// Posts a value and moves what is in the list, waiting for room like
+    /// [`post_message_timeout`](Self::post_message_timeout): in the ring, and in the socket beside
+    /// it.
+    ///
+    /// # Errors
+    /// [`TransferError`] with the list; the reason is never `QueueFull`.
+    ///
+    /// ```
+    /// use std::time::Duration;
+    ///
+    /// let channel = messageport::MessageChannel::new()?;
+    /// let file = std::fs::File::open("/dev/null")?;
+    /// let timeout = Duration::from_secs(1);
+    /// channel.port1.post_message_with_timeout(&7u8, [file.into()], timeout)?;
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn post_message_with_timeout<T: Post>(
+        &self,
+        value: &T,
+        transfer: impl Into<Vec<Transferable>>,
+        timeout: Duration,
+    ) -> Result<(), TransferError> {
+        self.sender().post_message_with_timeout(value, transfer, timeout)
     }
 
     /// Waits until a message of `len` bytes would fit, like

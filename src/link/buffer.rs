@@ -105,8 +105,8 @@ impl Buffer {
         Ok(buffer)
     }
 
-    /// Makes a buffer with the archive of `value`, to be read by [`access`](Self::access). Serialises
-    /// twice: first to learn the length.
+    /// Makes a buffer with the archive of `value`, to be read by [`access`](Self::access).
+    /// Serialises twice: first to learn the length.
     ///
     /// # Errors
     /// As [`new`](Self::new), and [`BufferError::Serialize`] with the value's own error.
@@ -213,7 +213,8 @@ impl Buffer {
             Memory::Nothing => None,
             Memory::Final(bytes) => {
                 let len = bytes.len();
-                // SAFETY: (frozen), (alone): what the private pages are copied from does not change.
+                // SAFETY: (frozen), (alone): what the private pages are copied from does not
+                // change.
                 let private = unsafe { MmapOptions::new().len(len).map_copy(&self.descriptor) };
                 Some(private.map_err(map_refused)?)
             }
@@ -221,8 +222,9 @@ impl Buffer {
         Ok(BufferMut { bytes })
     }
 
-    /// Takes what a peer has sent as a buffer of `len` bytes, once it is known to be one that nobody
-    /// can change, and not to cost memory by being looked at. The descriptor comes back if not.
+    /// Takes what a peer has sent as a buffer of `len` bytes, once it is known to be one that
+    /// nobody can change, and not to cost memory by being looked at. The descriptor comes back if
+    /// not.
     pub(crate) fn import(descriptor: OwnedFd, len: u64) -> Result<Buffer, (BufferError, OwnedFd)> {
         match map_foreign(&descriptor, len) {
             Ok(memory) => {
@@ -232,16 +234,16 @@ impl Buffer {
         }
     }
 
-    /// Makes the bytes final. The mapping for reading comes before the one for writing goes, so that
-    /// a failure leaves a buffer that can be read.
+    /// Makes the bytes final. The mapping for reading comes before the one for writing goes, so
+    /// that a failure leaves a buffer that can be read.
     pub(crate) fn freeze(&mut self) -> Result<(), SystemError> {
         if self.is_frozen {
             return Ok(());
         }
         if let Memory::Fresh(bytes) = &self.memory {
             let len = bytes.len();
-            // SAFETY: (alone) nobody else has the descriptor, and this buffer's own writable mapping
-            // goes with the assignment below.
+            // SAFETY: (alone) nobody else has the descriptor, and this buffer's own writable
+            // mapping goes with the assignment below.
             let last = unsafe { MmapOptions::new().len(len).map_copy_read_only(&self.descriptor) };
             let last = last.map_err(|source| SystemError { call: "mmap", source })?;
             self.memory = Memory::Final(last);

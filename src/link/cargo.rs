@@ -1,7 +1,8 @@
 //! What travels beside a message: ports, buffers and descriptors, in one packet of the attachment
 //! socket.
 //!
-//! Nothing of a list is touched before all of it was checked; what has left is what the kernel took.
+//! Nothing of a list is touched before all of it was checked; what has left is what the kernel
+//! took.
 
 use crate::error::{PostError, SystemError};
 use crate::link::buffer::Buffer;
@@ -65,8 +66,8 @@ pub(crate) fn check_open(items: &[Item<'_>]) -> Result<(), PostError> {
     }
 }
 
-/// Makes the items ready to leave: ports publish what they have staged and read, buffers are sealed.
-/// None of that is undone if the packet does not leave; all of them can go on being used.
+/// Makes the items ready to leave: ports publish what they have staged and read, buffers are
+/// sealed. None of that is undone if the packet does not leave; all of them can go on being used.
 pub(crate) fn settle(items: &mut [Item<'_>]) -> Result<(), SystemError> {
     for item in items {
         match item {

@@ -75,8 +75,8 @@ impl Region {
     /// Maps a region that somebody else made, once everything about it was checked.
     ///
     /// `capacity`, `limit` and `schema` are what the other side said beside the descriptor; the
-    /// header must say the same. Header words are loaded once, here, and never again. On failure the
-    /// descriptor comes back: there may be address space or memory for it later.
+    /// header must say the same. Header words are loaded once, here, and never again. On failure
+    /// the descriptor comes back: there may be address space or memory for it later.
     pub(crate) fn attach(
         memfd: OwnedFd,
         capacity: u64,

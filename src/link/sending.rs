@@ -172,8 +172,8 @@ impl Sending {
         Ok(descriptors)
     }
 
-    /// Sends the packet, and posts the record that was written. Once the packet has left nothing can
-    /// fail any more, so that there is no packet without its record while this process lives.
+    /// Sends the packet, and posts the record that was written. Once the packet has left nothing
+    /// can fail any more, so that there is no packet without its record while this process lives.
     fn move_with(
         &mut self,
         plan: Plan,
@@ -203,7 +203,8 @@ impl Sending {
     #[cold]
     fn packet_refused(&mut self, error: SystemError, len: u32) -> PostError {
         match error.source.raw_os_error() {
-            // The kernel says ENOBUFS or ENOMEM for a lack of its own memory: also to be waited out.
+            // The kernel says ENOBUFS or ENOMEM for a lack of its own memory: also to be waited
+            // out.
             Some(libc::EAGAIN | libc::ENOBUFS) => {
                 self.producer.count_full();
                 let unread = self.producer.unreleased().unwrap_or(0);
@@ -349,6 +350,13 @@ impl Sending {
             self.check_open()?;
         }
         Ok(wait)
+    }
+
+    /// Raises the flag for a wait that is for something else than room in the ring. The peer wakes
+    /// whoever raised it at each of its releases.
+    pub(crate) fn raise_room_flag(&mut self) {
+        self.commit();
+        self.producer.raise_room_flag(Sleep::Futex);
     }
 
     /// Sleeps as `prepare_wait` announced, for a slice of time at the most. Returns for room, for

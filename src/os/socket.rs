@@ -283,8 +283,8 @@ pub(crate) fn refuse_descriptors(socket: BorrowedFd<'_>) {
 
 fn set(socket: BorrowedFd<'_>, options: &[libc::c_int], value: libc::c_int) {
     for &option in options {
-        // SAFETY: `value` is valid for the call, with its length. An option that this kernel does not
-        // know is refused, and then it cannot be on either.
+        // SAFETY: `value` is valid for the call, with its length. An option that this kernel does
+        // not know is refused, and then it cannot be on either.
         unsafe {
             libc::setsockopt(
                 socket.as_raw_fd(),

@@ -178,8 +178,8 @@ impl<'p> MessageEvent<'p> {
         })
     }
 
-    /// Takes the next buffer that moved with the message, once the kernel says that nobody can change
-    /// it.
+    /// Takes the next buffer that moved with the message, once the kernel says that nobody can
+    /// change it.
     ///
     /// # Errors
     /// As [`take_port`](Self::take_port), with [`MessageError::Buffer`].

@@ -22,8 +22,8 @@ use sender::Sender;
 use stats::{PortStats, Undelivered};
 use std::fmt;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::sync::{Arc, Mutex, PoisonError};
-use transfer::{TransferError, Transferable};
+use std::sync::Arc;
+use transfer::{IntoFdError, TransferError, Transferable};
 
 /// One end of a channel.
 ///
@@ -130,9 +130,9 @@ impl MessagePort {
     /// at most 253 descriptors, of which a port has three. Costs one `sendmsg` more than
     /// [`post_message`](Self::post_message), and some calls to seal each fresh buffer.
     ///
-    /// If this process dies after `Ok`, they arrive; before, they are closed with it. If the receiver
-    /// dies before it has received the message, what moves is closed: the peer of a port that was
-    /// lost so says `Closed`.
+    /// If this process dies after `Ok`, they arrive; before, they are closed with it. If the
+    /// receiver dies before it has received the message, what moves is closed: the peer of a port
+    /// that was lost so says `Closed`.
     ///
     /// HTML: [message port post message steps][steps], with a transfer list. Posting a port through
     /// its own channel is an error here, where the web loses both; so is posting to a closed port.
@@ -140,8 +140,8 @@ impl MessagePort {
     /// [steps]: https://html.spec.whatwg.org/#message-port-post-message-steps
     ///
     /// # Errors
-    /// [`TransferError`] with the reason, and with the list, unless it is `Ok`: nothing has moved. The
-    /// reasons are those of [`post_message`](Self::post_message), and
+    /// [`TransferError`] with the reason, and with the list, unless it is `Ok`: nothing has moved.
+    /// The reasons are those of [`post_message`](Self::post_message), and
     /// [`TooManyTransferables`](PostError::TooManyTransferables),
     /// [`TransferLoop`](PostError::TransferLoop), [`Detached`](PostError::Detached),
     /// [`TooManyInFlight`](PostError::TooManyInFlight), [`Refused`](PostError::Refused). It is
@@ -181,7 +181,8 @@ impl MessagePort {
         self.sender.post_bytes_with(bytes, transfer)
     }
 
-    /// Posts text, and moves what is in the list; as [`post_message_with`](Self::post_message_with).
+    /// Posts text, and moves what is in the list; as
+    /// [`post_message_with`](Self::post_message_with).
     ///
     /// # Errors
     /// As there.
@@ -217,16 +218,16 @@ impl MessagePort {
         let (sending, receiving) = self.halves();
         match transfer_link::into_descriptor(sending, receiving) {
             Ok(descriptor) => Ok(descriptor),
-            Err(reason) => Err(IntoFdError { reason, port: Box::new(Mutex::new(self)) }),
+            Err(reason) => Err(IntoFdError::new(reason, self)),
         }
     }
 
-    /// The port that [`into_fd`](Self::into_fd) made a descriptor of, checked like any foreign input
-    /// and never trusted.
+    /// The port that [`into_fd`](Self::into_fd) made a descriptor of, checked like any foreign
+    /// input and never trusted.
     ///
     /// # Errors
-    /// [`AttachError`] if it is not such a descriptor, or not of a program that can be talked to, or
-    /// if the port was taken out of it before. The descriptor is closed in any case.
+    /// [`AttachError`] if it is not such a descriptor, or not of a program that can be talked to,
+    /// or if the port was taken out of it before. The descriptor is closed in any case.
     pub fn from_fd(descriptor: OwnedFd) -> Result<MessagePort, AttachError> {
         transfer_link::receive(descriptor.as_fd()).map(MessagePort::new)
     }
@@ -564,47 +565,6 @@ impl fmt::Debug for MessagePort {
             .field("sender", &self.sender)
             .field("receiver", &self.receiver)
             .finish()
-    }
-}
-
-/// A port could not be made a descriptor. It comes back, and can be used as before.
-pub struct IntoFdError {
-    reason: PostError,
-    /// Behind a lock, as a port is not `Sync` and an error should be.
-    port: Box<Mutex<MessagePort>>,
-}
-
-impl IntoFdError {
-    /// The port.
-    pub fn into_port(self) -> MessagePort {
-        self.port.into_inner().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    pub(crate) fn into_reason(self) -> PostError {
-        self.reason
-    }
-
-    /// Why it was not made a descriptor.
-    pub fn reason(&self) -> &PostError {
-        &self.reason
-    }
-}
-
-impl fmt::Debug for IntoFdError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("IntoFdError").field("reason", &self.reason).finish_non_exhaustive()
-    }
-}
-
-impl fmt::Display for IntoFdError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.reason.fmt(f)
-    }
-}
-
-impl std::error::Error for IntoFdError {
-    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
-        Some(&self.reason)
     }
 }
 

@@ -270,6 +270,12 @@ impl Sender {
         self.borrow()?.prepare_wait(len)
     }
 
+    pub(crate) fn raise_room_flag(&self) {
+        if let Ok(mut sending) = self.borrow() {
+            sending.raise_room_flag();
+        }
+    }
+
     pub(crate) fn sleep(&self, deadline: Option<Instant>) -> Result<(), PostError> {
         self.borrow()?.sleep(deadline);
         Ok(())

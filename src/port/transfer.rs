@@ -129,3 +129,48 @@ impl std::error::Error for TransferError {
         Some(&self.reason)
     }
 }
+
+/// A port could not be made a descriptor. It comes back, and can be used as before.
+pub struct IntoFdError {
+    reason: PostError,
+    /// Behind a lock, as a port is not `Sync` and an error should be.
+    port: Box<Mutex<MessagePort>>,
+}
+
+impl IntoFdError {
+    pub(crate) fn new(reason: PostError, port: MessagePort) -> IntoFdError {
+        IntoFdError { reason, port: Box::new(Mutex::new(port)) }
+    }
+
+    /// The port.
+    pub fn into_port(self) -> MessagePort {
+        self.port.into_inner().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(crate) fn into_reason(self) -> PostError {
+        self.reason
+    }
+
+    /// Why it was not made a descriptor.
+    pub fn reason(&self) -> &PostError {
+        &self.reason
+    }
+}
+
+impl fmt::Debug for IntoFdError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("IntoFdError").field("reason", &self.reason).finish_non_exhaustive()
+    }
+}
+
+impl fmt::Display for IntoFdError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.reason.fmt(f)
+    }
+}
+
+impl std::error::Error for IntoFdError {
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        Some(&self.reason)
+    }
+}

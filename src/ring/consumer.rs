@@ -63,9 +63,9 @@ impl Consumer {
         Consumer { memory, geometry, cursor, released, tail, controls: 0, messages, bytes, wakes }
     }
 
-    /// The next message, if it is plain to see: whole, committed, without a packet beside it, and no
-    /// control record before it.
-    /// `None` says nothing: `peek` looks more closely, and says what is wrong, if anything is.
+    /// The next message, if it is plain to see: whole, committed, without a packet beside it, and
+    /// no control record before it. `None` says nothing: `peek` looks more closely, and says what
+    /// is wrong, if anything is.
     #[inline(always)]
     pub(crate) fn glance(&mut self) -> Option<Record> {
         if self.cursor.position == self.tail {

@@ -99,14 +99,17 @@ impl Producer {
         })
     }
 
-    /// The place for a record of exactly `len` payload bytes, if it is plain: at the cursor, on pages
-    /// that are made. Otherwise `plan` finds one.
+    /// The place for a record of exactly `len` payload bytes, if it is plain: at the cursor, on
+    /// pages that are made. Otherwise `plan` finds one.
     ///
     /// Two compares. All of a post that finds such a place stays in registers; a result that goes
     /// through memory is stored by words and loaded by pairs of them, which stalls.
     #[inline(always)]
     pub(crate) fn plan_in_run(&self, len: u64) -> Option<Plan> {
         if len > self.geometry.largest_at_home() || record_len(len) > self.run {
+            return None;
+        }
+        if self.cursor.segment != 0 && self.may_go_home() {
             return None;
         }
         Some(self.plan_at_cursor(record_len(len)))
@@ -122,13 +125,20 @@ impl Producer {
     }
 
     /// Finds out how far plain room goes, with `made` bytes of the present segment known to have
-    /// pages. Away from home only a little way, as the way home is looked for at its end.
+    /// pages.
     pub(crate) fn renew_run(&mut self, made: u64) {
         let size = self.geometry.segment_len(self.cursor.segment);
         let pages = if made == size { size } else { made.saturating_sub(RESERVE) };
         let index = self.cursor.index(&self.geometry);
-        let room = pages.saturating_sub(index).min(self.room_here()) & !(RECORD_ALIGN - 1);
-        self.run = if self.cursor.segment == 0 { room } else { room.min(RUN_AWAY_FROM_HOME) };
+        self.run = pages.saturating_sub(index).min(self.room_here()) & !(RECORD_ALIGN - 1);
+    }
+
+    /// Whether it may be time for the way home: the lane seems to have drained.
+    #[inline]
+    fn may_go_home(&self) -> bool {
+        // Relaxed: `way_home` loads it again, and orders.
+        let head = || self.memory.lane().consumer.head.load(Ordering::Relaxed);
+        self.roomy_records >= ROOMY_RECORDS_BEFORE_HOME && head() == self.cursor.position
     }
 
     /// Whether there is plain room left.
@@ -291,6 +301,11 @@ impl Producer {
         }
         self.cancel_wait();
         Wait::Ready
+    }
+
+    /// Raises the flag only: the caller knows what else to look at.
+    pub(crate) fn raise_room_flag(&self, sleep: Sleep) {
+        notifier::arm(&self.memory.lane().sleepers.room_sleeper, sleep);
     }
 
     /// Takes the flag back after a sleep that no wake ended.
@@ -531,7 +546,5 @@ impl Plan {
 /// Records in a row that a smaller segment must have sufficed for before a drained lane goes there:
 /// so a stream that mixes large and small messages does not jump to and fro.
 const ROOMY_RECORDS_BEFORE_HOME: u32 = 64;
-/// Bytes of plain room in a segment other than the first.
-const RUN_AWAY_FROM_HOME: u64 = 64 << 10;
 /// Room below which serialising in place is not tried.
 const LEAST_OPEN_ROOM: u64 = 64;
