@@ -175,6 +175,16 @@ pub enum PostError {
         /// Place in the list.
         index: usize,
     },
+    /// The list has a port that has a [`BufferPool`](crate::BufferPool), at either end: pools stay
+    /// where they are mapped.
+    #[error("transferable {index} is a port with a buffer pool, which cannot move")]
+    HasPool {
+        /// Place in the list.
+        index: usize,
+    },
+    /// The buffer is not of a pool that was made through this very port.
+    #[error("the buffer belongs to another port's pool")]
+    ForeignPool,
     /// This user has too many descriptors in flight: more than `RLIMIT_NOFILE`, all sockets
     /// counted.
     #[error(
@@ -283,6 +293,21 @@ pub enum MessageError {
     /// What moved with the message as a buffer is none that can be used.
     #[error(transparent)]
     Buffer(BufferError),
+}
+
+/// Why a [`BufferPool`](crate::BufferPool) cannot be made.
+#[derive(Debug, Error)]
+#[non_exhaustive]
+pub enum PoolError {
+    /// The port is not trusted: a pool is memory that both ends write.
+    #[error("a buffer pool needs trust: call `trust_peer` at both ends first")]
+    NotTrusted,
+    /// It could not be announced to the peer.
+    #[error(transparent)]
+    Post(#[from] PostError),
+    /// Its memory could not be made.
+    #[error(transparent)]
+    Memory(#[from] BufferError),
 }
 
 /// Why a [`Buffer`](crate::Buffer) cannot be made or used.

@@ -80,6 +80,8 @@ pub use link::buffer::{Buffer, BufferMut};
 #[cfg(not(loom))]
 pub use link::payload::{PayloadWriter, Post, PostSerializer};
 #[cfg(not(loom))]
+pub use link::pool::PooledBuffer;
+#[cfg(not(loom))]
 pub use meet::spawn::{Worker, parent_port};
 #[cfg(not(loom))]
 pub use port::{
@@ -89,6 +91,7 @@ pub use port::{
     channel::{ChannelBuilder, MessageChannel},
     event::MessageEvent,
     loan::Loan,
+    pool::{BufferPool, PooledError},
     receiver::Receiver,
     sender::Sender,
     stats::{LaneStats, PortStats, Undelivered},

@@ -6,6 +6,7 @@
 
 use crate::error::{PostError, SystemError};
 use crate::link::buffer::Buffer;
+use crate::link::pool::PooledBuffer;
 use crate::link::receiving::Receiving;
 use crate::link::region::Region;
 use crate::link::sending::Sending;
@@ -53,15 +54,22 @@ pub(crate) fn check_shape(items: &[Item<'_>], carrier: &Region) -> Result<u16, P
     }
 }
 
-/// Checks that every port of a list is still one. After the message was serialised, as that runs
-/// code of others.
+/// Checks that every port of a list is still one, and can leave. After the message was serialised,
+/// as that runs code of others.
 pub(crate) fn check_open(items: &[Item<'_>]) -> Result<(), PostError> {
     let is_closed = |item: &Item<'_>| match item {
         Item::Port(sending, receiving) => sending.is_finished() || receiving.is_finished(),
         _ => false,
     };
-    match items.iter().position(is_closed) {
-        Some(index) => Err(PostError::Detached { index }),
+    if let Some(index) = items.iter().position(is_closed) {
+        return Err(PostError::Detached { index });
+    }
+    let has_pools = |item: &Item<'_>| match item {
+        Item::Port(sending, receiving) => sending.has_pools() || receiving.has_pools(),
+        _ => false,
+    };
+    match items.iter().position(has_pools) {
+        Some(index) => Err(PostError::HasPool { index }),
         None => Ok(()),
     }
 }
@@ -118,6 +126,8 @@ pub(crate) enum Part {
     Port(Box<Parts>),
     Buffer { descriptor: OwnedFd, len: u64 },
     Descriptor(OwnedFd),
+    Pooled(PooledBuffer),
+    Pool { descriptor: OwnedFd, number: u32, slots: u64, len: u64 },
 }
 
 /// What can be asked for.
@@ -126,6 +136,8 @@ pub(crate) enum Kind {
     Port,
     Buffer,
     Descriptor,
+    Pooled,
+    Pool,
 }
 
 /// What arrived beside one message and was not taken yet.
@@ -144,6 +156,11 @@ impl Parcel {
         Parcel { lost: descriptors, ..Parcel::default() }
     }
 
+    /// A parcel of one part.
+    pub(crate) fn of(part: Part) -> Parcel {
+        Parcel { parts: VecDeque::from([part]), ..Parcel::default() }
+    }
+
     /// Reads a packet. `None` if it is none, or has other descriptors than it says.
     pub(crate) fn open(bytes: &[u8], descriptors: Vec<OwnedFd>) -> Option<(u64, Parcel)> {
         let (sequence, entries) = decode_packet(bytes)?;
@@ -160,6 +177,10 @@ impl Parcel {
                 }
                 Entry::Buffer { len } => Part::Buffer { descriptor: next()?, len },
                 Entry::Descriptor => Part::Descriptor(next()?),
+                Entry::Pool { number, slots, len } => {
+                    let number = u32::try_from(number).ok()?;
+                    Part::Pool { descriptor: next()?, number, slots, len }
+                }
             });
         }
         Some((sequence, Parcel { parts, ..Parcel::default() }))
@@ -199,6 +220,8 @@ impl Part {
             Part::Port(_) => Kind::Port,
             Part::Buffer { .. } => Kind::Buffer,
             Part::Descriptor(_) => Kind::Descriptor,
+            Part::Pooled(_) => Kind::Pooled,
+            Part::Pool { .. } => Kind::Pool,
         }
     }
 }

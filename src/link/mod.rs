@@ -9,8 +9,10 @@ pub(crate) mod endpoint;
 #[cfg(any(test, fuzzing))]
 pub(crate) mod fuzzing;
 pub(crate) mod payload;
+pub(crate) mod pool;
 pub(crate) mod receiving;
 pub(crate) mod region;
 pub(crate) mod sending;
+pub(crate) mod slots;
 pub(crate) mod supply;
 pub(crate) mod transfer;

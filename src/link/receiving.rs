@@ -1,16 +1,17 @@
 //! The receiving half of one end: looks, copies out or lends, releases, wakes the sender.
 
 use crate::error::{CloseReason, Corruption, RecvError, SystemError};
-use crate::link::cargo::Parcel;
+use crate::link::cargo::{Kind, Parcel, Part};
 use crate::link::endpoint::{Endpoint, Sleeper};
-use crate::link::payload::{Block, Payload, Ticket};
+use crate::link::payload::{Payload, Ticket};
+use crate::link::pool::PoolMemory;
+use crate::link::slots::{Lent, Slots};
 use crate::os::socket::{self, Received};
 use crate::ring::consumer::{Consumer, Peek, Record};
 use crate::ring::cursor::Cursor;
 use crate::ring::notifier::{Sleep, Wait, Wake};
 use crate::wire::frame::MAX_PACKET_LEN;
 use crate::wire::record::{Beside, Farewell, record_len};
-use std::collections::{TryReserveError, VecDeque};
 use std::os::fd::BorrowedFd;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -19,7 +20,7 @@ use std::time::{Duration, Instant};
 pub(crate) struct Receiving {
     end: Arc<Endpoint>,
     consumer: Consumer,
-    pool: Pool,
+    slots: Slots,
     lent: Lent,
     /// Somebody waits on the doorbell's descriptor whenever nothing is there.
     readiness: bool,
@@ -32,6 +33,8 @@ pub(crate) struct Receiving {
     left: bool,
     /// What moved with the messages that are alive, by their tickets.
     parcels: Vec<(Ticket, Parcel)>,
+    /// The peer's pools, by their numbers; none, if the peer is not trusted.
+    pools: Vec<(u32, Arc<PoolMemory>)>,
     /// Since when there is no room for the descriptors of the next message.
     short_since: Option<Instant>,
 }
@@ -43,7 +46,7 @@ enum Next {
     Nothing,
     /// A message that is plain to see by now.
     Plain,
-    /// A message with a packet beside it.
+    /// A message with something beside it.
     Attached(Record),
 }
 
@@ -54,7 +57,7 @@ impl Receiving {
         Receiving {
             end,
             consumer,
-            pool: Pool::default(),
+            slots: Slots::default(),
             lent: Lent::default(),
             readiness: false,
             empty_looks: 0,
@@ -62,6 +65,7 @@ impl Receiving {
             ended: None,
             left: false,
             parcels: Vec::new(),
+            pools: Vec::new(),
             short_since: None,
         }
     }
@@ -100,8 +104,16 @@ impl Receiving {
         }
         match self.consumer.peek() {
             Ok(Peek::Message(record)) => {
-                if record.beside != Beside::NOTHING {
-                    self.discard_packet(record.beside)?;
+                match record.beside {
+                    Beside::Nothing => {}
+                    Beside::Packet { descriptors, sequence } => {
+                        self.discard_packet(descriptors, sequence)?;
+                    }
+                    Beside::Pooled { pool, slot } => drop(self.pooled(pool, slot)?),
+                    Beside::Pool { sequence } => {
+                        self.take_pool(&record, sequence)?;
+                        return self.discard();
+                    }
                 }
                 self.consumer.take(&record);
                 self.release_taken();
@@ -114,9 +126,9 @@ impl Receiving {
     }
 
     /// Discards the packet beside a message, whose ports then end as if this process had died.
-    fn discard_packet(&mut self, beside: Beside) -> Result<(), RecvError> {
+    fn discard_packet(&mut self, descriptors: u16, sequence: u64) -> Result<(), RecvError> {
         self.short_since = None;
-        match self.receive_parcel(beside) {
+        match self.receive_parcel(descriptors, sequence) {
             Ok(parcel) => parcel.abandon(),
             Err(RecvError::OutOfDescriptors { .. }) => {
                 self.short_since = None;
@@ -168,7 +180,7 @@ impl Receiving {
     #[inline]
     pub(crate) fn give_back(&mut self, ticket: Ticket) {
         let free = match ticket {
-            Ticket::Slot(number) => return self.pool.put(number),
+            Ticket::Slot(number) => return self.slots.put(number),
             Ticket::Lent(number) => self.lent.give_back(number),
         };
         if !self.has_lent() {
@@ -217,7 +229,7 @@ impl Receiving {
 
     /// Whether messages of this half are in use where they lie.
     pub(crate) fn has_lent(&self) -> bool {
-        !self.lent.positions.is_empty()
+        !self.lent.is_empty()
     }
 
     /// Takes the next message if it is plain to see, and there is memory for its copy. `None` says
@@ -241,18 +253,24 @@ impl Receiving {
             let ticket = self.lent.lend(start);
             return Some(Payload::in_ring(self.consumer.memory(), record, ticket));
         }
-        let (ticket, blocks) = self.pool.next()?;
+        let (ticket, blocks) = self.slots.next()?;
         let payload = Payload::copied(self.consumer.memory(), record, blocks, ticket)?;
-        self.pool.take_next();
+        self.slots.take_next();
         self.consumer.take(record);
         self.release(record.end);
         Some(payload)
     }
 
-    /// Takes a message and the packet beside it, which `settle` has made memory ready for.
+    /// Takes a message and what is beside it, which `settle` has made memory ready for.
     #[cold]
     fn take_attached(&mut self, record: &Record) -> Result<Option<Payload>, RecvError> {
-        let mut parcel = self.receive_parcel(record.beside)?;
+        let mut parcel = match record.beside {
+            Beside::Packet { descriptors, sequence } => {
+                self.receive_parcel(descriptors, sequence)?
+            }
+            Beside::Pooled { pool, slot } => self.pooled(pool, slot)?,
+            Beside::Nothing | Beside::Pool { .. } => unreachable!("settled as attached"),
+        };
         parcel.is_trusted = self.end.is_trusted();
         let payload = self.take(record);
         if let Some(payload) = &payload {
@@ -261,33 +279,65 @@ impl Receiving {
         Ok(payload)
     }
 
+    /// The slot that a record names. Without trust, or where the pool could not be mapped, there is
+    /// nothing to give: it stays with the peer.
+    fn pooled(&mut self, pool: u32, slot: u32) -> Result<Parcel, RecvError> {
+        let Some((_, memory)) = self.pools.iter().find(|(number, _)| *number == pool) else {
+            return Ok(Parcel::default());
+        };
+        match memory.received(slot) {
+            Ok(buffer) => Ok(Parcel::of(Part::Pooled(buffer))),
+            Err(corruption) => Err(self.broken(corruption)),
+        }
+    }
+
+    /// Takes in a pool, of a trusted peer; of another one it is closed.
+    fn take_pool(&mut self, record: &Record, sequence: u64) -> Result<(), RecvError> {
+        let mut parcel = self.receive_parcel(1, sequence)?;
+        if self.end.is_trusted()
+            && let Some((_, Part::Pool { descriptor, number, slots, len })) =
+                parcel.take(Kind::Pool)
+            && let Ok(memory) = PoolMemory::attach(descriptor, slots, len)
+        {
+            self.pools.push((number, memory));
+        }
+        self.consumer.take(record);
+        self.release_taken();
+        Ok(())
+    }
+
+    /// Whether this half has pools, which stay where they are mapped.
+    pub(crate) fn has_pools(&self) -> bool {
+        !self.pools.is_empty()
+    }
+
     /// Receives the packet that a record says is there. It left before the record was published, so
     /// that it must be there; older ones are of posts that were never published.
-    fn receive_parcel(&mut self, beside: Beside) -> Result<Parcel, RecvError> {
-        let wrong = |found| Corruption::new("packet beside a message", found, beside.sequence);
+    fn receive_parcel(&mut self, expected: u16, sequence: u64) -> Result<Parcel, RecvError> {
+        let wrong = |found| Corruption::new("packet beside a message", found, sequence);
         let mut bytes = [0; MAX_PACKET_LEN + 1];
         for _ in 0..MOST_ORPHANS {
             let socket = self.end.attachments();
-            match socket::receive(socket, &mut bytes, usize::from(beside.descriptors))? {
-                Received::NoRoom => return self.short_of_descriptors(beside),
+            match socket::receive(socket, &mut bytes, usize::from(expected))? {
+                Received::NoRoom => return self.short_of_descriptors(expected),
                 Received::CutOff => {
                     self.short_since = None;
-                    return Ok(Parcel::lost(beside.descriptors));
+                    return Ok(Parcel::lost(expected));
                 }
                 Received::Nothing => return Err(self.broken(wrong(0))),
                 Received::Packet(len, descriptors) => {
                     let count = descriptors.len();
-                    let Some((sequence, parcel)) = Parcel::open(&bytes[..len], descriptors) else {
+                    let Some((found, parcel)) = Parcel::open(&bytes[..len], descriptors) else {
                         return Err(self.broken(wrong(count as u64)));
                     };
                     // Compared by distance, as sequences may wrap.
-                    let ahead = sequence.wrapping_sub(beside.sequence) as i64;
-                    if ahead == 0 && count == usize::from(beside.descriptors) {
+                    let ahead = found.wrapping_sub(sequence) as i64;
+                    if ahead == 0 && count == usize::from(expected) {
                         self.short_since = None;
                         return Ok(parcel);
                     }
                     if ahead >= 0 {
-                        return Err(self.broken(wrong(sequence)));
+                        return Err(self.broken(wrong(found)));
                     }
                     parcel.abandon();
                 }
@@ -298,16 +348,16 @@ impl Receiving {
 
     /// There is no room for the descriptors: the message waits for a while, and then comes without
     /// them, lest a peer that sends more than this process can ever have should block the port.
-    fn short_of_descriptors(&mut self, beside: Beside) -> Result<Parcel, RecvError> {
+    fn short_of_descriptors(&mut self, needed: u16) -> Result<Parcel, RecvError> {
         let since = *self.short_since.get_or_insert_with(Instant::now);
         if since.elapsed() < SHORTAGE {
-            return Err(RecvError::OutOfDescriptors { needed: beside.descriptors });
+            return Err(RecvError::OutOfDescriptors { needed });
         }
         self.short_since = None;
         if !socket::discard_packet(self.end.attachments()) {
             return Err(self.broken(Corruption::new("packet beside a message", 0, 1)));
         }
-        Ok(Parcel::lost(beside.descriptors))
+        Ok(Parcel::lost(needed))
     }
 
     /// What moved with a message that is alive, if anything is left of it.
@@ -337,11 +387,15 @@ impl Receiving {
         loop {
             match self.consumer.peek() {
                 Ok(Peek::Message(record)) => {
+                    if let Beside::Pool { sequence } = record.beside {
+                        self.take_pool(&record, sequence)?;
+                        continue;
+                    }
                     let len = record.len as usize;
-                    if !self.end.is_trusted() && self.pool.make_room(len).is_err() {
+                    if !self.end.is_trusted() && self.slots.make_room(len).is_err() {
                         return Err(RecvError::OutOfMemory { len: u64::from(record.len) });
                     }
-                    let is_plain = record.beside == Beside::NOTHING;
+                    let is_plain = record.beside == Beside::Nothing;
                     return Ok(if is_plain { Next::Plain } else { Next::Attached(record) });
                 }
                 Ok(Peek::Closed(farewell)) => return Err(self.end_with(reason_of(farewell))),
@@ -427,104 +481,6 @@ impl Receiving {
     }
 }
 
-/// Private memory for messages, one slot for each that is alive; free slots keep theirs, up to a
-/// bound, for the next ones. A ticket is a slot's number.
-#[derive(Debug, Default)]
-struct Pool {
-    /// The buffers, all of length 0: what is in use is known by where it starts.
-    slots: Vec<Vec<Block>>,
-    /// The last one is the next to be used: its memory is warm.
-    free: Vec<u64>,
-    /// Bytes of the buffers of free slots.
-    idle: usize,
-}
-
-impl Pool {
-    /// The free slot that is taken next, if there is one.
-    #[inline(always)]
-    fn next(&mut self) -> Option<(u64, &mut Vec<Block>)> {
-        let ticket = *self.free.last()?;
-        Some((ticket, &mut self.slots[ticket as usize]))
-    }
-
-    #[inline(always)]
-    fn take_next(&mut self) {
-        if let Some(ticket) = self.free.pop() {
-            self.idle -= self.bytes_of(ticket);
-        }
-    }
-
-    /// Gives the slot that is taken next room for a message of `len` bytes.
-    fn make_room(&mut self, len: usize) -> Result<(), TryReserveError> {
-        let ticket = match self.free.last() {
-            Some(ticket) => *ticket,
-            None => {
-                self.slots.push(Vec::new());
-                self.free.push(self.slots.len() as u64 - 1);
-                self.slots.len() as u64 - 1
-            }
-        };
-        let before = self.bytes_of(ticket);
-        self.slots[ticket as usize].try_reserve_exact(len.div_ceil(size_of::<Block>()))?;
-        self.idle += self.bytes_of(ticket) - before;
-        Ok(())
-    }
-
-    #[inline(always)]
-    fn put(&mut self, ticket: u64) {
-        let idle = self.idle + self.bytes_of(ticket);
-        self.free.push(ticket);
-        if idle <= MOST_POOLED_BYTES && self.free.len() <= MOST_POOLED {
-            self.idle = idle;
-        } else {
-            self.shrink(ticket);
-        }
-    }
-
-    #[cold]
-    fn shrink(&mut self, ticket: u64) {
-        self.slots[ticket as usize] = Vec::new();
-        if self.free.len() == self.slots.len() && self.slots.len() > MOST_SLOTS {
-            *self = Pool::default();
-        }
-    }
-
-    #[inline(always)]
-    fn bytes_of(&self, ticket: u64) -> usize {
-        self.slots[ticket as usize].capacity() * size_of::<Block>()
-    }
-}
-
-/// Messages in use where they lie in the ring, oldest first.
-#[derive(Debug, Default)]
-struct Lent {
-    /// Where each starts, and whether it was given back.
-    positions: VecDeque<(u64, bool)>,
-    /// Ticket of the oldest.
-    first: u64,
-}
-
-impl Lent {
-    #[inline]
-    fn lend(&mut self, start: u64) -> u64 {
-        self.positions.push_back((start, false));
-        self.first + self.positions.len() as u64 - 1
-    }
-
-    /// Gives one back; the position up to which everything is free now, if that has moved and some
-    /// are still in use: the start of the oldest, past the control records that lead to it.
-    fn give_back(&mut self, ticket: u64) -> Option<u64> {
-        self.positions[(ticket - self.first) as usize].1 = true;
-        let before = self.first;
-        while let Some((_, true)) = self.positions.front() {
-            self.positions.pop_front();
-            self.first += 1;
-        }
-        let oldest = self.positions.front().map(|(start, _)| *start);
-        oldest.filter(|_| self.first != before)
-    }
-}
-
 fn reason_of(farewell: Farewell) -> CloseReason {
     match farewell {
         Farewell::Closed => CloseReason::PeerClosed,
@@ -542,8 +498,3 @@ const SHORTAGE: Duration = Duration::from_millis(100);
 const MOST_ORPHANS: u32 = 64;
 /// Packets that are closed at the end of the port; what is left goes with its socket.
 const MOST_PACKETS_AT_END: u32 = 20_000;
-/// Most buffers, and bytes in them, that are kept for later messages.
-const MOST_POOLED: usize = 16;
-const MOST_POOLED_BYTES: usize = 2 << 20;
-/// Slots beyond which all are forgotten once none is in use.
-const MOST_SLOTS: usize = 1 << 10;

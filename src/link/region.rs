@@ -183,9 +183,7 @@ impl Region {
     }
 
     fn at(&self, offset: u64) -> NonNull<u8> {
-        assert!(offset < self.mapping.len());
-        // SAFETY: (mapping) just checked.
-        unsafe { self.mapping.start().add(offset as usize) }
+        mapped(&self.mapping, offset, 1)
     }
 
     fn identity(&self) -> &Identity {
@@ -234,6 +232,16 @@ impl Region {
         let [low, high] = [&identity.pair_id[0], &identity.pair_id[1]].map(|id| id.load(Relaxed));
         Ok(u128::from(low) | u128::from(high) << 64)
     }
+}
+
+/// Where some bytes of a mapping are.
+///
+/// # Panics
+/// If they lie outside.
+pub(crate) fn mapped(mapping: &Mapping, offset: u64, len: u64) -> NonNull<u8> {
+    assert!(offset <= mapping.len() && len <= mapping.len() - offset, "outside the mapping");
+    // SAFETY: just checked.
+    unsafe { mapping.start().add(offset as usize) }
 }
 
 /// Whether foreign numbers are a geometry.

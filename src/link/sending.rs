@@ -1,15 +1,16 @@
 //! The sending half of one end: makes pages, writes, commits, wakes, waits for room.
 
-use crate::error::{CloseReason, Corruption, PostError, SystemError};
-use crate::link::cargo::{self, Item};
+mod moving;
+
+use crate::error::{CloseReason, Corruption, PostError};
 use crate::link::endpoint::{Endpoint, Sleeper};
 use crate::link::payload::{self, Block, Post};
+use crate::link::pool::PoolMemory;
 use crate::link::supply::Supply;
-use crate::os::socket;
 use crate::ring::cursor::Cursor;
 use crate::ring::notifier::{Sleep, Wait, Wake};
 use crate::ring::producer::{Plan, Producer, Refusal};
-use crate::wire::record::{Beside, Farewell, Format};
+use crate::wire::record::{Farewell, Format};
 use rkyv::rancor;
 use rkyv::ser::allocator::Arena;
 use std::cell::OnceCell;
@@ -35,6 +36,8 @@ pub(crate) struct Sending {
     reserved: Reserved,
     /// Packets that left, by this end and its former owners: the next one's sequence.
     packets: u64,
+    /// The pools that were made here, and announced: a pool's number is its place.
+    pools: Vec<Arc<PoolMemory>>,
 }
 
 /// Room for one message: posting it cannot fail.
@@ -69,6 +72,7 @@ impl Sending {
             reported: OnceCell::new(),
             reserved: Reserved { plan: None, in_place: false, len: 0 },
             packets,
+            pools: Vec::new(),
         })
     }
 
@@ -135,90 +139,6 @@ impl Sending {
         }
         self.last_len = len;
         Ok((plan, len as u32))
-    }
-
-    /// Posts a value and what moves with it.
-    ///
-    /// In the order of HTML's steps: the list's shape, then the serialisation, which runs code of
-    /// others, then whether its ports are open; and only then anything moves.
-    pub(crate) fn post_value_with<T: Post>(
-        &mut self,
-        value: &T,
-        items: &mut [Item<'_>],
-    ) -> Result<(), PostError> {
-        let descriptors = self.begin_with(items)?;
-        let (plan, len) = self.write_value(value)?;
-        self.move_with(plan, len, Format::Archive, descriptors, items)
-    }
-
-    /// Posts bytes and what moves with them.
-    pub(crate) fn post_bytes_with(
-        &mut self,
-        bytes: &[u8],
-        format: Format,
-        items: &mut [Item<'_>],
-    ) -> Result<(), PostError> {
-        let descriptors = self.begin_with(items)?;
-        let plan = self.plan(bytes.len() as u64)?;
-        payload::fill(&self.producer, &plan, bytes);
-        self.move_with(plan, bytes.len() as u32, format, descriptors, items)
-    }
-
-    fn begin_with(&mut self, items: &[Item<'_>]) -> Result<u16, PostError> {
-        self.check_open()?;
-        let descriptors = cargo::check_shape(items, self.end.region())?;
-        // What a burst has staged must not wait behind the packet of a message that is in sight.
-        self.commit();
-        Ok(descriptors)
-    }
-
-    /// Sends the packet, and posts the record that was written. Once the packet has left nothing
-    /// can fail any more, so that there is no packet without its record while this process lives.
-    fn move_with(
-        &mut self,
-        plan: Plan,
-        len: u32,
-        format: Format,
-        descriptors: u16,
-        items: &mut [Item<'_>],
-    ) -> Result<(), PostError> {
-        cargo::check_open(items)?;
-        let mut beside = Beside::NOTHING;
-        if descriptors > 0 {
-            beside = Beside { descriptors, sequence: self.packets };
-            cargo::settle(items)?;
-            let (bytes, descriptors) = cargo::pack(self.packets, items);
-            socket::send_packet(self.end.attachments(), &bytes, &descriptors)
-                .map_err(|error| self.packet_refused(error, len))?;
-            self.packets = self.packets.wrapping_add(1);
-        }
-        let left = self.producer.cursor();
-        self.producer.stage_beside(plan, len, format, beside);
-        self.staged_beyond_run(&plan, left);
-        self.commit();
-        cargo::forget(items);
-        Ok(())
-    }
-
-    #[cold]
-    fn packet_refused(&mut self, error: SystemError, len: u32) -> PostError {
-        match error.source.raw_os_error() {
-            // The kernel says ENOBUFS or ENOMEM for a lack of its own memory: also to be waited
-            // out.
-            Some(libc::EAGAIN | libc::ENOBUFS) => {
-                self.producer.count_full();
-                let unread = self.producer.unreleased().unwrap_or(0);
-                let limit = self.end.region().geometry().limit();
-                PostError::QueueFull { len: u64::from(len), unread, limit, is_socket: true }
-            }
-            Some(libc::EPIPE | libc::ECONNRESET) => {
-                let reason = self.gone().unwrap_or(CloseReason::PeerDied);
-                PostError::Closed { reason }
-            }
-            Some(libc::ETOOMANYREFS) => PostError::TooManyInFlight,
-            Some(libc::EPERM) => PostError::Refused,
-            _ => error.into(),
-        }
     }
 
     /// Copies `bytes` into the ring and stages them; `commit` publishes.

@@ -153,6 +153,9 @@ pub(crate) fn into_descriptor(
     if sending.is_finished() || receiving.is_finished() {
         return Err(PostError::Closed { reason: CloseReason::Local });
     }
+    if sending.has_pools() || receiving.has_pools() {
+        return Err(PostError::HasPool { index: 0 });
+    }
     settle(sending, receiving);
     let capsule = capsule(sending, receiving);
     let (ours, theirs) = socket::packet_pair()?;

@@ -4,6 +4,7 @@ use crate::error::{BufferError, MessageError};
 use crate::link::buffer::Buffer;
 use crate::link::cargo::{Kind, Parcel, Part};
 use crate::link::payload::{self, Payload};
+use crate::link::pool::PooledBuffer;
 use crate::link::transfer;
 use crate::port::MessagePort;
 use crate::port::receiver::Receiver;
@@ -216,6 +217,18 @@ impl<'p> MessageEvent<'p> {
         self.take(Kind::Descriptor, "descriptor", |part, _| {
             let Part::Descriptor(descriptor) = part else { unreachable!("asked for") };
             Ok(descriptor)
+        })
+    }
+
+    /// Takes the pooled buffer that came with the message. Dropping it returns it to its pool.
+    ///
+    /// # Errors
+    /// [`MessageError::NothingLeft`] if none came, or if this end is not trusted: see
+    /// [`BufferPool`](crate::BufferPool).
+    pub fn take_pooled(&self) -> Result<PooledBuffer, MessageError> {
+        self.take(Kind::Pooled, "pooled buffer", |part, _| {
+            let Part::Pooled(buffer) = part else { unreachable!("asked for") };
+            Ok(buffer)
         })
     }
 

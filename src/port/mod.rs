@@ -5,6 +5,7 @@ pub(crate) mod cancel;
 pub(crate) mod channel;
 pub(crate) mod event;
 pub(crate) mod loan;
+pub(crate) mod pool;
 pub(crate) mod receiver;
 pub(crate) mod sender;
 pub(crate) mod stats;

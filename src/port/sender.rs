@@ -1,13 +1,15 @@
 //! The sending half of a port.
 
-use crate::error::{CloseReason, PostError};
+use crate::error::{CloseReason, PoolError, PostError};
 use crate::link::cargo::Item;
 use crate::link::endpoint::Endpoint;
 use crate::link::payload::Post;
+use crate::link::pool::{PoolMemory, PooledBuffer};
 use crate::link::sending::Sending;
 use crate::port::burst::Burst;
 use crate::port::cancel::{Canceller, Switch};
 use crate::port::loan::Loan;
+use crate::port::pool::PooledError;
 use crate::port::stats::{LaneStats, Undelivered};
 use crate::port::transfer::{TransferError, Transferable};
 use crate::ring::notifier::Wait;
@@ -185,6 +187,28 @@ impl Sender {
     /// Counters of the lane that this half writes. What the peer counts is the peer's word.
     pub fn stats(&self) -> LaneStats {
         LaneStats::read(&self.end.region().lane(self.end.outgoing()))
+    }
+
+    /// Posts a value and hands over a pooled buffer. See
+    /// [`MessagePort::post_message_pooled`](crate::MessagePort::post_message_pooled).
+    ///
+    /// # Errors
+    /// [`PooledError`] with the reason and the buffer.
+    pub fn post_message_pooled<T: Post>(
+        &self,
+        value: &T,
+        buffer: PooledBuffer,
+    ) -> Result<(), PooledError> {
+        let mut sending = match self.borrow() {
+            Ok(sending) => sending,
+            Err(reason) => return Err(PooledError::new(reason, buffer)),
+        };
+        let posted = sending.post_value_pooled(value, buffer);
+        posted.map_err(|(reason, buffer)| PooledError::new(reason, buffer))
+    }
+
+    pub(crate) fn add_pool(&self, slots: u32, len: u64) -> Result<Arc<PoolMemory>, PoolError> {
+        self.borrow()?.add_pool(slots, len)
     }
 
     /// Runs `post`, and keeps the list if it failed. What has moved is dropped here: its ports were

@@ -77,7 +77,7 @@ impl Consumer {
         let words = self.memory.read_header(self.cursor.offset(&self.geometry));
         let (len, format) = Header::decode_message(words)?;
         (record_len(u64::from(len)) <= self.available())
-            .then(|| self.at(len, format, Beside::NOTHING))
+            .then(|| self.at(len, format, Beside::Nothing))
     }
 
     /// Whether the producer has committed something that was not taken yet. For loops that look

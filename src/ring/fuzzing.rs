@@ -148,7 +148,7 @@ impl Scene {
         let (header, next) = match value % 4 {
             0 | 1 => {
                 let header =
-                    Header::Message { len, format: Format::Bytes, beside: Beside::NOTHING };
+                    Header::Message { len, format: Format::Bytes, beside: Beside::Nothing };
                 (header, self.shadow.advanced(record_len(u64::from(len))))
             }
             2 => {
@@ -212,7 +212,7 @@ impl Scene {
             Ok(Peek::Message(record)) => {
                 self.check_record(&record);
                 assert_eq!(self.consumer.peek(), Ok(Peek::Message(record)), "a second look");
-                let is_plain = record.beside == Beside::NOTHING;
+                let is_plain = record.beside == Beside::Nothing;
                 assert_eq!(self.consumer.glance(), is_plain.then_some(record), "plain to see");
                 let _bytes = read_payload(&self.memory, &record);
                 self.consumer.take(&record);

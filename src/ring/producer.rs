@@ -201,7 +201,7 @@ impl Producer {
     /// Stages the record that was written where `plan` says, with `len` payload bytes.
     #[inline(always)]
     pub(crate) fn stage(&mut self, plan: Plan, len: u32, format: Format) {
-        self.stage_beside(plan, len, format, Beside::NOTHING);
+        self.stage_beside(plan, len, format, Beside::Nothing);
     }
 
     /// The same, of a record with a packet beside it.

@@ -19,8 +19,9 @@
 //! +0x00 magic      u64   "MPPACKET"
 //! +0x08 sequence   u64   the one in the record beside which it travels
 //! +0x10 entries, at most 64:
-//!       kind       u64   1 port · 2 buffer · 3 descriptor
-//!       port: its capsule; buffer: its bytes, u64; descriptor: nothing
+//!       kind       u64   1 port · 2 buffer · 3 descriptor · 4 pool
+//!       port: its capsule; buffer: its bytes, u64; descriptor: nothing;
+//!       pool: its number, its slots, bytes of each: u64 each
 //! ```
 //!
 //! A port has three descriptors, in the order memory, doorbell, attachments; the others have one.
@@ -133,6 +134,8 @@ pub(crate) enum Entry {
     Buffer { len: u64 },
     /// Any other descriptor.
     Descriptor,
+    /// Memory that both ends are to map: `slots` times `len` bytes.
+    Pool { number: u64, slots: u64, len: u64 },
 }
 
 impl Entry {
@@ -158,6 +161,11 @@ pub(crate) fn encode_packet(sequence: u64, entries: &[Entry]) -> Vec<u8> {
                 bytes.extend(len.to_le_bytes());
             }
             Entry::Descriptor => bytes.extend(DESCRIPTOR.to_le_bytes()),
+            Entry::Pool { number, slots, len } => {
+                for word in [POOL, *number, *slots, *len] {
+                    bytes.extend(word.to_le_bytes());
+                }
+            }
         }
     }
     bytes
@@ -180,6 +188,11 @@ pub(crate) fn decode_packet(bytes: &[u8]) -> Option<(u64, Vec<Entry>)> {
             }
             BUFFER => Entry::Buffer { len: take_word(&mut rest)? },
             DESCRIPTOR => Entry::Descriptor,
+            POOL => Entry::Pool {
+                number: take_word(&mut rest)?,
+                slots: take_word(&mut rest)?,
+                len: take_word(&mut rest)?,
+            },
             _ => return None,
         };
         entries.push(entry);
@@ -200,6 +213,7 @@ const PACKET_MAGIC: u64 = u64::from_le_bytes(*b"MPPACKET");
 const PORT: u64 = 1;
 const BUFFER: u64 = 2;
 const DESCRIPTOR: u64 = 3;
+const POOL: u64 = 4;
 
 #[cfg(test)]
 mod tests {
@@ -219,7 +233,9 @@ mod tests {
 
     #[test]
     fn packets_survive_the_round_trip() {
-        let entries = [Entry::Descriptor, Entry::Port(CAPSULE.encode()), Entry::Buffer { len: 7 }];
+        let pool = Entry::Pool { number: 1, slots: 2, len: 3 };
+        let port = Entry::Port(CAPSULE.encode());
+        let entries = [Entry::Descriptor, port, pool, Entry::Buffer { len: 7 }];
         let packet = encode_packet(9, &entries);
         assert_eq!(decode_packet(&packet), Some((9, entries.to_vec())));
         let most = [Entry::Port(CAPSULE.encode()); MAX_ENTRIES];
@@ -242,7 +258,7 @@ mod tests {
         other[0] ^= 1;
         assert_eq!(decode_packet(&other), None, "the magic");
         let mut other = packet;
-        other[16] = 4;
+        other[16] = 5;
         assert_eq!(decode_packet(&other), None, "an unknown kind");
         let many = encode_packet(1, &[Entry::Descriptor; MAX_ENTRIES + 1]);
         assert_eq!(decode_packet(&many), None, "too many");

@@ -2,10 +2,12 @@
 //!
 //! ```text
 //! +0  length       u32   payload bytes; 0 in control records, the filled bytes in padding
-//! +4  kind         u8    1 message · 2 padding · 3 jump · 4 close
+//! +4  kind         u8    1 message · 2 padding · 3 jump · 4 close · 5 message with a pooled
+//!                        buffer · 6 a pool
 //! +5  format       u8    of a message: 0 archive · 1 bytes · 2 text; else 0
-//! +6  descriptors  u16   in the packet beside a message, at most 253; 0: there is no packet
-//! +8  detail       u64   packet: its sequence; jump: the segment; close: the reason; else 0
+//! +6  descriptors  u16   in the packet beside it, at most 253; 0: there is no packet
+//! +8  detail       u64   packet: its sequence; pooled buffer: the pool's number u32, the slot u32;
+//!                        jump: the segment; close: the reason; else 0
 //! +16 payload, padded to a multiple of 16
 //! ```
 //!
@@ -47,18 +49,25 @@ pub(crate) enum Farewell {
     Dropped,
 }
 
-/// The packet beside a message, on the attachment socket.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(crate) struct Beside {
-    /// Descriptors in it; 0 if there is no packet.
-    pub descriptors: u16,
-    /// Its number among the packets of its direction; 0 if there is none.
-    pub sequence: u64,
-}
-
-impl Beside {
-    /// No packet.
-    pub(crate) const NOTHING: Beside = Beside { descriptors: 0, sequence: 0 };
+/// What comes with a message, beside its bytes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Beside {
+    Nothing,
+    /// A packet on the attachment socket: its descriptors, 1 to 253, and its number among the
+    /// packets of its direction.
+    Packet {
+        descriptors: u16,
+        sequence: u64,
+    },
+    /// A buffer of a pool that both ends map.
+    Pooled {
+        pool: u32,
+        slot: u32,
+    },
+    /// A packet with a pool in it, for the receiving end itself: there is no message.
+    Pool {
+        sequence: u64,
+    },
 }
 
 /// A checked header.
@@ -86,7 +95,16 @@ impl Header {
                     Format::Bytes => BYTES,
                     Format::Text => TEXT,
                 };
-                [word(len, sort) | u64::from(beside.descriptors) << 48, beside.sequence]
+                match beside {
+                    Beside::Nothing => [word(len, sort), 0],
+                    Beside::Packet { descriptors, sequence } => {
+                        [word(len, sort) | u64::from(descriptors) << 48, sequence]
+                    }
+                    Beside::Pooled { pool, slot } => {
+                        [word(len, sort + POOLED), u64::from(pool) | u64::from(slot) << 32]
+                    }
+                    Beside::Pool { sequence } => [word(0, POOL) | 1 << 48, sequence],
+                }
             }
             Header::Padding { len } => [word(len, PADDING), 0],
             Header::Jump { segment } => [word(0, JUMP), u64::from(segment)],
@@ -113,17 +131,23 @@ impl Header {
     /// Lengths are not compared with the ring here: that is the consumer's business.
     pub(crate) fn decode([first, detail]: [u64; 2]) -> Option<Header> {
         let descriptors = (first >> 48) as u16;
-        if descriptors != 0 {
-            let (len, format) = Header::decode_message([first & !(0xffff << 48), 0])?;
-            let beside = Beside { descriptors, sequence: detail };
-            return (descriptors <= MAX_DESCRIPTORS).then_some(Header::Message {
-                len,
-                format,
-                beside,
-            });
+        let plain = first & !(0xffff << 48);
+        let with = |(len, format), beside| Some(Header::Message { len, format, beside });
+        if let Some(message) = Header::decode_message([first, detail]) {
+            return with(message, Beside::Nothing);
         }
-        if let Some((len, format)) = Header::decode_message([first, detail]) {
-            return Some(Header::Message { len, format, beside: Beside::NOTHING });
+        if descriptors == 1 && plain == u64::from(POOL) << 32 {
+            return with((0, Format::Bytes), Beside::Pool { sequence: detail });
+        }
+        if descriptors != 0 {
+            let beside = Beside::Packet { descriptors, sequence: detail };
+            let message = Header::decode_message([plain, 0])?;
+            return if descriptors <= MAX_DESCRIPTORS { with(message, beside) } else { None };
+        }
+        if plain >> 32 & 0xff == u64::from(ARCHIVE & 0xff) + u64::from(POOLED) {
+            let message = Header::decode_message([plain - (u64::from(POOLED) << 32), 0])?;
+            let (pool, slot) = (detail as u32, (detail >> 32) as u32);
+            return with(message, Beside::Pooled { pool, slot });
         }
         let len = first as u32;
         match ((first >> 32) as u32, len, detail) {
@@ -153,6 +177,9 @@ const TEXT: u32 = 0x0201;
 const PADDING: u32 = 0x0002;
 const JUMP: u32 = 0x0003;
 const CLOSE: u32 = 0x0004;
+/// Added to the sort of a message that comes with a pooled buffer.
+const POOLED: u32 = 0x0004;
+const POOL: u32 = 0x0006;
 
 #[cfg(all(test, not(loom)))]
 mod tests {
@@ -166,15 +193,21 @@ mod tests {
         ];
         for len in [0, 1, 15, 16, 17, 65_535, u32::MAX] {
             for format in [Format::Archive, Format::Bytes, Format::Text] {
-                headers.push(Header::Message { len, format, beside: Beside::NOTHING });
-                for (descriptors, sequence) in [(1, 0), (253, u64::MAX)] {
-                    let beside = Beside { descriptors, sequence };
+                for beside in [
+                    Beside::Nothing,
+                    Beside::Packet { descriptors: 1, sequence: 0 },
+                    Beside::Packet { descriptors: 253, sequence: u64::MAX },
+                    Beside::Pooled { pool: 0, slot: 0 },
+                    Beside::Pooled { pool: u32::MAX, slot: 7 },
+                ] {
                     headers.push(Header::Message { len, format, beside });
                 }
             }
             headers.push(Header::Padding { len });
             headers.push(Header::Jump { segment: len });
         }
+        let beside = Beside::Pool { sequence: 9 };
+        headers.push(Header::Message { len: 0, format: Format::Bytes, beside });
         for header in headers {
             assert_eq!(Header::decode(header.encode()), Some(header));
         }
@@ -182,7 +215,7 @@ mod tests {
 
     #[test]
     fn nonsense_is_refused() {
-        let beside = Beside::NOTHING;
+        let beside = Beside::Nothing;
         let message = Header::Message { len: 8, format: Format::Bytes, beside }.encode();
         assert_eq!(Header::decode([0, 0]), None);
         assert_eq!(Header::decode([message[0] | 254 << 48, 0]), None, "too many descriptors");
@@ -191,7 +224,12 @@ mod tests {
         assert_eq!(Header::decode([padding[0] | 1 << 48, 0]), None, "a packet beside padding");
         assert_eq!(Header::decode([message[0] | 7 << 40, 0]), None, "unknown format");
         assert_eq!(Header::decode([message[0], 1]), None, "detail of a message");
-        assert_eq!(Header::decode([5 << 32, 0]), None, "unknown kind");
+        assert_eq!(Header::decode([7 << 32, 0]), None, "unknown kind");
+        assert_eq!(Header::decode([5 << 32 | 3 << 40, 0]), None, "unknown format");
+        assert_eq!(Header::decode([5 << 32 | 1 << 48, 0]), None, "a packet as well");
+        assert_eq!(Header::decode([6 << 32, 0]), None, "a pool without a packet");
+        assert_eq!(Header::decode([6 << 32 | 2 << 48, 0]), None, "a pool with two descriptors");
+        assert_eq!(Header::decode([6 << 32 | 1 << 48 | 1, 0]), None, "a pool with a payload");
         assert_eq!(Header::decode([u64::from(JUMP) << 32, 1 << 32]), None, "segment");
         assert_eq!(Header::decode([u64::from(CLOSE) << 32, 3]), None, "farewell");
     }

@@ -59,6 +59,16 @@ fn f28_every_header_at_every_cursor_is_judged_by_the_rules() {
 
 /// What a consumer must say to a header with `ahead` committed bytes from its start on, all else in
 /// the area being zero, which is no header.
+/// Whether a header's fields are those of a message, with what may come beside it.
+fn is_message(kind: u8, format: u64, descriptors: u64, len: u64, detail: u64) -> bool {
+    match kind {
+        1 if descriptors == 0 => format <= 2 && detail == 0,
+        1 => format <= 2 && descriptors <= 253,
+        5 => format <= 2 && descriptors == 0,
+        _ => format == 0 && descriptors == 1 && len == 0,
+    }
+}
+
 fn judge(geometry: Geometry, cursor: Cursor, words: [u64; 2], ahead: u64) -> Result<Peek, ()> {
     if ahead > geometry.limit() || !ahead.is_multiple_of(16) {
         return Err(());
@@ -66,9 +76,8 @@ fn judge(geometry: Geometry, cursor: Cursor, words: [u64; 2], ahead: u64) -> Res
     let until_end = geometry.segment_len(cursor.segment) - cursor.index(&geometry);
     let (len, kind, rest) = (words[0] & 0xffff_ffff, (words[0] >> 32) as u8, words[0] >> 40);
     match (kind, rest, words[1]) {
-        (1, rest, detail)
-            if rest & 0xff <= 2
-                && (1..=253).contains(&(rest >> 8)) | (rest >> 8 == 0 && detail == 0)
+        (1 | 5 | 6, rest, detail)
+            if is_message(kind, rest & 0xff, rest >> 8, len, detail)
                 && record_len(len) <= until_end.min(ahead) =>
         {
             let probe = Header::decode(words).expect("judged to be a message");
@@ -159,7 +168,7 @@ fn f28_a_tail_is_taken_only_between_the_last_one_and_the_limit() {
                 (0..3).for_each(|_| rig.send(0));
                 // What stands beyond the tail looks like messages, so only the tail can be wrong.
                 let message =
-                    Header::Message { len: 0, format: Format::Bytes, beside: Beside::NOTHING };
+                    Header::Message { len: 0, format: Format::Bytes, beside: Beside::Nothing };
                 (3..8).for_each(|unit| rig.memory.write_header(16 * unit, message.encode()));
                 assert!(matches!(rig.consumer.peek(), Ok(Peek::Message(_))));
                 (0..taken).for_each(|_| assert!(rig.take()));
@@ -242,7 +251,7 @@ fn f52_eight_control_records_pass_and_the_ninth_is_corrupt() {
     let geometry = Geometry::new(32, 32 << 12);
     for controls in 0..=12u64 {
         let (memory, mut consumer, cursor) = stream_of_jumps(geometry, controls);
-        let message = Header::Message { len: 0, format: Format::Bytes, beside: Beside::NOTHING };
+        let message = Header::Message { len: 0, format: Format::Bytes, beside: Beside::Nothing };
         memory.write_header(cursor.offset(&geometry), message.encode());
         publish(&memory, cursor.position.wrapping_add(16));
         let found = consumer.peek();
@@ -274,7 +283,7 @@ fn f52_control_records_count_across_looks_and_start_again_at_a_message() {
     assert_eq!(consumer.peek(), Ok(Peek::Empty));
     cursor = write_jumps(&memory, geometry, cursor, 3);
     assert_eq!(consumer.peek(), Ok(Peek::Empty));
-    let message = Header::Message { len: 0, format: Format::Bytes, beside: Beside::NOTHING };
+    let message = Header::Message { len: 0, format: Format::Bytes, beside: Beside::Nothing };
     memory.write_header(cursor.offset(&geometry), message.encode());
     cursor = cursor.advanced(16);
     publish(&memory, cursor.position);
@@ -291,7 +300,7 @@ fn f52_a_release_passes_eight_control_records_at_most() {
     let geometry = Geometry::new(32, 32 << 12);
     let memory = Memory::on_heap(geometry.limit());
     let (_, mut consumer) = lane::fresh(&memory, geometry, 0);
-    let message = Header::Message { len: 0, format: Format::Bytes, beside: Beside::NOTHING };
+    let message = Header::Message { len: 0, format: Format::Bytes, beside: Beside::Nothing };
     memory.write_header(0, message.encode());
     write_jumps(&memory, geometry, Cursor::start(0).advanced(16), 12);
     assert_eq!(next(&mut consumer), Ok(()));

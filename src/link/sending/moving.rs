@@ -1,0 +1,153 @@
+//! Posts of what is more than bytes: lists that move, pools, and buffers of pools.
+
+use super::Sending;
+use crate::error::{CloseReason, PoolError, PostError, SystemError};
+use crate::link::cargo::{self, Item};
+use crate::link::payload::{self, Post};
+use crate::link::pool::{PoolMemory, PooledBuffer};
+use crate::os::socket;
+use crate::ring::producer::Plan;
+use crate::wire::frame::{Entry, encode_packet};
+use crate::wire::record::{Beside, Format};
+use std::sync::Arc;
+
+impl Sending {
+    /// Posts a value and what moves with it.
+    ///
+    /// In the order of HTML's steps: the list's shape, then the serialisation, which runs code of
+    /// others, then whether its ports are open; and only then anything moves.
+    pub(crate) fn post_value_with<T: Post>(
+        &mut self,
+        value: &T,
+        items: &mut [Item<'_>],
+    ) -> Result<(), PostError> {
+        let descriptors = self.begin_with(items)?;
+        let (plan, len) = self.write_value(value)?;
+        self.move_with(plan, len, Format::Archive, descriptors, items)
+    }
+
+    /// Posts bytes and what moves with them.
+    pub(crate) fn post_bytes_with(
+        &mut self,
+        bytes: &[u8],
+        format: Format,
+        items: &mut [Item<'_>],
+    ) -> Result<(), PostError> {
+        let descriptors = self.begin_with(items)?;
+        let plan = self.plan(bytes.len() as u64)?;
+        payload::fill(&self.producer, &plan, bytes);
+        self.move_with(plan, bytes.len() as u32, format, descriptors, items)
+    }
+
+    /// Makes a pool and announces it to the peer, by a record that is no message.
+    pub(crate) fn add_pool(&mut self, slots: u32, len: u64) -> Result<Arc<PoolMemory>, PoolError> {
+        if !self.end.is_trusted() {
+            return Err(PoolError::NotTrusted);
+        }
+        self.check_open()?;
+        self.commit();
+        let plan = self.plan(0)?;
+        let memory = PoolMemory::create(slots, len)?;
+        let number = self.pools.len() as u64;
+        let entry = Entry::Pool { number, slots: u64::from(slots), len };
+        let bytes = encode_packet(self.packets, &[entry]);
+        socket::send_packet(self.end.attachments(), &bytes, &[memory.descriptor()])
+            .map_err(|error| self.packet_refused(error, 0))?;
+        let beside = Beside::Pool { sequence: self.packets };
+        self.packets = self.packets.wrapping_add(1);
+        self.post_planned(plan, 0, Format::Bytes, beside);
+        self.pools.push(memory.clone());
+        Ok(memory)
+    }
+
+    /// Posts a value and hands over a buffer of one of this half's pools. It comes back on failure.
+    pub(crate) fn post_value_pooled<T: Post>(
+        &mut self,
+        value: &T,
+        buffer: PooledBuffer,
+    ) -> Result<(), (PostError, PooledBuffer)> {
+        let Some(pool) = self.pools.iter().position(|memory| buffer.is_of(memory)) else {
+            return Err((PostError::ForeignPool, buffer));
+        };
+        match self.write_value(value) {
+            Ok((plan, len)) => {
+                let beside = Beside::Pooled { pool: pool as u32, slot: buffer.slot() };
+                // From here on whoever receives the record gives it back.
+                buffer.forget();
+                self.post_planned(plan, len, Format::Archive, beside);
+                Ok(())
+            }
+            Err(error) => Err((error, buffer)),
+        }
+    }
+
+    /// Whether pools were made here, which stay where they are mapped.
+    pub(crate) fn has_pools(&self) -> bool {
+        !self.pools.is_empty()
+    }
+
+    /// Posts the record that was written where `plan` says.
+    #[inline]
+    fn post_planned(&mut self, plan: Plan, len: u32, format: Format, beside: Beside) {
+        let left = self.producer.cursor();
+        self.producer.stage_beside(plan, len, format, beside);
+        if !self.producer.has_run() {
+            self.staged_beyond_run(&plan, left);
+        }
+        self.commit();
+    }
+
+    fn begin_with(&mut self, items: &[Item<'_>]) -> Result<u16, PostError> {
+        self.check_open()?;
+        let descriptors = cargo::check_shape(items, self.end.region())?;
+        // What a burst has staged must not wait behind the packet of a message that is in sight.
+        self.commit();
+        Ok(descriptors)
+    }
+
+    /// Sends the packet, and posts the record that was written. Once the packet has left nothing
+    /// can fail any more, so that there is no packet without its record while this process lives.
+    fn move_with(
+        &mut self,
+        plan: Plan,
+        len: u32,
+        format: Format,
+        descriptors: u16,
+        items: &mut [Item<'_>],
+    ) -> Result<(), PostError> {
+        cargo::check_open(items)?;
+        let mut beside = Beside::Nothing;
+        if descriptors > 0 {
+            beside = Beside::Packet { descriptors, sequence: self.packets };
+            cargo::settle(items)?;
+            let (bytes, descriptors) = cargo::pack(self.packets, items);
+            socket::send_packet(self.end.attachments(), &bytes, &descriptors)
+                .map_err(|error| self.packet_refused(error, len))?;
+            self.packets = self.packets.wrapping_add(1);
+        }
+        self.post_planned(plan, len, format, beside);
+        cargo::forget(items);
+        Ok(())
+    }
+
+    #[cold]
+    fn packet_refused(&mut self, error: SystemError, len: u32) -> PostError {
+        match error.source.raw_os_error() {
+            // The kernel says ENOBUFS or ENOMEM for a lack of its own memory: also to be waited
+            // out.
+            Some(libc::EAGAIN | libc::ENOBUFS) => {
+                self.producer.count_full();
+                let unread = self.producer.unreleased().unwrap_or(0);
+                let limit = self.end.region().geometry().limit();
+                PostError::QueueFull { len: u64::from(len), unread, limit, is_socket: true }
+            }
+            Some(libc::EPIPE | libc::ECONNRESET) => {
+                let reason = self.gone().unwrap_or(CloseReason::PeerDied);
+                PostError::Closed { reason }
+            }
+            Some(libc::ETOOMANYREFS) => PostError::TooManyInFlight,
+            Some(libc::EPERM) => PostError::Refused,
+            _ => error.into(),
+        }
+    }
+}

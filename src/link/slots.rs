@@ -1,0 +1,113 @@
+//! Where the messages of a receiving half are while somebody uses them: private copies, and places
+//! in the ring.
+
+use crate::link::payload::Block;
+use std::collections::{TryReserveError, VecDeque};
+
+/// Private memory for messages, one slot for each that is alive; free slots keep theirs, up to a
+/// bound, for the next ones. A ticket is a slot's number.
+#[derive(Debug, Default)]
+pub(crate) struct Slots {
+    /// The buffers, all of length 0: what is in use is known by where it starts.
+    slots: Vec<Vec<Block>>,
+    /// The last one is the next to be used: its memory is warm.
+    free: Vec<u64>,
+    /// Bytes of the buffers of free slots.
+    idle: usize,
+}
+
+impl Slots {
+    /// The free slot that is taken next, if there is one.
+    #[inline(always)]
+    pub(crate) fn next(&mut self) -> Option<(u64, &mut Vec<Block>)> {
+        let ticket = *self.free.last()?;
+        Some((ticket, &mut self.slots[ticket as usize]))
+    }
+
+    #[inline(always)]
+    pub(crate) fn take_next(&mut self) {
+        if let Some(ticket) = self.free.pop() {
+            self.idle -= self.bytes_of(ticket);
+        }
+    }
+
+    /// Gives the slot that is taken next room for a message of `len` bytes.
+    pub(crate) fn make_room(&mut self, len: usize) -> Result<(), TryReserveError> {
+        let ticket = match self.free.last() {
+            Some(ticket) => *ticket,
+            None => {
+                self.slots.push(Vec::new());
+                self.free.push(self.slots.len() as u64 - 1);
+                self.slots.len() as u64 - 1
+            }
+        };
+        let before = self.bytes_of(ticket);
+        self.slots[ticket as usize].try_reserve_exact(len.div_ceil(size_of::<Block>()))?;
+        self.idle += self.bytes_of(ticket) - before;
+        Ok(())
+    }
+
+    #[inline(always)]
+    pub(crate) fn put(&mut self, ticket: u64) {
+        let idle = self.idle + self.bytes_of(ticket);
+        self.free.push(ticket);
+        if idle <= MOST_POOLED_BYTES && self.free.len() <= MOST_POOLED {
+            self.idle = idle;
+        } else {
+            self.shrink(ticket);
+        }
+    }
+
+    #[cold]
+    fn shrink(&mut self, ticket: u64) {
+        self.slots[ticket as usize] = Vec::new();
+        if self.free.len() == self.slots.len() && self.slots.len() > MOST_SLOTS {
+            *self = Slots::default();
+        }
+    }
+
+    #[inline(always)]
+    fn bytes_of(&self, ticket: u64) -> usize {
+        self.slots[ticket as usize].capacity() * size_of::<Block>()
+    }
+}
+
+/// Messages in use where they lie in the ring, oldest first.
+#[derive(Debug, Default)]
+pub(crate) struct Lent {
+    /// Where each starts, and whether it was given back.
+    positions: VecDeque<(u64, bool)>,
+    /// Ticket of the oldest.
+    first: u64,
+}
+
+impl Lent {
+    #[inline]
+    pub(crate) fn lend(&mut self, start: u64) -> u64 {
+        self.positions.push_back((start, false));
+        self.first + self.positions.len() as u64 - 1
+    }
+
+    pub(crate) fn is_empty(&self) -> bool {
+        self.positions.is_empty()
+    }
+
+    /// Gives one back; the position up to which everything is free now, if that has moved and some
+    /// are still in use: the start of the oldest, past the control records that lead to it.
+    pub(crate) fn give_back(&mut self, ticket: u64) -> Option<u64> {
+        self.positions[(ticket - self.first) as usize].1 = true;
+        let before = self.first;
+        while let Some((_, true)) = self.positions.front() {
+            self.positions.pop_front();
+            self.first += 1;
+        }
+        let oldest = self.positions.front().map(|(start, _)| *start);
+        oldest.filter(|_| self.first != before)
+    }
+}
+
+/// Most buffers, and bytes in them, that are kept for later messages.
+const MOST_POOLED: usize = 16;
+const MOST_POOLED_BYTES: usize = 2 << 20;
+/// Slots beyond which all are forgotten once none is in use.
+const MOST_SLOTS: usize = 1 << 10;

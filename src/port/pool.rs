@@ -1,0 +1,184 @@
+//! Buffers that go to and fro between two ends that trust each other.
+
+use crate::error::{CloseReason, PoolError, PostError};
+use crate::link::endpoint::Endpoint;
+use crate::link::payload::Post;
+use crate::link::pool::{PoolMemory, PooledBuffer};
+use crate::port::MessagePort;
+use crate::port::sender::Sender;
+use std::cell::Cell;
+use std::fmt;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+/// Buffers of one size, mapped at both ends of a trusted channel: handing one over costs what a
+/// small message costs, whatever its size, and giving it back is one store.
+///
+/// Made at the end that fills them. Dropping the pool leaves buffers that are under way alone; the
+/// memory goes when the last of them, and the port, have gone. A port that has a pool cannot be
+/// moved.
+///
+/// ```
+/// use messageport::{BufferPool, MessageChannel};
+///
+/// let channel = MessageChannel::new()?;
+/// // SAFETY: both ends stay in this program.
+/// unsafe { channel.port1.trust_peer() };
+/// // SAFETY: the same.
+/// unsafe { channel.port2.trust_peer() };
+///
+/// let pool = BufferPool::new(&channel.port1, 4, 1 << 20)?;
+/// let mut frame = pool.take()?;
+/// frame[..5].copy_from_slice(b"image");
+/// channel.port1.post_message_pooled(&1u32, frame)?;
+///
+/// let event = channel.port2.recv()?;
+/// let frame = event.take_pooled()?;
+/// assert_eq!(&frame[..5], b"image");
+/// drop(frame);
+/// assert_eq!(pool.in_use(), 0);
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+pub struct BufferPool {
+    memory: Arc<PoolMemory>,
+    end: Arc<Endpoint>,
+    /// Where to look first.
+    next: Cell<u32>,
+}
+
+impl BufferPool {
+    /// Makes `count` buffers of `len` bytes each, all of their memory included, and tells the peer
+    /// of them by a record that it does not see as a message.
+    ///
+    /// # Errors
+    /// [`PoolError`]; nothing is left behind.
+    pub fn new(port: &MessagePort, count: u32, len: usize) -> Result<BufferPool, PoolError> {
+        BufferPool::for_sender(port.sender(), count, len)
+    }
+
+    /// The same, for the half of a port.
+    ///
+    /// # Errors
+    /// As [`new`](Self::new).
+    pub fn for_sender(sender: &Sender, count: u32, len: usize) -> Result<BufferPool, PoolError> {
+        let memory = sender.add_pool(count, len as u64)?;
+        Ok(BufferPool { memory, end: sender.endpoint().clone(), next: Cell::new(0) })
+    }
+
+    /// Takes a buffer that nobody has. It holds leftovers.
+    ///
+    /// # Errors
+    /// [`PostError::QueueFull`] if all are in use; [`PostError::Closed`] if the peer has gone while
+    /// it had them.
+    pub fn take(&self) -> Result<PooledBuffer, PostError> {
+        if let Some(buffer) = self.memory.take(self.next.get()) {
+            self.next.set((buffer.slot() + 1) % self.memory.slots());
+            return Ok(buffer);
+        }
+        if self.end.ask_hang_up() {
+            return Err(PostError::Closed { reason: CloseReason::PeerDied });
+        }
+        let (len, all) = (self.memory.len(), u64::from(self.memory.slots()) * self.memory.len());
+        Err(PostError::QueueFull { len, unread: all, limit: all, is_socket: false })
+    }
+
+    /// Takes a buffer, waiting for one at most for `timeout`; `Duration::MAX` means for ever.
+    ///
+    /// # Errors
+    /// [`PostError::Timeout`]; [`PostError::Closed`], noticed within 20 ms.
+    ///
+    /// ```
+    /// # use messageport::{BufferPool, MessageChannel, PostError};
+    /// # use std::time::Duration;
+    /// # let channel = MessageChannel::new()?;
+    /// # unsafe { channel.port1.trust_peer() };
+    /// let pool = BufferPool::new(&channel.port1, 1, 100)?;
+    /// let only = pool.take()?;
+    /// assert!(matches!(pool.take_timeout(Duration::from_millis(1)), Err(PostError::Timeout)));
+    /// drop(only);
+    /// assert!(pool.take_timeout(Duration::MAX).is_ok());
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn take_timeout(&self, timeout: Duration) -> Result<PooledBuffer, PostError> {
+        let deadline = Instant::now().checked_add(timeout);
+        loop {
+            match self.take() {
+                Err(PostError::QueueFull { .. }) => {}
+                answer => return answer,
+            }
+            let left = deadline.map_or(SLICE, |at| at.saturating_duration_since(Instant::now()));
+            if left.is_zero() {
+                return Err(PostError::Timeout);
+            }
+            self.memory.wait(left.min(SLICE), || self.memory.in_use() < self.memory.slots());
+        }
+    }
+
+    /// How many buffers somebody has: this program, the peer, or a message on its way.
+    pub fn in_use(&self) -> u32 {
+        self.memory.in_use()
+    }
+
+    /// How many buffers there are.
+    pub fn count(&self) -> u32 {
+        self.memory.slots()
+    }
+
+    /// Bytes of each buffer.
+    pub fn buffer_len(&self) -> usize {
+        self.memory.len() as usize
+    }
+}
+
+impl fmt::Debug for BufferPool {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("BufferPool")
+            .field("count", &self.count())
+            .field("buffer_len", &self.buffer_len())
+            .field("in_use", &self.in_use())
+            .finish_non_exhaustive()
+    }
+}
+
+impl MessagePort {
+    /// Posts a value and hands over a buffer of a [`BufferPool`] that was made through this port.
+    /// Costs what [`post_message`](Self::post_message) costs, whatever the buffer's size.
+    ///
+    /// # Errors
+    /// [`PooledError`] with the reason and the buffer.
+    pub fn post_message_pooled<T: Post>(
+        &self,
+        value: &T,
+        buffer: PooledBuffer,
+    ) -> Result<(), PooledError> {
+        self.sender().post_message_pooled(value, buffer)
+    }
+}
+
+/// A message with a pooled buffer was not posted. The buffer comes back.
+#[derive(Debug, thiserror::Error)]
+#[error("{reason}")]
+pub struct PooledError {
+    #[source]
+    reason: Box<PostError>,
+    buffer: PooledBuffer,
+}
+
+impl PooledError {
+    pub(crate) fn new(reason: PostError, buffer: PooledBuffer) -> PooledError {
+        PooledError { reason: Box::new(reason), buffer }
+    }
+
+    /// Why the message was not posted.
+    pub fn reason(&self) -> &PostError {
+        &self.reason
+    }
+
+    /// The buffer that was to go with it.
+    pub fn into_buffer(self) -> PooledBuffer {
+        self.buffer
+    }
+}
+
+/// How long a wait lasts before the kernel is asked whether the peer is alive.
+const SLICE: Duration = Duration::from_millis(20);
