@@ -13,6 +13,7 @@
 pub mod bars;
 pub mod child;
 pub mod clock;
+pub mod handoff;
 pub mod kernel;
 pub mod lines;
 pub mod local;
