@@ -69,7 +69,6 @@ impl PoolMemory {
         let bytes = total(u64::from(slots), len).expect("it was computed before");
         let mapping = Mapping::new(&descriptor, bytes)?;
         mapping.populate(0..bytes)?;
-        mapping.leave_out_of_dumps(0..bytes)?;
         Ok(Arc::new(PoolMemory { mapping, descriptor, slots, len }))
     }
 

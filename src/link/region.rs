@@ -67,7 +67,6 @@ impl Region {
         let pair_id = random_id();
         let object = memfd::identity(&memfd)?;
         let region = Region { mapping, memfd, geometry, schema, pair_id, object };
-        region.mapping.leave_out_of_dumps(AREA_OFFSET..needed)?;
         region.write_identity();
         Ok(Arc::new(region))
     }
@@ -117,7 +116,6 @@ impl Region {
         let mapping = Mapping::new(memfd, nature.len)?;
         // A hole here would cost the memory of one page; a header in a hole is zero and refused.
         mapping.populate(0..size_of::<RegionHeader>() as u64)?;
-        mapping.leave_out_of_dumps(AREA_OFFSET..nature.len)?;
         Ok((mapping, geometry, nature.identity))
     }
 

@@ -122,7 +122,7 @@ fn check(parts: &Parts) -> Result<Capsule, AttachError> {
     if !socket::is_unix(doorbell, Kind::Stream) || !socket::is_unix(attachments, Kind::Packet) {
         return Err(AttachError::NotAPort { what: "sockets of another type" });
     }
-    socket::clear_passing(doorbell);
+    // The doorbell is drained without room for ancillary data, so that none can come.
     socket::clear_passing(attachments);
     socket::accept_descriptors(attachments);
     Ok(capsule)

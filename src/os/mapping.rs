@@ -18,7 +18,8 @@ pub(crate) struct Mapping {
 
 impl Mapping {
     /// Maps the first `len` bytes of a descriptor, shared and writable. A forked child does not get
-    /// the mapping: two owners of one ring end would corrupt it, so the child faults instead.
+    /// the mapping: two owners of one ring end would corrupt it, so the child faults instead. Core
+    /// dumps leave it out: messages may be secrets.
     pub(crate) fn new(fd: impl AsFd, len: u64) -> Result<Mapping, SystemError> {
         let len = usize::try_from(len).expect("a 64-bit target");
         let bytes = MmapOptions::new()
@@ -27,6 +28,8 @@ impl Mapping {
             .map_err(|source| SystemError { call: "mmap", source })?;
         let mapping = Mapping { bytes };
         mapping.advise(Advice::DontFork, 0..len as u64, "madvise(MADV_DONTFORK)")?;
+        // All of it: for a part the kernel would have to cut the mapping in two.
+        mapping.advise(Advice::DontDump, 0..len as u64, "madvise(MADV_DONTDUMP)")?;
         Ok(mapping)
     }
 
@@ -38,11 +41,6 @@ impl Mapping {
     /// Length in bytes.
     pub(crate) fn len(&self) -> u64 {
         self.bytes.len() as u64
-    }
-
-    /// Keeps a range out of core dumps.
-    pub(crate) fn leave_out_of_dumps(&self, range: Range<u64>) -> Result<(), SystemError> {
-        self.advise(Advice::DontDump, range, "madvise(MADV_DONTDUMP)")
     }
 
     /// Makes the pages of a range, so that writing to them later can raise no signal: what is
