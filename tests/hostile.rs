@@ -184,12 +184,15 @@ fn forge(region: &Region, records: &[(u64, u64, usize)]) {
 #[test]
 fn f28_a_record_that_nobody_writes_ends_the_port() {
     let segments = 5;
-    let records: [(&str, u64, u64, usize); 20] = [
+    let records: [(&str, u64, u64, usize); 23] = [
         ("nothing", 0, 0, 16),
-        ("an unknown kind", record(0, 5, 0), 0, 16),
+        ("an unknown kind", record(0, 7, 0), 0, 16),
+        ("a pool without a packet", record(0, 6, 0), 0, 16),
+        ("a pool whose packet never came", record(0, 6, 0) | 1 << 48, 0, 16),
+        ("too many descriptors", record(0, MESSAGE, 0) | 254 << 48, 0, 16),
         ("the highest kind", record(0, 255, 0), 0, 16),
         ("an unknown format", record(0, MESSAGE, 3), 0, 16),
-        ("attachments", record(0, MESSAGE, 0) | 1 << 48, 0, 16),
+        ("a packet that never came", record(0, MESSAGE, 0) | 1 << 48, 0, 16),
         ("a detail", record(0, MESSAGE, 0), 1, 16),
         ("a length beyond the tail", record(17, MESSAGE, 1), 0, 32),
         ("a length just beyond the segment", record(4096 - 15, MESSAGE, 1), 0, 8192),
