@@ -71,7 +71,7 @@ mod wire;
 
 pub use error::{
     AttachError, BufferError, ChannelError, CloseReason, Corruption, MessageError, ParentPortError,
-    PostError, RecvError, SchemaError, SpawnError,
+    PoolError, PostError, RecvError, SchemaError, SpawnError,
 };
 #[cfg(not(loom))]
 pub use front::blocking::Iter;

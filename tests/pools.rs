@@ -1,0 +1,219 @@
+//! Pools: buffers that are mapped at both ends of a trusted channel, and always come back.
+
+#![allow(unsafe_code)]
+
+mod common;
+
+use std::sync::atomic::Ordering::SeqCst;
+use std::thread;
+use std::time::Duration;
+
+use common::board::Board;
+use common::census::Census;
+use common::role::{command, play};
+use common::watchdog::watch;
+use common::{DEADLINE, die, receive, receive_text, wait_until};
+use messageport::{
+    BufferPool, CloseReason, MessageChannel, MessageError, MessagePort, PoolError, PooledBuffer,
+    PostError, Transferable, Worker, parent_port,
+};
+
+const LEN: usize = 10_000;
+
+fn trust(port: &MessagePort) {
+    // SAFETY: whoever holds an end of a channel of these tests uses this crate only.
+    unsafe { port.trust_peer() };
+}
+
+fn channel() -> MessageChannel {
+    let channel = MessageChannel::new().expect("a channel");
+    trust(&channel.port1);
+    trust(&channel.port2);
+    channel
+}
+
+fn hand_over(port: &MessagePort, number: u64, mut buffer: PooledBuffer) {
+    buffer.fill(number as u8);
+    port.post_message_pooled(&number, buffer).expect("room");
+}
+
+fn take(port: &MessagePort) -> (u64, PooledBuffer) {
+    let event = receive(port);
+    (event.data::<u64>().expect("a number").to_native(), event.take_pooled().expect("a buffer"))
+}
+
+#[test]
+fn buffers_go_over_with_their_bytes_and_come_back() {
+    let MessageChannel { port1, port2 } = channel();
+    let pool = BufferPool::new(&port1, 3, LEN).expect("a pool");
+    assert_eq!((pool.count(), pool.buffer_len(), pool.in_use()), (3, LEN, 0));
+    assert!(port2.try_recv().expect("open").is_none(), "a pool is no message");
+    for round in 0..100u64 {
+        hand_over(&port1, round, pool.take().expect("a free one"));
+        hand_over(&port1, round + 1, pool.take().expect("a free one"));
+        port1.post_text("between").expect("room");
+        let (first, bytes) = take(&port2);
+        assert_eq!((first, bytes.len()), (round, LEN));
+        assert!(bytes.iter().all(|byte| *byte == round as u8));
+        let (second, other) = take(&port2);
+        assert_eq!((second, other[LEN - 1]), (round + 1, (round + 1) as u8));
+        assert_eq!(pool.in_use(), 2);
+        drop((bytes, other));
+        assert_eq!(pool.in_use(), 0);
+        assert_eq!(receive_text(&port2), "between");
+    }
+}
+
+#[test]
+fn an_empty_pool_says_so_or_waits() {
+    let _watch = watch("an_empty_pool_says_so_or_waits");
+    let MessageChannel { port1, port2 } = channel();
+    let pool = BufferPool::new(&port1, 2, LEN).expect("a pool");
+    for round in 0..200 {
+        hand_over(&port1, round, pool.take().expect("a free one"));
+        let kept = pool.take().expect("a free one");
+        let error = pool.take().expect_err("all are in use");
+        let PostError::QueueFull { len, unread, limit, .. } = error else { panic!("{error}") };
+        assert_eq!((len, unread, limit), (LEN as u64, 2 * LEN as u64, 2 * LEN as u64));
+        let timeout = pool.take_timeout(Duration::ZERO);
+        assert!(matches!(timeout, Err(PostError::Timeout)), "{timeout:?}");
+        let (_, bytes) = take(&port2);
+        // Given back by another thread, while this one waits.
+        let giver = thread::spawn(move || drop(bytes));
+        let waited = pool.take_timeout(DEADLINE).expect("it comes back");
+        giver.join().expect("it only drops");
+        drop((kept, waited));
+    }
+    assert_eq!(pool.in_use(), 0);
+}
+
+#[test]
+fn a_buffer_that_nobody_took_comes_back() {
+    let MessageChannel { port1, port2 } = channel();
+    let pool = BufferPool::new(&port1, 4, LEN).expect("a pool");
+    let post = || hand_over(&port1, 1, pool.take().expect("a free one"));
+    post();
+    drop(receive(&port2));
+    assert_eq!(pool.in_use(), 0, "its event was dropped");
+    post();
+    assert!(port2.discard_next().expect("an open port"));
+    assert_eq!(pool.in_use(), 0, "its message was discarded");
+    let unused = pool.take().expect("a free one");
+    drop(unused);
+    assert_eq!(pool.in_use(), 0, "it was never posted");
+    post();
+    let event = receive(&port2);
+    let bytes = event.take_pooled().expect("a buffer");
+    let again = event.take_pooled();
+    assert!(matches!(again, Err(MessageError::NothingLeft { .. })), "{again:?}");
+    drop(event);
+    assert_eq!((pool.in_use(), bytes[0]), (1, 1), "a buffer outlives its event");
+    drop(port2);
+    assert_eq!(bytes[LEN - 1], 1, "and its port");
+}
+
+#[test]
+fn a_pool_needs_trust_at_both_ends() {
+    const TEST: &str = "a_pool_needs_trust_at_both_ends";
+    fn alone() {
+        let MessageChannel { port1, port2 } = MessageChannel::new().expect("a channel");
+        let refused = BufferPool::new(&port1, 1, LEN);
+        assert!(matches!(refused, Err(PoolError::NotTrusted)), "{refused:?}");
+        // Without trust nothing is mapped, and the message comes all the same.
+        trust(&port1);
+        let before = Census::take();
+        let pool = BufferPool::new(&port1, 1, LEN).expect("a pool");
+        hand_over(&port1, 5, pool.take().expect("a free one"));
+        let event = receive(&port2);
+        assert_eq!(event.data::<u64>().expect("a number").to_native(), 5);
+        let nothing = event.take_pooled();
+        assert!(matches!(nothing, Err(MessageError::NothingLeft { .. })), "{nothing:?}");
+        assert_eq!(Census::take().memfds, before.memfds + 1, "the maker's own");
+    }
+    play(TEST, &[("alone", alone)]);
+}
+
+#[test]
+fn a_buffer_goes_through_the_port_of_its_pool_only() {
+    let (one, other) = (channel(), channel());
+    let pool = BufferPool::new(&one.port1, 1, LEN).expect("a pool");
+    let buffer = pool.take().expect("a free one");
+    let error = other.port1.post_message_pooled(&0u64, buffer).expect_err("another port");
+    assert!(matches!(error.reason(), PostError::ForeignPool), "{error}");
+    let buffer = error.into_buffer();
+    // Nor back through the port that it came by.
+    hand_over(&one.port1, 1, buffer);
+    let (_, buffer) = take(&one.port2);
+    let error = one.port2.post_message_pooled(&0u64, buffer).expect_err("the receiver");
+    assert!(matches!(error.reason(), PostError::ForeignPool), "{error}");
+    one.port1.close();
+    drop(error);
+    let error = one.port1.post_message_pooled(&0u64, pool.take().expect("free")).expect_err("shut");
+    assert!(matches!(error.reason(), PostError::Closed { .. }), "{error}");
+    drop(error);
+    assert_eq!(pool.in_use(), 0);
+}
+
+#[test]
+fn a_port_with_a_pool_stays_where_it_is() {
+    let (carrier, MessageChannel { port1, port2 }) = (channel(), channel());
+    let pool = BufferPool::new(&port1, 1, LEN).expect("a pool");
+    assert!(port2.try_recv().expect("open").is_none());
+    let mut ports = Vec::new();
+    for port in [port1, port2] {
+        let error = carrier.port1.post_text_with("go", [port.into()]).expect_err("it has a pool");
+        assert!(matches!(error.reason(), PostError::HasPool { index: 0 }), "{error}");
+        let Some(Transferable::Port(port)) = error.into_list().pop() else { panic!("a port") };
+        let error = port.into_fd().expect_err("it has a pool");
+        assert!(matches!(error.reason(), PostError::HasPool { .. }), "{error}");
+        ports.push(error.into_port());
+    }
+    hand_over(&ports[0], 9, pool.take().expect("a free one"));
+    assert_eq!(take(&ports[1]).0, 9, "both can be used as before");
+}
+
+#[test]
+fn sizes_that_cannot_be_are_refused() {
+    let MessageChannel { port1, port2 } = channel();
+    for (count, len) in [(0, LEN), (1, 0), (u32::MAX, usize::MAX), (u32::MAX, 1 << 40)] {
+        let refused = BufferPool::new(&port1, count, len);
+        assert!(matches!(refused, Err(PoolError::Memory(_))), "{count} × {len}: {refused:?}");
+    }
+    port1.post_text("still here").expect("room");
+    assert_eq!(receive_text(&port2), "still here");
+}
+
+#[test]
+fn a_dead_peer_s_buffers_are_no_wait_without_end() {
+    const TEST: &str = "a_dead_peer_s_buffers_are_no_wait_without_end";
+    fn takes_and_dies() {
+        let board = Board::given();
+        let port = parent_port().expect("a port");
+        trust(&port);
+        board.word(0).store(1, SeqCst);
+        let (number, bytes) = take(&port);
+        assert_eq!((number, bytes[0]), (3, 3));
+        board.word(0).store(2, SeqCst);
+        wait_until("the parent waits", || board.word(0).load(SeqCst) == 3);
+        die();
+    }
+    fn waits() {
+        let before = Census::take();
+        let board = Board::new();
+        let mut child = command(TEST, "takes_and_dies");
+        board.give(&mut child);
+        let worker = Worker::spawn(child).expect("a worker");
+        trust(worker.port());
+        wait_until("the child trusts", || board.word(0).load(SeqCst) == 1);
+        let pool = BufferPool::new(worker.port(), 1, LEN).expect("a pool");
+        hand_over(worker.port(), 3, pool.take().expect("a free one"));
+        wait_until("the child has it", || board.word(0).load(SeqCst) == 2);
+        board.word(0).store(3, SeqCst);
+        let end = pool.take_timeout(DEADLINE);
+        let reason = CloseReason::PeerDied;
+        assert!(matches!(end, Err(PostError::Closed { reason: why }) if why == reason), "{end:?}");
+        drop((pool, worker, board));
+        assert_eq!(Census::take(), before);
+    }
+    play(TEST, &[("waits", waits), ("takes_and_dies", takes_and_dies)]);
+}
