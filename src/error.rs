@@ -421,6 +421,94 @@ pub enum SpawnError {
     },
 }
 
+/// Why a [`Listener`](crate::Listener) was not made, or has failed.
+#[derive(Debug, Error)]
+#[non_exhaustive]
+pub enum ListenError {
+    /// Another process listens under that name.
+    #[error("another process listens at {}", path.display())]
+    InUse {
+        /// Where.
+        path: std::path::PathBuf,
+    },
+    /// A name is a file name of 1 to 64 bytes, without `/`.
+    #[error("{name:?} is no name: give 1 to 64 bytes without '/', and not '.' or '..'")]
+    BadName {
+        /// What was given.
+        name: String,
+    },
+    /// The directory of names is not this user's alone.
+    #[error("{}: {what}; names are kept in a directory of the user's own", path.display())]
+    Directory {
+        /// Which directory.
+        path: std::path::PathBuf,
+        /// What is wrong with it.
+        what: &'static str,
+    },
+    /// The channel for a client could not be made. The client was sent away; others can come.
+    #[error(transparent)]
+    Channel(#[from] ChannelError),
+    /// The time was up before a client came.
+    #[error("no client within the time given")]
+    Timeout,
+    /// The kernel refused a call.
+    #[error("{call}: {source}")]
+    Io {
+        /// The call.
+        call: &'static str,
+        /// Its error.
+        source: io::Error,
+    },
+}
+
+/// Why there is no connection to a [`Listener`](crate::Listener).
+#[derive(Debug, Error)]
+#[non_exhaustive]
+pub enum ConnectError {
+    /// Nobody listens there.
+    #[error("nobody listens at {}", path.display())]
+    Nobody {
+        /// Where.
+        path: std::path::PathBuf,
+    },
+    /// As for a listener.
+    #[error("{name:?} is no name: give 1 to 64 bytes without '/', and not '.' or '..'")]
+    BadName {
+        /// What was given.
+        name: String,
+    },
+    /// As for a listener.
+    #[error("{}: {what}; names are kept in a directory of the user's own", path.display())]
+    Directory {
+        /// Which directory.
+        path: std::path::PathBuf,
+        /// What is wrong with it.
+        what: &'static str,
+    },
+    /// Another user's process listens there.
+    #[error("the listener is user {found}'s, not ours ({ours})")]
+    ForeignUser {
+        /// Its user.
+        found: u32,
+        /// This process's.
+        ours: u32,
+    },
+    /// The listener was made by a program that cannot be talked to, or sent what is no port.
+    #[error(transparent)]
+    Attach(#[from] AttachError),
+    /// The listener did not answer in time, or has gone.
+    #[error("the listener did not answer within the time given")]
+    Timeout,
+    /// The kernel refused a call.
+    #[error("{call}: {source}")]
+    Io {
+        /// The call.
+        call: &'static str,
+        /// Its error.
+        source: io::Error,
+    },
+}
+
 /// Why there is no port to a parent.
 #[derive(Debug, Error)]
 #[non_exhaustive]
@@ -482,6 +570,18 @@ impl From<SystemError> for AttachError {
 impl From<SystemError> for SpawnError {
     fn from(SystemError { call, source }: SystemError) -> Self {
         SpawnError::Io { call, source }
+    }
+}
+
+impl From<SystemError> for ListenError {
+    fn from(SystemError { call, source }: SystemError) -> Self {
+        ListenError::Io { call, source }
+    }
+}
+
+impl From<SystemError> for ConnectError {
+    fn from(SystemError { call, source }: SystemError) -> Self {
+        ConnectError::Io { call, source }
     }
 }
 

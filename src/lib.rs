@@ -70,17 +70,21 @@ mod sync;
 mod wire;
 
 pub use error::{
-    AttachError, BufferError, ChannelError, CloseReason, Corruption, MessageError, ParentPortError,
-    PoolError, PostError, RecvError, SchemaError, SpawnError,
+    AttachError, BufferError, ChannelError, CloseReason, ConnectError, Corruption, ListenError,
+    MessageError, ParentPortError, PoolError, PostError, RecvError, SchemaError, SpawnError,
 };
 #[cfg(not(loom))]
 pub use front::blocking::Iter;
 #[cfg(not(loom))]
 pub use link::buffer::{Buffer, BufferMut};
 #[cfg(not(loom))]
+pub use link::endpoint::PeerCredentials;
+#[cfg(not(loom))]
 pub use link::payload::{PayloadWriter, Post, PostSerializer};
 #[cfg(not(loom))]
 pub use link::pool::PooledBuffer;
+#[cfg(not(loom))]
+pub use meet::listen::{Connect, Listener, connect};
 #[cfg(not(loom))]
 pub use meet::spawn::{Worker, parent_port};
 #[cfg(not(loom))]

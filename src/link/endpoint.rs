@@ -27,6 +27,23 @@ pub(crate) struct Endpoint {
     /// Hung up or corrupt: one look tells that neither is so.
     over: AtomicBool,
     corrupt: OnceLock<Corruption>,
+    /// Who held the other end when the two met by a name.
+    met: OnceLock<PeerCredentials>,
+}
+
+/// Who a process is, as the kernel knows it.
+///
+/// Of a port that was made by [`connect`](crate::connect) or [`Listener`](crate::Listener): who held
+/// the other end when the two met. Ports move, so it may be somebody else's by now.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct PeerCredentials {
+    /// Process id. It may have ended, and the number may be another process's by now.
+    pub pid: u32,
+    /// User.
+    pub uid: u32,
+    /// Group.
+    pub gid: u32,
 }
 
 /// The descriptors of one end: three, the region's included.
@@ -49,7 +66,17 @@ impl Endpoint {
             hung_up: AtomicBool::new(false),
             over: AtomicBool::new(false),
             corrupt: OnceLock::new(),
+            met: OnceLock::new(),
         }
+    }
+
+    /// Remembers whom this end has met.
+    pub(crate) fn has_met(&self, peer: PeerCredentials) {
+        let _ = self.met.set(peer);
+    }
+
+    pub(crate) fn met(&self) -> Option<PeerCredentials> {
+        self.met.get().copied()
     }
 
     /// The lane that this end produces: 0 for side 0.

@@ -144,12 +144,13 @@ fn resume(
     Ok((sending.map_err(AttachError::Corrupt)?, Receiving::resume(end, incoming)))
 }
 
-/// One descriptor that stands for a whole end: a packet socket in which its parts wait. On success
-/// the end is whose that is, and the halves say no farewell; on failure they are as they were.
-pub(crate) fn into_descriptor(
+/// Sends an end over a packet socket. On success it is the receiver's, and the halves say no
+/// farewell; on failure they are as they were.
+pub(crate) fn send(
+    socket: BorrowedFd<'_>,
     sending: &mut Sending,
     receiving: &mut Receiving,
-) -> Result<OwnedFd, PostError> {
+) -> Result<(), PostError> {
     if sending.is_finished() || receiving.is_finished() {
         return Err(PostError::Closed { reason: CloseReason::Local });
     }
@@ -158,10 +159,19 @@ pub(crate) fn into_descriptor(
     }
     settle(sending, receiving);
     let capsule = capsule(sending, receiving);
-    let (ours, theirs) = socket::packet_pair()?;
-    socket::send_packet(ours.as_fd(), &capsule, &sending.endpoint().descriptors())?;
+    socket::send_packet(socket, &capsule, &sending.endpoint().descriptors())?;
     sending.forget();
     receiving.forget();
+    Ok(())
+}
+
+/// One descriptor that stands for a whole end: a packet socket in which its parts wait.
+pub(crate) fn into_descriptor(
+    sending: &mut Sending,
+    receiving: &mut Receiving,
+) -> Result<OwnedFd, PostError> {
+    let (ours, theirs) = socket::packet_pair()?;
+    send(ours.as_fd(), sending, receiving)?;
     Ok(theirs)
 }
 
@@ -171,15 +181,20 @@ pub(crate) fn receive(socket: BorrowedFd<'_>) -> Result<Halves, AttachError> {
         return Err(AttachError::NotAPort { what: "the descriptor is no packet socket" });
     }
     socket::clear_passing(socket);
-    let mut capsule = [0; CAPSULE_LEN + 1];
-    let (len, descriptors) = socket::receive_packet(socket, &mut capsule)?;
-    let Some((capsule, [_])) = capsule.split_first_chunk().filter(|_| len == CAPSULE_LEN) else {
+    let mut packet = [0; CAPSULE_LEN + 1];
+    let (len, descriptors) = socket::receive_packet(socket, &mut packet)?;
+    from_packet(&packet[..len], descriptors)
+}
+
+/// The end that a packet holds: a capsule and three descriptors.
+pub(crate) fn from_packet(packet: &[u8], descriptors: Vec<OwnedFd>) -> Result<Halves, AttachError> {
+    let Ok(capsule) = packet.try_into() else {
         return Err(AttachError::NotAPort { what: "no capsule came" });
     };
     let Ok(descriptors) = <[OwnedFd; 3]>::try_from(descriptors) else {
         return Err(AttachError::NotAPort { what: "another count of descriptors than three" });
     };
-    unpack(Parts::new(*capsule, descriptors), false).map_err(|(error, _)| error)
+    unpack(Parts::new(capsule, descriptors), false).map_err(|(error, _)| error)
 }
 
 fn check_place(place: Place, region: &Region) -> Result<Cursor, AttachError> {

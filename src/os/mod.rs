@@ -4,10 +4,12 @@
 //! error names the call. Interrupted calls are repeated. No call here blocks on a socket: the only
 //! ones that wait are those that are told to, in `poll.rs` and `futex.rs`.
 
+pub(crate) mod epoll;
 pub(crate) mod eventfd;
 pub(crate) mod futex;
 pub(crate) mod mapping;
 pub(crate) mod memfd;
+pub(crate) mod name;
 pub(crate) mod poll;
 pub(crate) mod process;
 pub(crate) mod socket;

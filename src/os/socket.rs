@@ -301,6 +301,12 @@ fn pair(kind: SockType) -> Result<(OwnedFd, OwnedFd), SystemError> {
     socketpair(AddressFamily::Unix, kind, None, SockFlag::SOCK_CLOEXEC).map_err(named("socketpair"))
 }
 
+/// Owns a descriptor that the kernel has just made for this process.
+pub(crate) fn fresh(number: RawFd) -> OwnedFd {
+    // SAFETY: the callers pass what a call has just returned, which nothing else owns.
+    unsafe { OwnedFd::from_raw_fd(number) }
+}
+
 /// Lets as many packets wait in this socket's peer as the system allows.
 pub(crate) fn enlarge(socket: BorrowedFd<'_>) {
     // The kernel takes it down to its own bound; if it refuses, the usual size serves.

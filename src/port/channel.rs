@@ -121,6 +121,10 @@ impl ChannelBuilder {
         ChannelBuilder { schema: id, ..self }
     }
 
+    pub(crate) fn schema_id(&self) -> u64 {
+        self.schema
+    }
+
     /// Makes the channel.
     ///
     /// # Errors

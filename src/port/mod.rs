@@ -12,6 +12,7 @@ pub(crate) mod stats;
 pub(crate) mod transfer;
 
 use crate::error::{AttachError, CloseReason, PostError, RecvError, SchemaError};
+use crate::link::endpoint::{Endpoint, PeerCredentials};
 use crate::link::payload::Post;
 use crate::link::transfer::{self as transfer_link, Halves};
 use burst::Burst;
@@ -481,6 +482,11 @@ impl MessagePort {
         self.sender.endpoint().region().geometry().largest_message() as usize
     }
 
+    /// Who held the other end when the two met by a name; `None` for ports that came otherwise.
+    pub fn peer_credentials(&self) -> Option<PeerCredentials> {
+        self.sender.endpoint().met()
+    }
+
     /// The schema that the channel's creator named, or 0.
     pub fn schema(&self) -> u64 {
         self.sender.endpoint().region().schema()
@@ -511,6 +517,10 @@ impl MessagePort {
             self.sender.close();
         }
         error
+    }
+
+    pub(crate) fn endpoint(&self) -> &Endpoint {
+        self.sender.endpoint()
     }
 
     pub(crate) fn sender(&self) -> &Sender {

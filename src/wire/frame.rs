@@ -26,6 +26,14 @@
 //!
 //! A port has three descriptors, in the order memory, doorbell, attachments; the others have one.
 //!
+//! ```text
+//! hello, and its refusal
+//! +0x00 magic      u64   "MPHELLO1"; "MPREFUSE"
+//! +0x08 version    u64   layout version of who says it
+//! +0x10 format     u64   fingerprint of its payload format
+//! +0x18 schema     u64   its number; 0 means none
+//! ```
+//!
 //! Shared memory is never the authority for an end's own cursors, as the peer can write there: they
 //! travel in here. A receiver checks them like any foreign word.
 
@@ -200,6 +208,40 @@ pub(crate) fn decode_packet(bytes: &[u8]) -> Option<(u64, Vec<Entry>)> {
     (1..=MAX_ENTRIES).contains(&entries.len()).then_some((sequence, entries))
 }
 
+/// What two programs that meet by a name say about themselves.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Hello {
+    pub version: u64,
+    pub format: u64,
+    pub schema: u64,
+}
+
+/// Bytes of a hello and of a refusal.
+pub(crate) const HELLO_LEN: usize = 0x20;
+
+impl Hello {
+    /// As a greeting, or as a refusal.
+    pub(crate) fn encode(self, is_refusal: bool) -> [u8; HELLO_LEN] {
+        let magic = if is_refusal { REFUSE_MAGIC } else { HELLO_MAGIC };
+        let mut bytes = [0; HELLO_LEN];
+        let words = [magic, self.version, self.format, self.schema];
+        for (place, word) in bytes.chunks_exact_mut(8).zip(words) {
+            place.copy_from_slice(&word.to_le_bytes());
+        }
+        bytes
+    }
+
+    /// What a stranger says, and whether it is a refusal.
+    pub(crate) fn decode(bytes: &[u8]) -> Option<(Hello, bool)> {
+        let mut rest = bytes;
+        let magic = take_word(&mut rest)?;
+        let (version, format) = (take_word(&mut rest)?, take_word(&mut rest)?);
+        let hello = Hello { version, format, schema: take_word(&mut rest)? };
+        let is_one = rest.is_empty() && (magic == HELLO_MAGIC || magic == REFUSE_MAGIC);
+        is_one.then_some((hello, magic == REFUSE_MAGIC))
+    }
+}
+
 fn take_word(rest: &mut &[u8]) -> Option<u64> {
     let (word, after) = rest.split_first_chunk()?;
     *rest = after;
@@ -210,6 +252,8 @@ fn take_word(rest: &mut &[u8]) -> Option<u64> {
 pub(crate) const PORT_DESCRIPTORS: usize = 3;
 const MAGIC: u64 = u64::from_le_bytes(*b"MPCAPSUL");
 const PACKET_MAGIC: u64 = u64::from_le_bytes(*b"MPPACKET");
+const HELLO_MAGIC: u64 = u64::from_le_bytes(*b"MPHELLO1");
+const REFUSE_MAGIC: u64 = u64::from_le_bytes(*b"MPREFUSE");
 const PORT: u64 = 1;
 const BUFFER: u64 = 2;
 const DESCRIPTOR: u64 = 3;
@@ -230,6 +274,18 @@ mod tests {
         packets: 5,
         is_trusted: true,
     };
+
+    #[test]
+    fn hellos_survive_the_round_trip_and_nothing_else_is_one() {
+        let hello = Hello { version: 2, format: 3, schema: u64::MAX };
+        for is_refusal in [false, true] {
+            let bytes = hello.encode(is_refusal);
+            assert_eq!(Hello::decode(&bytes), Some((hello, is_refusal)));
+            assert_eq!(Hello::decode(&bytes[1..]), None);
+            assert_eq!(Hello::decode(&[&bytes[..], &[0]].concat()), None);
+        }
+        assert_eq!(Hello::decode(&[0; HELLO_LEN]), None);
+    }
 
     #[test]
     fn packets_survive_the_round_trip() {

@@ -1,0 +1,387 @@
+//! Two programs meet by a name: `Listener` on one side, `connect` on the other.
+
+use crate::error::{AttachError, ConnectError, ListenError, PostError};
+use crate::link::endpoint::PeerCredentials;
+use crate::link::transfer;
+use crate::os::epoll::Epoll;
+use crate::os::name::{self, Connected, Hold};
+use crate::os::poll;
+use crate::os::socket::{self, Received};
+use crate::port::MessagePort;
+use crate::port::channel::{ChannelBuilder, MessageChannel};
+use crate::wire::frame::{CAPSULE_LEN, HELLO_LEN, Hello};
+use crate::wire::layout::{VERSION, payload_format};
+use std::cell::RefCell;
+use std::collections::VecDeque;
+use std::fmt;
+use std::fs;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::path::{Path, PathBuf};
+use std::thread;
+use std::time::{Duration, Instant};
+
+/// Hands a fresh port to each client that comes by a name: what a `SharedWorker` is on the web.
+///
+/// The name is a socket in the user's runtime directory (`$XDG_RUNTIME_DIR/messageport`, or a
+/// directory of the user's own under the temporary directory where there is none); only processes of
+/// the same user get in. It goes when the listener is dropped; after a `kill -9` the next listener
+/// takes it over. The listener makes the channel of each client, so its builder's sizes count.
+///
+/// HTML: [`SharedWorker`](https://html.spec.whatwg.org/#shared-workers-and-the-sharedworker-interface)
+/// and its `connect` event.
+///
+/// ```
+/// use messageport::{Listener, connect};
+///
+/// # let name = format!("doc-{}", std::process::id());
+/// let listener = Listener::bind(&name)?;
+/// let client = std::thread::spawn(move || connect(&name));
+/// let port = listener.accept()?;
+/// port.post_text("welcome")?;
+/// assert_eq!(client.join().unwrap()?.recv()?.text()?, "welcome");
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+pub struct Listener {
+    socket: OwnedFd,
+    path: PathBuf,
+    builder: ChannelBuilder,
+    /// Clients that have not said who they are yet, oldest first.
+    guests: RefCell<VecDeque<Guest>>,
+    epoll: Epoll,
+    _hold: Hold,
+}
+
+struct Guest {
+    socket: OwnedFd,
+    credentials: PeerCredentials,
+}
+
+impl Listener {
+    /// Listens under `name`, with channels of the default sizes.
+    ///
+    /// # Errors
+    /// [`ListenError`]; nothing is left behind.
+    pub fn bind(name: &str) -> Result<Listener, ListenError> {
+        Listener::bind_with(name, MessageChannel::builder())
+    }
+
+    /// Listens under `name`, with channels as `builder` makes them. A client that names another
+    /// schema than the builder is refused.
+    ///
+    /// # Errors
+    /// As [`bind`](Self::bind).
+    pub fn bind_with(name: &str, builder: ChannelBuilder) -> Result<Listener, ListenError> {
+        if !is_name(name) {
+            return Err(ListenError::BadName { name: name.to_owned() });
+        }
+        let directory =
+            name::directory().map_err(|(path, what)| ListenError::Directory { path, what })?;
+        Listener::bind_at(directory.join(name), builder)
+    }
+
+    /// Listens at a path of one's own choice, of at most 107 bytes. Beside it there is a file with
+    /// the ending `.lock`. Clients use [`Connect::at`].
+    ///
+    /// # Errors
+    /// As [`bind`](Self::bind).
+    pub fn bind_at(
+        path: impl Into<PathBuf>,
+        builder: ChannelBuilder,
+    ) -> Result<Listener, ListenError> {
+        let path = path.into();
+        let mut lock = path.clone().into_os_string();
+        lock.push(".lock");
+        let Some(hold) = Hold::take(lock.into())? else {
+            return Err(ListenError::InUse { path });
+        };
+        let socket = name::listen_at(&path)?;
+        let epoll = Epoll::new()?;
+        epoll.add(socket.as_fd(), 0)?;
+        let guests = RefCell::new(VecDeque::new());
+        Ok(Listener { socket, path, builder, guests, epoll, _hold: hold })
+    }
+
+    /// Waits for the next client, and returns the port to it.
+    ///
+    /// # Errors
+    /// [`ListenError::Channel`] or [`ListenError::Io`]; the listener can go on.
+    pub fn accept(&self) -> Result<MessagePort, ListenError> {
+        self.accept_until(None)
+    }
+
+    /// Waits for the next client, at most for `timeout`.
+    ///
+    /// # Errors
+    /// As [`accept`](Self::accept), and [`ListenError::Timeout`].
+    pub fn accept_timeout(&self, timeout: Duration) -> Result<MessagePort, ListenError> {
+        self.accept_until(Instant::now().checked_add(timeout))
+    }
+
+    /// The port to the next client, if one is there.
+    ///
+    /// # Errors
+    /// As [`accept`](Self::accept).
+    pub fn try_accept(&self) -> Result<Option<MessagePort>, ListenError> {
+        self.let_in()?;
+        let mut guests = self.guests.borrow_mut();
+        let mut index = 0;
+        while index < guests.len() {
+            match self.greet(&guests[index]) {
+                Greeted::Silent => index += 1,
+                Greeted::Gone => drop(guests.remove(index)),
+                Greeted::Welcome => {
+                    let guest = guests.remove(index).expect("it was just greeted");
+                    if let Some(port) = self.welcome(guest)? {
+                        return Ok(Some(port));
+                    }
+                }
+            }
+        }
+        Ok(None)
+    }
+
+    /// The ports of clients as they come; ends when [`accept`](Self::accept) would fail.
+    pub fn incoming(&self) -> impl Iterator<Item = MessagePort> {
+        std::iter::from_fn(|| self.accept().ok())
+    }
+
+    /// Where it listens.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    fn accept_until(&self, deadline: Option<Instant>) -> Result<MessagePort, ListenError> {
+        loop {
+            if let Some(port) = self.try_accept()? {
+                return Ok(port);
+            }
+            let left = deadline.map(|at| at.saturating_duration_since(Instant::now()));
+            if left.is_some_and(|left| left.is_zero()) {
+                return Err(ListenError::Timeout);
+            }
+            poll::wait_readable(&[self.epoll.as_fd()], left)?;
+        }
+    }
+
+    /// Takes in whoever knocks and is of our user.
+    fn let_in(&self) -> Result<(), ListenError> {
+        let mut guests = self.guests.borrow_mut();
+        while let Some(socket) = name::accept(self.socket.as_fd())? {
+            let (pid, uid, gid) = name::credentials(socket.as_fd())?;
+            if uid != name::user() {
+                continue;
+            }
+            // Who says nothing for long makes place for others.
+            if guests.len() == MOST_GUESTS {
+                guests.pop_front();
+            }
+            self.epoll.add(socket.as_fd(), 1)?;
+            guests.push_back(Guest { socket, credentials: PeerCredentials { pid, uid, gid } });
+        }
+        Ok(())
+    }
+
+    fn greet(&self, guest: &Guest) -> Greeted {
+        let mut bytes = [0; HELLO_LEN + 1];
+        let hello = match socket::receive(guest.socket.as_fd(), &mut bytes, 0) {
+            Ok(Received::Nothing) => return Greeted::Silent,
+            Ok(Received::Packet(len, _)) => Hello::decode(&bytes[..len]),
+            Ok(Received::CutOff | Received::NoRoom) | Err(_) => None,
+        };
+        let ours = our_hello(self.builder.schema_id());
+        match hello {
+            Some((theirs, false)) if theirs == ours => Greeted::Welcome,
+            Some((_, false)) => {
+                // It may have gone; then it needs no answer.
+                let _ = socket::send_packet(guest.socket.as_fd(), &ours.encode(true), &[]);
+                Greeted::Gone
+            }
+            _ => Greeted::Gone,
+        }
+    }
+
+    fn welcome(&self, guest: Guest) -> Result<Option<MessagePort>, ListenError> {
+        let MessageChannel { port1, mut port2 } = self.builder.build()?;
+        let (sending, receiving) = port2.halves();
+        match transfer::send(guest.socket.as_fd(), sending, receiving) {
+            Ok(()) => {
+                port1.endpoint().has_met(guest.credentials);
+                Ok(Some(port1))
+            }
+            // A client that has gone meanwhile is no failure.
+            Err(PostError::Io { call, source }) => match source.raw_os_error() {
+                Some(libc::EPIPE | libc::ECONNRESET) => Ok(None),
+                _ => Err(ListenError::Io { call, source }),
+            },
+            Err(other) => unreachable!("a fresh port is open: {other}"),
+        }
+    }
+}
+
+enum Greeted {
+    Silent,
+    Gone,
+    Welcome,
+}
+
+impl Drop for Listener {
+    fn drop(&mut self) {
+        // While the name is still held, so that it is nobody else's socket.
+        let _ = fs::remove_file(&self.path);
+    }
+}
+
+/// Readable when a client may be there: then call [`try_accept`](Listener::try_accept) until it says
+/// that none is.
+impl AsFd for Listener {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.epoll.as_fd()
+    }
+}
+
+impl fmt::Debug for Listener {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Listener")
+            .field("path", &self.path)
+            .field("waiting", &self.guests.borrow().len())
+            .finish_non_exhaustive()
+    }
+}
+
+/// Connects to the [`Listener`] of that name, of this user.
+///
+/// # Errors
+/// [`ConnectError`], after five seconds at the latest. [`Connect`] has other ways.
+pub fn connect(name: &str) -> Result<MessagePort, ConnectError> {
+    Connect::new().to(name)
+}
+
+/// How to connect: the schema to name, and for how long to wait.
+///
+/// ```no_run
+/// use std::time::Duration;
+///
+/// let port = messageport::Connect::new().schema(7).timeout(Duration::from_secs(1)).to("prices")?;
+/// # Ok::<(), messageport::ConnectError>(())
+/// ```
+#[derive(Clone, Copy, Debug)]
+pub struct Connect {
+    schema: u64,
+    timeout: Duration,
+}
+
+impl Default for Connect {
+    fn default() -> Connect {
+        Connect { schema: 0, timeout: PATIENCE }
+    }
+}
+
+impl Connect {
+    /// The defaults: no schema, five seconds.
+    pub fn new() -> Connect {
+        Connect::default()
+    }
+
+    /// Names a schema, which must be the listener's.
+    #[must_use]
+    pub fn schema(self, id: u64) -> Connect {
+        Connect { schema: id, ..self }
+    }
+
+    /// Waits for the listener's answer at most for so long.
+    #[must_use]
+    pub fn timeout(self, timeout: Duration) -> Connect {
+        Connect { timeout, ..self }
+    }
+
+    /// Connects to the listener of that name.
+    ///
+    /// # Errors
+    /// [`ConnectError`].
+    pub fn to(self, name: &str) -> Result<MessagePort, ConnectError> {
+        if !is_name(name) {
+            return Err(ConnectError::BadName { name: name.to_owned() });
+        }
+        let directory =
+            name::directory().map_err(|(path, what)| ConnectError::Directory { path, what })?;
+        self.at(directory.join(name))
+    }
+
+    /// Connects to the listener at that path.
+    ///
+    /// # Errors
+    /// [`ConnectError`].
+    pub fn at(self, path: impl AsRef<Path>) -> Result<MessagePort, ConnectError> {
+        let deadline = Instant::now().checked_add(self.timeout);
+        let left = || deadline.map(|at| at.saturating_duration_since(Instant::now()));
+        let is_late = || left().is_some_and(|left| left.is_zero());
+        let socket = loop {
+            match name::connect_to(path.as_ref())? {
+                Connected::Yes(socket) => break socket,
+                Connected::Nobody => {
+                    return Err(ConnectError::Nobody { path: path.as_ref().to_owned() });
+                }
+                Connected::Busy if is_late() => return Err(ConnectError::Timeout),
+                Connected::Busy => thread::sleep(Duration::from_millis(1)),
+            }
+        };
+        let (pid, uid, gid) = name::credentials(socket.as_fd())?;
+        if uid != name::user() {
+            return Err(ConnectError::ForeignUser { found: uid, ours: name::user() });
+        }
+        let ours = our_hello(self.schema);
+        socket::send_packet(socket.as_fd(), &ours.encode(false), &[])?;
+        let mut bytes = [0; CAPSULE_LEN + 1];
+        let (len, descriptors) = loop {
+            match socket::receive(socket.as_fd(), &mut bytes, 3)? {
+                Received::Packet(0, _) => return Err(ConnectError::Timeout),
+                Received::Packet(len, descriptors) => break (len, descriptors),
+                Received::CutOff => {
+                    let what = "the listener's answer was cut off";
+                    return Err(AttachError::NotAPort { what }.into());
+                }
+                Received::NoRoom => return Err(no_room()),
+                Received::Nothing if is_late() => return Err(ConnectError::Timeout),
+                Received::Nothing => poll::wait_readable(&[socket.as_fd()], left())?,
+            }
+        };
+        if let Some((theirs, true)) = Hello::decode(&bytes[..len]) {
+            return Err(difference(theirs, ours).into());
+        }
+        let port = MessagePort::new(transfer::from_packet(&bytes[..len], descriptors)?);
+        port.endpoint().has_met(PeerCredentials { pid, uid, gid });
+        Ok(port)
+    }
+}
+
+fn our_hello(schema: u64) -> Hello {
+    Hello { version: u64::from(VERSION), format: payload_format(), schema }
+}
+
+/// In what the two programs differ, with both sides' numbers.
+fn difference(theirs: Hello, ours: Hello) -> AttachError {
+    let pairs = [
+        ("layout version", theirs.version, ours.version),
+        ("payload format", theirs.format, ours.format),
+        ("schema", theirs.schema, ours.schema),
+    ];
+    match pairs.into_iter().find(|(_, found, expected)| found != expected) {
+        Some((what, found, expected)) => AttachError::Differs { what, found, expected },
+        None => AttachError::NotAPort { what: "the listener refused, and did not say why" },
+    }
+}
+
+fn no_room() -> ConnectError {
+    let source = std::io::Error::from_raw_os_error(libc::EMFILE);
+    ConnectError::Io { call: "recvmsg", source }
+}
+
+fn is_name(name: &str) -> bool {
+    let is_special = name == "." || name == "..";
+    (1..=64).contains(&name.len()) && !name.contains(['/', '\0']) && !is_special
+}
+
+/// How long to wait for a listener that has taken a client in and says nothing.
+const PATIENCE: Duration = Duration::from_secs(5);
+/// Clients that have not said who they are.
+const MOST_GUESTS: usize = 128;

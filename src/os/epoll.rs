@@ -1,0 +1,64 @@
+//! Waiting for many descriptors: epoll(7).
+
+use crate::error::SystemError;
+use crate::os::named;
+use nix::errno::Errno;
+use nix::sys::epoll::{EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeout};
+use std::os::fd::{AsFd, BorrowedFd};
+use std::time::Duration;
+
+/// A set of descriptors that are waited for together, level-triggered. A descriptor that is closed
+/// leaves the set by itself.
+pub(crate) struct Epoll(nix::sys::epoll::Epoll);
+
+impl Epoll {
+    pub(crate) fn new() -> Result<Epoll, SystemError> {
+        nix::sys::epoll::Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC)
+            .map(Epoll)
+            .map_err(named("epoll_create1"))
+    }
+
+    /// Waits for `fd` to be readable as well; `mark` is what tells it apart.
+    pub(crate) fn add(&self, fd: BorrowedFd<'_>, mark: u64) -> Result<(), SystemError> {
+        let wanted = EpollEvent::new(EpollFlags::EPOLLIN, mark);
+        self.0.add(fd, wanted).map_err(named("epoll_ctl(EPOLL_CTL_ADD)"))
+    }
+
+    /// No longer waits for `fd`.
+    pub(crate) fn remove(&self, fd: BorrowedFd<'_>) -> Result<(), SystemError> {
+        self.0.delete(fd).map_err(named("epoll_ctl(EPOLL_CTL_DEL)"))
+    }
+
+    /// Waits for some of them, at most for `timeout`, `None` meaning for ever; their marks. Returns
+    /// early, with none, for a signal.
+    pub(crate) fn wait(
+        &self,
+        marks: &mut Vec<u64>,
+        timeout: Option<Duration>,
+    ) -> Result<(), SystemError> {
+        let mut events = [EpollEvent::empty(); MOST_EVENTS];
+        // Rounded up: a wait that ends early would be tried again without end.
+        let millis = timeout.map(|left| left.as_micros().div_ceil(1000));
+        let timeout = match millis {
+            None => EpollTimeout::NONE,
+            Some(millis) => {
+                EpollTimeout::try_from(millis.min(i32::MAX as u128) as i32).expect("not negative")
+            }
+        };
+        marks.clear();
+        match self.0.wait(&mut events, timeout) {
+            Ok(count) => marks.extend(events[..count].iter().map(EpollEvent::data)),
+            Err(Errno::EINTR) => {}
+            Err(errno) => return Err(named("epoll_wait")(errno)),
+        }
+        Ok(())
+    }
+}
+
+impl AsFd for Epoll {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.0.0.as_fd()
+    }
+}
+
+const MOST_EVENTS: usize = 64;

@@ -1,0 +1,281 @@
+//! Meeting by a name: each client has one fresh port, strangers are sent away by a clear word, and a
+//! name outlives nobody.
+
+mod common;
+
+use std::fs::{self, Permissions};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::os::unix::fs::PermissionsExt;
+use std::path::PathBuf;
+use std::thread;
+use std::time::Duration;
+
+use common::census::Census;
+use common::role::{command, play};
+use common::watchdog::watch;
+use common::{DEADLINE, die, receive_end, receive_text, wait_until};
+use messageport::{
+    CloseReason, Connect, ConnectError, ListenError, Listener, MessageChannel, connect,
+};
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::sys::socket::{AddressFamily, MsgFlags, SockFlag, SockType, UnixAddr, recv, send, socket};
+use tempfile::TempDir;
+
+/// A place for a name, and what removes it.
+fn place() -> (TempDir, PathBuf) {
+    let directory = tempfile::tempdir().expect("a directory");
+    let path = directory.path().join("name");
+    (directory, path)
+}
+
+fn listen(path: &PathBuf) -> Listener {
+    Listener::bind_at(path, MessageChannel::builder()).expect("a listener")
+}
+
+/// Connects as a program that this crate has no part in.
+fn stranger(path: &PathBuf) -> OwnedFd {
+    let kind = SockType::SeqPacket;
+    let socket = socket(AddressFamily::Unix, kind, SockFlag::SOCK_CLOEXEC, None).expect("a socket");
+    let address = UnixAddr::new(path).expect("a short path");
+    nix::sys::socket::connect(socket.as_raw_fd(), &address).expect("somebody listens");
+    socket
+}
+
+fn hello(version: u64, schema: u64) -> Vec<u8> {
+    let format = 8 << 32 | 1 << 16 | 4 << 8 | 8;
+    let words = [u64::from_le_bytes(*b"MPHELLO1"), version, format, schema];
+    words.iter().flat_map(|word| word.to_le_bytes()).collect()
+}
+
+#[test]
+fn each_client_has_a_port_of_its_own() {
+    let _watch = watch("each_client_has_a_port_of_its_own");
+    let (_directory, path) = place();
+    let listener = listen(&path);
+    assert!(listener.try_accept().expect("a listener").is_none());
+    let clients: Vec<_> = (0..20)
+        .map(|number| {
+            let path = path.clone();
+            thread::spawn(move || {
+                let port = Connect::new().timeout(DEADLINE).at(&path).expect("a listener");
+                port.post_text(&number.to_string()).expect("room");
+                assert_eq!(receive_text(&port), format!("you are {number}"));
+                let whom = port.peer_credentials().expect("met by a name");
+                assert_eq!(whom.pid, std::process::id());
+            })
+        })
+        .collect();
+    for _ in 0..clients.len() {
+        let port = listener.accept_timeout(DEADLINE).expect("a client");
+        let number = receive_text(&port);
+        port.post_text(&format!("you are {number}")).expect("room");
+        assert_eq!(port.peer_credentials().expect("met").pid, std::process::id());
+        assert_eq!(receive_end(&port), CloseReason::PeerDropped);
+    }
+    clients.into_iter().for_each(|client| client.join().expect("a client that is content"));
+    let timeout = listener.accept_timeout(Duration::from_millis(1));
+    assert!(matches!(timeout, Err(ListenError::Timeout)), "{timeout:?}");
+}
+
+#[test]
+fn a_name_is_one_listener_s_and_goes_with_it() {
+    let (_directory, path) = place();
+    let first = listen(&path);
+    let second = Listener::bind_at(&path, MessageChannel::builder());
+    assert!(matches!(second, Err(ListenError::InUse { .. })), "{second:?}");
+    let mode = fs::symlink_metadata(&path).expect("a socket").permissions().mode();
+    assert_eq!(mode & 0o777, 0o600);
+    drop(first);
+    let left: Vec<_> = fs::read_dir(path.parent().expect("a directory")).expect("it").collect();
+    assert!(left.is_empty(), "{left:?}");
+    let nobody = Connect::new().at(&path);
+    assert!(matches!(nobody, Err(ConnectError::Nobody { .. })), "{nobody:?}");
+    drop(listen(&path));
+}
+
+#[test]
+fn a_killed_listener_s_name_is_taken_over() {
+    const TEST: &str = "a_killed_listener_s_name_is_taken_over";
+    fn listens_and_dies() {
+        let path = PathBuf::from(std::env::var_os("PLACE").expect("a place"));
+        let _listener = listen(&path);
+        die();
+    }
+    fn takes_over() {
+        let (_directory, path) = place();
+        let before = Census::take();
+        for _ in 0..5 {
+            let mut child = command(TEST, "listens_and_dies");
+            child.env("PLACE", &path).spawn().expect("a child").wait().expect("a child");
+            assert!(path.exists(), "it could not clear up");
+            let nobody = Connect::new().at(&path);
+            assert!(matches!(nobody, Err(ConnectError::Nobody { .. })), "{nobody:?}");
+            let listener = listen(&path);
+            let client = thread::spawn({
+                let path = path.clone();
+                move || Connect::new().at(path).expect("a listener")
+            });
+            let port = listener.accept_timeout(DEADLINE).expect("a client");
+            port.post_text("welcome").expect("room");
+            assert_eq!(receive_text(&client.join().expect("a client")), "welcome");
+            drop((listener, port));
+            // The name stays behind again, with the next one that dies.
+        }
+        assert_eq!(Census::take(), before);
+    }
+    play(TEST, &[("takes_over", takes_over), ("listens_and_dies", listens_and_dies)]);
+}
+
+#[test]
+fn a_name_in_the_runtime_directory_serves_other_processes() {
+    const TEST: &str = "a_name_in_the_runtime_directory_serves_other_processes";
+    fn asks() {
+        let port = connect("answers").expect("a listener");
+        port.post_text("who are you?").expect("room");
+        assert_eq!(receive_text(&port), "the one you asked");
+    }
+    fn answers() {
+        let listener = Listener::bind("answers").expect("a listener");
+        let runtime = PathBuf::from(std::env::var_os("XDG_RUNTIME_DIR").expect("set below"));
+        assert_eq!(listener.path(), runtime.join("messageport/answers"));
+        let mut child = command(TEST, "asks").spawn().expect("a child");
+        let port = listener.accept_timeout(DEADLINE).expect("a client");
+        assert_eq!(port.peer_credentials().expect("met").pid, child.id());
+        assert_eq!(receive_text(&port), "who are you?");
+        port.post_text("the one you asked").expect("room");
+        assert_eq!(receive_end(&port), CloseReason::PeerDropped);
+        assert!(child.wait().expect("a child").success());
+    }
+    fn starts() {
+        let runtime = tempfile::tempdir().expect("a directory");
+        let mut child = command(TEST, "answers");
+        child.env("XDG_RUNTIME_DIR", runtime.path());
+        assert!(child.status().expect("a child").success());
+    }
+    play(TEST, &[("starts", starts), ("answers", answers), ("asks", asks)]);
+}
+
+#[test]
+fn a_directory_that_others_may_enter_is_refused() {
+    const TEST: &str = "a_directory_that_others_may_enter_is_refused";
+    fn tries() {
+        let listened = Listener::bind("name");
+        assert!(matches!(listened, Err(ListenError::Directory { .. })), "{listened:?}");
+        let connected = connect("name");
+        assert!(matches!(connected, Err(ConnectError::Directory { .. })), "{connected:?}");
+    }
+    fn starts() {
+        let runtime = tempfile::tempdir().expect("a directory");
+        let names = runtime.path().join("messageport");
+        fs::create_dir(&names).expect("a directory");
+        fs::set_permissions(&names, Permissions::from_mode(0o755)).expect("our own directory");
+        let play = || {
+            let mut child = command(TEST, "tries");
+            child.env("XDG_RUNTIME_DIR", runtime.path()).status().expect("a child").success()
+        };
+        assert!(play(), "open to all");
+        fs::remove_dir(&names).expect("an empty directory");
+        std::os::unix::fs::symlink("/tmp", &names).expect("a link");
+        assert!(play(), "a link");
+    }
+    play(TEST, &[("starts", starts), ("tries", tries)]);
+}
+
+#[test]
+fn names_that_are_none_are_refused() {
+    for name in ["", ".", "..", "a/b", "a\0b", &"x".repeat(65)] {
+        let listened = Listener::bind(name);
+        assert!(matches!(listened, Err(ListenError::BadName { .. })), "{name:?}: {listened:?}");
+        let connected = connect(name);
+        assert!(matches!(connected, Err(ConnectError::BadName { .. })), "{name:?}: {connected:?}");
+    }
+    let (directory, _) = place();
+    let far = directory.path().join("x".repeat(120));
+    let listened = Listener::bind_at(&far, MessageChannel::builder());
+    assert!(matches!(listened, Err(ListenError::Io { .. })), "{listened:?}");
+    let connected = Connect::new().at(&far);
+    assert!(matches!(connected, Err(ConnectError::Io { .. })), "{connected:?}");
+}
+
+#[test]
+fn f38_another_schema_is_refused_by_both_numbers() {
+    let (_directory, path) = place();
+    let listener =
+        Listener::bind_at(&path, MessageChannel::builder().schema(7)).expect("a listener");
+    thread::scope(|scope| {
+        let wrong = scope.spawn(|| Connect::new().schema(8).at(&path));
+        wait_until("the wrong one was sent away", || {
+            assert!(listener.try_accept().expect("a listener").is_none());
+            wrong.is_finished()
+        });
+        let error = wrong.join().expect("no panic").expect_err("another schema").to_string();
+        assert!(
+            error.contains("schema") && error.contains("0x7") && error.contains("0x8"),
+            "{error}"
+        );
+        let right = scope.spawn(|| Connect::new().schema(7).at(&path));
+        let port = listener.accept_timeout(DEADLINE).expect("a client");
+        assert_eq!(port.schema(), 7);
+        assert_eq!(right.join().expect("no panic").expect("the same schema").schema(), 7);
+    });
+}
+
+#[test]
+fn strangers_are_sent_away_and_hold_nobody_up() {
+    let _watch = watch("strangers_are_sent_away_and_hold_nobody_up");
+    let (_directory, path) = place();
+    let listener = listen(&path);
+    let silent: Vec<_> = (0..10).map(|_| stranger(&path)).collect();
+    let rude = stranger(&path);
+    send(rude.as_raw_fd(), b"GET / HTTP/1.1", MsgFlags::empty()).expect("room");
+    let old = stranger(&path);
+    send(old.as_raw_fd(), &hello(1, 0), MsgFlags::empty()).expect("room");
+    drop(stranger(&path));
+    let client = thread::spawn({
+        let path = path.clone();
+        move || Connect::new().timeout(DEADLINE).at(path).expect("a listener")
+    });
+    let port = listener.accept_timeout(DEADLINE).expect("the one client that is one");
+    port.post_text("you are").expect("room");
+    assert_eq!(receive_text(&client.join().expect("a client")), "you are");
+    // The old one is told what it met; the rude one is not worth an answer.
+    let mut answer = [0; 64];
+    let len = recv(old.as_raw_fd(), &mut answer, MsgFlags::empty()).expect("an answer");
+    assert_eq!((len, &answer[..8]), (32, &b"MPREFUSE"[..]));
+    assert_eq!(answer[8], 2, "the layout version of this side");
+    assert_eq!(recv(rude.as_raw_fd(), &mut answer, MsgFlags::empty()), Ok(0));
+    drop(silent);
+    assert!(listener.try_accept().expect("a listener").is_none());
+}
+
+#[test]
+fn a_listener_that_says_nothing_is_not_waited_for_without_end() {
+    let (_directory, path) = place();
+    let _listener = listen(&path);
+    let error = Connect::new().timeout(Duration::from_millis(20)).at(&path).expect_err("silence");
+    assert!(matches!(error, ConnectError::Timeout), "{error}");
+}
+
+#[test]
+fn a_listener_nests_in_a_loop_of_one_s_own() {
+    let (_directory, path) = place();
+    let listener = listen(&path);
+    let ready = |timeout| {
+        let mut fds = [PollFd::new(listener.as_fd(), PollFlags::POLLIN)];
+        poll(&mut fds, timeout).expect("a poll") > 0
+    };
+    assert!(!ready(PollTimeout::ZERO));
+    let client = thread::spawn({
+        let path = path.clone();
+        move || Connect::new().timeout(DEADLINE).at(path).expect("a listener")
+    });
+    let port = loop {
+        assert!(ready(PollTimeout::from(60_000u16)), "a client has come");
+        if let Some(port) = listener.try_accept().expect("a listener") {
+            break port;
+        }
+    };
+    drop(port);
+    assert_eq!(receive_end(&client.join().expect("a client")), CloseReason::PeerDropped);
+    assert!(!ready(PollTimeout::ZERO), "nobody is left");
+}
