@@ -55,6 +55,8 @@ mod error;
 #[cfg(not(loom))]
 mod front;
 #[cfg(not(loom))]
+mod group;
+#[cfg(not(loom))]
 mod link;
 #[cfg(not(loom))]
 mod meet;
@@ -75,6 +77,8 @@ pub use error::{
 };
 #[cfg(not(loom))]
 pub use front::blocking::Iter;
+#[cfg(not(loom))]
+pub use group::collection::{CollectionError, Member, MemberId, PortCollection};
 #[cfg(not(loom))]
 pub use link::buffer::{Buffer, BufferMut};
 #[cfg(not(loom))]

@@ -14,7 +14,7 @@ use crate::sync::{AtomicU64, Ordering};
 use crate::wire::record::Format;
 use rkyv::api::high::{HighSerializer, HighValidator};
 use rkyv::bytecheck::CheckBytes;
-use rkyv::rancor::{Error, Fallible, Strategy};
+use rkyv::rancor::{self, Error, Fallible, Strategy};
 use rkyv::ser::allocator::{Arena, ArenaHandle};
 use rkyv::ser::{Positional, Serializer, Writer, sharing::Share};
 use rkyv::validation::Validator;
@@ -121,6 +121,27 @@ pub(crate) fn serialize_to<T: Post>(value: &T, bytes: &mut [u8]) -> Result<usize
         _room: PhantomData,
     };
     run(value, writer, &mut Arena::new())
+}
+
+/// The archive of `value`, to be posted several times.
+pub(crate) fn archive<T: Post>(value: &T) -> Result<Vec<u8>, Error> {
+    let len = serialize_to(value, &mut [])?;
+    let mut blocks = vec![Block::default(); len.div_ceil(size_of::<Block>())];
+    let bytes = blocks_as_bytes_mut(&mut blocks);
+    let again = serialize_to(value, &mut bytes[..len])?;
+    if again != len {
+        let (len, again) = (len as u64, again as u64);
+        return Err(rancor::Source::new(LengthChanged { len, again }));
+    }
+    Ok(bytes[..len].to_vec())
+}
+
+/// A `Serialize` that writes another length the second time.
+#[derive(Debug, thiserror::Error)]
+#[error("the value took {len} bytes at first and {again} bytes when it was serialised again")]
+pub(crate) struct LengthChanged {
+    pub len: u64,
+    pub again: u64,
 }
 
 #[inline(always)]

@@ -135,7 +135,10 @@ impl Sending {
         let plan = self.plan(len)?;
         let again = self.serialize(value, Some(&plan))?;
         if again != len {
-            return Err(PostError::Serialize(rancor::Source::new(LengthChanged { len, again })));
+            return Err(PostError::Serialize(rancor::Source::new(payload::LengthChanged {
+                len,
+                again,
+            })));
         }
         self.last_len = len;
         Ok((plan, len as u32))
@@ -499,14 +502,6 @@ impl Sending {
     fn wake(&self, wake: Wake) {
         self.end.wake(wake, self.producer.memory(), Sleeper::Receiver);
     }
-}
-
-/// A `Serialize` that writes another length the second time.
-#[derive(Debug, thiserror::Error)]
-#[error("the value took {len} bytes at first and {again} bytes when it was serialised again")]
-struct LengthChanged {
-    len: u64,
-    again: u64,
 }
 
 /// How often a sender that never finds the lane full asks whether its peer is alive.

@@ -225,6 +225,11 @@ impl Sender {
         posted.map_err(|reason| TransferError::new(reason, list))
     }
 
+    /// Posts an archive that was made before.
+    pub(crate) fn post_archive(&self, archive: &[u8]) -> Result<(), PostError> {
+        self.post_as(archive, Format::Archive)
+    }
+
     #[inline(always)]
     fn post_as(&self, bytes: &[u8], format: Format) -> Result<(), PostError> {
         // No code of others runs meanwhile, so nothing is asked for that `Held` would have to do.

@@ -1,0 +1,222 @@
+//! One message to many ports.
+
+use crate::error::PostError;
+use crate::link::payload::{self, Post};
+use crate::port::MessagePort;
+use crate::port::sender::Sender;
+use std::collections::BTreeMap;
+use std::fmt;
+
+/// Ports that are posted to together: a message is serialised once and copied to each.
+///
+/// Members are owned or lent, whole ports or their sending halves. Nothing moves with such a message,
+/// as it could move to one of them only.
+///
+/// MDN: `PortCollection`, which HTML no longer has.
+///
+/// ```
+/// use messageport::{MessageChannel, PortCollection};
+///
+/// let (one, other) = (MessageChannel::new()?, MessageChannel::new()?);
+/// let mut all = PortCollection::new();
+/// all.add(one.port1);
+/// let second = all.add(&other.port1);
+/// all.post_message(&7u32)?;
+/// assert_eq!(*one.port2.recv()?.data::<u32>()?, 7);
+///
+/// drop(other.port2);
+/// let failed = all.post_message(&8u32).unwrap_err();
+/// assert_eq!((failed.posted, failed.failures[0].0), (1, second));
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+#[derive(Default)]
+pub struct PortCollection<'p> {
+    members: BTreeMap<MemberId, Member<'p>>,
+    next: u64,
+}
+
+/// Tells the members of a [`PortCollection`] apart; never used twice.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct MemberId(u64);
+
+/// What a [`PortCollection`] can hold.
+#[derive(Debug)]
+#[allow(clippy::large_enum_variant)] // Who takes a port out again wants no box around it.
+pub enum Member<'p> {
+    /// A port of its own.
+    Port(MessagePort),
+    /// A sending half of its own.
+    Sender(Sender),
+    /// A lent one.
+    Lent(&'p Sender),
+}
+
+impl From<MessagePort> for Member<'_> {
+    fn from(port: MessagePort) -> Self {
+        Member::Port(port)
+    }
+}
+
+impl From<Sender> for Member<'_> {
+    fn from(sender: Sender) -> Self {
+        Member::Sender(sender)
+    }
+}
+
+impl<'p> From<&'p MessagePort> for Member<'p> {
+    fn from(port: &'p MessagePort) -> Self {
+        Member::Lent(port.sender())
+    }
+}
+
+impl<'p> From<&'p Sender> for Member<'p> {
+    fn from(sender: &'p Sender) -> Self {
+        Member::Lent(sender)
+    }
+}
+
+impl Member<'_> {
+    fn sender(&self) -> &Sender {
+        match self {
+            Member::Port(port) => port.sender(),
+            Member::Sender(sender) => sender,
+            Member::Lent(sender) => sender,
+        }
+    }
+}
+
+impl<'p> PortCollection<'p> {
+    /// A collection of nobody.
+    pub fn new() -> PortCollection<'p> {
+        PortCollection::default()
+    }
+
+    /// Adds a member, behind the others.
+    pub fn add(&mut self, member: impl Into<Member<'p>>) -> MemberId {
+        let id = MemberId(self.next);
+        self.next += 1;
+        self.members.insert(id, member.into());
+        id
+    }
+
+    /// Takes a member out.
+    pub fn remove(&mut self, id: MemberId) -> Option<Member<'p>> {
+        self.members.remove(&id)
+    }
+
+    /// A member.
+    pub fn get(&self, id: MemberId) -> Option<&Member<'p>> {
+        self.members.get(&id)
+    }
+
+    /// The members, in the order in which they were added.
+    pub fn iter(&self) -> impl Iterator<Item = (MemberId, &Member<'p>)> {
+        self.members.iter().map(|(id, member)| (*id, member))
+    }
+
+    /// How many members there are.
+    pub fn len(&self) -> usize {
+        self.members.len()
+    }
+
+    /// Whether there is no member.
+    pub fn is_empty(&self) -> bool {
+        self.members.is_empty()
+    }
+
+    /// Posts a value to every member, in their order. One that fails holds up no other.
+    ///
+    /// # Errors
+    /// [`CollectionError`] with those that it could not be posted to; the others have it.
+    pub fn post_message<T: Post>(&self, value: &T) -> Result<(), CollectionError> {
+        let archive = payload::archive(value).map_err(|error| CollectionError {
+            posted: 0,
+            failures: Vec::new(),
+            serialize: Some(PostError::Serialize(error)),
+        })?;
+        self.post_all(|sender| sender.post_archive(&archive))
+    }
+
+    /// Posts bytes to every member.
+    ///
+    /// # Errors
+    /// As [`post_message`](Self::post_message).
+    pub fn post_bytes(&self, bytes: &[u8]) -> Result<(), CollectionError> {
+        self.post_all(|sender| sender.post_bytes(bytes))
+    }
+
+    /// Posts text to every member.
+    ///
+    /// # Errors
+    /// As [`post_message`](Self::post_message).
+    pub fn post_text(&self, text: &str) -> Result<(), CollectionError> {
+        self.post_all(|sender| sender.post_text(text))
+    }
+
+    /// Takes out the members whose peers are gone or that were closed, and returns them.
+    pub fn remove_closed(&mut self) -> Vec<(MemberId, Member<'p>)> {
+        let closed: Vec<_> = self
+            .iter()
+            .filter(|(_, member)| member.sender().is_closed())
+            .map(|(id, _)| id)
+            .collect();
+        closed.into_iter().filter_map(|id| Some((id, self.members.remove(&id)?))).collect()
+    }
+
+    fn post_all(
+        &self,
+        post: impl Fn(&Sender) -> Result<(), PostError>,
+    ) -> Result<(), CollectionError> {
+        let mut failures = Vec::new();
+        for (id, member) in &self.members {
+            if let Err(error) = post(member.sender()) {
+                failures.push((*id, error));
+            }
+        }
+        if failures.is_empty() {
+            return Ok(());
+        }
+        let posted = self.members.len() - failures.len();
+        Err(CollectionError { posted, failures, serialize: None })
+    }
+}
+
+impl fmt::Debug for PortCollection<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("PortCollection")
+            .field("members", &self.members.keys())
+            .finish_non_exhaustive()
+    }
+}
+
+/// A message did not reach every member of a [`PortCollection`].
+#[derive(Debug)]
+#[non_exhaustive]
+pub struct CollectionError {
+    /// Members that have it.
+    pub posted: usize,
+    /// Those that have not, and why, in their order.
+    pub failures: Vec<(MemberId, PostError)>,
+    /// Why it was posted to nobody: the value could not be serialised.
+    pub serialize: Option<PostError>,
+}
+
+impl fmt::Display for CollectionError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match (&self.serialize, self.failures.first()) {
+            (Some(error), _) => write!(f, "posted to nobody: {error}"),
+            (None, Some((_, error))) => {
+                let (failed, posted) = (self.failures.len(), self.posted);
+                write!(f, "posted to {posted} members and not to {failed}; the first one: {error}")
+            }
+            (None, None) => write!(f, "posted to {} members", self.posted),
+        }
+    }
+}
+
+impl std::error::Error for CollectionError {
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        let first = self.failures.first().map(|(_, error)| error);
+        self.serialize.as_ref().or(first).map(|error| error as _)
+    }
+}

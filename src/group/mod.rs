@@ -1,0 +1,3 @@
+//! Floor 6: one to many.
+
+pub(crate) mod collection;
