@@ -236,6 +236,9 @@ pub enum RecvError {
         /// Descriptors of the message.
         needed: u16,
     },
+    /// The port delivers events: it was started, or has a handler of messages.
+    #[error("the port delivers its messages as events: it cannot be read by calls as well")]
+    Started,
     /// No memory for a private copy of the next message, which stays in the queue.
     #[error("no memory for a copy of the next message, of {len} bytes")]
     OutOfMemory {
@@ -280,6 +283,12 @@ pub enum MessageError {
     Lost {
         /// Descriptors that it had.
         descriptors: u16,
+    },
+    /// There was no memory for a private copy of it. It is lost.
+    #[error("no memory for a copy of the message, of {len} bytes: it is lost")]
+    OutOfMemory {
+        /// Bytes of the message.
+        len: u64,
     },
     /// Nothing of that kind moved with the message, or all of it was taken.
     #[error("no {kind} is left in the message")]
@@ -509,6 +518,20 @@ pub enum ConnectError {
     },
 }
 
+/// Why an [`EventLoop`](crate::EventLoop) or a [`PortSet`](crate::PortSet) cannot go on.
+#[derive(Debug, Error)]
+#[non_exhaustive]
+pub enum LoopError {
+    /// The kernel refused a call.
+    #[error("{call}: {source}")]
+    Io {
+        /// The call.
+        call: &'static str,
+        /// Its error.
+        source: io::Error,
+    },
+}
+
 /// Why there is no port to a parent.
 #[derive(Debug, Error)]
 #[non_exhaustive]
@@ -570,6 +593,12 @@ impl From<SystemError> for AttachError {
 impl From<SystemError> for SpawnError {
     fn from(SystemError { call, source }: SystemError) -> Self {
         SpawnError::Io { call, source }
+    }
+}
+
+impl From<SystemError> for LoopError {
+    fn from(SystemError { call, source }: SystemError) -> Self {
+        LoopError::Io { call, source }
     }
 }
 

@@ -73,10 +73,13 @@ mod wire;
 
 pub use error::{
     AttachError, BufferError, ChannelError, CloseReason, ConnectError, Corruption, ListenError,
-    MessageError, ParentPortError, PoolError, PostError, RecvError, SchemaError, SpawnError,
+    LoopError, MessageError, ParentPortError, PoolError, PostError, RecvError, SchemaError,
+    SpawnError,
 };
 #[cfg(not(loom))]
 pub use front::blocking::Iter;
+#[cfg(not(loom))]
+pub use front::event_loop::{EventLoop, LoopHandle, PortId};
 #[cfg(not(loom))]
 pub use group::collection::{CollectionError, Member, MemberId, PortCollection};
 #[cfg(not(loom))]
@@ -103,6 +106,10 @@ pub use port::{
     receiver::Receiver,
     sender::Sender,
     stats::{LaneStats, PortStats, Undelivered},
+    target::{
+        AbortController, AbortSignal, Event, EventListener, EventType, InvalidState,
+        ListenerFailure, ListenerId, ListenerOptions, Outcome,
+    },
     transfer::{IntoFdError, TransferError, Transferable},
 };
 pub use rkyv;

@@ -190,6 +190,7 @@ impl MessagePort {
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
     pub fn recv(&self) -> Result<MessageEvent<'_>, RecvError> {
+        self.check_not_started()?;
         self.receiver().recv().map_err(|error| self.end_if_broken(error))
     }
 
@@ -208,6 +209,7 @@ impl MessagePort {
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
     pub fn recv_timeout(&self, timeout: Duration) -> Result<MessageEvent<'_>, RecvError> {
+        self.check_not_started()?;
         self.receiver().recv_timeout(timeout).map_err(|error| self.end_if_broken(error))
     }
 
@@ -226,6 +228,7 @@ impl MessagePort {
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
     pub fn recv_deadline(&self, deadline: Instant) -> Result<MessageEvent<'_>, RecvError> {
+        self.check_not_started()?;
         self.receiver().recv_deadline(deadline).map_err(|error| self.end_if_broken(error))
     }
 

@@ -1,3 +1,4 @@
-//! Floor 5: who waits, and how. Safe code only.
+//! Floor 5: who runs the callback, and when.
 
 pub(crate) mod blocking;
+pub(crate) mod event_loop;

@@ -9,8 +9,8 @@ use std::fmt;
 
 /// Ports that are posted to together: a message is serialised once and copied to each.
 ///
-/// Members are owned or lent, whole ports or their sending halves. Nothing moves with such a message,
-/// as it could move to one of them only.
+/// Members are owned or lent, whole ports or their sending halves. Nothing moves with such a
+/// message, as it could move to one of them only.
 ///
 /// MDN: `PortCollection`, which HTML no longer has.
 ///

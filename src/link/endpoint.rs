@@ -27,14 +27,16 @@ pub(crate) struct Endpoint {
     /// Hung up or corrupt: one look tells that neither is so.
     over: AtomicBool,
     corrupt: OnceLock<Corruption>,
+    /// The receiving half has gone: packets are nobody's.
+    is_abandoned: AtomicBool,
     /// Who held the other end when the two met by a name.
     met: OnceLock<PeerCredentials>,
 }
 
 /// Who a process is, as the kernel knows it.
 ///
-/// Of a port that was made by [`connect`](crate::connect) or [`Listener`](crate::Listener): who held
-/// the other end when the two met. Ports move, so it may be somebody else's by now.
+/// Of a port that was made by [`connect`](crate::connect) or [`Listener`](crate::Listener): who
+/// held the other end when the two met. Ports move, so it may be somebody else's by now.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct PeerCredentials {
@@ -66,7 +68,34 @@ impl Endpoint {
             hung_up: AtomicBool::new(false),
             over: AtomicBool::new(false),
             corrupt: OnceLock::new(),
+            is_abandoned: AtomicBool::new(false),
             met: OnceLock::new(),
+        }
+    }
+
+    /// Closes what is in packets that nobody will receive: those without a record, of a peer that
+    /// died between the two, and those of messages that are left behind. A port in one of them
+    /// would be neither owned nor closed for as long as this socket lives.
+    pub(crate) fn discard_packets(&self) {
+        for _ in 0..MOST_PACKETS {
+            if !socket::discard_packet(self.attachments()) {
+                return;
+            }
+        }
+    }
+
+    /// The same, now and whenever the sending half asks after the peer: one more may have been
+    /// under way.
+    pub(crate) fn abandon_packets(&self) {
+        // Relaxed: the other half does again what is done here.
+        self.is_abandoned.store(true, Ordering::Relaxed);
+        self.discard_packets();
+    }
+
+    /// Closes what has come since the receiving half went.
+    pub(crate) fn discard_late_packets(&self) {
+        if self.is_abandoned.load(Ordering::Relaxed) {
+            self.discard_packets();
         }
     }
 
@@ -246,5 +275,7 @@ impl Sleeper {
     }
 }
 
+/// Packets that are closed at a time; what is left goes with its socket.
+const MOST_PACKETS: u32 = 20_000;
 /// How long a sender half sleeps at a time before it asks whether the peer is alive.
 const SLICE: Duration = Duration::from_millis(20);

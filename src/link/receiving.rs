@@ -31,6 +31,8 @@ pub(crate) struct Receiving {
     ended: Option<CloseReason>,
     /// This end said that it reads no more.
     left: bool,
+    /// This end moved away: what is in its sockets is its next owner's.
+    moved: bool,
     /// What moved with the messages that are alive, by their tickets.
     parcels: Vec<(Ticket, Parcel)>,
     /// The peer's pools, by their numbers; none, if the peer is not trusted.
@@ -64,6 +66,7 @@ impl Receiving {
             asked: Instant::now(),
             ended: None,
             left: false,
+            moved: false,
             parcels: Vec::new(),
             pools: Vec::new(),
             short_since: None,
@@ -202,9 +205,18 @@ impl Receiving {
         self.wake(wake);
     }
 
+    /// Nobody will read what is in the queue, while the other half may keep the sockets: what moved
+    /// with unread messages is closed now.
+    pub(crate) fn abandon_queue(&mut self) {
+        if !self.moved {
+            self.end.abandon_packets();
+        }
+    }
+
     /// Marks this half as moved away: it says no farewell.
     pub(crate) fn forget(&mut self) {
         self.left = true;
+        self.moved = true;
     }
 
     /// Why nothing more will come, if that is known. At most one system call.
@@ -216,6 +228,18 @@ impl Receiving {
         match self.consumer.peek() {
             Ok(Peek::Closed(farewell)) => Some(reason_of(farewell)),
             _ => self.end.known_end().or(hung_up.then_some(CloseReason::PeerDied)),
+        }
+    }
+
+    /// Why there will be no message at all, if that is so: the end stands next. One system call at
+    /// most.
+    pub(crate) fn end_before_anything(&mut self) -> Option<CloseReason> {
+        // The kernel is asked before the last look: a message committed before the death is seen.
+        let hung_up = self.end.ask_hang_up();
+        match self.consumer.peek() {
+            Ok(Peek::Closed(farewell)) => Some(reason_of(farewell)),
+            Ok(Peek::Empty) => self.end.known_end().or(hung_up.then_some(CloseReason::PeerDied)),
+            Ok(Peek::Message(_)) | Err(_) => None,
         }
     }
 
@@ -339,7 +363,9 @@ impl Receiving {
                     if ahead >= 0 {
                         return Err(self.broken(wrong(found)));
                     }
-                    parcel.abandon();
+                    // Closed without a word: its record was never published, so that what was in it
+                    // may still be its sender's.
+                    drop(parcel);
                 }
             }
         }
@@ -439,13 +465,7 @@ impl Receiving {
 
     fn end_with(&mut self, reason: CloseReason) -> RecvError {
         if self.ended.is_none() {
-            // Packets without a record, of a peer that died between the two: a port in one of them
-            // would be neither owned nor closed for as long as this socket lives.
-            for _ in 0..MOST_PACKETS_AT_END {
-                if !socket::discard_packet(self.end.attachments()) {
-                    break;
-                }
-            }
+            self.end.discard_packets();
         }
         self.ended = Some(reason);
         RecvError::Closed { reason }
@@ -496,5 +516,3 @@ const ASK_EVERY: Duration = Duration::from_millis(100);
 const SHORTAGE: Duration = Duration::from_millis(100);
 /// Packets without a record that may stand before one with: an honest peer leaves none alive.
 const MOST_ORPHANS: u32 = 64;
-/// Packets that are closed at the end of the port; what is left goes with its socket.
-const MOST_PACKETS_AT_END: u32 = 20_000;

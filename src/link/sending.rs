@@ -362,6 +362,7 @@ impl Sending {
 
     /// Asks the kernel about the peer.
     fn gone(&self) -> Option<CloseReason> {
+        self.end.discard_late_packets();
         let hung_up = self.end.ask_hang_up();
         self.known_end().or(hung_up.then_some(CloseReason::PeerDied))
     }

@@ -23,11 +23,13 @@ use std::time::{Duration, Instant};
 /// Hands a fresh port to each client that comes by a name: what a `SharedWorker` is on the web.
 ///
 /// The name is a socket in the user's runtime directory (`$XDG_RUNTIME_DIR/messageport`, or a
-/// directory of the user's own under the temporary directory where there is none); only processes of
-/// the same user get in. It goes when the listener is dropped; after a `kill -9` the next listener
-/// takes it over. The listener makes the channel of each client, so its builder's sizes count.
+/// directory of the user's own under the temporary directory where there is none); only processes
+/// of the same user get in. It goes when the listener is dropped; after a `kill -9` the next
+/// listener takes it over. The listener makes the channel of each client, so its builder's sizes
+/// count.
 ///
-/// HTML: [`SharedWorker`](https://html.spec.whatwg.org/#shared-workers-and-the-sharedworker-interface)
+/// HTML:
+/// [`SharedWorker`](https://html.spec.whatwg.org/#shared-workers-and-the-sharedworker-interface)
 /// and its `connect` event.
 ///
 /// ```
@@ -231,8 +233,8 @@ impl Drop for Listener {
     }
 }
 
-/// Readable when a client may be there: then call [`try_accept`](Listener::try_accept) until it says
-/// that none is.
+/// Readable when a client may be there: then call [`try_accept`](Listener::try_accept) until it
+/// says that none is.
 impl AsFd for Listener {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.epoll.as_fd()

@@ -29,8 +29,8 @@ pub(crate) fn user() -> u32 {
     getuid().as_raw()
 }
 
-/// The directory of this user's names: in the runtime directory, or else one of the user's own under
-/// the temporary directory. Made if it is not there; it must be the user's alone.
+/// The directory of this user's names: in the runtime directory, or else one of the user's own
+/// under the temporary directory. Made if it is not there; it must be the user's alone.
 pub(crate) fn directory() -> Result<PathBuf, (PathBuf, &'static str)> {
     let runtime = std::env::var_os("XDG_RUNTIME_DIR").map(PathBuf::from);
     let directory = match runtime.filter(|path| path.is_absolute() && path.is_dir()) {

@@ -4,14 +4,16 @@ pub(crate) mod burst;
 pub(crate) mod cancel;
 pub(crate) mod channel;
 pub(crate) mod event;
+pub(crate) mod events;
 pub(crate) mod loan;
 pub(crate) mod pool;
 pub(crate) mod receiver;
 pub(crate) mod sender;
 pub(crate) mod stats;
+pub(crate) mod target;
 pub(crate) mod transfer;
 
-use crate::error::{AttachError, CloseReason, PostError, RecvError, SchemaError};
+use crate::error::{AttachError, CloseReason, MessageError, PostError, RecvError, SchemaError};
 use crate::link::endpoint::{Endpoint, PeerCredentials};
 use crate::link::payload::Post;
 use crate::link::transfer::{self as transfer_link, Halves};
@@ -22,9 +24,11 @@ use loan::Loan;
 use receiver::Receiver;
 use sender::Sender;
 use stats::{PortStats, Undelivered};
+use std::cell::Cell;
 use std::fmt;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
+use target::EventTarget;
 use transfer::{IntoFdError, TransferError, Transferable};
 
 /// One end of a channel.
@@ -56,11 +60,31 @@ use transfer::{IntoFdError, TransferError, Transferable};
 pub struct MessagePort {
     sender: Sender,
     receiver: Receiver,
+    events: EventTarget,
+    /// Messages are delivered as events.
+    is_started: Cell<bool>,
+    has_said_close: Cell<bool>,
+    /// Of a typed port: what a message must be.
+    validator: Cell<Option<Validator>>,
 }
+
+/// Says what is wrong with a message.
+pub(crate) type Validator = fn(&MessageEvent<'_>) -> Result<(), MessageError>;
 
 impl MessagePort {
     pub(crate) fn new((sending, receiving): Halves) -> MessagePort {
-        MessagePort { sender: Sender::new(sending), receiver: Receiver::new(receiving) }
+        MessagePort::of_halves(Sender::new(sending), Receiver::new(receiving))
+    }
+
+    fn of_halves(sender: Sender, receiver: Receiver) -> MessagePort {
+        MessagePort {
+            sender,
+            receiver,
+            events: EventTarget::default(),
+            is_started: Cell::new(false),
+            has_said_close: Cell::new(false),
+            validator: Cell::new(None),
+        }
     }
 
     /// Posts a value to the other end; never blocks.
@@ -290,6 +314,7 @@ impl MessagePort {
     /// ```
     #[inline]
     pub fn try_recv(&self) -> Result<Option<MessageEvent<'_>>, RecvError> {
+        self.check_not_started()?;
         self.receiver.try_recv().map_err(|error| self.end_if_broken(error))
     }
 
@@ -307,6 +332,7 @@ impl MessagePort {
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
     pub fn discard_next(&self) -> Result<bool, RecvError> {
+        self.check_not_started()?;
         self.receiver.discard_next().map_err(|error| self.end_if_broken(error))
     }
 
@@ -345,7 +371,7 @@ impl MessagePort {
     /// [`JoinError`] with both halves if they come from different ports.
     pub fn join(sender: Sender, receiver: Receiver) -> Result<MessagePort, JoinError> {
         if Arc::ptr_eq(sender.endpoint(), receiver.endpoint()) {
-            Ok(MessagePort { sender, receiver })
+            Ok(MessagePort::of_halves(sender, receiver))
         } else {
             Err(JoinError { halves: Box::new((sender, receiver)) })
         }
@@ -510,6 +536,12 @@ impl MessagePort {
         }
     }
 
+    /// A port is read either by events or by calls.
+    #[inline]
+    pub(crate) fn check_not_started(&self) -> Result<(), RecvError> {
+        if self.is_started.get() { Err(RecvError::Started) } else { Ok(()) }
+    }
+
     /// A port whose peer broke the protocol is closed in both directions.
     #[cold]
     pub(crate) fn end_if_broken(&self, error: RecvError) -> RecvError {
@@ -575,7 +607,9 @@ impl fmt::Debug for MessagePort {
             .field("limit", &self.limit())
             .field("sender", &self.sender)
             .field("receiver", &self.receiver)
-            .finish()
+            .field("started", &self.is_started)
+            .field("events", &self.events)
+            .finish_non_exhaustive()
     }
 }
 

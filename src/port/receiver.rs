@@ -97,6 +97,11 @@ impl Receiver {
         LaneStats::read(self.receiving.borrow().consumer().memory())
     }
 
+    /// Why there will be no message at all, if that is so.
+    pub(crate) fn end_before_anything(&self) -> Option<CloseReason> {
+        self.receiving.borrow_mut().end_before_anything()
+    }
+
     pub(crate) fn end_reason(&self) -> Option<CloseReason> {
         self.receiving.borrow_mut().end_reason()
     }
@@ -158,7 +163,9 @@ impl Receiver {
 
 impl Drop for Receiver {
     fn drop(&mut self) {
-        self.receiving.get_mut().leave(Farewell::Dropped);
+        let receiving = self.receiving.get_mut();
+        receiving.leave(Farewell::Dropped);
+        receiving.abandon_queue();
     }
 }
 

@@ -1,0 +1,429 @@
+//! Many ports on one thread: epoll, a fair share for each, and callbacks one at a time.
+
+use crate::error::{LoopError, SystemError};
+use crate::os::epoll::Epoll;
+use crate::os::eventfd::Bell;
+use crate::port::MessagePort;
+use crate::port::events::Delivered;
+use crate::port::target::{Event, Scope};
+use std::any::Any;
+use std::cell::RefCell;
+use std::collections::{BTreeMap, VecDeque};
+use std::fmt;
+use std::os::fd::{AsFd, BorrowedFd};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+/// Delivers the events of many ports, on the thread that runs it.
+///
+/// A port that is [started](MessagePort::start) has its messages delivered, at most 64 of them
+/// before the others have their turn. A port that is not started costs nothing, and keeps its
+/// messages. When a port has said `close` it is dropped, and [`run`](EventLoop::run) returns once
+/// no port is left.
+///
+/// Inside a handler the event lends the loop's ports, by [`Event::loop_port`], and
+/// [`Event::defer`] has something done by the loop afterwards: that is how ports are added, taken
+/// and moved away from inside a handler, the one that is being served included.
+///
+/// ```
+/// use messageport::{EventLoop, MessageChannel};
+///
+/// let MessageChannel { port1, port2 } = MessageChannel::new()?;
+/// port2.on_message(|event| event.port().post_text("you are welcome"));
+/// let mut event_loop = EventLoop::new()?;
+/// event_loop.add(port2)?;
+///
+/// port1.post_text("thank you")?;
+/// event_loop.run_until_idle()?;
+/// assert_eq!(port1.recv()?.text()?, "you are welcome");
+/// drop(port1);
+/// event_loop.run()?; // returns, as its only port has ended
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+pub struct EventLoop {
+    epoll: Epoll,
+    ports: BTreeMap<u64, Slot>,
+    next: u64,
+    /// Ports that have to be looked at, whatever epoll says.
+    ready: VecDeque<u64>,
+    /// Ports that are not started yet, as far as was seen.
+    unstarted: Vec<u64>,
+    /// Ports whose next message cannot be had at the moment.
+    delayed: Vec<u64>,
+    deferred: RefCell<Vec<Box<dyn Any>>>,
+    shared: Arc<Shared>,
+    marks: Vec<u64>,
+}
+
+struct Slot {
+    port: MessagePort,
+    /// Its doorbell is waited for.
+    is_watched: bool,
+    is_ready: bool,
+}
+
+/// What handles of other threads reach.
+struct Shared {
+    bell: Bell,
+    is_stopped: AtomicBool,
+    work: Mutex<VecDeque<Work>>,
+}
+
+type Work = Box<dyn FnOnce(&mut EventLoop) + Send>;
+type Deferred = Box<dyn FnOnce(&mut EventLoop)>;
+
+/// Tells the ports of an [`EventLoop`] apart; never used twice.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct PortId(u64);
+
+impl EventLoop {
+    /// A loop without ports. Takes two descriptors.
+    ///
+    /// # Errors
+    /// [`LoopError::Io`].
+    pub fn new() -> Result<EventLoop, LoopError> {
+        let epoll = Epoll::new()?;
+        let bell = Bell::new()?;
+        epoll.add(bell.as_fd(), BELL)?;
+        let shared = Shared { bell, is_stopped: AtomicBool::new(false), work: Mutex::default() };
+        Ok(EventLoop {
+            epoll,
+            ports: BTreeMap::new(),
+            next: 0,
+            ready: VecDeque::new(),
+            unstarted: Vec::new(),
+            delayed: Vec::new(),
+            deferred: RefCell::default(),
+            shared: Arc::new(shared),
+            marks: Vec::new(),
+        })
+    }
+
+    /// Takes a port in.
+    ///
+    /// # Errors
+    /// [`LoopError::Io`]; the port is dropped then.
+    pub fn add(&mut self, port: MessagePort) -> Result<PortId, LoopError> {
+        let id = self.next;
+        self.epoll.add(port.as_fd(), id)?;
+        self.next += 1;
+        self.ports.insert(id, Slot { port, is_watched: true, is_ready: true });
+        self.unstarted.push(id);
+        // What has come before is looked for at the next turn.
+        self.ready.push_back(id);
+        self.shared.bell.ring();
+        Ok(PortId(id))
+    }
+
+    /// Takes a port out again, for other uses: with its listeners, and as started as it is.
+    pub fn take(&mut self, id: PortId) -> Option<MessagePort> {
+        let slot = self.ports.remove(&id.0)?;
+        // It fails only for a descriptor that is not there.
+        let _ = self.epoll.remove(slot.port.endpoint().doorbell());
+        Some(slot.port)
+    }
+
+    /// Takes a port out and drops it. Says whether it was there.
+    pub fn remove(&mut self, id: PortId) -> bool {
+        self.take(id).is_some()
+    }
+
+    /// A port of this loop.
+    pub fn get(&self, id: PortId) -> Option<&MessagePort> {
+        self.ports.get(&id.0).map(|slot| &slot.port)
+    }
+
+    /// The ports of this loop.
+    pub fn ids(&self) -> impl Iterator<Item = PortId> {
+        self.ports.keys().map(|id| PortId(*id))
+    }
+
+    /// A handle that stops the loop, or gives it work, from another thread.
+    pub fn handle(&self) -> LoopHandle {
+        LoopHandle { shared: self.shared.clone() }
+    }
+
+    /// Delivers events until the loop is stopped, or no port is left.
+    ///
+    /// # Errors
+    /// [`LoopError::Io`] if the kernel refuses to wait.
+    pub fn run(&mut self) -> Result<(), LoopError> {
+        while !self.is_through() {
+            self.turn(None)?;
+        }
+        Ok(())
+    }
+
+    /// Delivers events until nothing is there at the moment.
+    ///
+    /// # Errors
+    /// As [`run`](Self::run).
+    pub fn run_until_idle(&mut self) -> Result<(), LoopError> {
+        while self.turn(Some(Duration::ZERO))? && !self.is_stopped() {}
+        Ok(())
+    }
+
+    /// Waits for events at most for `timeout`, and delivers a fair share of what has come. Says
+    /// whether there was anything.
+    ///
+    /// # Errors
+    /// As [`run`](Self::run).
+    pub fn poll_once(&mut self, timeout: Duration) -> Result<bool, LoopError> {
+        let deadline = Instant::now().checked_add(timeout);
+        loop {
+            let left = deadline.map(|at| at.saturating_duration_since(Instant::now()));
+            let was_something = self.turn(left)?;
+            let is_late = deadline.is_some_and(|at| Instant::now() >= at);
+            if was_something || is_late || self.is_through() {
+                return Ok(was_something);
+            }
+        }
+    }
+
+    fn is_through(&self) -> bool {
+        self.is_stopped() || (self.ports.is_empty() && self.has_no_work())
+    }
+
+    /// Whether it was stopped. The question takes the request.
+    fn is_stopped(&self) -> bool {
+        // Acquire: pairs with the Release in `stop`.
+        self.shared.is_stopped.swap(false, Ordering::Acquire)
+    }
+
+    fn has_no_work(&self) -> bool {
+        self.shared.work.lock().unwrap_or_else(PoisonError::into_inner).is_empty()
+    }
+
+    /// Waits, and serves every port that has something once. Says whether anything was there.
+    fn turn(&mut self, timeout: Option<Duration>) -> Result<bool, LoopError> {
+        self.look_for_started()?;
+        let mut timeout = timeout;
+        if !self.ready.is_empty() {
+            timeout = Some(Duration::ZERO);
+        } else if !self.delayed.is_empty() {
+            timeout = Some(timeout.unwrap_or(RETRY).min(RETRY));
+        }
+        let mut marks = std::mem::take(&mut self.marks);
+        self.epoll.wait(&mut marks, timeout)?;
+        for mark in &marks {
+            match *mark {
+                BELL => self.shared.bell.silence(),
+                id => self.make_ready(id),
+            }
+        }
+        self.marks = marks;
+        for id in std::mem::take(&mut self.delayed) {
+            self.make_ready(id);
+        }
+        let mut was_something = self.do_work();
+        self.look_for_started()?;
+        // Those that become ready meanwhile have their turn later.
+        for _ in 0..self.ready.len() {
+            let Some(id) = self.ready.pop_front() else { break };
+            was_something |= self.serve(id)?;
+            self.do_deferred();
+        }
+        if !self.ready.is_empty() || !self.delayed.is_empty() {
+            // So that a loop in which this one nests comes back for the rest.
+            self.shared.bell.ring();
+        }
+        Ok(was_something)
+    }
+
+    /// Delivers a share of what a port has. Says whether it had anything.
+    fn serve(&mut self, id: u64) -> Result<bool, LoopError> {
+        let Some(slot) = self.ports.get_mut(&id) else { return Ok(false) };
+        slot.is_ready = false;
+        let Some(slot) = self.ports.get(&id) else { return Ok(false) };
+        let scope = Lender { ports: &self.ports, deferred: &self.deferred };
+        let mut count = 0;
+        loop {
+            let delivered = match slot.port.is_started() {
+                true => slot.port.deliver(Some(&scope)),
+                false => slot.port.deliver_early_close(Some(&scope)),
+            };
+            match delivered {
+                Delivered::Event => count += 1,
+                Delivered::Nothing => return Ok(count > 0),
+                Delivered::Later if slot.port.is_started() => {
+                    self.delayed.push(id);
+                    return Ok(count > 0);
+                }
+                Delivered::Later => {
+                    // Messages that nobody wants yet, and perhaps a hang-up behind them, which
+                    // would be told again and again.
+                    self.unwatch(id);
+                    return Ok(false);
+                }
+                Delivered::End => {
+                    self.remove(PortId(id));
+                    return Ok(true);
+                }
+            }
+            // What a handler wants done comes before the next message.
+            if count == SHARE || !self.deferred.borrow().is_empty() {
+                self.make_ready(id);
+                return Ok(true);
+            }
+        }
+    }
+
+    /// Finds ports that were started since, and listens to their messages from now on.
+    fn look_for_started(&mut self) -> Result<(), LoopError> {
+        let mut unstarted = std::mem::take(&mut self.unstarted);
+        let mut failure = None;
+        unstarted.retain(|id| {
+            let Some(slot) = self.ports.get_mut(id) else { return false };
+            if !slot.port.is_started() {
+                return true;
+            }
+            if !slot.is_watched {
+                slot.is_watched = true;
+                failure = self.epoll.add(slot.port.as_fd(), *id).err().or(failure.take());
+            }
+            if !std::mem::replace(&mut slot.is_ready, true) {
+                self.ready.push_back(*id);
+            }
+            false
+        });
+        self.unstarted = unstarted;
+        failure.map_or(Ok(()), |error: SystemError| Err(error.into()))
+    }
+
+    fn unwatch(&mut self, id: u64) {
+        if let Some(slot) = self.ports.get_mut(&id)
+            && std::mem::replace(&mut slot.is_watched, false)
+        {
+            // It fails only for a descriptor that is not there.
+            let _ = self.epoll.remove(slot.port.endpoint().doorbell());
+        }
+    }
+
+    fn make_ready(&mut self, id: u64) {
+        if let Some(slot) = self.ports.get_mut(&id)
+            && !slot.is_ready
+        {
+            slot.is_ready = true;
+            self.ready.push_back(id);
+        }
+    }
+
+    /// Does what other threads have given.
+    fn do_work(&mut self) -> bool {
+        let work =
+            std::mem::take(&mut *self.shared.work.lock().unwrap_or_else(PoisonError::into_inner));
+        let any = !work.is_empty();
+        work.into_iter().for_each(|work| work(self));
+        any
+    }
+
+    fn do_deferred(&mut self) {
+        loop {
+            let deferred = std::mem::take(&mut *self.deferred.borrow_mut());
+            if deferred.is_empty() {
+                return;
+            }
+            for action in deferred {
+                let action = action.downcast::<Deferred>().expect("made by `Event::defer`");
+                action(self);
+            }
+        }
+    }
+}
+
+/// What a handler can reach of the loop.
+struct Lender<'l> {
+    ports: &'l BTreeMap<u64, Slot>,
+    deferred: &'l RefCell<Vec<Box<dyn Any>>>,
+}
+
+impl Scope for Lender<'_> {
+    fn port(&self, id: u64) -> Option<&MessagePort> {
+        self.ports.get(&id).map(|slot| &slot.port)
+    }
+
+    fn ids(&self) -> Vec<u64> {
+        self.ports.keys().copied().collect()
+    }
+
+    fn defer(&self, action: Box<dyn Any>) {
+        self.deferred.borrow_mut().push(action);
+    }
+}
+
+impl<'e> Event<'e> {
+    /// A port of the loop that delivers this event; `None` for other ids and other events.
+    pub fn loop_port(&self, id: PortId) -> Option<&'e MessagePort> {
+        self.scope()?.port(id.0)
+    }
+
+    /// All ports of the loop that delivers this event: a server answers all of its clients so.
+    pub fn loop_ports(&self) -> impl Iterator<Item = (PortId, &'e MessagePort)> {
+        let scope = self.scope();
+        let ids = scope.map_or_else(Vec::new, |scope| scope.ids());
+        ids.into_iter().filter_map(move |id| Some((PortId(id), scope?.port(id)?)))
+    }
+
+    /// Has the loop do something once this event's listeners have returned. Says whether a loop
+    /// delivers this event; otherwise nothing is done.
+    pub fn defer(&self, action: impl FnOnce(&mut EventLoop) + 'static) -> bool {
+        let Some(scope) = self.scope() else { return false };
+        let action: Deferred = Box::new(action);
+        scope.defer(Box::new(action));
+        true
+    }
+}
+
+/// Readable when [`run_until_idle`](EventLoop::run_until_idle) may find something: so it nests in
+/// any other loop that is level-triggered.
+impl AsFd for EventLoop {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.epoll.as_fd()
+    }
+}
+
+impl fmt::Debug for EventLoop {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("EventLoop")
+            .field("ports", &self.ports.keys())
+            .field("ready", &self.ready)
+            .finish_non_exhaustive()
+    }
+}
+
+/// Reaches an [`EventLoop`] from other threads.
+#[derive(Clone)]
+pub struct LoopHandle {
+    shared: Arc<Shared>,
+}
+
+impl LoopHandle {
+    /// Ends the `run` that is going on, or else the next one, before its next turn.
+    pub fn stop(&self) {
+        // Release: pairs with the Acquire in `is_stopped`.
+        self.shared.is_stopped.store(true, Ordering::Release);
+        self.shared.bell.ring();
+    }
+
+    /// Has the loop's thread do something.
+    pub fn post(&self, work: impl FnOnce(&mut EventLoop) + Send + 'static) {
+        let mut queue = self.shared.work.lock().unwrap_or_else(PoisonError::into_inner);
+        queue.push_back(Box::new(work));
+        drop(queue);
+        self.shared.bell.ring();
+    }
+}
+
+impl fmt::Debug for LoopHandle {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("LoopHandle").finish_non_exhaustive()
+    }
+}
+
+/// The mark of the loop's own bell.
+const BELL: u64 = u64::MAX;
+/// Messages of one port before the others have their turn.
+const SHARE: u32 = 64;
+/// How soon a message that cannot be had is tried again.
+const RETRY: Duration = Duration::from_millis(10);

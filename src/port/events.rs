@@ -1,0 +1,210 @@
+//! A port as an event target: its listeners, its handlers, and the delivery of what has come.
+
+use crate::error::{CloseReason, MessageError, RecvError};
+use crate::port::MessagePort;
+use crate::port::target::{
+    Event, EventListener, EventType, InvalidState, ListenerFailure, ListenerId, ListenerOptions,
+    Outcome, Scope, callback,
+};
+use crate::ring::notifier::Wait;
+use std::sync::Arc;
+
+/// What a turn of delivery found.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Delivered {
+    /// An event; perhaps there are more.
+    Event,
+    /// Nothing is there.
+    Nothing,
+    /// Something is there that cannot be had at the moment: to be tried again a little later.
+    Later,
+    /// There will be no more.
+    End,
+}
+
+impl MessagePort {
+    /// Adds a listener for events of a type. It may reply, and add and remove listeners, from
+    /// inside itself; it returns nothing, or a `Result` whose error is reported.
+    ///
+    /// Messages are delivered by an [`EventLoop`](crate::EventLoop), once the port is
+    /// [started](Self::start).
+    ///
+    /// DOM: [`addEventListener`](https://dom.spec.whatwg.org/#dom-eventtarget-addeventlistener).
+    ///
+    /// ```
+    /// use messageport::{Event, ListenerOptions, MessageChannel};
+    ///
+    /// let channel = MessageChannel::new()?;
+    /// let id = channel.port1.add_event_listener("refresh", ListenerOptions::new(), |event| {
+    ///     event.port().post_text("refreshed").expect("room");
+    /// });
+    /// channel.port1.dispatch_event(Event::new("refresh"))?;
+    /// assert_eq!(channel.port2.recv()?.text()?, "refreshed");
+    /// assert!(channel.port1.remove_event_listener(id));
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn add_event_listener<O: Outcome>(
+        &self,
+        kind: impl Into<EventType>,
+        options: ListenerOptions,
+        listener: impl Fn(&Event<'_>) -> O + Send + 'static,
+    ) -> ListenerId {
+        self.events.add(kind.into(), callback(listener), None, options)
+    }
+
+    /// Adds an object as a listener. Added twice for one type and phase, it is one listener.
+    pub fn add_listener_object(
+        &self,
+        kind: impl Into<EventType>,
+        options: ListenerOptions,
+        object: Arc<dyn EventListener>,
+    ) -> ListenerId {
+        let called = object.clone();
+        let listener = Box::new(move |event: &Event<'_>| called.handle_event(event));
+        self.events.add(kind.into(), listener, Some(object), options)
+    }
+
+    /// Removes a listener; it is not called any more, even if it is due in a dispatch that runs.
+    /// Says whether it was there.
+    pub fn remove_event_listener(&self, id: ListenerId) -> bool {
+        self.events.remove(id)
+    }
+
+    /// Removes the listener that an object is.
+    pub fn remove_listener_object(
+        &self,
+        kind: impl Into<EventType>,
+        object: &Arc<dyn EventListener>,
+        capture: bool,
+    ) -> bool {
+        self.events.remove_object(&kind.into(), object, capture)
+    }
+
+    /// Calls the listeners of an event of the program's own, now. Returns false if one of them has
+    /// cancelled it.
+    ///
+    /// # Errors
+    /// [`InvalidState`] if the event is being dispatched already.
+    ///
+    /// DOM: [`dispatchEvent`](https://dom.spec.whatwg.org/#dom-eventtarget-dispatchevent).
+    pub fn dispatch_event<'e>(&'e self, event: Event<'e>) -> Result<bool, InvalidState> {
+        self.events.dispatch(&event.at(self))
+    }
+
+    /// Sets the handler of messages, and [starts](Self::start) the port.
+    ///
+    /// HTML: [`onmessage`](https://html.spec.whatwg.org/#handler-messageeventtarget-onmessage).
+    pub fn on_message<O: Outcome>(&self, handler: impl Fn(&Event<'_>) -> O + Send + 'static) {
+        self.events.set_handler(EventType::Message, Some(callback(handler)));
+        self.start();
+    }
+
+    /// Sets the handler of messages that could not be delivered as what they were declared to be.
+    pub fn on_message_error<O: Outcome>(&self, handler: impl Fn(&Event<'_>) -> O + Send + 'static) {
+        self.events.set_handler(EventType::MessageError, Some(callback(handler)));
+    }
+
+    /// Sets the handler of the peer's end.
+    pub fn on_close<O: Outcome>(&self, handler: impl Fn(&Event<'_>) -> O + Send + 'static) {
+        self.events.set_handler(EventType::Close, Some(callback(handler)));
+    }
+
+    /// Empties a handler's slot. A handler that is set afterwards is called behind the listeners
+    /// that were added before.
+    pub fn clear_handler(&self, kind: impl Into<EventType>) {
+        self.events.set_handler(kind.into(), None);
+    }
+
+    /// Whom to tell of listeners that panic or return an error; without it an error is printed to
+    /// standard error. The other listeners are called all the same.
+    pub fn on_listener_failure(&self, hook: impl Fn(&ListenerFailure) + Send + 'static) {
+        self.events.set_hook(Box::new(hook));
+    }
+
+    /// Enables the delivery of messages as events; for good. What has come before is delivered
+    /// first. A port that delivers events is not to be read by calls: those answer
+    /// [`RecvError::Started`].
+    ///
+    /// HTML: [`start()`](https://html.spec.whatwg.org/#dom-messageport-start).
+    pub fn start(&self) {
+        self.is_started.set(true);
+    }
+
+    /// Whether messages are delivered as events.
+    pub fn is_started(&self) -> bool {
+        self.is_started.get()
+    }
+
+    /// Delivers the next thing that has come, if the port is started.
+    pub(crate) fn deliver(&self, scope: Option<&dyn Scope>) -> Delivered {
+        if self.has_said_close.get() {
+            return Delivered::End;
+        }
+        match self.receiver.try_recv() {
+            Ok(None) => Delivered::Nothing,
+            Ok(Some(message)) => {
+                match self.validator.get().map_or(Ok(()), |validate| validate(&message)) {
+                    Ok(()) => {
+                        self.fire(EventType::Message, scope, |event| event.with_message(&message))
+                    }
+                    Err(error) => self.fire_error(scope, &error),
+                }
+                Delivered::Event
+            }
+            Err(RecvError::Closed { reason }) => {
+                let error = RecvError::Closed { reason };
+                let _ = self.end_if_broken(error);
+                self.deliver_close(reason, scope)
+            }
+            Err(RecvError::OutOfDescriptors { .. }) => Delivered::Later,
+            Err(RecvError::OutOfMemory { len }) => {
+                // It may never fit; what is lost is said.
+                let _ = self.receiver.discard_next();
+                self.fire_error(scope, &MessageError::OutOfMemory { len });
+                Delivered::Event
+            }
+            Err(_) => Delivered::Later,
+        }
+    }
+
+    /// Delivers the end of a port that was not started, if nothing stands before it. `Later` if
+    /// messages do, so that nothing more happens before the port is started.
+    pub(crate) fn deliver_early_close(&self, scope: Option<&dyn Scope>) -> Delivered {
+        if self.has_said_close.get() {
+            return Delivered::End;
+        }
+        match self.receiver.prepare_wait() {
+            Ok(Wait::Sleep) => Delivered::Nothing,
+            Ok(Wait::Ready) => match self.receiver.end_before_anything() {
+                Some(reason) => self.deliver_close(reason, scope),
+                None => Delivered::Later,
+            },
+            Err(RecvError::Closed { reason }) => self.deliver_close(reason, scope),
+            Err(_) => Delivered::Later,
+        }
+    }
+
+    fn deliver_close(&self, reason: CloseReason, scope: Option<&dyn Scope>) -> Delivered {
+        self.has_said_close.set(true);
+        // It fires at the other end only: not where `close` was called.
+        if reason != CloseReason::Local {
+            self.fire(EventType::Close, scope, |event| event.with_reason(reason));
+        }
+        Delivered::End
+    }
+
+    fn fire_error(&self, scope: Option<&dyn Scope>, error: &MessageError) {
+        self.fire(EventType::MessageError, scope, |event| event.with_error(error));
+    }
+
+    fn fire<'e>(
+        &'e self,
+        kind: EventType,
+        scope: Option<&'e dyn Scope>,
+        complete: impl FnOnce(Event<'e>) -> Event<'e>,
+    ) {
+        let event = complete(Event::of_transport(kind, self, scope));
+        // A fresh event is not being dispatched.
+        let _ = self.events.dispatch(&event);
+    }
+}
