@@ -1,8 +1,10 @@
 //! What moves with a message, and what comes back when it could not.
 
-use crate::error::PostError;
+use crate::error::{AttachError, PostError};
 use crate::link::buffer::Buffer;
 use crate::link::cargo::Item;
+use crate::link::payload::Post;
+use crate::link::transfer;
 use crate::port::MessagePort;
 use std::fmt;
 use std::os::fd::{AsFd, OwnedFd};
@@ -67,6 +69,116 @@ impl Transferable {
             Transferable::Buffer(buffer) => Item::Buffer(buffer),
             Transferable::Descriptor(descriptor) => Item::Descriptor(OwnedFd::as_fd(descriptor)),
         }
+    }
+}
+
+impl MessagePort {
+    /// Posts a value, and moves ports, buffers and descriptors with it; never blocks.
+    ///
+    /// The receiver takes them out of the event, in the order of the list. At most 64 of them, with
+    /// at most 253 descriptors, of which a port has three. Costs one `sendmsg` more than
+    /// [`post_message`](Self::post_message), and some calls to seal each fresh buffer.
+    ///
+    /// If this process dies after `Ok`, they arrive; before, they are closed with it. If the
+    /// receiver dies before it has received the message, what moves is closed: the peer of a port
+    /// that was lost so says `Closed`.
+    ///
+    /// HTML: [message port post message steps][steps], with a transfer list. Posting a port through
+    /// its own channel is an error here, where the web loses both; so is posting to a closed port.
+    ///
+    /// [steps]: https://html.spec.whatwg.org/#message-port-post-message-steps
+    ///
+    /// # Errors
+    /// [`TransferError`] with the reason, and with the list, unless it is `Ok`: nothing has moved.
+    /// The reasons are those of [`post_message`](Self::post_message), and
+    /// [`TooManyTransferables`](PostError::TooManyTransferables),
+    /// [`TransferLoop`](PostError::TransferLoop), [`Detached`](PostError::Detached),
+    /// [`TooManyInFlight`](PostError::TooManyInFlight), [`Refused`](PostError::Refused). It is
+    /// `QueueFull` as well when the socket beside the ring is: it holds some hundred messages with
+    /// transferables at the least.
+    ///
+    /// ```
+    /// use messageport::{Buffer, MessageChannel};
+    ///
+    /// let channel = MessageChannel::new()?;
+    /// let pixels = Buffer::from_slice(&[0x7f; 640 * 480])?;
+    /// channel.port1.post_message_with(&(640u32, 480u32), [pixels.into()])?;
+    ///
+    /// let event = channel.port2.recv()?;
+    /// let size = event.data::<(u32, u32)>()?;
+    /// assert_eq!(event.take_buffer()?.len(), (size.0 * size.1) as usize);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn post_message_with<T: Post>(
+        &self,
+        value: &T,
+        transfer: impl Into<Vec<Transferable>>,
+    ) -> Result<(), TransferError> {
+        self.sender().post_message_with(value, transfer)
+    }
+
+    /// Posts bytes, and moves what is in the list; as
+    /// [`post_message_with`](Self::post_message_with).
+    ///
+    /// # Errors
+    /// As there.
+    pub fn post_bytes_with(
+        &self,
+        bytes: &[u8],
+        transfer: impl Into<Vec<Transferable>>,
+    ) -> Result<(), TransferError> {
+        self.sender().post_bytes_with(bytes, transfer)
+    }
+
+    /// Posts text, and moves what is in the list; as
+    /// [`post_message_with`](Self::post_message_with).
+    ///
+    /// # Errors
+    /// As there.
+    pub fn post_text_with(
+        &self,
+        text: &str,
+        transfer: impl Into<Vec<Transferable>>,
+    ) -> Result<(), TransferError> {
+        self.sender().post_text_with(text, transfer)
+    }
+
+    /// The whole port as one descriptor, to be passed on by other means: another program's socket,
+    /// an inherited descriptor, systemd's store. [`from_fd`](Self::from_fd) makes it a port again,
+    /// once.
+    ///
+    /// While it is under way the port takes four descriptors, three of them inside the one. Closing
+    /// the descriptor closes the port.
+    ///
+    /// # Errors
+    /// [`IntoFdError`] with the port, if the kernel refuses or the port is closed.
+    ///
+    /// ```
+    /// use messageport::{MessageChannel, MessagePort};
+    ///
+    /// let channel = MessageChannel::new()?;
+    /// let descriptor = channel.port2.into_fd()?;
+    /// channel.port1.post_text("meanwhile")?;
+    /// let port2 = MessagePort::from_fd(descriptor)?;
+    /// assert_eq!(port2.recv()?.text()?, "meanwhile");
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn into_fd(mut self) -> Result<OwnedFd, IntoFdError> {
+        let (sending, receiving) = self.halves();
+        match transfer::into_descriptor(sending, receiving) {
+            Ok(descriptor) => Ok(descriptor),
+            Err(reason) => Err(IntoFdError::new(reason, self)),
+        }
+    }
+
+    /// The port that [`into_fd`](Self::into_fd) made a descriptor of, checked like any foreign
+    /// input and never trusted.
+    ///
+    /// # Errors
+    /// [`AttachError`] if it is not such a descriptor, or not of a program that can be talked to,
+    /// or if the port was taken out of it before. The descriptor is closed in any case.
+    pub fn from_fd(descriptor: OwnedFd) -> Result<MessagePort, AttachError> {
+        transfer::receive(descriptor.as_fd()).map(MessagePort::new)
     }
 }
 
