@@ -4,6 +4,7 @@
 pub mod board;
 pub mod census;
 pub mod messages;
+pub mod parts;
 pub mod region;
 pub mod role;
 pub mod watchdog;

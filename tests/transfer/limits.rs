@@ -1,0 +1,571 @@
+//! What runs out: room in the socket, descriptors here and in flight, address space.
+
+use crate::common::census::Census;
+use crate::common::parts::{ATTACHMENTS, Parts};
+use crate::common::role::{command, play, skip};
+use crate::common::watchdog::{progress, watch};
+use crate::common::{
+    DEADLINE, kill_process, receive, receive_end, receive_text, refusal, wait_until_asleep,
+};
+use crate::locked::{Lock, PATIENCE, user_faults};
+use crate::{
+    assert_entangled, channel, growing, moved, number_of, only_descriptor, only_port, token,
+};
+use messageport::{
+    Buffer, BufferError, CloseReason, MessageChannel, MessageError, MessagePort, PostError,
+    RecvError, Transferable, Worker, parent_port,
+};
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
+use nix::sys::socket::{setsockopt, sockopt};
+use nix::unistd::gettid;
+use std::fs::{self, File};
+use std::sync::mpsc;
+use std::thread;
+use std::time::{Duration, Instant};
+
+/// A channel whose first port's socket takes few packets.
+fn narrow() -> MessageChannel {
+    narrowed(channel())
+}
+
+fn narrowed(channel: MessageChannel) -> MessageChannel {
+    let MessageChannel { port1, port2 } = channel;
+    let parts = Parts::of(port1);
+    setsockopt(&parts.descriptors[ATTACHMENTS], sockopt::SndBuf, &4096).expect("an option");
+    MessageChannel { port1: parts.into_port().expect("a port"), port2 }
+}
+
+/// Posts tokens until the socket is full. Returns how many.
+fn fill(port: &MessagePort) -> u32 {
+    for number in 1..100_000 {
+        if let Err(error) = port.post_text_with("one", [token(number).into()]) {
+            let PostError::QueueFull { is_socket: true, len: 3, .. } = error.reason() else {
+                panic!("{error}");
+            };
+            assert_eq!(number_of(&only_descriptor(error.into_list())), number);
+            return number - 1;
+        }
+    }
+    panic!("the socket is never full")
+}
+
+fn empty(port: &MessagePort, count: u32) {
+    for number in 1..=count {
+        let event = receive(port);
+        assert_eq!(number_of(&event.take_descriptor().expect("a descriptor")), number);
+    }
+}
+
+#[test]
+fn f3_a_full_socket_is_queue_full_and_gives_everything_back() {
+    let MessageChannel { port1, port2 } = narrow();
+    let count = fill(&port1);
+    assert!(count > 0);
+    assert_eq!(port1.undelivered().messages, u64::from(count), "the ring is untouched");
+    let full = port1.stats().sent.full;
+    let pair = growing();
+    pair.port2.post_text("before").expect("room");
+    let buffer = Buffer::from_slice(b"bytes").expect("a buffer");
+    let list: Vec<Transferable> = vec![pair.port2.into(), buffer.into(), token(5).into()];
+    let error = port1.post_message_with(&[1u8; 5000], list).expect_err("a full socket");
+    assert!(error.to_string().contains("transferables"), "{error}");
+    let PostError::QueueFull { is_socket: true, .. } = error.reason() else { panic!("{error}") };
+    assert_eq!(port1.stats().sent.full, full + 1);
+    let mut list = error.into_list();
+    let Transferable::Buffer(buffer) = &mut list[1] else { panic!("the buffer was second") };
+    assert_eq!((&**buffer, buffer.is_sealed()), (&b"bytes"[..], true));
+    assert!(matches!(buffer.bytes_mut(), Err(BufferError::Sealed)));
+    let Transferable::Port(port) = &list[0] else { panic!("the port was first") };
+    assert_eq!(receive_text(&pair.port1), "before");
+    assert_entangled(&pair.port1, port);
+    // The lane itself has room.
+    port1.post_text("without transferables").expect("room in the ring");
+    empty(&port2, count);
+    assert_eq!(receive_text(&port2), "without transferables");
+    // The very same list is taken now.
+    port1.post_message_with(&2u8, list).expect("room again");
+    let event = receive(&port2);
+    assert_entangled(&pair.port1, &event.take_port().expect("a port"));
+    assert_eq!(&*event.take_buffer().expect("a buffer"), b"bytes");
+    assert_eq!(number_of(&event.take_descriptor().expect("a descriptor")), 5);
+}
+
+#[test]
+fn f58_a_post_that_the_socket_refuses_leaves_no_trace_in_the_ring() {
+    let MessageChannel { port1, port2 } = narrowed(growing());
+    let count = fill(&port1);
+    let lens = [0, 1, 100, 2000, 1000, 5000, 3000, 100_000, 10];
+    for len in lens {
+        // Some of them would lead the lane into another segment.
+        let bytes = vec![len as u8; len];
+        let error = port1.post_bytes_with(&bytes, [token(1).into()]).expect_err("full");
+        assert!(matches!(error.reason(), PostError::QueueFull { is_socket: true, .. }));
+        let error = port1.post_message_with(&bytes, error.into_list()).expect_err("full");
+        assert!(matches!(error.reason(), PostError::QueueFull { is_socket: true, .. }));
+        port1.post_message(&bytes).expect("room in the ring");
+        port1.post_bytes(&bytes).expect("room in the ring");
+    }
+    empty(&port2, count);
+    for len in lens {
+        assert!(*receive(&port2).data::<Vec<u8>>().expect("bytes") == *vec![len as u8; len]);
+        assert!(*receive(&port2).bytes() == *vec![len as u8; len]);
+    }
+    assert_eq!(port1.stats().sent.messages, u64::from(count) + 2 * lens.len() as u64);
+    for len in lens.into_iter().chain([port1.max_message_len()]) {
+        let bytes = vec![len as u8; len];
+        port1.post_bytes_with(&bytes, [token(1 + len as u32).into()]).expect("room");
+        let event = receive(&port2);
+        assert!(*event.bytes() == *bytes);
+        assert_eq!(number_of(&event.take_descriptor().expect("a descriptor")), 1 + len as u32);
+        drop(event);
+        assert!(port2.try_recv().expect("an open port").is_none());
+    }
+}
+
+#[test]
+fn f3_a_socket_of_the_usual_size_takes_hundreds_of_messages_before_it_is_full() {
+    fn poster() {
+        let before = Census::take();
+        let MessageChannel { port1, port2 } = channel();
+        let mut count = 0u32;
+        let reason = loop {
+            match port1.post_text_with("one", [token(1 + count).into()]) {
+                Ok(()) => count += 1,
+                Err(error) => break error.into_parts().0,
+            }
+        };
+        let full = matches!(reason, PostError::QueueFull { is_socket: true, .. });
+        assert!(full || matches!(reason, PostError::TooManyInFlight), "{reason}");
+        assert!(count > 200, "{count}");
+        empty(&port2, count);
+        assert_eq!(port1.undelivered().messages, 0);
+        drop((port1, port2));
+        assert_eq!(Census::take(), before);
+    }
+    let name = "limits::f3_a_socket_of_the_usual_size_takes_hundreds_of_messages_before_it_is_full";
+    play(name, &[("poster", poster)]);
+}
+
+#[test]
+fn f3_who_waits_for_room_in_the_socket_gets_through_once_the_receiver_takes() {
+    let _watch = watch("f3_who_waits_for_room_in_the_socket_gets_through");
+    let MessageChannel { port1, port2 } = narrow();
+    let count = fill(&port1);
+    let pair = channel();
+    let short = Duration::from_millis(1);
+    let error = port1.post_message_with_timeout(&1u8, [pair.port2.into()], short);
+    let (reason, list) = error.expect_err("nobody takes").into_parts();
+    assert!(matches!(reason, PostError::Timeout), "{reason}");
+    let port = only_port(list);
+    let (id, known) = mpsc::channel();
+    let thread = thread::spawn(move || {
+        id.send(gettid()).expect("the test waits");
+        for number in 0..200u32 {
+            let list: Vec<Transferable> = vec![token(1 + number).into()];
+            port1.post_message_with_timeout(&number, list, DEADLINE).expect("room");
+            progress();
+        }
+        port1.post_message_with_timeout(&7u8, [port.into()], DEADLINE).expect("room");
+        port1
+    });
+    wait_until_asleep(known.recv().expect("an id"));
+    empty(&port2, count);
+    empty(&port2, 200);
+    let port = receive(&port2).take_port().expect("a port");
+    assert_entangled(&pair.port1, &port);
+    let port1 = thread.join().expect("no panic");
+    assert_entangled(&port1, &port2);
+}
+
+#[test]
+fn f3_who_waits_for_room_in_the_socket_wakes_at_the_peers_end() {
+    const TEST: &str = "limits::f3_who_waits_for_room_in_the_socket_wakes_at_the_peers_end";
+    fn idle() {
+        let port = parent_port().expect("a port to the parent");
+        port.post_text("ready").expect("room");
+        loop {
+            thread::park();
+        }
+    }
+    fn waits() {
+        let worker = Worker::spawn(command(TEST, "idle")).expect("a worker");
+        assert_eq!(receive_text(worker.port()), "ready");
+        let id = worker.id();
+        let (port, mut child) = worker.into_parts();
+        let parts = Parts::of(port);
+        setsockopt(&parts.descriptors[ATTACHMENTS], sockopt::SndBuf, &4096).expect("an option");
+        let port = parts.into_port().expect("a port");
+        fill(&port);
+        let sleeper = gettid();
+        let killer = thread::spawn(move || {
+            wait_until_asleep(sleeper);
+            kill_process(id);
+        });
+        let pair = channel();
+        let error = port.post_message_with_timeout(&1u8, [pair.port2.into()], Duration::MAX);
+        let (reason, list) = error.expect_err("a dead peer").into_parts();
+        assert_eq!(refusal(Err(reason)), CloseReason::PeerDied);
+        assert_entangled(&pair.port1, &only_port(list));
+        killer.join().expect("a process to kill");
+        child.wait().expect("a child");
+    }
+    play(TEST, &[("waits", waits), ("idle", idle)]);
+}
+
+#[test]
+fn f3_a_wait_for_room_in_the_socket_can_be_cancelled_and_gives_the_list_back() {
+    let MessageChannel { port1, port2 } = narrow();
+    fill(&port1);
+    let canceller = port1.canceller().expect("a descriptor");
+    let sleeper = gettid();
+    let thread = thread::spawn(move || {
+        wait_until_asleep(sleeper);
+        canceller.cancel();
+    });
+    let pair = channel();
+    let error = port1.post_message_with_timeout(&1u8, [pair.port2.into()], Duration::MAX);
+    let (reason, list) = error.expect_err("cancelled").into_parts();
+    assert!(matches!(reason, PostError::Cancelled), "{reason}");
+    assert_entangled(&pair.port1, &only_port(list));
+    thread.join().expect("no panic");
+    drop(port2);
+}
+
+#[test]
+fn f57_what_is_staged_is_published_before_its_owner_waits_for_the_socket() {
+    let MessageChannel { port1, port2 } = narrow();
+    let count = fill(&port1);
+    let burst = port1.burst();
+    burst.stage_text("staged").expect("room");
+    let short = Duration::from_millis(1);
+    let error = port1.post_message_with_timeout(&1u8, [token(1).into()], short);
+    assert!(matches!(error.expect_err("full").reason(), PostError::Timeout));
+    empty(&port2, count);
+    assert_eq!(receive_text(&port2), "staged");
+    drop(burst);
+}
+
+// Descriptors.
+
+/// Lets this process have no more than `more` descriptors more.
+fn allow_more_descriptors(more: usize) {
+    let is_free = |number: &i32| fcntl_of(*number).is_err();
+    let last = (0..).filter(is_free).take(more).last();
+    let limit = last.map_or(3, |number| number as u64 + 1);
+    let (_, hard) = getrlimit(Resource::RLIMIT_NOFILE).expect("a limit");
+    setrlimit(Resource::RLIMIT_NOFILE, limit, hard).expect("a lower limit");
+}
+
+/// The flags of a descriptor by its number, if there is one.
+#[allow(unsafe_code)]
+fn fcntl_of(number: i32) -> nix::Result<i32> {
+    // SAFETY: this call takes and gives numbers only, whatever the first one is.
+    nix::errno::Errno::result(unsafe { libc::fcntl(number, libc::F_GETFD) })
+}
+
+fn allow_all_descriptors() {
+    let (_, hard) = getrlimit(Resource::RLIMIT_NOFILE).expect("a limit");
+    setrlimit(Resource::RLIMIT_NOFILE, hard, hard).expect("the highest limit");
+}
+
+#[test]
+fn f14_a_message_waits_for_descriptors_and_arrives_whole_when_there_are_some() {
+    fn victim() {
+        let carrier = channel();
+        let pairs: Vec<_> = (0..5).map(|_| channel()).collect();
+        let (kept, ports): (Vec<_>, Vec<_>) =
+            pairs.into_iter().map(|pair| (pair.port1, pair.port2)).unzip();
+        let list: Vec<Transferable> = ports.into_iter().map(Into::into).collect();
+        carrier.port1.post_text_with("five", list).expect("room");
+        allow_more_descriptors(14);
+        for _ in 0..3 {
+            let refused = carrier.port2.try_recv().expect_err("too few descriptors");
+            assert!(matches!(refused, RecvError::OutOfDescriptors { needed: 15 }), "{refused}");
+        }
+        allow_more_descriptors(15);
+        let ports = receive(&carrier.port2).take_ports().expect("five ports");
+        for (one, other) in kept.iter().zip(&ports) {
+            assert_entangled(one, other);
+        }
+    }
+    let name = "limits::f14_a_message_waits_for_descriptors_and_arrives_whole_when_there_are_some";
+    play(name, &[("victim", victim)]);
+}
+
+#[test]
+fn f14_f53_a_message_that_needs_too_many_descriptors_for_long_comes_without_them() {
+    fn victim() {
+        let carrier = channel();
+        let lost = channel();
+        let before = Census::take();
+        let mut list: Vec<Transferable> = (1..=40).map(|number| token(number).into()).collect();
+        list.push(lost.port2.into());
+        carrier.port1.post_text_with("too much", list).expect("room");
+        carrier.port1.post_text("plain").expect("room");
+        carrier.port1.post_text_with("bearable", [token(3).into()]).expect("room");
+        allow_more_descriptors(20);
+        let event = loop {
+            match carrier.port2.recv_timeout(DEADLINE) {
+                Ok(event) => break event,
+                Err(RecvError::OutOfDescriptors { needed: 43 }) => progress(),
+                Err(error) => panic!("{error}"),
+            }
+        };
+        assert_eq!(event.text().expect("the message itself is there"), "too much");
+        assert_eq!(event.transferred(), (0, 0, 0));
+        let is_lost = |error| matches!(error, MessageError::Lost { descriptors: 43 });
+        assert!(is_lost(event.take_port().expect_err("lost")));
+        assert!(is_lost(event.take_buffer().expect_err("lost")));
+        assert!(is_lost(event.take_descriptor().expect_err("lost")));
+        assert!(is_lost(event.take_ports().expect_err("lost")));
+        assert!(is_lost(event.take_buffers().expect_err("lost")));
+        assert!(is_lost(event.take_descriptors().expect_err("lost")));
+        assert_eq!(receive_end(&lost.port1), CloseReason::PeerDied);
+        assert_eq!(receive_text(&carrier.port2), "plain");
+        let event = receive(&carrier.port2);
+        assert_eq!(number_of(&event.take_descriptor().expect("a descriptor")), 3);
+        drop(event);
+        allow_all_descriptors();
+        // The two sockets of the lost end have gone.
+        assert_eq!(Census::take().descriptors, before.descriptors - 2);
+    }
+    let name =
+        "limits::f14_f53_a_message_that_needs_too_many_descriptors_for_long_comes_without_them";
+    play(name, &[("victim", victim)]);
+}
+
+#[test]
+fn f14_a_message_can_be_discarded_when_there_are_no_descriptors_for_it() {
+    fn victim() {
+        let carrier = channel();
+        let lost = channel();
+        for number in 1..=3 {
+            let list: Vec<Transferable> =
+                (0..20).map(|more| token(20 * number + more).into()).collect();
+            carrier.port1.post_text_with("many", list).expect("room");
+        }
+        carrier.port1.post_text_with("a port", [lost.port2.into()]).expect("room");
+        carrier.port1.post_text_with("last", [token(3).into()]).expect("room");
+        allow_more_descriptors(2);
+        for _ in 0..4 {
+            assert!(carrier.port2.discard_next().expect("an open port"));
+        }
+        assert!(lost.port1.is_closed());
+        let event = receive(&carrier.port2);
+        assert_eq!(number_of(&event.take_descriptor().expect("a descriptor")), 3);
+    }
+    let name = "limits::f14_a_message_can_be_discarded_when_there_are_no_descriptors_for_it";
+    play(name, &[("victim", victim)]);
+}
+
+#[test]
+fn f14_a_port_stays_usable_when_there_is_no_descriptor_to_send_it_by() {
+    fn victim() {
+        let MessageChannel { port1, port2 } = channel();
+        allow_more_descriptors(1);
+        let error = port2.into_fd().expect_err("no descriptor for a pair of sockets");
+        assert!(matches!(error.reason(), PostError::Io { .. }), "{error}");
+        let port2 = error.into_port();
+        assert_entangled(&port1, &port2);
+        allow_more_descriptors(2);
+        let descriptor = port2.into_fd().expect("two descriptors");
+        allow_more_descriptors(3);
+        assert_entangled(&port1, &MessagePort::from_fd(descriptor).expect("a port"));
+    }
+    let name = "limits::f14_a_port_stays_usable_when_there_is_no_descriptor_to_send_it_by";
+    play(name, &[("victim", victim)]);
+}
+
+#[test]
+fn f34_floods_of_descriptors_leave_none_behind() {
+    fn victim() {
+        let before = Census::take();
+        let carrier = channel();
+        for round in 0..300u32 {
+            let list: Vec<Transferable> = (0..64).map(|_| token(1).into()).collect();
+            carrier.port1.post_text_with("a flood", list).expect("room");
+            match round % 3 {
+                0 => drop(receive(&carrier.port2)),
+                1 => assert!(carrier.port2.discard_next().expect("an open port")),
+                _ => drop(receive(&carrier.port2).take_descriptor().expect("a descriptor")),
+            }
+        }
+        let list: Vec<Transferable> = (0..64).map(|_| token(1).into()).collect();
+        carrier.port1.post_text_with("unread", list).expect("room");
+        drop(carrier);
+        assert_eq!(Census::take(), before);
+    }
+    play("limits::f34_floods_of_descriptors_leave_none_behind", &[("victim", victim)]);
+}
+
+#[test]
+fn f15_too_many_descriptors_in_flight_are_an_error_of_their_own_that_passes() {
+    fn poster() {
+        let MessageChannel { port1, port2 } = channel();
+        let (_, hard) = getrlimit(Resource::RLIMIT_NOFILE).expect("a limit");
+        setrlimit(Resource::RLIMIT_NOFILE, 64, hard).expect("a lower limit");
+        become_nobody();
+        let mut count = 0u32;
+        let error = loop {
+            match port1.post_text_with("one", [token(1 + count).into()]) {
+                Ok(()) => count += 1,
+                Err(error) => break error,
+            }
+        };
+        if matches!(error.reason(), PostError::QueueFull { .. }) {
+            return skip("this user may have any number in flight");
+        }
+        assert!(matches!(error.reason(), PostError::TooManyInFlight), "{error}");
+        let list = error.into_list();
+        assert_eq!(port1.undelivered().messages, u64::from(count));
+        empty(&port2, count);
+        port1.post_text_with("now", list).expect("room");
+        let event = receive(&port2);
+        assert_eq!(number_of(&event.take_descriptor().expect("a descriptor")), count + 1);
+    }
+    let name = "limits::f15_too_many_descriptors_in_flight_are_an_error_of_their_own_that_passes";
+    play(name, &[("poster", poster)]);
+}
+
+/// Gives up root's privileges, by which the kernel lets any number be in flight.
+#[allow(unsafe_code)]
+fn become_nobody() {
+    const NOBODY: libc::uid_t = 65534;
+    // SAFETY: these calls take and give numbers only.
+    let is_root = unsafe { libc::geteuid() } == 0;
+    if is_root {
+        // SAFETY: as above.
+        let answer = unsafe { libc::setresuid(NOBODY, NOBODY, NOBODY) };
+        assert_eq!(answer, 0, "root may become anybody");
+    }
+}
+
+// Address space.
+
+/// Lets this process have no more than `more` bytes of address space more.
+fn allow_more_space(more: u64) {
+    let status = fs::read_to_string("/proc/self/status").expect("a process has a status");
+    let line = status.lines().find(|line| line.starts_with("VmSize:")).expect("a size");
+    let kib: u64 = line.split_whitespace().nth(1).expect("a number").parse().expect("a number");
+    let (_, hard) = getrlimit(Resource::RLIMIT_AS).expect("a limit");
+    setrlimit(Resource::RLIMIT_AS, (kib << 10) + more, hard).expect("a lower limit");
+}
+
+#[test]
+fn what_cannot_be_mapped_now_can_be_taken_later() {
+    fn victim() {
+        const MIB: u64 = 1 << 20;
+        let carrier = channel();
+        let (large, small) = (channel(), growing());
+        let buffer = Buffer::from_slice(&[7; 48 << 20]).expect("a buffer");
+        let list: Vec<Transferable> = vec![large.port2.into(), small.port2.into(), buffer.into()];
+        carrier.port1.post_text_with("three", list).expect("room");
+        let event = receive(&carrier.port2);
+        allow_more_space(24 * MIB);
+        for _ in 0..3 {
+            let error = event.take_port().expect_err("no address space");
+            assert!(matches!(error, MessageError::Port(_)), "{error}");
+            let error = event.take_buffer().expect_err("no address space");
+            let MessageError::Buffer(BufferError::Io { call: "mmap", .. }) = error else {
+                panic!("{error}");
+            };
+            assert_eq!(event.transferred(), (2, 1, 0), "they are still there");
+        }
+        let (_, hard) = getrlimit(Resource::RLIMIT_AS).expect("a limit");
+        setrlimit(Resource::RLIMIT_AS, hard, hard).expect("the highest limit");
+        // In the order of the list, whatever was tried before.
+        assert_entangled(&large.port1, &event.take_port().expect("the large port"));
+        assert_entangled(&small.port1, &event.take_port().expect("the small port"));
+        assert_eq!(event.take_buffer().expect("a buffer")[..], [7; 48 << 20]);
+    }
+    play("limits::what_cannot_be_mapped_now_can_be_taken_later", &[("victim", victim)]);
+}
+
+// Fork.
+
+#[test]
+#[allow(unsafe_code)]
+fn f17_a_forked_child_that_touches_a_port_that_has_moved_faults_and_harms_nobody() {
+    fn parent() {
+        let MessageChannel { port1, port2 } = growing();
+        let port2 = moved(port2);
+        // SAFETY: the child calls nothing that could wait for a lock of another thread: it posts
+        // into memory that it does not have.
+        match unsafe { libc::fork() } {
+            0 => {
+                let _ = port2.post_bytes(b"from two producers");
+                // SAFETY: it ends this process at once.
+                unsafe { libc::_exit(0) }
+            }
+            child => {
+                let mut status = 0;
+                // SAFETY: the pointer is valid for the call.
+                assert_eq!(unsafe { libc::waitpid(child, &raw mut status, 0) }, child);
+                assert!(libc::WIFSIGNALED(status), "the child ended by itself: {status:#x}");
+                assert_eq!(libc::WTERMSIG(status), libc::SIGSEGV);
+            }
+        }
+        assert!(port1.try_recv().expect("an open port").is_none());
+        assert_entangled(&port1, &port2);
+    }
+    let name =
+        "limits::f17_a_forked_child_that_touches_a_port_that_has_moved_faults_and_harms_nobody";
+    play(name, &[("parent", parent)]);
+}
+
+// A lock that somebody holds.
+
+#[test]
+fn f44_a_lock_held_on_the_memory_of_a_port_stops_no_move() {
+    const TEST: &str = "limits::f44_a_lock_held_on_the_memory_of_a_port_stops_no_move";
+    fn victim() {
+        let parent = parent_port().expect("a port to the parent");
+        let port = moved(receive(&parent).take_port().expect("a port"));
+        assert_eq!(receive_text(&port), "under the lock");
+        port.post_bytes(&[3; 100_000]).expect("room");
+        port.close();
+        drop(port);
+        parent.post_text("unharmed").expect("room");
+    }
+    fn hostile() {
+        let faults = match user_faults() {
+            Ok(faults) => faults,
+            Err(error) => return skip(&format!("no userfaultfd here: {error}")),
+        };
+        let MessageChannel { port1, port2 } = growing();
+        let parts = Parts::of(port2);
+        let memory = File::from(parts.duplicate(0));
+        let port2 = parts.into_port().expect("a port");
+        let mut worker = Worker::spawn(command(TEST, "victim")).expect("a worker");
+        let lock = Lock::take(memory, faults);
+        worker.port().post_text_with("locked", [port2.into()]).expect("room");
+        port1.post_text("under the lock").expect("room");
+        let answer = worker.port().recv_timeout(PATIENCE).map(|event| event.format());
+        let held = lock.is_held();
+        lock.release();
+        answer.expect("the victim hangs");
+        assert!(held, "the lock was given back too early, so nothing was shown");
+        assert_eq!(receive(&port1).bytes(), [3; 100_000]);
+        assert_eq!(receive_end(&port1), CloseReason::PeerClosed);
+        assert!(worker.wait().expect("a child").success());
+    }
+    play(TEST, &[("hostile", hostile), ("victim", victim)]);
+}
+
+#[test]
+fn f41_two_carriers_with_full_sockets_answer_instead_of_waiting_for_each_other() {
+    let (one, two) = (narrow(), narrow());
+    let counts = [&one, &two].map(|carrier| fill(&carrier.port1));
+    let start = Instant::now();
+    for (carrier, other) in [(&one, &two), (&two, &one)] {
+        let short = Duration::from_millis(1);
+        let error = carrier.port1.post_message_with_timeout(&1u8, [token(1).into()], short);
+        assert!(matches!(error.expect_err("full").reason(), PostError::Timeout));
+        let error = other.port1.post_text_with("at once", [token(1).into()]);
+        assert!(matches!(error.expect_err("full").reason(), PostError::QueueFull { .. }));
+    }
+    assert!(start.elapsed() < DEADLINE);
+    empty(&one.port2, counts[0]);
+    empty(&two.port2, counts[1]);
+    assert_entangled(&one.port1, &one.port2);
+}
