@@ -14,7 +14,7 @@
      UNSETTLED      what a burst has staged is not committed before the end moves
      NO_SEQUENCE    the capsule does not carry the number of packets; the new owner counts from 0
      NO_ENTERED     the capsule does not carry where the present segment was entered
-     OTHERS_FREE    the new owner takes all other segments for free
+     OTHERS_FREE    the capsule does not carry when each segment was left; the new owner takes the others for free
      TAKE_FIRST     the reader takes the packet in front, even one older than the record says
      LEAVE_ORPHANS  the reader does not empty its packet queue at Closed
      NO_DRAIN       B does not empty the carrier's packet queue at the carrier's Closed
@@ -39,7 +39,7 @@ bool a0 = 1, q0, b0, x1 = 1;
 #define GONE1 (!x1)
 /* the carrier */
 bool carrier_a = 1, carrier_b = 1, carrier_record;
-byte cap_position, cap_segment, cap_entered, cap_packets;
+byte cap_position, cap_segment, cap_entered, cap_packets, cap_left[SEGMENTS];
 /* ghosts */
 byte next, promised, got, marks, owner;
 bool gave_up, hopped, x_killed, told;      /* told: X has said Closed */
@@ -147,6 +147,7 @@ active proctype A() {
         if
         :: d_step { carrier_b -> q0 = 1; cap_position = position; cap_segment = segment;
                     cap_entered = entered; cap_packets = packets_sent;
+                    cap_left[0] = left[0]; cap_left[1] = left[1]; cap_left[2] = left[2];
                     tidy() };
             carrier_record = 1;
             a0 = 0
@@ -172,8 +173,9 @@ active proctype B() {
                 b0 = 1; q0 = 0; owner = 2;
                 position = cap_position; segment = cap_segment; entered = cap_entered; seen = head;
                 packets_sent = cap_packets;
-                left[0] = position; left[1] = position; left[2] = position;
+                left[0] = cap_left[0]; left[1] = cap_left[1]; left[2] = cap_left[2];
                 cap_position = 0; cap_segment = 0; cap_entered = 0; cap_packets = 0;
+                cap_left[0] = 0; cap_left[1] = 0; cap_left[2] = 0;
 #if NO_ENTERED
                 entered = position;
 #endif

@@ -315,6 +315,12 @@ pub enum PoolError {
     /// The port is not trusted: a pool is memory that both ends write.
     #[error("a buffer pool needs trust: call `trust_peer` at both ends first")]
     NotTrusted,
+    /// A port has so many pools at the most.
+    #[error("the port has {max} pools already, and takes no more")]
+    TooMany {
+        /// Most pools of a port.
+        max: usize,
+    },
     /// It could not be announced to the peer.
     #[error(transparent)]
     Post(#[from] PostError),

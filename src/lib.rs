@@ -81,6 +81,8 @@ pub use front::blocking::Iter;
 #[cfg(not(loom))]
 pub use front::event_loop::{EventLoop, LoopHandle, PortId};
 #[cfg(not(loom))]
+pub use front::port_set::{PortSet, Said};
+#[cfg(not(loom))]
 pub use group::collection::{CollectionError, Member, MemberId, PortCollection};
 #[cfg(not(loom))]
 pub use link::buffer::{Buffer, BufferMut};
@@ -111,6 +113,7 @@ pub use port::{
         ListenerFailure, ListenerId, ListenerOptions, Outcome,
     },
     transfer::{IntoFdError, TransferError, Transferable},
+    typed::{Receive, TypedError, TypedEvent, TypedPort},
 };
 pub use rkyv;
 pub use wire::record::Format;

@@ -73,9 +73,20 @@ struct Shared {
 type Work = Box<dyn FnOnce(&mut EventLoop) + Send>;
 type Deferred = Box<dyn FnOnce(&mut EventLoop)>;
 
-/// Tells the ports of an [`EventLoop`] apart; never used twice.
+/// Tells the ports of an [`EventLoop`], or of a [`PortSet`](crate::PortSet), apart; never used
+/// twice.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct PortId(u64);
+
+impl PortId {
+    pub(crate) fn new(number: u64) -> PortId {
+        PortId(number)
+    }
+
+    pub(crate) fn number(self) -> u64 {
+        self.0
+    }
+}
 
 impl EventLoop {
     /// A loop without ports. Takes two descriptors.

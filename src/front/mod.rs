@@ -2,3 +2,4 @@
 
 pub(crate) mod blocking;
 pub(crate) mod event_loop;
+pub(crate) mod port_set;

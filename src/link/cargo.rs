@@ -88,7 +88,7 @@ pub(crate) fn settle(items: &mut [Item<'_>]) -> Result<(), SystemError> {
 }
 
 /// The packet of some items that have settled.
-pub(crate) fn pack<'a>(sequence: u64, items: &'a [Item<'_>]) -> (Vec<u8>, Vec<BorrowedFd<'a>>) {
+pub(crate) fn pack<'a>(sequence: u64, items: &'a mut [Item<'_>]) -> (Vec<u8>, Vec<BorrowedFd<'a>>) {
     let mut descriptors = Vec::new();
     let entries: Vec<Entry> = items
         .iter()

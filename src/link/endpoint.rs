@@ -2,7 +2,7 @@
 
 use crate::error::{CloseReason, Corruption, SystemError};
 use crate::link::region::Region;
-use crate::os::socket::{self, Drained, Rung};
+use crate::os::socket::{self, Discarded, Drained, Rung};
 use crate::os::{futex, poll};
 use crate::ring::memory::Memory;
 use crate::ring::notifier::{self, Sleep, Wake};
@@ -77,9 +77,12 @@ impl Endpoint {
     /// died between the two, and those of messages that are left behind. A port in one of them
     /// would be neither owned nor closed for as long as this socket lives.
     pub(crate) fn discard_packets(&self) {
+        let mut empty = 0;
         for _ in 0..MOST_PACKETS {
-            if !socket::discard_packet(self.attachments()) {
-                return;
+            match socket::discard_packet(self.attachments()) {
+                Discarded::Packet => {}
+                Discarded::EmptyOrEnd if empty < MOST_EMPTY => empty += 1,
+                Discarded::EmptyOrEnd | Discarded::Nothing => return,
             }
         }
     }
@@ -277,5 +280,7 @@ impl Sleeper {
 
 /// Packets that are closed at a time; what is left goes with its socket.
 const MOST_PACKETS: u32 = 20_000;
+/// Packets without bytes, which only a hostile peer sends, before they are taken for the end.
+const MOST_EMPTY: u32 = 64;
 /// How long a sender half sleeps at a time before it asks whether the peer is alive.
 const SLICE: Duration = Duration::from_millis(20);

@@ -4,7 +4,7 @@ use crate::link::region::Region;
 use crate::link::transfer::{self, Parts};
 use crate::os::socket;
 use crate::wire::frame::{CAPSULE_LEN, Capsule, Place};
-use crate::wire::layout::{AREA_OFFSET, RegionHeader, VERSION};
+use crate::wire::layout::{AREA_OFFSET, MAX_SEGMENTS, RegionHeader, VERSION};
 use crate::wire::record::Format;
 use std::fs::File;
 use std::os::unix::fs::FileExt;
@@ -62,6 +62,7 @@ fn honest_capsule() -> Capsule {
         incoming: place,
         packets: 0,
         is_trusted: false,
+        left: [0; MAX_SEGMENTS],
     }
 }
 

@@ -6,7 +6,7 @@ use crate::link::endpoint::{Endpoint, Sleeper};
 use crate::link::payload::{Payload, Ticket};
 use crate::link::pool::PoolMemory;
 use crate::link::slots::{Lent, Slots};
-use crate::os::socket::{self, Received};
+use crate::os::socket::{self, Discarded, Received};
 use crate::ring::consumer::{Consumer, Peek, Record};
 use crate::ring::cursor::Cursor;
 use crate::ring::notifier::{Sleep, Wait, Wake};
@@ -37,6 +37,8 @@ pub(crate) struct Receiving {
     parcels: Vec<(Ticket, Parcel)>,
     /// The peer's pools, by their numbers; none, if the peer is not trusted.
     pools: Vec<(u32, Arc<PoolMemory>)>,
+    /// Pools since the last message.
+    pools_in_a_row: u32,
     /// Since when there is no room for the descriptors of the next message.
     short_since: Option<Instant>,
 }
@@ -69,6 +71,7 @@ impl Receiving {
             moved: false,
             parcels: Vec::new(),
             pools: Vec::new(),
+            pools_in_a_row: 0,
             short_since: None,
         }
     }
@@ -105,26 +108,28 @@ impl Receiving {
         if let Some(reason) = self.ended.or_else(|| self.end.corruption()) {
             return Err(self.end_with(reason));
         }
-        match self.consumer.peek() {
-            Ok(Peek::Message(record)) => {
-                match record.beside {
-                    Beside::Nothing => {}
-                    Beside::Packet { descriptors, sequence } => {
-                        self.discard_packet(descriptors, sequence)?;
-                    }
-                    Beside::Pooled { pool, slot } => drop(self.pooled(pool, slot)?),
-                    Beside::Pool { sequence } => {
-                        self.take_pool(&record, sequence)?;
-                        return self.discard();
-                    }
+        loop {
+            let record = match self.consumer.peek() {
+                Ok(Peek::Message(record)) => record,
+                Ok(Peek::Closed(farewell)) => return Err(self.end_with(reason_of(farewell))),
+                Ok(Peek::Empty) => return Ok(false),
+                Err(corruption) => return Err(self.broken(corruption)),
+            };
+            match record.beside {
+                Beside::Nothing => {}
+                Beside::Packet { descriptors, sequence } => {
+                    self.discard_packet(descriptors, sequence)?;
                 }
-                self.consumer.take(&record);
-                self.release_taken();
-                Ok(true)
+                Beside::Pooled { pool, slot } => drop(self.pooled(pool, slot)?),
+                Beside::Pool { sequence } => {
+                    self.take_pool(&record, sequence)?;
+                    continue;
+                }
             }
-            Ok(Peek::Closed(farewell)) => Err(self.end_with(reason_of(farewell))),
-            Ok(Peek::Empty) => Ok(false),
-            Err(corruption) => Err(self.broken(corruption)),
+            self.pools_in_a_row = 0;
+            self.consumer.take(&record);
+            self.release_taken();
+            return Ok(true);
         }
     }
 
@@ -271,6 +276,7 @@ impl Receiving {
     #[inline(always)]
     fn take(&mut self, record: &Record) -> Option<Payload> {
         self.empty_looks = 0;
+        self.pools_in_a_row = 0;
         if self.end.is_trusted() {
             self.consumer.take(record);
             let start = record.end.wrapping_sub(record_len(u64::from(record.len)));
@@ -317,6 +323,11 @@ impl Receiving {
 
     /// Takes in a pool, of a trusted peer; of another one it is closed.
     fn take_pool(&mut self, record: &Record, sequence: u64) -> Result<(), RecvError> {
+        self.pools_in_a_row += 1;
+        if self.pools_in_a_row > MOST_POOLS_IN_A_ROW || self.pools.len() == MOST_POOLS {
+            let (found, bound) = (self.pools_in_a_row.into(), MOST_POOLS_IN_A_ROW.into());
+            return Err(self.broken(Corruption::new("pools in a row", found, bound)));
+        }
         let mut parcel = self.receive_parcel(1, sequence)?;
         if self.end.is_trusted()
             && let Some((_, Part::Pool { descriptor, number, slots, len })) =
@@ -380,7 +391,7 @@ impl Receiving {
             return Err(RecvError::OutOfDescriptors { needed });
         }
         self.short_since = None;
-        if !socket::discard_packet(self.end.attachments()) {
+        if socket::discard_packet(self.end.attachments()) != Discarded::Packet {
             return Err(self.broken(Corruption::new("packet beside a message", 0, 1)));
         }
         Ok(Parcel::lost(needed))
@@ -512,6 +523,9 @@ fn reason_of(farewell: Farewell) -> CloseReason {
 const LOOKS_PER_CLOCK: u32 = 64;
 /// How often a receiver that only looks, and finds nothing, asks whether its peer is alive.
 const ASK_EVERY: Duration = Duration::from_millis(100);
+/// Pools of one peer, and those of them between two messages: an honest one makes few.
+const MOST_POOLS: usize = 1 << 10;
+const MOST_POOLS_IN_A_ROW: u32 = 64;
 /// How long a message waits for room for its descriptors.
 const SHORTAGE: Duration = Duration::from_millis(100);
 /// Packets without a record that may stand before one with: an honest peer leaves none alive.

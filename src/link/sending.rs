@@ -10,6 +10,7 @@ use crate::link::supply::Supply;
 use crate::ring::cursor::Cursor;
 use crate::ring::notifier::{Sleep, Wait, Wake};
 use crate::ring::producer::{Plan, Producer, Refusal};
+use crate::wire::layout::MAX_SEGMENTS;
 use crate::wire::record::{Farewell, Format};
 use rkyv::rancor;
 use rkyv::ser::allocator::Arena;
@@ -51,15 +52,17 @@ struct Reserved {
 }
 
 impl Sending {
-    /// A sending half that goes on at `cursor`, after so many packets.
+    /// A sending half that goes on at `cursor`, with segments left when `left` says, after so many
+    /// packets.
     pub(crate) fn resume(
         end: Arc<Endpoint>,
         cursor: Cursor,
+        left: [u64; MAX_SEGMENTS],
         packets: u64,
     ) -> Result<Sending, Corruption> {
         let lane = end.outgoing();
         let memory = end.region().lane(lane);
-        let producer = Producer::resume(memory, *end.region().geometry(), cursor)?;
+        let producer = Producer::resume(memory, *end.region().geometry(), cursor, left)?;
         Ok(Sending {
             end,
             producer,
@@ -354,6 +357,18 @@ impl Sending {
 
     pub(crate) fn endpoint(&self) -> &Arc<Endpoint> {
         &self.end
+    }
+
+    /// Publishes what is staged, and learns how far the peer is, before this end moves.
+    pub(crate) fn settle(&mut self) {
+        self.commit();
+        // A head that cannot be is found again by the next owner.
+        let _ = self.producer.unreleased();
+    }
+
+    /// When each segment was left, for the next owner.
+    pub(crate) fn left(&self) -> [u64; MAX_SEGMENTS] {
+        self.producer.left()
     }
 
     pub(crate) fn producer(&self) -> &Producer {

@@ -8,7 +8,7 @@ use crate::link::sending::Sending;
 use crate::os::socket::{self, Kind};
 use crate::ring::cursor::Cursor;
 use crate::wire::frame::{CAPSULE_LEN, Capsule, Place, Refused};
-use crate::wire::layout::VERSION;
+use crate::wire::layout::{MAX_SEGMENTS, VERSION};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
 
@@ -29,8 +29,8 @@ pub(crate) fn create_pair(
     let end = |side, doorbell, attachments| {
         let sockets = Sockets { doorbell, attachments };
         let end = Arc::new(Endpoint::new(region.clone(), side, 0, sockets));
-        let sending =
-            Sending::resume(end.clone(), Cursor::start(0), 0).expect("a fresh region is all zero");
+        let sending = Sending::resume(end.clone(), Cursor::start(0), [0; MAX_SEGMENTS], 0)
+            .expect("a fresh region is all zero");
         (sending, Receiving::resume(end, Cursor::start(0)))
     };
     Ok((end(0, doorbell_a, attachments_a), end(1, doorbell_b, attachments_b)))
@@ -57,7 +57,7 @@ impl Parts {
 
 /// Publishes all that the next owner must find published.
 pub(crate) fn settle(sending: &mut Sending, receiving: &mut Receiving) {
-    sending.commit();
+    sending.settle();
     receiving.release_everything();
 }
 
@@ -79,6 +79,7 @@ pub(crate) fn capsule(sending: &Sending, receiving: &Receiving) -> [u8; CAPSULE_
         incoming: place(receiving.consumer().cursor()),
         packets: sending.packets(),
         is_trusted: end.is_trusted(),
+        left: sending.left(),
     };
     capsule.encode()
 }
@@ -140,7 +141,7 @@ fn resume(
     if is_carrier_trusted && capsule.is_trusted {
         end.trust();
     }
-    let sending = Sending::resume(end.clone(), outgoing, capsule.packets);
+    let sending = Sending::resume(end.clone(), outgoing, capsule.left, capsule.packets);
     Ok((sending.map_err(AttachError::Corrupt)?, Receiving::resume(end, incoming)))
 }
 

@@ -154,18 +154,28 @@ pub(crate) fn receive_packet(
     }
 }
 
-/// Takes the next packet out and lets the kernel close its descriptors. Says whether there was one.
-pub(crate) fn discard_packet(socket: BorrowedFd<'_>) -> bool {
+/// Takes the next packet out and lets the kernel close its descriptors.
+pub(crate) fn discard_packet(socket: BorrowedFd<'_>) -> Discarded {
     let mut byte = [0];
     for _ in 0..MAX_RESETS {
         match recv(socket.as_raw_fd(), &mut byte, MsgFlags::MSG_DONTWAIT | MsgFlags::MSG_TRUNC) {
-            Ok(len) => return len > 0,
+            Ok(0) => return Discarded::EmptyOrEnd,
+            Ok(_) => return Discarded::Packet,
             // A reset is reported once, before what is left in the queue.
             Err(Errno::EINTR | Errno::ECONNRESET) => {}
-            Err(_) => return false,
+            Err(_) => return Discarded::Nothing,
         }
     }
-    false
+    Discarded::Nothing
+}
+
+/// What was taken out.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Discarded {
+    Packet,
+    /// A packet without bytes, or the end of the stream: the call says the same of both.
+    EmptyOrEnd,
+    Nothing,
 }
 
 fn receive_now(socket: BorrowedFd<'_>, bytes: &mut [u8]) -> Result<Received, SystemError> {

@@ -12,6 +12,7 @@ pub(crate) mod sender;
 pub(crate) mod stats;
 pub(crate) mod target;
 pub(crate) mod transfer;
+pub(crate) mod typed;
 
 use crate::error::{CloseReason, MessageError, PostError, RecvError, SchemaError};
 use crate::link::endpoint::{Endpoint, PeerCredentials};

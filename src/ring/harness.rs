@@ -14,6 +14,7 @@ use crate::ring::notifier::{Sleep, Wait, Wake};
 use crate::ring::producer::{Counters, Plan, Producer, Refusal};
 use crate::ring::segment::Geometry;
 use crate::sync::Ordering;
+use crate::wire::layout::MAX_SEGMENTS;
 use crate::wire::record::{Farewell, Format, HEADER_LEN, record_len};
 
 /// One step of either end.
@@ -98,8 +99,9 @@ impl Rig {
         // Relaxed, both: nobody else knows this memory yet.
         memory.lane().producer.tail.store(cursor.position, Ordering::Relaxed);
         memory.lane().consumer.head.store(cursor.position, Ordering::Relaxed);
-        let producer = Producer::resume(memory.clone(), geometry, cursor)
-            .expect("head is where it was just stored");
+        let producer =
+            Producer::resume(memory.clone(), geometry, cursor, [cursor.position; MAX_SEGMENTS])
+                .expect("head is where it was just stored");
         let consumer = Consumer::resume(memory.clone(), geometry, cursor);
         Rig::with_ends(geometry, memory, producer, consumer)
     }
@@ -421,9 +423,16 @@ impl Rig {
 
     fn resume_producer(&mut self) {
         self.commit();
-        let cursor = self.producer.cursor();
-        self.producer = Producer::resume(self.memory.clone(), self.geometry, cursor)
+        self.producer.unreleased().expect("an honest peer");
+        let free = |producer: &Producer| -> Vec<bool> {
+            (0..self.geometry.segments()).map(|segment| producer.is_free(segment)).collect()
+        };
+        let (cursor, left, before) =
+            (self.producer.cursor(), self.producer.left(), free(&self.producer));
+        let producer = Producer::resume(self.memory.clone(), self.geometry, cursor, left)
             .expect("an honest peer's head lies within the limit");
+        assert_eq!(free(&producer), before, "a move has changed the room");
+        self.producer = producer;
     }
 
     fn resume_consumer(&mut self) {

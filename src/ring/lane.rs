@@ -5,6 +5,7 @@ use crate::ring::cursor::Cursor;
 use crate::ring::memory::Memory;
 use crate::ring::producer::Producer;
 use crate::ring::segment::Geometry;
+use crate::wire::layout::MAX_SEGMENTS;
 
 /// Both ends of a fresh lane over zeroed memory; its first record will stand at `start`.
 ///
@@ -14,7 +15,8 @@ pub(crate) fn fresh(memory: &Memory, geometry: Geometry, start: u64) -> (Produce
     // Relaxed: the lane is handed to its two users by whatever gives them this pair.
     memory.lane().producer.tail.store(start, Relaxed);
     memory.lane().consumer.head.store(start, Relaxed);
-    let producer = Producer::resume(memory.clone(), geometry, Cursor::start(start))
-        .expect("head is where it was just stored");
+    let producer =
+        Producer::resume(memory.clone(), geometry, Cursor::start(start), [start; MAX_SEGMENTS])
+            .expect("head is where it was just stored");
     (producer, Consumer::resume(memory.clone(), geometry, Cursor::start(start)))
 }

@@ -72,11 +72,14 @@ pub(crate) struct Counters {
 impl Producer {
     /// A producer that goes on at `cursor`, on a lane whose head must lie within the limit behind.
     ///
-    /// Of the other segments nothing is known any more, so each counts as left just now.
+    /// `left` is what `left()` said of the segments before. It may be anything: a mark that is not
+    /// of the last `limit` bytes counts as left just now, and a wrong one harms only what this end
+    /// has posted, which whoever gave it could have done as well.
     pub(crate) fn resume(
         memory: Memory,
         geometry: Geometry,
         cursor: Cursor,
+        left: [u64; MAX_SEGMENTS],
     ) -> Result<Producer, Corruption> {
         // Acquire: pairs with the Release in `Consumer::release`.
         let head = memory.lane().consumer.head.load(ordering(Site::ReadHead, Ordering::Acquire));
@@ -92,7 +95,10 @@ impl Producer {
             committed: cursor.position,
             head,
             run: 0,
-            left: [cursor.position; MAX_SEGMENTS],
+            left: left.map(|mark| match distance(cursor.position, mark) {
+                behind if behind <= geometry.limit() => mark,
+                _ => cursor.position,
+            }),
             roomy_records: 0,
             committed_messages: counters.messages,
             counters,
@@ -359,6 +365,12 @@ impl Producer {
     #[inline]
     pub(crate) fn geometry(&self) -> &Geometry {
         &self.geometry
+    }
+
+    /// When each segment was left, for whoever goes on with this end. Those that are free by now
+    /// are marked as that, lest an old mark should look like none.
+    pub(crate) fn left(&self) -> [u64; MAX_SEGMENTS] {
+        self.left.map(|mark| if reached(self.head, mark) { self.head } else { mark })
     }
 
     pub(crate) fn counters(&self) -> Counters {

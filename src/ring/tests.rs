@@ -17,6 +17,7 @@ use crate::ring::notifier::{self, Sleep, Wake};
 use crate::ring::producer::Refusal;
 use crate::ring::segment::Geometry;
 use crate::sync::{AtomicU32, Ordering, Site};
+use crate::wire::layout::MAX_SEGMENTS;
 use crate::wire::record::{Farewell, record_len};
 
 mod hostile;
@@ -317,7 +318,12 @@ fn a_producer_is_not_resumed_before_a_head_beyond_its_reach() {
         (128, 0u64.wrapping_sub(144), false),
     ] {
         memory.lane().consumer.head.store(head, Ordering::Relaxed);
-        let producer = Producer::resume(memory.clone(), geometry, Cursor::start(position));
+        let producer = Producer::resume(
+            memory.clone(),
+            geometry,
+            Cursor::start(position),
+            [position; MAX_SEGMENTS],
+        );
         assert_eq!(producer.is_ok(), fits, "{} behind", distance(position, head));
     }
 }

@@ -14,6 +14,7 @@
 //! +0x48 incoming   position u64, entered u64, segment u64
 //! +0x60 packets    u64   packets that this end has sent beside its messages
 //! +0x68 trusted    u64   1: the peer is trusted; believed only if a trusted peer sends it
+//! +0x70 left       u64×21  outgoing: the position after the jump by which each segment was left
 //!
 //! packet
 //! +0x00 magic      u64   "MPPACKET"
@@ -37,10 +38,10 @@
 //! Shared memory is never the authority for an end's own cursors, as the peer can write there: they
 //! travel in here. A receiver checks them like any foreign word.
 
-use crate::wire::layout::VERSION;
+use crate::wire::layout::{MAX_SEGMENTS, VERSION};
 
 /// Bytes of an encoded capsule.
-pub(crate) const CAPSULE_LEN: usize = 0x70;
+pub(crate) const CAPSULE_LEN: usize = 0x70 + 8 * MAX_SEGMENTS;
 /// Most entries of a packet.
 pub(crate) const MAX_ENTRIES: usize = 64;
 /// Bytes of the largest packet.
@@ -58,6 +59,7 @@ pub(crate) struct Capsule {
     pub incoming: Place,
     pub packets: u64,
     pub is_trusted: bool,
+    pub left: [u64; MAX_SEGMENTS],
 }
 
 /// Where an end stands in one lane.
@@ -94,7 +96,7 @@ impl Capsule {
             u64::from(self.is_trusted),
         ];
         let mut bytes = [0; CAPSULE_LEN];
-        for (place, word) in bytes.chunks_exact_mut(8).zip(words) {
+        for (place, word) in bytes.chunks_exact_mut(8).zip(words.into_iter().chain(self.left)) {
             place.copy_from_slice(&word.to_le_bytes());
         }
         bytes
@@ -128,6 +130,7 @@ impl Capsule {
             incoming: place(9),
             packets: word(12),
             is_trusted: word(13) == 1,
+            left: std::array::from_fn(|segment| word(14 + segment)),
         };
         if side > 1 { Err(Refused::NotACapsule) } else { Ok(capsule) }
     }
@@ -273,6 +276,7 @@ mod tests {
         incoming: Place { position: 48, entered: 32, segment: 1 },
         packets: 5,
         is_trusted: true,
+        left: [3; MAX_SEGMENTS],
     };
 
     #[test]

@@ -46,6 +46,9 @@ impl Sending {
         }
         self.check_open()?;
         self.commit();
+        if self.pools.len() == MOST_POOLS {
+            return Err(PoolError::TooMany { max: MOST_POOLS });
+        }
         let plan = self.plan(0)?;
         let memory = PoolMemory::create(slots, len)?;
         let number = self.pools.len() as u64;
@@ -151,3 +154,6 @@ impl Sending {
         }
     }
 }
+
+/// Pools of one port: far below what its peer accepts, also in a row.
+const MOST_POOLS: usize = 32;

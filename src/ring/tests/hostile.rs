@@ -14,6 +14,7 @@ use crate::ring::notifier::{Sleep, Wait};
 use crate::ring::producer::{Producer, Refusal};
 use crate::ring::segment::Geometry;
 use crate::sync::Ordering;
+use crate::wire::layout::MAX_SEGMENTS;
 use crate::wire::record::{Beside, Farewell, Format, Header, record_len};
 
 proptest! {
@@ -230,8 +231,13 @@ fn f28_a_head_that_lies_about_another_segment_keeps_records_in_bounds() {
                 let cursor = cursor.advanced(index);
                 let memory = Memory::on_heap(geometry.limit());
                 store_head(&memory, cursor.position - behind);
-                let mut producer =
-                    Producer::resume(memory.clone(), geometry, cursor).expect("within the limit");
+                let mut producer = Producer::resume(
+                    memory.clone(),
+                    geometry,
+                    cursor,
+                    [cursor.position; MAX_SEGMENTS],
+                )
+                .expect("within the limit");
                 for len in [0, 16, 96, 0] {
                     if let Ok(plan) = producer.plan(len) {
                         let _ = memory.bytes(plan.payload_offset(), len);

@@ -1,0 +1,195 @@
+//! Waiting on many ports without callbacks.
+
+use crate::error::{LoopError, RecvError};
+use crate::front::event_loop::PortId;
+use crate::os::epoll::Epoll;
+use crate::port::MessagePort;
+use crate::port::event::MessageEvent;
+use std::cell::RefCell;
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::fmt;
+use std::os::fd::{AsFd, BorrowedFd};
+use std::time::{Duration, Instant};
+
+/// Ports that are received from together: each message comes with the port that it is from.
+///
+/// Fair: a port that has given a message goes behind the others that have one. The end of a port is
+/// told once, and then it is silent until it is taken out.
+///
+/// ```
+/// use messageport::{MessageChannel, PortSet};
+///
+/// let (one, other) = (MessageChannel::new()?, MessageChannel::new()?);
+/// let mut set = PortSet::new()?;
+/// let first = set.add(one.port2)?;
+/// set.add(other.port2)?;
+/// one.port1.post_text("from the first")?;
+///
+/// let (id, message) = set.recv()?;
+/// assert_eq!((id, message?.text()?), (first, "from the first"));
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+pub struct PortSet {
+    epoll: Epoll,
+    ports: BTreeMap<u64, MessagePort>,
+    next: u64,
+    state: RefCell<State>,
+}
+
+#[derive(Default)]
+struct State {
+    /// Ports that may have something, in the order of their turns.
+    ready: VecDeque<u64>,
+    /// Ports that have said their end.
+    ended: BTreeSet<u64>,
+    marks: Vec<u64>,
+}
+
+/// What one of the ports said: a message, or why there is none and will be none.
+pub type Said<'p> = Result<MessageEvent<'p>, RecvError>;
+
+impl PortSet {
+    /// A set of no ports. Takes one descriptor.
+    ///
+    /// # Errors
+    /// [`LoopError::Io`].
+    pub fn new() -> Result<PortSet, LoopError> {
+        let (ports, state) = (BTreeMap::new(), RefCell::default());
+        Ok(PortSet { epoll: Epoll::new()?, ports, next: 0, state })
+    }
+
+    /// Takes a port in.
+    ///
+    /// # Errors
+    /// [`LoopError::Io`]; the port is dropped then.
+    pub fn add(&mut self, port: MessagePort) -> Result<PortId, LoopError> {
+        let id = self.next;
+        self.epoll.add(port.as_fd(), id)?;
+        self.next += 1;
+        self.ports.insert(id, port);
+        // What has come before is looked for at the next turn.
+        self.state.get_mut().ready.push_back(id);
+        Ok(PortId::new(id))
+    }
+
+    /// Takes a port out again.
+    pub fn remove(&mut self, id: PortId) -> Option<MessagePort> {
+        let port = self.ports.remove(&id.number())?;
+        let state = self.state.get_mut();
+        state.ready.retain(|ready| *ready != id.number());
+        if !state.ended.remove(&id.number()) {
+            // It fails only for a descriptor that is not there.
+            let _ = self.epoll.remove(port.endpoint().doorbell());
+        }
+        Some(port)
+    }
+
+    /// A port of the set: to be posted to. Receiving from it by itself is allowed.
+    pub fn get(&self, id: PortId) -> Option<&MessagePort> {
+        self.ports.get(&id.number())
+    }
+
+    /// The ports of the set.
+    pub fn iter(&self) -> impl Iterator<Item = (PortId, &MessagePort)> {
+        self.ports.iter().map(|(id, port)| (PortId::new(*id), port))
+    }
+
+    /// How many ports there are, those that have ended included.
+    pub fn len(&self) -> usize {
+        self.ports.len()
+    }
+
+    /// Whether there is no port.
+    pub fn is_empty(&self) -> bool {
+        self.ports.is_empty()
+    }
+
+    /// Waits for the next message of any port. For ever, if there is no port that lives.
+    ///
+    /// # Errors
+    /// [`LoopError::Io`].
+    pub fn recv(&self) -> Result<(PortId, Said<'_>), LoopError> {
+        loop {
+            if let Some(said) = self.recv_until(None)? {
+                return Ok(said);
+            }
+        }
+    }
+
+    /// Waits for the next message of any port, at most for `timeout`.
+    ///
+    /// # Errors
+    /// [`LoopError::Io`].
+    pub fn recv_timeout(&self, timeout: Duration) -> Result<Option<(PortId, Said<'_>)>, LoopError> {
+        self.recv_until(Instant::now().checked_add(timeout))
+    }
+
+    /// The next message of any port, if one is there.
+    ///
+    /// # Errors
+    /// [`LoopError::Io`].
+    pub fn try_recv(&self) -> Result<Option<(PortId, Said<'_>)>, LoopError> {
+        self.recv_until(Some(Instant::now()))
+    }
+
+    fn recv_until(
+        &self,
+        deadline: Option<Instant>,
+    ) -> Result<Option<(PortId, Said<'_>)>, LoopError> {
+        loop {
+            if let Some(said) = self.look() {
+                return Ok(Some(said));
+            }
+            let left = deadline.map(|at| at.saturating_duration_since(Instant::now()));
+            let state = &mut *self.state.borrow_mut();
+            self.epoll.wait(&mut state.marks, left)?;
+            state.ready.extend(&state.marks);
+            if state.marks.is_empty() && left.is_some_and(|left| left.is_zero()) {
+                return Ok(None);
+            }
+        }
+    }
+
+    /// Asks the ports that may have something, in their turns.
+    fn look(&self) -> Option<(PortId, Said<'_>)> {
+        loop {
+            let id = self.state.borrow_mut().ready.pop_front()?;
+            let Some(port) = self.ports.get(&id) else { continue };
+            if self.state.borrow().ended.contains(&id) {
+                continue;
+            }
+            match port.try_recv() {
+                Ok(None) => {}
+                Ok(Some(event)) => {
+                    // Behind the others: it may have more.
+                    self.state.borrow_mut().ready.push_back(id);
+                    return Some((PortId::new(id), Ok(event)));
+                }
+                Err(error) => {
+                    if matches!(error, RecvError::Closed { .. }) {
+                        self.state.borrow_mut().ended.insert(id);
+                        // Its hang-up would be told again and again.
+                        let _ = self.epoll.remove(port.endpoint().doorbell());
+                    } else {
+                        self.state.borrow_mut().ready.push_back(id);
+                    }
+                    return Some((PortId::new(id), Err(error)));
+                }
+            }
+        }
+    }
+}
+
+/// Readable when a message may be there: call [`try_recv`](PortSet::try_recv) until it says that
+/// none is, and only then wait.
+impl AsFd for PortSet {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.epoll.as_fd()
+    }
+}
+
+impl fmt::Debug for PortSet {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("PortSet").field("ports", &self.ports.keys()).finish_non_exhaustive()
+    }
+}
