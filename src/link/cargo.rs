@@ -95,7 +95,7 @@ pub(crate) fn pack<'a>(sequence: u64, items: &'a mut [Item<'_>]) -> (Vec<u8>, Ve
         .map(|item| match item {
             Item::Port(sending, receiving) => {
                 descriptors.extend(sending.endpoint().descriptors());
-                Entry::Port(transfer::capsule(sending, receiving))
+                Entry::Port(Box::new(transfer::capsule(sending, receiving)))
             }
             Item::Buffer(buffer) => {
                 descriptors.push(buffer.descriptor());
@@ -173,7 +173,7 @@ impl Parcel {
         for entry in entries {
             parts.push_back(match entry {
                 Entry::Port(capsule) => {
-                    Part::Port(Box::new(Parts::new(capsule, [next()?, next()?, next()?])))
+                    Part::Port(Box::new(Parts::new(*capsule, [next()?, next()?, next()?])))
                 }
                 Entry::Buffer { len } => Part::Buffer { descriptor: next()?, len },
                 Entry::Descriptor => Part::Descriptor(next()?),

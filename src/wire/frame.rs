@@ -137,10 +137,10 @@ impl Capsule {
 }
 
 /// One thing that moves with a message.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Entry {
     /// An end of a pair; its capsule, not looked at yet.
-    Port([u8; CAPSULE_LEN]),
+    Port(Box<[u8; CAPSULE_LEN]>),
     /// Sealed memory of `len` bytes.
     Buffer { len: u64 },
     /// Any other descriptor.
@@ -151,7 +151,7 @@ pub(crate) enum Entry {
 
 impl Entry {
     /// How many descriptors it has.
-    pub(crate) const fn descriptors(self) -> usize {
+    pub(crate) const fn descriptors(&self) -> usize {
         if matches!(self, Entry::Port(_)) { PORT_DESCRIPTORS } else { 1 }
     }
 }
@@ -165,7 +165,7 @@ pub(crate) fn encode_packet(sequence: u64, entries: &[Entry]) -> Vec<u8> {
         match entry {
             Entry::Port(capsule) => {
                 bytes.extend(PORT.to_le_bytes());
-                bytes.extend(capsule);
+                bytes.extend(capsule.as_slice());
             }
             Entry::Buffer { len } => {
                 bytes.extend(BUFFER.to_le_bytes());
@@ -195,7 +195,7 @@ pub(crate) fn decode_packet(bytes: &[u8]) -> Option<(u64, Vec<Entry>)> {
             PORT => {
                 let (capsule, after) = rest.split_first_chunk()?;
                 rest = after;
-                Entry::Port(*capsule)
+                Entry::Port(Box::new(*capsule))
             }
             BUFFER => Entry::Buffer { len: take_word(&mut rest)? },
             DESCRIPTOR => Entry::Descriptor,
@@ -294,19 +294,20 @@ mod tests {
     #[test]
     fn packets_survive_the_round_trip() {
         let pool = Entry::Pool { number: 1, slots: 2, len: 3 };
-        let port = Entry::Port(CAPSULE.encode());
+        let port = Entry::Port(Box::new(CAPSULE.encode()));
         let entries = [Entry::Descriptor, port, pool, Entry::Buffer { len: 7 }];
         let packet = encode_packet(9, &entries);
         assert_eq!(decode_packet(&packet), Some((9, entries.to_vec())));
-        let most = [Entry::Port(CAPSULE.encode()); MAX_ENTRIES];
+        let most = vec![Entry::Port(Box::new(CAPSULE.encode())); MAX_ENTRIES];
         let packet = encode_packet(u64::MAX, &most);
         assert_eq!(packet.len(), MAX_PACKET_LEN);
-        assert_eq!(decode_packet(&packet), Some((u64::MAX, most.to_vec())));
+        assert_eq!(decode_packet(&packet), Some((u64::MAX, most)));
     }
 
     #[test]
     fn other_bytes_are_no_packet() {
-        let entries = [Entry::Descriptor, Entry::Port(CAPSULE.encode()), Entry::Buffer { len: 7 }];
+        let entries =
+            [Entry::Descriptor, Entry::Port(Box::new(CAPSULE.encode())), Entry::Buffer { len: 7 }];
         let packet = encode_packet(9, &entries);
         let ends = [16, 24, 24 + 8 + CAPSULE_LEN, packet.len()];
         for len in 0..packet.len() {
@@ -320,7 +321,7 @@ mod tests {
         let mut other = packet;
         other[16] = 5;
         assert_eq!(decode_packet(&other), None, "an unknown kind");
-        let many = encode_packet(1, &[Entry::Descriptor; MAX_ENTRIES + 1]);
+        let many = encode_packet(1, &vec![Entry::Descriptor; MAX_ENTRIES + 1]);
         assert_eq!(decode_packet(&many), None, "too many");
     }
 
