@@ -104,6 +104,7 @@ pub use port::{
     channel::{ChannelBuilder, MessageChannel},
     event::MessageEvent,
     loan::Loan,
+    message::Message,
     pool::{BufferPool, PooledError},
     receiver::Receiver,
     sender::Sender,

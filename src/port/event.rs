@@ -1,12 +1,13 @@
 //! What arrives.
 
-use crate::error::{BufferError, MessageError};
+use crate::error::MessageError;
 use crate::link::buffer::Buffer;
-use crate::link::cargo::{Kind, Parcel, Part};
+use crate::link::cargo::{Kind, Parcel};
 use crate::link::payload::{self, Payload};
 use crate::link::pool::PooledBuffer;
-use crate::link::transfer;
 use crate::port::MessagePort;
+use crate::port::content::{self, Content};
+use crate::port::message::Message;
 use crate::port::receiver::Receiver;
 use crate::wire::record::Format;
 use rkyv::api::high::{HighDeserializer, HighValidator};
@@ -62,8 +63,7 @@ impl<'p> MessageEvent<'p> {
         T: Archive,
         T::Archived: Portable + for<'a> CheckBytes<HighValidator<'a, Error>>,
     {
-        self.require(Format::Archive)?;
-        payload::access::<T::Archived>(self.bytes()).map_err(invalid::<T>)
+        content::data::<T>(self)
     }
 
     /// The message as the archived form of `T`, without a check.
@@ -109,7 +109,7 @@ impl<'p> MessageEvent<'p> {
             + for<'a> CheckBytes<HighValidator<'a, Error>>
             + Deserialize<T, HighDeserializer<Error>>,
     {
-        rkyv::deserialize::<T, Error>(self.data::<T>()?).map_err(invalid::<T>)
+        content::deserialize(self)
     }
 
     /// The message's bytes, whatever they were posted as. 16-aligned.
@@ -131,8 +131,7 @@ impl<'p> MessageEvent<'p> {
     /// [`MessageError::Format`] if it was not posted as text, [`MessageError::NotText`] if its
     /// bytes are not UTF-8, which only a peer that does not use this crate can cause.
     pub fn text(&self) -> Result<&str, MessageError> {
-        self.require(Format::Text)?;
-        std::str::from_utf8(self.bytes()).map_err(MessageError::NotText)
+        content::text(self)
     }
 
     /// What it was posted as.
@@ -171,12 +170,7 @@ impl<'p> MessageEvent<'p> {
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
     pub fn take_port(&self) -> Result<MessagePort, MessageError> {
-        self.take(Kind::Port, "port", |part, is_trusted| {
-            let Part::Port(parts) = part else { unreachable!("a port was asked for") };
-            transfer::unpack(*parts, is_trusted)
-                .map(MessagePort::new)
-                .map_err(|(error, parts)| (MessageError::Port(error), parts.map(Part::Port)))
-        })
+        content::take_port(self)
     }
 
     /// Takes the next buffer that moved with the message, once the kernel says that nobody can
@@ -185,14 +179,7 @@ impl<'p> MessageEvent<'p> {
     /// # Errors
     /// As [`take_port`](Self::take_port), with [`MessageError::Buffer`].
     pub fn take_buffer(&self) -> Result<Buffer, MessageError> {
-        self.take(Kind::Buffer, "buffer", |part, _| {
-            let Part::Buffer { descriptor, len } = part else { unreachable!("asked for") };
-            Buffer::import(descriptor, len).map_err(|(error, descriptor)| {
-                let again = matches!(error, BufferError::Io { .. });
-                let part = again.then_some(Part::Buffer { descriptor, len });
-                (MessageError::Buffer(error), part)
-            })
-        })
+        content::take_buffer(self)
     }
 
     /// Takes the next descriptor that moved with the message. Nothing is known of what it is.
@@ -214,10 +201,7 @@ impl<'p> MessageEvent<'p> {
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
     pub fn take_descriptor(&self) -> Result<OwnedFd, MessageError> {
-        self.take(Kind::Descriptor, "descriptor", |part, _| {
-            let Part::Descriptor(descriptor) = part else { unreachable!("asked for") };
-            Ok(descriptor)
-        })
+        content::take_descriptor(self)
     }
 
     /// Takes the pooled buffer that came with the message. Dropping it returns it to its pool.
@@ -226,10 +210,7 @@ impl<'p> MessageEvent<'p> {
     /// [`MessageError::NothingLeft`] if none came, or if this end is not trusted: see
     /// [`BufferPool`](crate::BufferPool).
     pub fn take_pooled(&self) -> Result<PooledBuffer, MessageError> {
-        self.take(Kind::Pooled, "pooled buffer", |part, _| {
-            let Part::Pooled(buffer) = part else { unreachable!("asked for") };
-            Ok(buffer)
-        })
+        content::take_pooled(self)
     }
 
     /// Takes all ports that are left, in the order of the list.
@@ -240,7 +221,7 @@ impl<'p> MessageEvent<'p> {
     /// As [`take_port`](Self::take_port), but for `NothingLeft`; ports taken before the one that
     /// failed are dropped.
     pub fn take_ports(&self) -> Result<Vec<MessagePort>, MessageError> {
-        self.take_all(Kind::Port, MessageEvent::take_port)
+        content::take_all(self, Kind::Port, MessageEvent::take_port)
     }
 
     /// Takes all buffers that are left, in the order of the list.
@@ -249,7 +230,7 @@ impl<'p> MessageEvent<'p> {
     /// As [`take_buffer`](Self::take_buffer), but for `NothingLeft`; buffers taken before the one
     /// that failed are dropped.
     pub fn take_buffers(&self) -> Result<Vec<Buffer>, MessageError> {
-        self.take_all(Kind::Buffer, MessageEvent::take_buffer)
+        content::take_all(self, Kind::Buffer, MessageEvent::take_buffer)
     }
 
     /// Takes all descriptors that are left, in the order of the list.
@@ -257,7 +238,7 @@ impl<'p> MessageEvent<'p> {
     /// # Errors
     /// [`MessageError::Lost`].
     pub fn take_descriptors(&self) -> Result<Vec<OwnedFd>, MessageError> {
-        self.take_all(Kind::Descriptor, MessageEvent::take_descriptor)
+        content::take_all(self, Kind::Descriptor, MessageEvent::take_descriptor)
     }
 
     /// How many ports, buffers and descriptors are left to be taken.
@@ -270,53 +251,29 @@ impl<'p> MessageEvent<'p> {
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
     pub fn transferred(&self) -> (usize, usize, usize) {
-        let count = |kind| self.with_parcel(|parcel| parcel.count(kind)).unwrap_or(0);
-        (count(Kind::Port), count(Kind::Buffer), count(Kind::Descriptor))
+        content::transferred(self)
     }
 
-    fn take_all<T>(
-        &self,
-        kind: Kind,
-        take: impl Fn(&Self) -> Result<T, MessageError>,
-    ) -> Result<Vec<T>, MessageError> {
-        match self.with_parcel(|parcel| (parcel.lost, parcel.count(kind))) {
-            None => Ok(Vec::new()),
-            Some((0, count)) => (0..count).map(|_| take(self)).collect(),
-            Some((descriptors, _)) => Err(MessageError::Lost { descriptors }),
-        }
+    /// The same as a message of its own, which borrows nothing: copies the bytes, and takes along what
+    /// moved with it.
+    pub fn into_message(self) -> Message {
+        let parcel = self.receiver.take_parcel(self.payload.ticket());
+        Message::new(&self, parcel)
+    }
+}
+
+impl Content for MessageEvent<'_> {
+    #[inline]
+    fn content(&self) -> &[u8] {
+        self.bytes()
     }
 
-    /// Takes one part and makes of it what it is; a part that may be tried again goes back.
-    fn take<T>(
-        &self,
-        kind: Kind,
-        name: &'static str,
-        make: impl FnOnce(Part, bool) -> Result<T, (MessageError, Option<Part>)>,
-    ) -> Result<T, MessageError> {
-        let taken = self.with_parcel(|parcel| match parcel.lost {
-            0 => Ok(parcel.take(kind).map(|taken| (taken, parcel.is_trusted))),
-            descriptors => Err(MessageError::Lost { descriptors }),
-        });
-        let Some(((place, part), is_trusted)) = taken.transpose()?.flatten() else {
-            return Err(MessageError::NothingLeft { kind: name });
-        };
-        make(part, is_trusted).map_err(|(error, part)| {
-            if let Some(part) = part {
-                self.with_parcel(|parcel| parcel.put_back(place, part));
-            }
-            error
-        })
+    fn posted_as(&self) -> Format {
+        self.format()
     }
 
     fn with_parcel<T>(&self, act: impl FnOnce(&mut Parcel) -> T) -> Option<T> {
         self.receiver.with_parcel(self.payload.ticket(), act)
-    }
-
-    fn require(&self, expected: Format) -> Result<(), MessageError> {
-        if self.format() == expected {
-            return Ok(());
-        }
-        Err(MessageError::Format { expected: expected.name(), found: self.format().name() })
     }
 }
 
@@ -334,8 +291,4 @@ impl fmt::Debug for MessageEvent<'_> {
             .field("len", &self.bytes().len())
             .finish_non_exhaustive()
     }
-}
-
-fn invalid<T>(source: Error) -> MessageError {
-    MessageError::Invalid { expected: std::any::type_name::<T>(), source }
 }

@@ -3,9 +3,11 @@
 pub(crate) mod burst;
 pub(crate) mod cancel;
 pub(crate) mod channel;
+pub(crate) mod content;
 pub(crate) mod event;
 pub(crate) mod events;
 pub(crate) mod loan;
+pub(crate) mod message;
 pub(crate) mod pool;
 pub(crate) mod receiver;
 pub(crate) mod sender;

@@ -110,6 +110,11 @@ impl Receiver {
         self.receiving.borrow_mut().leave(farewell);
     }
 
+    /// Takes out what moved with a message that is alive.
+    pub(crate) fn take_parcel(&self, ticket: Ticket) -> Option<Parcel> {
+        self.receiving.borrow_mut().take_parcel(ticket)
+    }
+
     /// Works on what moved with a message that is alive.
     pub(crate) fn with_parcel<T>(
         &self,

@@ -1,0 +1,133 @@
+//! What can be asked of a message, wherever its bytes are: in an event that borrows its port, or in a
+//! message of its own.
+
+use crate::error::{BufferError, MessageError};
+use crate::link::buffer::Buffer;
+use crate::link::cargo::{Kind, Parcel, Part};
+use crate::link::payload;
+use crate::link::pool::PooledBuffer;
+use crate::link::transfer;
+use crate::port::MessagePort;
+use crate::wire::record::Format;
+use rkyv::api::high::{HighDeserializer, HighValidator};
+use rkyv::bytecheck::CheckBytes;
+use rkyv::rancor::Error;
+use rkyv::{Archive, Deserialize, Portable};
+use std::os::fd::OwnedFd;
+
+pub(crate) trait Content {
+    fn content(&self) -> &[u8];
+    fn posted_as(&self) -> Format;
+    /// Works on what moved with the message, if anything did.
+    fn with_parcel<T>(&self, act: impl FnOnce(&mut Parcel) -> T) -> Option<T>;
+}
+
+#[inline]
+pub(crate) fn data<T>(of: &impl Content) -> Result<&T::Archived, MessageError>
+where
+    T: Archive,
+    T::Archived: Portable + for<'a> CheckBytes<HighValidator<'a, Error>>,
+{
+    require(of, Format::Archive)?;
+    payload::access::<T::Archived>(of.content()).map_err(invalid::<T>)
+}
+
+pub(crate) fn deserialize<T>(of: &impl Content) -> Result<T, MessageError>
+where
+    T: Archive,
+    T::Archived: Portable
+        + for<'a> CheckBytes<HighValidator<'a, Error>>
+        + Deserialize<T, HighDeserializer<Error>>,
+{
+    rkyv::deserialize::<T, Error>(data::<T>(of)?).map_err(invalid::<T>)
+}
+
+pub(crate) fn text(of: &impl Content) -> Result<&str, MessageError> {
+    require(of, Format::Text)?;
+    std::str::from_utf8(of.content()).map_err(MessageError::NotText)
+}
+
+pub(crate) fn take_port(of: &impl Content) -> Result<MessagePort, MessageError> {
+    take(of, Kind::Port, "port", |part, is_trusted| {
+        let Part::Port(parts) = part else { unreachable!("a port was asked for") };
+        transfer::unpack(*parts, is_trusted)
+            .map(MessagePort::new)
+            .map_err(|(error, parts)| (MessageError::Port(error), parts.map(Part::Port)))
+    })
+}
+
+pub(crate) fn take_buffer(of: &impl Content) -> Result<Buffer, MessageError> {
+    take(of, Kind::Buffer, "buffer", |part, _| {
+        let Part::Buffer { descriptor, len } = part else { unreachable!("asked for") };
+        Buffer::import(descriptor, len).map_err(|(error, descriptor)| {
+            let again = matches!(error, BufferError::Io { .. });
+            let part = again.then_some(Part::Buffer { descriptor, len });
+            (MessageError::Buffer(error), part)
+        })
+    })
+}
+
+pub(crate) fn take_descriptor(of: &impl Content) -> Result<OwnedFd, MessageError> {
+    take(of, Kind::Descriptor, "descriptor", |part, _| {
+        let Part::Descriptor(descriptor) = part else { unreachable!("asked for") };
+        Ok(descriptor)
+    })
+}
+
+pub(crate) fn take_pooled(of: &impl Content) -> Result<PooledBuffer, MessageError> {
+    take(of, Kind::Pooled, "pooled buffer", |part, _| {
+        let Part::Pooled(buffer) = part else { unreachable!("asked for") };
+        Ok(buffer)
+    })
+}
+
+pub(crate) fn transferred(of: &impl Content) -> (usize, usize, usize) {
+    let count = |kind| of.with_parcel(|parcel| parcel.count(kind)).unwrap_or(0);
+    (count(Kind::Port), count(Kind::Buffer), count(Kind::Descriptor))
+}
+
+pub(crate) fn take_all<C: Content, T>(
+    of: &C,
+    kind: Kind,
+    take: impl Fn(&C) -> Result<T, MessageError>,
+) -> Result<Vec<T>, MessageError> {
+    match of.with_parcel(|parcel| (parcel.lost, parcel.count(kind))) {
+        None => Ok(Vec::new()),
+        Some((0, count)) => (0..count).map(|_| take(of)).collect(),
+        Some((descriptors, _)) => Err(MessageError::Lost { descriptors }),
+    }
+}
+
+/// Takes one part and makes of it what it is; a part that may be tried again goes back.
+fn take<T>(
+    of: &impl Content,
+    kind: Kind,
+    name: &'static str,
+    make: impl FnOnce(Part, bool) -> Result<T, (MessageError, Option<Part>)>,
+) -> Result<T, MessageError> {
+    let taken = of.with_parcel(|parcel| match parcel.lost {
+        0 => Ok(parcel.take(kind).map(|taken| (taken, parcel.is_trusted))),
+        descriptors => Err(MessageError::Lost { descriptors }),
+    });
+    let Some(((place, part), is_trusted)) = taken.transpose()?.flatten() else {
+        return Err(MessageError::NothingLeft { kind: name });
+    };
+    make(part, is_trusted).map_err(|(error, part)| {
+        if let Some(part) = part {
+            of.with_parcel(|parcel| parcel.put_back(place, part));
+        }
+        error
+    })
+}
+
+pub(crate) fn require(of: &impl Content, expected: Format) -> Result<(), MessageError> {
+    let found = of.posted_as();
+    if found == expected {
+        return Ok(());
+    }
+    Err(MessageError::Format { expected: expected.name(), found: found.name() })
+}
+
+fn invalid<T>(source: Error) -> MessageError {
+    MessageError::Invalid { expected: std::any::type_name::<T>(), source }
+}

@@ -1,0 +1,184 @@
+//! A message of its own, which borrows nothing.
+
+use crate::error::MessageError;
+use crate::link::buffer::Buffer;
+use crate::link::cargo::{Kind, Parcel};
+use crate::link::payload::{Block, blocks_as_bytes, blocks_as_bytes_mut};
+use crate::link::pool::PooledBuffer;
+use crate::port::MessagePort;
+use crate::port::content::{self, Content};
+use crate::port::event::MessageEvent;
+use crate::wire::record::Format;
+use rkyv::api::high::{HighDeserializer, HighValidator};
+use rkyv::bytecheck::CheckBytes;
+use rkyv::rancor::Error;
+use rkyv::{Archive, Deserialize, Portable};
+use std::cell::RefCell;
+use std::fmt;
+use std::os::fd::OwnedFd;
+
+/// A message that was received, with its bytes and what moved with it: owned, so that it can go to
+/// another thread or wait for another task. Asked like a [`MessageEvent`].
+///
+/// ```
+/// use messageport::MessageChannel;
+///
+/// let channel = MessageChannel::new()?;
+/// channel.port1.post_text("for later")?;
+/// let message = channel.port2.recv()?.into_message();
+/// let thread = std::thread::spawn(move || message.text().unwrap().len());
+/// assert_eq!(thread.join().unwrap(), 9);
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+pub struct Message {
+    blocks: Vec<Block>,
+    len: usize,
+    format: Format,
+    parcel: RefCell<Option<Parcel>>,
+}
+
+impl Message {
+    pub(crate) fn new(event: &MessageEvent<'_>, parcel: Option<Parcel>) -> Message {
+        let bytes = event.bytes();
+        let mut blocks = vec![Block::default(); bytes.len().div_ceil(size_of::<Block>())];
+        blocks_as_bytes_mut(&mut blocks)[..bytes.len()].copy_from_slice(bytes);
+        let format = event.format();
+        Message { blocks, len: bytes.len(), format, parcel: RefCell::new(parcel) }
+    }
+
+    /// See [`MessageEvent::data`].
+    ///
+    /// # Errors
+    /// As there.
+    pub fn data<T>(&self) -> Result<&T::Archived, MessageError>
+    where
+        T: Archive,
+        T::Archived: Portable + for<'a> CheckBytes<HighValidator<'a, Error>>,
+    {
+        content::data::<T>(self)
+    }
+
+    /// See [`MessageEvent::deserialize`].
+    ///
+    /// # Errors
+    /// As there.
+    pub fn deserialize<T>(&self) -> Result<T, MessageError>
+    where
+        T: Archive,
+        T::Archived: Portable
+            + for<'a> CheckBytes<HighValidator<'a, Error>>
+            + Deserialize<T, HighDeserializer<Error>>,
+    {
+        content::deserialize(self)
+    }
+
+    /// The message's bytes, 16-aligned.
+    pub fn bytes(&self) -> &[u8] {
+        &blocks_as_bytes(&self.blocks)[..self.len]
+    }
+
+    /// See [`MessageEvent::text`].
+    ///
+    /// # Errors
+    /// As there.
+    pub fn text(&self) -> Result<&str, MessageError> {
+        content::text(self)
+    }
+
+    /// What it was posted as.
+    pub fn format(&self) -> Format {
+        self.format
+    }
+
+    /// See [`MessageEvent::take_port`].
+    ///
+    /// # Errors
+    /// As there.
+    pub fn take_port(&self) -> Result<MessagePort, MessageError> {
+        content::take_port(self)
+    }
+
+    /// See [`MessageEvent::take_buffer`].
+    ///
+    /// # Errors
+    /// As there.
+    pub fn take_buffer(&self) -> Result<Buffer, MessageError> {
+        content::take_buffer(self)
+    }
+
+    /// See [`MessageEvent::take_descriptor`].
+    ///
+    /// # Errors
+    /// As there.
+    pub fn take_descriptor(&self) -> Result<OwnedFd, MessageError> {
+        content::take_descriptor(self)
+    }
+
+    /// See [`MessageEvent::take_pooled`].
+    ///
+    /// # Errors
+    /// As there.
+    pub fn take_pooled(&self) -> Result<PooledBuffer, MessageError> {
+        content::take_pooled(self)
+    }
+
+    /// See [`MessageEvent::take_ports`].
+    ///
+    /// # Errors
+    /// As there.
+    pub fn take_ports(&self) -> Result<Vec<MessagePort>, MessageError> {
+        content::take_all(self, Kind::Port, Message::take_port)
+    }
+
+    /// See [`MessageEvent::take_buffers`].
+    ///
+    /// # Errors
+    /// As there.
+    pub fn take_buffers(&self) -> Result<Vec<Buffer>, MessageError> {
+        content::take_all(self, Kind::Buffer, Message::take_buffer)
+    }
+
+    /// See [`MessageEvent::take_descriptors`].
+    ///
+    /// # Errors
+    /// As there.
+    pub fn take_descriptors(&self) -> Result<Vec<OwnedFd>, MessageError> {
+        content::take_all(self, Kind::Descriptor, Message::take_descriptor)
+    }
+
+    /// See [`MessageEvent::transferred`].
+    pub fn transferred(&self) -> (usize, usize, usize) {
+        content::transferred(self)
+    }
+}
+
+impl Content for Message {
+    fn content(&self) -> &[u8] {
+        self.bytes()
+    }
+
+    fn posted_as(&self) -> Format {
+        self.format
+    }
+
+    fn with_parcel<T>(&self, act: impl FnOnce(&mut Parcel) -> T) -> Option<T> {
+        self.parcel.borrow_mut().as_mut().map(act)
+    }
+}
+
+impl Drop for Message {
+    fn drop(&mut self) {
+        if let Some(parcel) = self.parcel.get_mut().take() {
+            parcel.abandon();
+        }
+    }
+}
+
+impl fmt::Debug for Message {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Message")
+            .field("format", &self.format)
+            .field("len", &self.len)
+            .finish_non_exhaustive()
+    }
+}
