@@ -72,16 +72,20 @@ mod sync;
 mod wire;
 
 pub use error::{
-    AttachError, BufferError, ChannelError, CloseReason, ConnectError, Corruption, ListenError,
-    LoopError, MessageError, ParentPortError, PoolError, PostError, RecvError, SchemaError,
-    SpawnError,
+    AttachError, BroadcastError, BufferError, ChannelError, CloseReason, ConnectError, Corruption,
+    ListenError, LoopError, MessageError, ParentPortError, PoolError, PostError, RecvError,
+    SchemaError, SpawnError,
 };
 #[cfg(not(loom))]
 pub use front::blocking::Iter;
 #[cfg(not(loom))]
 pub use front::event_loop::{EventLoop, LoopHandle, PortId};
+#[cfg(all(not(loom), any(feature = "tokio", feature = "async-io")))]
+pub use front::future::{AsyncPort, AsyncReceiver, AsyncSender};
 #[cfg(not(loom))]
 pub use front::port_set::{PortSet, Said};
+#[cfg(not(loom))]
+pub use group::broadcast::BroadcastChannel;
 #[cfg(not(loom))]
 pub use group::collection::{CollectionError, Member, MemberId, PortCollection};
 #[cfg(not(loom))]

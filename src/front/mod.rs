@@ -2,4 +2,6 @@
 
 pub(crate) mod blocking;
 pub(crate) mod event_loop;
+#[cfg(any(feature = "tokio", feature = "async-io"))]
+pub(crate) mod future;
 pub(crate) mod port_set;

@@ -3,7 +3,7 @@
 
 use crate::error::{AttachError, ChannelError, Corruption, SystemError};
 use crate::os::mapping::Mapping;
-use crate::os::memfd;
+use crate::os::{memfd, random_number};
 use crate::ring::memory::Memory;
 use crate::ring::segment::Geometry;
 use crate::sync::Ordering::Relaxed;
@@ -11,7 +11,6 @@ use crate::wire::layout::{
     AREA_OFFSET, FEATURES, Identity, MAGIC, MAX_LIMIT, MAX_SEGMENTS, MIN_CAPACITY, RegionHeader,
     VERSION, payload_format, region_len,
 };
-use std::hash::{BuildHasher, RandomState};
 use std::mem::offset_of;
 use std::ops::Range;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -257,10 +256,9 @@ fn check_geometry(capacity: u64, limit: u64) -> Result<Geometry, AttachError> {
     Ok(Geometry::new(capacity, limit))
 }
 
-/// A number to tell pairs apart by. It protects nothing, so the standard library's random keys do.
+/// A number to tell pairs apart by.
 fn random_id() -> u128 {
-    let half = || u128::from(RandomState::new().hash_one(std::process::id()));
-    half() | half() << 64
+    u128::from(random_number()) | u128::from(random_number()) << 64
 }
 
 const fn size_of_lane() -> usize {

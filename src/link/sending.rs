@@ -285,6 +285,13 @@ impl Sending {
         self.producer.raise_room_flag(Sleep::Futex);
     }
 
+    /// Raises the flag so that the peer rings the doorbell: for who waits on its descriptor alone.
+    #[cfg(any(feature = "tokio", feature = "async-io"))]
+    pub(crate) fn raise_doorbell_flag(&mut self) {
+        self.commit();
+        self.producer.raise_room_flag(Sleep::Doorbell);
+    }
+
     /// Sleeps as `prepare_wait` announced, for a slice of time at the most. Returns for room, for
     /// an interruption, at the deadline, and sometimes for nothing.
     ///

@@ -73,7 +73,7 @@ impl Listener {
     /// # Errors
     /// As [`bind`](Self::bind).
     pub fn bind_with(name: &str, builder: ChannelBuilder) -> Result<Listener, ListenError> {
-        if !is_name(name) {
+        if !name::is_name(name) {
             return Err(ListenError::BadName { name: name.to_owned() });
         }
         let directory =
@@ -301,7 +301,7 @@ impl Connect {
     /// # Errors
     /// [`ConnectError`].
     pub fn to(self, name: &str) -> Result<MessagePort, ConnectError> {
-        if !is_name(name) {
+        if !name::is_name(name) {
             return Err(ConnectError::BadName { name: name.to_owned() });
         }
         let directory =
@@ -376,11 +376,6 @@ fn difference(theirs: Hello, ours: Hello) -> AttachError {
 fn no_room() -> ConnectError {
     let source = std::io::Error::from_raw_os_error(libc::EMFILE);
     ConnectError::Io { call: "recvmsg", source }
-}
-
-fn is_name(name: &str) -> bool {
-    let is_special = name == "." || name == "..";
-    (1..=64).contains(&name.len()) && !name.contains(['/', '\0']) && !is_special
 }
 
 /// How long to wait for a listener that has taken a client in and says nothing.

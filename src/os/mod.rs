@@ -16,8 +16,14 @@ pub(crate) mod socket;
 
 use crate::error::SystemError;
 use nix::errno::Errno;
+use std::hash::{BuildHasher, RandomState};
 
 /// Names the call that an errno comes from.
 fn named(call: &'static str) -> impl FnOnce(Errno) -> SystemError {
     move |errno| SystemError { call, source: errno.into() }
+}
+
+/// A number that is hardly drawn twice. It protects nothing, so the standard library's random keys do.
+pub(crate) fn random_number() -> u64 {
+    RandomState::new().hash_one(std::process::id())
 }

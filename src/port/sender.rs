@@ -305,6 +305,14 @@ impl Sender {
         }
     }
 
+    /// Has the peer ring the doorbell when it makes room.
+    #[cfg(any(feature = "tokio", feature = "async-io"))]
+    pub(crate) fn raise_doorbell_flag(&self) {
+        if let Ok(mut sending) = self.borrow() {
+            sending.raise_doorbell_flag();
+        }
+    }
+
     pub(crate) fn sleep(&self, deadline: Option<Instant>) -> Result<(), PostError> {
         self.borrow()?.sleep(deadline);
         Ok(())

@@ -1,0 +1,444 @@
+//! Ports for async programs: they wait on the runtime's reactor, and start no thread.
+
+use crate::error::{CloseReason, LoopError, MessageError, PostError, RecvError};
+use crate::link::endpoint::Endpoint;
+use crate::link::payload::Post;
+use crate::port::MessagePort;
+use crate::port::message::Message;
+use crate::port::receiver::Receiver;
+use crate::port::sender::Sender;
+use crate::port::transfer::{TransferError, Transferable};
+use atomic_waker::AtomicWaker;
+use futures_core::Stream;
+use futures_sink::Sink;
+use std::fmt;
+use std::future::poll_fn;
+use std::io;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll, ready};
+
+/// A port for async programs; made by [`MessagePort::into_async`].
+///
+/// It gives messages of their own, which are copied also between trusted ends, and is `Send`, as are
+/// its futures. A future of it that is dropped loses nothing: a message that was not returned is still
+/// in the queue. It waits on tokio's reactor with the feature `tokio`, and on that of async-io with the
+/// feature `async-io`; with both, on tokio's inside of a tokio runtime.
+///
+/// As a [`Stream`] it gives messages until the end, those that could not be had as errors among them;
+/// as a [`Sink`] it takes bytes, and keeps one message that found no room until it is flushed.
+///
+#[cfg_attr(feature = "tokio", doc = "```")]
+#[cfg_attr(not(feature = "tokio"), doc = "```ignore")]
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// let channel = messageport::MessageChannel::new()?;
+/// let (mut port1, mut port2) = (channel.port1.into_async()?, channel.port2.into_async()?);
+/// port1.post_message(&7u32).await?;
+/// assert_eq!(*port2.recv().await?.data::<u32>()?, 7);
+/// # Ok(())
+/// # }
+/// ```
+pub struct AsyncPort {
+    sender: AsyncSender,
+    receiver: AsyncReceiver,
+}
+
+/// The posting half of an [`AsyncPort`], for a task of its own.
+pub struct AsyncSender {
+    sender: Sender,
+    reactor: Reactor,
+    wakers: Arc<AtomicWaker>,
+    /// What the sink has taken and not posted.
+    kept: Option<Vec<u8>>,
+}
+
+/// The receiving half of an [`AsyncPort`], for a task of its own.
+pub struct AsyncReceiver {
+    receiver: Receiver,
+    reactor: Reactor,
+    /// Of a sender that waits for room: both hear one doorbell, and whoever silences it tells.
+    wakers: Arc<AtomicWaker>,
+    has_ended: bool,
+}
+
+impl MessagePort {
+    /// Makes the port one for async programs. Takes two descriptors more.
+    ///
+    /// # Errors
+    /// [`LoopError::Io`] if the reactor takes no descriptor, or if there is none: with the feature
+    /// `tokio` alone, outside of a runtime.
+    pub fn into_async(self) -> Result<AsyncPort, LoopError> {
+        let wakers = Arc::new(AtomicWaker::new());
+        let reactor = |port: &MessagePort| Reactor::new(port.endpoint());
+        let (for_sender, for_receiver) = (reactor(&self)?, reactor(&self)?);
+        let (sender, receiver) = self.split();
+        // From here on whoever finds nothing has raised the flag.
+        let _ = receiver.as_fd();
+        let sender =
+            AsyncSender { sender, reactor: for_sender, wakers: wakers.clone(), kept: None };
+        let receiver = AsyncReceiver { receiver, reactor: for_receiver, wakers, has_ended: false };
+        Ok(AsyncPort { sender, receiver })
+    }
+}
+
+impl AsyncPort {
+    /// The next message. Cancel-safe.
+    ///
+    /// # Errors
+    /// As [`MessagePort::recv`].
+    pub async fn recv(&mut self) -> Result<Message, RecvError> {
+        self.receiver.recv().await
+    }
+
+    /// Posts a value, waiting for room. Dropped before its end it has posted nothing.
+    ///
+    /// # Errors
+    /// As [`MessagePort::post_message`], but for `QueueFull`.
+    pub async fn post_message<T: Post>(&mut self, value: &T) -> Result<(), PostError> {
+        self.sender.post_message(value).await
+    }
+
+    /// Posts bytes, waiting for room.
+    ///
+    /// # Errors
+    /// As [`post_message`](Self::post_message).
+    pub async fn post_bytes(&mut self, bytes: &[u8]) -> Result<(), PostError> {
+        self.sender.post_bytes(bytes).await
+    }
+
+    /// Posts a value, and moves ports, buffers and descriptors with it. Does not wait.
+    ///
+    /// # Errors
+    /// As [`MessagePort::post_message_with`].
+    pub fn post_message_with<T: Post>(
+        &mut self,
+        value: &T,
+        transfer: impl Into<Vec<Transferable>>,
+    ) -> Result<(), TransferError> {
+        self.sender.post_message_with(value, transfer)
+    }
+
+    /// Parts it into halves for two tasks.
+    pub fn split(self) -> (AsyncSender, AsyncReceiver) {
+        (self.sender, self.receiver)
+    }
+
+    /// The port again, for other uses.
+    ///
+    /// # Panics
+    /// Never: its halves belong together.
+    pub fn into_inner(self) -> MessagePort {
+        MessagePort::join(self.sender.sender, self.receiver.receiver).expect("halves of one port")
+    }
+
+    /// Ends the conversation. See [`MessagePort::close`].
+    pub fn close(&self) {
+        self.sender.sender.close();
+        self.receiver.receiver.close();
+    }
+}
+
+impl AsyncSender {
+    /// Posts a value, waiting for room. See [`AsyncPort::post_message`].
+    ///
+    /// # Errors
+    /// As there.
+    pub async fn post_message<T: Post>(&mut self, value: &T) -> Result<(), PostError> {
+        poll_fn(|context| self.poll_post(context, |sender| sender.post_message(value))).await
+    }
+
+    /// Posts bytes, waiting for room.
+    ///
+    /// # Errors
+    /// As [`post_message`](Self::post_message).
+    pub async fn post_bytes(&mut self, bytes: &[u8]) -> Result<(), PostError> {
+        poll_fn(|context| self.poll_post(context, |sender| sender.post_bytes(bytes))).await
+    }
+
+    /// Posts a value, and moves what is in the list. Does not wait.
+    ///
+    /// # Errors
+    /// As [`MessagePort::post_message_with`].
+    pub fn post_message_with<T: Post>(
+        &mut self,
+        value: &T,
+        transfer: impl Into<Vec<Transferable>>,
+    ) -> Result<(), TransferError> {
+        self.sender.post_message_with(value, transfer)
+    }
+
+    /// Tries, raises the flag, and tries again before it waits.
+    fn poll_post(
+        &mut self,
+        context: &mut Context<'_>,
+        mut post: impl FnMut(&Sender) -> Result<(), PostError>,
+    ) -> Poll<Result<(), PostError>> {
+        loop {
+            match post(&self.sender) {
+                Err(PostError::QueueFull { .. }) => {}
+                answer => return Poll::Ready(answer),
+            }
+            self.wakers.register(context.waker());
+            self.sender.raise_doorbell_flag();
+            match post(&self.sender) {
+                Err(PostError::QueueFull { .. }) => {}
+                answer => return Poll::Ready(answer),
+            }
+            if let Err(source) = ready!(self.reactor.poll_rung(context)) {
+                return Poll::Ready(Err(PostError::Io { call: "reactor", source }));
+            }
+        }
+    }
+
+    /// Posts what the sink has kept.
+    fn poll_kept(&mut self, context: &mut Context<'_>) -> Poll<Result<(), PostError>> {
+        let Some(kept) = self.kept.take() else { return Poll::Ready(Ok(())) };
+        match self.poll_post(context, |sender| sender.post_bytes(&kept)) {
+            Poll::Pending => {
+                self.kept = Some(kept);
+                Poll::Pending
+            }
+            answer => answer,
+        }
+    }
+}
+
+impl AsyncReceiver {
+    /// The next message. See [`AsyncPort::recv`].
+    ///
+    /// # Errors
+    /// As there.
+    pub async fn recv(&mut self) -> Result<Message, RecvError> {
+        poll_fn(|context| self.poll_recv(context)).await
+    }
+
+    fn poll_recv(&mut self, context: &mut Context<'_>) -> Poll<Result<Message, RecvError>> {
+        loop {
+            match self.receiver.try_recv() {
+                Ok(Some(event)) => return Poll::Ready(Ok(event.into_message())),
+                Err(error) => return Poll::Ready(Err(error)),
+                // It has silenced the doorbell, which may have rung for room.
+                Ok(None) => self.wakers.wake(),
+            }
+            if let Err(source) = ready!(self.reactor.poll_rung(context)) {
+                return Poll::Ready(Err(RecvError::Io { call: "reactor", source }));
+            }
+        }
+    }
+}
+
+impl Stream for AsyncReceiver {
+    type Item = Result<Message, MessageError>;
+
+    fn poll_next(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<Result<Message, MessageError>>> {
+        if self.has_ended {
+            return Poll::Ready(None);
+        }
+        match ready!(self.poll_recv(context)) {
+            Ok(message) => Poll::Ready(Some(Ok(message))),
+            Err(RecvError::OutOfMemory { len }) => {
+                // It may never fit; what is lost is said.
+                let _ = self.receiver.discard_next();
+                Poll::Ready(Some(Err(MessageError::OutOfMemory { len })))
+            }
+            // The message comes without them in a tenth of a second.
+            Err(RecvError::OutOfDescriptors { .. }) => {
+                context.waker().wake_by_ref();
+                Poll::Pending
+            }
+            Err(_) => {
+                self.has_ended = true;
+                Poll::Ready(None)
+            }
+        }
+    }
+}
+
+impl Stream for AsyncPort {
+    type Item = Result<Message, MessageError>;
+
+    fn poll_next(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<Result<Message, MessageError>>> {
+        Pin::new(&mut self.receiver).poll_next(context)
+    }
+}
+
+impl Sink<Vec<u8>> for AsyncSender {
+    type Error = PostError;
+
+    fn poll_ready(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+    ) -> Poll<Result<(), PostError>> {
+        self.poll_kept(context)
+    }
+
+    fn start_send(mut self: Pin<&mut Self>, bytes: Vec<u8>) -> Result<(), PostError> {
+        match self.sender.post_bytes(&bytes) {
+            Err(PostError::QueueFull { .. }) => {
+                self.kept = Some(bytes);
+                Ok(())
+            }
+            answer => answer,
+        }
+    }
+
+    fn poll_flush(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+    ) -> Poll<Result<(), PostError>> {
+        self.poll_kept(context)
+    }
+
+    fn poll_close(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+    ) -> Poll<Result<(), PostError>> {
+        let flushed = ready!(self.poll_kept(context));
+        self.sender.close();
+        Poll::Ready(match flushed {
+            Err(PostError::Closed { reason: CloseReason::Local }) => Ok(()),
+            answer => answer,
+        })
+    }
+}
+
+impl Sink<Vec<u8>> for AsyncPort {
+    type Error = PostError;
+
+    fn poll_ready(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+    ) -> Poll<Result<(), PostError>> {
+        Pin::new(&mut self.sender).poll_ready(context)
+    }
+
+    fn start_send(mut self: Pin<&mut Self>, bytes: Vec<u8>) -> Result<(), PostError> {
+        Pin::new(&mut self.sender).start_send(bytes)
+    }
+
+    fn poll_flush(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+    ) -> Poll<Result<(), PostError>> {
+        Pin::new(&mut self.sender).poll_flush(context)
+    }
+
+    fn poll_close(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+    ) -> Poll<Result<(), PostError>> {
+        Pin::new(&mut self.sender).poll_close(context)
+    }
+}
+
+/// A duplicate of the doorbell's descriptor: each half waits by one of its own.
+struct Doorbell(OwnedFd);
+
+impl AsFd for Doorbell {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.0.as_fd()
+    }
+}
+
+impl AsRawFd for Doorbell {
+    fn as_raw_fd(&self) -> RawFd {
+        self.0.as_raw_fd()
+    }
+}
+
+/// What tells a task that the doorbell has rung.
+enum Reactor {
+    #[cfg(feature = "tokio")]
+    Tokio(tokio::net::UnixStream),
+    #[cfg(feature = "async-io")]
+    AsyncIo(async_io::Async<Doorbell>),
+}
+
+impl Reactor {
+    fn new(end: &Endpoint) -> Result<Reactor, LoopError> {
+        let failed = |call| move |source| LoopError::Io { call, source };
+        let doorbell = end.doorbell().try_clone_to_owned().map_err(failed("fcntl(F_DUPFD)"))?;
+        Reactor::of(Doorbell(doorbell)).map_err(failed("reactor"))
+    }
+
+    #[cfg(all(feature = "tokio", feature = "async-io"))]
+    fn of(doorbell: Doorbell) -> io::Result<Reactor> {
+        match tokio::runtime::Handle::try_current() {
+            Ok(_) => Reactor::on_tokio(doorbell),
+            Err(_) => Reactor::on_async_io(doorbell),
+        }
+    }
+
+    #[cfg(all(feature = "tokio", not(feature = "async-io")))]
+    fn of(doorbell: Doorbell) -> io::Result<Reactor> {
+        // Asked first, as tokio panics where there is no runtime.
+        tokio::runtime::Handle::try_current().map_err(io::Error::other)?;
+        Reactor::on_tokio(doorbell)
+    }
+
+    #[cfg(all(feature = "async-io", not(feature = "tokio")))]
+    fn of(doorbell: Doorbell) -> io::Result<Reactor> {
+        Reactor::on_async_io(doorbell)
+    }
+
+    #[cfg(feature = "tokio")]
+    fn on_tokio(doorbell: Doorbell) -> io::Result<Reactor> {
+        // The reactor wants it so. It changes nothing for us: each of the socket's calls has
+        // MSG_DONTWAIT, whatever its description says.
+        let stream = std::os::unix::net::UnixStream::from(doorbell.0);
+        stream.set_nonblocking(true)?;
+        tokio::net::UnixStream::from_std(stream).map(Reactor::Tokio)
+    }
+
+    #[cfg(feature = "async-io")]
+    fn on_async_io(doorbell: Doorbell) -> io::Result<Reactor> {
+        // The socket's calls have MSG_DONTWAIT each; its description is not touched.
+        async_io::Async::new_nonblocking(doorbell).map(Reactor::AsyncIo)
+    }
+
+    /// Ready once the doorbell has rung since the last time that this said so. The caller looks
+    /// again, and comes back here until this is pending.
+    fn poll_rung(&self, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match self {
+            #[cfg(feature = "tokio")]
+            Reactor::Tokio(stream) => {
+                ready!(stream.poll_read_ready(context))?;
+                // Nothing is read here: this only says that the readiness is used up.
+                let used_up = || Err::<(), _>(io::ErrorKind::WouldBlock.into());
+                let _ = stream.try_io(tokio::io::Interest::READABLE, used_up);
+                Poll::Ready(Ok(()))
+            }
+            #[cfg(feature = "async-io")]
+            Reactor::AsyncIo(fd) => fd.poll_readable(context),
+        }
+    }
+}
+
+impl fmt::Debug for AsyncPort {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("AsyncPort")
+            .field("sender", &self.sender.sender)
+            .field("receiver", &self.receiver.receiver)
+            .finish_non_exhaustive()
+    }
+}
+
+impl fmt::Debug for AsyncSender {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("AsyncSender").field(&self.sender).finish()
+    }
+}
+
+impl fmt::Debug for AsyncReceiver {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("AsyncReceiver").field(&self.receiver).finish()
+    }
+}
