@@ -5,7 +5,7 @@
 
 mod meeting;
 
-pub use meeting::{BroadcastError, ConnectError, ListenError, ParentPortError, SpawnError};
+pub use meeting::{ConnectError, ListenError, ParentPortError, SpawnError};
 
 use std::fmt;
 use std::io;
@@ -136,7 +136,7 @@ pub enum PostError {
     /// It can never fit this channel.
     #[error(
         "a message of {len} bytes can never fit: this channel takes at most {max}; \
-         give it a higher limit"
+         give it a higher limit, or move the bytes in a `Buffer`"
     )]
     TooLarge {
         /// Bytes of the message.
@@ -264,7 +264,7 @@ pub enum RecvError {
 #[non_exhaustive]
 pub enum MessageError {
     /// The bytes are not a valid archive of the type.
-    #[error("the message is no valid archive of {expected}: {source}")]
+    #[error("the message is no valid archive of {expected}: do both programs mean the same type?")]
     Invalid {
         /// Name of the type.
         expected: &'static str,
@@ -441,7 +441,7 @@ fn full(unread: &u64, limit: &u64, is_socket: &bool) -> String {
     match is_socket {
         true => "the queue of transferables is full; wait until some were received".to_owned(),
         false => format!(
-            "{unread} of at most {limit} bytes are unread; \
+            "{unread} of at most {limit} bytes are unread, and the rest is not in one piece; \
              wait for room, or give the channel a higher limit"
         ),
     }

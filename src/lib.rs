@@ -33,6 +33,15 @@
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 //!
+//! Ports move: [`post_message_with`](MessagePort::post_message_with) takes ports, [`Buffer`]s and
+//! descriptors along with a message. Strangers meet by a name, through a [`Listener`] and [`connect`].
+//!
+//! # Many ports
+//!
+//! An [`EventLoop`] calls the handlers of many ports on one thread; a [`PortSet`] waits for many
+//! without callbacks; a [`PortCollection`] posts to many. The features `tokio` and `async-io` have
+//! `AsyncPort`.
+//!
 //! # What is promised
 //!
 //! - `Ok` of a post means that the message is in shared memory and arrives whatever happens to the
@@ -72,20 +81,18 @@ mod sync;
 mod wire;
 
 pub use error::{
-    AttachError, BroadcastError, BufferError, ChannelError, CloseReason, ConnectError, Corruption,
-    ListenError, LoopError, MessageError, ParentPortError, PoolError, PostError, RecvError,
-    SchemaError, SpawnError,
+    AttachError, BufferError, ChannelError, CloseReason, ConnectError, Corruption, ListenError,
+    LoopError, MessageError, ParentPortError, PoolError, PostError, RecvError, SchemaError,
+    SpawnError,
 };
 #[cfg(not(loom))]
 pub use front::blocking::Iter;
 #[cfg(not(loom))]
-pub use front::event_loop::{EventLoop, LoopHandle, PortId};
+pub use front::event_loop::{EventLoop, LoopHandle, PortId, SourceId};
 #[cfg(all(not(loom), any(feature = "tokio", feature = "async-io")))]
 pub use front::future::{AsyncPort, AsyncReceiver, AsyncSender};
 #[cfg(not(loom))]
 pub use front::port_set::{PortSet, Said};
-#[cfg(not(loom))]
-pub use group::broadcast::BroadcastChannel;
 #[cfg(not(loom))]
 pub use group::collection::{CollectionError, Member, MemberId, PortCollection};
 #[cfg(not(loom))]

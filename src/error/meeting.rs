@@ -1,6 +1,6 @@
 //! Errors of meeting: starting a worker, listening, connecting.
 
-use super::{AttachError, ChannelError, LoopError, PostError, RecvError, SystemError};
+use super::{AttachError, ChannelError, SystemError};
 use std::io;
 use thiserror::Error;
 
@@ -109,67 +109,6 @@ pub enum ConnectError {
     },
 }
 
-/// Why a [`BroadcastChannel`](crate::BroadcastChannel) did not do what it was to do.
-#[derive(Debug, Error)]
-#[non_exhaustive]
-pub enum BroadcastError {
-    /// It was closed here.
-    #[error("the broadcast channel {name:?} is closed")]
-    Closed {
-        /// Its name.
-        name: String,
-    },
-    /// Some members have no room for the message. The others have it.
-    #[error("{count} members have missed the message; the first one: {first}")]
-    Missed {
-        /// How many.
-        count: usize,
-        /// Why one of them.
-        first: Box<PostError>,
-    },
-    /// The value could not be serialised; nobody has it.
-    #[error("the message could not be serialised: {0}")]
-    Serialize(#[source] rkyv::rancor::Error),
-    /// A message is there and cannot be had at the moment.
-    #[error(transparent)]
-    Recv(RecvError),
-    /// The time was up: for a message, or for others that join or leave.
-    #[error("the time was up")]
-    Timeout,
-    /// As for a [`Listener`](crate::Listener).
-    #[error("{name:?} is no name: give 1 to 64 bytes without '/', and not '.' or '..'")]
-    BadName {
-        /// What was given.
-        name: String,
-    },
-    /// As for a [`Listener`](crate::Listener).
-    #[error("{}: {what}; names are kept in a directory of the user's own", path.display())]
-    Directory {
-        /// Which directory.
-        path: std::path::PathBuf,
-        /// What is wrong with it.
-        what: &'static str,
-    },
-    /// A channel to a member could not be made.
-    #[error(transparent)]
-    Channel(#[from] ChannelError),
-    /// The kernel refused a call.
-    #[error("{call}: {source}")]
-    Io {
-        /// The call.
-        call: &'static str,
-        /// Its error.
-        source: io::Error,
-    },
-}
-
-impl BroadcastError {
-    pub(crate) fn of_loop(error: LoopError) -> BroadcastError {
-        let LoopError::Io { call, source } = error;
-        BroadcastError::Io { call, source }
-    }
-}
-
 /// Why there is no port to a parent.
 #[derive(Debug, Error)]
 #[non_exhaustive]
@@ -209,11 +148,5 @@ impl From<SystemError> for ConnectError {
 impl From<SystemError> for ParentPortError {
     fn from(error: SystemError) -> Self {
         ParentPortError::Attach(error.into())
-    }
-}
-
-impl From<SystemError> for BroadcastError {
-    fn from(SystemError { call, source }: SystemError) -> Self {
-        BroadcastError::Io { call, source }
     }
 }

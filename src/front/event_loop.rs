@@ -11,6 +11,7 @@ use std::cell::RefCell;
 use std::collections::{BTreeMap, VecDeque};
 use std::fmt;
 use std::os::fd::{AsFd, BorrowedFd};
+use std::rc::Rc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
@@ -54,6 +55,13 @@ pub struct EventLoop {
     deferred: RefCell<Vec<Box<dyn Any>>>,
     shared: Arc<Shared>,
     marks: Vec<u64>,
+    /// What else is waited for, and what to do then. A source is out of its place while it is served.
+    sources: BTreeMap<u64, Option<Source>>,
+}
+
+struct Source {
+    fd: Rc<dyn AsFd>,
+    on_ready: Box<dyn FnMut(&mut EventLoop)>,
 }
 
 struct Slot {
@@ -77,6 +85,10 @@ type Deferred = Box<dyn FnOnce(&mut EventLoop)>;
 /// twice.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct PortId(u64);
+
+/// Names a source of an [`EventLoop`], for its removal.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct SourceId(u64);
 
 impl PortId {
     pub(crate) fn new(number: u64) -> PortId {
@@ -108,15 +120,16 @@ impl EventLoop {
             deferred: RefCell::default(),
             shared: Arc::new(shared),
             marks: Vec::new(),
+            sources: BTreeMap::new(),
         })
     }
 
-    /// Takes a port in.
+    /// Takes a port in, a typed one with its type: then what is no such message is a `messageerror`.
     ///
     /// # Errors
     /// [`LoopError::Io`]; the port is dropped then.
-    pub fn add(&mut self, port: MessagePort) -> Result<PortId, LoopError> {
-        let id = self.next;
+    pub fn add(&mut self, port: impl Into<MessagePort>) -> Result<PortId, LoopError> {
+        let (id, port) = (self.next, port.into());
         self.epoll.add(port.as_fd(), id)?;
         self.next += 1;
         self.ports.insert(id, Slot { port, is_watched: true, is_ready: true });
@@ -148,6 +161,69 @@ impl EventLoop {
     /// The ports of this loop.
     pub fn ids(&self) -> impl Iterator<Item = PortId> {
         self.ports.keys().map(|id| PortId(*id))
+    }
+
+    /// Waits for something else as well: a [`Listener`](crate::Listener), a socket, a timer's
+    /// descriptor. `on_ready` is called whenever it is readable, and has to use that up. While there
+    /// is a source [`run`](Self::run) goes on without ports, until it is stopped.
+    ///
+    /// # Errors
+    /// [`LoopError::Io`]; the source is dropped then.
+    ///
+    /// ```
+    /// use messageport::{EventLoop, Listener, connect};
+    ///
+    /// # let name = format!("doc-loop-{}", std::process::id());
+    /// let mut event_loop = EventLoop::new()?;
+    /// let handle = event_loop.handle();
+    /// event_loop.add_source(Listener::bind(&name)?, |event_loop, listener| {
+    ///     while let Ok(Some(port)) = listener.try_accept() {
+    ///         port.on_message(|event| event.port().post_text("welcome"));
+    ///         event_loop.add(port).expect("room for a port");
+    ///     }
+    /// })?;
+    /// let client = std::thread::spawn(move || {
+    ///     let port = connect(&name).unwrap();
+    ///     port.post_text("hello").unwrap();
+    ///     let answer = port.recv().unwrap().text().unwrap().to_owned();
+    ///     handle.stop();
+    ///     answer
+    /// });
+    /// event_loop.run()?;
+    /// assert_eq!(client.join().unwrap(), "welcome");
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn add_source<S: AsFd + 'static>(
+        &mut self,
+        source: S,
+        mut on_ready: impl FnMut(&mut EventLoop, &S) + 'static,
+    ) -> Result<SourceId, LoopError> {
+        let id = self.next;
+        self.epoll.add(source.as_fd(), id)?;
+        self.next += 1;
+        let source = Rc::new(source);
+        let served = source.clone();
+        let source = Source {
+            fd: source,
+            on_ready: Box::new(move |event_loop| on_ready(event_loop, &served)),
+        };
+        self.sources.insert(id, Some(source));
+        Ok(SourceId(id))
+    }
+
+    /// Takes a source out and drops it. Says whether it was there. The one that is being served goes
+    /// when that is through.
+    pub fn remove_source(&mut self, id: SourceId) -> bool {
+        match self.sources.remove(&id.0) {
+            None => false,
+            Some(source) => {
+                if let Some(source) = source {
+                    // It fails only for a descriptor that is not there.
+                    let _ = self.epoll.remove(source.fd.as_fd());
+                }
+                true
+            }
+        }
     }
 
     /// A handle that stops the loop, or gives it work, from another thread.
@@ -193,7 +269,8 @@ impl EventLoop {
     }
 
     fn is_through(&self) -> bool {
-        self.is_stopped() || (self.ports.is_empty() && self.has_no_work())
+        let is_empty = self.ports.is_empty() && self.sources.is_empty();
+        self.is_stopped() || (is_empty && self.has_no_work())
     }
 
     /// Whether it was stopped. The question takes the request.
@@ -217,9 +294,14 @@ impl EventLoop {
         }
         let mut marks = std::mem::take(&mut self.marks);
         self.epoll.wait(&mut marks, timeout)?;
+        let mut was_something = false;
         for mark in &marks {
             match *mark {
                 BELL => self.shared.bell.silence(),
+                id if self.sources.contains_key(&id) => {
+                    self.serve_source(id);
+                    was_something = true;
+                }
                 id => self.make_ready(id),
             }
         }
@@ -227,7 +309,7 @@ impl EventLoop {
         for id in std::mem::take(&mut self.delayed) {
             self.make_ready(id);
         }
-        let mut was_something = self.do_work();
+        was_something |= self.do_work();
         self.look_for_started()?;
         // Those that become ready meanwhile have their turn later.
         for _ in 0..self.ready.len() {
@@ -242,12 +324,22 @@ impl EventLoop {
         Ok(was_something)
     }
 
+    fn serve_source(&mut self, id: u64) {
+        let Some(mut source) = self.sources.get_mut(&id).and_then(Option::take) else { return };
+        (source.on_ready)(self);
+        match self.sources.get_mut(&id) {
+            Some(place) => *place = Some(source),
+            // It was removed meanwhile.
+            None => drop(self.epoll.remove(source.fd.as_fd())),
+        }
+    }
+
     /// Delivers a share of what a port has. Says whether it had anything.
     fn serve(&mut self, id: u64) -> Result<bool, LoopError> {
         let Some(slot) = self.ports.get_mut(&id) else { return Ok(false) };
         slot.is_ready = false;
         let Some(slot) = self.ports.get(&id) else { return Ok(false) };
-        let scope = Lender { ports: &self.ports, deferred: &self.deferred };
+        let scope = Lender { ports: &self.ports, deferred: &self.deferred, served: id };
         let mut count = 0;
         loop {
             let delivered = match slot.port.is_started() {
@@ -347,6 +439,7 @@ impl EventLoop {
 struct Lender<'l> {
     ports: &'l BTreeMap<u64, Slot>,
     deferred: &'l RefCell<Vec<Box<dyn Any>>>,
+    served: u64,
 }
 
 impl Scope for Lender<'_> {
@@ -355,7 +448,12 @@ impl Scope for Lender<'_> {
     }
 
     fn ids(&self) -> Vec<u64> {
-        self.ports.keys().copied().collect()
+        let live = self.ports.iter().filter(|(_, slot)| !slot.port.has_said_close());
+        live.map(|(id, _)| *id).collect()
+    }
+
+    fn served(&self) -> u64 {
+        self.served
     }
 
     fn defer(&self, action: Box<dyn Any>) {
@@ -364,12 +462,18 @@ impl Scope for Lender<'_> {
 }
 
 impl<'e> Event<'e> {
+    /// The id of the port that this event is delivered to; `None` if no loop delivers it.
+    pub fn port_id(&self) -> Option<PortId> {
+        self.scope().map(|scope| PortId(scope.served()))
+    }
+
     /// A port of the loop that delivers this event; `None` for other ids and other events.
     pub fn loop_port(&self, id: PortId) -> Option<&'e MessagePort> {
         self.scope()?.port(id.0)
     }
 
-    /// All ports of the loop that delivers this event: a server answers all of its clients so.
+    /// All ports of the loop that delivers this event, but those that have said their end: a server
+    /// answers all of its clients so.
     pub fn loop_ports(&self) -> impl Iterator<Item = (PortId, &'e MessagePort)> {
         let scope = self.scope();
         let ids = scope.map_or_else(Vec::new, |scope| scope.ids());

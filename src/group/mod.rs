@@ -1,4 +1,3 @@
 //! Floor 6: one to many.
 
-pub(crate) mod broadcast;
 pub(crate) mod collection;

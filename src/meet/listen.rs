@@ -142,9 +142,10 @@ impl Listener {
         Ok(None)
     }
 
-    /// The ports of clients as they come; ends when [`accept`](Self::accept) would fail.
-    pub fn incoming(&self) -> impl Iterator<Item = MessagePort> {
-        std::iter::from_fn(|| self.accept().ok())
+    /// The ports of clients as they come, without end. An error concerns one client, or a lack of
+    /// descriptors that may pass.
+    pub fn incoming(&self) -> impl Iterator<Item = Result<MessagePort, ListenError>> {
+        std::iter::repeat_with(|| self.accept())
     }
 
     /// Where it listens.

@@ -86,7 +86,8 @@ impl Worker {
         self.child().id()
     }
 
-    /// Waits until the child has ended.
+    /// Waits until the child has ended. A child that reads until its port has ended waits in turn:
+    /// close the port first, by `worker.port().close()`.
     ///
     /// # Errors
     /// Those of [`Child::wait`].

@@ -37,22 +37,18 @@ pub(crate) fn directory() -> Result<PathBuf, (PathBuf, &'static str)> {
         Some(runtime) => runtime.join("messageport"),
         None => std::env::temp_dir().join(format!("messageport-{}", user())),
     };
-    match make_directory(&directory) {
-        Ok(()) => Ok(directory),
-        Err(what) => Err((directory, what)),
-    }
-}
-
-/// Makes a directory that is the user's alone, or finds it so; else what is wrong with it.
-pub(crate) fn make_directory(directory: &Path) -> Result<(), &'static str> {
     // What is there already is looked at below.
-    let _ = DirBuilder::new().mode(0o700).create(directory);
-    match fs::symlink_metadata(directory) {
-        Err(_) => Err("it cannot be made"),
-        Ok(found) if !found.is_dir() => Err("it is no directory"),
-        Ok(found) if found.uid() != user() => Err("it is another user's"),
-        Ok(found) if found.mode() & 0o077 != 0 => Err("others than its user may enter it"),
-        Ok(_) => Ok(()),
+    let _ = DirBuilder::new().mode(0o700).create(&directory);
+    let wrong = match fs::symlink_metadata(&directory) {
+        Err(_) => Some("it cannot be made"),
+        Ok(found) if !found.is_dir() => Some("it is no directory"),
+        Ok(found) if found.uid() != user() => Some("it is another user's"),
+        Ok(found) if found.mode() & 0o077 != 0 => Some("others than its user may enter it"),
+        Ok(_) => None,
+    };
+    match wrong {
+        Some(what) => Err((directory, what)),
+        None => Ok(directory),
     }
 }
 
@@ -64,8 +60,7 @@ pub(crate) fn is_name(name: &str) -> bool {
 
 /// A file that one process at a time holds; gone, and free, when that one ends.
 pub(crate) struct Hold {
-    /// To be removed with it; a directory stays.
-    path: Option<PathBuf>,
+    path: PathBuf,
     _file: Flock<File>,
 }
 
@@ -89,36 +84,16 @@ impl Hold {
             // Whoever let go of it has removed it meanwhile: then this is not the one to hold.
             let ours = fstat(&*file).map_err(named("fstat"))?.st_ino;
             if fs::symlink_metadata(&path).is_ok_and(|found| found.ino() == ours) {
-                return Ok(Some(Hold { path: Some(path), _file: file }));
+                return Ok(Some(Hold { path, _file: file }));
             }
         }
-    }
-
-    /// Takes hold of a directory. `None` if somebody else has it, or has removed it meanwhile.
-    pub(crate) fn directory(path: &Path) -> Result<Option<Hold>, SystemError> {
-        let flags = libc::O_DIRECTORY | libc::O_NOFOLLOW | libc::O_CLOEXEC;
-        let opened = OpenOptions::new().read(true).custom_flags(flags).open(path);
-        let file = match opened {
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
-            answer => answer.map_err(|source| SystemError { call: "open", source })?,
-        };
-        let file = match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
-            Ok(file) => file,
-            Err((_, Errno::EWOULDBLOCK)) => return Ok(None),
-            Err((_, errno)) => return Err(named("flock")(errno)),
-        };
-        let ours = fstat(&*file).map_err(named("fstat"))?.st_ino;
-        let is_there = fs::symlink_metadata(path).is_ok_and(|found| found.ino() == ours);
-        Ok(is_there.then_some(Hold { path: None, _file: file }))
     }
 }
 
 impl Drop for Hold {
     fn drop(&mut self) {
         // Before the lock goes, so that nobody can have taken it yet.
-        if let Some(path) = &self.path {
-            let _ = fs::remove_file(path);
-        }
+        let _ = fs::remove_file(&self.path);
     }
 }
 
@@ -183,4 +158,4 @@ fn address(path: &Path) -> Result<UnixAddr, SystemError> {
 }
 
 /// Clients that may wait to be let in.
-const BACKLOG: i32 = 4096;
+const BACKLOG: i32 = 128;

@@ -135,6 +135,10 @@ impl MessagePort {
         self.is_started.get()
     }
 
+    pub(crate) fn has_said_close(&self) -> bool {
+        self.has_said_close.get()
+    }
+
     /// Delivers the next thing that has come, if the port is started.
     pub(crate) fn deliver(&self, scope: Option<&dyn Scope>) -> Delivered {
         if self.has_said_close.get() {
@@ -186,8 +190,8 @@ impl MessagePort {
 
     fn deliver_close(&self, reason: CloseReason, scope: Option<&dyn Scope>) -> Delivered {
         self.has_said_close.set(true);
-        // It fires at the other end only: not where `close` was called.
-        if reason != CloseReason::Local {
+        // It fires at the other end only: not where `close` was called, however the peer ended then.
+        if reason != CloseReason::Local && !self.sender.is_closing() {
             self.fire(EventType::Close, scope, |event| event.with_reason(reason));
         }
         Delivered::End

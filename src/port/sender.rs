@@ -326,6 +326,11 @@ impl Sender {
         &self.spin
     }
 
+    /// Whether `close` was called here.
+    pub(crate) fn is_closing(&self) -> bool {
+        self.closing.get()
+    }
+
     pub(crate) fn end_reason(&self) -> Option<CloseReason> {
         match self.sending.try_borrow() {
             Ok(_) if self.closing.get() => Some(CloseReason::Local),

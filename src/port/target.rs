@@ -75,6 +75,7 @@ struct Flags {
 pub(crate) trait Scope {
     fn port(&self, id: u64) -> Option<&MessagePort>;
     fn ids(&self) -> Vec<u64>;
+    fn served(&self) -> u64;
     fn defer(&self, action: Box<dyn Any>);
 }
 

@@ -4,6 +4,7 @@ use crate::error::{MessageError, PostError, RecvError};
 use crate::link::payload::Post;
 use crate::port::MessagePort;
 use crate::port::event::MessageEvent;
+use crate::port::transfer::{TransferError, Transferable};
 use rkyv::api::high::HighValidator;
 use rkyv::bytecheck::CheckBytes;
 use rkyv::rancor::Error;
@@ -11,6 +12,7 @@ use rkyv::{Archive, Portable};
 use std::fmt;
 use std::marker::PhantomData;
 use std::ops::Deref;
+use std::time::Duration;
 
 /// A port that receives `Rx` and posts `Tx`; made by [`MessagePort::typed`].
 ///
@@ -89,6 +91,26 @@ impl<Rx: Receive, Tx: Post> TypedPort<Rx, Tx> {
         check(self.port.recv()?)
     }
 
+    /// Waits for the next message, at most for `timeout`. See [`MessagePort::recv_timeout`].
+    ///
+    /// # Errors
+    /// [`TypedError`].
+    pub fn recv_timeout(&self, timeout: Duration) -> Result<TypedEvent<'_, Rx>, TypedError> {
+        check(self.port.recv_timeout(timeout)?)
+    }
+
+    /// Posts a value, and moves what is in the list. See [`MessagePort::post_message_with`].
+    ///
+    /// # Errors
+    /// As there.
+    pub fn post_message_with(
+        &self,
+        value: &Tx,
+        transfer: impl Into<Vec<Transferable>>,
+    ) -> Result<(), TransferError> {
+        self.port.post_message_with(value, transfer)
+    }
+
     /// The next message, if one is there. See [`MessagePort::try_recv`].
     ///
     /// # Errors
@@ -106,6 +128,13 @@ impl<Rx: Receive, Tx: Post> TypedPort<Rx, Tx> {
     pub fn into_inner(self) -> MessagePort {
         self.port.validator.set(None);
         self.port
+    }
+}
+
+/// The port, which goes on checking what is delivered as events: for an event loop.
+impl<Rx, Tx> From<TypedPort<Rx, Tx>> for MessagePort {
+    fn from(typed: TypedPort<Rx, Tx>) -> MessagePort {
+        typed.port
     }
 }
 
