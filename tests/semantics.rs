@@ -4,6 +4,8 @@
 //! A panic inside a listener is reported and not passed on: so handlers write down what they see,
 //! and the assertions stand outside.
 
+#![allow(unsafe_code)]
+
 #[path = "semantics/channel.rs"]
 mod channel;
 mod common;
@@ -13,14 +15,14 @@ mod event_loop;
 mod events;
 #[path = "semantics/handlers.rs"]
 mod handlers;
+#[path = "semantics/inside.rs"]
+mod inside;
 #[path = "semantics/nesting.rs"]
 mod nesting;
 
 use common::role::command;
 use common::{DEADLINE, wait_until};
-use messageport::{
-    Event, EventLoop, ListenerOptions, MessageChannel, MessagePort, PortId, Worker,
-};
+use messageport::{Event, EventLoop, ListenerOptions, MessageChannel, MessagePort, PortId, Worker};
 use std::sync::{Arc, Mutex, mpsc};
 use std::thread;
 use std::time::Duration;
@@ -75,6 +77,11 @@ fn loop_of(port: MessagePort) -> (EventLoop, PortId) {
     let mut event_loop = new_loop();
     let id = event_loop.add(port).expect("room for a port");
     (event_loop, id)
+}
+
+/// Delivers all that is there.
+fn settle(event_loop: &mut EventLoop) {
+    event_loop.run_until_idle().expect("the loop waits");
 }
 
 /// What was seen, in order. Copies share it.
