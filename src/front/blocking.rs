@@ -40,7 +40,7 @@ impl Receiver {
 
     /// Iterates over messages, waiting for each. See [`MessagePort::iter`].
     pub fn iter(&self) -> Iter<'_> {
-        Iter { receiver: self }
+        Iter { receiver: self, port: None }
     }
 
     fn recv_until(&self, deadline: Option<Instant>) -> Result<MessageEvent<'_>, RecvError> {
@@ -244,7 +244,7 @@ impl MessagePort {
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
     pub fn iter(&self) -> Iter<'_> {
-        self.receiver().iter()
+        Iter { receiver: self.receiver(), port: Some(self) }
     }
 
     /// Posts a value, waiting for room at most for `timeout`; `Duration::MAX` means for ever.
@@ -368,13 +368,18 @@ impl MessagePort {
 #[derive(Debug)]
 pub struct Iter<'p> {
     receiver: &'p Receiver,
+    /// A whole port may be started meanwhile, and then its messages are not for an iterator.
+    port: Option<&'p MessagePort>,
 }
 
 impl<'p> Iterator for Iter<'p> {
     type Item = MessageEvent<'p>;
 
     fn next(&mut self) -> Option<MessageEvent<'p>> {
-        self.receiver.recv().ok()
+        match self.port {
+            Some(port) => port.recv().ok(),
+            None => self.receiver.recv().ok(),
+        }
     }
 }
 

@@ -4,7 +4,7 @@ use crate::error::{LoopError, SystemError};
 use crate::os::epoll::Epoll;
 use crate::os::eventfd::Bell;
 use crate::port::MessagePort;
-use crate::port::events::Delivered;
+use crate::port::events::{Called, Delivered, Watcher};
 use crate::port::target::{Event, Scope};
 use std::any::Any;
 use std::cell::RefCell;
@@ -73,7 +73,8 @@ struct Slot {
 
 /// What handles of other threads reach.
 struct Shared {
-    bell: Bell,
+    /// Its bell is the loop's own.
+    called: Arc<Called>,
     is_stopped: AtomicBool,
     work: Mutex<VecDeque<Work>>,
 }
@@ -109,7 +110,9 @@ impl EventLoop {
         let epoll = Epoll::new()?;
         let bell = Bell::new()?;
         epoll.add(bell.as_fd(), BELL)?;
-        let shared = Shared { bell, is_stopped: AtomicBool::new(false), work: Mutex::default() };
+        let called = Arc::new(Called { bell, ids: Mutex::default() });
+        let is_stopped = AtomicBool::new(false);
+        let shared = Shared { called, is_stopped, work: Mutex::default() };
         Ok(EventLoop {
             epoll,
             ports: BTreeMap::new(),
@@ -132,17 +135,19 @@ impl EventLoop {
         let (id, port) = (self.next, port.into());
         self.epoll.add(port.as_fd(), id)?;
         self.next += 1;
+        port.set_watcher(Some(Watcher { shared: self.shared.called.clone(), id }));
         self.ports.insert(id, Slot { port, is_watched: true, is_ready: true });
         self.unstarted.push(id);
         // What has come before is looked for at the next turn.
         self.ready.push_back(id);
-        self.shared.bell.ring();
+        self.shared.called.bell.ring();
         Ok(PortId(id))
     }
 
     /// Takes a port out again, for other uses: with its listeners, and as started as it is.
     pub fn take(&mut self, id: PortId) -> Option<MessagePort> {
         let slot = self.ports.remove(&id.0)?;
+        slot.port.set_watcher(None);
         // It fails only for a descriptor that is not there.
         let _ = self.epoll.remove(slot.port.endpoint().doorbell());
         Some(slot.port)
@@ -259,6 +264,9 @@ impl EventLoop {
     pub fn poll_once(&mut self, timeout: Duration) -> Result<bool, LoopError> {
         let deadline = Instant::now().checked_add(timeout);
         loop {
+            if self.is_empty() {
+                return Ok(false);
+            }
             let left = deadline.map(|at| at.saturating_duration_since(Instant::now()));
             let was_something = self.turn(left)?;
             let is_late = deadline.is_some_and(|at| Instant::now() >= at);
@@ -269,8 +277,12 @@ impl EventLoop {
     }
 
     fn is_through(&self) -> bool {
-        let is_empty = self.ports.is_empty() && self.sources.is_empty();
-        self.is_stopped() || (is_empty && self.has_no_work())
+        self.is_stopped() || self.is_empty()
+    }
+
+    /// Whether nothing can come any more.
+    fn is_empty(&self) -> bool {
+        self.ports.is_empty() && self.sources.is_empty() && self.has_no_work()
     }
 
     /// Whether it was stopped. The question takes the request.
@@ -297,7 +309,7 @@ impl EventLoop {
         let mut was_something = false;
         for mark in &marks {
             match *mark {
-                BELL => self.shared.bell.silence(),
+                BELL => self.shared.called.bell.silence(),
                 id if self.sources.contains_key(&id) => {
                     self.serve_source(id);
                     was_something = true;
@@ -306,6 +318,10 @@ impl EventLoop {
             }
         }
         self.marks = marks;
+        let called = std::mem::take(
+            &mut *self.shared.called.ids.lock().unwrap_or_else(PoisonError::into_inner),
+        );
+        called.into_iter().for_each(|id| self.make_ready(id));
         for id in std::mem::take(&mut self.delayed) {
             self.make_ready(id);
         }
@@ -319,7 +335,7 @@ impl EventLoop {
         }
         if !self.ready.is_empty() || !self.delayed.is_empty() {
             // So that a loop in which this one nests comes back for the rest.
-            self.shared.bell.ring();
+            self.shared.called.bell.ring();
         }
         Ok(was_something)
     }
@@ -379,6 +395,14 @@ impl EventLoop {
         unstarted.retain(|id| {
             let Some(slot) = self.ports.get_mut(id) else { return false };
             if !slot.port.is_started() {
+                // What stood before its end may have been read by calls.
+                if !slot.is_watched && !slot.port.receiver().has_news() {
+                    slot.is_watched = true;
+                    failure = self.epoll.add(slot.port.as_fd(), *id).err().or(failure.take());
+                    if !std::mem::replace(&mut slot.is_ready, true) {
+                        self.ready.push_back(*id);
+                    }
+                }
                 return true;
             }
             if !slot.is_watched {
@@ -518,7 +542,7 @@ impl LoopHandle {
     pub fn stop(&self) {
         // Release: pairs with the Acquire in `is_stopped`.
         self.shared.is_stopped.store(true, Ordering::Release);
-        self.shared.bell.ring();
+        self.shared.called.bell.ring();
     }
 
     /// Has the loop's thread do something.
@@ -526,7 +550,7 @@ impl LoopHandle {
         let mut queue = self.shared.work.lock().unwrap_or_else(PoisonError::into_inner);
         queue.push_back(Box::new(work));
         drop(queue);
-        self.shared.bell.ring();
+        self.shared.called.bell.ring();
     }
 }
 

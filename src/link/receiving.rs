@@ -478,6 +478,12 @@ impl Receiving {
         if self.ended.is_none() {
             self.end.discard_packets();
         }
+        // After one's own close the peer's end, which may have come first, is no news.
+        let reason = match reason {
+            CloseReason::Corrupt(_) => reason,
+            _ if self.left => CloseReason::Local,
+            _ => reason,
+        };
         self.ended = Some(reason);
         RecvError::Closed { reason }
     }

@@ -1,13 +1,35 @@
 //! A port as an event target: its listeners, its handlers, and the delivery of what has come.
 
 use crate::error::{CloseReason, MessageError, RecvError};
+use crate::os::eventfd::Bell;
 use crate::port::MessagePort;
 use crate::port::target::{
     Event, EventListener, EventType, InvalidState, ListenerFailure, ListenerId, ListenerOptions,
     Outcome, Scope, callback,
 };
 use crate::ring::notifier::Wait;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
+
+/// How a port tells the loop that has it of what nobody else would: that it was started, or closed,
+/// from outside.
+#[derive(Clone)]
+pub(crate) struct Watcher {
+    pub shared: Arc<Called>,
+    pub id: u64,
+}
+
+/// Ports that have called, and the bell that they rang.
+pub(crate) struct Called {
+    pub bell: Bell,
+    pub ids: Mutex<Vec<u64>>,
+}
+
+impl Watcher {
+    fn call(&self) {
+        self.shared.ids.lock().unwrap_or_else(PoisonError::into_inner).push(self.id);
+        self.shared.bell.ring();
+    }
+}
 
 /// What a turn of delivery found.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -127,7 +149,21 @@ impl MessagePort {
     ///
     /// HTML: [`start()`](https://html.spec.whatwg.org/#dom-messageport-start).
     pub fn start(&self) {
-        self.is_started.set(true);
+        if !self.is_started.replace(true) {
+            self.call_watcher();
+        }
+    }
+
+    /// Tells the loop that has this port.
+    pub(crate) fn call_watcher(&self) {
+        if let Some(watcher) = &*self.watcher.borrow() {
+            watcher.call();
+        }
+    }
+
+    /// Sets who is told when the port is started or closed.
+    pub(crate) fn set_watcher(&self, watcher: Option<Watcher>) {
+        *self.watcher.borrow_mut() = watcher;
     }
 
     /// Whether messages are delivered as events.
@@ -177,13 +213,20 @@ impl MessagePort {
         if self.has_said_close.get() {
             return Delivered::End;
         }
+        if self.sender.is_closing() {
+            // It will never be started, or in vain.
+            return self.deliver_close(CloseReason::Local, scope);
+        }
         match self.receiver.prepare_wait() {
             Ok(Wait::Sleep) => Delivered::Nothing,
             Ok(Wait::Ready) => match self.receiver.end_before_anything() {
                 Some(reason) => self.deliver_close(reason, scope),
                 None => Delivered::Later,
             },
-            Err(RecvError::Closed { reason }) => self.deliver_close(reason, scope),
+            Err(RecvError::Closed { reason }) => {
+                let _ = self.end_if_broken(RecvError::Closed { reason });
+                self.deliver_close(reason, scope)
+            }
             Err(_) => Delivered::Later,
         }
     }

@@ -23,11 +23,12 @@ use crate::link::transfer::Halves;
 use burst::Burst;
 use cancel::Canceller;
 use event::MessageEvent;
+use events::Watcher;
 use loan::Loan;
 use receiver::Receiver;
 use sender::Sender;
 use stats::{PortStats, Undelivered};
-use std::cell::Cell;
+use std::cell::{Cell, RefCell};
 use std::fmt;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::Arc;
@@ -66,6 +67,8 @@ pub struct MessagePort {
     /// Messages are delivered as events.
     is_started: Cell<bool>,
     has_said_close: Cell<bool>,
+    /// The loop that has the port, if one has.
+    watcher: RefCell<Option<Watcher>>,
     /// Of a typed port: what a message must be.
     validator: Cell<Option<Validator>>,
 }
@@ -85,6 +88,7 @@ impl MessagePort {
             events: EventTarget::default(),
             is_started: Cell::new(false),
             has_said_close: Cell::new(false),
+            watcher: RefCell::new(None),
             validator: Cell::new(None),
         }
     }
@@ -243,6 +247,7 @@ impl MessagePort {
     }
 
     /// Parts the port into halves for two threads. Each ends its own direction when it is dropped.
+    /// They deliver no events: listeners stay behind.
     ///
     /// ```
     /// use messageport::{MessageChannel, MessagePort};
@@ -294,6 +299,7 @@ impl MessagePort {
     pub fn close(&self) {
         self.sender.close();
         self.receiver.close();
+        self.call_watcher();
     }
 
     /// Whether either end is closed or the peer is gone: posts fail. Messages may still be waiting

@@ -49,7 +49,10 @@ impl Offer {
         let (doorbell, doorbell2) = sockets(SockType::Stream);
         let (attachments, attachments2) = sockets(SockType::SeqPacket);
         Offer {
-            words: vec![MAGIC, 2 | 1 << 32, 1, CAPACITY, LIMIT, SCHEMA, 0, 0, 0, 0, 0, 0, 0, 0].into_iter().chain([0; 21]).collect(),
+            words: vec![MAGIC, 2 | 1 << 32, 1, CAPACITY, LIMIT, SCHEMA, 0, 0, 0, 0, 0, 0, 0, 0]
+                .into_iter()
+                .chain([0; 21])
+                .collect(),
             len: 280,
             descriptors: vec![region, doorbell, attachments],
             kept: vec![doorbell2, attachments2],
