@@ -279,3 +279,57 @@ fn a_listener_nests_in_a_loop_of_one_s_own() {
     assert_eq!(receive_end(&client.join().expect("a client")), CloseReason::PeerDropped);
     assert!(!ready(PollTimeout::ZERO), "nobody is left");
 }
+
+#[test]
+fn a_name_that_a_lock_may_have_is_refused() {
+    let (_directory, path) = place();
+    let listener = listen(&path);
+    let lock = path.with_extension("lock");
+    let refused = Listener::bind_at(&lock, MessageChannel::builder()).map(drop);
+    assert!(matches!(refused, Err(ListenError::BadName { .. })), "{refused:?}");
+    let refused = Listener::bind("some.lock").map(drop);
+    assert!(matches!(refused, Err(ListenError::BadName { .. })), "{refused:?}");
+    let refused = Listener::bind_at(&path, MessageChannel::builder()).map(drop);
+    assert!(matches!(refused, Err(ListenError::InUse { .. })), "{refused:?}");
+    drop(listener);
+}
+
+#[test]
+fn a_file_of_somebody_else_stays() {
+    let (_directory, path) = place();
+    let lock = path.with_extension("lock");
+    fs::write(&path, "precious").expect("a file");
+    let refused = Listener::bind_at(&path, MessageChannel::builder()).map(drop);
+    assert!(matches!(refused, Err(ListenError::Io { call: "bind", .. })), "{refused:?}");
+    assert_eq!(fs::read(&path).expect("it is there"), b"precious");
+    fs::remove_file(&path).expect("ours");
+    fs::write(&lock, "precious too").expect("a file");
+    let refused = Listener::bind_at(&path, MessageChannel::builder()).map(drop);
+    assert!(matches!(refused, Err(ListenError::Io { call: "open", .. })), "{refused:?}");
+    assert_eq!(fs::read(&lock).expect("it is there"), b"precious too");
+}
+
+#[test]
+fn a_listener_whose_file_was_replaced_leaves_the_new_one() {
+    let (_directory, path) = place();
+    let listener = listen(&path);
+    fs::remove_file(&path).expect("it is there");
+    fs::write(&path, "another's").expect("a file");
+    drop(listener);
+    assert_eq!(fs::read(&path).expect("it is there"), b"another's");
+}
+
+#[test]
+fn who_has_spoken_makes_place_for_nobody() {
+    let _watch = watch("who_has_spoken_makes_place_for_nobody");
+    let (_directory, path) = place();
+    let listener = listen(&path);
+    let early = stranger(&path);
+    assert!(listener.try_accept().expect("a listener").is_none());
+    send(early.as_raw_fd(), &hello(2, 0), MsgFlags::empty()).expect("it listens");
+    // As many as there is place for, and more knock.
+    let silent: Vec<_> = (0..128).map(|_| stranger(&path)).collect();
+    let port = listener.try_accept().expect("a listener").expect("the one that has spoken");
+    port.post_text("welcome").expect("it is there");
+    drop(silent);
+}

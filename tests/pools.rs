@@ -217,3 +217,29 @@ fn a_dead_peer_s_buffers_are_no_wait_without_end() {
     }
     play(TEST, &[("waits", waits), ("takes_and_dies", takes_and_dies)]);
 }
+
+#[test]
+fn a_pool_whose_reader_has_left_is_no_wait_without_end() {
+    let _watch = watch("a_pool_whose_reader_has_left_is_no_wait_without_end");
+    for is_closed in [true, false] {
+        let MessageChannel { port1, port2 } = channel();
+        let pool = BufferPool::new(&port1, 1, LEN).expect("a pool");
+        hand_over(&port1, 1, pool.take().expect("a free one"));
+        // Its end lives on, and so do the messages that nobody will read.
+        let (_port, _half) = if is_closed {
+            port2.close();
+            (Some(port2), None)
+        } else {
+            let (sender, receiver) = port2.split();
+            drop(receiver);
+            (None, Some(sender))
+        };
+        for waited in [pool.take(), pool.take_timeout(Duration::MAX)] {
+            let error = waited.expect_err("nobody gives it back");
+            let PostError::Closed { reason } = error else { panic!("{error}") };
+            let expected =
+                if is_closed { CloseReason::PeerClosed } else { CloseReason::PeerDropped };
+            assert_eq!(reason, expected);
+        }
+    }
+}

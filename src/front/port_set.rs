@@ -40,9 +40,27 @@ pub struct PortSet {
 struct State {
     /// Ports that may have something, in the order of their turns.
     ready: VecDeque<u64>,
+    /// The same ports, to find them.
+    queued: BTreeSet<u64>,
     /// Ports that have said their end.
     ended: BTreeSet<u64>,
     marks: Vec<u64>,
+    /// Messages since the kernel was asked for other ports that have one.
+    given: u32,
+}
+
+impl State {
+    fn queue(&mut self, id: u64) {
+        if self.queued.insert(id) {
+            self.ready.push_back(id);
+        }
+    }
+
+    fn next(&mut self) -> Option<u64> {
+        let id = self.ready.pop_front()?;
+        self.queued.remove(&id);
+        Some(id)
+    }
 }
 
 /// What one of the ports said: a message, or why there is none and will be none.
@@ -68,7 +86,7 @@ impl PortSet {
         self.next += 1;
         self.ports.insert(id, port);
         // What has come before is looked for at the next turn.
-        self.state.get_mut().ready.push_back(id);
+        self.state.get_mut().queue(id);
         Ok(PortId::new(id))
     }
 
@@ -76,7 +94,9 @@ impl PortSet {
     pub fn remove(&mut self, id: PortId) -> Option<MessagePort> {
         let port = self.ports.remove(&id.number())?;
         let state = self.state.get_mut();
-        state.ready.retain(|ready| *ready != id.number());
+        if state.queued.remove(&id.number()) {
+            state.ready.retain(|ready| *ready != id.number());
+        }
         if !state.ended.remove(&id.number()) {
             // It fails only for a descriptor that is not there.
             let _ = self.epoll.remove(port.endpoint().doorbell());
@@ -137,23 +157,37 @@ impl PortSet {
         deadline: Option<Instant>,
     ) -> Result<Option<(PortId, Said<'_>)>, LoopError> {
         loop {
+            if self.state.borrow().given >= SHARE {
+                // Ports that had nothing a while ago may have something now.
+                self.ask(Some(Duration::ZERO))?;
+            }
             if let Some(said) = self.look() {
+                self.state.borrow_mut().given += 1;
                 return Ok(Some(said));
             }
             let left = deadline.map(|at| at.saturating_duration_since(Instant::now()));
-            let state = &mut *self.state.borrow_mut();
-            self.epoll.wait(&mut state.marks, left)?;
-            state.ready.extend(&state.marks);
-            if state.marks.is_empty() && left.is_some_and(|left| left.is_zero()) {
+            let any = self.ask(left)?;
+            if !any && left.is_some_and(|left| left.is_zero()) {
                 return Ok(None);
             }
         }
     }
 
+    /// Asks the kernel which ports may have something. Says whether there are any.
+    fn ask(&self, timeout: Option<Duration>) -> Result<bool, LoopError> {
+        let state = &mut *self.state.borrow_mut();
+        let mut marks = std::mem::take(&mut state.marks);
+        self.epoll.wait(&mut marks, timeout)?;
+        marks.iter().for_each(|id| state.queue(*id));
+        state.given = 0;
+        state.marks = marks;
+        Ok(!state.marks.is_empty())
+    }
+
     /// Asks the ports that may have something, in their turns.
     fn look(&self) -> Option<(PortId, Said<'_>)> {
         loop {
-            let id = self.state.borrow_mut().ready.pop_front()?;
+            let id = self.state.borrow_mut().next()?;
             let Some(port) = self.ports.get(&id) else { continue };
             if self.state.borrow().ended.contains(&id) {
                 continue;
@@ -162,7 +196,7 @@ impl PortSet {
                 Ok(None) => {}
                 Ok(Some(event)) => {
                     // Behind the others: it may have more.
-                    self.state.borrow_mut().ready.push_back(id);
+                    self.state.borrow_mut().queue(id);
                     return Some((PortId::new(id), Ok(event)));
                 }
                 Err(error) => {
@@ -171,7 +205,7 @@ impl PortSet {
                         // Its hang-up would be told again and again.
                         let _ = self.epoll.remove(port.endpoint().doorbell());
                     } else {
-                        self.state.borrow_mut().ready.push_back(id);
+                        self.state.borrow_mut().queue(id);
                     }
                     return Some((PortId::new(id), Err(error)));
                 }
@@ -193,3 +227,6 @@ impl fmt::Debug for PortSet {
         f.debug_struct("PortSet").field("ports", &self.ports.keys()).finish_non_exhaustive()
     }
 }
+
+/// Messages that are given before ports that had none are asked again.
+const SHARE: u32 = 64;

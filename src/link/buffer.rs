@@ -64,7 +64,8 @@ enum Memory {
 
 impl Buffer {
     /// Makes a buffer of `len` zero bytes. All of its memory is made now, some 130 µs for a
-    /// mebibyte; a lack of it is an error here and no signal later.
+    /// mebibyte; a lack of it is an error here and no signal later. A child of a bare `fork` does
+    /// not have it.
     ///
     /// # Errors
     /// [`BufferError::Io`] if the kernel refuses: too little memory or address space, no descriptor
@@ -81,6 +82,10 @@ impl Buffer {
             _ => Memory::Fresh(unsafe { MmapMut::map_mut(&descriptor) }.map_err(map_refused)?),
         };
         if let Memory::Fresh(bytes) = &memory {
+            // A child's copy would be a writer until it execs, and keep the buffer from being sealed.
+            bytes
+                .advise(Advice::DontFork)
+                .map_err(|source| BufferError::Io { call: "madvise(MADV_DONTFORK)", source })?;
             bytes.advise(Advice::PopulateWrite).map_err(|source| BufferError::Io {
                 call: "madvise(MADV_POPULATE_WRITE)",
                 source,

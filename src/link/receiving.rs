@@ -213,7 +213,9 @@ impl Receiving {
     /// Nobody will read what is in the queue, while the other half may keep the sockets: what moved
     /// with unread messages is closed now.
     pub(crate) fn abandon_queue(&mut self) {
-        if !self.moved {
+        // Closing the socket does the same, and no former owner can hold that up.
+        let is_last = Arc::strong_count(&self.end) == 1;
+        if !self.moved && !is_last {
             self.end.abandon_packets();
         }
     }
@@ -236,16 +238,28 @@ impl Receiving {
         }
     }
 
-    /// Why there will be no message at all, if that is so: the end stands next. One system call at
-    /// most.
-    pub(crate) fn end_before_anything(&mut self) -> Option<CloseReason> {
-        // The kernel is asked before the last look: a message committed before the death is seen.
-        let hung_up = self.end.ask_hang_up();
-        match self.consumer.peek() {
-            Ok(Peek::Closed(farewell)) => Some(reason_of(farewell)),
-            Ok(Peek::Empty) => self.end.known_end().or(hung_up.then_some(CloseReason::PeerDied)),
-            Ok(Peek::Message(_)) | Err(_) => None,
+    /// Waits for the end without taking any message: prepares to sleep, past control records.
+    /// `Ready` if a message stands there; an error once the end stands next.
+    pub(crate) fn prepare_wait_for_end(&mut self) -> Result<Wait, RecvError> {
+        if let Some(reason) = self.ended.or_else(|| self.end.corruption()) {
+            return Err(self.end_with(reason));
         }
+        // A peer that writes control records for ever is left to itself.
+        for _ in 0..MOST_CONTROL_RECORDS {
+            if self.prepare_wait()? == Wait::Sleep {
+                return Ok(Wait::Sleep);
+            }
+            match self.consumer.peek() {
+                Ok(Peek::Empty) => self.release_taken(),
+                Ok(Peek::Message(record)) => match record.beside {
+                    Beside::Pool { sequence } => self.take_pool(&record, sequence)?,
+                    _ => return Ok(Wait::Ready),
+                },
+                Ok(Peek::Closed(farewell)) => return Err(self.end_with(reason_of(farewell))),
+                Err(corruption) => return Err(self.broken(corruption)),
+            }
+        }
+        Ok(Wait::Ready)
     }
 
     pub(crate) fn endpoint(&self) -> &Arc<Endpoint> {
@@ -355,7 +369,8 @@ impl Receiving {
             let socket = self.end.attachments();
             match socket::receive(socket, &mut bytes, usize::from(expected))? {
                 Received::NoRoom => return self.short_of_descriptors(expected),
-                Received::CutOff => {
+                Received::CutOff(leftovers) => {
+                    drop(leftovers);
                     self.short_since = None;
                     return Ok(Parcel::lost(expected));
                 }
@@ -527,6 +542,8 @@ fn reason_of(farewell: Farewell) -> CloseReason {
 
 /// Empty looks between two looks at the clock; a look at it costs some 25 ns.
 const LOOKS_PER_CLOCK: u32 = 64;
+/// Control records that are passed in one look for the end.
+const MOST_CONTROL_RECORDS: u32 = 64;
 /// How often a receiver that only looks, and finds nothing, asks whether its peer is alive.
 const ASK_EVERY: Duration = Duration::from_millis(100);
 /// Pools of one peer, and those of them between two messages: an honest one makes few.

@@ -24,6 +24,8 @@ pub(crate) fn create_pair(
     let region = Region::create(capacity, limit, schema)?;
     let (doorbell_a, doorbell_b) = socket::stream_pair()?;
     let (attachments_a, attachments_b) = socket::packet_pair()?;
+    socket::refuse_descriptors(doorbell_a.as_fd());
+    socket::refuse_descriptors(doorbell_b.as_fd());
     socket::enlarge(attachments_a.as_fd());
     socket::enlarge(attachments_b.as_fd());
     let end = |side, doorbell, attachments| {
@@ -123,9 +125,10 @@ fn check(parts: &Parts) -> Result<Capsule, AttachError> {
     if !socket::is_unix(doorbell, Kind::Stream) || !socket::is_unix(attachments, Kind::Packet) {
         return Err(AttachError::NotAPort { what: "sockets of another type" });
     }
-    // The doorbell is drained without room for ancillary data, so that none can come.
-    socket::clear_passing(attachments);
-    socket::accept_descriptors(attachments);
+    // No option is set on them: that would wait for a lock which a former owner can keep.
+    if !socket::takes_descriptors(attachments) {
+        return Err(AttachError::NotAPort { what: "a socket that refuses descriptors" });
+    }
     Ok(capsule)
 }
 
@@ -181,7 +184,6 @@ pub(crate) fn receive(socket: BorrowedFd<'_>) -> Result<Halves, AttachError> {
     if !socket::is_unix(socket, Kind::Packet) {
         return Err(AttachError::NotAPort { what: "the descriptor is no packet socket" });
     }
-    socket::clear_passing(socket);
     let mut packet = [0; CAPSULE_LEN + 1];
     let (len, descriptors) = socket::receive_packet(socket, &mut packet)?;
     from_packet(&packet[..len], descriptors)

@@ -4,7 +4,7 @@ use crate::error::{AttachError, ConnectError, ListenError, PostError};
 use crate::link::endpoint::PeerCredentials;
 use crate::link::transfer;
 use crate::os::epoll::Epoll;
-use crate::os::name::{self, Connected, Hold};
+use crate::os::name::{self, Connected, Hold, SocketFile};
 use crate::os::poll;
 use crate::os::socket::{self, Received};
 use crate::port::MessagePort;
@@ -14,7 +14,6 @@ use crate::wire::layout::{VERSION, payload_format};
 use std::cell::RefCell;
 use std::collections::VecDeque;
 use std::fmt;
-use std::fs;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::thread;
@@ -45,7 +44,8 @@ use std::time::{Duration, Instant};
 /// ```
 pub struct Listener {
     socket: OwnedFd,
-    path: PathBuf,
+    /// Before the hold, so that the name is still held when its file goes.
+    file: SocketFile,
     builder: ChannelBuilder,
     /// Clients that have not said who they are yet, oldest first.
     guests: RefCell<VecDeque<Guest>>,
@@ -92,15 +92,18 @@ impl Listener {
     ) -> Result<Listener, ListenError> {
         let path = path.into();
         let mut lock = path.clone().into_os_string();
-        lock.push(".lock");
+        if lock.as_encoded_bytes().ends_with(name::LOCK_ENDING.as_bytes()) {
+            return Err(ListenError::BadName { name: path.display().to_string() });
+        }
+        lock.push(name::LOCK_ENDING);
         let Some(hold) = Hold::take(lock.into())? else {
             return Err(ListenError::InUse { path });
         };
-        let socket = name::listen_at(&path)?;
+        let (socket, file) = name::listen_at(&path)?;
         let epoll = Epoll::new()?;
         epoll.add(socket.as_fd(), 0)?;
         let guests = RefCell::new(VecDeque::new());
-        Ok(Listener { socket, path, builder, guests, epoll, _hold: hold })
+        Ok(Listener { socket, file, builder, guests, epoll, _hold: hold })
     }
 
     /// Waits for the next client, and returns the port to it.
@@ -124,7 +127,16 @@ impl Listener {
     /// # Errors
     /// As [`accept`](Self::accept).
     pub fn try_accept(&self) -> Result<Option<MessagePort>, ListenError> {
+        // Who has spoken is heard before anybody has to make place.
+        if let Some(port) = self.greet_all()? {
+            return Ok(Some(port));
+        }
         self.let_in()?;
+        self.greet_all()
+    }
+
+    /// The port to the first guest that has said who it is.
+    fn greet_all(&self) -> Result<Option<MessagePort>, ListenError> {
         let mut guests = self.guests.borrow_mut();
         let mut index = 0;
         while index < guests.len() {
@@ -150,7 +162,7 @@ impl Listener {
 
     /// Where it listens.
     pub fn path(&self) -> &Path {
-        &self.path
+        self.file.path()
     }
 
     fn accept_until(&self, deadline: Option<Instant>) -> Result<MessagePort, ListenError> {
@@ -166,10 +178,12 @@ impl Listener {
         }
     }
 
-    /// Takes in whoever knocks and is of our user.
+    /// Takes in whoever knocks and is of our user; as many at a time as there is place for, so that
+    /// none of them makes place for another of them.
     fn let_in(&self) -> Result<(), ListenError> {
         let mut guests = self.guests.borrow_mut();
-        while let Some(socket) = name::accept(self.socket.as_fd())? {
+        for _ in 0..MOST_GUESTS {
+            let Some(socket) = name::accept(self.socket.as_fd())? else { break };
             let (pid, uid, gid) = name::credentials(socket.as_fd())?;
             if uid != name::user() {
                 continue;
@@ -189,7 +203,7 @@ impl Listener {
         let hello = match socket::receive(guest.socket.as_fd(), &mut bytes, 0) {
             Ok(Received::Nothing) => return Greeted::Silent,
             Ok(Received::Packet(len, _)) => Hello::decode(&bytes[..len]),
-            Ok(Received::CutOff | Received::NoRoom) | Err(_) => None,
+            Ok(Received::CutOff(_) | Received::NoRoom) | Err(_) => None,
         };
         let ours = our_hello(self.builder.schema_id());
         match hello {
@@ -227,13 +241,6 @@ enum Greeted {
     Welcome,
 }
 
-impl Drop for Listener {
-    fn drop(&mut self) {
-        // While the name is still held, so that it is nobody else's socket.
-        let _ = fs::remove_file(&self.path);
-    }
-}
-
 /// Readable when a client may be there: then call [`try_accept`](Listener::try_accept) until it
 /// says that none is.
 impl AsFd for Listener {
@@ -245,7 +252,7 @@ impl AsFd for Listener {
 impl fmt::Debug for Listener {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Listener")
-            .field("path", &self.path)
+            .field("path", &self.path())
             .field("waiting", &self.guests.borrow().len())
             .finish_non_exhaustive()
     }
@@ -339,7 +346,7 @@ impl Connect {
             match socket::receive(socket.as_fd(), &mut bytes, 3)? {
                 Received::Packet(0, _) => return Err(ConnectError::Timeout),
                 Received::Packet(len, descriptors) => break (len, descriptors),
-                Received::CutOff => {
+                Received::CutOff(_) => {
                     let what = "the listener's answer was cut off";
                     return Err(AttachError::NotAPort { what }.into());
                 }

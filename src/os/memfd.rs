@@ -10,6 +10,8 @@ use nix::sys::stat::fstat;
 use nix::sys::statfs::{TMPFS_MAGIC, fstatfs};
 use nix::unistd::ftruncate;
 use std::os::fd::{AsFd, OwnedFd};
+use std::thread;
+use std::time::{Duration, Instant};
 
 /// A fresh memfd of `len` zero bytes, sealed so that its length can never change and no further
 /// seal can be added: nobody can truncate it under a mapping, and nobody can lock out its next
@@ -38,7 +40,14 @@ pub(crate) fn create(len: u64) -> Result<OwnedFd, SystemError> {
 /// change of its bytes.
 pub(crate) fn freeze(fd: impl AsFd) -> Result<(), SystemError> {
     let seals = FIXED_LENGTH.union(SealFlag::F_SEAL_WRITE);
-    fcntl(fd.as_fd(), FcntlArg::F_ADD_SEALS(seals)).map_err(named("fcntl(F_ADD_SEALS)")).map(drop)
+    let began = Instant::now();
+    loop {
+        match fcntl(fd.as_fd(), FcntlArg::F_ADD_SEALS(seals)) {
+            // The kernel itself uses a page at the moment, to move it, say; it has waited already.
+            Err(Errno::EBUSY) if began.elapsed() < PATIENCE => thread::sleep(NAP),
+            answer => return answer.map(drop).map_err(named("fcntl(F_ADD_SEALS)")),
+        }
+    }
 }
 
 /// The largest file that this process may make, in bytes; a larger `ftruncate` raises SIGXFSZ.
@@ -106,5 +115,8 @@ pub(crate) fn identity(fd: impl AsFd) -> Result<(u64, u64), SystemError> {
     fstat(fd.as_fd()).map(|stat| (stat.st_dev, stat.st_ino)).map_err(named("fstat"))
 }
 
+/// For how long a memfd is tried to be sealed whose pages are in use.
+const PATIENCE: Duration = Duration::from_secs(2);
+const NAP: Duration = Duration::from_millis(1);
 const FIXED_LENGTH: SealFlag =
     SealFlag::F_SEAL_SHRINK.union(SealFlag::F_SEAL_GROW).union(SealFlag::F_SEAL_SEAL);

@@ -15,7 +15,7 @@ use nix::unistd::getuid;
 use std::fs::{self, DirBuilder, File, OpenOptions, Permissions};
 use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd};
-use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt};
+use std::os::unix::fs::{DirBuilderExt, FileTypeExt, MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
 /// Process, user and group at the other end of a socket, when it was connected.
@@ -54,7 +54,8 @@ pub(crate) fn directory() -> Result<PathBuf, (PathBuf, &'static str)> {
 
 /// Whether a name can be a file's, in a directory of names.
 pub(crate) fn is_name(name: &str) -> bool {
-    let is_special = name == "." || name == "..";
+    // Locks stand beside the names.
+    let is_special = name == "." || name == ".." || name.ends_with(LOCK_ENDING);
     (1..=64).contains(&name.len()) && !name.contains(['/', '\0']) && !is_special
 }
 
@@ -73,9 +74,15 @@ impl Hold {
                 .create(true)
                 .truncate(false)
                 .mode(0o600)
-                .custom_flags(libc::O_NOFOLLOW | libc::O_CLOEXEC)
+                .custom_flags(libc::O_NOFOLLOW | libc::O_CLOEXEC | libc::O_NONBLOCK)
                 .open(&path)
                 .map_err(|source| SystemError { call: "open", source })?;
+            let kind = file.metadata().map_err(|source| SystemError { call: "fstat", source })?;
+            if !kind.is_file() || kind.len() != 0 {
+                // Somebody's own file, which is not ours to remove.
+                let source = io::Error::from(io::ErrorKind::AlreadyExists);
+                return Err(SystemError { call: "open", source });
+            }
             let file = match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
                 Ok(file) => file,
                 Err((_, Errno::EWOULDBLOCK)) => return Ok(None),
@@ -97,21 +104,45 @@ impl Drop for Hold {
     }
 }
 
-/// A listening packet socket at `path`, whose name must be free or stale: the caller holds it.
-pub(crate) fn listen_at(path: &Path) -> Result<OwnedFd, SystemError> {
+/// A listening packet socket at `path`, and the file that it is. The name must be free or a stale
+/// socket's; the caller holds it.
+pub(crate) fn listen_at(path: &Path) -> Result<(OwnedFd, SocketFile), SystemError> {
     let address = address(path)?;
-    match fs::remove_file(path) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => {
-            return Err(SystemError { call: "unlink", source: error });
-        }
-        _ => {}
+    // Any other file stays, and `bind` says that the address is in use.
+    if fs::symlink_metadata(path).is_ok_and(|found| found.file_type().is_socket()) {
+        fs::remove_file(path).map_err(|source| SystemError { call: "unlink", source })?;
     }
     let socket = new_socket()?;
     bind(socket.as_raw_fd(), &address).map_err(named("bind"))?;
+    let found = fs::symlink_metadata(path);
+    let found = found.map_err(|source| SystemError { call: "lstat", source })?;
+    let file = SocketFile { path: path.to_owned(), identity: (found.dev(), found.ino()) };
     fs::set_permissions(path, Permissions::from_mode(0o600))
         .map_err(|source| SystemError { call: "chmod", source })?;
     listen(&socket, Backlog::new(BACKLOG).expect("a small number")).map_err(named("listen"))?;
-    Ok(socket)
+    Ok((socket, file))
+}
+
+/// The file of a listening socket, removed when this goes.
+pub(crate) struct SocketFile {
+    path: PathBuf,
+    identity: (u64, u64),
+}
+
+impl SocketFile {
+    pub(crate) fn path(&self) -> &Path {
+        &self.path
+    }
+}
+
+impl Drop for SocketFile {
+    fn drop(&mut self) {
+        // Another's, if somebody has removed ours and listens there now.
+        let found = fs::symlink_metadata(&self.path);
+        if found.is_ok_and(|found| (found.dev(), found.ino()) == self.identity) {
+            let _ = fs::remove_file(&self.path);
+        }
+    }
 }
 
 /// The next connection, if one waits.
@@ -157,5 +188,7 @@ fn address(path: &Path) -> Result<UnixAddr, SystemError> {
     UnixAddr::new(path).map_err(named("the address of a socket"))
 }
 
+/// What the file that holds a name ends in.
+pub(crate) const LOCK_ENDING: &str = ".lock";
 /// Clients that may wait to be let in.
 const BACKLOG: i32 = 128;

@@ -14,7 +14,8 @@ use nix::sys::socket::{
 use std::io::{self, IoSlice};
 use std::mem;
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Condvar, Mutex, PoisonError};
+use std::time::Duration;
 
 /// A connected pair of byte-stream sockets, for a doorbell.
 pub(crate) fn stream_pair() -> Result<(OwnedFd, OwnedFd), SystemError> {
@@ -106,8 +107,9 @@ pub(crate) fn send_packet(
 pub(crate) enum Received {
     /// A packet: so many bytes, and its descriptors.
     Packet(usize, Vec<OwnedFd>),
-    /// One whose bytes or descriptors did not find room; what came of them is closed again.
-    CutOff,
+    /// One whose bytes or descriptors did not find room, with the descriptors that came: to be
+    /// closed, which may take long.
+    CutOff(Vec<OwnedFd>),
     /// This process cannot have so many more descriptors at the moment. The packet waits.
     NoRoom,
     /// None is there.
@@ -117,14 +119,13 @@ pub(crate) enum Received {
 /// Receives one packet of at most `bytes.len()` bytes and of some `count` descriptors.
 ///
 /// The kernel destroys descriptors that exceed the process's limit. So that many are made first,
-/// and given up again, under a lock that makes it one step among the threads that use this crate.
+/// and given up again, in a turn that makes it one step among the threads that use this crate.
 pub(crate) fn receive(
     socket: BorrowedFd<'_>,
     bytes: &mut [u8],
     count: usize,
 ) -> Result<Received, SystemError> {
-    static TURN: Mutex<()> = Mutex::new(());
-    let _turn = TURN.lock().unwrap_or_else(PoisonError::into_inner);
+    let _turn = Turn::take();
     let stand_ins: Result<Vec<_>, _> = (0..count).map(|_| socket.try_clone_to_owned()).collect();
     match stand_ins {
         Ok(stand_ins) => drop(stand_ins),
@@ -134,6 +135,36 @@ pub(crate) fn receive(
         Err(source) => return Err(SystemError { call: "fcntl(F_DUPFD_CLOEXEC)", source }),
     }
     receive_now(socket, bytes)
+}
+
+/// One thread's turn to look for room and fill it.
+///
+/// A peer that can hold up one thread's receive must not hold up the others: who has waited for
+/// long goes on without a turn, and risks a packet at the process's limit of descriptors.
+struct Turn {
+    is_ours: bool,
+}
+
+static IS_TAKEN: Mutex<bool> = Mutex::new(false);
+static IS_FREE: Condvar = Condvar::new();
+
+impl Turn {
+    fn take() -> Turn {
+        let is_taken = IS_TAKEN.lock().unwrap_or_else(PoisonError::into_inner);
+        let (mut is_taken, _) = IS_FREE
+            .wait_timeout_while(is_taken, LONGEST_TURN, |is_taken| *is_taken)
+            .unwrap_or_else(PoisonError::into_inner);
+        Turn { is_ours: !std::mem::replace(&mut *is_taken, true) }
+    }
+}
+
+impl Drop for Turn {
+    fn drop(&mut self) {
+        if self.is_ours {
+            *IS_TAKEN.lock().unwrap_or_else(PoisonError::into_inner) = false;
+            IS_FREE.notify_one();
+        }
+    }
 }
 
 /// Receives one packet of at most `bytes.len()` bytes: its length and its descriptors.
@@ -148,7 +179,7 @@ pub(crate) fn receive_packet(
     match receive_now(socket, bytes)? {
         Received::Packet(len, descriptors) => Ok((len, descriptors)),
         Received::Nothing => failed(io::ErrorKind::WouldBlock.into()),
-        Received::CutOff | Received::NoRoom => {
+        Received::CutOff(_) | Received::NoRoom => {
             failed(io::Error::other("the packet or its descriptors were cut off"))
         }
     }
@@ -205,7 +236,7 @@ fn receive_now(socket: BorrowedFd<'_>, bytes: &mut [u8]) -> Result<Received, Sys
     let (descriptors, unasked) = take_descriptors(&message);
     drop(unasked);
     if message.msg_flags & (libc::MSG_TRUNC | libc::MSG_CTRUNC) != 0 {
-        return Ok(Received::CutOff);
+        return Ok(Received::CutOff(descriptors));
     }
     Ok(Received::Packet(len, descriptors))
 }
@@ -256,19 +287,8 @@ pub(crate) fn is_unix(fd: BorrowedFd<'_>, kind: Kind) -> bool {
         Kind::Stream => SockType::Stream,
         Kind::Packet => SockType::SeqPacket,
     };
-    let mut domain: libc::c_int = 0;
-    let mut len = size_of_val(&domain) as libc::socklen_t;
-    // SAFETY: both out-pointers are valid for the call, and `len` says how large the first one is.
-    let answer = unsafe {
-        libc::getsockopt(
-            fd.as_raw_fd(),
-            libc::SOL_SOCKET,
-            libc::SO_DOMAIN,
-            (&raw mut domain).cast(),
-            &raw mut len,
-        )
-    };
-    answer == 0 && domain == libc::AF_UNIX && getsockopt(&fd, sockopt::SockType) == Ok(kind)
+    number(fd, libc::SO_DOMAIN) == Some(libc::AF_UNIX)
+        && getsockopt(&fd, sockopt::SockType) == Ok(kind)
 }
 
 /// Types of socket that ports use.
@@ -278,33 +298,24 @@ pub(crate) enum Kind {
     Packet,
 }
 
-/// Clears the options of an imported socket that would make the kernel add ancillary data.
-pub(crate) fn clear_passing(socket: BorrowedFd<'_>) {
-    set(socket, &[libc::SO_PASSCRED, libc::SO_PASSSEC, SO_PASSPIDFD], 0);
-}
-
 /// Lets nobody send descriptors to this socket any more: Linux 6.16, without effect before.
 ///
 /// A descriptor that comes unasked is closed by whoever drains or closes the socket, and closing
-/// can be made to take long, by a TCP socket that lingers, say.
+/// can be made to take long, by a TCP socket that lingers, say. Only for a socket that was just
+/// made: setting an option waits for the socket's lock, which another holder can keep.
 pub(crate) fn refuse_descriptors(socket: BorrowedFd<'_>) {
-    set(socket, &[SO_PASSRIGHTS], 0);
-}
-
-fn set(socket: BorrowedFd<'_>, options: &[libc::c_int], value: libc::c_int) {
-    for &option in options {
-        // SAFETY: `value` is valid for the call, with its length. An option that this kernel does
-        // not know is refused, and then it cannot be on either.
-        unsafe {
-            libc::setsockopt(
-                socket.as_raw_fd(),
-                libc::SOL_SOCKET,
-                option,
-                (&raw const value).cast(),
-                size_of_val(&value) as libc::socklen_t,
-            )
-        };
-    }
+    let value: libc::c_int = 0;
+    // SAFETY: `value` is valid for the call, with its length. A kernel that does not know the
+    // option refuses it.
+    unsafe {
+        libc::setsockopt(
+            socket.as_raw_fd(),
+            libc::SOL_SOCKET,
+            SO_PASSRIGHTS,
+            (&raw const value).cast(),
+            size_of_val(&value) as libc::socklen_t,
+        )
+    };
 }
 
 fn pair(kind: SockType) -> Result<(OwnedFd, OwnedFd), SystemError> {
@@ -323,19 +334,52 @@ pub(crate) fn enlarge(socket: BorrowedFd<'_>) {
     let _ = setsockopt(&socket, sockopt::SndBuf, &SEND_BUFFER);
 }
 
-/// Lets descriptors be sent to this socket, whatever a former owner has chosen. Linux 6.16; before,
-/// they always can be.
-pub(crate) fn accept_descriptors(socket: BorrowedFd<'_>) {
-    set(socket, &[SO_PASSRIGHTS], 1);
+/// Whether descriptors can be sent to this socket; a former owner may have turned that off. Linux
+/// 6.16; before, they always can be.
+pub(crate) fn takes_descriptors(socket: BorrowedFd<'_>) -> bool {
+    number(socket, SO_PASSRIGHTS).is_none_or(|value| value != 0)
 }
 
+/// An option of a socket that is a number. Reading one waits for no lock.
+fn number(socket: BorrowedFd<'_>, option: libc::c_int) -> Option<libc::c_int> {
+    let mut value: libc::c_int = 0;
+    let mut len = size_of_val(&value) as libc::socklen_t;
+    // SAFETY: both out-pointers are valid for the call, and `len` says how large the first one is.
+    let answer = unsafe {
+        libc::getsockopt(
+            socket.as_raw_fd(),
+            libc::SOL_SOCKET,
+            option,
+            (&raw mut value).cast(),
+            &raw mut len,
+        )
+    };
+    (answer == 0).then_some(value)
+}
+
+/// How long a thread waits for its turn: some thousand times as long as a turn takes.
+const LONGEST_TURN: Duration = Duration::from_millis(20);
 const MAX_DRAIN_CALLS: u32 = 16;
 /// Resets and interruptions of one call that are waited out.
 const MAX_RESETS: u32 = 16;
 const SEND_BUFFER: usize = 8 << 20;
-/// `SO_PASSPIDFD` of Linux 6.5, which the C library's headers do not always have.
-const SO_PASSPIDFD: libc::c_int = 76;
-/// `SO_PASSRIGHTS` of Linux 6.16.
+/// `SO_PASSRIGHTS` of Linux 6.16, which the C library's headers do not always have.
 const SO_PASSRIGHTS: libc::c_int = 83;
 /// `SCM_PIDFD` of Linux 6.5.
 const SCM_PIDFD: libc::c_int = 4;
+
+#[cfg(test)]
+mod tests {
+    use super::Turn;
+
+    #[test]
+    fn a_turn_without_end_holds_nobody_up() {
+        let first = Turn::take();
+        let second = Turn::take();
+        assert!(!second.is_ours);
+        drop(second);
+        assert!(!Turn::take().is_ours, "the first one still has it");
+        drop(first);
+        assert!(Turn::take().is_ours);
+    }
+}

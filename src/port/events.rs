@@ -217,12 +217,9 @@ impl MessagePort {
             // It will never be started, or in vain.
             return self.deliver_close(CloseReason::Local, scope);
         }
-        match self.receiver.prepare_wait() {
+        match self.receiver.prepare_wait_for_end() {
             Ok(Wait::Sleep) => Delivered::Nothing,
-            Ok(Wait::Ready) => match self.receiver.end_before_anything() {
-                Some(reason) => self.deliver_close(reason, scope),
-                None => Delivered::Later,
-            },
+            Ok(Wait::Ready) => Delivered::Later,
             Err(RecvError::Closed { reason }) => {
                 let _ = self.end_if_broken(RecvError::Closed { reason });
                 self.deliver_close(reason, scope)

@@ -9,6 +9,7 @@ use crate::port::sender::Sender;
 use std::cell::Cell;
 use std::fmt;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 /// Buffers of one size, mapped at both ends of a trusted channel: handing one over costs what a
@@ -75,8 +76,16 @@ impl BufferPool {
             self.next.set((buffer.slot() + 1) % self.memory.slots());
             return Ok(buffer);
         }
-        if self.end.ask_hang_up() {
-            return Err(PostError::Closed { reason: CloseReason::PeerDied });
+        let memory = self.end.region().lane(self.end.outgoing());
+        // Relaxed: as posts look at it; whoever misses it now hears of it at the next call.
+        let reason = match memory.lane().sleepers.reader_gone.load(Ordering::Relaxed) {
+            0 => self.end.ask_hang_up().then_some(CloseReason::PeerDied),
+            1 => Some(CloseReason::PeerClosed),
+            _ => Some(CloseReason::PeerDropped),
+        };
+        if let Some(reason) = reason {
+            // What it had not received stays in use for as long as its end lives.
+            return Err(PostError::Closed { reason });
         }
         let (len, all) = (self.memory.len(), u64::from(self.memory.slots()) * self.memory.len());
         Err(PostError::QueueFull { len, unread: all, limit: all, is_socket: false })

@@ -97,11 +97,6 @@ impl Receiver {
         LaneStats::read(self.receiving.borrow().consumer().memory())
     }
 
-    /// Why there will be no message at all, if that is so.
-    pub(crate) fn end_before_anything(&self) -> Option<CloseReason> {
-        self.receiving.borrow_mut().end_before_anything()
-    }
-
     pub(crate) fn end_reason(&self) -> Option<CloseReason> {
         self.receiving.borrow_mut().end_reason()
     }
@@ -141,6 +136,11 @@ impl Receiver {
 
     pub(crate) fn prepare_wait(&self) -> Result<Wait, RecvError> {
         self.receiving.borrow_mut().prepare_wait()
+    }
+
+    /// Prepares to wait for the end alone: `Ready` if a message stands before it.
+    pub(crate) fn prepare_wait_for_end(&self) -> Result<Wait, RecvError> {
+        self.receiving.borrow_mut().prepare_wait_for_end()
     }
 
     /// Sleeps after `prepare_wait`; a canceller's request ends it.

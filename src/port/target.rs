@@ -531,9 +531,16 @@ impl EventTarget {
 
     /// Forgets who is removed, unless a dispatch runs.
     fn sweep(&self) {
-        if let Ok(mut entries) = self.entries.try_borrow_mut() {
-            entries.as_mut().retain(|entry| entry.is_live());
+        let Ok(mut entries) = self.entries.try_borrow_mut() else { return };
+        if entries.iter().all(|entry| entry.is_live()) {
+            return;
         }
+        let all = std::mem::take(entries.as_mut());
+        let (live, dead): (Vec<_>, Vec<_>) = all.into_iter().partition(|entry| entry.is_live());
+        *entries.as_mut() = live;
+        drop(entries);
+        // What they own may come back here when it is dropped.
+        drop(dead);
     }
 
     fn number(&self) -> u64 {

@@ -288,7 +288,8 @@ impl Scene {
                 let _wake = self.producer.commit();
                 let (cursor, left) = (self.producer.cursor(), self.producer.left());
                 // A capsule may lie as well.
-                let left = if script.small().is_multiple_of(2) { left } else { [script.start(); 21] };
+                let left =
+                    if script.small().is_multiple_of(2) { left } else { [script.start(); 21] };
                 let resumed = Producer::resume(self.memory.clone(), self.geometry, cursor, left);
                 if let Ok(producer) = resumed {
                     self.producer = producer;

@@ -23,7 +23,7 @@ use crate::common::DEADLINE;
 pub const PATIENCE: Duration = Duration::from_secs(DEADLINE.as_secs() / 3);
 
 /// A whole number of pages on every machine.
-const PAGES: usize = 64 << 10;
+pub const PAGES: usize = 64 << 10;
 
 /// The lock of one region, held until this is dropped or released.
 pub struct Lock {
@@ -108,7 +108,7 @@ pub fn user_faults() -> io::Result<File> {
 }
 
 /// Asks for the first fault on each of these pages.
-fn register(faults: &File, pages: &MmapMut) -> io::Result<()> {
+pub fn register(faults: &File, pages: &MmapMut) -> io::Result<()> {
     #[repr(C)]
     struct Register {
         start: u64,
@@ -133,7 +133,7 @@ fn ioctl<T>(file: &File, request: u64, argument: &mut T) -> io::Result<()> {
     if answer == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
 }
 
-fn wait_for_fault(faults: &File) {
+pub fn wait_for_fault(faults: &File) {
     const UFFD_EVENT_PAGEFAULT: u8 = 0x12;
     let timeout = PollTimeout::try_from(PATIENCE).expect("the deadline fits");
     let mut descriptors = [PollFd::new(faults.as_fd(), PollFlags::POLLIN)];

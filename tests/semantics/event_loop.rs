@@ -303,3 +303,21 @@ fn a_handler_that_defers_at_each_message_keeps_the_order() {
         .collect();
     assert_eq!(log.take(), expected);
 }
+
+#[test]
+fn the_end_of_a_port_that_was_not_started_is_told_behind_a_hop() {
+    let pair = channel();
+    let (port, log) = logged(pair.port2);
+    for _ in 0..100 {
+        pair.port1.post_bytes(&[1; 10_000]).expect("room");
+    }
+    while port.try_recv().expect("a peer").is_some() {}
+    let (mut event_loop, _) = loop_of(port);
+    settle(&mut event_loop);
+    // Going home is a control record, and no message.
+    pair.port1.trim().expect("pages that are given back");
+    settle(&mut event_loop);
+    drop(pair.port1);
+    event_loop.run().expect("the loop waits");
+    assert_eq!(log.take(), ["close: PeerDropped"]);
+}

@@ -237,3 +237,20 @@ fn a_sealed_buffer_moves_twice_by_two_descriptors() {
     File::from(descriptor).read_exact_at(&mut seen, 0).expect("bytes");
     assert_eq!((&seen, &*buffer), (b"shared", &b"shared"[..]));
 }
+
+#[test]
+fn a_child_that_never_execs_keeps_no_buffer_from_being_sealed() {
+    let mut buffer = Buffer::from_slice(b"ours").expect("a buffer");
+    // SAFETY: the child makes nothing but this one call, and ends by a signal.
+    let child = match unsafe { nix::unistd::fork() }.expect("a child") {
+        nix::unistd::ForkResult::Child => loop {
+            nix::unistd::pause();
+        },
+        nix::unistd::ForkResult::Parent { child } => child,
+    };
+    let sealed = buffer.seal();
+    nix::sys::signal::kill(child, nix::sys::signal::Signal::SIGKILL).expect("it is there");
+    nix::sys::wait::waitpid(child, None).expect("it ends");
+    sealed.expect("nobody else has it");
+    assert_eq!(&*buffer, b"ours");
+}

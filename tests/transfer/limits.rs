@@ -1,16 +1,17 @@
 //! What runs out: room in the socket, descriptors here and in flight, address space.
 
 use crate::common::census::Census;
-use crate::common::parts::{ATTACHMENTS, Parts};
+use crate::common::parts::{ATTACHMENTS, DOORBELL, Parts};
 use crate::common::role::{command, play, skip};
 use crate::common::watchdog::{progress, watch};
 use crate::common::{
     DEADLINE, kill_process, receive, receive_end, receive_text, refusal, wait_until_asleep,
 };
-use crate::locked::{Lock, PATIENCE, user_faults};
+use crate::locked::{Lock, PAGES, PATIENCE, register, user_faults, wait_for_fault};
 use crate::{
     assert_entangled, channel, growing, moved, number_of, only_descriptor, only_port, token,
 };
+use memmap2::MmapMut;
 use messageport::{
     Buffer, BufferError, CloseReason, MessageChannel, MessageError, MessagePort, PostError,
     RecvError, Transferable, Worker, parent_port,
@@ -19,6 +20,7 @@ use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use nix::sys::socket::{setsockopt, sockopt};
 use nix::unistd::gettid;
 use std::fs::{self, File};
+use std::os::fd::{AsRawFd, OwnedFd};
 use std::sync::mpsc;
 use std::thread;
 use std::time::{Duration, Instant};
@@ -548,6 +550,79 @@ fn f44_a_lock_held_on_the_memory_of_a_port_stops_no_move() {
         assert_eq!(receive(&port1).bytes(), [3; 100_000]);
         assert_eq!(receive_end(&port1), CloseReason::PeerClosed);
         assert!(worker.wait().expect("a child").success());
+    }
+    play(TEST, &[("hostile", hostile), ("victim", victim)]);
+}
+
+/// Keeps a socket's own lock: an option is set from a page whose fault nobody answers.
+fn hold_socket(socket: OwnedFd, faults: &File) -> thread::JoinHandle<()> {
+    #[repr(C)]
+    struct Filter {
+        len: u16,
+        instructions: *const u8,
+    }
+    let page = MmapMut::map_anon(PAGES).expect("fresh pages");
+    register(faults, &page).expect("pages of our own can be watched");
+    let holder = thread::spawn(move || {
+        let filter = Filter { len: 1, instructions: page.as_ptr() };
+        // SAFETY: both are valid for the call. It fails once the page is there: a zero is no
+        // instruction to end with.
+        unsafe {
+            libc::setsockopt(
+                socket.as_raw_fd(),
+                libc::SOL_SOCKET,
+                libc::SO_ATTACH_FILTER,
+                (&raw const filter).cast(),
+                size_of_val(&filter) as libc::socklen_t,
+            )
+        };
+    });
+    wait_for_fault(faults);
+    holder
+}
+
+#[test]
+fn f40_a_socket_that_a_former_owner_keeps_locked_stops_no_move() {
+    const TEST: &str = "limits::f40_a_socket_that_a_former_owner_keeps_locked_stops_no_move";
+    fn victim() {
+        let parent = parent_port().expect("a port to the parent");
+        drop(receive(&parent));
+        let port = receive(&parent).take_port().expect("a port");
+        port.post_text("through the lock").expect("room");
+        parent.post_text("unharmed").expect("room");
+        assert_eq!(receive_end(&parent), CloseReason::PeerDropped);
+    }
+    fn hostile() {
+        for index in [DOORBELL, ATTACHMENTS] {
+            let faults = match user_faults() {
+                Ok(faults) => faults,
+                Err(error) => return skip(&format!("no userfaultfd here: {error}")),
+            };
+            let (ours, ports): (Vec<_>, Vec<_>) = (0..2)
+                .map(|_| {
+                    let MessageChannel { port1, port2 } = growing();
+                    (port1, Parts::of(port2))
+                })
+                .unzip();
+            let worker = Worker::spawn(command(TEST, "victim")).expect("a worker");
+            let mut holders = Vec::new();
+            for parts in ports {
+                holders.push(hold_socket(parts.duplicate(index), &faults));
+                let port = parts.into_port();
+                let post = |port: MessagePort| worker.port().post_text_with("held", [port.into()]);
+                post(port.expect("a port")).expect("room");
+            }
+            let answer = worker.port().recv_timeout(PATIENCE).map(|event| event.format());
+            let held = holders.iter().all(|holder| !holder.is_finished());
+            drop(faults);
+            holders.into_iter().for_each(|holder| holder.join().expect("it ends"));
+            answer.expect("the victim hangs");
+            assert!(held, "a lock was given back too early, so nothing was shown");
+            assert_eq!(receive_text(&ours[1]), "through the lock");
+            let (port, mut child) = worker.into_parts();
+            drop(port);
+            assert!(child.wait().expect("a child").success());
+        }
     }
     play(TEST, &[("hostile", hostile), ("victim", victim)]);
 }
