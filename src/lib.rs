@@ -34,7 +34,8 @@
 //! ```
 //!
 //! Ports move: [`post_message_with`](MessagePort::post_message_with) takes ports, [`Buffer`]s and
-//! descriptors along with a message. Strangers meet by a name, through a [`Listener`] and [`connect`].
+//! descriptors along with a message. Strangers meet by a name, through a [`Listener`] and
+//! [`connect`].
 //!
 //! # Many ports
 //!

@@ -55,7 +55,8 @@ pub struct EventLoop {
     deferred: RefCell<Vec<Box<dyn Any>>>,
     shared: Arc<Shared>,
     marks: Vec<u64>,
-    /// What else is waited for, and what to do then. A source is out of its place while it is served.
+    /// What else is waited for, and what to do then. A source is out of its place while it is
+    /// served.
     sources: BTreeMap<u64, Option<Source>>,
 }
 
@@ -127,7 +128,8 @@ impl EventLoop {
         })
     }
 
-    /// Takes a port in, a typed one with its type: then what is no such message is a `messageerror`.
+    /// Takes a port in, a typed one with its type: then what is no such message is a
+    /// `messageerror`.
     ///
     /// # Errors
     /// [`LoopError::Io`]; the port is dropped then.
@@ -169,8 +171,8 @@ impl EventLoop {
     }
 
     /// Waits for something else as well: a [`Listener`](crate::Listener), a socket, a timer's
-    /// descriptor. `on_ready` is called whenever it is readable, and has to use that up. While there
-    /// is a source [`run`](Self::run) goes on without ports, until it is stopped.
+    /// descriptor. `on_ready` is called whenever it is readable, and has to use that up. While
+    /// there is a source [`run`](Self::run) goes on without ports, until it is stopped.
     ///
     /// # Errors
     /// [`LoopError::Io`]; the source is dropped then.
@@ -216,8 +218,8 @@ impl EventLoop {
         Ok(SourceId(id))
     }
 
-    /// Takes a source out and drops it. Says whether it was there. The one that is being served goes
-    /// when that is through.
+    /// Takes a source out and drops it. Says whether it was there. The one that is being served
+    /// goes when that is through.
     pub fn remove_source(&mut self, id: SourceId) -> bool {
         match self.sources.remove(&id.0) {
             None => false,

@@ -21,13 +21,15 @@ use std::task::{Context, Poll, ready};
 
 /// A port for async programs; made by [`MessagePort::into_async`].
 ///
-/// It gives messages of their own, which are copied also between trusted ends, and is `Send`, as are
-/// its futures. A future of it that is dropped loses nothing: a message that was not returned is still
-/// in the queue. It waits on tokio's reactor with the feature `tokio`, and on that of async-io with the
+/// It gives messages of their own, which are copied also between trusted ends, and is `Send`, as
+/// are its futures. A future of it that is dropped loses nothing: a message that was not returned
+/// is still in the queue. It waits on tokio's reactor with the feature `tokio`, and on that of
+/// async-io with the
 /// feature `async-io`; with both, on tokio's inside of a tokio runtime.
 ///
-/// As a [`Stream`] it gives messages until the end, those that could not be had as errors among them;
-/// as a [`Sink`] it takes bytes, and keeps one message that found no room until it is flushed.
+/// As a [`Stream`] it gives messages until the end, those that could not be had as errors among
+/// them; as a [`Sink`] it takes bytes, and keeps one message that found no room until it is
+/// flushed.
 ///
 #[cfg_attr(feature = "tokio", doc = "```")]
 #[cfg_attr(not(feature = "tokio"), doc = "```ignore")]

@@ -82,7 +82,8 @@ impl Buffer {
             _ => Memory::Fresh(unsafe { MmapMut::map_mut(&descriptor) }.map_err(map_refused)?),
         };
         if let Memory::Fresh(bytes) = &memory {
-            // A child's copy would be a writer until it execs, and keep the buffer from being sealed.
+            // A child's copy would be a writer until it execs, and keep the buffer from being
+            // sealed.
             bytes
                 .advise(Advice::DontFork)
                 .map_err(|source| BufferError::Io { call: "madvise(MADV_DONTFORK)", source })?;

@@ -213,9 +213,7 @@ impl Receiving {
     /// Nobody will read what is in the queue, while the other half may keep the sockets: what moved
     /// with unread messages is closed now.
     pub(crate) fn abandon_queue(&mut self) {
-        // Closing the socket does the same, and no former owner can hold that up.
-        let is_last = Arc::strong_count(&self.end) == 1;
-        if !self.moved && !is_last {
+        if !self.moved {
             self.end.abandon_packets();
         }
     }

@@ -23,7 +23,8 @@ fn named(call: &'static str) -> impl FnOnce(Errno) -> SystemError {
     move |errno| SystemError { call, source: errno.into() }
 }
 
-/// A number that is hardly drawn twice. It protects nothing, so the standard library's random keys do.
+/// A number that is hardly drawn twice. It protects nothing, so the standard library's random keys
+/// do.
 pub(crate) fn random_number() -> u64 {
     RandomState::new().hash_one(std::process::id())
 }

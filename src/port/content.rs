@@ -1,5 +1,5 @@
-//! What can be asked of a message, wherever its bytes are: in an event that borrows its port, or in a
-//! message of its own.
+//! What can be asked of a message, wherever its bytes are: in an event that borrows its port, or in
+//! a message of its own.
 
 use crate::error::{BufferError, MessageError};
 use crate::link::buffer::Buffer;

@@ -254,8 +254,8 @@ impl<'p> MessageEvent<'p> {
         content::transferred(self)
     }
 
-    /// The same as a message of its own, which borrows nothing: copies the bytes, and takes along what
-    /// moved with it.
+    /// The same as a message of its own, which borrows nothing: copies the bytes, and takes along
+    /// what moved with it.
     pub fn into_message(self) -> Message {
         let parcel = self.receiver.take_parcel(self.payload.ticket());
         Message::new(&self, parcel)

@@ -230,7 +230,8 @@ impl MessagePort {
 
     fn deliver_close(&self, reason: CloseReason, scope: Option<&dyn Scope>) -> Delivered {
         self.has_said_close.set(true);
-        // It fires at the other end only: not where `close` was called, however the peer ended then.
+        // It fires at the other end only: not where `close` was called, however the peer ended
+        // then.
         if reason != CloseReason::Local && !self.sender.is_closing() {
             self.fire(EventType::Close, scope, |event| event.with_reason(reason));
         }

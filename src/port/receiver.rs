@@ -170,7 +170,11 @@ impl Drop for Receiver {
     fn drop(&mut self) {
         let receiving = self.receiving.get_mut();
         receiving.leave(Farewell::Dropped);
-        receiving.abandon_queue();
+        // Ours, and that of `receiving`. The last user closes the sockets, which does the same, and
+        // which no former owner of them can hold up.
+        if Arc::strong_count(&self.end) > 2 {
+            receiving.abandon_queue();
+        }
     }
 }
 

@@ -6,6 +6,9 @@ use crate::common::receive;
 use crate::common::role::{command, play, skip};
 use messageport::{Buffer, BufferError, CloseReason, Worker, parent_port, rkyv};
 use nix::fcntl::{FcntlArg, SealFlag, fcntl};
+use nix::sys::signal::{Signal, kill};
+use nix::sys::wait::waitpid;
+use nix::unistd::{ForkResult, fork, pause};
 use std::fs::{File, OpenOptions};
 use std::os::fd::AsRawFd;
 use std::os::unix::fs::FileExt;
@@ -240,17 +243,24 @@ fn a_sealed_buffer_moves_twice_by_two_descriptors() {
 
 #[test]
 fn a_child_that_never_execs_keeps_no_buffer_from_being_sealed() {
-    let mut buffer = Buffer::from_slice(b"ours").expect("a buffer");
-    // SAFETY: the child makes nothing but this one call, and ends by a signal.
-    let child = match unsafe { nix::unistd::fork() }.expect("a child") {
-        nix::unistd::ForkResult::Child => loop {
-            nix::unistd::pause();
-        },
-        nix::unistd::ForkResult::Parent { child } => child,
-    };
-    let sealed = buffer.seal();
-    nix::sys::signal::kill(child, nix::sys::signal::Signal::SIGKILL).expect("it is there");
-    nix::sys::wait::waitpid(child, None).expect("it ends");
-    sealed.expect("nobody else has it");
-    assert_eq!(&*buffer, b"ours");
+    // In a process of its own, whose other descriptors the child does not get.
+    fn forks() {
+        let mut buffer = Buffer::from_slice(b"ours").expect("a buffer");
+        // SAFETY: the child makes no call but this one, and ends by a signal.
+        let child = match unsafe { fork() }.expect("a child") {
+            ForkResult::Child => loop {
+                pause();
+            },
+            ForkResult::Parent { child } => child,
+        };
+        let sealed = buffer.seal();
+        kill(child, Signal::SIGKILL).expect("it is there");
+        waitpid(child, None).expect("it ends");
+        sealed.expect("nobody else has it");
+        assert_eq!(&*buffer, b"ours");
+    }
+    play(
+        "buffers::a_child_that_never_execs_keeps_no_buffer_from_being_sealed",
+        &[("forks", forks)],
+    );
 }

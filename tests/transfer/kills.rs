@@ -28,7 +28,7 @@ const STEP: &str = "MESSAGEPORT_TEST_STEP";
 const STEPS: [(&str, i64); 6] = [
     ("the packet is received", libc::SYS_recvmsg),
     ("the port is mapped", libc::SYS_mmap),
-    ("its sockets are looked at", libc::SYS_setsockopt),
+    ("its sockets are looked at", libc::SYS_getsockopt),
     ("the packet is sent", libc::SYS_sendmsg),
     ("the mapping goes", libc::SYS_munmap),
     ("the descriptors go", libc::SYS_close),
