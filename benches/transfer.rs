@@ -13,6 +13,7 @@ use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 use harness::Harness;
 use harness::bars::Bar;
 use harness::handoff::{self, Way};
+use harness::hops;
 use harness::local::{self, Local};
 use harness::ports::{self, Mode};
 use harness::report::{Baseline, Report};
@@ -29,6 +30,7 @@ fn main() {
     };
     ports_move(&mut harness);
     if harness.has_two_cores("transfer") {
+        moved_ports_talk(&mut harness);
         payloads_move(&mut harness);
     }
     harness.finish();
@@ -122,6 +124,28 @@ fn bare_calls() -> Local<impl FnMut(), impl FnMut()> {
         drop(mapping.expect("a mapping"));
     };
     Local::new(|| {}, operation)
+}
+
+/// Round trips through ports that have moved, and through ports that have not.
+fn moved_ports_talk(harness: &mut Harness) {
+    let (core, count) = (harness.peer_core(), harness.count(50_000, 50));
+    let mode = Mode { is_trusted: true, is_asleep: false, is_typed: false };
+    let mut subjects = Vec::new();
+    for bytes in [64, 1024] {
+        subjects.extend(ports::round_trips(core, mode, &[bytes], count));
+        for hops in hops::HOPS {
+            subjects.push(hops::round_trip(core, hops, bytes, count));
+        }
+    }
+    let report = Report {
+        group: "transfer_hops",
+        title: "bytes there and back, spinning, trusted, before and after both ends have moved",
+        baselines: vec![Baseline::same("trusted-bytes")],
+        bars: hops::HOPS.map(|(after, _)| Bar::same(11, after, "trusted-bytes", 64, 1.1)).into(),
+        is_throughput: false,
+        is_slow: false,
+    };
+    harness.run(&report, &subjects);
 }
 
 fn payloads_move(harness: &mut Harness) {

@@ -14,6 +14,7 @@ pub mod bars;
 pub mod child;
 pub mod clock;
 pub mod handoff;
+pub mod hops;
 pub mod kernel;
 pub mod lines;
 pub mod local;

@@ -40,7 +40,7 @@ impl Mode {
     }
 
     #[inline]
-    fn receive(self, port: &MessagePort) -> Result<MessageEvent<'_>, RecvError> {
+    pub fn receive(self, port: &MessagePort) -> Result<MessageEvent<'_>, RecvError> {
         if self.is_asleep {
             return port.recv();
         }
@@ -131,7 +131,7 @@ pub fn serve_echo(job: Job) {
     }
 }
 
-fn echo_bytes(port: &MessagePort, mode: Mode) {
+pub fn echo_bytes(port: &MessagePort, mode: Mode) {
     while let Ok(event) = mode.receive(port) {
         if port.post_bytes(event.bytes()).is_err() {
             return;
