@@ -164,6 +164,9 @@ impl Drop for Worker {
 /// and is closed on exec from here on. Call this early: until then a child of this process inherits
 /// the descriptor, and hides the death of this process from the parent.
 ///
+/// The descriptor's number comes in an environment variable, `MESSAGEPORT_PARENT`, with the
+/// descriptor's inode; a program that sets it itself says that nobody in it owns that number.
+///
 /// HTML: the implicit port of a
 /// [`DedicatedWorkerGlobalScope`](https://html.spec.whatwg.org/#dedicatedworkerglobalscope).
 ///

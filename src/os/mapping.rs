@@ -2,10 +2,13 @@
 #![allow(unsafe_code)]
 
 use crate::error::SystemError;
+use crate::os::named;
 use memmap2::{Advice, MmapOptions, MmapRaw, UncheckedAdvice};
+use nix::errno::Errno;
+use nix::fcntl::{FcntlArg, OFlag, fcntl};
 use std::io;
 use std::ops::Range;
-use std::os::fd::{AsFd, AsRawFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 use std::ptr::NonNull;
 use std::sync::OnceLock;
 
@@ -84,6 +87,51 @@ impl Mapping {
             }
         }
     }
+}
+
+/// How many of the first `len` bytes of a memfd have memory, whole pages, in core or swapped out:
+/// cachestat(2), of Linux 6.5. It waits for no lock of the file. `None` where the kernel does not
+/// tell.
+///
+/// Only who may write to the file is told. A descriptor that was opened for reading only is an
+/// error, so that no sender can choose that nothing is told.
+pub(crate) fn bytes_with_memory(fd: impl AsFd, len: u64) -> Result<Option<u64>, SystemError> {
+    #[repr(C)]
+    struct Range {
+        offset: u64,
+        len: u64,
+    }
+    #[repr(C)]
+    #[derive(Default)]
+    struct Counts {
+        cached: u64,
+        dirty: u64,
+        writeback: u64,
+        evicted: u64,
+        recently_evicted: u64,
+    }
+    // The same on every architecture that has it from the common table.
+    const CACHESTAT: libc::c_long = 451;
+    const PLAIN: libc::c_uint = 0;
+
+    let (range, mut counts) = (Range { offset: 0, len }, Counts::default());
+    let raw = fd.as_fd().as_raw_fd();
+    // SAFETY: both structs are the kernel's for this call, and valid for it.
+    let answer = unsafe { libc::syscall(CACHESTAT, raw, &raw const range, &raw mut counts, PLAIN) };
+    match Errno::result(answer) {
+        Ok(_) => {
+            let pages = counts.cached.saturating_add(counts.evicted);
+            Ok(Some(pages.saturating_mul(page_size())))
+        }
+        Err(Errno::EPERM) if !is_writable(fd.as_fd())? => Err(named("cachestat")(Errno::EPERM)),
+        // An older kernel, or a filter of system calls.
+        Err(_) => Ok(None),
+    }
+}
+
+fn is_writable(fd: BorrowedFd<'_>) -> Result<bool, SystemError> {
+    let flags = fcntl(fd, FcntlArg::F_GETFL).map_err(named("fcntl(F_GETFL)"))?;
+    Ok(OFlag::from_bits_retain(flags) & OFlag::O_ACCMODE == OFlag::O_RDWR)
 }
 
 /// Bytes of a page.

@@ -57,9 +57,9 @@ pub(crate) fn take_port(of: &impl Content) -> Result<MessagePort, MessageError> 
 }
 
 pub(crate) fn take_buffer(of: &impl Content) -> Result<Buffer, MessageError> {
-    take(of, Kind::Buffer, "buffer", |part, _| {
+    take(of, Kind::Buffer, "buffer", |part, is_trusted| {
         let Part::Buffer { descriptor, len } = part else { unreachable!("asked for") };
-        Buffer::import(descriptor, len).map_err(|(error, descriptor)| {
+        Buffer::import(descriptor, len, is_trusted).map_err(|(error, descriptor)| {
             let again = matches!(error, BufferError::Io { .. });
             let part = again.then_some(Part::Buffer { descriptor, len });
             (MessageError::Buffer(error), part)

@@ -143,7 +143,27 @@ fn f33_memory_with_holes_is_refused_before_it_costs_any() {
         fallocate(&holed, punch, 4096, 4096).expect("a hole");
         fcntl(&holed, FcntlArg::F_ADD_SEALS(SEALS)).expect("seals");
         assert_refused("one hole", offer(&mut pair, 1, holed.into(), LEN));
-        assert_alive(&mut pair, 2);
+        // All of the file's memory behind its end, where it can be given back later.
+        let behind = unsealed(MFdFlags::empty());
+        behind.set_len(LEN).expect("a length");
+        let (beyond, size) = (FallocateFlags::FALLOC_FL_KEEP_SIZE, LEN as i64);
+        fallocate(&behind, beyond, size, size).expect("memory");
+        fcntl(&behind, FcntlArg::F_ADD_SEALS(SEALS)).expect("seals");
+        assert!(behind.metadata().expect("a memfd").blocks() * 512 >= LEN);
+        if has_cachestat() {
+            assert_refused("memory behind its end", offer(&mut pair, 2, behind.into(), LEN));
+        } else {
+            skip("cachestat is of Linux 6.5");
+            offer(&mut pair, 2, behind.into(), LEN).expect("it looks whole");
+        }
+        // Memory that was made and never written is no hole.
+        let made = unsealed(MFdFlags::empty());
+        made.set_len(LEN).expect("a length");
+        fallocate(&made, FallocateFlags::empty(), 0, size).expect("memory");
+        fcntl(&made, FcntlArg::F_ADD_SEALS(SEALS)).expect("seals");
+        let zeros = offer(&mut pair, 3, made.into(), LEN).expect("a buffer");
+        assert!(zeros.iter().all(|byte| *byte == 0));
+        assert_alive(&mut pair, 4);
     }
     play("memory::f33_memory_with_holes_is_refused_before_it_costs_any", &[("victim", victim)]);
 }
@@ -198,4 +218,12 @@ fn f31_a_buffer_that_a_peer_made_is_checked_before_it_is_read_as_a_type() {
         let refused = buffer.access::<Vec<String>>().map(drop).expect_err("no strings");
         assert!(matches!(refused, BufferError::Invalid { .. }), "{refused}");
     }
+}
+
+/// Whether the kernel tells how much of a file has memory.
+fn has_cachestat() -> bool {
+    let number = libc::c_long::from(451);
+    // SAFETY: without a descriptor, the call looks at nothing else.
+    let answer = unsafe { libc::syscall(number, -1, 0, 0, 0) };
+    answer == -1 && nix::errno::Errno::last() == nix::errno::Errno::EBADF
 }
