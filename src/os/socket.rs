@@ -145,24 +145,35 @@ struct Turn {
     is_ours: bool,
 }
 
-static IS_TAKEN: Mutex<bool> = Mutex::new(false);
+struct Queue {
+    is_taken: bool,
+    waiting: u32,
+}
+
+static QUEUE: Mutex<Queue> = Mutex::new(Queue { is_taken: false, waiting: 0 });
 static IS_FREE: Condvar = Condvar::new();
 
 impl Turn {
     fn take() -> Turn {
-        let is_taken = IS_TAKEN.lock().unwrap_or_else(PoisonError::into_inner);
-        let (mut is_taken, _) = IS_FREE
-            .wait_timeout_while(is_taken, LONGEST_TURN, |is_taken| *is_taken)
+        let mut queue = QUEUE.lock().unwrap_or_else(PoisonError::into_inner);
+        queue.waiting += 1;
+        let (mut queue, _) = IS_FREE
+            .wait_timeout_while(queue, LONGEST_TURN, |queue| queue.is_taken)
             .unwrap_or_else(PoisonError::into_inner);
-        Turn { is_ours: !std::mem::replace(&mut *is_taken, true) }
+        queue.waiting -= 1;
+        Turn { is_ours: !mem::replace(&mut queue.is_taken, true) }
     }
 }
 
 impl Drop for Turn {
     fn drop(&mut self) {
         if self.is_ours {
-            *IS_TAKEN.lock().unwrap_or_else(PoisonError::into_inner) = false;
-            IS_FREE.notify_one();
+            let mut queue = QUEUE.lock().unwrap_or_else(PoisonError::into_inner);
+            queue.is_taken = false;
+            if queue.waiting > 0 {
+                // A system call, always.
+                IS_FREE.notify_one();
+            }
         }
     }
 }
