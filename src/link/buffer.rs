@@ -24,9 +24,11 @@ use std::sync::OnceLock;
 /// on nobody can change it, and the receiver reads it where it is. A receiver that wants to write
 /// takes a private copy of the pages it touches, by [`into_mut`](Buffer::into_mut).
 ///
-/// It is worth while for large payloads only: making one and moving it costs some tens of
-/// microseconds and a page fault for each 4 KiB; see the repository's `docs/performance.md` for the
-/// size from which on that is less than copying.
+/// It is worth while for what is passed on, kept, read in part, or must not change under an
+/// untrusted reader. Moving one costs some 20 µs, and making and reading one a page fault for each
+/// 4 KiB: for a payload that is made, sent and read once, copying it through the ring is faster at
+/// every size, and a [`BufferPool`](crate::BufferPool) is faster still. See the repository's
+/// `docs/performance.md`.
 ///
 /// HTML: [`ArrayBuffer` transfer](https://html.spec.whatwg.org/#transferable-objects).
 ///
