@@ -318,6 +318,6 @@ fn the_end_of_a_port_that_was_not_started_is_told_behind_a_hop() {
     pair.port1.trim().expect("pages that are given back");
     settle(&mut event_loop);
     drop(pair.port1);
-    event_loop.run().expect("the loop waits");
+    settle(&mut event_loop);
     assert_eq!(log.take(), ["close: PeerDropped"]);
 }
