@@ -62,17 +62,17 @@
 compile_error!("messageport needs 64-bit Linux");
 
 mod error;
-#[cfg(not(loom))]
+#[cfg(not(messageport_loom))]
 mod front;
-#[cfg(not(loom))]
+#[cfg(not(messageport_loom))]
 mod group;
-#[cfg(not(loom))]
+#[cfg(not(messageport_loom))]
 mod link;
-#[cfg(not(loom))]
+#[cfg(not(messageport_loom))]
 mod meet;
-#[cfg(not(loom))]
+#[cfg(not(messageport_loom))]
 mod os;
-#[cfg(not(loom))]
+#[cfg(not(messageport_loom))]
 mod port;
 #[cfg_attr(loom, allow(dead_code))]
 mod ring;
@@ -86,29 +86,29 @@ pub use error::{
     LoopError, MessageError, ParentPortError, PoolError, PostError, RecvError, SchemaError,
     SpawnError,
 };
-#[cfg(not(loom))]
+#[cfg(not(messageport_loom))]
 pub use front::blocking::Iter;
-#[cfg(not(loom))]
+#[cfg(not(messageport_loom))]
 pub use front::event_loop::{EventLoop, LoopHandle, PortId, SourceId};
-#[cfg(all(not(loom), any(feature = "tokio", feature = "async-io")))]
+#[cfg(all(not(messageport_loom), any(feature = "tokio", feature = "async-io")))]
 pub use front::future::{AsyncPort, AsyncReceiver, AsyncSender};
-#[cfg(not(loom))]
+#[cfg(not(messageport_loom))]
 pub use front::port_set::{PortSet, Said};
-#[cfg(not(loom))]
+#[cfg(not(messageport_loom))]
 pub use group::collection::{CollectionError, Member, MemberId, PortCollection};
-#[cfg(not(loom))]
+#[cfg(not(messageport_loom))]
 pub use link::buffer::{Buffer, BufferMut};
-#[cfg(not(loom))]
+#[cfg(not(messageport_loom))]
 pub use link::endpoint::PeerCredentials;
-#[cfg(not(loom))]
+#[cfg(not(messageport_loom))]
 pub use link::payload::{PayloadWriter, Post, PostSerializer};
-#[cfg(not(loom))]
+#[cfg(not(messageport_loom))]
 pub use link::pool::PooledBuffer;
-#[cfg(not(loom))]
+#[cfg(not(messageport_loom))]
 pub use meet::listen::{Connect, Listener, connect};
-#[cfg(not(loom))]
+#[cfg(not(messageport_loom))]
 pub use meet::spawn::{Worker, parent_port};
-#[cfg(not(loom))]
+#[cfg(not(messageport_loom))]
 pub use port::{
     JoinError, MessagePort,
     burst::Burst,

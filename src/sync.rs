@@ -1,4 +1,5 @@
-//! The one door to atomics and cells: the standard ones, or loom's under `cfg(loom)`.
+//! The one door to atomics and cells: the standard ones, or loom's under `cfg(messageport_loom)`.
+//! A name of our own: dependencies of the tests have a `cfg(loom)` as well, and would follow it.
 //!
 //! Every ordering that is stronger than `Relaxed` and every fence of the ring passes through
 //! [`ordering`] or [`fence`] with the [`Site`] it stands at.
@@ -6,9 +7,9 @@
 //! Under loom one site at a time can be weakened, and a model must then fail: so each ordering of
 //! the ring is shown to be needed, by `ring::models`.
 
-#[cfg(loom)]
+#[cfg(messageport_loom)]
 pub(crate) use loom::sync::atomic::{AtomicU32, AtomicU64, Ordering};
-#[cfg(not(loom))]
+#[cfg(not(messageport_loom))]
 pub(crate) use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
 /// A place in the ring where memory is ordered, or where two steps must be one. The table in
@@ -33,35 +34,35 @@ pub(crate) enum Site {
     TakeFlag,
 }
 
-#[cfg(not(loom))]
+#[cfg(not(messageport_loom))]
 #[inline]
 pub(crate) const fn ordering(_site: Site, ordering: Ordering) -> Ordering {
     ordering
 }
 
-#[cfg(not(loom))]
+#[cfg(not(messageport_loom))]
 #[inline]
 pub(crate) fn fence(_site: Site) {
     std::sync::atomic::fence(Ordering::SeqCst);
 }
 
 /// Stores a sleeper's flag, which its waker takes by [`swap_flag`].
-#[cfg(not(loom))]
+#[cfg(not(messageport_loom))]
 pub(crate) fn store_flag(flag: &AtomicU32, value: u32, ordering: Ordering) {
     flag.store(value, ordering);
 }
 
 /// Replaces a sleeper's flag in one step, and says what it was.
-#[cfg(not(loom))]
+#[cfg(not(messageport_loom))]
 pub(crate) fn swap_flag(_site: Site, flag: &AtomicU32, value: u32, ordering: Ordering) -> u32 {
     flag.swap(value, ordering)
 }
 
-#[cfg(loom)]
+#[cfg(messageport_loom)]
 pub(crate) use weakened::{ALL_SITES, fence, ordering, store_flag, swap_flag, with_weakened};
 
 /// The switch that lets a model run with one ordering taken away.
-#[cfg(loom)]
+#[cfg(messageport_loom)]
 mod weakened {
     use super::{AtomicU32, Ordering, Site};
     use std::cell::Cell;

@@ -68,7 +68,7 @@ pub(crate) const fn reached(position: u64, mark: u64) -> bool {
     (distance(position, mark) as i64) >= 0
 }
 
-#[cfg(all(test, not(loom)))]
+#[cfg(all(test, not(messageport_loom)))]
 mod tests {
     use super::*;
 

@@ -9,12 +9,12 @@
 //! nothing here hands out a reference to the area.
 #![allow(unsafe_code)]
 
-#[cfg(not(loom))]
+#[cfg(not(messageport_loom))]
 pub(crate) use mapped::Memory;
-#[cfg(loom)]
+#[cfg(messageport_loom)]
 pub(crate) use modelled::Memory;
 
-#[cfg(not(loom))]
+#[cfg(not(messageport_loom))]
 mod mapped {
     use crate::sync::{AtomicU64, Ordering};
     use crate::wire::layout::LaneHeader;
@@ -147,7 +147,7 @@ mod mapped {
     }
 }
 
-#[cfg(loom)]
+#[cfg(messageport_loom)]
 mod modelled {
     use crate::wire::layout::LaneHeader;
     use loom::cell::UnsafeCell;

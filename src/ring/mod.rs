@@ -107,11 +107,11 @@ pub(crate) mod notifier;
 pub(crate) mod producer;
 pub(crate) mod segment;
 
-#[cfg(all(any(test, fuzzing), not(loom)))]
+#[cfg(all(any(test, fuzzing), not(messageport_loom)))]
 pub(crate) mod fuzzing;
-#[cfg(all(any(test, fuzzing), not(loom)))]
+#[cfg(all(any(test, fuzzing), not(messageport_loom)))]
 mod harness;
-#[cfg(all(test, loom))]
+#[cfg(all(test, messageport_loom))]
 mod models;
-#[cfg(all(test, not(loom)))]
+#[cfg(all(test, not(messageport_loom)))]
 mod tests;

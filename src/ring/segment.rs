@@ -108,7 +108,7 @@ impl Geometry {
 /// Room that is always kept for one control record, so that `jump` and `close` never wait.
 pub(crate) const RESERVE: u64 = RECORD_ALIGN;
 
-#[cfg(all(test, not(loom)))]
+#[cfg(all(test, not(messageport_loom)))]
 mod tests {
     use super::*;
 

@@ -134,7 +134,7 @@ pub(crate) struct LaneHeader {
 
 /// The region up to its first area.
 #[repr(C)]
-#[cfg(not(loom))]
+#[cfg(not(messageport_loom))]
 pub(crate) struct RegionHeader {
     pub identity: Identity,
     /// Index 0: from side A to side B; 1: back.
@@ -150,7 +150,7 @@ pub(crate) const fn region_len(limit: u64) -> u64 {
 ///
 /// Features of rkyv change them, and cargo may unify features differently in two binaries; so the
 /// value is taken from the archived types themselves.
-#[cfg(not(loom))]
+#[cfg(not(messageport_loom))]
 pub(crate) fn payload_format() -> u64 {
     use rkyv::Archived;
     use rkyv::primitive::ArchivedUsize;
@@ -163,7 +163,7 @@ pub(crate) fn payload_format() -> u64 {
         | align_of::<Archived<u64>>() as u64
 }
 
-#[cfg(not(loom))]
+#[cfg(not(messageport_loom))]
 const _: () = {
     use std::mem::offset_of;
     assert!(size_of::<usize>() == 8, "messageport needs a 64-bit target");
@@ -181,7 +181,7 @@ const _: () = {
     assert!(MIN_CAPACITY << (MAX_SEGMENTS - 1) >= MAX_LIMIT);
 };
 
-#[cfg(all(test, not(loom)))]
+#[cfg(all(test, not(messageport_loom)))]
 mod tests {
     use super::*;
 

@@ -1,6 +1,6 @@
 //! Floor 1: the bytes that both processes agree on, and nothing else.
 
-#[cfg(not(loom))]
+#[cfg(not(messageport_loom))]
 pub(crate) mod frame;
 pub(crate) mod layout;
 pub(crate) mod record;

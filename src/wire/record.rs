@@ -181,7 +181,7 @@ const CLOSE: u32 = 0x0004;
 const POOLED: u32 = 0x0004;
 const POOL: u32 = 0x0006;
 
-#[cfg(all(test, not(loom)))]
+#[cfg(all(test, not(messageport_loom)))]
 mod tests {
     use super::*;
 
