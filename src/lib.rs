@@ -74,11 +74,11 @@ mod meet;
 mod os;
 #[cfg(not(messageport_loom))]
 mod port;
-#[cfg_attr(loom, allow(dead_code))]
+#[cfg_attr(messageport_loom, allow(dead_code))]
 mod ring;
-#[cfg_attr(loom, allow(dead_code))]
+#[cfg_attr(messageport_loom, allow(dead_code))]
 mod sync;
-#[cfg_attr(loom, allow(dead_code))]
+#[cfg_attr(messageport_loom, allow(dead_code))]
 mod wire;
 
 pub use error::{
