@@ -210,10 +210,12 @@ impl MessagePort {
     /// assert_eq!(channel.port2.try_recv()?.unwrap().bytes(), b"now");
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
-    #[inline]
+    #[inline(always)]
     pub fn try_recv(&self) -> Result<Option<MessageEvent<'_>>, RecvError> {
-        self.check_not_started()?;
-        self.receiver.try_recv().map_err(|error| self.end_if_broken(error))
+        if self.is_started.get() {
+            return Err(RecvError::Started);
+        }
+        self.receiver.poll().map_err(|failure| self.unpack(failure))
     }
 
     /// Steps over the next message unread, if one is there, and says whether there was: the way on
@@ -440,6 +442,15 @@ impl MessagePort {
     #[inline]
     pub(crate) fn check_not_started(&self) -> Result<(), RecvError> {
         if self.is_started.get() { Err(RecvError::Started) } else { Ok(()) }
+    }
+
+    /// A failure of the receiving half, as this port's.
+    #[inline(always)]
+    pub(crate) fn unpack(&self, failure: Box<RecvError>) -> RecvError {
+        if let RecvError::Closed { reason: CloseReason::Corrupt(_) } = *failure {
+            self.sender.close();
+        }
+        *failure
     }
 
     /// A port whose peer broke the protocol is closed in both directions.
