@@ -160,25 +160,53 @@ pub(crate) fn fill(producer: &Producer, plan: &Plan, bytes: &[u8]) {
     unsafe { copy(bytes, place) };
 }
 
-/// The bytes of a future record on a trusted pair, to be filled in place.
-#[inline(always)]
-pub(crate) fn reserved_in_place<'a>(
-    producer: &'a mut Producer,
-    plan: &Plan,
+/// The bytes of a message that is being written: in the ring of a trusted peer, or private.
+///
+/// INVARIANT (room): `len` initialised bytes from `start` are this end's alone until the half that
+/// reserved them posts or reserves again: in the ring they lie where it stands, and the peer is
+/// trusted not to touch them before they are published. Whoever holds this keeps that half alive,
+/// and from posting.
+#[derive(Debug)]
+pub(crate) struct Room {
+    start: NonNull<u8>,
     len: usize,
-) -> &'a mut [u8] {
-    let place = planned(producer, plan, len as u64);
-    // SAFETY: (planned) the place is the producer's, which stays borrowed; the peer is trusted not
-    // to touch it before it is published.
-    unsafe { std::slice::from_raw_parts_mut(place.as_ptr(), len) }
 }
 
-/// The same bytes, to look at.
-#[inline(always)]
-pub(crate) fn reserved_to_read<'a>(producer: &'a Producer, plan: &Plan, len: usize) -> &'a [u8] {
-    let place = planned(producer, plan, len as u64);
-    // SAFETY: as above; shared memory is always initialised.
-    unsafe { std::slice::from_raw_parts(place.as_ptr(), len) }
+impl Room {
+    /// Room in the ring of a trusted pair.
+    #[inline(always)]
+    pub(crate) fn in_place(producer: &Producer, plan: &Plan, len: usize) -> Room {
+        Room { start: planned(producer, plan, len as u64), len }
+    }
+
+    /// Private room, copied when it is posted.
+    #[inline(always)]
+    pub(crate) fn private(scratch: &mut [Block], len: usize) -> Room {
+        assert!(len <= size_of_val(scratch), "more bytes than there is scratch for");
+        Room { start: NonNull::from(scratch).cast(), len }
+    }
+
+    #[inline(always)]
+    pub(crate) fn len(&self) -> usize {
+        self.len
+    }
+
+    /// Keeps the first `len` bytes; a greater length changes nothing.
+    pub(crate) fn truncate(&mut self, len: usize) {
+        self.len = self.len.min(len);
+    }
+
+    #[inline(always)]
+    pub(crate) fn bytes(&self) -> &[u8] {
+        // SAFETY: (room).
+        unsafe { std::slice::from_raw_parts(self.start.as_ptr(), self.len) }
+    }
+
+    #[inline(always)]
+    pub(crate) fn bytes_mut(&mut self) -> &mut [u8] {
+        // SAFETY: (room).
+        unsafe { std::slice::from_raw_parts_mut(self.start.as_ptr(), self.len) }
+    }
 }
 
 /// Where the payload of a planned record goes.

@@ -171,7 +171,7 @@ impl MessagePort {
     /// assert_eq!(channel.port2.recv()?.bytes(), b"abc");
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
-    #[inline]
+    #[inline(always)]
     pub fn loan(&self, len: usize) -> Result<Loan<'_>, PostError> {
         self.sender.loan(len)
     }
