@@ -278,7 +278,10 @@ impl MessagePort {
     #[inline(always)]
     fn recv_until(&self, limit: Limit) -> Result<MessageEvent<'_>, RecvError> {
         self.check_not_started()?;
-        self.receiver().recv_until(limit).map_err(|failure| self.unpack(failure))
+        self.receiver().recv_until(limit).map_err(|failure| {
+            self.end_if_broken(&failure);
+            *failure
+        })
     }
 
     /// Iterates over messages, waiting for each; ends when [`recv`](Self::recv) would fail.

@@ -215,7 +215,10 @@ impl MessagePort {
         if self.is_started.get() {
             return Err(RecvError::Started);
         }
-        self.receiver.poll().map_err(|failure| self.unpack(failure))
+        self.receiver.poll().map_err(|failure| {
+            self.end_if_broken(&failure);
+            *failure
+        })
     }
 
     /// Steps over the next message unread, if one is there, and says whether there was: the way on
@@ -233,7 +236,7 @@ impl MessagePort {
     /// ```
     pub fn discard_next(&self) -> Result<bool, RecvError> {
         self.check_not_started()?;
-        self.receiver.discard_next().map_err(|error| self.end_if_broken(error))
+        self.receiver.discard_next().inspect_err(|error| self.end_if_broken(error))
     }
 
     /// A handle that ends a blocked call of this port from another thread.
@@ -444,22 +447,12 @@ impl MessagePort {
         if self.is_started.get() { Err(RecvError::Started) } else { Ok(()) }
     }
 
-    /// A failure of the receiving half, as this port's.
-    #[inline(always)]
-    pub(crate) fn unpack(&self, failure: Box<RecvError>) -> RecvError {
-        if let RecvError::Closed { reason: CloseReason::Corrupt(_) } = *failure {
-            self.sender.close();
-        }
-        *failure
-    }
-
     /// A port whose peer broke the protocol is closed in both directions.
-    #[cold]
-    pub(crate) fn end_if_broken(&self, error: RecvError) -> RecvError {
+    #[inline(always)]
+    pub(crate) fn end_if_broken(&self, error: &RecvError) {
         if let RecvError::Closed { reason: CloseReason::Corrupt(_) } = error {
             self.sender.close();
         }
-        error
     }
 
     pub(crate) fn endpoint(&self) -> &Endpoint {
