@@ -9,6 +9,8 @@ mod harness;
 
 use std::io::{IoSlice, IoSliceMut};
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
+use std::sync::atomic::AtomicU64;
+use std::sync::atomic::Ordering::Relaxed;
 
 use harness::Harness;
 use harness::bars::Bar;
@@ -40,7 +42,8 @@ fn main() {
 fn ports_move(harness: &mut Harness) {
     let count = harness.count(5_000, 20);
     let subjects = vec![
-        Subject::new(BARE_CALLS, 0, count, bare_calls),
+        Subject::new(BARE_CALLS, 0, count, || bare_calls(false)),
+        Subject::new("bare-calls-touched", 0, count, || bare_calls(true)),
         Subject::new("port", 0, count, || move_port(0)),
         Subject::new("port-with-queue", 0, count, || move_port(1_000)),
     ];
@@ -88,8 +91,9 @@ fn check_moves() {
     }
 }
 
-/// `sendmsg`, `recvmsg`, `mmap` and `munmap` of as many descriptors and as much memory.
-fn bare_calls() -> Local<impl FnMut(), impl FnMut()> {
+/// `sendmsg`, `recvmsg`, `mmap` and `munmap` of as many descriptors and as much memory; also with a
+/// word of the memory read and written, without which no end can be used.
+fn bare_calls(is_touched: bool) -> Local<impl FnMut(), impl FnMut()> {
     let pair = |kind| {
         socketpair(AddressFamily::Unix, kind, None, SockFlag::SOCK_CLOEXEC).expect("sockets")
     };
@@ -121,7 +125,12 @@ fn bare_calls() -> Local<impl FnMut(), impl FnMut()> {
         }
         assert_eq!(held.len(), 3);
         let mapping = memmap2::MmapOptions::new().len(REGION).map_raw(&held[0]);
-        drop(mapping.expect("a mapping"));
+        let mapping = mapping.expect("a mapping");
+        if is_touched {
+            // SAFETY: the first word of a mapping that nobody else uses.
+            let word = unsafe { AtomicU64::from_ptr(mapping.as_mut_ptr().cast()) };
+            word.fetch_add(1, Relaxed);
+        }
     };
     Local::new(|| {}, operation)
 }
