@@ -19,9 +19,43 @@ fn main() {
     plain_ring::assert_keeps_records();
     if harness.has_two_cores("throughput") {
         measure(&mut harness);
+        measure_sizes(&mut harness);
     }
     harness.finish();
 }
+
+/// How the cost follows the size, beside what moving the same bytes through the same count of lines
+/// takes with nothing around it.
+fn measure_sizes(harness: &mut Harness) {
+    let core = harness.peer_core();
+    let mut subjects = Vec::new();
+    for bytes in SIZES {
+        let count = harness.count((512 << 20) / bytes as u64, 20);
+        for (is_trusted, posting) in [(false, Posting::Single), (true, Posting::Single)] {
+            subjects.push(port_streams::one_way(core, bytes, count, is_trusted, posting));
+        }
+        let plain = plain_subjects::PLAIN_RING;
+        subjects.push(plain_subjects::one_way(plain, core, bytes, count, 1));
+        subjects.push(local::memcpy(bytes, count));
+    }
+    let report = Report {
+        group: "throughput_by_size",
+        title: "one message one way, posted singly, in a channel that has room for four or more",
+        baselines: vec![Baseline::same(local::MEMCPY), Baseline::same(plain_subjects::PLAIN_RING)],
+        bars: SIZES
+            .into_iter()
+            .flat_map(|bytes| {
+                ["default-single", "trusted-single"]
+                    .map(|variant| Bar::same(16, variant, plain_subjects::PLAIN_RING, bytes, 1.5))
+            })
+            .collect(),
+        is_throughput: true,
+        is_slow: false,
+    };
+    harness.run(&report, &subjects);
+}
+
+const SIZES: [usize; 5] = [4 << 10, 16 << 10, 64 << 10, 256 << 10, 1 << 20];
 
 fn measure(harness: &mut Harness) {
     let core = harness.peer_core();

@@ -146,11 +146,18 @@ fn moved_ports_talk(harness: &mut Harness) {
             subjects.push(hops::round_trip(core, hops, bytes, count));
         }
     }
+    for crowd in hops::CROWDS {
+        subjects.push(hops::in_a_crowd(core, crowd, 64, count));
+    }
+    let bar = |after, number| Bar::same(number, after, "trusted-bytes", 64, 1.1);
+    let mut bars: Vec<Bar> = hops::HOPS.map(|(after, _)| bar(after, 11)).into();
+    bars.extend(hops::CROWDS.map(|(among, _)| bar(among, 17)));
     let report = Report {
         group: "transfer_hops",
-        title: "bytes there and back, spinning, trusted, before and after both ends have moved",
+        title: "bytes there and back, spinning, trusted: before and after both ends have moved, and in a \
+                process with many other ports",
         baselines: vec![Baseline::same("trusted-bytes")],
-        bars: hops::HOPS.map(|(after, _)| Bar::same(11, after, "trusted-bytes", 64, 1.1)).into(),
+        bars,
         is_throughput: false,
         is_slow: false,
     };

@@ -1,6 +1,7 @@
-//! A round trip through ports that have moved: what it costs after so many hops.
+//! A round trip through ports that have moved, and in a crowd of others: what it costs then.
 
 use messageport::{MessageChannel, MessagePort, Worker, parent_port};
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use std::process::Child;
 
 use super::child::{self, Job};
@@ -12,8 +13,12 @@ use super::workload::{RoundTrip, Subject, Trips};
 pub const HOPS: [(&str, u32); 3] =
     [("after-1-hop", 1), ("after-10-hops", 10), ("after-1000-hops", 1_000)];
 
+/// How many other pairs this process holds, each with a message in it.
+pub const CROWDS: [(&str, usize); 2] = [("among-10-pairs", 10), ("among-1000-pairs", 1_000)];
+
 struct Hopped {
     port: MessagePort,
+    _others: Vec<MessageChannel>,
     child: Child,
     message: Outgoing,
 }
@@ -31,7 +36,31 @@ pub fn round_trip(
         let role = format!("hopped-echo:{hops}");
         let worker = Worker::spawn(child::command(&role, core, bytes, &[]));
         let (port, child) = worker.expect("starting this executable again").into_parts();
-        Trips(Hopped { port: hop(port, hops), child, message: Outgoing::new(bytes) })
+        let (port, message) = (hop(port, hops), Outgoing::new(bytes));
+        Trips(Hopped { port, _others: Vec::new(), child, message })
+    })
+}
+
+/// The same without a hop, in a process with many other ports.
+pub fn in_a_crowd(
+    core: usize,
+    (variant, others): (&'static str, usize),
+    bytes: usize,
+    count: u64,
+) -> Subject {
+    Subject::new(variant, bytes, count, move || {
+        let worker = Worker::spawn(child::command("hopped-echo:0", core, bytes, &[]));
+        let (port, child) = worker.expect("starting this executable again").into_parts();
+        ports::trust(&port);
+        let (_, most) = getrlimit(Resource::RLIMIT_NOFILE).expect("a limit");
+        setrlimit(Resource::RLIMIT_NOFILE, most, most).expect("up to the hard limit");
+        let other = |_| {
+            let channel = MessageChannel::new().expect("a channel");
+            channel.port1.post_text("waits").expect("room");
+            channel
+        };
+        let _others = (0..others).map(other).collect();
+        Trips(Hopped { port, _others, child, message: Outgoing::new(bytes) })
     })
 }
 
