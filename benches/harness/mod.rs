@@ -28,6 +28,7 @@ pub mod port_streams;
 pub mod ports;
 pub mod report;
 pub mod shared;
+pub mod soak;
 pub mod typed;
 pub mod workload;
 
