@@ -46,7 +46,7 @@ fn measure_sizes(harness: &mut Harness) {
             .into_iter()
             .flat_map(|bytes| {
                 ["default-single", "trusted-single"]
-                    .map(|variant| Bar::same(16, variant, plain_subjects::PLAIN_RING, bytes, 1.5))
+                    .map(|variant| Bar::same(18, variant, plain_subjects::PLAIN_RING, bytes, 1.5))
             })
             .collect(),
         is_throughput: true,

@@ -151,7 +151,7 @@ fn moved_ports_talk(harness: &mut Harness) {
     }
     let bar = |after, number| Bar::same(number, after, "trusted-bytes", 64, 1.1);
     let mut bars: Vec<Bar> = hops::HOPS.map(|(after, _)| bar(after, 11)).into();
-    bars.extend(hops::CROWDS.map(|(among, _)| bar(among, 17)));
+    bars.extend(hops::CROWDS.map(|(among, _)| bar(among, 19)));
     let report = Report {
         group: "transfer_hops",
         title: "bytes there and back, spinning, trusted: before and after both ends have moved, and in a \

@@ -8,7 +8,7 @@ use crate::error::Corruption;
 use crate::ring::cursor::{Cursor, distance};
 use crate::ring::memory::Memory;
 use crate::ring::notifier::{self, Sleep, Wait, Wake};
-use crate::ring::segment::Geometry;
+use crate::ring::segment::{Geometry, Span};
 use crate::sync::{Ordering, Site, ordering};
 use crate::wire::layout::RECORD_ALIGN;
 use crate::wire::record::{Beside, Farewell, Format, HEADER_LEN, Header, record_len};
@@ -21,6 +21,8 @@ pub(crate) struct Consumer {
     memory: Memory,
     geometry: Geometry,
     cursor: Cursor,
+    /// Of the segment that the cursor is in.
+    span: Span,
     released: u64,
     tail: u64,
     /// Control records since the last message.
@@ -60,7 +62,19 @@ impl Consumer {
         let messages = consumed.messages.load(Ordering::Relaxed);
         let bytes = consumed.bytes.load(Ordering::Relaxed);
         let wakes = consumed.wakes.load(Ordering::Relaxed);
-        Consumer { memory, geometry, cursor, released, tail, controls: 0, messages, bytes, wakes }
+        let (span, controls) = (geometry.span(cursor.segment), 0);
+        Consumer {
+            memory,
+            geometry,
+            cursor,
+            span,
+            released,
+            tail,
+            controls,
+            messages,
+            bytes,
+            wakes,
+        }
     }
 
     /// The next message, if it is plain to see: whole, committed, without a packet beside it, and
@@ -74,7 +88,7 @@ impl Consumer {
                 return None;
             }
         }
-        let words = self.memory.read_header(self.cursor.offset(&self.geometry));
+        let words = self.memory.read_header(self.cursor.offset_in(self.span));
         let (len, format) = Header::decode_message(words)?;
         (record_len(u64::from(len)) <= self.available())
             .then(|| self.at(len, format, Beside::Nothing))
@@ -193,7 +207,7 @@ impl Consumer {
     #[inline(always)]
     fn at(&self, len: u32, format: Format, beside: Beside) -> Record {
         Record {
-            payload_offset: self.cursor.offset(&self.geometry) + HEADER_LEN,
+            payload_offset: self.cursor.offset_in(self.span) + HEADER_LEN,
             len,
             format,
             beside,
@@ -204,20 +218,20 @@ impl Consumer {
     /// Bytes that a record at the cursor can take: committed ones, up to the segment's end.
     #[inline(always)]
     fn available(&self) -> u64 {
-        let until_end = self.cursor.until_end(&self.geometry);
+        let until_end = self.cursor.until_end_of(self.span);
         distance(self.tail, self.cursor.position).min(until_end)
     }
 
     /// Reads the header at the cursor and checks it against what is left of the segment and of the
     /// committed bytes.
     fn read_header(&self) -> Result<Header, Corruption> {
-        let words = self.memory.read_header(self.cursor.offset(&self.geometry));
+        let words = self.memory.read_header(self.cursor.offset_in(self.span));
         let header = Header::decode(words).ok_or(Corruption::new(
             "record header that nobody writes",
             words[0],
             0,
         ))?;
-        let until_end = self.cursor.until_end(&self.geometry);
+        let until_end = self.cursor.until_end_of(self.span);
         let available = self.available();
         match header {
             Header::Message { len, .. } if record_len(u64::from(len)) > available => {
@@ -251,6 +265,7 @@ impl Consumer {
             Header::Jump { segment } => self.cursor.advanced(HEADER_LEN).entering(segment),
             Header::Message { .. } | Header::Close { .. } => unreachable!("peek stops at these"),
         };
+        self.span = self.geometry.span(self.cursor.segment);
         Ok(())
     }
 
@@ -259,7 +274,7 @@ impl Consumer {
     #[inline(always)]
     fn pass_known_controls(&mut self) {
         if self.cursor.position != self.tail {
-            let words = self.memory.read_header(self.cursor.offset(&self.geometry));
+            let words = self.memory.read_header(self.cursor.offset_in(self.span));
             if Header::decode_message(words).is_none() {
                 self.pass_controls();
             }

@@ -4,7 +4,7 @@
 //! An *index* is the place inside a segment: the distance from the position at which the segment
 //! was entered, modulo its length.
 
-use crate::ring::segment::Geometry;
+use crate::ring::segment::{Geometry, Span};
 
 /// A place in the stream of one lane: the position, and the segment that holds it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -24,21 +24,37 @@ impl Cursor {
     }
 
     /// Place inside the segment, in bytes from its start.
-    #[inline(always)]
     pub(crate) fn index(self, geometry: &Geometry) -> u64 {
-        distance(self.position, self.entered) & (geometry.segment_len(self.segment) - 1)
+        self.index_in(geometry.span(self.segment))
     }
 
     /// Bytes from here to the segment's end: from 1 to all of it.
-    #[inline(always)]
+    #[cfg(any(test, fuzzing))]
     pub(crate) fn until_end(self, geometry: &Geometry) -> u64 {
-        geometry.segment_len(self.segment) - self.index(geometry)
+        self.until_end_of(geometry.span(self.segment))
     }
 
     /// Place inside the area, in bytes from its start.
-    #[inline(always)]
     pub(crate) fn offset(self, geometry: &Geometry) -> u64 {
-        geometry.segment_offset(self.segment) + self.index(geometry)
+        self.offset_in(geometry.span(self.segment))
+    }
+
+    /// As `index`, with the segment's span at hand.
+    #[inline(always)]
+    pub(crate) fn index_in(self, span: Span) -> u64 {
+        distance(self.position, self.entered) & span.mask
+    }
+
+    /// As `until_end`, with the segment's span at hand.
+    #[inline(always)]
+    pub(crate) fn until_end_of(self, span: Span) -> u64 {
+        span.mask + 1 - self.index_in(span)
+    }
+
+    /// As `offset`, with the segment's span at hand.
+    #[inline(always)]
+    pub(crate) fn offset_in(self, span: Span) -> u64 {
+        span.start + self.index_in(span)
     }
 
     /// This cursor, `len` bytes further.
@@ -83,10 +99,8 @@ mod tests {
                     let cursor = Cursor { position, segment, entered };
                     assert_eq!(cursor.index(&geometry), step % len);
                     assert_eq!(cursor.until_end(&geometry), len - step % len);
-                    assert_eq!(
-                        cursor.offset(&geometry),
-                        geometry.segment_offset(segment) + step % len
-                    );
+                    let start = geometry.segment_offset(segment);
+                    assert_eq!(cursor.offset(&geometry), start + step % len);
                 }
             }
         }

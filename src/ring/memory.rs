@@ -78,19 +78,17 @@ mod mapped {
         /// Writes a record's header.
         #[inline]
         pub(crate) fn write_header(&self, offset: u64, words: [u64; 2]) {
+            let [first, second] = self.header(offset);
             // Relaxed: published by the tail that follows.
-            self.word(offset).store(words[0], Ordering::Relaxed);
-            self.word(offset + 8).store(words[1], Ordering::Relaxed);
+            first.store(words[0], Ordering::Relaxed);
+            second.store(words[1], Ordering::Relaxed);
         }
 
         /// Reads a record's header, each word once.
         #[inline]
         pub(crate) fn read_header(&self, offset: u64) -> [u64; 2] {
             // Relaxed: ordered by the tail that was loaded before.
-            [
-                self.word(offset).load(Ordering::Relaxed),
-                self.word(offset + 8).load(Ordering::Relaxed),
-            ]
+            self.header(offset).map(|word| word.load(Ordering::Relaxed))
         }
 
         /// Where `len` bytes from `offset` stand, for whoever owns them at the moment.
@@ -104,14 +102,17 @@ mod mapped {
             unsafe { self.area.add(offset as usize) }
         }
 
+        /// The two words of a header.
         #[inline]
-        fn word(&self, offset: u64) -> &AtomicU64 {
-            let place = self.bytes(offset, 8).cast::<u64>();
-            debug_assert!(place.is_aligned());
-            // SAFETY: (bounds) `bytes` checked the place; offsets of headers are multiples of 8, so
-            // the word is aligned; it is only ever accessed as an atomic word through here, or as
-            // payload bytes by the end that owns them.
-            unsafe { AtomicU64::from_ptr(place.as_ptr()) }
+        fn header(&self, offset: u64) -> [&AtomicU64; 2] {
+            let first = self.bytes(offset, 16).cast::<u64>();
+            debug_assert!(first.is_aligned());
+            // SAFETY: (bounds) `bytes` checked both places.
+            let second = unsafe { first.add(1) };
+            // SAFETY: (bounds) as above; offsets of headers are multiples of 16, so the words are
+            // aligned; they are only ever accessed as atomic words through here, or as payload
+            // bytes by the end that owns them.
+            [first, second].map(|word| unsafe { AtomicU64::from_ptr(word.as_ptr()) })
         }
     }
 

@@ -11,7 +11,7 @@ use crate::error::Corruption;
 use crate::ring::cursor::{Cursor, distance, reached};
 use crate::ring::memory::Memory;
 use crate::ring::notifier::{self, Sleep, Wait, Wake};
-use crate::ring::segment::{Geometry, RESERVE};
+use crate::ring::segment::{Geometry, RESERVE, Span};
 use crate::sync::{Ordering, Site, ordering};
 use crate::wire::layout::{MAX_SEGMENTS, ProducedLine, RECORD_ALIGN};
 use crate::wire::record::{Beside, Farewell, Format, HEADER_LEN, Header, record_len};
@@ -27,6 +27,8 @@ pub(crate) struct Producer {
     memory: Memory,
     geometry: Geometry,
     cursor: Cursor,
+    /// Of the segment that the cursor is in.
+    span: Span,
     committed: u64,
     head: u64,
     /// Bytes that may be written at the cursor without a further thought.
@@ -92,6 +94,7 @@ impl Producer {
             memory,
             geometry,
             cursor,
+            span: geometry.span(cursor.segment),
             committed: cursor.position,
             head,
             run: 0,
@@ -142,7 +145,7 @@ impl Producer {
     pub(crate) fn renew_run(&mut self, made: u64) {
         let size = self.geometry.segment_len(self.cursor.segment);
         let pages = if made == size { size } else { made.saturating_sub(RESERVE) };
-        let index = self.cursor.index(&self.geometry);
+        let index = self.cursor.index_in(self.span);
         self.run = pages.saturating_sub(index).min(self.room_here()) & !(RECORD_ALIGN - 1);
     }
 
@@ -162,7 +165,7 @@ impl Producer {
 
     #[inline(always)]
     fn plan_at_cursor(&self, room: u64) -> Plan {
-        let offset = self.cursor.offset(&self.geometry);
+        let offset = self.cursor.offset_in(self.span);
         Plan { control: None, at: self.cursor, offset, room }
     }
 
@@ -413,9 +416,8 @@ impl Producer {
     }
 
     fn plan_here(&self, record: u64) -> Option<Plan> {
-        let size = self.geometry.segment_len(self.cursor.segment);
-        let start = self.geometry.segment_offset(self.cursor.segment);
-        let index = self.cursor.index(&self.geometry);
+        let (size, start) = (self.span.mask + 1, self.span.start);
+        let index = self.cursor.index_in(self.span);
         let used = self.used() + RESERVE;
         if record <= size - index {
             return (used + record <= size).then(|| self.plan_at_cursor(record));
@@ -457,7 +459,7 @@ impl Producer {
 
     /// Writes a control record at the cursor, and goes where it leads.
     fn write_control(&mut self, control: Header) {
-        self.memory.write_header(self.cursor.offset(&self.geometry), control.encode());
+        self.memory.write_header(self.cursor.offset_in(self.span), control.encode());
         self.run = 0;
         match control {
             Header::Padding { len } => {
@@ -472,6 +474,7 @@ impl Producer {
                 let after = self.cursor.advanced(HEADER_LEN);
                 self.left[self.cursor.segment as usize] = after.position;
                 self.cursor = after.entering(segment);
+                self.span = self.geometry.span(segment);
             }
             Header::Close { .. } => self.cursor = self.cursor.advanced(HEADER_LEN),
             Header::Message { .. } => unreachable!("a message is no control record"),
@@ -491,7 +494,7 @@ impl Producer {
     fn room_here(&self) -> u64 {
         let size = self.geometry.segment_len(self.cursor.segment);
         let unused = size.saturating_sub(self.used() + RESERVE);
-        unused.min(self.cursor.until_end(&self.geometry))
+        unused.min(self.cursor.until_end_of(self.span))
     }
 
     fn refresh_head(&mut self) -> Result<(), Refusal> {

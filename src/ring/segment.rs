@@ -105,6 +105,23 @@ impl Geometry {
     }
 }
 
+/// Where one segment lies, kept by whoever stands in it: every post and every receipt needs it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Span {
+    /// Bytes from the area's start.
+    pub start: u64,
+    /// Its length less one, to mask with.
+    pub mask: u64,
+}
+
+impl Geometry {
+    /// Where a segment lies.
+    #[inline]
+    pub(crate) fn span(&self, segment: u32) -> Span {
+        Span { start: self.segment_offset(segment), mask: self.segment_len(segment) - 1 }
+    }
+}
+
 /// Room that is always kept for one control record, so that `jump` and `close` never wait.
 pub(crate) const RESERVE: u64 = RECORD_ALIGN;
 
