@@ -51,7 +51,7 @@ pub struct AsyncPort {
 pub struct AsyncSender {
     sender: Sender,
     reactor: Reactor,
-    wakers: Arc<AtomicWaker>,
+    wakers: Arc<Wakers>,
     /// What the sink has taken and not posted.
     kept: Option<Vec<u8>>,
 }
@@ -60,9 +60,18 @@ pub struct AsyncSender {
 pub struct AsyncReceiver {
     receiver: Receiver,
     reactor: Reactor,
-    /// Of a sender that waits for room: both hear one doorbell, and whoever silences it tells.
-    wakers: Arc<AtomicWaker>,
+    wakers: Arc<Wakers>,
     has_ended: bool,
+}
+
+/// Both halves hear one doorbell, and whoever silences it tells the other one. Both have to silence
+/// it: tokio hears only of a ring that is new, and a doorbell that is full takes no more.
+#[derive(Default)]
+struct Wakers {
+    /// Waits for room.
+    sender: AtomicWaker,
+    /// Waits for a message.
+    receiver: AtomicWaker,
 }
 
 impl MessagePort {
@@ -72,7 +81,7 @@ impl MessagePort {
     /// [`LoopError::Io`] if the reactor takes no descriptor, or if there is none: with the feature
     /// `tokio` alone, outside of a runtime.
     pub fn into_async(self) -> Result<AsyncPort, LoopError> {
-        let wakers = Arc::new(AtomicWaker::new());
+        let wakers = Arc::new(Wakers::default());
         let reactor = |port: &MessagePort| Reactor::new(port.endpoint());
         let (for_sender, for_receiver) = (reactor(&self)?, reactor(&self)?);
         let (sender, receiver) = self.split();
@@ -171,7 +180,7 @@ impl AsyncSender {
         self.sender.post_message_with(value, transfer)
     }
 
-    /// Tries, raises the flag, and tries again before it waits.
+    /// Tries, silences the doorbell, raises the flag, and tries again before it waits.
     fn poll_post(
         &mut self,
         context: &mut Context<'_>,
@@ -182,7 +191,10 @@ impl AsyncSender {
                 Err(PostError::QueueFull { .. }) => {}
                 answer => return Poll::Ready(answer),
             }
-            self.wakers.register(context.waker());
+            self.wakers.sender.register(context.waker());
+            if self.sender.endpoint().silence_doorbell() {
+                self.wakers.receiver.wake();
+            }
             self.sender.raise_doorbell_flag();
             match post(&self.sender) {
                 Err(PostError::QueueFull { .. }) => {}
@@ -217,12 +229,14 @@ impl AsyncReceiver {
     }
 
     fn poll_recv(&mut self, context: &mut Context<'_>) -> Poll<Result<Message, RecvError>> {
+        // Before the look, as the sender may silence the doorbell right behind it.
+        self.wakers.receiver.register(context.waker());
         loop {
             match self.receiver.try_recv() {
                 Ok(Some(event)) => return Poll::Ready(Ok(event.into_message())),
                 Err(error) => return Poll::Ready(Err(error)),
                 // It has silenced the doorbell, which may have rung for room.
-                Ok(None) => self.wakers.wake(),
+                Ok(None) => self.wakers.sender.wake(),
             }
             if let Err(source) = ready!(self.reactor.poll_rung(context)) {
                 return Poll::Ready(Err(RecvError::Io { call: "reactor", source }));
