@@ -192,6 +192,7 @@ impl AsyncSender {
                 answer => return Poll::Ready(answer),
             }
             self.wakers.sender.register(context.waker());
+            self.reactor.use_up();
             if self.sender.endpoint().silence_doorbell() {
                 self.wakers.receiver.wake();
             }
@@ -232,6 +233,9 @@ impl AsyncReceiver {
         // Before the look, as the sender may silence the doorbell right behind it.
         self.wakers.receiver.register(context.waker());
         loop {
+            if !self.receiver.has_news() {
+                self.reactor.use_up();
+            }
             match self.receiver.try_recv() {
                 Ok(Some(event)) => return Poll::Ready(Ok(event.into_message())),
                 Err(error) => return Poll::Ready(Err(error)),
@@ -427,13 +431,28 @@ impl Reactor {
             #[cfg(feature = "tokio")]
             Reactor::Tokio(stream) => {
                 ready!(stream.poll_read_ready(context))?;
-                // Nothing is read here: this only says that the readiness is used up.
-                let used_up = || Err::<(), _>(io::ErrorKind::WouldBlock.into());
-                let _ = stream.try_io(tokio::io::Interest::READABLE, used_up);
+                self.use_up();
                 Poll::Ready(Ok(()))
             }
             #[cfg(feature = "async-io")]
             Reactor::AsyncIo(fd) => fd.poll_readable(context),
+        }
+    }
+
+    /// Forgets the ring that has led here, before a look that silences the doorbell: otherwise
+    /// `poll_rung` would tell of it once more, and cost a second look. What rings after this is
+    /// told, and so is a hang-up, each time.
+    fn use_up(&self) {
+        match self {
+            #[cfg(feature = "tokio")]
+            Reactor::Tokio(stream) => {
+                // Nothing is read here: this only says that the readiness is used up.
+                let used_up = || Err::<(), _>(io::ErrorKind::WouldBlock.into());
+                let _ = stream.try_io(tokio::io::Interest::READABLE, used_up);
+            }
+            // It forgets by itself, when it is asked.
+            #[cfg(feature = "async-io")]
+            Reactor::AsyncIo(_) => {}
         }
     }
 }
