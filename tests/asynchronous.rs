@@ -3,9 +3,12 @@
 
 mod common;
 
+use std::cell::Cell;
 use std::future::{Future, poll_fn};
 use std::pin::pin;
-use std::task::{Context, Poll, Waker};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering::SeqCst};
+use std::task::{Context, Poll, Wake, Waker};
 use std::thread;
 use std::time::Duration;
 
@@ -228,36 +231,65 @@ fn a_sender_waits_for_room_again_and_again_while_nobody_receives_at_its_end() {
     });
 }
 
-/// A sender that waits for room silences the doorbell while it rings for a message: the receiver,
-/// which waits in a task of its own, is told.
+/// A task that counts how often it is woken.
+#[derive(Default)]
+struct Told(AtomicU64);
+
+impl Wake for Told {
+    fn wake(self: Arc<Self>) {
+        self.0.fetch_add(1, SeqCst);
+    }
+}
+
+/// A sender that waits for room silences the doorbell, which has just rung for a message: the
+/// receiver, which waits in a task of its own, is told. No reactor runs in between.
 #[test]
 fn a_receiver_is_told_of_a_ring_that_its_sender_has_silenced() {
     on_each("a_receiver_is_told_of_a_ring_that_its_sender_has_silenced", async || {
-        const COUNT: u64 = 3_000;
         let builder = MessageChannel::builder().capacity(4096).bounded();
         let MessageChannel { port1, port2 } = builder.build().expect("a channel");
         let (mut sender, mut receiver) = into_async(port1).split();
-        // Takes a message or two only after having posted one that has to be heard of.
-        let other = thread::spawn(move || {
-            let mut rng = Rng(11);
-            for number in 0..COUNT {
-                port2.post_message_timeout(&number, common::DEADLINE).expect("room");
-                for _ in 0..rng.below(3) {
-                    port2.recv().expect("a message");
-                }
-                progress();
-            }
-            port2.close();
-            while port2.recv().is_ok() {}
-        });
-        let sending = async { while sender.post_bytes(&[2; 700]).await.is_ok() {} };
-        let receiving = async {
-            for number in 0..COUNT {
-                assert_eq!(number_of(&receiver.recv().await.expect("a message")), number);
+        let mut nobody = Context::from_waker(Waker::noop());
+        while pin!(sender.post_bytes(&[2; 700])).poll(&mut nobody).is_ready() {}
+        let told = Arc::new(Told::default());
+        let waker = Waker::from(told.clone());
+        let mut context = Context::from_waker(&waker);
+        assert!(pin!(receiver.recv()).poll(&mut context).is_pending());
+        port2.post_text("listen").expect("room");
+        assert_eq!(port2.stats().sent.wakes, 1, "it has rung");
+        assert!(pin!(sender.post_bytes(&[2; 700])).poll(&mut nobody).is_pending());
+        assert_ne!(told.0.load(SeqCst), 0, "it was silenced, and nobody told");
+        let Poll::Ready(message) = pin!(receiver.recv()).poll(&mut context) else {
+            panic!("the message is there")
+        };
+        assert_eq!(message.expect("a message").text().expect("a text"), "listen");
+    });
+}
+
+/// One task, in which a flooded port and another one are received from: the other one has its turn
+/// although the flood never runs dry.
+#[test]
+fn a_flooded_port_leaves_turns_to_others_of_its_task() {
+    on_each("a_flooded_port_leaves_turns_to_others_of_its_task", async || {
+        const FLOOD: u64 = 10_000;
+        let [flood, other] = [(); 2].map(|()| MessageChannel::new().expect("a channel"));
+        (0..FLOOD).for_each(|number| flood.port1.post_message(&number).expect("room"));
+        other.port1.post_text("let me in").expect("room");
+        let (mut flooded, mut quiet) = (into_async(flood.port2), into_async(other.port2));
+        let received = Cell::new(0);
+        let taking = async {
+            for number in 0..FLOOD {
+                let message = flooded.recv().await.expect("a message");
+                assert_eq!(number_of(&message), number);
+                received.set(number + 1);
             }
         };
-        futures_lite::future::zip(sending, receiving).await;
-        other.join().expect("no panic");
+        let waiting = async {
+            quiet.recv().await.expect("a message");
+            received.get()
+        };
+        let ((), before) = futures_lite::future::zip(taking, waiting).await;
+        assert!(before <= 100, "{before} messages came first");
     });
 }
 

@@ -16,6 +16,8 @@ use std::future::poll_fn;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 use std::pin::Pin;
+#[cfg(feature = "tokio")]
+use std::pin::pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 
@@ -24,8 +26,8 @@ use std::task::{Context, Poll, ready};
 /// It gives messages of their own, which are copied also between trusted ends, and is `Send`, as
 /// are its futures. A future of it that is dropped loses nothing: a message that was not returned
 /// is still in the queue. It waits on tokio's reactor with the feature `tokio`, and on that of
-/// async-io with the
-/// feature `async-io`; with both, on tokio's inside of a tokio runtime.
+/// async-io with the feature `async-io`; with both, on tokio's inside of a tokio runtime. A port
+/// that never runs dry lets other tasks have their turn after each 64 messages.
 ///
 /// As a [`Stream`] it gives messages until the end, those that could not be had as errors among
 /// them; as a [`Sink`] it takes bytes, and keeps one message that found no room until it is
@@ -62,6 +64,8 @@ pub struct AsyncReceiver {
     reactor: Reactor,
     wakers: Arc<Wakers>,
     has_ended: bool,
+    /// Messages since it last let others have their turn.
+    in_a_row: u32,
 }
 
 /// Both halves hear one doorbell, and whoever silences it tells the other one. Both have to silence
@@ -89,7 +93,13 @@ impl MessagePort {
         let _ = receiver.as_fd();
         let sender =
             AsyncSender { sender, reactor: for_sender, wakers: wakers.clone(), kept: None };
-        let receiver = AsyncReceiver { receiver, reactor: for_receiver, wakers, has_ended: false };
+        let receiver = AsyncReceiver {
+            receiver,
+            reactor: for_receiver,
+            wakers,
+            has_ended: false,
+            in_a_row: 0,
+        };
         Ok(AsyncPort { sender, receiver })
     }
 }
@@ -230,6 +240,11 @@ impl AsyncReceiver {
     }
 
     fn poll_recv(&mut self, context: &mut Context<'_>) -> Poll<Result<Message, RecvError>> {
+        if self.in_a_row == SHARE {
+            self.in_a_row = 0;
+            self.reactor.give_way(context);
+            return Poll::Pending;
+        }
         // Before the look, as the sender may silence the doorbell right behind it.
         self.wakers.receiver.register(context.waker());
         loop {
@@ -237,11 +252,15 @@ impl AsyncReceiver {
                 self.reactor.use_up();
             }
             match self.receiver.try_recv() {
-                Ok(Some(event)) => return Poll::Ready(Ok(event.into_message())),
+                Ok(Some(event)) => {
+                    self.in_a_row += 1;
+                    return Poll::Ready(Ok(event.into_message()));
+                }
                 Err(error) => return Poll::Ready(Err(error)),
                 // It has silenced the doorbell, which may have rung for room.
                 Ok(None) => self.wakers.sender.wake(),
             }
+            self.in_a_row = 0;
             if let Err(source) = ready!(self.reactor.poll_rung(context)) {
                 return Poll::Ready(Err(RecvError::Io { call: "reactor", source }));
             }
@@ -439,6 +458,18 @@ impl Reactor {
         }
     }
 
+    /// Has the task polled again once others had their turn.
+    fn give_way(&self, context: &mut Context<'_>) {
+        match self {
+            // A task that merely wakes itself is polled again before tokio asks for readiness: it
+            // does so at every 61st poll. One that yields is not.
+            #[cfg(feature = "tokio")]
+            Reactor::Tokio(_) => _ = pin!(tokio::task::yield_now()).poll(context),
+            #[cfg(feature = "async-io")]
+            Reactor::AsyncIo(_) => context.waker().wake_by_ref(),
+        }
+    }
+
     /// Forgets the ring that has led here, before a look that silences the doorbell: otherwise
     /// `poll_rung` would tell of it once more, and cost a second look. What rings after this is
     /// told, and so is a hang-up, each time.
@@ -477,3 +508,6 @@ impl fmt::Debug for AsyncReceiver {
         f.debug_tuple("AsyncReceiver").field(&self.receiver).finish()
     }
 }
+
+/// Messages of one port before other tasks have their turn.
+const SHARE: u32 = 64;
