@@ -9,6 +9,8 @@
 #[path = "semantics/channel.rs"]
 mod channel;
 mod common;
+#[path = "semantics/delivered.rs"]
+mod delivered;
 #[path = "semantics/event_loop.rs"]
 mod event_loop;
 #[path = "semantics/events.rs"]
