@@ -93,11 +93,18 @@ impl Writer<Error> for PayloadWriter<'_> {
             // SAFETY: as above; a slice of ours cannot overlap the ring.
             unsafe { copy(bytes, place) };
         } else if let Some(overflow) = &mut self.overflow {
-            overflow.extend_from_slice(bytes);
+            spill(overflow, bytes);
         }
         self.written = end;
         Ok(())
     }
+}
+
+/// Apart, so that the writes of a post stay small.
+#[cold]
+#[inline(never)]
+fn spill(overflow: &mut Vec<u8>, bytes: &[u8]) {
+    overflow.extend_from_slice(bytes);
 }
 
 /// Serialises `value` where `plan` says, or only counts without one. Returns how many bytes it took
