@@ -1,7 +1,7 @@
 //! Round trips between two pinned processes, both spinning and both asleep.
 //!
-//! The limits of the same run: one cache line bounced between the two cores, two lines, a plain
-//! ring; and with both sides asleep a futex, a doorbell of a stream socket, an eventfd, a pipe and
+//! The limits of the same run: one cache line bounced between the two cores, two lines, a record and
+//! its tail with nothing around them, a plain ring; and with both sides asleep a futex, a doorbell of a stream socket, an eventfd, a pipe and
 //! a `SOCK_SEQPACKET` pair.
 
 #![allow(unsafe_code, missing_docs)]
@@ -29,6 +29,7 @@ fn spinning(harness: &mut Harness) {
     let core = harness.peer_core();
     let count = harness.count(100_000, 50);
     let mut subjects = lines::subjects(core, count);
+    subjects.push(lines::records(core, count));
     subjects.extend(BYTES.map(|bytes| plain_subjects::round_trip(core, bytes, count)));
     for mode in modes(false) {
         subjects.extend(ports::round_trips(core, mode, &BYTES, count));
@@ -39,6 +40,7 @@ fn spinning(harness: &mut Harness) {
         baselines: vec![
             Baseline::fixed(lines::ONE_LINE, 8),
             Baseline::fixed(lines::TWO_LINES, 8),
+            Baseline::fixed(lines::RECORDS, 64),
             Baseline::same(plain_subjects::PLAIN_RING),
         ],
         bars: spinning_bars(),

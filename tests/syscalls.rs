@@ -167,9 +167,10 @@ fn a_spinning_try_recv_makes_no_system_call_per_look() {
     play(TEST, &[("counts", counts), ("looks", looks)]);
 }
 
-/// Posts when there is no room, in a thread of its own, and calls `end_wait` once that sleeps.
+/// Posts when there is no room, in a thread of its own, and calls `end_wait` once that sleeps. Many
+/// times, as on a busy machine a slice of time may end just before the wake comes.
 fn wait_for_room(end_wait: fn(&mut Option<MessagePort>, &Canceller)) {
-    for _ in 0..20 {
+    for _ in 0..100 {
         let builder = MessageChannel::builder().capacity(4096).bounded();
         let MessageChannel { port1, port2 } = builder.build().expect("a channel");
         let region = Region::of(&port1);

@@ -128,6 +128,7 @@ type Role = (&'static str, fn(Job));
 const ROLES: &[Role] = &[
     ("one-line", lines::serve_one_line),
     ("two-lines", lines::serve_two_lines),
+    ("records", lines::serve_records),
     ("plain-echo", plain_subjects::serve_echo),
     ("plain-sink", plain_subjects::serve_sink),
     ("port-echo", ports::serve_echo),

@@ -1,8 +1,10 @@
 //! The physical limit: cache lines bounced between two cores by plain atomics.
 
 use std::hint::spin_loop;
+use std::ptr::NonNull;
+use std::rc::Rc;
 use std::sync::atomic::AtomicU64;
-use std::sync::atomic::Ordering::{Acquire, Release};
+use std::sync::atomic::Ordering::{Acquire, Relaxed, Release};
 
 use super::child::{Job, Peer};
 use super::machine::Machine;
@@ -73,6 +75,95 @@ pub fn subjects(core: usize, count: u64) -> Vec<Subject> {
     ]
 }
 
+/// What any ring with a tail line has to move for 64 bytes: the record's lines, at places that
+/// advance, and then the tail. Nothing is checked, copied twice, counted or woken.
+pub struct Records {
+    ours: Track,
+    peers: Track,
+    number: u64,
+    peer: Peer,
+}
+
+/// One direction: a tail, and an area of words behind it.
+///
+/// INVARIANT (area): `AREA / 8` words from `area` are valid while `tail` keeps the mapping.
+struct Track {
+    tail: Shared<AtomicU64>,
+    area: NonNull<AtomicU64>,
+    at: usize,
+}
+
+impl Track {
+    fn new(memory: &Rc<SharedMemory>, index: usize) -> Self {
+        let base = index * (LINE + AREA);
+        let area = memory.bytes(base + LINE, AREA).cast();
+        Self { tail: memory.word(base), area, at: 0 }
+    }
+
+    /// Words of the next record.
+    #[inline]
+    fn next(&mut self) -> impl Iterator<Item = &AtomicU64> {
+        let first = self.at;
+        self.at = (first + RECORD / 8) % (AREA / 8);
+        (first..first + RECORD / 8).map(|word| {
+            // SAFETY: (area) the remainder is inside.
+            let at = unsafe { self.area.add(word % (AREA / 8)) };
+            // SAFETY: as above; an atomic may be written by the other process.
+            unsafe { at.as_ref() }
+        })
+    }
+
+    #[inline]
+    fn write(&mut self, number: u64) {
+        self.next().for_each(|word| word.store(number, Relaxed));
+        self.tail.store(number, Release);
+    }
+
+    #[inline]
+    fn read(&mut self, number: u64) {
+        wait_for(&self.tail, number, true);
+        assert!(self.next().all(|word| word.load(Relaxed) == number), "a record of other words");
+    }
+}
+
+impl RoundTrip for Records {
+    fn check(&mut self) {
+        // Each word of each record is compared.
+        self.round_trip();
+    }
+
+    #[inline]
+    fn round_trip(&mut self) {
+        self.number += 1;
+        self.ours.write(self.number);
+        self.peers.read(self.number);
+    }
+
+    fn peer(&self) -> u32 {
+        self.peer.id()
+    }
+}
+
+/// The least that a record and a tail take, as a subject.
+pub fn records(core: usize, count: u64) -> Subject {
+    Subject::new(RECORDS, PAYLOAD, count, move || {
+        let memory = SharedMemory::create(2 * (LINE + AREA));
+        let peer = Peer::start("records", core, PAYLOAD, &[memory.descriptor()]);
+        let (ours, peers) = (Track::new(&memory, 0), Track::new(&memory, 1));
+        Trips(Records { ours, peers, number: 0, peer })
+    })
+}
+
+/// Plays the other side of [`Records`].
+pub fn serve_records(mut job: Job) {
+    let memory = SharedMemory::open(job.descriptor());
+    let (mut peers, mut ours) = (Track::new(&memory, 0), Track::new(&memory, 1));
+    for number in 1.. {
+        peers.read(number);
+        ours.write(number);
+    }
+}
+
 /// Measures the mean round trip of one line in nanoseconds over about `count` round trips; `None`
 /// where there is one core.
 pub fn probe(machine: &Machine, count: u64) -> Option<f64> {
@@ -119,4 +210,10 @@ fn wait_for(word: &AtomicU64, number: u64, pause: bool) {
 pub const ONE_LINE: &str = "one-line";
 pub const TWO_LINES: &str = "two-lines";
 pub const TWO_LINES_PAUSE: &str = "two-lines-pause";
+pub const RECORDS: &str = "tail-and-record";
+/// Bytes of a message, and of its record: a header of 16 before it.
+const PAYLOAD: usize = 64;
+const RECORD: usize = PAYLOAD + 16;
+/// Bytes that the records of one direction go round in: those of a port's first segment.
+const AREA: usize = 64 << 10;
 const PROBE_PARTS: u64 = 5;

@@ -18,24 +18,27 @@ impl Receiver {
     /// # Errors
     /// [`RecvError::Closed`] after the last message; [`RecvError::Cancelled`];
     /// [`RecvError::OutOfMemory`]; [`RecvError::Io`].
+    #[inline]
     pub fn recv(&self) -> Result<MessageEvent<'_>, RecvError> {
-        self.recv_until(None)
+        self.recv_until(Limit::None).map_err(|failure| *failure)
     }
 
     /// Waits for the next message, at most for `timeout`. See [`MessagePort::recv_timeout`].
     ///
     /// # Errors
     /// As [`recv`](Self::recv), and [`RecvError::Timeout`].
+    #[inline]
     pub fn recv_timeout(&self, timeout: Duration) -> Result<MessageEvent<'_>, RecvError> {
-        self.recv_until(Instant::now().checked_add(timeout))
+        self.recv_until(Limit::Timeout(timeout)).map_err(|failure| *failure)
     }
 
     /// Waits for the next message until `deadline`. See [`MessagePort::recv_deadline`].
     ///
     /// # Errors
     /// As [`recv_timeout`](Self::recv_timeout).
+    #[inline]
     pub fn recv_deadline(&self, deadline: Instant) -> Result<MessageEvent<'_>, RecvError> {
-        self.recv_until(Some(deadline))
+        self.recv_until(Limit::Deadline(deadline)).map_err(|failure| *failure)
     }
 
     /// Iterates over messages, waiting for each. See [`MessagePort::iter`].
@@ -43,29 +46,69 @@ impl Receiver {
         Iter { receiver: self, port: None }
     }
 
-    fn recv_until(&self, deadline: Option<Instant>) -> Result<MessageEvent<'_>, RecvError> {
-        let mut is_first_look = true;
+    /// What is there at once is taken without a look at the clock.
+    #[inline(always)]
+    fn recv_until(&self, limit: Limit) -> Result<MessageEvent<'_>, Box<RecvError>> {
+        let mut wait = Waiting { limit, deadline: None, is_first_look: true };
         loop {
-            if let Some(event) = self.try_recv()? {
+            if let Some(event) = self.poll()? {
                 return Ok(event);
             }
-            if is_first_look && deadline.is_none_or(|deadline| Instant::now() < deadline) {
-                is_first_look = false;
-                if spin(self.spin_estimate(), || self.has_news()) {
-                    continue;
-                }
-            }
-            if self.take_cancel_request() {
-                return Err(RecvError::Cancelled);
-            }
-            if deadline.is_some_and(|deadline| Instant::now() >= deadline) {
-                return Err(RecvError::Timeout);
-            }
-            if self.prepare_wait()? == Wait::Sleep {
-                self.sleep(deadline)?;
-            }
+            self.wait(&mut wait)?;
         }
     }
+
+    /// Waits until it is worth looking again.
+    #[cold]
+    #[inline(never)]
+    fn wait(&self, waiting: &mut Waiting) -> Result<(), Box<RecvError>> {
+        let is_first_look = std::mem::take(&mut waiting.is_first_look);
+        if is_first_look {
+            waiting.deadline = waiting.limit.deadline();
+        }
+        let deadline = waiting.deadline;
+        let is_late = || deadline.is_some_and(|deadline| Instant::now() >= deadline);
+        if is_first_look && !is_late() && spin(self.spin_estimate(), || self.has_news()) {
+            return Ok(());
+        }
+        if self.take_cancel_request() {
+            return Err(Box::new(RecvError::Cancelled));
+        }
+        if is_late() {
+            return Err(Box::new(RecvError::Timeout));
+        }
+        match self.prepare_wait()? {
+            Wait::Sleep => Ok(self.sleep(deadline)?),
+            Wait::Ready => Ok(()),
+        }
+    }
+}
+
+/// How long a call may wait.
+#[derive(Clone, Copy)]
+enum Limit {
+    None,
+    Timeout(Duration),
+    Deadline(Instant),
+}
+
+impl Limit {
+    fn deadline(self) -> Option<Instant> {
+        match self {
+            Limit::None => None,
+            // Beyond what the clock can say is for ever.
+            Limit::Timeout(timeout) => Instant::now().checked_add(timeout),
+            Limit::Deadline(deadline) => Some(deadline),
+        }
+    }
+}
+
+/// A call that waits.
+struct Waiting {
+    limit: Limit,
+    /// Known from the first look on that found nothing.
+    deadline: Option<Instant>,
+    is_first_look: bool,
 }
 
 impl Sender {
@@ -189,9 +232,9 @@ impl MessagePort {
     /// assert_eq!(channel.port2.recv()?.bytes(), b"here");
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
+    #[inline]
     pub fn recv(&self) -> Result<MessageEvent<'_>, RecvError> {
-        self.check_not_started()?;
-        self.receiver().recv().map_err(|error| self.end_if_broken(error))
+        self.recv_until(Limit::None)
     }
 
     /// Waits for the next message, at most for `timeout`; not at all for `Duration::ZERO`.
@@ -208,9 +251,9 @@ impl MessagePort {
     /// assert!(matches!(answer, Err(RecvError::Timeout)));
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
+    #[inline]
     pub fn recv_timeout(&self, timeout: Duration) -> Result<MessageEvent<'_>, RecvError> {
-        self.check_not_started()?;
-        self.receiver().recv_timeout(timeout).map_err(|error| self.end_if_broken(error))
+        self.recv_until(Limit::Timeout(timeout))
     }
 
     /// Waits for the next message until `deadline`.
@@ -227,9 +270,18 @@ impl MessagePort {
     /// assert_eq!(channel.port2.recv_deadline(deadline)?.bytes(), b"in time");
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
+    #[inline]
     pub fn recv_deadline(&self, deadline: Instant) -> Result<MessageEvent<'_>, RecvError> {
+        self.recv_until(Limit::Deadline(deadline))
+    }
+
+    #[inline(always)]
+    fn recv_until(&self, limit: Limit) -> Result<MessageEvent<'_>, RecvError> {
         self.check_not_started()?;
-        self.receiver().recv_deadline(deadline).map_err(|error| self.end_if_broken(error))
+        self.receiver().recv_until(limit).map_err(|failure| {
+            self.end_if_broken(&failure);
+            *failure
+        })
     }
 
     /// Iterates over messages, waiting for each; ends when [`recv`](Self::recv) would fail.
@@ -375,6 +427,7 @@ pub struct Iter<'p> {
 impl<'p> Iterator for Iter<'p> {
     type Item = MessageEvent<'p>;
 
+    #[inline]
     fn next(&mut self) -> Option<MessageEvent<'p>> {
         match self.port {
             Some(port) => port.recv().ok(),

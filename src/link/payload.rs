@@ -1,7 +1,8 @@
 //! Payloads: rkyv straight into the ring, and out of it by a private copy or in place.
 //!
-//! What is read from an untrusted peer is copied out once, by relaxed atomic words, into private
-//! memory, and only the copy is looked at. On a trusted pair the bytes are used where they are.
+//! What is read from an untrusted peer is copied out once, by relaxed atomic words or in assembly,
+//! into private memory, and only the copy is looked at. On a trusted pair the bytes are used where
+//! they are.
 //! No safe function hands out a reference to memory that an untrusted process can write.
 #![allow(unsafe_code)]
 
@@ -166,25 +167,53 @@ pub(crate) fn fill(producer: &Producer, plan: &Plan, bytes: &[u8]) {
     unsafe { copy(bytes, place) };
 }
 
-/// The bytes of a future record on a trusted pair, to be filled in place.
-#[inline(always)]
-pub(crate) fn reserved_in_place<'a>(
-    producer: &'a mut Producer,
-    plan: &Plan,
+/// The bytes of a message that is being written: in the ring of a trusted peer, or private.
+///
+/// INVARIANT (room): `len` initialised bytes from `start` are this end's alone until the half that
+/// reserved them posts or reserves again: in the ring they lie where it stands, and the peer is
+/// trusted not to touch them before they are published. Whoever holds this keeps that half alive,
+/// and from posting.
+#[derive(Debug)]
+pub(crate) struct Room {
+    start: NonNull<u8>,
     len: usize,
-) -> &'a mut [u8] {
-    let place = planned(producer, plan, len as u64);
-    // SAFETY: (planned) the place is the producer's, which stays borrowed; the peer is trusted not
-    // to touch it before it is published.
-    unsafe { std::slice::from_raw_parts_mut(place.as_ptr(), len) }
 }
 
-/// The same bytes, to look at.
-#[inline(always)]
-pub(crate) fn reserved_to_read<'a>(producer: &'a Producer, plan: &Plan, len: usize) -> &'a [u8] {
-    let place = planned(producer, plan, len as u64);
-    // SAFETY: as above; shared memory is always initialised.
-    unsafe { std::slice::from_raw_parts(place.as_ptr(), len) }
+impl Room {
+    /// Room in the ring of a trusted pair.
+    #[inline(always)]
+    pub(crate) fn in_place(producer: &Producer, plan: &Plan, len: usize) -> Room {
+        Room { start: planned(producer, plan, len as u64), len }
+    }
+
+    /// Private room, copied when it is posted.
+    #[inline(always)]
+    pub(crate) fn private(scratch: &mut [Block], len: usize) -> Room {
+        assert!(len <= size_of_val(scratch), "more bytes than there is scratch for");
+        Room { start: NonNull::from(scratch).cast(), len }
+    }
+
+    #[inline(always)]
+    pub(crate) fn len(&self) -> usize {
+        self.len
+    }
+
+    /// Keeps the first `len` bytes; a greater length changes nothing.
+    pub(crate) fn truncate(&mut self, len: usize) {
+        self.len = self.len.min(len);
+    }
+
+    #[inline(always)]
+    pub(crate) fn bytes(&self) -> &[u8] {
+        // SAFETY: (room).
+        unsafe { std::slice::from_raw_parts(self.start.as_ptr(), self.len) }
+    }
+
+    #[inline(always)]
+    pub(crate) fn bytes_mut(&mut self) -> &mut [u8] {
+        // SAFETY: (room).
+        unsafe { std::slice::from_raw_parts_mut(self.start.as_ptr(), self.len) }
+    }
 }
 
 /// Where the payload of a planned record goes.
@@ -251,17 +280,9 @@ impl Payload {
         }
         let from = memory.bytes(record.payload_offset, (count * size_of::<Block>()) as u64);
         let start = NonNull::from(blocks.spare_capacity_mut()).cast::<u8>();
-        for word in 0..count * 2 {
-            // SAFETY: the source was just checked, and starts at a multiple of 16.
-            let place = unsafe { from.cast::<u64>().add(word) };
-            // SAFETY: valid and aligned as above; the peer may write at the same time, and relaxed
-            // atomic loads make that a value and not a data race.
-            let value = unsafe { AtomicU64::from_ptr(place.as_ptr()) }.load(Ordering::Relaxed);
-            // SAFETY: there is room for `count` blocks, which are two words each.
-            let copy = unsafe { start.cast::<u64>().add(word) };
-            // SAFETY: as above, and a block is aligned for words.
-            unsafe { copy.write(value) };
-        }
+        // SAFETY: the source was just checked, and starts at a multiple of 16; there is room for
+        // `count` blocks, which nobody else has.
+        unsafe { copy_out(from, start, count) };
         Some(Payload { start, traits: traits_of(record) | IS_COPY, ticket })
     }
 
@@ -297,6 +318,68 @@ impl Payload {
     pub(crate) fn bytes(&self) -> &[u8] {
         // SAFETY: (payload).
         unsafe { std::slice::from_raw_parts(self.start.as_ptr(), self.traits as u32 as usize) }
+    }
+}
+
+/// Copies `count` blocks that a peer may write at the same time. Which bytes of such a write are
+/// seen is anybody's guess; each is loaded once.
+///
+/// # Safety
+/// `from` must be valid for reads by atomic words, `to` for writes, both of `count` blocks and
+/// aligned like one; they must not overlap.
+#[inline(always)]
+unsafe fn copy_out(from: NonNull<u8>, to: NonNull<u8>, count: usize) {
+    let mut done = 0;
+    #[cfg(all(target_arch = "x86_64", not(miri)))]
+    while done + 4 <= count {
+        // SAFETY: the caller's word: four blocks are left.
+        let line = unsafe { from.cast::<Block>().add(done) };
+        // SAFETY: as above.
+        let copy = unsafe { to.cast::<Block>().add(done) };
+        // SAFETY: as above.
+        unsafe { copy_line(line, copy) };
+        done += 4;
+    }
+    for word in 2 * done..2 * count {
+        // SAFETY: the caller's word.
+        let place = unsafe { from.cast::<u64>().add(word) };
+        // SAFETY: valid and aligned as above; the peer may write at the same time, and relaxed
+        // atomic loads make that a value and not a data race.
+        let value = unsafe { AtomicU64::from_ptr(place.as_ptr()) }.load(Ordering::Relaxed);
+        // SAFETY: the caller's word.
+        let copy = unsafe { to.cast::<u64>().add(word) };
+        // SAFETY: as above, and a block is aligned for words.
+        unsafe { copy.write(value) };
+    }
+}
+
+/// Copies four blocks, by loads twice as wide as an atomic can be.
+///
+/// # Safety
+/// As `copy_out`, of four blocks.
+#[cfg(all(target_arch = "x86_64", not(miri)))]
+#[inline(always)]
+unsafe fn copy_line(from: NonNull<Block>, to: NonNull<Block>) {
+    // SAFETY: the caller's word. To the language this does what relaxed loads of the single bytes
+    // would do, in some order, each once: a race with the peer gives values and is none of its own.
+    unsafe {
+        std::arch::asm!(
+            "movdqa {a}, [{from}]",
+            "movdqa {b}, [{from} + 16]",
+            "movdqa {c}, [{from} + 32]",
+            "movdqa {d}, [{from} + 48]",
+            "movdqa [{to}], {a}",
+            "movdqa [{to} + 16], {b}",
+            "movdqa [{to} + 32], {c}",
+            "movdqa [{to} + 48], {d}",
+            from = in(reg) from.as_ptr(),
+            to = in(reg) to.as_ptr(),
+            a = out(xmm_reg) _,
+            b = out(xmm_reg) _,
+            c = out(xmm_reg) _,
+            d = out(xmm_reg) _,
+            options(nostack, preserves_flags),
+        );
     }
 }
 

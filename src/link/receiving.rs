@@ -54,6 +54,12 @@ enum Next {
     Attached(Record),
 }
 
+/// What a poll came to that was not plain.
+struct Thought {
+    payload: Option<Payload>,
+    failure: Option<Box<RecvError>>,
+}
+
 impl Receiving {
     pub(crate) fn resume(end: Arc<Endpoint>, cursor: Cursor) -> Receiving {
         let memory = end.region().lane(end.incoming());
@@ -80,20 +86,36 @@ impl Receiving {
     /// that wakes a sender who waits for room.
     ///
     /// A message that is plain to see stays in registers all the way: what goes through memory is
-    /// stored by words and loaded by pairs of them, which stalls.
+    /// stored by words and loaded by pairs of them, which stalls. So the cold path answers by a
+    /// type of its own, and failures come in a box: a result whose place is lent to a call that
+    /// may fill it would lie in memory on the hot path too.
     #[inline(always)]
-    pub(crate) fn poll(&mut self) -> Result<Option<Payload>, RecvError> {
-        let mut is_settled = false;
-        loop {
-            if let Some(payload) = self.take_at_once() {
-                return Ok(Some(payload));
-            }
-            match self.settle()? {
-                Next::Attached(record) => return self.take_attached(&record),
-                // Not plain although it was settled: a peer that rewrites it, and is heard later.
-                Next::Plain if !is_settled => is_settled = true,
-                Next::Plain | Next::Nothing => return Ok(None),
-            }
+    pub(crate) fn poll(&mut self) -> Result<Option<Payload>, Box<RecvError>> {
+        match self.take_at_once() {
+            Some(payload) => Ok(Some(payload)),
+            None => match self.poll_with_thought() {
+                Thought { failure: Some(failure), .. } => Err(failure),
+                Thought { payload, .. } => Ok(payload),
+            },
+        }
+    }
+
+    /// The same where it takes a thought.
+    #[cold]
+    #[inline(never)]
+    fn poll_with_thought(&mut self) -> Thought {
+        match self.settle_and_take() {
+            Ok(payload) => Thought { payload, failure: None },
+            Err(error) => Thought { payload: None, failure: Some(Box::new(error)) },
+        }
+    }
+
+    fn settle_and_take(&mut self) -> Result<Option<Payload>, RecvError> {
+        match self.settle()? {
+            Next::Attached(record) => self.take_attached(&record),
+            // If it is not plain although it was settled, a peer rewrites it, and is heard later.
+            Next::Plain => Ok(self.take_at_once()),
+            Next::Nothing => Ok(None),
         }
     }
 

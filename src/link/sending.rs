@@ -4,7 +4,7 @@ mod moving;
 
 use crate::error::{CloseReason, Corruption, PostError};
 use crate::link::endpoint::{Endpoint, Sleeper};
-use crate::link::payload::{self, Block, Post};
+use crate::link::payload::{self, Block, Post, Room};
 use crate::link::pool::PoolMemory;
 use crate::link::supply::Supply;
 use crate::ring::cursor::Cursor;
@@ -44,11 +44,20 @@ pub(crate) struct Sending {
 /// Room for one message: posting it cannot fail.
 #[derive(Debug)]
 struct Reserved {
-    /// None once it was posted.
-    plan: Option<Plan>,
+    place: Place,
     /// Whether the bytes are written in the ring itself.
     in_place: bool,
-    len: usize,
+}
+
+/// Where room is reserved. While it is, nothing else is posted, so that the plain place need not be
+/// kept: it is where the producer stands.
+#[derive(Debug)]
+enum Place {
+    /// Nowhere: it was posted.
+    Nowhere,
+    /// Where a record goes that takes no thought.
+    Plain,
+    Planned(Plan),
 }
 
 impl Sending {
@@ -73,44 +82,56 @@ impl Sending {
             asked: Instant::now(),
             ended: None,
             reported: OnceCell::new(),
-            reserved: Reserved { plan: None, in_place: false, len: 0 },
+            reserved: Reserved { place: Place::Nowhere, in_place: false },
             packets,
             pools: Vec::new(),
         })
     }
 
     /// Serialises `value` into the ring and stages it; `commit` publishes.
-    #[inline]
-    pub(crate) fn stage_value<T: Post>(&mut self, value: &T) -> Result<(), PostError> {
-        let (plan, len) = self.write_value(value)?;
-        self.stage(plan, len, Format::Archive);
-        Ok(())
-    }
-
-    /// Serialises `value` to where its record will stand; its plan and its length.
     #[inline(always)]
-    fn write_value<T: Post>(&mut self, value: &T) -> Result<(Plan, u32), PostError> {
-        // A little more than the last one took, and not so much that it belongs elsewhere.
-        let wish = (self.last_len + self.last_len / 8).clamp(LEAST_WISH, MOST_WISH);
+    pub(crate) fn stage_value<T: Post>(&mut self, value: &T) -> Result<(), PostError> {
+        let wish = self.wish();
         if !self.is_over()
             && let Some(plan) = self.producer.plan_open_in_run(wish)
         {
             let len = self.serialize(value, Some(&plan))?;
             if len <= plan.payload_room() {
                 self.last_len = len;
-                return Ok((plan, len as u32));
+                self.producer.stage(plan, len as u32, Format::Archive);
+                return Ok(());
             }
-            return self.write_value_again(value, len);
+            return self.stage_value_again(value, len);
         }
-        self.write_value_with_thought(value, wish)
+        self.stage_value_with_thought(value)
     }
 
     #[cold]
-    fn write_value_with_thought<T: Post>(
-        &mut self,
-        value: &T,
-        wish: u64,
-    ) -> Result<(Plan, u32), PostError> {
+    #[inline(never)]
+    fn stage_value_with_thought<T: Post>(&mut self, value: &T) -> Result<(), PostError> {
+        let (plan, len) = self.write_value(value)?;
+        self.stage(plan, len, Format::Archive);
+        Ok(())
+    }
+
+    #[cold]
+    #[inline(never)]
+    fn stage_value_again<T: Post>(&mut self, value: &T, len: u64) -> Result<(), PostError> {
+        let (plan, len) = self.write_value_again(value, len)?;
+        self.stage(plan, len, Format::Archive);
+        Ok(())
+    }
+
+    /// How much room to try first for a value: a little more than the last one took, and not so
+    /// much that it belongs elsewhere.
+    #[inline(always)]
+    fn wish(&self) -> u64 {
+        (self.last_len + self.last_len / 8).clamp(LEAST_WISH, MOST_WISH)
+    }
+
+    /// Serialises `value` to where its record will stand; its plan and its length.
+    fn write_value<T: Post>(&mut self, value: &T) -> Result<(Plan, u32), PostError> {
+        let wish = self.wish();
         self.check_open()?;
         let open = self.producer.plan_open(wish).map_err(|refusal| self.refused(refusal, wish))?;
         let len = match open {
@@ -178,7 +199,7 @@ impl Sending {
 
     /// Reserves room for a message of `len` bytes.
     #[inline(always)]
-    pub(crate) fn reserve(&mut self, len: usize) -> Result<(), PostError> {
+    pub(crate) fn reserve(&mut self, len: usize) -> Result<Room, Box<PostError>> {
         // A burst that is committed while the loan is open could not be: so it is now.
         self.commit();
         let in_place = self.end.is_trusted();
@@ -186,21 +207,30 @@ impl Sending {
             && let Some(plan) = self.producer.plan_in_run(len as u64)
             && (in_place || len <= size_of_val(self.scratch.as_slice()))
         {
-            self.reserved = Reserved { plan: Some(plan), in_place, len };
-            return Ok(());
+            (self.reserved.place, self.reserved.in_place) = (Place::Plain, in_place);
+            return Ok(self.room(&plan, len));
         }
         self.reserve_with_thought(len, in_place)
     }
 
     #[cold]
-    fn reserve_with_thought(&mut self, len: usize, in_place: bool) -> Result<(), PostError> {
+    #[inline(never)]
+    fn reserve_with_thought(&mut self, len: usize, in_place: bool) -> Result<Room, Box<PostError>> {
         self.check_open()?;
         let plan = self.plan(len as u64)?;
         if !in_place && len > size_of_val(self.scratch.as_slice()) {
             self.grow_scratch(len)?;
         }
-        self.reserved = Reserved { plan: Some(plan), in_place, len };
-        Ok(())
+        self.reserved = Reserved { place: Place::Planned(plan), in_place };
+        Ok(self.room(&plan, len))
+    }
+
+    #[inline(always)]
+    fn room(&mut self, plan: &Plan, len: usize) -> Room {
+        match self.reserved.in_place {
+            true => Room::in_place(&self.producer, plan, len),
+            false => Room::private(&mut self.scratch, len),
+        }
     }
 
     fn grow_scratch(&mut self, len: usize) -> Result<(), PostError> {
@@ -213,40 +243,38 @@ impl Sending {
         Ok(())
     }
 
-    /// The bytes that are reserved; none once they were posted.
-    #[inline(always)]
-    pub(crate) fn reserved_bytes(&mut self) -> &mut [u8] {
-        let Reserved { plan, in_place, len } = &self.reserved;
-        match plan {
-            Some(plan) if *in_place => payload::reserved_in_place(&mut self.producer, plan, *len),
-            Some(_) => &mut payload::blocks_as_bytes_mut(&mut self.scratch)[..*len],
-            None => &mut [],
-        }
-    }
-
-    /// The same bytes, to look at.
-    #[inline(always)]
-    pub(crate) fn reserved_to_read(&self) -> &[u8] {
-        let Reserved { plan, in_place, len } = &self.reserved;
-        match plan {
-            Some(plan) if *in_place => payload::reserved_to_read(&self.producer, plan, *len),
-            Some(_) => &payload::blocks_as_bytes(&self.scratch)[..*len],
-            None => &[],
-        }
-    }
-
-    /// Posts what is reserved, or its first `len` bytes.
+    /// Posts the first `len` bytes of what is reserved.
     #[inline(always)]
     pub(crate) fn post_reserved(&mut self, len: usize) {
-        let Some(plan) = self.reserved.plan.take() else { return };
-        let len = len.min(self.reserved.len);
-        if !self.reserved.in_place {
-            payload::fill(&self.producer, &plan, &payload::blocks_as_bytes(&self.scratch)[..len]);
+        if let Place::Plain = self.reserved.place {
+            let plan = self.producer.plan_found_before(len as u64);
+            self.copy_reserved(&plan, len);
+            self.producer.stage(plan, len as u32, Format::Bytes);
+        } else {
+            self.stage_reserved_with_thought(len);
         }
-        self.stage(plan, len as u32, Format::Bytes);
+        self.reserved.place = Place::Nowhere;
         self.commit();
         if self.scratch.capacity() * size_of::<Block>() > MOST_SCRATCH {
             self.scratch = Vec::new();
+        }
+    }
+
+    #[cold]
+    #[inline(never)]
+    fn stage_reserved_with_thought(&mut self, len: usize) {
+        let Place::Planned(plan) = self.reserved.place else {
+            unreachable!("a loan is posted once");
+        };
+        self.copy_reserved(&plan, len);
+        self.stage(plan, len as u32, Format::Bytes);
+    }
+
+    #[inline(always)]
+    fn copy_reserved(&mut self, plan: &Plan, len: usize) {
+        if !self.reserved.in_place {
+            let bytes = &payload::blocks_as_bytes(&self.scratch)[..len];
+            payload::fill(&self.producer, plan, bytes);
         }
     }
 
@@ -453,15 +481,15 @@ impl Sending {
         let left = self.producer.cursor();
         self.producer.stage(plan, len, format);
         if !self.producer.has_run() {
-            self.staged_beyond_run(&plan, left);
+            self.staged_beyond_run(plan, left);
         }
     }
 
     #[cold]
-    fn staged_beyond_run(&mut self, plan: &Plan, left: Cursor) {
+    fn staged_beyond_run(&mut self, plan: Plan, left: Cursor) {
         self.producer.renew_run(self.supply.made(self.producer.cursor().segment));
         if plan.turns() && self.end.is_trusted() && self.producer.has_released(left.position) {
-            self.give_back(plan, left);
+            self.give_back(&plan, left);
         }
     }
 

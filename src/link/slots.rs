@@ -73,28 +73,58 @@ impl Slots {
 }
 
 /// Messages in use where they lie in the ring, oldest first.
+///
+/// One at a time is the rule, and costs no more than a word.
 #[derive(Debug, Default)]
 pub(crate) struct Lent {
-    /// Where each starts, and whether it was given back.
+    /// Whether exactly one is in use that was lent when none was.
+    is_sole: bool,
+    /// Where that one starts.
+    sole: u64,
+    /// Otherwise: where each starts, and whether it was given back.
     positions: VecDeque<(u64, bool)>,
     /// Ticket of the oldest.
     first: u64,
 }
 
 impl Lent {
-    #[inline]
+    #[inline(always)]
     pub(crate) fn lend(&mut self, start: u64) -> u64 {
+        if self.is_empty() {
+            (self.is_sole, self.sole) = (true, start);
+            return self.first;
+        }
+        self.lend_more(start)
+    }
+
+    #[cold]
+    fn lend_more(&mut self, start: u64) -> u64 {
+        if std::mem::take(&mut self.is_sole) {
+            self.positions.push_back((self.sole, false));
+        }
         self.positions.push_back((start, false));
         self.first + self.positions.len() as u64 - 1
     }
 
+    #[inline(always)]
     pub(crate) fn is_empty(&self) -> bool {
-        self.positions.is_empty()
+        !self.is_sole && self.positions.is_empty()
     }
 
     /// Gives one back; the position up to which everything is free now, if that has moved and some
     /// are still in use: the start of the oldest, past the control records that lead to it.
+    #[inline(always)]
     pub(crate) fn give_back(&mut self, ticket: u64) -> Option<u64> {
+        if self.is_sole {
+            self.is_sole = false;
+            self.first += 1;
+            return None;
+        }
+        self.give_back_of_many(ticket)
+    }
+
+    #[cold]
+    fn give_back_of_many(&mut self, ticket: u64) -> Option<u64> {
         self.positions[(ticket - self.first) as usize].1 = true;
         let before = self.first;
         while let Some((_, true)) = self.positions.front() {

@@ -202,8 +202,7 @@ impl MessagePort {
                 Delivered::Event
             }
             Err(RecvError::Closed { reason }) => {
-                let error = RecvError::Closed { reason };
-                let _ = self.end_if_broken(error);
+                self.end_if_broken(&RecvError::Closed { reason });
                 self.deliver_close(reason, scope)
             }
             Err(RecvError::OutOfDescriptors { .. }) => Delivered::Later,
@@ -231,7 +230,7 @@ impl MessagePort {
             Ok(Wait::Sleep) => Delivered::Nothing,
             Ok(Wait::Ready) => Delivered::Later,
             Err(RecvError::Closed { reason }) => {
-                let _ = self.end_if_broken(RecvError::Closed { reason });
+                self.end_if_broken(&RecvError::Closed { reason });
                 self.deliver_close(reason, scope)
             }
             Err(_) => Delivered::Later,

@@ -1,7 +1,8 @@
 //! The bytes of a future message, lent to be filled.
 
 use crate::error::{CloseReason, PostError};
-use crate::port::sender::Held;
+use crate::link::payload::Room;
+use crate::port::sender::Sender;
 use std::fmt;
 use std::io;
 use std::ops::{Deref, DerefMut};
@@ -28,35 +29,35 @@ use std::ops::{Deref, DerefMut};
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
 pub struct Loan<'p> {
-    sending: Held<'p>,
-    len: usize,
+    /// Kept from posting anything else while this lives.
+    sender: &'p Sender,
+    room: Room,
     written: usize,
 }
 
 impl<'p> Loan<'p> {
-    #[inline]
-    pub(crate) fn new(sending: Held<'p>, len: usize) -> Loan<'p> {
-        Loan { sending, len, written: 0 }
+    #[inline(always)]
+    pub(crate) fn new(sender: &'p Sender, room: Room) -> Loan<'p> {
+        Loan { sender, room, written: 0 }
     }
 
     /// Posts the bytes as one message.
     ///
     /// # Errors
     /// [`PostError::Closed`] if the port was closed while the loan was open.
-    #[inline]
-    pub fn post(mut self) -> Result<(), PostError> {
-        if self.sending.is_closing() {
+    #[inline(always)]
+    pub fn post(self) -> Result<(), PostError> {
+        if self.sender.is_closing() {
             return Err(PostError::Closed { reason: CloseReason::Local });
         }
-        let len = self.len;
-        self.sending.post_reserved(len);
+        self.sender.post_loaned(self.room.len());
         Ok(())
     }
 
     /// Shortens the message to its first `len` bytes. A greater length changes nothing.
     pub fn truncate(&mut self, len: usize) {
-        self.len = self.len.min(len);
-        self.written = self.written.min(self.len);
+        self.room.truncate(len);
+        self.written = self.written.min(len);
     }
 
     /// Bytes written so far through [`io::Write`], which starts at the front.
@@ -65,20 +66,26 @@ impl<'p> Loan<'p> {
     }
 }
 
+impl Drop for Loan<'_> {
+    #[inline(always)]
+    fn drop(&mut self) {
+        self.sender.end_loan();
+    }
+}
+
 impl Deref for Loan<'_> {
     type Target = [u8];
 
-    #[inline]
+    #[inline(always)]
     fn deref(&self) -> &[u8] {
-        &self.sending.reserved_to_read()[..self.len]
+        self.room.bytes()
     }
 }
 
 impl DerefMut for Loan<'_> {
-    #[inline]
+    #[inline(always)]
     fn deref_mut(&mut self) -> &mut [u8] {
-        let len = self.len;
-        &mut self.sending.reserved_bytes()[..len]
+        self.room.bytes_mut()
     }
 }
 
@@ -86,7 +93,7 @@ impl DerefMut for Loan<'_> {
 impl io::Write for Loan<'_> {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         let at = self.written;
-        let count = bytes.len().min(self.len - at);
+        let count = bytes.len().min(self.len() - at);
         self[at..at + count].copy_from_slice(&bytes[..count]);
         self.written += count;
         Ok(count)
@@ -100,7 +107,7 @@ impl io::Write for Loan<'_> {
 impl fmt::Debug for Loan<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Loan")
-            .field("len", &self.len)
+            .field("len", &self.len())
             .field("written", &self.written)
             .finish_non_exhaustive()
     }

@@ -171,7 +171,7 @@ impl MessagePort {
     /// assert_eq!(channel.port2.recv()?.bytes(), b"abc");
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
-    #[inline]
+    #[inline(always)]
     pub fn loan(&self, len: usize) -> Result<Loan<'_>, PostError> {
         self.sender.loan(len)
     }
@@ -210,10 +210,15 @@ impl MessagePort {
     /// assert_eq!(channel.port2.try_recv()?.unwrap().bytes(), b"now");
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
-    #[inline]
+    #[inline(always)]
     pub fn try_recv(&self) -> Result<Option<MessageEvent<'_>>, RecvError> {
-        self.check_not_started()?;
-        self.receiver.try_recv().map_err(|error| self.end_if_broken(error))
+        if self.is_started.get() {
+            return Err(RecvError::Started);
+        }
+        self.receiver.poll().map_err(|failure| {
+            self.end_if_broken(&failure);
+            *failure
+        })
     }
 
     /// Steps over the next message unread, if one is there, and says whether there was: the way on
@@ -231,7 +236,7 @@ impl MessagePort {
     /// ```
     pub fn discard_next(&self) -> Result<bool, RecvError> {
         self.check_not_started()?;
-        self.receiver.discard_next().map_err(|error| self.end_if_broken(error))
+        self.receiver.discard_next().inspect_err(|error| self.end_if_broken(error))
     }
 
     /// A handle that ends a blocked call of this port from another thread.
@@ -443,12 +448,11 @@ impl MessagePort {
     }
 
     /// A port whose peer broke the protocol is closed in both directions.
-    #[cold]
-    pub(crate) fn end_if_broken(&self, error: RecvError) -> RecvError {
+    #[inline(always)]
+    pub(crate) fn end_if_broken(&self, error: &RecvError) {
         if let RecvError::Closed { reason: CloseReason::Corrupt(_) } = error {
             self.sender.close();
         }
-        error
     }
 
     pub(crate) fn endpoint(&self) -> &Endpoint {

@@ -55,8 +55,14 @@ impl Receiver {
     /// # Errors
     /// [`RecvError::Closed`] once everything was delivered and no more can come;
     /// [`RecvError::OutOfMemory`] if there is no memory for a copy.
-    #[inline]
+    #[inline(always)]
     pub fn try_recv(&self) -> Result<Option<MessageEvent<'_>>, RecvError> {
+        self.poll().map_err(|failure| *failure)
+    }
+
+    /// The same; see [`Receiving::poll`] for the box.
+    #[inline(always)]
+    pub(crate) fn poll(&self) -> Result<Option<MessageEvent<'_>>, Box<RecvError>> {
         let payload = self.receiving.borrow_mut().poll()?;
         Ok(payload.map(|payload| MessageEvent::new(payload, self)))
     }

@@ -37,6 +37,8 @@ use std::time::Instant;
 /// ```
 pub struct Sender {
     sending: RefCell<Sending>,
+    /// A loan is open: the half is its alone, although not borrowed.
+    lending: Cell<bool>,
     end: Arc<Endpoint>,
     /// Of the cancellers of this half, and of the whole port.
     switches: RefCell<Vec<Arc<Switch>>>,
@@ -53,6 +55,7 @@ impl Sender {
         let end = sending.endpoint().clone();
         Sender {
             sending: RefCell::new(sending),
+            lending: Cell::new(false),
             end,
             switches: RefCell::new(Vec::new()),
             closing: Cell::new(false),
@@ -134,11 +137,31 @@ impl Sender {
     ///
     /// # Errors
     /// As [`post_message`](Self::post_message).
-    #[inline]
+    #[inline(always)]
     pub fn loan(&self, len: usize) -> Result<Loan<'_>, PostError> {
-        let mut sending = self.borrow()?;
-        sending.reserve(len)?;
-        Ok(Loan::new(sending, len))
+        let Some(mut sending) = self.try_borrow() else { return Err(PostError::Busy) };
+        match sending.reserve(len) {
+            Ok(room) => {
+                self.lending.set(true);
+                Ok(Loan::new(self, room))
+            }
+            Err(error) => Err(*error),
+        }
+    }
+
+    /// Posts the first `len` bytes of the loan that is open.
+    #[inline(always)]
+    pub(crate) fn post_loaned(&self, len: usize) {
+        self.sending.borrow_mut().post_reserved(len);
+    }
+
+    /// Lets go of the half, and does what was asked for meanwhile.
+    #[inline(always)]
+    pub(crate) fn end_loan(&self) {
+        self.lending.set(false);
+        if self.committing.get() || self.closing.get() {
+            drop(self.borrow());
+        }
     }
 
     /// Begins a burst. See [`MessagePort::burst`](crate::MessagePort::burst).
@@ -233,7 +256,7 @@ impl Sender {
     #[inline(always)]
     fn post_as(&self, bytes: &[u8], format: Format) -> Result<(), PostError> {
         // No code of others runs meanwhile, so nothing is asked for that `Held` would have to do.
-        if let Ok(mut sending) = self.sending.try_borrow_mut()
+        if let Some(mut sending) = self.try_borrow()
             && sending.stage_in_run(bytes, format)
         {
             sending.commit();
@@ -250,7 +273,7 @@ impl Sender {
     /// Stages bytes without publishing them.
     #[inline(always)]
     pub(crate) fn stage_bytes(&self, bytes: &[u8], format: Format) -> Result<(), PostError> {
-        if let Ok(mut sending) = self.sending.try_borrow_mut()
+        if let Some(mut sending) = self.try_borrow()
             && sending.stage_in_run(bytes, format)
         {
             return Ok(());
@@ -327,6 +350,7 @@ impl Sender {
     }
 
     /// Whether `close` was called here.
+    #[inline(always)]
     pub(crate) fn is_closing(&self) -> bool {
         self.closing.get()
     }
@@ -355,10 +379,16 @@ impl Sender {
         }
     }
 
-    #[inline]
+    #[inline(always)]
     fn borrow(&self) -> Result<Held<'_>, PostError> {
-        let sending = self.sending.try_borrow_mut().map_err(|_| PostError::Busy)?;
+        let sending = self.try_borrow().ok_or(PostError::Busy)?;
         Ok(Held { sender: self, sending })
+    }
+
+    /// The half, if nobody has it.
+    #[inline(always)]
+    fn try_borrow(&self) -> Option<RefMut<'_, Sending>> {
+        if self.lending.get() { None } else { self.sending.try_borrow_mut().ok() }
     }
 
     fn say_farewell(&self, farewell: Farewell) {
@@ -369,42 +399,46 @@ impl Sender {
     }
 }
 
-/// The half, in use. What was asked for meanwhile, from inside a `Serialize` or while a loan was
-/// open, is done when the use ends, however it ends.
-pub(crate) struct Held<'p> {
+/// The half, in use. What was asked for meanwhile, from inside a `Serialize`, is done when the use
+/// ends, however it ends.
+struct Held<'p> {
     sender: &'p Sender,
     sending: RefMut<'p, Sending>,
 }
 
 impl Held<'_> {
-    /// Whether the port was closed meanwhile.
-    pub(crate) fn is_closing(&self) -> bool {
-        self.sender.closing.get()
+    #[cold]
+    fn catch_up(&mut self) {
+        if self.sender.committing.replace(false) {
+            self.sending.commit();
+        }
+        if self.sender.closing.get() {
+            self.sending.close(Farewell::Closed);
+        }
     }
 }
 
 impl Deref for Held<'_> {
     type Target = Sending;
 
+    #[inline(always)]
     fn deref(&self) -> &Sending {
         &self.sending
     }
 }
 
 impl DerefMut for Held<'_> {
+    #[inline(always)]
     fn deref_mut(&mut self) -> &mut Sending {
         &mut self.sending
     }
 }
 
 impl Drop for Held<'_> {
-    #[inline]
+    #[inline(always)]
     fn drop(&mut self) {
-        if self.sender.committing.replace(false) {
-            self.sending.commit();
-        }
-        if self.sender.closing.get() {
-            self.sending.close(Farewell::Closed);
+        if self.sender.committing.get() || self.sender.closing.get() {
+            self.catch_up();
         }
     }
 }

@@ -121,6 +121,13 @@ impl Producer {
         Some(self.plan_at_cursor(record_len(len)))
     }
 
+    /// The same place again: nothing was staged since `plan_in_run` found it.
+    #[inline(always)]
+    pub(crate) fn plan_found_before(&self, len: u64) -> Plan {
+        debug_assert!(record_len(len) <= self.run);
+        self.plan_at_cursor(record_len(len))
+    }
+
     /// The place for a record whose length is not known yet, if there is plain room for `wish`
     /// payload bytes and possibly more.
     #[inline(always)]
@@ -218,7 +225,10 @@ impl Producer {
         if let Some(control) = plan.control {
             self.write_control(control);
         }
-        self.cursor = plan.at.advanced(record);
+        // The control record led here, and a plan without one begins here. Moved by one word: a
+        // cursor that is copied as a whole is stored by words and loaded by pairs, which stalls.
+        debug_assert_eq!(self.cursor, plan.at);
+        self.cursor.position = self.cursor.position.wrapping_add(record);
         self.run = self.run.saturating_sub(record);
         let header = Header::Message { len, format, beside };
         self.memory.write_header(plan.offset, header.encode());
