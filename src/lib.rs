@@ -126,7 +126,7 @@ pub use port::{
         ListenerFailure, ListenerId, ListenerOptions, Outcome,
     },
     transfer::{IntoFdError, TransferError, Transferable},
-    typed::{Receive, TypedError, TypedEvent, TypedPort},
+    typed::{Receive, TypedBurst, TypedError, TypedEvent, TypedIter, TypedPort},
 };
 pub use rkyv;
 pub use wire::record::Format;

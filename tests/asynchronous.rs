@@ -3,14 +3,24 @@
 
 mod common;
 
-use std::future::Future;
+use std::cell::Cell;
+use std::future::{Future, poll_fn};
 use std::pin::pin;
-use std::task::{Context, Poll, Waker};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering::SeqCst};
+use std::task::{Context, Poll, Wake, Waker};
 use std::thread;
+use std::time::Duration;
 
-use common::watchdog::watch;
+use common::messages::{Rng, stop_and_go};
+use common::role::{command, play};
+use common::wanted;
+use common::watchdog::{progress, watch};
 use futures_util::{SinkExt, StreamExt};
-use messageport::{AsyncPort, CloseReason, MessageChannel, MessagePort, PostError, RecvError};
+use messageport::{
+    AsyncPort, CloseReason, Message, MessageChannel, MessagePort, PostError, RecvError, Worker,
+    parent_port,
+};
 
 /// Runs a test on every reactor that is compiled in.
 fn on_each(test: &str, body: impl AsyncFn()) {
@@ -126,6 +136,224 @@ fn a_recv_that_is_dropped_at_any_poll_loses_no_message() {
         let reason = CloseReason::PeerDropped;
         assert!(matches!(end, Err(RecvError::Closed { reason: why }) if why == reason), "{end:?}");
     });
+}
+
+/// Posts numbers at random instants, from a thread of its own.
+fn numbers(count: u64) -> (AsyncPort, thread::JoinHandle<()>) {
+    let MessageChannel { port1, port2 } = MessageChannel::new().expect("a channel");
+    let poster = thread::spawn(move || stop_and_go(&port1, count));
+    (into_async(port2), poster)
+}
+
+fn number_of(message: &Message) -> u64 {
+    message.deserialize().expect("a number")
+}
+
+/// No future lives for longer than one poll; the task sleeps on what the dropped one left behind.
+#[test]
+fn a_recv_that_is_dropped_after_each_poll_loses_nothing_and_is_woken() {
+    on_each("a_recv_that_is_dropped_after_each_poll_loses_nothing_and_is_woken", async || {
+        const COUNT: u64 = 20_000;
+        let (mut port, poster) = numbers(COUNT);
+        let mut pending = 0;
+        for number in 0..COUNT {
+            let message = poll_fn(|context| {
+                let polled = pin!(port.recv()).poll(context);
+                pending += u64::from(polled.is_pending());
+                polled
+            });
+            assert_eq!(number_of(&message.await.expect("a message")), number);
+        }
+        assert!(pending > 0, "nothing was dropped while it waited");
+        poster.join().expect("a poster");
+        assert!(matches!(port.recv().await, Err(RecvError::Closed { .. })));
+    });
+}
+
+/// A future is polled some times, each time that it is woken and at other times, and then dropped.
+#[test]
+fn a_recv_that_is_dropped_at_its_nth_poll_loses_nothing() {
+    on_each("a_recv_that_is_dropped_at_its_nth_poll_loses_nothing", async || {
+        const COUNT: u64 = 20_000;
+        let (mut port, poster) = numbers(COUNT);
+        let mut rng = Rng(7);
+        let mut number = 0;
+        while number < COUNT {
+            let most = rng.below(4);
+            let patience = async {
+                for _ in 0..most {
+                    futures_lite::future::yield_now().await;
+                }
+                None
+            };
+            let recv = async { Some(port.recv().await) };
+            if let Some(message) = futures_lite::future::or(recv, patience).await {
+                assert_eq!(number_of(&message.expect("a message")), number);
+                number += 1;
+            }
+        }
+        poster.join().expect("a poster");
+    });
+}
+
+/// The same for what a stream's user drops, and for halves.
+#[test]
+fn a_next_that_is_dropped_after_each_poll_loses_nothing() {
+    on_each("a_next_that_is_dropped_after_each_poll_loses_nothing", async || {
+        const COUNT: u64 = 5_000;
+        let (port, poster) = numbers(COUNT);
+        let (_sender, mut receiver) = port.split();
+        let mut number = 0;
+        while let Some(message) = poll_fn(|context| pin!(receiver.next()).poll(context)).await {
+            assert_eq!(number_of(&message.expect("a message")), number);
+            number += 1;
+        }
+        assert_eq!(number, COUNT);
+        poster.join().expect("a poster");
+    });
+}
+
+/// Nobody silences the doorbell but the sender, which would be full after some hundred waits.
+#[test]
+fn a_sender_waits_for_room_again_and_again_while_nobody_receives_at_its_end() {
+    const TEST: &str = "a_sender_waits_for_room_again_and_again_while_nobody_receives_at_its_end";
+    on_each(TEST, async || {
+        const COUNT: u64 = 10_000;
+        let builder = MessageChannel::builder().capacity(4096).bounded();
+        let MessageChannel { port1, port2 } = builder.build().expect("a channel");
+        let mut port1 = into_async(port1);
+        let reader = thread::spawn(move || port2.iter().map(|it| it.bytes().len()).sum::<usize>());
+        for _ in 0..COUNT {
+            port1.post_bytes(&[1; 300]).await.expect("room, after a while");
+        }
+        drop(port1);
+        assert_eq!(reader.join().expect("a reader"), COUNT as usize * 300);
+    });
+}
+
+/// A task that counts how often it is woken.
+#[derive(Default)]
+struct Told(AtomicU64);
+
+impl Wake for Told {
+    fn wake(self: Arc<Self>) {
+        self.0.fetch_add(1, SeqCst);
+    }
+}
+
+/// A sender that waits for room silences the doorbell, which has just rung for a message: the
+/// receiver, which waits in a task of its own, is told. No reactor runs in between.
+#[test]
+fn a_receiver_is_told_of_a_ring_that_its_sender_has_silenced() {
+    on_each("a_receiver_is_told_of_a_ring_that_its_sender_has_silenced", async || {
+        let builder = MessageChannel::builder().capacity(4096).bounded();
+        let MessageChannel { port1, port2 } = builder.build().expect("a channel");
+        let (mut sender, mut receiver) = into_async(port1).split();
+        let mut nobody = Context::from_waker(Waker::noop());
+        while pin!(sender.post_bytes(&[2; 700])).poll(&mut nobody).is_ready() {}
+        let told = Arc::new(Told::default());
+        let waker = Waker::from(told.clone());
+        let mut context = Context::from_waker(&waker);
+        assert!(pin!(receiver.recv()).poll(&mut context).is_pending());
+        port2.post_text("listen").expect("room");
+        assert_eq!(port2.stats().sent.wakes, 1, "it has rung");
+        assert!(pin!(sender.post_bytes(&[2; 700])).poll(&mut nobody).is_pending());
+        assert_ne!(told.0.load(SeqCst), 0, "it was silenced, and nobody told");
+        let Poll::Ready(message) = pin!(receiver.recv()).poll(&mut context) else {
+            panic!("the message is there")
+        };
+        assert_eq!(message.expect("a message").text().expect("a text"), "listen");
+    });
+}
+
+/// One task, in which a flooded port and another one are received from: the other one has its turn
+/// although the flood never runs dry.
+#[test]
+fn a_flooded_port_leaves_turns_to_others_of_its_task() {
+    on_each("a_flooded_port_leaves_turns_to_others_of_its_task", async || {
+        const FLOOD: u64 = 10_000;
+        let [flood, other] = [(); 2].map(|()| MessageChannel::new().expect("a channel"));
+        (0..FLOOD).for_each(|number| flood.port1.post_message(&number).expect("room"));
+        other.port1.post_text("let me in").expect("room");
+        let (mut flooded, mut quiet) = (into_async(flood.port2), into_async(other.port2));
+        let received = Cell::new(0);
+        let taking = async {
+            for number in 0..FLOOD {
+                let message = flooded.recv().await.expect("a message");
+                assert_eq!(number_of(&message), number);
+                received.set(number + 1);
+            }
+        };
+        let waiting = async {
+            quiet.recv().await.expect("a message");
+            received.get()
+        };
+        let ((), before) = futures_lite::future::zip(taking, waiting).await;
+        assert!(before <= 100, "{before} messages came first");
+    });
+}
+
+/// Posts that wait for room are dropped at each poll, and tried again: none is lost or doubled.
+#[test]
+fn a_post_that_is_dropped_after_each_poll_is_posted_once() {
+    on_each("a_post_that_is_dropped_after_each_poll_is_posted_once", async || {
+        const COUNT: u64 = 5_000;
+        let builder = MessageChannel::builder().capacity(4096).bounded();
+        let MessageChannel { port1, port2 } = builder.build().expect("a channel");
+        let mut port1 = into_async(port1);
+        let reader = thread::spawn(move || {
+            let mut rng = Rng(3);
+            for (event, number) in port2.iter().zip(0u64..) {
+                assert_eq!(event.bytes(), [number as u8; 300]);
+                rng.dawdle(Duration::from_micros(5));
+            }
+            port2.stats().received.messages
+        });
+        for number in 0..COUNT {
+            let bytes = [number as u8; 300];
+            let posted = poll_fn(|context| pin!(port1.post_bytes(&bytes)).poll(context));
+            posted.await.expect("room, after a while");
+        }
+        drop(port1);
+        assert_eq!(reader.join().expect("a reader"), COUNT);
+    });
+}
+
+/// A task gets every message of a sender that stops and goes at random, in another thread and in
+/// another process; on every reactor. See `tests/readiness.rs` for those who wait otherwise.
+#[test]
+fn a_task_misses_nothing() {
+    const TEST: &str = "a_task_misses_nothing";
+    fn count() -> u64 {
+        // Twice on each of up to three reactors, so that it takes a million.
+        wanted("MESSAGEPORT_READINESS", 500_000) / 3
+    }
+    fn sends() {
+        stop_and_go(&parent_port().expect("a port to the parent"), count());
+    }
+    async fn receive_all(mut port: AsyncPort) {
+        for number in 0..count() {
+            assert_eq!(number_of(&port.recv().await.expect("a message")), number);
+            if number % 1000 == 0 {
+                progress();
+            }
+        }
+        let end = port.recv().await.expect_err("the end");
+        let reason = CloseReason::PeerDropped;
+        assert!(matches!(end, RecvError::Closed { reason: why } if why == reason), "{end}");
+    }
+    fn receives() {
+        on_each(TEST, async || {
+            let (port, poster) = numbers(count());
+            receive_all(port).await;
+            poster.join().expect("a poster");
+            let worker = Worker::spawn(command(TEST, "sends")).expect("a worker");
+            let (port, mut child) = worker.into_parts();
+            receive_all(into_async(port)).await;
+            assert!(child.wait().expect("a child").success());
+        });
+    }
+    play(TEST, &[("receives", receives), ("sends", sends)]);
 }
 
 #[test]

@@ -9,6 +9,8 @@
 #[path = "semantics/channel.rs"]
 mod channel;
 mod common;
+#[path = "semantics/delivered.rs"]
+mod delivered;
 #[path = "semantics/event_loop.rs"]
 mod event_loop;
 #[path = "semantics/events.rs"]
@@ -19,50 +21,14 @@ mod handlers;
 mod inside;
 #[path = "semantics/nesting.rs"]
 mod nesting;
+#[path = "semantics/posting.rs"]
+mod posting;
 
-use common::role::command;
+use common::ends::between_two_ends;
 use common::{DEADLINE, wait_until};
-use messageport::{Event, EventLoop, ListenerOptions, MessageChannel, MessagePort, PortId, Worker};
+use messageport::{Event, EventLoop, ListenerOptions, MessageChannel, MessagePort, PortId};
 use std::sync::{Arc, Mutex, mpsc};
-use std::thread;
 use std::time::Duration;
-
-/// A test of what two ends do to each other: between two threads, and then between two processes.
-/// `near` runs where the channel is made.
-macro_rules! between_two_ends {
-    ($module:literal, $name:ident, $near:ident, $far:ident) => {
-        #[test]
-        fn $name() {
-            const TEST: &str = concat!($module, "::", stringify!($name));
-            fn near_role() {
-                crate::between_threads($near, $far);
-                crate::between_processes(TEST, $near);
-            }
-            fn far_role() {
-                $far(messageport::parent_port().expect("a port to the parent"));
-            }
-            crate::common::role::play(TEST, &[("near", near_role), ("far", far_role)]);
-        }
-    };
-}
-use between_two_ends;
-
-/// What one end does.
-type Act = fn(MessagePort);
-
-fn between_threads(near: Act, far: Act) {
-    let MessageChannel { port1, port2 } = channel();
-    let other = thread::spawn(move || far(port2));
-    near(port1);
-    other.join().expect("the other thread does not panic");
-}
-
-fn between_processes(test: &str, near: Act) {
-    let worker = Worker::spawn(command(test, "far")).expect("a worker");
-    let (port, mut child) = worker.into_parts();
-    near(port);
-    assert!(child.wait().expect("a child").success());
-}
 
 fn channel() -> MessageChannel {
     MessageChannel::new().expect("a channel")

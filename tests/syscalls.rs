@@ -7,7 +7,11 @@ use common::messages::Rng;
 use common::region::{self, Region};
 use common::role::{command, play, skip};
 use common::{receive, receive_end, wait_until, wait_until_asleep, wanted};
-use messageport::{Canceller, CloseReason, MessageChannel, MessagePort, Worker, parent_port};
+use messageport::{
+    Canceller, CloseReason, EventLoop, MessageChannel, MessagePort, PortSet, Worker, parent_port,
+};
+use nix::sys::resource::{Resource, UsageWho, getrlimit, getrusage, setrlimit};
+use nix::sys::time::TimeValLike;
 use nix::unistd::gettid;
 use std::fs;
 use std::process::{Command, Stdio};
@@ -52,9 +56,10 @@ fn trace(test: &str, role: &str, count: u64, options: &[&str]) -> String {
     fs::read_to_string(summary.path()).expect("a summary")
 }
 
-/// All system calls of a role and of the processes that it starts.
+/// All system calls of a role and of the processes that it starts, but for those that give up the
+/// processor.
 fn calls(test: &str, role: &str, count: u64) -> u64 {
-    let text = trace(test, role, count, &["-c"]);
+    let text = trace(test, role, count, &["-c", "-e", "trace=!sched_yield"]);
     let total = text.lines().find(|line| line.ends_with("total")).expect("a total");
     // Share, seconds, microseconds per call, calls.
     let calls = total.split_whitespace().nth(3).and_then(|word| word.parse().ok());
@@ -261,4 +266,186 @@ fn f21_what_is_committed_while_the_receiver_asks_for_the_hang_up_is_delivered() 
         }
     }
     play(TEST, &[("delays", delays), ("receives", receives)]);
+}
+
+// Sleeping.
+
+/// How many wake-ups are counted, and from how many others they are told apart.
+const WAKES: u64 = 1_000;
+const FEW_WAKES: u64 = 100;
+
+/// Posts a message each time that the child's receiver has announced its sleep: each is a wake-up.
+fn wake_each_time(test: &str) {
+    let worker = Worker::spawn(command(test, "sleeps")).expect("a worker");
+    let (port, mut child) = worker.into_parts();
+    let region = Region::of(&port);
+    let flag = region.half_word(region::message_sleeper(0));
+    let count = wanted(COUNT, 0);
+    for number in 0..count {
+        wait_until("the receiver sleeps, or is about to", || flag.load(SeqCst) != 0);
+        port.post_message(&number).expect("room");
+    }
+    wait_until("the last one is taken", || port.undelivered().messages == 0);
+    assert_eq!(port.stats().sent.wakes, count);
+    drop(port);
+    assert!(child.wait().expect("a child").success());
+}
+
+/// At most one system call on each side beyond the one that slept: who wakes makes one, and who
+/// sleeps silences the doorbell before it sleeps again.
+fn assert_three_calls_per_wake(test: &str) {
+    if !can_trace() {
+        return;
+    }
+    let few = calls(test, "wakes", FEW_WAKES);
+    let start = Instant::now();
+    let many = calls(test, "wakes", WAKES);
+    let by_the_clock = 2 * (start.elapsed().as_millis() / 100) as u64;
+    let rounds = WAKES - FEW_WAKES;
+    let more = many.saturating_sub(few);
+    assert!(
+        more <= 3 * rounds + rounds / 20 + by_the_clock,
+        "{few} calls for {FEW_WAKES} wake-ups, {many} for {WAKES}, {by_the_clock} by the clock"
+    );
+    assert!(more >= 2 * rounds, "nobody slept: {few} calls, and then {many}");
+}
+
+/// The next message of the child's port is the one with this number.
+fn is_number(event: &messageport::MessageEvent<'_>, number: u64) {
+    assert_eq!(event.deserialize::<u64>().expect("a number"), number);
+}
+
+macro_rules! three_calls_per_wake {
+    ($name:ident, $sleeps:ident) => {
+        #[test]
+        fn $name() {
+            const TEST: &str = stringify!($name);
+            fn wakes() {
+                wake_each_time(TEST);
+            }
+            fn counts() {
+                assert_three_calls_per_wake(TEST);
+            }
+            play(TEST, &[("counts", counts), ("wakes", wakes), ("sleeps", $sleeps)]);
+        }
+    };
+}
+
+fn sleeps_in_recv() {
+    let port = parent_port().expect("a port to the parent");
+    for (event, number) in port.iter().zip(0..) {
+        is_number(&event, number);
+    }
+}
+
+three_calls_per_wake!(a_recv_that_sleeps_costs_one_call_more_on_each_side, sleeps_in_recv);
+
+fn sleeps_in_a_loop() {
+    let port = parent_port().expect("a port to the parent");
+    let expected = std::cell::Cell::new(0);
+    port.on_message(move |event| {
+        is_number(event.message().expect("a message"), expected.get());
+        expected.set(expected.get() + 1);
+    });
+    port.on_listener_failure(|_| std::process::abort());
+    let mut event_loop = EventLoop::new().expect("a loop");
+    event_loop.add(port).expect("room for a port");
+    event_loop.run().expect("the loop waits");
+}
+
+three_calls_per_wake!(a_loop_that_sleeps_costs_one_call_more_on_each_side, sleeps_in_a_loop);
+
+fn sleeps_in_a_set() {
+    let mut set = PortSet::new().expect("a set");
+    set.add(parent_port().expect("a port to the parent")).expect("room for a port");
+    for number in 0.. {
+        match set.recv().expect("the set waits").1 {
+            Ok(event) => is_number(&event, number),
+            Err(_) => return,
+        }
+    }
+}
+
+three_calls_per_wake!(a_set_that_sleeps_costs_one_call_more_on_each_side, sleeps_in_a_set);
+
+#[cfg(feature = "tokio")]
+fn sleeps_in_a_task() {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+    runtime.expect("a runtime").block_on(async {
+        let port = parent_port().expect("a port to the parent");
+        let mut port = port.into_async().expect("a reactor");
+        for number in 0.. {
+            match port.recv().await {
+                Ok(message) => assert_eq!(message.deserialize::<u64>().expect("a number"), number),
+                Err(_) => return,
+            }
+        }
+    });
+}
+
+#[cfg(feature = "tokio")]
+three_calls_per_wake!(a_task_that_sleeps_costs_one_call_more_on_each_side, sleeps_in_a_task);
+
+/// Processor time, in microseconds, and how often this process gave up the processor by itself.
+fn spent() -> (i64, i64) {
+    let usage = getrusage(UsageWho::RUSAGE_SELF).expect("a process knows what it has used");
+    let time = usage.user_time() + usage.system_time();
+    (time.num_microseconds(), usage.voluntary_context_switches())
+}
+
+/// Fails unless `sleep`, which is to take a while, takes next to nothing of the processor.
+#[track_caller]
+fn assert_costs_nothing(sleep: impl FnOnce()) {
+    let (time, switches) = spent();
+    sleep();
+    let (later, more) = spent();
+    // A hundredth of what it would be if it looked without sleeping, and some for the watchdog.
+    assert!(later - time < NAP.as_micros() as i64 / 20, "{} us of the processor", later - time);
+    assert!(more - switches < 20, "{} times awake", more - switches);
+}
+
+const NAP: Duration = Duration::from_millis(500);
+
+/// As many as a process may have, up to a thousand: a pair takes five descriptors.
+fn idle_ports() -> (Vec<MessagePort>, Vec<MessagePort>) {
+    let (_, most) = getrlimit(Resource::RLIMIT_NOFILE).expect("a limit");
+    setrlimit(Resource::RLIMIT_NOFILE, most.min(8192), most).expect("up to the hard limit");
+    let count = 1_000.min(most.min(8192) / 6);
+    let pairs = (0..count).map(|_| MessageChannel::new().expect("a channel"));
+    pairs.map(|MessageChannel { port1, port2 }| (port1, port2)).unzip()
+}
+
+#[test]
+fn a_thousand_idle_ports_take_no_time_of_the_processor() {
+    const TEST: &str = "a_thousand_idle_ports_take_no_time_of_the_processor";
+    fn idles() {
+        let (near, far) = idle_ports();
+        assert_costs_nothing(|| drop(near[0].recv_timeout(NAP)));
+
+        let mut set = PortSet::new().expect("a set");
+        near.into_iter().for_each(|port| _ = set.add(port).expect("room for a port"));
+        assert!(set.try_recv().expect("the set waits").is_none());
+        assert_costs_nothing(|| assert!(set.recv_timeout(NAP).expect("a set").is_none()));
+        let last = far.last().expect("a port");
+        last.post_text("awake").expect("room");
+        assert!(set.try_recv().expect("the set waits").is_some());
+        drop(set);
+
+        let mut event_loop = EventLoop::new().expect("a loop");
+        let (near, far) = idle_ports();
+        for (port, number) in near.into_iter().zip(0..) {
+            // Some are not started, and have a message that waits.
+            if number % 10 == 0 {
+                far[number].post_text("early").expect("room");
+            } else {
+                port.start();
+            }
+            event_loop.add(port).expect("room for a port");
+        }
+        event_loop.run_until_idle().expect("the loop waits");
+        assert_costs_nothing(|| {
+            assert!(!event_loop.poll_once(NAP).expect("the loop waits"));
+        });
+    }
+    play(TEST, &[("idles", idles)]);
 }

@@ -312,6 +312,33 @@ fn check_layout(source: &str, document: &str) -> Vec<String> {
         .collect()
 }
 
+// The web's clauses and their tests.
+
+/// Every clause of the document's parts A to C that is not marked as senseless here has a test that
+/// begins with its number, or does not compile.
+fn check_clauses(document: &str, sources: &[String]) -> Vec<String> {
+    // A test's name is a function's, or the first name that a macro is given.
+    let is_name = |word: &str| !word.contains("_near") && !word.contains("_far");
+    let words = sources.iter().flat_map(|source| tokens(source)).filter_map(|token| {
+        let Kind::Word(word) = token.kind else { return None };
+        is_name(word).then_some(word)
+    });
+    let words: Vec<&str> = words.collect();
+    let mut findings = Vec::new();
+    for row in document.lines().filter(|line| line.starts_with("| ")) {
+        let cells: Vec<&str> = row.trim_matches('|').split('|').map(str::trim).collect();
+        let [clause, _, "=" | "~" | "≠", _, tests] = cells[..] else { continue };
+        let (letter, number) = clause.split_at(1);
+        let ("C" | "P" | "E", Ok(number)) = (letter, number.parse::<u32>()) else { continue };
+        let begin = format!("{}{number:02}_", letter.to_lowercase());
+        let is_tested = words.iter().any(|word| word.starts_with(&begin));
+        if !is_tested && !tests.contains("does not compile") {
+            findings.push(format!("docs/semantics.md: no test begins with {begin}"));
+        }
+    }
+    findings
+}
+
 // Words that do not belong into a finished text.
 
 fn check_words(path: &str, text: &str, checkout: &str) -> Vec<String> {
@@ -431,6 +458,17 @@ fn every_row_of_the_picture_is_documented() {
 }
 
 #[test]
+fn a_clause_without_a_test_is_found() {
+    let row = |mark: &str, test: &str| format!("| P7 | a clause | {mark} | `post` | {test} |\n");
+    let source = ["fn p07_near() {} between!(p07_a_clause, p07_near);".to_owned()];
+    assert!(check_clauses(&row("=", "`p07`"), &source).is_empty());
+    assert!(check_clauses(&row("–", ""), &[]).is_empty());
+    assert!(check_clauses(&row("~", "does not compile: `post`"), &[]).is_empty());
+    assert_eq!(check_clauses(&row("=", "`p07`"), &[]).len(), 1);
+    assert_eq!(check_clauses(&row("≠", ""), &["fn p07_near() {}".to_owned()]).len(), 1);
+}
+
+#[test]
 fn unfinished_text_and_paths_of_one_machine_are_found() {
     let check = |text: &str| check_words("a", text, "/home/me/messageport");
     assert!(check("to do, later\n/home/me/messageport-2\n/home/me\n").is_empty());
@@ -516,6 +554,15 @@ fn the_crate_has_short_files_functions_and_lines() {
 #[test]
 fn the_layout_is_documented() {
     report(check_layout(&read("src/wire/layout.rs"), &read("docs/layout.md")));
+}
+
+#[test]
+fn every_clause_has_a_test() {
+    let sources: Vec<String> =
+        files("tests/semantics", &["rs"]).iter().map(|it| read(it)).collect();
+    let document = read("docs/semantics.md");
+    assert!(document.contains("| P21 |"), "the table is there");
+    report(check_clauses(&document, &sources));
 }
 
 #[test]

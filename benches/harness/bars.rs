@@ -14,6 +14,8 @@ pub struct Bar {
     pub base: &'static str,
     pub base_bytes: usize,
     pub most: f64,
+    /// Whether the 99th percentiles are compared, and not the figures.
+    pub is_of_tails: bool,
 }
 
 impl Bar {
@@ -25,7 +27,18 @@ impl Bar {
         bytes: usize,
         most: f64,
     ) -> Self {
-        Self { number, variant, bytes, base, base_bytes: bytes, most }
+        Self { number, variant, bytes, base, base_bytes: bytes, most, is_of_tails: false }
+    }
+
+    /// Judges the 99th percentile of a variant by that of another one.
+    pub fn tails(
+        number: u32,
+        variant: &'static str,
+        base: &'static str,
+        bytes: usize,
+        most: f64,
+    ) -> Self {
+        Self { is_of_tails: true, ..Self::same(number, variant, base, bytes, most) }
     }
 
     /// Judges a variant by a limit that has a payload of its own.
@@ -35,15 +48,16 @@ impl Bar {
         (base, base_bytes): (&'static str, usize),
         most: f64,
     ) -> Self {
-        Self { number, variant, bytes, base, base_bytes, most }
+        Self { number, variant, bytes, base, base_bytes, most, is_of_tails: false }
     }
 
     /// Puts the bar and the measured ratio in one line.
     pub fn describe(&self, ratio: f64) -> String {
-        let Self { number, variant, bytes, base, base_bytes, most } = self;
+        let Self { number, variant, bytes, base, base_bytes, most, is_of_tails } = self;
+        let what = if *is_of_tails { " at p99" } else { "" };
         let verdict = if ratio <= *most { "reached" } else { "missed" };
         format!(
-            "bar {number}: {variant}/{bytes} takes {ratio:.2} times {base}/{base_bytes}, \
+            "bar {number}: {variant}/{bytes} takes{what} {ratio:.2} times {base}/{base_bytes}, \
              at most {most:.2}: {verdict}"
         )
     }

@@ -11,7 +11,7 @@ use std::process::{Child, Command};
 use nix::fcntl::{FcntlArg, FdFlag, fcntl};
 
 use super::machine;
-use super::{handoff, hops, kernel, lines, plain_subjects, port_streams, ports, soak};
+use super::{fronts, handoff, hops, kernel, lines, plain_subjects, port_streams, ports, soak};
 
 /// What a child is asked to do.
 pub struct Job {
@@ -134,6 +134,8 @@ const ROLES: &[Role] = &[
     ("plain-sink", plain_subjects::serve_sink),
     ("port-echo", ports::serve_echo),
     ("port-sink", port_streams::serve_sink),
+    ("front-echo", fronts::serve_echo),
+    ("front-flood", fronts::serve_flood),
     ("hopped-echo", hops::serve),
     ("handoff", handoff::serve),
     ("handoff-stream", handoff::serve_stream),

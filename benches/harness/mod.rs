@@ -13,6 +13,7 @@
 pub mod bars;
 pub mod child;
 pub mod clock;
+pub mod fronts;
 pub mod handoff;
 pub mod hops;
 pub mod kernel;

@@ -73,7 +73,11 @@ impl Report {
         for bar in &self.bars {
             let (row, base) = (find(bar.variant, bar.bytes), find(bar.base, bar.base_bytes));
             if let (Some(row), Some(base)) = (row, base) {
-                println!("{}", bar.describe(ratio(row, base, usual, |run| run.figure)));
+                let value: fn(&Run) -> f64 = match bar.is_of_tails {
+                    true => |run| run.tail.map_or(f64::NAN, |(p99, _)| p99),
+                    false => |run| run.figure,
+                };
+                println!("{}", bar.describe(ratio(row, base, usual, value)));
             }
         }
     }

@@ -13,7 +13,7 @@ use std::fmt;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::rc::Rc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 /// Delivers the events of many ports, on the thread that runs it.
@@ -77,7 +77,14 @@ struct Shared {
     /// Its bell is the loop's own.
     called: Arc<Called>,
     is_stopped: AtomicBool,
-    work: Mutex<VecDeque<Work>>,
+    /// `None` once the loop is gone.
+    work: Mutex<Option<VecDeque<Work>>>,
+}
+
+impl Shared {
+    fn work(&self) -> MutexGuard<'_, Option<VecDeque<Work>>> {
+        self.work.lock().unwrap_or_else(PoisonError::into_inner)
+    }
 }
 
 type Work = Box<dyn FnOnce(&mut EventLoop) + Send>;
@@ -113,7 +120,7 @@ impl EventLoop {
         epoll.add(bell.as_fd(), BELL)?;
         let called = Arc::new(Called { bell, ids: Mutex::default() });
         let is_stopped = AtomicBool::new(false);
-        let shared = Shared { called, is_stopped, work: Mutex::default() };
+        let shared = Shared { called, is_stopped, work: Mutex::new(Some(VecDeque::new())) };
         Ok(EventLoop {
             epoll,
             ports: BTreeMap::new(),
@@ -294,7 +301,7 @@ impl EventLoop {
     }
 
     fn has_no_work(&self) -> bool {
-        self.shared.work.lock().unwrap_or_else(PoisonError::into_inner).is_empty()
+        self.shared.work().as_ref().is_none_or(VecDeque::is_empty)
     }
 
     /// Waits, and serves every port that has something once. Says whether anything was there.
@@ -440,8 +447,7 @@ impl EventLoop {
 
     /// Does what other threads have given.
     fn do_work(&mut self) -> bool {
-        let work =
-            std::mem::take(&mut *self.shared.work.lock().unwrap_or_else(PoisonError::into_inner));
+        let work = self.shared.work().as_mut().map(std::mem::take).unwrap_or_default();
         let any = !work.is_empty();
         work.into_iter().for_each(|work| work(self));
         any
@@ -516,6 +522,14 @@ impl<'e> Event<'e> {
     }
 }
 
+impl Drop for EventLoop {
+    fn drop(&mut self) {
+        // Taken out before it is dropped: what it owns may reach for the queue.
+        let left = self.shared.work().take();
+        drop(left);
+    }
+}
+
 /// Readable when [`run_until_idle`](EventLoop::run_until_idle) may find something: so it nests in
 /// any other loop that is level-triggered.
 impl AsFd for EventLoop {
@@ -547,12 +561,28 @@ impl LoopHandle {
         self.shared.called.bell.ring();
     }
 
-    /// Has the loop's thread do something.
-    pub fn post(&self, work: impl FnOnce(&mut EventLoop) + Send + 'static) {
-        let mut queue = self.shared.work.lock().unwrap_or_else(PoisonError::into_inner);
-        queue.push_back(Box::new(work));
+    /// Has the loop's thread do something, at its next turn; one system call. Says whether the loop
+    /// is there: work for one that is gone is dropped, as is what was left when it went.
+    ///
+    /// ```
+    /// let event_loop = messageport::EventLoop::new()?;
+    /// let handle = event_loop.handle();
+    /// assert!(handle.post(|_| println!("at the next turn")));
+    /// drop(event_loop);
+    /// assert!(!handle.post(|_| unreachable!("nobody is there to do it")));
+    /// # Ok::<(), messageport::LoopError>(())
+    /// ```
+    pub fn post(&self, work: impl FnOnce(&mut EventLoop) + Send + 'static) -> bool {
+        let mut queue = self.shared.work();
+        let Some(queued) = queue.as_mut() else {
+            // What it owns may come back here when it is dropped.
+            drop(queue);
+            return false;
+        };
+        queued.push_back(Box::new(work));
         drop(queue);
         self.shared.called.bell.ring();
+        true
     }
 }
 

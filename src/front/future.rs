@@ -16,6 +16,8 @@ use std::future::poll_fn;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 use std::pin::Pin;
+#[cfg(feature = "tokio")]
+use std::pin::pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 
@@ -24,8 +26,8 @@ use std::task::{Context, Poll, ready};
 /// It gives messages of their own, which are copied also between trusted ends, and is `Send`, as
 /// are its futures. A future of it that is dropped loses nothing: a message that was not returned
 /// is still in the queue. It waits on tokio's reactor with the feature `tokio`, and on that of
-/// async-io with the
-/// feature `async-io`; with both, on tokio's inside of a tokio runtime.
+/// async-io with the feature `async-io`; with both, on tokio's inside of a tokio runtime. A port
+/// that never runs dry lets other tasks have their turn after each 64 messages.
 ///
 /// As a [`Stream`] it gives messages until the end, those that could not be had as errors among
 /// them; as a [`Sink`] it takes bytes, and keeps one message that found no room until it is
@@ -51,7 +53,7 @@ pub struct AsyncPort {
 pub struct AsyncSender {
     sender: Sender,
     reactor: Reactor,
-    wakers: Arc<AtomicWaker>,
+    wakers: Arc<Wakers>,
     /// What the sink has taken and not posted.
     kept: Option<Vec<u8>>,
 }
@@ -60,9 +62,20 @@ pub struct AsyncSender {
 pub struct AsyncReceiver {
     receiver: Receiver,
     reactor: Reactor,
-    /// Of a sender that waits for room: both hear one doorbell, and whoever silences it tells.
-    wakers: Arc<AtomicWaker>,
+    wakers: Arc<Wakers>,
     has_ended: bool,
+    /// Messages since it last let others have their turn.
+    in_a_row: u32,
+}
+
+/// Both halves hear one doorbell, and whoever silences it tells the other one. Both have to silence
+/// it: tokio hears only of a ring that is new, and a doorbell that is full takes no more.
+#[derive(Default)]
+struct Wakers {
+    /// Waits for room.
+    sender: AtomicWaker,
+    /// Waits for a message.
+    receiver: AtomicWaker,
 }
 
 impl MessagePort {
@@ -72,7 +85,7 @@ impl MessagePort {
     /// [`LoopError::Io`] if the reactor takes no descriptor, or if there is none: with the feature
     /// `tokio` alone, outside of a runtime.
     pub fn into_async(self) -> Result<AsyncPort, LoopError> {
-        let wakers = Arc::new(AtomicWaker::new());
+        let wakers = Arc::new(Wakers::default());
         let reactor = |port: &MessagePort| Reactor::new(port.endpoint());
         let (for_sender, for_receiver) = (reactor(&self)?, reactor(&self)?);
         let (sender, receiver) = self.split();
@@ -80,7 +93,13 @@ impl MessagePort {
         let _ = receiver.as_fd();
         let sender =
             AsyncSender { sender, reactor: for_sender, wakers: wakers.clone(), kept: None };
-        let receiver = AsyncReceiver { receiver, reactor: for_receiver, wakers, has_ended: false };
+        let receiver = AsyncReceiver {
+            receiver,
+            reactor: for_receiver,
+            wakers,
+            has_ended: false,
+            in_a_row: 0,
+        };
         Ok(AsyncPort { sender, receiver })
     }
 }
@@ -171,7 +190,7 @@ impl AsyncSender {
         self.sender.post_message_with(value, transfer)
     }
 
-    /// Tries, raises the flag, and tries again before it waits.
+    /// Tries, silences the doorbell, raises the flag, and tries again before it waits.
     fn poll_post(
         &mut self,
         context: &mut Context<'_>,
@@ -182,7 +201,11 @@ impl AsyncSender {
                 Err(PostError::QueueFull { .. }) => {}
                 answer => return Poll::Ready(answer),
             }
-            self.wakers.register(context.waker());
+            self.wakers.sender.register(context.waker());
+            self.reactor.use_up();
+            if self.sender.endpoint().silence_doorbell() {
+                self.wakers.receiver.wake();
+            }
             self.sender.raise_doorbell_flag();
             match post(&self.sender) {
                 Err(PostError::QueueFull { .. }) => {}
@@ -217,13 +240,27 @@ impl AsyncReceiver {
     }
 
     fn poll_recv(&mut self, context: &mut Context<'_>) -> Poll<Result<Message, RecvError>> {
+        if self.in_a_row == SHARE {
+            self.in_a_row = 0;
+            self.reactor.give_way(context);
+            return Poll::Pending;
+        }
+        // Before the look, as the sender may silence the doorbell right behind it.
+        self.wakers.receiver.register(context.waker());
         loop {
+            if !self.receiver.has_news() {
+                self.reactor.use_up();
+            }
             match self.receiver.try_recv() {
-                Ok(Some(event)) => return Poll::Ready(Ok(event.into_message())),
+                Ok(Some(event)) => {
+                    self.in_a_row += 1;
+                    return Poll::Ready(Ok(event.into_message()));
+                }
                 Err(error) => return Poll::Ready(Err(error)),
                 // It has silenced the doorbell, which may have rung for room.
-                Ok(None) => self.wakers.wake(),
+                Ok(None) => self.wakers.sender.wake(),
             }
+            self.in_a_row = 0;
             if let Err(source) = ready!(self.reactor.poll_rung(context)) {
                 return Poll::Ready(Err(RecvError::Io { call: "reactor", source }));
             }
@@ -413,13 +450,40 @@ impl Reactor {
             #[cfg(feature = "tokio")]
             Reactor::Tokio(stream) => {
                 ready!(stream.poll_read_ready(context))?;
-                // Nothing is read here: this only says that the readiness is used up.
-                let used_up = || Err::<(), _>(io::ErrorKind::WouldBlock.into());
-                let _ = stream.try_io(tokio::io::Interest::READABLE, used_up);
+                self.use_up();
                 Poll::Ready(Ok(()))
             }
             #[cfg(feature = "async-io")]
             Reactor::AsyncIo(fd) => fd.poll_readable(context),
+        }
+    }
+
+    /// Has the task polled again once others had their turn.
+    fn give_way(&self, context: &mut Context<'_>) {
+        match self {
+            // A task that merely wakes itself is polled again before tokio asks for readiness: it
+            // does so at every 61st poll. One that yields is not.
+            #[cfg(feature = "tokio")]
+            Reactor::Tokio(_) => _ = pin!(tokio::task::yield_now()).poll(context),
+            #[cfg(feature = "async-io")]
+            Reactor::AsyncIo(_) => context.waker().wake_by_ref(),
+        }
+    }
+
+    /// Forgets the ring that has led here, before a look that silences the doorbell: otherwise
+    /// `poll_rung` would tell of it once more, and cost a second look. What rings after this is
+    /// told, and so is a hang-up, each time.
+    fn use_up(&self) {
+        match self {
+            #[cfg(feature = "tokio")]
+            Reactor::Tokio(stream) => {
+                // Nothing is read here: this only says that the readiness is used up.
+                let used_up = || Err::<(), _>(io::ErrorKind::WouldBlock.into());
+                let _ = stream.try_io(tokio::io::Interest::READABLE, used_up);
+            }
+            // It forgets by itself, when it is asked.
+            #[cfg(feature = "async-io")]
+            Reactor::AsyncIo(_) => {}
         }
     }
 }
@@ -444,3 +508,6 @@ impl fmt::Debug for AsyncReceiver {
         f.debug_tuple("AsyncReceiver").field(&self.receiver).finish()
     }
 }
+
+/// Messages of one port before other tasks have their turn.
+const SHARE: u32 = 64;

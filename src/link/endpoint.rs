@@ -205,6 +205,15 @@ impl Endpoint {
             || self.hung_up.load(Ordering::Relaxed)
     }
 
+    /// Silences the doorbell for a sender that waits on its descriptor. Says whether the receiving
+    /// half has to be told, as that ring may have been for it. One system call in the usual case.
+    #[cfg(any(feature = "tokio", feature = "async-io"))]
+    pub(crate) fn silence_doorbell(&self) -> bool {
+        let drained = socket::drain(self.doorbell.as_fd());
+        self.note(drained == Drained::HungUp);
+        drained != Drained::Silent
+    }
+
     /// Does what the notifier decided: nothing, or one system call.
     #[inline]
     pub(crate) fn wake(&self, wake: Wake, memory: &Memory, sleeper: Sleeper) {

@@ -15,7 +15,7 @@ use crate::sync::{AtomicU64, Ordering};
 use crate::wire::record::Format;
 use rkyv::api::high::{HighSerializer, HighValidator};
 use rkyv::bytecheck::CheckBytes;
-use rkyv::rancor::{self, Error, Fallible, Strategy};
+use rkyv::rancor::{Error, Fallible, Strategy};
 use rkyv::ser::allocator::{Arena, ArenaHandle};
 use rkyv::ser::{Positional, Serializer, Writer, sharing::Share};
 use rkyv::validation::Validator;
@@ -62,13 +62,20 @@ pub struct PayloadWriter<'a> {
     start: NonNull<u8>,
     room: usize,
     written: usize,
+    /// Takes what exceeds the room, in place of counting alone.
+    overflow: Option<&'a mut Vec<u8>>,
     _room: PhantomData<&'a mut [u8]>,
 }
 
-impl PayloadWriter<'_> {
+impl<'a> PayloadWriter<'a> {
+    /// INVARIANT (room): the caller has established it.
+    fn new(start: NonNull<u8>, room: usize) -> PayloadWriter<'a> {
+        PayloadWriter { start, room, written: 0, overflow: None, _room: PhantomData }
+    }
+
     /// A writer that only counts.
     fn counting() -> PayloadWriter<'static> {
-        PayloadWriter { start: NonNull::dangling(), room: 0, written: 0, _room: PhantomData }
+        PayloadWriter::new(NonNull::dangling(), 0)
     }
 }
 
@@ -86,10 +93,19 @@ impl Writer<Error> for PayloadWriter<'_> {
             let place = unsafe { self.start.add(self.written) };
             // SAFETY: as above; a slice of ours cannot overlap the ring.
             unsafe { copy(bytes, place) };
+        } else if let Some(overflow) = &mut self.overflow {
+            spill(overflow, bytes);
         }
         self.written = end;
         Ok(())
     }
+}
+
+/// Apart, so that the writes of a post stay small.
+#[cold]
+#[inline(never)]
+fn spill(overflow: &mut Vec<u8>, bytes: &[u8]) {
+    overflow.extend_from_slice(bytes);
 }
 
 /// Serialises `value` where `plan` says, or only counts without one. Returns how many bytes it took
@@ -102,12 +118,10 @@ pub(crate) fn serialize<T: Post>(
 ) -> Result<u64, Error> {
     let writer = match plan {
         None => PayloadWriter::counting(),
-        Some(plan) => PayloadWriter {
-            start: planned(producer, plan, plan.payload_room()),
-            room: plan.payload_room() as usize,
-            written: 0,
-            _room: PhantomData,
-        },
+        Some(plan) => {
+            let start = planned(producer, plan, plan.payload_room());
+            PayloadWriter::new(start, plan.payload_room() as usize)
+        }
     };
     run(value, writer, arena).map(|written| written as u64)
 }
@@ -115,26 +129,18 @@ pub(crate) fn serialize<T: Post>(
 /// Serialises `value` into `bytes`, which are 16-aligned unless there are none. Returns how many
 /// bytes it took or would have taken.
 pub(crate) fn serialize_to<T: Post>(value: &T, bytes: &mut [u8]) -> Result<usize, Error> {
-    let writer = PayloadWriter {
-        start: NonNull::from(&mut *bytes).cast(),
-        room: bytes.len(),
-        written: 0,
-        _room: PhantomData,
-    };
+    let writer = PayloadWriter::new(NonNull::from(&mut *bytes).cast(), bytes.len());
     run(value, writer, &mut Arena::new())
 }
 
-/// The archive of `value`, to be posted several times.
+/// The archive of `value`, to be posted several times. Serialises it once: its `Serialize` may be
+/// costly, and may say something else the second time. The bytes need no alignment of their own, as
+/// pointers in an archive are relative; each copy is aligned where it is received.
 pub(crate) fn archive<T: Post>(value: &T) -> Result<Vec<u8>, Error> {
-    let len = serialize_to(value, &mut [])?;
-    let mut blocks = vec![Block::default(); len.div_ceil(size_of::<Block>())];
-    let bytes = blocks_as_bytes_mut(&mut blocks);
-    let again = serialize_to(value, &mut bytes[..len])?;
-    if again != len {
-        let (len, again) = (len as u64, again as u64);
-        return Err(rancor::Source::new(LengthChanged { len, again }));
-    }
-    Ok(bytes[..len].to_vec())
+    let mut bytes = Vec::new();
+    let writer = PayloadWriter { overflow: Some(&mut bytes), ..PayloadWriter::counting() };
+    run(value, writer, &mut Arena::new())?;
+    Ok(bytes)
 }
 
 /// A `Serialize` that writes another length the second time.

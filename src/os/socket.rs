@@ -31,8 +31,10 @@ pub(crate) fn packet_pair() -> Result<(OwnedFd, OwnedFd), SystemError> {
 /// What a doorbell said when it was drained.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Drained {
-    /// It is silent now, or so noisy that more was left in it.
+    /// It did not ring.
     Silent,
+    /// It rang. It is silent now, or so noisy that more was left in it.
+    Rang,
     /// The other end has gone.
     HungUp,
 }
@@ -66,17 +68,19 @@ pub(crate) fn ring(doorbell: BorrowedFd<'_>) -> Rung {
 /// for them; where the kernel can, they are refused at the source, by `refuse_descriptors`.
 pub(crate) fn drain(doorbell: BorrowedFd<'_>) -> Drained {
     let mut bytes = [0; 512];
+    let mut drained = Drained::Silent;
     for _ in 0..MAX_DRAIN_CALLS {
         match recv(doorbell.as_raw_fd(), &mut bytes, MsgFlags::MSG_DONTWAIT) {
             Ok(0) => return Drained::HungUp,
             // A short read has emptied it: one call in the usual case.
-            Ok(len) if len < bytes.len() => return Drained::Silent,
+            Ok(len) if len < bytes.len() => return Drained::Rang,
+            Ok(_) => drained = Drained::Rang,
             // A reset is reported once, before the end of the stream.
-            Ok(_) | Err(Errno::EINTR | Errno::ECONNRESET) => {}
-            Err(_) => return Drained::Silent,
+            Err(Errno::EINTR | Errno::ECONNRESET) => {}
+            Err(_) => return drained,
         }
     }
-    Drained::Silent
+    drained
 }
 
 /// Sends one packet with descriptors.

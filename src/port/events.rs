@@ -109,6 +109,16 @@ impl MessagePort {
     /// [`InvalidState`] if the event is being dispatched already.
     ///
     /// DOM: [`dispatchEvent`](https://dom.spec.whatwg.org/#dom-eventtarget-dispatchevent).
+    ///
+    /// The event is taken by value, so that it is not dispatched again, inside a listener or
+    /// afterwards:
+    ///
+    /// ```compile_fail,E0382
+    /// let port = messageport::MessageChannel::new().unwrap().port1;
+    /// let event = messageport::Event::new("refresh");
+    /// let _ = port.dispatch_event(event);
+    /// let _ = port.dispatch_event(event);
+    /// ```
     pub fn dispatch_event<'e>(&'e self, event: Event<'e>) -> Result<bool, InvalidState> {
         self.events.dispatch(&event.at(self))
     }

@@ -201,7 +201,7 @@ impl fmt::Debug for Event<'_> {
     }
 }
 
-/// What a listener may return: nothing, or a `Result` whose error is reported.
+/// What a listener may return: nothing, or a `Result` whose error is reported; or it never returns.
 pub trait Outcome {
     /// The error, if there is one.
     fn into_result(self) -> Result<(), Box<dyn std::error::Error + Send + Sync>>;
@@ -216,6 +216,26 @@ impl Outcome for () {
 impl<E: Into<Box<dyn std::error::Error + Send + Sync>>> Outcome for Result<(), E> {
     fn into_result(self) -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
         self.map_err(Into::into)
+    }
+}
+
+/// The type `!`, which has no name of its own yet: for a listener that only panics.
+type Never = <fn() -> ! as Function>::Output;
+
+/// Names what a function returns.
+#[doc(hidden)]
+pub trait Function {
+    /// What it returns.
+    type Output;
+}
+
+impl<R> Function for fn() -> R {
+    type Output = R;
+}
+
+impl Outcome for Never {
+    fn into_result(self) -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
+        self
     }
 }
 
@@ -453,7 +473,9 @@ impl EventTarget {
 
     /// Whom to tell of listeners that fail.
     pub(crate) fn set_hook(&self, hook: Hook) {
-        *self.hook.borrow_mut() = Some(Arc::new(std::sync::Mutex::new(hook)));
+        let former = self.hook.replace(Some(Arc::new(std::sync::Mutex::new(hook))));
+        // What it owns may come back here when it is dropped.
+        drop(former);
     }
 
     /// Calls the listeners. Returns false if one of them cancelled the event; an error if the event

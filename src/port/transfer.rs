@@ -109,6 +109,40 @@ impl MessagePort {
     /// assert_eq!(event.take_buffer()?.len(), (size.0 * size.1) as usize);
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
+    ///
+    /// # What does not compile
+    /// The list takes its things by value. So a port cannot stand in its own list:
+    ///
+    /// ```compile_fail,E0505
+    /// let channel = messageport::MessageChannel::new().unwrap();
+    /// let port = channel.port1;
+    /// let _ = port.post_message_with(&1u8, [port.into()]);
+    /// ```
+    ///
+    /// nothing can stand in a list twice:
+    ///
+    /// ```compile_fail,E0382
+    /// let carrier = messageport::MessageChannel::new().unwrap();
+    /// let moving = messageport::MessageChannel::new().unwrap().port1;
+    /// let _ = carrier.port1.post_message_with(&1u8, [moving.into(), moving.into()]);
+    /// ```
+    ///
+    /// what has moved is not used any more:
+    ///
+    /// ```compile_fail,E0382
+    /// let carrier = messageport::MessageChannel::new().unwrap();
+    /// let moving = messageport::MessageChannel::new().unwrap().port1;
+    /// let _ = carrier.port1.post_message_with(&1u8, [moving.into()]);
+    /// moving.close();
+    /// ```
+    ///
+    /// and only a [`Transferable`] moves:
+    ///
+    /// ```compile_fail,E0277
+    /// let carrier = messageport::MessageChannel::new().unwrap();
+    /// let words = String::from("no port, no buffer, no descriptor");
+    /// let _ = carrier.port1.post_message_with(&1u8, [words.into()]);
+    /// ```
     pub fn post_message_with<T: Post>(
         &self,
         value: &T,

@@ -3,21 +3,46 @@
 use crate::error::{MessageError, PostError, RecvError};
 use crate::link::payload::Post;
 use crate::port::MessagePort;
+use crate::port::burst::Burst;
 use crate::port::event::MessageEvent;
+use crate::port::target::{Event, Outcome};
 use crate::port::transfer::{TransferError, Transferable};
-use rkyv::api::high::HighValidator;
+use rkyv::api::high::{HighDeserializer, HighValidator};
 use rkyv::bytecheck::CheckBytes;
 use rkyv::rancor::Error;
-use rkyv::{Archive, Portable};
+use rkyv::{Archive, Deserialize, Portable};
 use std::fmt;
 use std::marker::PhantomData;
 use std::ops::Deref;
-use std::time::Duration;
+use std::os::fd::{AsFd, BorrowedFd};
+use std::time::{Duration, Instant};
 
 /// A port that receives `Rx` and posts `Tx`; made by [`MessagePort::typed`].
 ///
-/// Everything else goes through [`port`](TypedPort::port), or after
-/// [`into_inner`](Self::into_inner).
+/// A message that is no `Rx`, bytes and text among them, is an error of its own, and the next
+/// message comes after it. Each message is checked when it is received, and once more by
+/// [`TypedEvent::data`]: see [`MessageEvent::data`] for what that costs.
+///
+/// Everything that has no type goes through [`port`](TypedPort::port), or after
+/// [`into_inner`](Self::into_inner): closing, counters, listeners, halves, trust. An
+/// [`EventLoop`](crate::EventLoop) takes a typed port as it is.
+///
+/// ```
+/// use messageport::{EventLoop, MessageChannel};
+///
+/// let channel = MessageChannel::new()?;
+/// let port = channel.port1.typed::<String, u64>();
+/// port.on_message(|event, text| event.port().post_message(&(text.len() as u64)));
+/// port.port().on_message_error(|event| eprintln!("{}", event.message_error().unwrap()));
+/// let mut event_loop = EventLoop::new()?;
+/// event_loop.add(port)?;
+///
+/// let client = channel.port2.typed::<u64, String>();
+/// client.post_message(&"four".to_string())?;
+/// event_loop.run_until_idle()?;
+/// assert_eq!(client.recv()?.data().to_native(), 4);
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 pub struct TypedPort<Rx, Tx> {
     port: MessagePort,
     types: PhantomData<fn(Tx) -> Rx>,
@@ -27,6 +52,20 @@ pub struct TypedPort<Rx, Tx> {
 pub struct TypedEvent<'p, Rx> {
     event: MessageEvent<'p>,
     kind: PhantomData<fn() -> Rx>,
+}
+
+/// Messages of a type as they come; made by [`TypedPort::iter`].
+#[derive(Debug)]
+pub struct TypedIter<'p, Rx, Tx> {
+    port: &'p TypedPort<Rx, Tx>,
+}
+
+/// Values of a type that are staged one by one and published at once; made by
+/// [`TypedPort::burst`].
+#[derive(Debug)]
+pub struct TypedBurst<'p, Tx> {
+    burst: Burst<'p>,
+    kind: PhantomData<fn(Tx)>,
 }
 
 /// Why there is no message of the type.
@@ -75,7 +114,7 @@ impl MessagePort {
 }
 
 impl<Rx: Receive, Tx: Post> TypedPort<Rx, Tx> {
-    /// Posts a value. See [`MessagePort::post_message`].
+    /// Posts a value; never blocks. See [`MessagePort::post_message`].
     ///
     /// # Errors
     /// As there.
@@ -83,20 +122,12 @@ impl<Rx: Receive, Tx: Post> TypedPort<Rx, Tx> {
         self.port.post_message(value)
     }
 
-    /// Waits for the next message. See [`MessagePort::recv`].
+    /// Posts a value, waiting for room. See [`MessagePort::post_message_timeout`].
     ///
     /// # Errors
-    /// [`TypedError`].
-    pub fn recv(&self) -> Result<TypedEvent<'_, Rx>, TypedError> {
-        check(self.port.recv()?)
-    }
-
-    /// Waits for the next message, at most for `timeout`. See [`MessagePort::recv_timeout`].
-    ///
-    /// # Errors
-    /// [`TypedError`].
-    pub fn recv_timeout(&self, timeout: Duration) -> Result<TypedEvent<'_, Rx>, TypedError> {
-        check(self.port.recv_timeout(timeout)?)
+    /// As there.
+    pub fn post_message_timeout(&self, value: &Tx, timeout: Duration) -> Result<(), PostError> {
+        self.port.post_message_timeout(value, timeout)
     }
 
     /// Posts a value, and moves what is in the list. See [`MessagePort::post_message_with`].
@@ -111,15 +142,116 @@ impl<Rx: Receive, Tx: Post> TypedPort<Rx, Tx> {
         self.port.post_message_with(value, transfer)
     }
 
+    /// Posts a value and moves what is in the list, waiting for room. See
+    /// [`MessagePort::post_message_with_timeout`].
+    ///
+    /// # Errors
+    /// As there.
+    pub fn post_message_with_timeout(
+        &self,
+        value: &Tx,
+        transfer: impl Into<Vec<Transferable>>,
+        timeout: Duration,
+    ) -> Result<(), TransferError> {
+        self.port.post_message_with_timeout(value, transfer, timeout)
+    }
+
+    /// Begins a burst: values that are staged one by one and published at once.
+    ///
+    /// ```
+    /// let channel = messageport::MessageChannel::new()?;
+    /// let port = channel.port1.typed::<(), u8>();
+    /// let burst = port.burst();
+    /// burst.stage(&1)?;
+    /// burst.stage(&2)?;
+    /// burst.commit();
+    /// assert_eq!(*channel.port2.recv()?.data::<u8>()?, 1);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn burst(&self) -> TypedBurst<'_, Tx> {
+        TypedBurst { burst: self.port.burst(), kind: PhantomData }
+    }
+
+    /// Waits for the next message. See [`MessagePort::recv`].
+    ///
+    /// # Errors
+    /// [`TypedError::Recv`] as there; [`TypedError::Message`] if it is no `Rx`: it is taken off the
+    /// queue, what moved with it is closed, and the next call gives the next message.
+    pub fn recv(&self) -> Result<TypedEvent<'_, Rx>, TypedError> {
+        check(self.port.recv()?)
+    }
+
+    /// Waits for the next message, at most for `timeout`. See [`MessagePort::recv_timeout`].
+    ///
+    /// # Errors
+    /// As [`recv`](Self::recv).
+    pub fn recv_timeout(&self, timeout: Duration) -> Result<TypedEvent<'_, Rx>, TypedError> {
+        check(self.port.recv_timeout(timeout)?)
+    }
+
+    /// Waits for the next message until `deadline`. See [`MessagePort::recv_deadline`].
+    ///
+    /// # Errors
+    /// As [`recv`](Self::recv).
+    pub fn recv_deadline(&self, deadline: Instant) -> Result<TypedEvent<'_, Rx>, TypedError> {
+        check(self.port.recv_deadline(deadline)?)
+    }
+
     /// The next message, if one is there. See [`MessagePort::try_recv`].
     ///
     /// # Errors
-    /// [`TypedError`].
+    /// As [`recv`](Self::recv).
     pub fn try_recv(&self) -> Result<Option<TypedEvent<'_, Rx>>, TypedError> {
         self.port.try_recv()?.map(check).transpose()
     }
 
-    /// The port, for what has no type: closing, counters, listeners.
+    /// Iterates over messages, waiting for each; one that is no `Rx` is an item too. Ends when
+    /// [`MessagePort::recv`] would fail.
+    ///
+    /// ```
+    /// let channel = messageport::MessageChannel::new()?;
+    /// channel.port1.post_message(&1u8)?;
+    /// channel.port1.post_text("no number")?;
+    /// channel.port1.post_message(&2u8)?;
+    /// drop(channel.port1);
+    /// let port = channel.port2.typed::<u8, ()>();
+    /// let sum: u8 = port.iter().flatten().map(|event| *event.data()).sum();
+    /// assert_eq!(sum, 3);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn iter(&self) -> TypedIter<'_, Rx, Tx> {
+        TypedIter { port: self }
+    }
+
+    /// Sets the handler of messages, and starts the port; the handler is given each message that is
+    /// an `Rx`. See [`MessagePort::on_message`], and [`MessagePort::on_message_error`] for the
+    /// others.
+    pub fn on_message<O: Outcome>(
+        &self,
+        handler: impl Fn(&Event<'_>, &Rx::Archived) -> O + Send + 'static,
+    ) {
+        self.port.on_message(move |event| {
+            // An event of the program's own, or of a port that has lost its type, may be no `Rx`.
+            let message = event.message().map(|message| message.data::<Rx>());
+            match message {
+                Some(Ok(data)) => handler(event, data).into_result(),
+                Some(Err(error)) => Err(error.into()),
+                None => Ok(()),
+            }
+        });
+    }
+
+    /// Ends the conversation. See [`MessagePort::close`].
+    pub fn close(&self) {
+        self.port.close();
+    }
+
+    /// Whether either end is closed or the peer is gone. See [`MessagePort::is_closed`].
+    pub fn is_closed(&self) -> bool {
+        self.port.is_closed()
+    }
+
+    /// The port, for what has no type.
     pub fn port(&self) -> &MessagePort {
         &self.port
     }
@@ -128,6 +260,49 @@ impl<Rx: Receive, Tx: Post> TypedPort<Rx, Tx> {
     pub fn into_inner(self) -> MessagePort {
         self.port.validator.set(None);
         self.port
+    }
+}
+
+impl<'p, Rx: Receive, Tx: Post> IntoIterator for &'p TypedPort<Rx, Tx> {
+    type Item = Result<TypedEvent<'p, Rx>, MessageError>;
+    type IntoIter = TypedIter<'p, Rx, Tx>;
+
+    fn into_iter(self) -> TypedIter<'p, Rx, Tx> {
+        self.iter()
+    }
+}
+
+impl<'p, Rx: Receive, Tx: Post> Iterator for TypedIter<'p, Rx, Tx> {
+    type Item = Result<TypedEvent<'p, Rx>, MessageError>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        match self.port.recv() {
+            Ok(event) => Some(Ok(event)),
+            Err(TypedError::Message(error)) => Some(Err(error)),
+            Err(TypedError::Recv(_)) => None,
+        }
+    }
+}
+
+impl<Tx: Post> TypedBurst<'_, Tx> {
+    /// Stages a value. See [`Burst::stage`].
+    ///
+    /// # Errors
+    /// As there.
+    pub fn stage(&self, value: &Tx) -> Result<(), PostError> {
+        self.burst.stage(value)
+    }
+
+    /// Publishes what was staged, as dropping does.
+    pub fn commit(self) {
+        self.burst.commit();
+    }
+}
+
+/// The doorbell: see [`MessagePort`]'s.
+impl<Rx, Tx> AsFd for TypedPort<Rx, Tx> {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.port.as_fd()
     }
 }
 
@@ -143,10 +318,26 @@ fn check<Rx: Receive>(event: MessageEvent<'_>) -> Result<TypedEvent<'_, Rx>, Typ
     Ok(TypedEvent { event, kind: PhantomData })
 }
 
-impl<Rx: Receive> TypedEvent<'_, Rx> {
+impl<'p, Rx: Receive> TypedEvent<'p, Rx> {
     /// The message. Checked again: keep the reference.
     pub fn data(&self) -> &Rx::Archived {
         self.event.data::<Rx>().expect("checked before, and nobody can have changed it")
+    }
+
+    /// The message as an owned `Rx`.
+    ///
+    /// # Errors
+    /// What the deserialisation itself refuses. The port lives on.
+    pub fn deserialize(&self) -> Result<Rx, MessageError>
+    where
+        Rx::Archived: Deserialize<Rx, HighDeserializer<Error>>,
+    {
+        self.event.deserialize()
+    }
+
+    /// The event without its type, for [`MessageEvent::into_message`], say.
+    pub fn into_inner(self) -> MessageEvent<'p> {
+        self.event
     }
 }
 

@@ -1,6 +1,6 @@
 //! Waiting for a port's descriptor among others: poll(2), epoll(7).
 
-use crate::common::messages::Rng;
+use crate::common::messages::{Rng, stop_and_go};
 use crate::common::watchdog::{progress, watch};
 use crate::common::{DEADLINE, wait_until_asleep, wanted};
 use messageport::{CloseReason, MessageChannel, MessagePort, RecvError};
@@ -10,20 +10,6 @@ use std::os::fd::AsFd;
 use std::sync::atomic::{AtomicU64, Ordering::SeqCst};
 use std::thread;
 use std::time::Duration;
-
-/// Posts in bursts of random length, with random pauses, and drops the port.
-fn stop_and_go(port: &MessagePort, count: u64) {
-    let mut rng = Rng(count);
-    let mut posted = 0;
-    while posted < count {
-        for _ in 0..rng.below(50).min(count - posted) {
-            port.post_message(&posted).expect("room");
-            posted += 1;
-        }
-        rng.dawdle(Duration::from_micros(100));
-        progress();
-    }
-}
 
 /// Receives everything, and calls `wait` whenever nothing is there, and only then.
 fn receive_by(port: &MessagePort, mut wait: impl FnMut()) -> u64 {

@@ -1,7 +1,8 @@
 //! Streams of messages whose every byte follows from a seed and the message's number: what was
 //! lost, torn, doubled or reordered does not compare equal.
 
-use super::DEADLINE;
+use super::watchdog::progress;
+use super::{DEADLINE, wait_until};
 use messageport::{Format, MessageEvent, MessagePort, PostError, rkyv};
 use std::sync::OnceLock;
 use std::time::{Duration, Instant};
@@ -29,6 +30,22 @@ impl Rng {
             std::hint::spin_loop();
         }
     }
+}
+
+/// Posts numbers in bursts of random length, with random pauses, and stays until they are taken:
+/// a receiver that has slept over one must not be woken by the end.
+pub fn stop_and_go(port: &MessagePort, count: u64) {
+    let mut rng = Rng(count);
+    let mut posted = 0;
+    while posted < count {
+        for _ in 0..rng.below(50).min(count - posted) {
+            port.post_message_timeout(&posted, DEADLINE).expect("room");
+            posted += 1;
+        }
+        rng.dawdle(Duration::from_micros(100));
+        progress();
+    }
+    wait_until("all messages are taken", || port.undelivered().messages == 0);
 }
 
 /// A stream of messages from nothing to `MOST` bytes.

@@ -3,6 +3,7 @@
 
 pub mod board;
 pub mod census;
+pub mod ends;
 pub mod messages;
 pub mod parts;
 pub mod region;

@@ -4,7 +4,7 @@ use crate::common::{DEADLINE, receive_end, receive_text, wait_until};
 use crate::{
     Log, channel, hear, logged, loop_of, new_loop, numbers, post_numbers, settle, text_of,
 };
-use messageport::{CloseReason, EventLoop, MessageChannel, MessagePort, RecvError};
+use messageport::{CloseReason, EventLoop, LoopHandle, MessageChannel, MessagePort, RecvError};
 use std::sync::mpsc;
 use std::thread;
 use std::time::Duration;
@@ -192,6 +192,28 @@ fn a_handler_stops_its_loop_after_its_turn() {
     assert_eq!(log.take(), numbers(0..SHARE));
     event_loop.run().expect("the loop waits");
     assert_eq!(log.take(), numbers(SHARE..SHARE + 1));
+}
+
+/// Work that owns a handle comes back to it when it is dropped undone.
+#[test]
+fn work_for_a_loop_that_is_gone_is_refused() {
+    struct ComesBack(LoopHandle, Log);
+    impl Drop for ComesBack {
+        fn drop(&mut self) {
+            self.1.note(format!("posted: {}", self.0.post(|_| {})));
+        }
+    }
+    let event_loop = new_loop();
+    let (handle, log) = (event_loop.handle(), Log::new());
+    let left = ComesBack(handle.clone(), log.clone());
+    assert!(handle.post(move |_| drop(left)));
+    assert_eq!(log.take(), [""; 0], "it may still run");
+    drop(event_loop);
+    assert_eq!(log.take(), ["posted: false"], "what was left is dropped with the loop");
+    let late = ComesBack(handle.clone(), log.clone());
+    assert!(!handle.post(move |_| drop(late)));
+    assert_eq!(log.take(), ["posted: false"]);
+    handle.stop();
 }
 
 #[test]

@@ -485,3 +485,90 @@ fn messages_reach_listeners_by_the_same_rules() {
     settle(&mut event_loop);
     assert_eq!(log.take(), ["one", "once", "two"]);
 }
+
+// Listeners that come back when they are dropped.
+
+thread_local! {
+    /// The port that they come back to.
+    static TARGET: Cell<Option<&'static MessagePort>> = const { Cell::new(None) };
+}
+
+/// Does something to the port when it is dropped: what a listener owns may have such a `Drop`.
+struct ComesBack(fn(&MessagePort), Log);
+
+impl Drop for ComesBack {
+    fn drop(&mut self) {
+        let port = TARGET.get().expect("a port");
+        (self.0)(port);
+        self.1.note("dropped");
+    }
+}
+
+impl ComesBack {
+    /// A listener that owns one.
+    fn listener(self) -> impl Fn(&Event<'_>) + Send + 'static {
+        move |_| self.1.note("called")
+    }
+}
+
+/// Removed listeners are dropped while nothing of the list is borrowed, whoever sweeps them out.
+#[test]
+fn a_listener_may_come_back_to_its_port_when_it_is_dropped() {
+    let (port, log) = target();
+    let port: &'static MessagePort = Box::leak(Box::new(port));
+    TARGET.set(Some(port));
+    let deeds: [fn(&MessagePort); 5] = [
+        |port| _ = port.add_event_listener("other", plain(), |_| {}),
+        |port| {
+            let id = port.add_event_listener("other", plain(), |_| {});
+            assert!(port.remove_event_listener(id));
+        },
+        |port| assert!(ping(port)),
+        |port| port.on_close(|_| {}),
+        |port| port.clear_handler("close"),
+    ];
+    for deed in deeds {
+        let comes_back = || ComesBack(deed, log.clone()).listener();
+        // Swept out by the next one that is added.
+        let id = port.add_event_listener("ping", plain(), comes_back());
+        assert!(port.remove_event_listener(id));
+        let other = port.add_event_listener("pong", plain(), |_| {});
+        assert_eq!(log.take(), ["dropped"]);
+        assert!(port.remove_event_listener(other));
+        // By the dispatch that has called it.
+        port.add_event_listener("ping", plain().once(), comes_back());
+        ping(port);
+        assert_eq!(log.take(), ["called", "dropped"]);
+        // By the handler that replaces it, and the one after.
+        port.on_message_error(comes_back());
+        port.on_message_error(|_| {});
+        port.clear_handler("messageerror");
+        port.on_message_error(|_| {});
+        assert_eq!(log.take(), ["dropped"]);
+    }
+}
+
+#[test]
+fn a_failure_hook_may_come_back_to_its_port_when_it_is_dropped() {
+    let (port, log) = target();
+    let port: &'static MessagePort = Box::leak(Box::new(port));
+    TARGET.set(Some(port));
+    port.add_event_listener("ping", plain(), |_| Err::<(), _>("as it was asked to"));
+    let fails: fn(&MessagePort) = |port| assert!(ping(port));
+    let comes_back = ComesBack(fails, log.clone());
+    port.on_listener_failure(move |_| comes_back.1.note("the first hook"));
+    let (inner, _) = (log.clone(), ping(port));
+    assert_eq!(log.take(), ["the first hook"]);
+    port.on_listener_failure(move |_| inner.note("the second hook"));
+    assert_eq!(log.take(), ["the second hook", "dropped"]);
+}
+
+/// A listener that only panics has no type that could be named.
+#[test]
+fn e07_a_listener_that_never_returns_is_a_listener() {
+    let (port, log) = target();
+    port.add_event_listener("ping", plain(), |_| std::panic::panic_any("never returns"));
+    port.add_event_listener("ping", plain(), log.says("the others run"));
+    ping(&port);
+    assert_eq!(log.take(), ["Panic(Any { .. })", "the others run"]);
+}

@@ -1,0 +1,84 @@
+//! Round trips to a process that serves its ports by a loop, by a set, or (with the feature
+//! `tokio`) by tasks: while its other ports are idle, and while one of them is flooded. And what
+//! idle ports cost.
+
+#![allow(unsafe_code, missing_docs)]
+
+mod harness;
+
+use std::time::Duration;
+
+use harness::Harness;
+use harness::bars::Bar;
+use harness::fronts::{self, BYTES, Front};
+use harness::report::{Baseline, Report, time};
+
+fn main() {
+    let Some(mut harness) = Harness::start("fronts") else {
+        return;
+    };
+    if harness.has_two_cores("fronts") {
+        flooded(&mut harness);
+        beside_idle_ones(&mut harness);
+        idling(&harness);
+    }
+    harness.finish();
+}
+
+/// A flood on one port, and a round trip through another one.
+fn flooded(harness: &mut Harness) {
+    let cores = harness.machine.pair.expect("two cores");
+    let count = harness.count(10_000, 20);
+    let mut subjects = Vec::new();
+    let mut bars = Vec::new();
+    for front in Front::ALL {
+        subjects.extend(fronts::round_trips(cores, *front, count));
+        let [idle, flooded] = front.variants();
+        bars.push(Bar::tails(16, flooded, idle, BYTES, 10.0));
+    }
+    let report = Report {
+        group: "fronts_flooded",
+        title: "a message and its answer, both sides asleep, while another port is idle or flooded",
+        baselines: vec![Baseline::same(Front::ALL[0].variants()[0])],
+        bars,
+        is_throughput: false,
+        is_slow: false,
+    };
+    harness.run(&report, &subjects);
+}
+
+/// One of ten ports is woken, and one of a thousand.
+fn beside_idle_ones(harness: &mut Harness) {
+    let core = harness.peer_core();
+    let count = harness.count(10_000, 20);
+    let beside = |variant, idle| fronts::round_trip_beside(core, variant, idle, count);
+    let ((few, _), (many, idle)) = (beside(ONE_OF_10, 9), beside(ONE_OF_1000, 999));
+    if idle < 999 {
+        println!("fronts: {idle} idle ports and not 999, as descriptors are limited");
+    }
+    let report = Report {
+        group: "fronts_idle",
+        title: "a message and its answer, both sides asleep, beside idle ports of the same loop",
+        baselines: vec![Baseline::same(ONE_OF_10)],
+        bars: vec![Bar::same(17, ONE_OF_1000, ONE_OF_10, BYTES, 1.1)],
+        is_throughput: false,
+        is_slow: false,
+    };
+    harness.run(&report, &[few, many]);
+}
+
+/// What a loop takes of the processor while nothing comes.
+fn idling(harness: &Harness) {
+    let nap = if harness.quick { Duration::from_millis(50) } else { Duration::from_secs(1) };
+    for idle in [10, 1_000] {
+        let spent = fronts::cost_of_idling(harness.peer_core(), idle, nap);
+        // A thousandth of one core is what a clock's tick may leave on the wrong account.
+        let most = nap.as_nanos() as u64 / 1_000;
+        let verdict = if spent <= most { "reached" } else { "missed" };
+        let (spent, most) = (time(spent as f64), time(most as f64));
+        println!("bar 17: {idle} idle ports take {spent} of {nap:?}, at most {most}: {verdict}");
+    }
+}
+
+const ONE_OF_10: &str = "one-of-10";
+const ONE_OF_1000: &str = "one-of-1000";
