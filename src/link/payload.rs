@@ -55,37 +55,48 @@ impl<T: Archive + for<'a> Serialize<PostSerializer<'a>>> Post for T {}
 
 /// The bytes of a future record, to be written front to back. Counts on when they are used up.
 ///
+/// Three words, and not one more: a post moves this around, and each further word costs it as much
+/// as the copy of a small message.
+///
 /// INVARIANT (room): `start` is valid for writes of `room` bytes while it lives, and they are the
-/// producer's: see `planned`.
+/// producer's: see `planned`. Without room it is dangling, or it is a `Vec<u8>` that is this
+/// writer's alone, and takes everything.
 #[derive(Debug)]
 pub struct PayloadWriter<'a> {
     start: NonNull<u8>,
     room: usize,
     written: usize,
-    /// Takes what exceeds the room, in place of counting alone.
-    overflow: Option<&'a mut Vec<u8>>,
     _room: PhantomData<&'a mut [u8]>,
 }
 
 impl<'a> PayloadWriter<'a> {
     /// INVARIANT (room): the caller has established it.
     fn new(start: NonNull<u8>, room: usize) -> PayloadWriter<'a> {
-        PayloadWriter { start, room, written: 0, overflow: None, _room: PhantomData }
+        let start = if room == 0 { NonNull::dangling() } else { start };
+        PayloadWriter { start, room, written: 0, _room: PhantomData }
     }
 
     /// A writer that only counts.
     fn counting() -> PayloadWriter<'static> {
         PayloadWriter::new(NonNull::dangling(), 0)
     }
+
+    /// A writer that appends to `bytes`.
+    fn appending(bytes: &'a mut Vec<u8>) -> PayloadWriter<'a> {
+        let start = NonNull::from(bytes).cast();
+        PayloadWriter { start, room: 0, written: 0, _room: PhantomData }
+    }
 }
 
 impl Positional for PayloadWriter<'_> {
+    #[inline(always)]
     fn pos(&self) -> usize {
         self.written
     }
 }
 
 impl Writer<Error> for PayloadWriter<'_> {
+    #[inline(always)]
     fn write(&mut self, bytes: &[u8]) -> Result<(), Error> {
         let end = self.written + bytes.len();
         if end <= self.room {
@@ -93,23 +104,30 @@ impl Writer<Error> for PayloadWriter<'_> {
             let place = unsafe { self.start.add(self.written) };
             // SAFETY: as above; a slice of ours cannot overlap the ring.
             unsafe { copy(bytes, place) };
-        } else if let Some(overflow) = &mut self.overflow {
-            spill(overflow, bytes);
+        } else if self.room == 0 && self.start != NonNull::dangling() {
+            // SAFETY: (room) it is a vector, borrowed for as long as this lives.
+            unsafe { append(self.start.cast(), bytes) };
         }
         self.written = end;
         Ok(())
     }
 }
 
-/// Apart, so that the writes of a post stay small.
+/// Apart, and by value: a writer whose place is lent to a call would lie in memory on the path of a
+/// post too, which doubles what that costs.
+///
+/// # Safety
+/// `to` must be a vector that nobody else uses meanwhile.
 #[cold]
 #[inline(never)]
-fn spill(overflow: &mut Vec<u8>, bytes: &[u8]) {
-    overflow.extend_from_slice(bytes);
+unsafe fn append(mut to: NonNull<Vec<u8>>, bytes: &[u8]) {
+    // SAFETY: the caller's word.
+    unsafe { to.as_mut() }.extend_from_slice(bytes);
 }
 
 /// Serialises `value` where `plan` says, or only counts without one. Returns how many bytes it took
 /// or would have taken; what exceeds the plan's room is not written.
+#[inline(always)]
 pub(crate) fn serialize<T: Post>(
     value: &T,
     producer: &Producer,
@@ -138,8 +156,7 @@ pub(crate) fn serialize_to<T: Post>(value: &T, bytes: &mut [u8]) -> Result<usize
 /// pointers in an archive are relative; each copy is aligned where it is received.
 pub(crate) fn archive<T: Post>(value: &T) -> Result<Vec<u8>, Error> {
     let mut bytes = Vec::new();
-    let writer = PayloadWriter { overflow: Some(&mut bytes), ..PayloadWriter::counting() };
-    run(value, writer, &mut Arena::new())?;
+    run(value, PayloadWriter::appending(&mut bytes), &mut Arena::new())?;
     Ok(bytes)
 }
 

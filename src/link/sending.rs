@@ -507,6 +507,7 @@ impl Sending {
     }
 
     /// The value's bytes: written where `plan` says, or only counted.
+    #[inline(always)]
     fn serialize<T: Post>(&mut self, value: &T, plan: Option<&Plan>) -> Result<u64, PostError> {
         payload::serialize(value, &self.producer, plan, &mut self.arena)
             .map_err(PostError::Serialize)

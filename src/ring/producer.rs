@@ -511,6 +511,7 @@ impl Producer {
         Ok(())
     }
 
+    #[inline(always)]
     fn publish_counters(&self) {
         let line = &self.memory.lane().produced;
         // Relaxed, both: numbers for people; nothing is decided by them.
