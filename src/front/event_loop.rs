@@ -171,7 +171,8 @@ impl EventLoop {
     }
 
     /// Waits for something else as well: a [`Listener`](crate::Listener), a socket, a timer's
-    /// descriptor. `on_ready` is called whenever it is readable, and has to use that up. While
+    /// descriptor. `on_ready` is called whenever it is readable, and has to use that up. Sources
+    /// that are readable at the same time are served in the order in which they were added. While
     /// there is a source [`run`](Self::run) goes on without ports, until it is stopped.
     ///
     /// # Errors
@@ -312,12 +313,16 @@ impl EventLoop {
         for mark in &marks {
             match *mark {
                 BELL => self.shared.called.bell.silence(),
-                id if self.sources.contains_key(&id) => {
-                    self.serve_source(id);
-                    was_something = true;
-                }
+                id if self.sources.contains_key(&id) => {}
                 id => self.make_ready(id),
             }
+        }
+        // In the order in which they were added.
+        marks.retain(|id| self.sources.contains_key(id));
+        marks.sort_unstable();
+        for id in &marks {
+            self.serve_source(*id);
+            was_something = true;
         }
         self.marks = marks;
         let called = std::mem::take(
