@@ -152,8 +152,8 @@ fn b3_near(name: &str, far: MessagePort) {
     let all = log.take();
     assert_eq!(all.len(), 5, "{all:?}");
     // Each of them has it before those who were created later, though they had something before.
-    let far: Vec<_> = all.iter().filter_map(|seen| seen.strip_suffix(": of the far one")).collect();
-    assert_eq!(far, ["first", "second", "third"]);
+    let who: Vec<_> = all.iter().filter_map(|seen| seen.strip_suffix(": of the far one")).collect();
+    assert_eq!(who, ["first", "second", "third"]);
     say(&far, "done");
 }
 
