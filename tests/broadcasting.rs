@@ -20,6 +20,9 @@ mod strangers;
 use common::role::command;
 use common::{DEADLINE, receive_text, wait_until};
 use messageport::{BroadcastChannel, MessageChannel, MessagePort, Worker};
+use nix::fcntl::AT_FDCWD;
+use nix::sys::stat::{UtimensatFlags, utimensat};
+use nix::sys::time::TimeSpec;
 use nix::unistd::getuid;
 use std::env;
 use std::fs;
@@ -53,6 +56,18 @@ impl Name {
         let Ok(entries) = fs::read_dir(self.directory()) else { return Vec::new() };
         let name = |entry: fs::DirEntry| entry.file_name().into_string().expect("a name");
         entries.map(|entry| name(entry.expect("an entry"))).collect()
+    }
+}
+
+impl Name {
+    /// Makes files look old that were on the way to their names when their owners were killed: it
+    /// takes some seconds until somebody else may remove them.
+    fn age(&self) {
+        for file in self.files().into_iter().filter(|file| file.ends_with(".new")) {
+            let (path, then) = (self.directory().join(file), TimeSpec::new(1, 0));
+            utimensat(AT_FDCWD, &path, &then, &then, UtimensatFlags::NoFollowSymlink)
+                .expect("it is ours");
+        }
     }
 }
 

@@ -15,6 +15,7 @@ use std::io;
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 /// An open directory of sockets.
 pub(crate) struct Crowd {
@@ -109,11 +110,15 @@ impl Crowd {
         let _ = unlinkat(&self.file, name, UnlinkatFlags::NoRemoveDir);
     }
 
-    /// Removes files that owners who died left behind on the way to their names. One who lives
-    /// makes another.
+    /// Removes files that owners who died left behind on the way to their names. One who lives makes
+    /// another; but that must not happen to it all the time, as somebody always looks when many
+    /// join: so only what has been on its way for some seconds goes.
     pub(crate) fn sweep(&self, names: &[String]) {
         for name in names.iter().filter(|name| name.ends_with(NEW_ENDING)) {
-            if matches!(self.connect(name), Ok(Connected::Nobody)) {
+            let made = fs::symlink_metadata(self.place(name)).and_then(|found| found.modified());
+            let is_old =
+                made.is_ok_and(|made| made.elapsed().is_ok_and(|age| age > LONGEST_PASSAGE));
+            if is_old && matches!(self.connect(name), Ok(Connected::Nobody)) {
                 self.remove(name);
             }
         }
@@ -124,6 +129,8 @@ impl Crowd {
     }
 }
 
+/// How long a socket may be on the way to its name, which takes two calls.
+const LONGEST_PASSAGE: Duration = Duration::from_secs(5);
 /// What the name of a socket ends in that may not listen yet.
 const NEW_ENDING: &str = ".new";
 /// Most connections that wait at such a socket.

@@ -144,6 +144,8 @@ fn b3_near(name: &str, far: MessagePort) {
             .expect("room for a source");
     }
     hear(&far, "open");
+    // Who has joined is taken in.
+    event_loop.run_until_idle().expect("the loop waits");
     // The first one has nothing, so that the others are readable before it is.
     first.post_text("of the first").expect("room");
     say(&far, "post");

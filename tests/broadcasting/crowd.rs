@@ -206,6 +206,7 @@ fn play_round(round: u64, staying: u64, victims: u64) -> String {
         assert!(status.success(), "{status}");
     }
     // Whoever joins next clears up after those that were killed.
+    name.age();
     drop(name.open());
     assert_eq!(name.files(), [""; 0]);
     check(logs.path())

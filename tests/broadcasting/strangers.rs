@@ -63,15 +63,16 @@ fn strangers_are_sent_away_and_cost_nothing() {
         let name = Name::new();
         let member = name.open();
         let before = Census::take();
-        let null = fs::File::open("/dev/null").expect("there");
-        let all = {
-            let (packet, descriptors, _port) = port_behind(introduction(1, 0));
+        let (all, ports, null) = {
+            let null = fs::File::open("/dev/null").expect("there");
+            // Their other ends live on, so that none of them is gone by itself.
+            let (packet, descriptors, old_port) = port_behind(introduction(1, 0));
             let old = stranger(&name);
             post(&old, &packet, &numbers(&descriptors));
-            let (packet, descriptors, _port) = port_behind(introduction(VERSION, 9));
+            let (packet, descriptors, schema_port) = port_behind(introduction(VERSION, 9));
             let other_schema = stranger(&name);
             post(&other_schema, &packet, &numbers(&descriptors));
-            let (mut packet, descriptors, _port) = port_behind(introduction(VERSION, 0));
+            let (mut packet, descriptors, port) = port_behind(introduction(VERSION, 0));
             let too_long = stranger(&name);
             packet.push(0);
             post(&too_long, &packet, &numbers(&descriptors));
@@ -95,7 +96,7 @@ fn strangers_are_sent_away_and_cost_nothing() {
             let empty = stranger(&name);
             post(&empty, b"", &[]);
             drop(stranger(&name));
-            [
+            let sockets = [
                 old,
                 other_schema,
                 too_long,
@@ -108,7 +109,8 @@ fn strangers_are_sent_away_and_cost_nothing() {
                 rude,
                 laden,
                 empty,
-            ]
+            ];
+            (sockets, [old_port, schema_port, port], null)
         };
         nothing(&member);
         assert_eq!(member.others().expect("an open member"), 0);
@@ -118,7 +120,7 @@ fn strangers_are_sent_away_and_cost_nothing() {
             let is_gone = matches!(answer, Ok(0) | Err(nix::errno::Errno::ECONNRESET));
             assert!(is_gone, "{index}: {answer:?}");
         }
-        drop((all, null));
+        drop((all, ports, null));
         assert_eq!(Census::take(), before);
         let other = name.open();
         other.post_text("a member").expect("room");

@@ -23,7 +23,7 @@ pub(super) fn publish(
     hello: Hello,
 ) -> Result<(Crowd, Entrance), BroadcastError> {
     let deadline = Instant::now() + PATIENCE;
-    loop {
+    for attempt in 0.. {
         let crowd = Crowd::make(&directory).map_err(|error| match error {
             NoCrowd::Flaw(what) => BroadcastError::Directory { path: directory.clone(), what },
             NoCrowd::System(SystemError { call, source }) => BroadcastError::Io { call, source },
@@ -34,11 +34,13 @@ pub(super) fn publish(
                 return Ok((crowd, Entrance::new(signature, directory, socket)));
             }
         }
-        if Instant::now() >= deadline {
+        // On a busy machine an attempt may take long.
+        if attempt >= LEAST_ATTEMPTS && Instant::now() >= deadline {
             let what = "it is removed again and again, or /proc is not there";
             return Err(BroadcastError::Directory { path: directory, what });
         }
     }
+    unreachable!("the last attempt has returned")
 }
 
 /// Leaves a port at the socket of each member that is there, oldest first.
@@ -154,5 +156,7 @@ fn refused(error: SystemError) -> Result<Left, BroadcastError> {
 
 /// How long a joiner waits for place at one member's socket.
 const PATIENCE: Duration = Duration::from_secs(5);
+/// Attempts to publish, however long they take.
+const LEAST_ATTEMPTS: u32 = 1000;
 const FIRST_PAUSE: Duration = Duration::from_micros(100);
 const LONGEST_PAUSE: Duration = Duration::from_millis(20);
