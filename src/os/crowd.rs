@@ -110,9 +110,9 @@ impl Crowd {
         let _ = unlinkat(&self.file, name, UnlinkatFlags::NoRemoveDir);
     }
 
-    /// Removes files that owners who died left behind on the way to their names. One who lives makes
-    /// another; but that must not happen to it all the time, as somebody always looks when many
-    /// join: so only what has been on its way for some seconds goes.
+    /// Removes files that owners who died left behind on the way to their names. One who lives
+    /// makes another; but that must not happen to it all the time, as somebody always looks when
+    /// many join: so only what has been on its way for some seconds goes.
     pub(crate) fn sweep(&self, names: &[String]) {
         for name in names.iter().filter(|name| name.ends_with(NEW_ENDING)) {
             let made = fs::symlink_metadata(self.place(name)).and_then(|found| found.modified());
