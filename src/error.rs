@@ -5,7 +5,7 @@
 
 mod meeting;
 
-pub use meeting::{ConnectError, ListenError, ParentPortError, SpawnError};
+pub use meeting::{BroadcastError, ConnectError, ListenError, ParentPortError, SpawnError};
 
 use std::fmt;
 use std::io;

@@ -40,7 +40,8 @@
 //! # Many ports
 //!
 //! An [`EventLoop`] calls the handlers of many ports on one thread; a [`PortSet`] waits for many
-//! without callbacks; a [`PortCollection`] posts to many. The features `tokio` and `async-io` have
+//! without callbacks; a [`PortCollection`] posts to many, and a [`BroadcastChannel`] to whoever has
+//! joined its name. The features `tokio` and `async-io` have
 //! `AsyncPort`.
 //!
 //! # What is promised
@@ -82,9 +83,9 @@ mod sync;
 mod wire;
 
 pub use error::{
-    AttachError, BufferError, ChannelError, CloseReason, ConnectError, Corruption, ListenError,
-    LoopError, MessageError, ParentPortError, PoolError, PostError, RecvError, SchemaError,
-    SpawnError,
+    AttachError, BroadcastError, BufferError, ChannelError, CloseReason, ConnectError, Corruption,
+    ListenError, LoopError, MessageError, ParentPortError, PoolError, PostError, RecvError,
+    SchemaError, SpawnError,
 };
 #[cfg(not(messageport_loom))]
 pub use front::blocking::Iter;
@@ -94,6 +95,8 @@ pub use front::event_loop::{EventLoop, LoopHandle, PortId, SourceId};
 pub use front::future::{AsyncPort, AsyncReceiver, AsyncSender};
 #[cfg(not(messageport_loom))]
 pub use front::port_set::{PortSet, Said};
+#[cfg(not(messageport_loom))]
+pub use group::broadcast::BroadcastChannel;
 #[cfg(not(messageport_loom))]
 pub use group::collection::{CollectionError, Member, MemberId, PortCollection};
 #[cfg(not(messageport_loom))]
@@ -117,13 +120,14 @@ pub use port::{
     event::MessageEvent,
     loan::Loan,
     message::Message,
+    outcome::Outcome,
     pool::{BufferPool, PooledError},
     receiver::Receiver,
     sender::Sender,
     stats::{LaneStats, PortStats, Undelivered},
     target::{
         AbortController, AbortSignal, Event, EventListener, EventType, InvalidState,
-        ListenerFailure, ListenerId, ListenerOptions, Outcome,
+        ListenerFailure, ListenerId, ListenerOptions,
     },
     transfer::{IntoFdError, TransferError, Transferable},
     typed::{Receive, TypedBurst, TypedError, TypedEvent, TypedIter, TypedPort},

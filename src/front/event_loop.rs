@@ -1,11 +1,16 @@
 //! Many ports on one thread: epoll, a fair share for each, and callbacks one at a time.
 
+mod handle;
+
+pub use handle::LoopHandle;
+
 use crate::error::{LoopError, SystemError};
 use crate::os::epoll::Epoll;
 use crate::os::eventfd::Bell;
 use crate::port::MessagePort;
 use crate::port::events::{Called, Delivered, Watcher};
 use crate::port::target::{Event, Scope};
+use handle::Shared;
 use std::any::Any;
 use std::cell::RefCell;
 use std::collections::{BTreeMap, VecDeque};
@@ -13,7 +18,7 @@ use std::fmt;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::rc::Rc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 /// Delivers the events of many ports, on the thread that runs it.
@@ -72,22 +77,6 @@ struct Slot {
     is_ready: bool,
 }
 
-/// What handles of other threads reach.
-struct Shared {
-    /// Its bell is the loop's own.
-    called: Arc<Called>,
-    is_stopped: AtomicBool,
-    /// `None` once the loop is gone.
-    work: Mutex<Option<VecDeque<Work>>>,
-}
-
-impl Shared {
-    fn work(&self) -> MutexGuard<'_, Option<VecDeque<Work>>> {
-        self.work.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-type Work = Box<dyn FnOnce(&mut EventLoop) + Send>;
 type Deferred = Box<dyn FnOnce(&mut EventLoop)>;
 
 /// Tells the ports of an [`EventLoop`], or of a [`PortSet`](crate::PortSet), apart; never used
@@ -178,7 +167,8 @@ impl EventLoop {
     }
 
     /// Waits for something else as well: a [`Listener`](crate::Listener), a socket, a timer's
-    /// descriptor. `on_ready` is called whenever it is readable, and has to use that up. While
+    /// descriptor. `on_ready` is called whenever it is readable, and has to use that up. Sources
+    /// that are readable at the same time are served in the order in which they were added. While
     /// there is a source [`run`](Self::run) goes on without ports, until it is stopped.
     ///
     /// # Errors
@@ -319,12 +309,16 @@ impl EventLoop {
         for mark in &marks {
             match *mark {
                 BELL => self.shared.called.bell.silence(),
-                id if self.sources.contains_key(&id) => {
-                    self.serve_source(id);
-                    was_something = true;
-                }
+                id if self.sources.contains_key(&id) => {}
                 id => self.make_ready(id),
             }
+        }
+        // In the order in which they were added.
+        marks.retain(|id| self.sources.contains_key(id));
+        marks.sort_unstable();
+        for id in &marks {
+            self.serve_source(*id);
+            was_something = true;
         }
         self.marks = marks;
         let called = std::mem::take(
@@ -544,51 +538,6 @@ impl fmt::Debug for EventLoop {
             .field("ports", &self.ports.keys())
             .field("ready", &self.ready)
             .finish_non_exhaustive()
-    }
-}
-
-/// Reaches an [`EventLoop`] from other threads.
-#[derive(Clone)]
-pub struct LoopHandle {
-    shared: Arc<Shared>,
-}
-
-impl LoopHandle {
-    /// Ends the `run` that is going on, or else the next one, before its next turn.
-    pub fn stop(&self) {
-        // Release: pairs with the Acquire in `is_stopped`.
-        self.shared.is_stopped.store(true, Ordering::Release);
-        self.shared.called.bell.ring();
-    }
-
-    /// Has the loop's thread do something, at its next turn; one system call. Says whether the loop
-    /// is there: work for one that is gone is dropped, as is what was left when it went.
-    ///
-    /// ```
-    /// let event_loop = messageport::EventLoop::new()?;
-    /// let handle = event_loop.handle();
-    /// assert!(handle.post(|_| println!("at the next turn")));
-    /// drop(event_loop);
-    /// assert!(!handle.post(|_| unreachable!("nobody is there to do it")));
-    /// # Ok::<(), messageport::LoopError>(())
-    /// ```
-    pub fn post(&self, work: impl FnOnce(&mut EventLoop) + Send + 'static) -> bool {
-        let mut queue = self.shared.work();
-        let Some(queued) = queue.as_mut() else {
-            // What it owns may come back here when it is dropped.
-            drop(queue);
-            return false;
-        };
-        queued.push_back(Box::new(work));
-        drop(queue);
-        self.shared.called.bell.ring();
-        true
-    }
-}
-
-impl fmt::Debug for LoopHandle {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("LoopHandle").finish_non_exhaustive()
     }
 }
 

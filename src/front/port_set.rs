@@ -104,6 +104,13 @@ impl PortSet {
         Some(port)
     }
 
+    /// Has the next turn look at a port whatever its doorbell says: somebody else has silenced it.
+    pub(crate) fn look_again(&mut self, id: PortId) {
+        if self.ports.contains_key(&id.number()) {
+            self.state.get_mut().queue(id.number());
+        }
+    }
+
     /// A port of the set: to be posted to. Receiving from it by itself is allowed.
     pub fn get(&self, id: PortId) -> Option<&MessagePort> {
         self.ports.get(&id.number())

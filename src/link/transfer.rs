@@ -155,6 +155,16 @@ pub(crate) fn send(
     sending: &mut Sending,
     receiving: &mut Receiving,
 ) -> Result<(), PostError> {
+    send_behind(&[], socket, sending, receiving)
+}
+
+/// The same, with words of the caller's before the capsule, in one packet.
+pub(crate) fn send_behind(
+    words: &[u8],
+    socket: BorrowedFd<'_>,
+    sending: &mut Sending,
+    receiving: &mut Receiving,
+) -> Result<(), PostError> {
     if sending.is_finished() || receiving.is_finished() {
         return Err(PostError::Closed { reason: CloseReason::Local });
     }
@@ -163,7 +173,8 @@ pub(crate) fn send(
     }
     settle(sending, receiving);
     let capsule = capsule(sending, receiving);
-    socket::send_packet(socket, &capsule, &sending.endpoint().descriptors())?;
+    let packet = [words, &capsule].concat();
+    socket::send_packet(socket, &packet, &sending.endpoint().descriptors())?;
     sending.forget();
     receiving.forget();
     Ok(())

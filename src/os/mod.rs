@@ -4,6 +4,7 @@
 //! error names the call. Interrupted calls are repeated. No call here blocks on a socket: the only
 //! ones that wait are those that are told to, in `poll.rs` and `futex.rs`.
 
+pub(crate) mod crowd;
 pub(crate) mod epoll;
 pub(crate) mod eventfd;
 pub(crate) mod futex;
@@ -16,6 +17,7 @@ pub(crate) mod socket;
 
 use crate::error::SystemError;
 use nix::errno::Errno;
+use nix::time::{ClockId, clock_gettime};
 use std::hash::{BuildHasher, RandomState};
 
 /// Names the call that an errno comes from.
@@ -27,4 +29,10 @@ fn named(call: &'static str) -> impl FnOnce(Errno) -> SystemError {
 /// do.
 pub(crate) fn random_number() -> u64 {
     RandomState::new().hash_one(std::process::id())
+}
+
+/// Microseconds of a clock that is the same for all processes, and is never set back.
+pub(crate) fn monotonic_microseconds() -> u64 {
+    let now = clock_gettime(ClockId::CLOCK_MONOTONIC).expect("this clock is always there");
+    now.tv_sec() as u64 * 1_000_000 + now.tv_nsec() as u64 / 1000
 }

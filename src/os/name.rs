@@ -41,14 +41,21 @@ pub(crate) fn directory() -> Result<PathBuf, (PathBuf, &'static str)> {
     let _ = DirBuilder::new().mode(0o700).create(&directory);
     let wrong = match fs::symlink_metadata(&directory) {
         Err(_) => Some("it cannot be made"),
-        Ok(found) if !found.is_dir() => Some("it is no directory"),
-        Ok(found) if found.uid() != user() => Some("it is another user's"),
-        Ok(found) if found.mode() & 0o077 != 0 => Some("others than its user may enter it"),
-        Ok(_) => None,
+        Ok(found) => flaw(&found),
     };
     match wrong {
         Some(what) => Err((directory, what)),
         None => Ok(directory),
+    }
+}
+
+/// What is wrong with something that should be a directory of the user's alone.
+pub(super) fn flaw(found: &fs::Metadata) -> Option<&'static str> {
+    match found {
+        found if !found.is_dir() => Some("it is no directory"),
+        found if found.uid() != user() => Some("it is another user's"),
+        found if found.mode() & 0o077 != 0 => Some("others than its user may enter it"),
+        _ => None,
     }
 }
 
@@ -179,12 +186,12 @@ pub(crate) fn connect_to(path: &Path) -> Result<Connected, SystemError> {
     }
 }
 
-fn new_socket() -> Result<OwnedFd, SystemError> {
+pub(super) fn new_socket() -> Result<OwnedFd, SystemError> {
     let flags = SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK;
     socket(AddressFamily::Unix, SockType::SeqPacket, flags, None).map_err(named("socket"))
 }
 
-fn address(path: &Path) -> Result<UnixAddr, SystemError> {
+pub(super) fn address(path: &Path) -> Result<UnixAddr, SystemError> {
     UnixAddr::new(path).map_err(named("the address of a socket"))
 }
 

@@ -9,8 +9,8 @@ use crate::os::named;
 use nix::errno::Errno;
 use nix::sys::resource::{Resource, getrlimit};
 use nix::sys::socket::{
-    AddressFamily, ControlMessage, MsgFlags, SockFlag, SockType, UnixAddr, getsockopt, recv, send,
-    sendmsg, setsockopt, socketpair, sockopt,
+    AddressFamily, ControlMessage, MsgFlags, Shutdown, SockFlag, SockType, UnixAddr, getsockopt,
+    recv, send, sendmsg, setsockopt, shutdown, socketpair, sockopt,
 };
 use std::io::{self, IoSlice};
 use std::mem;
@@ -105,6 +105,13 @@ pub(crate) fn send_packet(
             answer => return answer.map(drop).map_err(named("sendmsg")),
         }
     }
+}
+
+/// Lets nothing more come to this socket: its peer's sends fail from now on. What has come before
+/// can still be received.
+pub(crate) fn refuse_more(socket: BorrowedFd<'_>) {
+    // It fails only where nothing can come any more.
+    let _ = shutdown(socket.as_raw_fd(), Shutdown::Both);
 }
 
 /// What a packet socket had to give.

@@ -3,9 +3,10 @@
 use crate::error::{CloseReason, MessageError, RecvError};
 use crate::os::eventfd::Bell;
 use crate::port::MessagePort;
+use crate::port::outcome::Outcome;
 use crate::port::target::{
     Event, EventListener, EventType, InvalidState, ListenerFailure, ListenerId, ListenerOptions,
-    Outcome, Scope, callback,
+    Scope, callback,
 };
 use crate::ring::notifier::Wait;
 use std::sync::{Arc, Mutex, PoisonError};

@@ -8,6 +8,7 @@ pub(crate) mod event;
 pub(crate) mod events;
 pub(crate) mod loan;
 pub(crate) mod message;
+pub(crate) mod outcome;
 pub(crate) mod pool;
 pub(crate) mod receiver;
 pub(crate) mod sender;

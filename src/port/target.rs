@@ -6,6 +6,8 @@
 use crate::error::{CloseReason, MessageError};
 use crate::port::MessagePort;
 use crate::port::event::MessageEvent;
+use crate::port::message::Message;
+use crate::port::outcome::Outcome;
 use elsa::FrozenVec;
 use std::any::Any;
 use std::borrow::Cow;
@@ -50,6 +52,8 @@ pub struct Event<'e> {
     is_cancelable: bool,
     is_trusted: bool,
     port: Option<&'e MessagePort>,
+    /// What it is delivered to, where that is no port.
+    host: Option<&'e dyn Any>,
     scope: Option<&'e dyn Scope>,
     flags: Flags,
 }
@@ -57,6 +61,7 @@ pub struct Event<'e> {
 enum Detail<'e> {
     Nothing,
     Message(&'e MessageEvent<'e>),
+    Broadcast(&'e Message),
     Error(&'e MessageError),
     Close(CloseReason),
     Own(&'e dyn Any),
@@ -88,6 +93,7 @@ impl<'e> Event<'e> {
             is_cancelable: false,
             is_trusted: false,
             port: None,
+            host: None,
             scope: None,
             flags: Flags::default(),
         }
@@ -117,6 +123,23 @@ impl<'e> Event<'e> {
         Event { detail: Detail::Message(message), ..self }
     }
 
+    /// One that the transport delivers to something else than a port.
+    pub(crate) fn of_host(kind: EventType, host: &'e dyn Any) -> Event<'e> {
+        Event { is_trusted: true, ..Event::new(kind).hosted(host) }
+    }
+
+    pub(crate) fn hosted(self, host: &'e dyn Any) -> Event<'e> {
+        Event { host: Some(host), ..self }
+    }
+
+    pub(crate) fn host(&self) -> Option<&'e dyn Any> {
+        self.host
+    }
+
+    pub(crate) fn with_broadcast(self, message: &'e Message) -> Event<'e> {
+        Event { detail: Detail::Broadcast(message), ..self }
+    }
+
     pub(crate) fn with_error(self, error: &'e MessageError) -> Event<'e> {
         Event { detail: Detail::Error(error), ..self }
     }
@@ -138,9 +161,15 @@ impl<'e> Event<'e> {
         &self.kind
     }
 
-    /// The message, if it is one.
+    /// The message, if it is one that came through a port. One of a
+    /// [`BroadcastChannel`](crate::BroadcastChannel) is had by [`broadcast`](Self::broadcast).
     pub fn message(&self) -> Option<&'e MessageEvent<'e>> {
         if let Detail::Message(message) = self.detail { Some(message) } else { None }
+    }
+
+    /// The message, if it is one of a [`BroadcastChannel`](crate::BroadcastChannel).
+    pub fn broadcast(&self) -> Option<&'e Message> {
+        if let Detail::Broadcast(message) = self.detail { Some(message) } else { None }
     }
 
     /// What is wrong with the message, if it is a `messageerror`.
@@ -161,9 +190,10 @@ impl<'e> Event<'e> {
     /// The port that it is delivered to, or dispatched at.
     ///
     /// # Panics
-    /// If the program's own event is not being dispatched.
+    /// If the program's own event is not being dispatched, or if it is an event of a
+    /// [`BroadcastChannel`](crate::BroadcastChannel).
     pub fn port(&self) -> &'e MessagePort {
-        self.port.expect("an event that is not being dispatched has no port")
+        self.port.expect("an event of a broadcast channel, or not being dispatched, has no port")
     }
 
     /// Whether the transport made it, and not the program.
@@ -198,44 +228,6 @@ impl<'e> Event<'e> {
 impl fmt::Debug for Event<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Event").field("kind", &self.kind).finish_non_exhaustive()
-    }
-}
-
-/// What a listener may return: nothing, or a `Result` whose error is reported; or it never returns.
-pub trait Outcome {
-    /// The error, if there is one.
-    fn into_result(self) -> Result<(), Box<dyn std::error::Error + Send + Sync>>;
-}
-
-impl Outcome for () {
-    fn into_result(self) -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
-        Ok(())
-    }
-}
-
-impl<E: Into<Box<dyn std::error::Error + Send + Sync>>> Outcome for Result<(), E> {
-    fn into_result(self) -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
-        self.map_err(Into::into)
-    }
-}
-
-/// The type `!`, which has no name of its own yet: for a listener that only panics.
-type Never = <fn() -> ! as Function>::Output;
-
-/// Names what a function returns.
-#[doc(hidden)]
-pub trait Function {
-    /// What it returns.
-    type Output;
-}
-
-impl<R> Function for fn() -> R {
-    type Output = R;
-}
-
-impl Outcome for Never {
-    fn into_result(self) -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
-        self
     }
 }
 

@@ -33,6 +33,11 @@
 //! +0x08 version    u64   layout version of who says it
 //! +0x10 format     u64   fingerprint of its payload format
 //! +0x18 schema     u64   its number; 0 means none
+//!
+//! introduction: what a member of a broadcast channel sends to another one, with a port
+//! +0x00 hello
+//! +0x20 member     u128  who sends it
+//! +0x30 capsule
 //! ```
 //!
 //! Shared memory is never the authority for an end's own cursors, as the peer can write there: they
@@ -245,6 +250,37 @@ impl Hello {
     }
 }
 
+/// What a member of a broadcast channel says before the capsule of the port that it brings.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Introduction {
+    pub hello: Hello,
+    pub member: u128,
+}
+
+/// Bytes of an introduction, without the capsule behind it.
+pub(crate) const INTRODUCTION_LEN: usize = HELLO_LEN + 0x10;
+
+impl Introduction {
+    pub(crate) fn encode(self) -> [u8; INTRODUCTION_LEN] {
+        let mut bytes = [0; INTRODUCTION_LEN];
+        bytes[..HELLO_LEN].copy_from_slice(&self.hello.encode(false));
+        bytes[HELLO_LEN..].copy_from_slice(&self.member.to_le_bytes());
+        bytes
+    }
+
+    /// What a stranger says, and what it says after that.
+    pub(crate) fn decode(bytes: &[u8]) -> Option<(Introduction, &[u8])> {
+        let (hello, rest) = bytes.split_at_checked(HELLO_LEN)?;
+        let (member, rest) = rest.split_first_chunk()?;
+        match Hello::decode(hello)? {
+            (hello, false) => {
+                Some((Introduction { hello, member: u128::from_le_bytes(*member) }, rest))
+            }
+            (_, true) => None,
+        }
+    }
+}
+
 fn take_word(rest: &mut &[u8]) -> Option<u64> {
     let (word, after) = rest.split_first_chunk()?;
     *rest = after;
@@ -289,6 +325,22 @@ mod tests {
             assert_eq!(Hello::decode(&[&bytes[..], &[0]].concat()), None);
         }
         assert_eq!(Hello::decode(&[0; HELLO_LEN]), None);
+    }
+
+    #[test]
+    fn introductions_survive_the_round_trip_and_nothing_else_is_one() {
+        let hello = Hello { version: 2, format: 3, schema: 4 };
+        let introduction = Introduction { hello, member: u128::MAX - 1 };
+        let bytes = introduction.encode();
+        assert_eq!(Introduction::decode(&bytes), Some((introduction, &[][..])));
+        let longer = [&bytes[..], b"capsule"].concat();
+        assert_eq!(Introduction::decode(&longer), Some((introduction, &b"capsule"[..])));
+        for len in 0..bytes.len() {
+            assert_eq!(Introduction::decode(&bytes[..len]), None, "{len} bytes");
+        }
+        let mut refusal = bytes;
+        refusal[..HELLO_LEN].copy_from_slice(&hello.encode(true));
+        assert_eq!(Introduction::decode(&refusal), None);
     }
 
     #[test]

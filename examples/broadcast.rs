@@ -1,0 +1,93 @@
+//! Prices for whoever wants them: any number of programs join one name, and each of them has what
+//! any other posts.
+//!
+//! ```text
+//! cargo run --example broadcast            # a feed and three screens, as processes of their own
+//! cargo run --example broadcast screen     # one more screen, until a feed says that it closes
+//! cargo run --example broadcast feed       # a feed, which waits for at least one screen
+//! ```
+
+use std::env;
+use std::error::Error;
+use std::process::Command;
+use std::thread;
+use std::time::Duration;
+
+use messageport::{BroadcastChannel, EventLoop, rkyv};
+
+#[derive(rkyv::Archive, rkyv::Serialize)]
+enum News {
+    Price { item: String, cents: u32 },
+    Closing,
+}
+
+const SCREENS: usize = 3;
+
+fn main() -> Result<(), Box<dyn Error>> {
+    let name = env::var("NAME").unwrap_or_else(|_| "prices".to_owned());
+    match env::args().nth(1).as_deref() {
+        Some("feed") => feed(&name, env::var("SCREENS").map_or(Ok(1), |count| count.parse())?),
+        Some("screen") => screen(&name),
+        _ => everybody(),
+    }
+}
+
+fn everybody() -> Result<(), Box<dyn Error>> {
+    let name = format!("prices-{}", std::process::id());
+    let start = |role: &str| {
+        let mut command = Command::new(env::current_exe()?);
+        command.arg(role).env("NAME", &name).env("SCREENS", SCREENS.to_string()).spawn()
+    };
+    // In any order: nobody has to be there first.
+    let mut children = vec![start("feed")?];
+    for _ in 0..SCREENS {
+        children.push(start("screen")?);
+    }
+    for mut child in children {
+        if !child.wait()?.success() {
+            return Err("a child has failed".into());
+        }
+    }
+    Ok(())
+}
+
+fn feed(name: &str, screens: usize) -> Result<(), Box<dyn Error>> {
+    let channel = BroadcastChannel::open(name)?;
+    while channel.others()? < screens {
+        thread::sleep(Duration::from_millis(1));
+    }
+    for (item, cents) in [("lamp", 1999), ("chair", 4950), ("lamp", 1799)] {
+        channel.post_message(&News::Price { item: item.to_owned(), cents })?;
+    }
+    // The screens receive it although this process ends at once.
+    channel.post_message(&News::Closing)?;
+    Ok(())
+}
+
+fn screen(name: &str) -> Result<(), Box<dyn Error>> {
+    let channel = BroadcastChannel::open(name)?;
+    channel.require_type::<News>();
+    channel.on_message_error(|event| println!("no news: {:?}", event.message_error()));
+    channel.on_message(|event| -> Result<(), Box<dyn Error + Send + Sync>> {
+        match event.broadcast().ok_or("a message")?.data::<News>()? {
+            ArchivedNews::Price { item, cents } => {
+                println!(
+                    "screen {}: {item} {:.2}",
+                    std::process::id(),
+                    f64::from(cents.to_native()) / 100.0
+                );
+            }
+            ArchivedNews::Closing => event.broadcast_channel().ok_or("a channel")?.close(),
+        }
+        Ok(())
+    });
+    let mut event_loop = EventLoop::new()?;
+    let handle = event_loop.handle();
+    event_loop.add_source(channel, move |_, channel| {
+        if channel.dispatch().is_err() || channel.is_closed() {
+            handle.stop();
+        }
+    })?;
+    event_loop.run()?;
+    Ok(())
+}

@@ -1,0 +1,417 @@
+//! One to many by a name, without a daemon: any two members have a port to each other.
+//!
+//! ```text
+//! broadcast.prices/          the directory of the name, the user's own
+//!   00012f…-2-…-0            a packet socket of each member; whoever joins leaves a port at each
+//! ```
+//!
+//! A joiner publishes its own socket first and reads the directory afterwards, so of two that join
+//! at the same time at least one finds the other. No lock is taken, and nobody is waited for: a
+//! port that was left at a socket keeps what is posted to it until the member takes it in, which it
+//! does at each of its calls.
+
+mod entrance;
+mod events;
+mod join;
+mod members;
+mod signature;
+
+use crate::error::{BroadcastError, MessageError, PostError};
+use crate::link::payload::{self, Post};
+use crate::os::epoll::Epoll;
+use crate::os::eventfd::Bell;
+use crate::os::{name, poll};
+use crate::port::channel::{ChannelBuilder, MessageChannel};
+use crate::port::message::Message;
+use crate::port::sender::Sender;
+use crate::port::target::EventTarget;
+use crate::port::typed::Receive;
+use crate::wire::frame::Hello;
+use crate::wire::layout::{VERSION, payload_format};
+use entrance::Entrance;
+use members::Members;
+use std::cell::{Cell, RefCell, RefMut};
+use std::fmt;
+use std::os::fd::{AsFd, BorrowedFd};
+use std::time::{Duration, Instant};
+
+/// A member of a broadcast channel: what it posts reaches every other open member of that name, in
+/// any process of this user, once and in its order; never itself.
+///
+/// Members come and go at will, and may be killed: the others go on, and need no daemon. A member
+/// receives every message whose post began after its [`open`](Self::open) returned, from each
+/// sender in that one's order. What a member posted before it closed or died is received. A sender
+/// that is killed inside a post may have reached some members and not others. Order holds for each
+/// sender, not across senders.
+///
+/// A message is serialised once and copied to each member; nothing blocks. A member that does not
+/// receive has its messages kept up to the limit, and misses what is posted beyond:
+/// [`BroadcastError::Missed`] tells the poster. Nothing moves with a message.
+///
+/// # What it costs
+///
+/// Any two members share a channel, made by the one that joins later: with *n* members each has
+/// *n - 1* of them, or up to twice as many after joins at the same moment. A channel takes three
+/// descriptors, 8 MiB of address space and 4 KiB of memory at each end; a member five descriptors
+/// of its own. So some 300 members fit the usual limit of 1024 descriptors; `RLIMIT_NOFILE` raises
+/// that. A post costs one system call that looks for joiners, one copy for each member, and one
+/// more call for each that sleeps. Receiving what has come costs none.
+///
+/// # Members that do not answer
+///
+/// One that was killed is noticed by the others as a port's peer is, and its socket's file is
+/// removed by whoever joins next. One that lives and never calls anything takes nobody in: joiners
+/// leave their ports at its socket all the same, up to the system's `net.core.somaxconn` of them
+/// (4096), and up to the user's `RLIMIT_NOFILE` of descriptors that wait so, three each; the joiner
+/// after that waits for five seconds and then says [`BroadcastError::Busy`].
+///
+/// # Trust
+///
+/// Only processes of the same user get in. As with any port, what they write is checked: one that
+/// breaks the protocol loses its own channel. But a member is who it says it is: a process of the
+/// same user that lies about it can keep messages from another member.
+///
+/// HTML:
+/// [`BroadcastChannel`](https://html.spec.whatwg.org/#broadcasting-to-other-browsing-contexts).
+///
+/// ```
+/// use messageport::BroadcastChannel;
+///
+/// # let name = format!("doc-{}", std::process::id());
+/// let prices = BroadcastChannel::open(&name)?;
+/// let screen = BroadcastChannel::open(&name)?;
+/// prices.post_message(&("lamp".to_string(), 12u32))?;
+/// assert_eq!(screen.recv()?.data::<(String, u32)>()?.0, "lamp");
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+pub struct BroadcastChannel {
+    name: String,
+    /// `None` once it is closed.
+    membership: RefCell<Option<Membership>>,
+    /// The membership's descriptors, and the bell.
+    epoll: Epoll,
+    /// Rings after a turn of delivery that has left something behind.
+    bell: Bell,
+    rings: Cell<bool>,
+    /// Messages received since joiners were last looked for.
+    given: Cell<u32>,
+    events: EventTarget,
+    validator: Cell<Option<Validator>>,
+}
+
+/// Says what is wrong with a message.
+type Validator = fn(&Message) -> Result<(), MessageError>;
+
+/// What a member has while it is open. Dropped in this order: the name goes first.
+struct Membership {
+    entrance: Entrance,
+    members: Members,
+}
+
+impl BroadcastChannel {
+    /// Joins the channel of that name, and makes it if this is the first member.
+    ///
+    /// Costs about forty system calls for each member that is there. Waits for nobody, but for
+    /// members at whose sockets no place is free, for up to five seconds each.
+    ///
+    /// # Errors
+    /// [`BadName`](BroadcastError::BadName); [`Directory`](BroadcastError::Directory) if the
+    /// directory of names is not the user's alone; [`Attach`](BroadcastError::Attach) if a member
+    /// is of a program with another layout, format or schema; [`Busy`](BroadcastError::Busy);
+    /// [`Channel`](BroadcastError::Channel) and [`Io`](BroadcastError::Io), for a lack of
+    /// descriptors most likely. Nothing is left behind.
+    pub fn open(name: &str) -> Result<BroadcastChannel, BroadcastError> {
+        BroadcastChannel::open_with(name, BroadcastChannel::builder())
+    }
+
+    /// Joins with channels to those who are there as `builder` makes them. The channels to those
+    /// who join later are of their making; so let all members give the same sizes. The schema must
+    /// be the same.
+    ///
+    /// # Errors
+    /// As [`open`](Self::open).
+    ///
+    /// ```
+    /// use messageport::{BroadcastChannel, BroadcastError};
+    ///
+    /// # let name = format!("doc-schema-{}", std::process::id());
+    /// let builder = BroadcastChannel::builder().limit(1 << 20).schema(7);
+    /// let channel = BroadcastChannel::open_with(&name, builder)?;
+    /// let error = BroadcastChannel::open_with(&name, builder.schema(8)).unwrap_err();
+    /// assert!(matches!(error, BroadcastError::Attach(_)), "{error}");
+    /// # Ok::<(), messageport::BroadcastError>(())
+    /// ```
+    pub fn open_with(
+        name: &str,
+        builder: ChannelBuilder,
+    ) -> Result<BroadcastChannel, BroadcastError> {
+        if !name::is_name(name) {
+            return Err(BroadcastError::BadName { name: name.to_owned() });
+        }
+        let parent =
+            name::directory().map_err(|(path, what)| BroadcastError::Directory { path, what })?;
+        let hello = Hello {
+            version: u64::from(VERSION),
+            format: payload_format(),
+            schema: builder.schema_id(),
+        };
+        let (crowd, entrance) = join::publish(parent.join(format!("broadcast.{name}")), hello)?;
+        // From here on dropping it undoes everything.
+        let (epoll, bell, members) = (Epoll::new()?, Bell::new()?, Members::new()?);
+        epoll.add(entrance.as_fd(), 0)?;
+        epoll.add(members.as_fd(), 0)?;
+        epoll.add(bell.as_fd(), 0)?;
+        let mut membership = Membership { entrance, members };
+        join::meet_all(&crowd, builder, &mut membership, &epoll)?;
+        Ok(BroadcastChannel {
+            name: name.to_owned(),
+            membership: RefCell::new(Some(membership)),
+            epoll,
+            bell,
+            rings: Cell::new(false),
+            given: Cell::new(0),
+            events: EventTarget::default(),
+            validator: Cell::new(None),
+        })
+    }
+
+    /// The default sizes, to be changed and given to [`open_with`](Self::open_with): a capacity of
+    /// 16 KiB and a limit of 4 MiB, as there are many channels. So a message has 2 MiB - 32 bytes
+    /// at the most.
+    pub fn builder() -> ChannelBuilder {
+        MessageChannel::builder().capacity(CAPACITY).limit(LIMIT)
+    }
+
+    /// The channel's name.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// Whether [`close`](Self::close) was called.
+    pub fn is_closed(&self) -> bool {
+        self.membership.borrow().is_none()
+    }
+
+    /// How many other members are open, as far as they have found each other by now: those whose
+    /// `open` has returned are counted. One system call for each.
+    ///
+    /// # Errors
+    /// [`Closed`](BroadcastError::Closed); [`Io`](BroadcastError::Io) if a joiner could not be
+    /// taken in.
+    pub fn others(&self) -> Result<usize, BroadcastError> {
+        let mut membership = self.open_membership()?;
+        membership.take_in(&self.epoll)?;
+        Ok(membership.members.count_open())
+    }
+
+    /// Posts a value to every other member; never blocks.
+    ///
+    /// Serialises it once. `Ok` means that every member has it in its memory, and receives it
+    /// whatever happens to this process. Members that have ended are left out without a word.
+    ///
+    /// HTML: [`postMessage()`](https://html.spec.whatwg.org/#dom-broadcastchannel-postmessage).
+    ///
+    /// # Errors
+    /// [`Closed`](BroadcastError::Closed) after [`close`](Self::close);
+    /// [`Serialize`](BroadcastError::Serialize) with the value's own error, and nobody has it;
+    /// [`Missed`](BroadcastError::Missed) if there was no room for it at some members, or a joiner
+    /// could not be taken in: the others have it.
+    pub fn post_message<T: Post>(&self, value: &T) -> Result<(), BroadcastError> {
+        drop(self.open_membership()?);
+        let archive = payload::archive(value).map_err(BroadcastError::Serialize)?;
+        self.post_all(|sender| sender.post_archive(&archive))
+    }
+
+    /// Posts bytes to every other member; never blocks.
+    ///
+    /// # Errors
+    /// As [`post_message`](Self::post_message), but for `Serialize`.
+    pub fn post_bytes(&self, bytes: &[u8]) -> Result<(), BroadcastError> {
+        self.post_all(|sender| sender.post_bytes(bytes))
+    }
+
+    /// Posts text to every other member; never blocks.
+    ///
+    /// # Errors
+    /// As [`post_bytes`](Self::post_bytes).
+    pub fn post_text(&self, text: &str) -> Result<(), BroadcastError> {
+        self.post_all(|sender| sender.post_text(text))
+    }
+
+    /// Waits for the next message of any member. For ever, if none comes: others may join.
+    ///
+    /// Fair: a member that has given a message goes behind the others that have one.
+    ///
+    /// # Errors
+    /// [`Closed`](BroadcastError::Closed) after [`close`](Self::close);
+    /// [`Message`](BroadcastError::Message) for one message that is not what
+    /// [`require_type`](Self::require_type) asks for, or that there is no memory for;
+    /// [`Io`](BroadcastError::Io), also if a joiner could not be taken in for a lack of
+    /// descriptors.
+    pub fn recv(&self) -> Result<Message, BroadcastError> {
+        self.recv_until(None)
+    }
+
+    /// Waits for the next message of any member, at most for `timeout`.
+    ///
+    /// # Errors
+    /// As [`recv`](Self::recv), and [`Timeout`](BroadcastError::Timeout).
+    pub fn recv_timeout(&self, timeout: Duration) -> Result<Message, BroadcastError> {
+        self.recv_until(Instant::now().checked_add(timeout))
+    }
+
+    /// The next message of any member, if one is there.
+    ///
+    /// # Errors
+    /// As [`recv`](Self::recv).
+    pub fn try_recv(&self) -> Result<Option<Message>, BroadcastError> {
+        match self.next()? {
+            Some(Err(error)) => Err(BroadcastError::Message(error)),
+            Some(Ok(message)) => Ok(Some(message)),
+            None => Ok(None),
+        }
+    }
+
+    /// From now on a message that is not a valid archive of a `T` is an error of its own, for this
+    /// member alone: [`BroadcastError::Message`] where it is received, a `messageerror` where it is
+    /// delivered as an event. Every message is checked so, and once more by
+    /// [`data`](Message::data).
+    ///
+    /// ```
+    /// use messageport::{BroadcastChannel, BroadcastError};
+    ///
+    /// # let name = format!("doc-type-{}", std::process::id());
+    /// let (one, other) = (BroadcastChannel::open(&name)?, BroadcastChannel::open(&name)?);
+    /// other.require_type::<u32>();
+    /// one.post_text("no number")?;
+    /// one.post_message(&7u32)?;
+    /// assert!(matches!(other.recv(), Err(BroadcastError::Message(_))));
+    /// assert_eq!(*other.recv()?.data::<u32>()?, 7);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn require_type<T: Receive>(&self) {
+        self.validator.set(Some(|message| message.data::<T>().map(drop)));
+    }
+
+    /// Leaves; the second time it does nothing. Dropping does the same.
+    ///
+    /// What was posted before reaches the others. What was not received is gone.
+    ///
+    /// HTML: [`close()`](https://html.spec.whatwg.org/#dom-broadcastchannel-close).
+    pub fn close(&self) {
+        let membership = self.membership.borrow_mut().take();
+        drop(membership);
+    }
+
+    fn open_membership(&self) -> Result<RefMut<'_, Membership>, BroadcastError> {
+        RefMut::filter_map(self.membership.borrow_mut(), Option::as_mut)
+            .map_err(|_| BroadcastError::Closed { name: self.name.clone() })
+    }
+
+    fn post_all(
+        &self,
+        post: impl Fn(&Sender) -> Result<(), PostError>,
+    ) -> Result<(), BroadcastError> {
+        let mut membership = self.open_membership()?;
+        let taken_in = membership.take_in(&self.epoll);
+        let (posted, mut missed) = membership.members.post_all(post);
+        if let Err(error) = taken_in {
+            // Somebody is there who could not be posted to.
+            missed.insert(0, error.into_post_error());
+        }
+        let count = missed.len();
+        match missed.into_iter().next() {
+            None => Ok(()),
+            Some(first) => {
+                Err(BroadcastError::Missed { missed: count, posted, first: Box::new(first) })
+            }
+        }
+    }
+
+    /// The next message, or what is wrong with it.
+    fn next(&self) -> Result<Option<Result<Message, MessageError>>, BroadcastError> {
+        let mut membership = self.open_membership()?;
+        if self.rings.replace(false) {
+            self.bell.silence();
+        }
+        if self.given.get() < SHARE
+            && let Some(message) = membership.members.next()?
+        {
+            self.given.set(self.given.get() + 1);
+            return Ok(Some(self.validated(message)));
+        }
+        self.given.set(0);
+        let taken_in = membership.take_in(&self.epoll);
+        match membership.members.next()? {
+            Some(message) => Ok(Some(self.validated(message))),
+            None => taken_in.map(|()| None),
+        }
+    }
+
+    fn validated(&self, message: Result<Message, MessageError>) -> Result<Message, MessageError> {
+        let message = message?;
+        self.validator.get().map_or(Ok(()), |validate| validate(&message))?;
+        Ok(message)
+    }
+
+    fn recv_until(&self, deadline: Option<Instant>) -> Result<Message, BroadcastError> {
+        loop {
+            if let Some(message) = self.try_recv()? {
+                return Ok(message);
+            }
+            let left = deadline.map(|at| at.saturating_duration_since(Instant::now()));
+            if left.is_some_and(|left| left.is_zero()) {
+                return Err(BroadcastError::Timeout);
+            }
+            poll::wait_readable(&[self.epoll.as_fd()], left)?;
+        }
+    }
+}
+
+impl Membership {
+    /// Takes in whoever has come. One system call if nobody has.
+    fn take_in(&mut self, epoll: &Epoll) -> Result<(), BroadcastError> {
+        let Membership { entrance, members } = self;
+        entrance.take_in(epoll, |member, port| members.add(member, port))
+    }
+}
+
+impl BroadcastError {
+    /// Why a joiner could not be posted to.
+    fn into_post_error(self) -> PostError {
+        let (call, source) = match self {
+            BroadcastError::Io { call, source } => (call, source),
+            other => ("taking in a member", std::io::Error::other(other)),
+        };
+        PostError::Io { call, source }
+    }
+}
+
+/// Readable when a message may be there, or somebody who joins. Wait for it only after
+/// [`try_recv`](BroadcastChannel::try_recv) has said that nothing is there, or after a call of
+/// [`dispatch`](BroadcastChannel::dispatch); then call one of these again.
+impl AsFd for BroadcastChannel {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.epoll.as_fd()
+    }
+}
+
+impl fmt::Debug for BroadcastChannel {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mut out = f.debug_struct("BroadcastChannel");
+        out.field("name", &self.name);
+        match self.membership.try_borrow().as_deref() {
+            Ok(Some(Membership { entrance, members })) => {
+                out.field("entrance", entrance).field("members", members)
+            }
+            Ok(None) => out.field("closed", &true),
+            Err(_) => out.field("busy", &true),
+        };
+        out.finish_non_exhaustive()
+    }
+}
+
+const CAPACITY: usize = 16 << 10;
+const LIMIT: usize = 4 << 20;
+/// Messages that are received, or delivered as events, before others have their turn.
+const SHARE: u32 = 64;

@@ -1,0 +1,183 @@
+//! A member's own socket: who joins later leaves a port there.
+
+use crate::error::{AttachError, BroadcastError, SystemError};
+use crate::group::broadcast::signature::Signature;
+use crate::link::transfer;
+use crate::os::crowd::MOST_WAITING;
+use crate::os::epoll::Epoll;
+use crate::os::name;
+use crate::os::socket::{self, Received};
+use crate::port::MessagePort;
+use crate::wire::frame::{CAPSULE_LEN, INTRODUCTION_LEN, Introduction, PORT_DESCRIPTORS};
+use std::collections::VecDeque;
+use std::fmt;
+use std::fs;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::path::PathBuf;
+
+/// The socket, its file, and who came and has not spoken yet.
+pub(super) struct Entrance {
+    signature: Signature,
+    directory: PathBuf,
+    socket: OwnedFd,
+    /// Oldest first.
+    guests: VecDeque<OwnedFd>,
+}
+
+/// What a guest had to say.
+enum Heard {
+    Nothing,
+    /// That it is none of us, or has gone; in time, if it was.
+    Refused,
+    Member(u128, Box<MessagePort>),
+}
+
+impl Entrance {
+    /// Of a socket that listens in `directory`, under the name that the signature is.
+    pub(super) fn new(signature: Signature, directory: PathBuf, socket: OwnedFd) -> Entrance {
+        Entrance { signature, directory, socket, guests: VecDeque::new() }
+    }
+
+    pub(super) fn signature(&self) -> Signature {
+        self.signature
+    }
+
+    /// Where a member's socket is.
+    pub(super) fn path_of(&self, member: Signature) -> PathBuf {
+        self.directory.join(member.to_string())
+    }
+
+    /// Takes in whoever has come, until nobody is left, and gives their ports to `welcome`. One
+    /// system call if nobody has come.
+    ///
+    /// A lack of descriptors is an error, and who waits goes on waiting.
+    pub(super) fn take_in(
+        &mut self,
+        epoll: &Epoll,
+        mut welcome: impl FnMut(u128, MessagePort) -> Result<(), BroadcastError>,
+    ) -> Result<(), BroadcastError> {
+        for _ in 0..self.guests.len() {
+            let guest = self.guests.pop_front().expect("counted above");
+            match self.hear(guest.as_fd()) {
+                Ok(Heard::Nothing) => self.guests.push_back(guest),
+                Ok(Heard::Refused) => {}
+                Ok(Heard::Member(member, port)) => welcome(member, *port)?,
+                Err(error) => {
+                    self.guests.push_front(guest);
+                    return Err(error);
+                }
+            }
+        }
+        // As many as can have been waiting when this began; who comes all the time waits.
+        for _ in 0..MOST_WAITING {
+            let Some(guest) = name::accept(self.socket.as_fd())? else { break };
+            if name::credentials(guest.as_fd())?.1 != name::user() {
+                continue;
+            }
+            match self.hear(guest.as_fd()) {
+                Ok(Heard::Nothing) => {
+                    if self.guests.len() == MOST_GUESTS {
+                        self.send_away(&mut welcome)?;
+                    }
+                    epoll.add(guest.as_fd(), 0)?;
+                    self.guests.push_back(guest);
+                }
+                Ok(Heard::Refused) => {}
+                Ok(Heard::Member(member, port)) => welcome(member, *port)?,
+                Err(error) => {
+                    // Its port is still in there.
+                    epoll.add(guest.as_fd(), 0)?;
+                    self.guests.push_back(guest);
+                    return Err(error);
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Sends the oldest guest away, who has said nothing for long. If it spoke just now, it is
+    /// heard. If it is about to, it is told, and comes again.
+    fn send_away(
+        &mut self,
+        welcome: &mut impl FnMut(u128, MessagePort) -> Result<(), BroadcastError>,
+    ) -> Result<(), BroadcastError> {
+        let Some(guest) = self.guests.pop_front() else { return Ok(()) };
+        socket::refuse_more(guest.as_fd());
+        match self.hear(guest.as_fd()) {
+            Ok(Heard::Member(member, port)) => welcome(member, *port),
+            Ok(Heard::Nothing | Heard::Refused) => Ok(()),
+            Err(error) => {
+                self.guests.push_front(guest);
+                Err(error)
+            }
+        }
+    }
+
+    /// The port that a guest has brought. An error if there is no room for it at the moment.
+    fn hear(&self, guest: BorrowedFd<'_>) -> Result<Heard, BroadcastError> {
+        let mut bytes = [0; INTRODUCTION_LEN + CAPSULE_LEN + 1];
+        let (len, descriptors) = match socket::receive(guest, &mut bytes, PORT_DESCRIPTORS) {
+            Ok(Received::Nothing) => return Ok(Heard::Nothing),
+            Ok(Received::Packet(len, descriptors)) => (len, descriptors),
+            Ok(Received::CutOff(_)) => return Ok(Heard::Refused),
+            Ok(Received::NoRoom) => return Err(no_room().into()),
+            Err(error) if is_lack(&error) => return Err(error.into()),
+            Err(_) => return Ok(Heard::Refused),
+        };
+        let Some((introduction, capsule)) = Introduction::decode(&bytes[..len]) else {
+            return Ok(Heard::Refused);
+        };
+        if introduction.hello != self.signature.hello {
+            return Ok(Heard::Refused);
+        }
+        match transfer::from_packet(capsule, descriptors) {
+            Ok(halves) => {
+                let port = MessagePort::new(halves);
+                if port.require_schema(self.signature.hello.schema).is_err() {
+                    return Ok(Heard::Refused);
+                }
+                Ok(Heard::Member(introduction.member, Box::new(port)))
+            }
+            // It is lost, and its sender sees it end.
+            Err(error @ AttachError::Io { .. }) => Err(error.into()),
+            Err(_) => Ok(Heard::Refused),
+        }
+    }
+}
+
+impl AsFd for Entrance {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.socket.as_fd()
+    }
+}
+
+impl Drop for Entrance {
+    fn drop(&mut self) {
+        // First the name, so that nobody comes any more. What waits at the socket goes with it.
+        let _ = fs::remove_file(self.path_of(self.signature));
+        // Fails while others are members.
+        let _ = fs::remove_dir(&self.directory);
+    }
+}
+
+impl fmt::Debug for Entrance {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Entrance")
+            .field("path", &self.path_of(self.signature))
+            .field("guests", &self.guests.len())
+            .finish_non_exhaustive()
+    }
+}
+
+fn no_room() -> SystemError {
+    SystemError { call: "recvmsg", source: std::io::Error::from_raw_os_error(libc::EMFILE) }
+}
+
+/// Whether it is this process or the system that lacks something, and not the guest.
+fn is_lack(error: &SystemError) -> bool {
+    let lacks = [libc::EMFILE, libc::ENFILE, libc::ENOMEM, libc::ENOBUFS];
+    error.source.raw_os_error().is_some_and(|errno| lacks.contains(&errno))
+}
+
+/// Guests that have not spoken.
+const MOST_GUESTS: usize = 128;

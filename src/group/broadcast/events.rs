@@ -1,0 +1,150 @@
+//! A member as an event target: its listeners, its handlers, and the delivery of what has come.
+
+use crate::error::BroadcastError;
+use crate::group::broadcast::{BroadcastChannel, SHARE};
+use crate::port::outcome::Outcome;
+use crate::port::target::{
+    Event, EventListener, EventType, InvalidState, ListenerFailure, ListenerId, ListenerOptions,
+    callback,
+};
+use std::sync::Arc;
+
+impl BroadcastChannel {
+    /// Sets the handler of messages. They are delivered by [`dispatch`](Self::dispatch).
+    ///
+    /// HTML: [`onmessage`](https://html.spec.whatwg.org/#handler-broadcastchannel-onmessage).
+    pub fn on_message<O: Outcome>(&self, handler: impl Fn(&Event<'_>) -> O + Send + 'static) {
+        self.events.set_handler(EventType::Message, Some(callback(handler)));
+    }
+
+    /// Sets the handler of messages that are not what [`require_type`](Self::require_type) asks
+    /// for, or that could not be had.
+    ///
+    /// HTML:
+    /// [`onmessageerror`](https://html.spec.whatwg.org/#handler-broadcastchannel-onmessageerror).
+    pub fn on_message_error<O: Outcome>(&self, handler: impl Fn(&Event<'_>) -> O + Send + 'static) {
+        self.events.set_handler(EventType::MessageError, Some(callback(handler)));
+    }
+
+    /// Empties a handler's slot.
+    pub fn clear_handler(&self, kind: impl Into<EventType>) {
+        self.events.set_handler(kind.into(), None);
+    }
+
+    /// Adds a listener for events of a type. See
+    /// [`MessagePort::add_event_listener`](crate::MessagePort::add_event_listener).
+    pub fn add_event_listener<O: Outcome>(
+        &self,
+        kind: impl Into<EventType>,
+        options: ListenerOptions,
+        listener: impl Fn(&Event<'_>) -> O + Send + 'static,
+    ) -> ListenerId {
+        self.events.add(kind.into(), callback(listener), None, options)
+    }
+
+    /// Adds an object as a listener. Added twice for one type and phase, it is one listener.
+    pub fn add_listener_object(
+        &self,
+        kind: impl Into<EventType>,
+        options: ListenerOptions,
+        object: Arc<dyn EventListener>,
+    ) -> ListenerId {
+        let called = object.clone();
+        let listener = Box::new(move |event: &Event<'_>| called.handle_event(event));
+        self.events.add(kind.into(), listener, Some(object), options)
+    }
+
+    /// Removes a listener; it is not called any more, even if it is due in a dispatch that runs.
+    /// Says whether it was there.
+    pub fn remove_event_listener(&self, id: ListenerId) -> bool {
+        self.events.remove(id)
+    }
+
+    /// Removes the listener that an object is.
+    pub fn remove_listener_object(
+        &self,
+        kind: impl Into<EventType>,
+        object: &Arc<dyn EventListener>,
+        capture: bool,
+    ) -> bool {
+        self.events.remove_object(&kind.into(), object, capture)
+    }
+
+    /// Calls the listeners of an event of the program's own, now. Returns false if one of them has
+    /// cancelled it.
+    ///
+    /// # Errors
+    /// [`InvalidState`] if the event is being dispatched already.
+    pub fn dispatch_event<'e>(&'e self, event: Event<'e>) -> Result<bool, InvalidState> {
+        self.events.dispatch(&event.hosted(self))
+    }
+
+    /// Whom to tell of listeners that panic or return an error; without it an error is printed to
+    /// standard error. The other listeners are called all the same.
+    pub fn on_listener_failure(&self, hook: impl Fn(&ListenerFailure) + Send + 'static) {
+        self.events.set_hook(Box::new(hook));
+    }
+
+    /// Delivers what has come as events, 64 of them at the most, and says how many. None on a
+    /// channel that is closed. What is left makes the descriptor readable, so that an
+    /// [`EventLoop`](crate::EventLoop) comes back for it.
+    ///
+    /// This is what a source of a loop calls. A message that comes while there is no listener is
+    /// dropped by it, as on the web; before the first call everything is kept. Reading by
+    /// [`recv`](Self::recv) and its like takes the same messages.
+    ///
+    /// # Errors
+    /// [`BroadcastError::Io`]; what was delivered before stays delivered.
+    ///
+    /// ```
+    /// use messageport::{BroadcastChannel, EventLoop};
+    ///
+    /// # let name = format!("doc-dispatch-{}", std::process::id());
+    /// let asking = BroadcastChannel::open(&name)?;
+    /// let answering = BroadcastChannel::open(&name)?;
+    /// answering.on_message(|event| -> Result<(), messageport::BroadcastError> {
+    ///     let question = event.broadcast().expect("a message").text().unwrap_or("what?");
+    ///     event.broadcast_channel().expect("its channel").post_text(&format!("{question} Yes."))
+    /// });
+    /// let mut event_loop = EventLoop::new()?;
+    /// event_loop.add_source(answering, |_, answering| {
+    ///     answering.dispatch().expect("a member");
+    /// })?;
+    /// asking.post_text("Is anybody there?")?;
+    /// event_loop.run_until_idle()?;
+    /// assert_eq!(asking.recv()?.text()?, "Is anybody there? Yes.");
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn dispatch(&self) -> Result<u32, BroadcastError> {
+        for count in 0..SHARE {
+            match self.next() {
+                // Nothing of this channel is borrowed here: a handler may post, receive and close.
+                Ok(Some(Ok(message))) => {
+                    let event = Event::of_host(EventType::Message, self);
+                    self.fire(&event.with_broadcast(&message));
+                }
+                Ok(Some(Err(error))) => {
+                    let event = Event::of_host(EventType::MessageError, self);
+                    self.fire(&event.with_error(&error));
+                }
+                Ok(None) | Err(BroadcastError::Closed { .. }) => return Ok(count),
+                Err(error) => return Err(error),
+            }
+        }
+        self.rings.set(true);
+        self.bell.ring();
+        Ok(SHARE)
+    }
+
+    fn fire(&self, event: &Event<'_>) {
+        // A fresh event is not being dispatched.
+        let _ = self.events.dispatch(event);
+    }
+}
+
+impl<'e> Event<'e> {
+    /// The channel that it is delivered to, or dispatched at, if that is a [`BroadcastChannel`].
+    pub fn broadcast_channel(&self) -> Option<&'e BroadcastChannel> {
+        self.host()?.downcast_ref()
+    }
+}

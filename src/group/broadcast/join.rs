@@ -1,0 +1,162 @@
+//! Joining: publish the own socket, then leave a port at each other one.
+
+use crate::error::{BroadcastError, PostError, SystemError};
+use crate::group::broadcast::Membership;
+use crate::group::broadcast::entrance::Entrance;
+use crate::group::broadcast::signature::Signature;
+use crate::link::transfer;
+use crate::os::crowd::{Crowd, NoCrowd};
+use crate::os::epoll::Epoll;
+use crate::os::name::Connected;
+use crate::os::poll;
+use crate::port::MessagePort;
+use crate::port::channel::{ChannelBuilder, MessageChannel};
+use crate::wire::frame::{Hello, Introduction};
+use std::io;
+use std::os::fd::AsFd;
+use std::path::PathBuf;
+use std::time::{Duration, Instant};
+
+/// Makes the directory if it is not there, and a socket in it that listens.
+pub(super) fn publish(
+    directory: PathBuf,
+    hello: Hello,
+) -> Result<(Crowd, Entrance), BroadcastError> {
+    let deadline = Instant::now() + PATIENCE;
+    for attempt in 0.. {
+        let crowd = Crowd::make(&directory).map_err(|error| match error {
+            NoCrowd::Flaw(what) => BroadcastError::Directory { path: directory.clone(), what },
+            NoCrowd::System(SystemError { call, source }) => BroadcastError::Io { call, source },
+        })?;
+        if let Some(crowd) = crowd {
+            let signature = Signature::new(hello);
+            if let Some(socket) = crowd.listen(&signature.to_string())? {
+                return Ok((crowd, Entrance::new(signature, directory, socket)));
+            }
+        }
+        // On a busy machine an attempt may take long.
+        if attempt >= LEAST_ATTEMPTS && Instant::now() >= deadline {
+            let what = "it is removed again and again, or /proc is not there";
+            return Err(BroadcastError::Directory { path: directory, what });
+        }
+    }
+    unreachable!("the last attempt has returned")
+}
+
+/// Leaves a port at the socket of each member that is there, oldest first.
+///
+/// Whoever is found there has been published; whoever comes later finds this member. One that has
+/// come here already has a port to us.
+pub(super) fn meet_all(
+    crowd: &Crowd,
+    builder: ChannelBuilder,
+    membership: &mut Membership,
+    epoll: &Epoll,
+) -> Result<(), BroadcastError> {
+    let ours = membership.entrance.signature();
+    let names = crowd.names()?;
+    crowd.sweep(&names);
+    let mut others: Vec<_> = names.iter().filter_map(|name| Signature::parse(name)).collect();
+    others.sort_unstable_by_key(|other| other.member);
+    for other in others.into_iter().filter(|other| other.member != ours.member) {
+        membership.take_in(epoll)?;
+        if !membership.members.knows(other.member) {
+            meet(crowd, other, builder, membership, epoll)?;
+        }
+    }
+    Ok(())
+}
+
+/// Leaves a port at a member's socket; tries for a while if there is no place for it.
+///
+/// Meanwhile it takes in others: they may be waiting for just that.
+fn meet(
+    crowd: &Crowd,
+    other: Signature,
+    builder: ChannelBuilder,
+    membership: &mut Membership,
+    epoll: &Epoll,
+) -> Result<(), BroadcastError> {
+    let ours = membership.entrance.signature();
+    let MessageChannel { port1, mut port2 } = builder.build()?;
+    let mut deadline = None;
+    let mut pause = FIRST_PAUSE;
+    loop {
+        let source = match leave(crowd, other, ours, &mut port2)? {
+            Left::Done => return membership.members.add(other.member, port1),
+            Left::Nobody => return Ok(()),
+            Left::Busy(source) => source,
+        };
+        if Instant::now() >= *deadline.get_or_insert_with(|| Instant::now() + PATIENCE) {
+            let path = membership.entrance.path_of(other);
+            return Err(BroadcastError::Busy { path, source });
+        }
+        poll::wait_readable(&[membership.entrance.as_fd()], Some(pause))?;
+        membership.take_in(epoll)?;
+        if membership.members.knows(other.member) {
+            return Ok(());
+        }
+        pause = LONGEST_PAUSE.min(2 * pause);
+    }
+}
+
+/// What became of an attempt.
+enum Left {
+    Done,
+    /// It has left or died; or it is none of ours.
+    Nobody,
+    /// There is no place for one more at the moment.
+    Busy(io::Error),
+}
+
+fn leave(
+    crowd: &Crowd,
+    other: Signature,
+    ours: Signature,
+    port: &mut MessagePort,
+) -> Result<Left, BroadcastError> {
+    let file = other.to_string();
+    let socket = match crowd.connect(&file) {
+        Ok(Connected::Yes(socket)) => socket,
+        Ok(Connected::Nobody) => {
+            crowd.remove(&file);
+            return Ok(Left::Nobody);
+        }
+        Ok(Connected::Busy) => {
+            return Ok(Left::Busy(io::Error::from_raw_os_error(libc::EAGAIN)));
+        }
+        Err(error) => return refused(error),
+    };
+    // Asked of who lives only: what a dead one spoke is of no account.
+    ours.compare(other)?;
+    let words = Introduction { hello: ours.hello, member: ours.member }.encode();
+    let (sending, receiving) = port.halves();
+    match transfer::send_behind(&words, socket.as_fd(), sending, receiving) {
+        Ok(()) => Ok(Left::Done),
+        Err(PostError::Io { call, source }) => refused(SystemError { call, source }),
+        Err(error) => unreachable!("a fresh port is open: {error}"),
+    }
+}
+
+/// What a refusal of the kernel means.
+fn refused(error: SystemError) -> Result<Left, BroadcastError> {
+    match error.source.raw_os_error() {
+        // A socket of another kind: somebody has put it there.
+        Some(libc::EPROTOTYPE) => Ok(Left::Nobody),
+        // It has gone since it was connected to, or had too many guests that do not speak. The next
+        // attempt tells.
+        Some(libc::EPIPE | libc::ECONNRESET) => Ok(Left::Busy(error.source)),
+        // Too many descriptors are on their way, or there is no memory for this one.
+        Some(libc::EAGAIN | libc::ETOOMANYREFS | libc::ENOBUFS | libc::ENOMEM) => {
+            Ok(Left::Busy(error.source))
+        }
+        _ => Err(error.into()),
+    }
+}
+
+/// How long a joiner waits for place at one member's socket.
+const PATIENCE: Duration = Duration::from_secs(5);
+/// Attempts to publish, however long they take.
+const LEAST_ATTEMPTS: u32 = 1000;
+const FIRST_PAUSE: Duration = Duration::from_micros(100);
+const LONGEST_PAUSE: Duration = Duration::from_millis(20);

@@ -1,0 +1,137 @@
+//! A directory in which any number of processes of one user have a socket each: unix(7), rename(2).
+//!
+//! What is in it is reached through its descriptor. So no path is too long for a socket's address,
+//! and none leads elsewhere once the directory was removed and made again.
+
+use crate::error::SystemError;
+use crate::os::name::{self, Connected};
+use crate::os::named;
+use nix::errno::Errno;
+use nix::fcntl::renameat;
+use nix::sys::socket::{Backlog, bind, listen};
+use nix::unistd::{UnlinkatFlags, unlinkat};
+use std::fs::{self, DirBuilder, File, OpenOptions};
+use std::io;
+use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+/// An open directory of sockets.
+pub(crate) struct Crowd {
+    file: File,
+}
+
+/// Why there is no directory.
+pub(crate) enum NoCrowd {
+    /// It is not as it has to be.
+    Flaw(&'static str),
+    System(SystemError),
+}
+
+impl Crowd {
+    /// Makes the directory, or finds it. `None` if somebody removed it meanwhile.
+    pub(crate) fn make(path: &Path) -> Result<Option<Crowd>, NoCrowd> {
+        let made = DirBuilder::new().mode(0o700).create(path);
+        let flags = libc::O_DIRECTORY | libc::O_NOFOLLOW | libc::O_CLOEXEC;
+        let file = match OpenOptions::new().read(true).custom_flags(flags).open(path) {
+            Ok(file) => file,
+            Err(error) => {
+                return match (error.raw_os_error(), made) {
+                    (Some(libc::ENOENT), Err(source))
+                        if source.kind() != io::ErrorKind::AlreadyExists =>
+                    {
+                        Err(NoCrowd::System(SystemError { call: "mkdir", source }))
+                    }
+                    (Some(libc::ENOENT), _) => Ok(None),
+                    (Some(libc::ENOTDIR | libc::ELOOP), _) => {
+                        Err(NoCrowd::Flaw("it is no directory"))
+                    }
+                    _ => Err(NoCrowd::System(SystemError { call: "open", source: error })),
+                };
+            }
+        };
+        let found = file.metadata();
+        let found =
+            found.map_err(|source| NoCrowd::System(SystemError { call: "fstat", source }))?;
+        match name::flaw(&found) {
+            Some(what) => Err(NoCrowd::Flaw(what)),
+            None => Ok(Some(Crowd { file })),
+        }
+    }
+
+    /// A socket that listens under `name`. `None` if the directory was removed meanwhile, or the
+    /// socket's file was before it had its name.
+    ///
+    /// Nobody finds the name before the socket listens: a connection that is refused is proof that
+    /// the socket's owner has gone.
+    pub(crate) fn listen(&self, name: &str) -> Result<Option<OwnedFd>, SystemError> {
+        let new = format!("{name}{NEW_ENDING}");
+        let socket = name::new_socket()?;
+        match bind(socket.as_raw_fd(), &name::address(&self.place(&new))?) {
+            Err(Errno::ENOENT) => return Ok(None),
+            answer => answer.map_err(named("bind"))?,
+        }
+        let listening = listen(&socket, Backlog::MAXCONN).map_err(named("listen"));
+        let renamed = listening.map(|()| renameat(&self.file, &*new, &self.file, name));
+        match renamed {
+            Ok(Ok(())) => Ok(Some(socket)),
+            // Somebody has taken it for a dead one's.
+            Ok(Err(Errno::ENOENT)) => Ok(None),
+            Ok(Err(errno)) => {
+                self.remove(&new);
+                Err(named("renameat")(errno))
+            }
+            Err(error) => {
+                self.remove(&new);
+                Err(error)
+            }
+        }
+    }
+
+    /// The names of the files that are there.
+    pub(crate) fn names(&self) -> Result<Vec<String>, SystemError> {
+        let read = |error| SystemError { call: "getdents64", source: error };
+        let mut names = Vec::new();
+        for entry in fs::read_dir(self.place("")).map_err(read)? {
+            // What is no text was not named by this crate.
+            names.extend(entry.map_err(read)?.file_name().into_string());
+        }
+        Ok(names)
+    }
+
+    /// Connects to the socket of a name. Never waits.
+    pub(crate) fn connect(&self, name: &str) -> Result<Connected, SystemError> {
+        name::connect_to(&self.place(name))
+    }
+
+    /// Takes a name away, if it is there.
+    pub(crate) fn remove(&self, name: &str) {
+        let _ = unlinkat(&self.file, name, UnlinkatFlags::NoRemoveDir);
+    }
+
+    /// Removes files that owners who died left behind on the way to their names. One who lives
+    /// makes another; but that must not happen to it all the time, as somebody always looks when
+    /// many join: so only what has been on its way for some seconds goes.
+    pub(crate) fn sweep(&self, names: &[String]) {
+        for name in names.iter().filter(|name| name.ends_with(NEW_ENDING)) {
+            let made = fs::symlink_metadata(self.place(name)).and_then(|found| found.modified());
+            let is_old =
+                made.is_ok_and(|made| made.elapsed().is_ok_and(|age| age > LONGEST_PASSAGE));
+            if is_old && matches!(self.connect(name), Ok(Connected::Nobody)) {
+                self.remove(name);
+            }
+        }
+    }
+
+    fn place(&self, name: &str) -> PathBuf {
+        format!("/proc/self/fd/{}/{name}", self.file.as_raw_fd()).into()
+    }
+}
+
+/// How long a socket may be on the way to its name, which takes two calls.
+const LONGEST_PASSAGE: Duration = Duration::from_secs(5);
+/// What the name of a socket ends in that may not listen yet.
+const NEW_ENDING: &str = ".new";
+/// Most connections that wait at such a socket.
+pub(crate) const MOST_WAITING: usize = libc::SOMAXCONN as usize + 1;

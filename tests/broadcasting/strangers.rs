@@ -1,0 +1,210 @@
+//! What a process of the same user can do at a member's socket without being a member.
+
+use crate::common::census::Census;
+use crate::common::parts::Parts;
+use crate::common::role::play;
+use crate::{Name, nothing, text, wait_for_others};
+use messageport::{MessageChannel, MessagePort};
+use nix::sys::socket::{
+    AddressFamily, ControlMessage, MsgFlags, SockFlag, SockType, UnixAddr, connect, recv, send,
+    sendmsg, socket,
+};
+use std::fs;
+use std::io::IoSlice;
+use std::os::fd::{AsRawFd, OwnedFd, RawFd};
+use std::os::unix::net::UnixListener;
+
+/// Connects to the only member.
+fn stranger(name: &Name) -> OwnedFd {
+    let kind = SockType::SeqPacket;
+    let socket = socket(AddressFamily::Unix, kind, SockFlag::SOCK_CLOEXEC, None).expect("a socket");
+    let path = name.directory().join(name.files().pop().expect("a member"));
+    connect(socket.as_raw_fd(), &UnixAddr::new(&path).expect("a short path")).expect("a member");
+    socket
+}
+
+fn words(words: &[u64]) -> Vec<u8> {
+    words.iter().flat_map(|word| word.to_le_bytes()).collect()
+}
+
+const HELLO: u64 = u64::from_le_bytes(*b"MPHELLO1");
+const FORMAT: u64 = 8 << 32 | 1 << 16 | 4 << 8 | 8;
+const VERSION: u64 = 2;
+
+/// What a member says before its capsule.
+fn introduction(version: u64, schema: u64) -> Vec<u8> {
+    words(&[HELLO, version, FORMAT, schema, 1, 2])
+}
+
+fn post(socket: &OwnedFd, bytes: &[u8], descriptors: &[RawFd]) {
+    let rights = [ControlMessage::ScmRights(descriptors)];
+    let rights = if descriptors.is_empty() { &[][..] } else { &rights[..] };
+    let flags = MsgFlags::MSG_NOSIGNAL;
+    sendmsg::<UnixAddr>(socket.as_raw_fd(), &[IoSlice::new(bytes)], rights, flags, None)
+        .expect("room");
+}
+
+/// A port as it travels, behind some words.
+fn port_behind(words: Vec<u8>) -> (Vec<u8>, Vec<OwnedFd>, MessagePort) {
+    let MessageChannel { port1, port2 } = MessageChannel::new().expect("a channel");
+    let parts = Parts::of(port2);
+    let capsule = parts.words.iter().flat_map(|word| word.to_le_bytes());
+    (words.into_iter().chain(capsule).collect(), parts.descriptors, port1)
+}
+
+fn numbers(descriptors: &[OwnedFd]) -> Vec<RawFd> {
+    descriptors.iter().map(AsRawFd::as_raw_fd).collect()
+}
+
+#[test]
+fn strangers_are_sent_away_and_cost_nothing() {
+    const TEST: &str = "strangers::strangers_are_sent_away_and_cost_nothing";
+    fn come() {
+        let name = Name::new();
+        let member = name.open();
+        let before = Census::take();
+        let (all, ports, null) = {
+            let null = fs::File::open("/dev/null").expect("there");
+            // Their other ends live on, so that none of them is gone by itself.
+            let (packet, descriptors, old_port) = port_behind(introduction(1, 0));
+            let old = stranger(&name);
+            post(&old, &packet, &numbers(&descriptors));
+            let (packet, descriptors, schema_port) = port_behind(introduction(VERSION, 9));
+            let other_schema = stranger(&name);
+            post(&other_schema, &packet, &numbers(&descriptors));
+            let (mut packet, descriptors, port) = port_behind(introduction(VERSION, 0));
+            let too_long = stranger(&name);
+            packet.push(0);
+            post(&too_long, &packet, &numbers(&descriptors));
+            packet.pop();
+            let too_few = stranger(&name);
+            post(&too_few, &packet, &numbers(&descriptors)[..2]);
+            let too_many = stranger(&name);
+            post(&too_many, &packet, &[numbers(&descriptors), vec![null.as_raw_fd()]].concat());
+            let none = stranger(&name);
+            post(&none, &packet, &[]);
+            let no_port = stranger(&name);
+            post(&no_port, &packet, &[null.as_raw_fd(); 3]);
+            let hello_alone = stranger(&name);
+            post(&hello_alone, &introduction(VERSION, 0)[..32], &[]);
+            let introduction_alone = stranger(&name);
+            post(&introduction_alone, &introduction(VERSION, 0), &[]);
+            let rude = stranger(&name);
+            post(&rude, b"GET / HTTP/1.1", &[]);
+            let laden = stranger(&name);
+            post(&laden, b"x", &vec![null.as_raw_fd(); 200]);
+            let empty = stranger(&name);
+            post(&empty, b"", &[]);
+            drop(stranger(&name));
+            let sockets = [
+                old,
+                other_schema,
+                too_long,
+                too_few,
+                too_many,
+                none,
+                no_port,
+                hello_alone,
+                introduction_alone,
+                rude,
+                laden,
+                empty,
+            ];
+            (sockets, [old_port, schema_port, port], null)
+        };
+        nothing(&member);
+        assert_eq!(member.others().expect("an open member"), 0);
+        for (index, socket) in all.iter().enumerate() {
+            // It was closed by the member.
+            let answer = recv(socket.as_raw_fd(), &mut [0; 8], MsgFlags::MSG_DONTWAIT);
+            let is_gone = matches!(answer, Ok(0) | Err(nix::errno::Errno::ECONNRESET));
+            assert!(is_gone, "{index}: {answer:?}");
+        }
+        drop((all, ports, null));
+        assert_eq!(Census::take(), before);
+        let other = name.open();
+        other.post_text("a member").expect("room");
+        assert_eq!(text(&member), "a member");
+        drop((member, other));
+    }
+    play(TEST, &[("come", come)]);
+}
+
+/// Who connects and says nothing is kept aside, for a while, and holds up nobody.
+#[test]
+fn silent_guests_hold_nobody_up_and_make_place() {
+    let name = Name::new();
+    let member = name.open();
+    let first = stranger(&name);
+    nothing(&member);
+    let silent: Vec<_> = (0..300).map(|_| stranger(&name)).collect();
+    nothing(&member);
+    assert!(format!("{member:?}").contains("guests: 128"), "{member:?}");
+    // The oldest one had to go, and is told when it speaks.
+    let sent = send(first.as_raw_fd(), b"late", MsgFlags::MSG_NOSIGNAL);
+    assert_eq!(sent, Err(nix::errno::Errno::EPIPE));
+    let other = name.open();
+    other.post_text("through the crowd").expect("room");
+    assert_eq!(text(&member), "through the crowd");
+    // A guest may take its time.
+    let (packet, descriptors, port) = port_behind(introduction(VERSION, 0));
+    let last = silent.last().expect("one of them");
+    post(last, &packet, &numbers(&descriptors));
+    port.post_text("after a while").expect("room");
+    assert_eq!(text(&member), "after a while");
+    wait_for_others(&member, 2);
+    drop(silent);
+    nothing(&member);
+    assert!(format!("{member:?}").contains("guests: 0"), "{member:?}");
+}
+
+/// A guest with the number of a member that is there is posted to in that one's place, and no
+/// further: nothing comes twice, and its end leaves the member to be posted to.
+#[test]
+fn one_that_breaks_its_channel_loses_that_one_alone() {
+    let name = Name::new();
+    let member = name.open();
+    let (packet, descriptors, port) = port_behind(introduction(VERSION, 0));
+    post(&stranger(&name), &packet, &numbers(&descriptors));
+    let other = name.open();
+    port.post_text("well").expect("room");
+    assert_eq!(text(&member), "well");
+    assert_eq!(member.others().expect("an open member"), 2);
+    // A length that no record can have, as if it were committed.
+    let region = crate::common::region::Region::of(&port);
+    let tail = region.word(crate::common::region::tail(0));
+    tail.store(
+        tail.load(std::sync::atomic::Ordering::SeqCst) + 24,
+        std::sync::atomic::Ordering::SeqCst,
+    );
+    other.post_text("good").expect("room");
+    assert_eq!(text(&member), "good");
+    nothing(&member);
+    drop(port);
+    drop(descriptors);
+    wait_for_others(&member, 1);
+    member.post_text("back").expect("room");
+    assert_eq!(text(&other), "back");
+}
+
+/// Other files in the directory stay, and are in nobody's way; but what has a member's name is a
+/// member's.
+#[test]
+fn other_files_in_the_directory_are_left_alone() {
+    let name = Name::new();
+    let member = name.open();
+    let place = |file: &str| name.directory().join(file);
+    fs::write(place("notes"), "precious").expect("a file");
+    fs::create_dir(place("more")).expect("a directory");
+    let stream = UnixListener::bind(place(&format!("{:032x}-2-1-0", 7))).expect("a socket");
+    fs::write(place(&format!("{:032x}-2-1-0", 8)), "").expect("a file");
+    let other = name.open();
+    other.post_text("a member").expect("room");
+    assert_eq!(text(&member), "a member");
+    assert_eq!(other.others().expect("an open member"), 1);
+    assert_eq!(fs::read(place("notes")).expect("it is there"), b"precious");
+    assert!(place("more").exists() && place(&format!("{:032x}-2-1-0", 7)).exists());
+    assert!(!place(&format!("{:032x}-2-1-0", 8)).exists(), "nobody listens there");
+    drop((member, other, stream));
+    fs::remove_dir_all(name.directory()).expect("ours");
+}
