@@ -74,11 +74,12 @@ struct OneWay {
 
 impl OneWay {
     fn start(core: usize, bytes: usize, burst: u64) -> Self {
-        let memory = SharedMemory::create(region_len(ONE_WAY_CAPACITY));
+        let capacity = one_way_capacity(bytes);
+        let memory = SharedMemory::create(region_len(capacity));
         let source = Source::new(bytes);
         let descriptors = [source.descriptor(), memory.descriptor()];
         let peer = Peer::start("plain-sink", core, bytes, &descriptors);
-        Self { out: Producer::new(&memory, 0, ONE_WAY_CAPACITY), source, burst, peer }
+        Self { out: Producer::new(&memory, 0, capacity), source, burst, peer }
     }
 
     fn stage(&mut self) {
@@ -123,7 +124,7 @@ impl Workload for OneWay {
 pub fn serve_sink(mut job: Job) {
     let mut tally = Tally::new(&SharedMemory::open(job.descriptor()), job.bytes);
     let memory = SharedMemory::open(job.descriptor());
-    let mut incoming = Consumer::new(&memory, 0, ONE_WAY_CAPACITY);
+    let mut incoming = Consumer::new(&memory, 0, one_way_capacity(job.bytes));
     loop {
         if let Some(message) = incoming.peek() {
             tally.take(message);
@@ -208,5 +209,8 @@ pub const PLAIN_RING: &str = "plain-ring";
 pub const PLAIN_RING_BURST: &str = "plain-ring-burst";
 /// As long as segment 0 of a default channel.
 const TRIP_CAPACITY: usize = 64 << 10;
+
 /// As long as the bounded channel of the throughput benchmark.
-pub const ONE_WAY_CAPACITY: usize = 1 << 20;
+fn one_way_capacity(bytes: usize) -> usize {
+    super::port_streams::capacity(bytes)
+}

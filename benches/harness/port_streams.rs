@@ -34,7 +34,7 @@ impl OneWay {
         let role = if is_trusted { "port-sink:trusted" } else { "port-sink:default" };
         let command = child::command(role, core, bytes, &[source.descriptor()]);
         // Bounded, as an unbounded poster outruns its reader into segments that leave the cache.
-        let builder = MessageChannel::builder().capacity(CAPACITY).bounded();
+        let builder = MessageChannel::builder().capacity(capacity(bytes)).bounded();
         let worker = Worker::spawn_with(command, builder).expect("starting this executable again");
         if is_trusted {
             trust(worker.port());
@@ -200,3 +200,8 @@ pub fn alone(
 pub const BURST: u64 = 32;
 /// Capacity of each lane: small enough for the cache, large enough for a few of 64 KiB.
 pub const CAPACITY: usize = 1 << 20;
+
+/// Capacity of each lane for such messages: four of them, where [`CAPACITY`] has no room for that.
+pub fn capacity(bytes: usize) -> usize {
+    CAPACITY.max(4 * bytes)
+}
