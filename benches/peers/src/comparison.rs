@@ -83,7 +83,7 @@ impl Comparison {
                     progress.inc(1);
                 }
             }
-            progress.suspend(|| table::print(&self.machine, result));
+            progress.suspend(|| table::print(result));
         }
         progress.finish_and_clear();
         // The handler keeps it alive, so that it is not dropped.
@@ -191,6 +191,8 @@ fn run_of(figures: &Figures) -> Run {
 fn measure(task: &Task, limit: Duration, group: &AtomicI32) -> Result<Figures, String> {
     let mut command = Command::new(std::env::current_exe().expect("path of this executable"));
     command.env(runner::TASK, task.to_text()).env("TMPDIR", &task.directory);
+    #[cfg(feature = "aeron")]
+    command.env(crate::peers::aeron::THREADING.0, crate::peers::aeron::THREADING.1);
     let errors = format!("{}/errors", task.directory);
     let file = File::create(&errors).map_err(|error| format!("{errors}: {error}"))?;
     command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(file).process_group(0);

@@ -19,7 +19,7 @@ use crate::harness::handoff::{self, FILL, sum_of, sum_of_length};
 use crate::harness::shared::{LINE, Shared, SharedMemory};
 use crate::harness::workload::{RoundTrip, Subject, Trips};
 use crate::peers::iceoryx::{Iceoryx, In, Out};
-use crate::subjects::Site;
+use crate::subjects::{MakeHandoff, Site};
 use crate::transport::Plan;
 
 use std::os::fd::AsFd;
@@ -172,10 +172,8 @@ pub fn mapped(bytes: usize, is_read: bool, site: &Site) -> Subject {
     let site = site.clone();
     Subject::new("mapped", bytes, 0, move || {
         let memory = SharedMemory::create(bytes);
-        let mut filled = memory.bytes(0, bytes);
         // SAFETY: the memory is as long as that, and the other side does not have it yet.
-        let slice = unsafe { std::slice::from_raw_parts_mut(filled.as_mut(), bytes) };
-        slice.fill(FILL);
+        unsafe { memory.bytes(0, bytes).write_bytes(FILL, bytes) };
         let descriptors = [memory.descriptor()];
         let mut trips = start("handoff-mapped", (bytes, is_read), &site, &descriptors, || {
             let given = SharedMemory::create(LINE).word(0);
@@ -411,9 +409,8 @@ pub fn unix_stream(bytes: usize, _is_read: bool, site: &Site) -> Subject {
     handoff::stream(site.core, bytes, 0)
 }
 
-type Make = fn(usize, bool, &Site) -> Subject;
-pub const IPC_REUSED: Make = |bytes, is_read, site| ipc(bytes, is_read, site, true);
-pub const IPC_FRESH: Make = |bytes, is_read, site| ipc(bytes, is_read, site, false);
+pub const IPC_REUSED: MakeHandoff = |bytes, is_read, site| ipc(bytes, is_read, site, true);
+pub const IPC_FRESH: MakeHandoff = |bytes, is_read, site| ipc(bytes, is_read, site, false);
 
 pub fn roles() -> Vec<Role> {
     vec![

@@ -142,14 +142,14 @@ pub fn all() -> Vec<Row> {
         Row::new("create".into(), "making both ends".into(), Work::Create, "bare-calls", true),
         Row::new(
             "memory".into(),
-            "memory of an idle channel, both ends".into(),
+            "memory of an idle channel, both ends in one process, shared and private".into(),
             Work::Memory,
             "",
             true,
         ),
         Row::new(
             "descriptors".into(),
-            "descriptors of an idle channel, both ends".into(),
+            "descriptors of an idle channel, both ends in one process".into(),
             Work::Descriptors,
             "",
             true,

@@ -95,13 +95,16 @@ pub struct Entry {
     pub answer: fn(Work, &Site) -> Answer,
 }
 
+/// Makes the subject that hands over so many bytes, which are read or not.
+pub type MakeHandoff = fn(usize, bool, &Site) -> Subject;
+
 /// What transports differ in besides how they carry bytes.
 struct Abilities {
     sleeps: Result<(), &'static str>,
     bursts: Result<(), &'static str>,
     /// Largest message.
     most: usize,
-    handoff: Result<fn(usize, bool, &Site) -> Subject, &'static str>,
+    handoff: Result<MakeHandoff, &'static str>,
     transfer: Result<fn() -> Subject, &'static str>,
 }
 
@@ -352,16 +355,13 @@ fn kernels() -> Vec<Entry> {
             name: "unix-stream",
             kind: Kind::Peer,
             about: "a pair of `SOCK_STREAM`, a burst is one `write`, read through a buffer",
-            answer: |work, site| {
-                let handoff: fn(usize, bool, &Site) -> Subject = handoffs::unix_stream;
-                match work {
-                    Work::Handoff { is_read: false, .. } => Answer::Lacks("reading is receiving"),
-                    _ => between::<UnixPair>(
-                        &Abilities { handoff: Ok(handoff), ..STREAMS },
-                        work,
-                        site,
-                    ),
-                }
+            answer: |work, site| match work {
+                Work::Handoff { is_read: false, .. } => Answer::Lacks("reading is receiving"),
+                _ => between::<UnixPair>(
+                    &Abilities { handoff: Ok(handoffs::unix_stream), ..STREAMS },
+                    work,
+                    site,
+                ),
             },
         },
     ]

@@ -5,7 +5,7 @@ use std::io::{BufWriter, Write};
 use std::path::Path;
 
 use crate::comparison::{Cell, RowResult};
-use crate::harness::machine::{Distance, Machine};
+use crate::harness::machine::Distance;
 use crate::harness::measure::{Run, Series};
 use crate::harness::report::{counted, median, print_aligned, ratio, time, usual_distance};
 use crate::rows::Unit;
@@ -58,13 +58,17 @@ pub fn figure(unit: Unit, value: f64) -> String {
 }
 
 /// Prints one row, the fastest first.
-pub fn print(machine: &Machine, result: &RowResult) {
+pub fn print(result: &RowResult) {
     let usual = usual_distance(&result.series);
+    // How many times nothing is, nobody can say.
+    let is_timed = result.row.unit() == Unit::Time;
     println!("\n{}: {}", result.row.id, result.row.title);
     let lines = result.series.iter().flat_map(|series| &series.runs).filter_map(|run| run.line);
-    println!("{machine}; {usual} pair, line {}", time(median(lines)));
+    if is_timed {
+        println!("{usual} pair, line {}", time(median(lines)));
+    }
     let limit = result.cells.iter().position(|cell| cell.name == result.row.limit);
-    let best = best_peer(result, |cell| cell.kind.is_peer());
+    let best = best_peer(result, |cell| is_timed && cell.kind.is_peer());
     let has_tails = result.series.iter().any(|one| one.runs.iter().any(|run| run.tail.is_some()));
     let mut order: Vec<usize> = (0..result.cells.len()).collect();
     let rank = |index: &usize| {

@@ -5,6 +5,7 @@
 
 use crate::comparison::{Cell, RowResult};
 use crate::harness::report::usual_distance;
+use crate::rows::Unit;
 use crate::subjects::Kind;
 use crate::table::{best_peer, figure, ratio_of, summary};
 
@@ -149,9 +150,15 @@ fn verdict(is_reached: bool) -> &'static str {
 fn loss(result: &RowResult) -> Option<String> {
     let best = best_peer(result, |cell| cell.kind.is_peer())?;
     let ours = best_peer(result, |cell: &Cell| cell.kind == Kind::Ours)?;
-    let ratio = ratio_of(result, ours, best)?;
+    let (own, least) = (middle(result, ours)?, middle(result, best)?);
+    let unit = result.row.unit();
+    // A ratio of times is that of each repetition; how many times nothing is, nobody can say.
+    let ratio = if unit == Unit::Time { ratio_of(result, ours, best)? } else { own / least };
+    let is_lost = if unit == Unit::Time { ratio > 1.0 } else { own > least };
+    let times = if ratio.is_finite() { format!(" ({ratio:.2} times)") } else { String::new() };
+    let (own, least) = (figure(unit, own), figure(unit, least));
     let (ours, best) = (result.cells[ours].name, result.cells[best].name);
-    (ratio > 1.0).then(|| format!("{}: {ours} takes {ratio:.2} times {best}", result.row.id))
+    is_lost.then(|| format!("{}: {ours} {own}, {best} {least}{times}", result.row.id))
 }
 
 fn find_row<'a>(results: &'a [RowResult], id: &str) -> Option<&'a RowResult> {

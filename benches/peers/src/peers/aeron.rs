@@ -5,11 +5,15 @@
 //! core if there is one, and backs off (its default) where there are but two, as it would take half
 //! of one from the two sides otherwise.
 
+use std::any::Any;
+use std::cell::{Cell, OnceCell};
 use std::ffi::CString;
 use std::hint::spin_loop;
 use std::rc::Rc;
 use std::time::Duration;
 
+use nix::sched::{CpuSet, sched_getaffinity, sched_setaffinity};
+use nix::unistd::Pid;
 use rusteron_client::{
     Aeron as Client, AeronContext, AeronExclusivePublication, AeronFragmentClosureAssembler,
     AeronSubscription, Handlers,
@@ -29,7 +33,7 @@ pub struct Out {
 
 /// What both halves need, in the order in which it must end.
 pub struct Keep {
-    _client: Client,
+    client: Client,
     _driver: Option<EmbeddedDriver>,
 }
 
@@ -73,6 +77,9 @@ pub struct In {
     _keep: Rc<Keep>,
 }
 
+/// What a callback that is no closure gets: where messages go, and their count.
+type Taking<'a> = (&'a mut dyn FnMut(&[u8]), &'a mut u64);
+
 impl Receiving for In {
     #[inline]
     fn poll(&mut self, mut take: impl FnMut(&[u8])) -> u64 {
@@ -86,8 +93,8 @@ impl Receiving for In {
                 self.subscription.poll_fn(each, FRAGMENTS).expect("a subscription");
             }
             Some(assembler) => {
-                let mut context = (&mut take as &mut dyn FnMut(&[u8]), &mut taken);
-                let each = |context: &mut (&mut dyn FnMut(&[u8]), &mut u64), message: &[u8], _| {
+                let mut context: Taking<'_> = (&mut take, &mut taken);
+                let each = |context: &mut Taking<'_>, message: &[u8], _| {
                     (context.0)(message);
                     *context.1 += 1;
                 };
@@ -104,35 +111,62 @@ impl Receiving for In {
 }
 
 impl Aeron {
-    fn ends(
-        plan: &Plan,
-        driver: Option<EmbeddedDriver>,
-        directory: &str,
-        (out, back): (i32, i32),
-    ) -> (Out, In) {
-        let text = |text: &str| CString::new(text).expect("no zero in it");
+    /// A client of the driver in this directory.
+    fn client(driver: Option<EmbeddedDriver>, directory: &str) -> Rc<Keep> {
         let context = AeronContext::new().expect("a context");
         context.set_dir(&text(directory)).expect("a directory");
         context.set_pre_touch_mapped_memory(true).expect("pages");
         let client = Client::new(&context).expect("a client");
         client.start().expect("a client that runs");
+        Rc::new(Keep { client, _driver: driver })
+    }
+
+    fn ends(plan: &Plan, keep: &Rc<Keep>, (out, back): (i32, i32)) -> (Out, In) {
         // The window is half of a term, and a message at most an eighth.
         let term = (2 * plan.capacity).max(8 * plan.bytes).next_power_of_two().max(LEAST_TERM);
         let channel = text(&format!("aeron:ipc?term-length={term}|mtu={MTU}"));
-        let publication = client.async_add_exclusive_publication(&channel, out);
+        let publication = keep.client.async_add_exclusive_publication(&channel, out);
         let publication = publication.expect("a publication").poll_blocking(PATIENCE);
         let subscription =
-            client.async_add_subscription(&channel, back, Handlers::NONE, Handlers::NONE);
+            keep.client.async_add_subscription(&channel, back, Handlers::NONE, Handlers::NONE);
         let subscription = subscription.expect("a subscription").poll_blocking(PATIENCE);
         let publication = publication.expect("a publication in time");
         let subscription = subscription.expect("a subscription in time");
         let is_long = plan.bytes > MTU - HEADER;
         let assembler =
             is_long.then(|| AeronFragmentClosureAssembler::new().expect("an assembler"));
-        let keep = Rc::new(Keep { _client: client, _driver: driver });
-        let out = Out { publication, most: MTU - HEADER, _keep: Rc::clone(&keep) };
-        (out, In { subscription, assembler, _keep: keep })
+        let out = Out { publication, most: MTU - HEADER, _keep: Rc::clone(keep) };
+        (out, In { subscription, assembler, _keep: Rc::clone(keep) })
     }
+}
+
+fn text(text: &str) -> CString {
+    CString::new(text).expect("no zero in it")
+}
+
+/// Starts the driver beside the two sides, not on this one's core alone, which its thread would
+/// inherit.
+fn launch(directory: &str) -> EmbeddedDriver {
+    let this = Pid::from_raw(0);
+    let ours = sched_getaffinity(this).expect("the cores of this thread");
+    let mut elsewhere = CpuSet::new();
+    let cores = std::fs::read_dir("/sys/devices/system/cpu").into_iter().flatten().flatten();
+    let numbers = cores
+        .filter_map(|entry| entry.file_name().to_str()?.strip_prefix("cpu")?.parse::<usize>().ok());
+    let all: Vec<usize> = numbers.collect();
+    for &core in &all {
+        elsewhere.set(core).expect("a core of this machine");
+    }
+    // The scheduler finds the third core, where there is one.
+    sched_setaffinity(this, &elsewhere).expect("cores of this machine");
+    let driver = EmbeddedDriver::launch_with(|context| {
+        context.set_shared_idle_strategy(if all.len() > 2 { c"noop" } else { c"backoff" })?;
+        context.set_term_buffer_sparse_file(false)?;
+        context.set_dir(&text(directory))?;
+        Ok(())
+    });
+    sched_setaffinity(this, &ours).expect("the core from before");
+    driver.expect("a media driver")
 }
 
 impl Transport for Aeron {
@@ -142,17 +176,9 @@ impl Transport for Aeron {
     type In = In;
 
     fn offer(plan: &Plan) -> (Self::Offer, Invitation) {
-        let driver = EmbeddedDriver::launch_with(|context| {
-            context.set_threading_mode(
-                rusteron_media_driver::aeron_threading_mode_enum::AERON_THREADING_MODE_SHARED,
-            )?;
-            context.set_term_buffer_sparse_file(false)?;
-            context.set_dir(&CString::new(format!("{}.driver", plan.name)).expect("a path"))?;
-            Ok(())
-        });
-        let driver = driver.expect("a media driver");
+        let driver = launch(&format!("{}.driver", plan.name));
         let directory = driver.dir().to_owned();
-        let offer = Self::ends(plan, Some(driver), &directory, (OUT, BACK));
+        let offer = Self::ends(plan, &Self::client(Some(driver), &directory), (OUT, BACK));
         (offer, Invitation { word: directory, ..Invitation::default() })
     }
 
@@ -164,13 +190,39 @@ impl Transport for Aeron {
     }
 
     fn join(plan: &Plan, invitation: Invitation) -> (Self::Out, Self::In) {
-        let (out, back) = Self::ends(plan, None, &invitation.word, (BACK, OUT));
+        let (out, back) = Self::ends(plan, &Self::client(None, &invitation.word), (BACK, OUT));
         while !out.publication.is_connected() {
             spin_loop();
         }
         (out, back)
     }
+
+    /// With the one client that a process has, and a driver that runs already.
+    fn make(plan: &Plan) -> Box<dyn Any> {
+        thread_local! {
+            static KEPT: OnceCell<Rc<Keep>> = const { OnceCell::new() };
+            static STREAM: Cell<i32> = const { Cell::new(OUT) };
+        }
+        let keep = KEPT.with(|kept| {
+            let new = || {
+                let driver = launch(&format!("{}.driver", plan.name));
+                let directory = driver.dir().to_owned();
+                Self::client(Some(driver), &directory)
+            };
+            Rc::clone(kept.get_or_init(new))
+        });
+        let stream = STREAM.replace(STREAM.get() + 2);
+        let ends = |streams| Self::ends(plan, &keep, streams);
+        let both = (ends((stream, stream + 1)), ends((stream + 1, stream)));
+        while !both.0.0.publication.is_connected() || !both.1.0.publication.is_connected() {
+            spin_loop();
+        }
+        Box::new(both)
+    }
 }
+
+/// Read by the C driver when it starts: one thread for all its agents.
+pub const THREADING: (&str, &str) = ("AERON_THREADING_MODE", "SHARED");
 
 pub const ABOUT: &str = "exclusive publications on `aeron:ipc`, written in place with \
     `try_claim`, packets of 64 KiB, pages touched before; the C driver in one thread of its own";

@@ -3,6 +3,10 @@
 //!
 //! Names and files stay below the private directory, and dead nodes are looked for by nobody.
 
+use std::any::Any;
+use std::cell::OnceCell;
+use std::rc::Rc;
+
 use iceoryx2::port::listener::Listener;
 use iceoryx2::port::notifier::Notifier;
 use iceoryx2::port::publisher::Publisher;
@@ -17,7 +21,7 @@ pub struct Out {
     publisher: Publisher<ipc::Service, [u8], ()>,
     notifier: Option<Notifier<ipc::Service>>,
     /// Services live as long as their node.
-    _node: Node<ipc::Service>,
+    _node: Rc<Node<ipc::Service>>,
 }
 
 impl Sending for Out {
@@ -96,9 +100,17 @@ pub fn prefix(directory: &str) -> String {
 }
 
 impl Iceoryx {
-    /// One side, with the names and the largest messages of its two services.
-    pub fn ends(plan: &Plan, (out, bytes): (&str, usize), (back, _): (&str, usize)) -> (Out, In) {
-        let node = node(plan);
+    /// One side in a process of its own, with the names and the largest messages of its services.
+    pub fn ends(plan: &Plan, out: (&str, usize), back: (&str, usize)) -> (Out, In) {
+        Self::ends_of(&Rc::new(node(plan)), plan, out, back)
+    }
+
+    fn ends_of(
+        node: &Rc<Node<ipc::Service>>,
+        plan: &Plan,
+        (out, bytes): (&str, usize),
+        (back, _): (&str, usize),
+    ) -> (Out, In) {
         let service = |end: &str| {
             let name = format!("{}/{end}", plan.label());
             let builder = node.service_builder(&name.as_str().try_into().expect("a name"));
@@ -122,7 +134,7 @@ impl Iceoryx {
         let notifier = asleep.map(|()| event(out).notifier_builder().create().expect("a notifier"));
         let listener =
             asleep.map(|()| event(back).listener_builder().create().expect("a listener"));
-        (Out { publisher, notifier, _node: node }, In { subscriber, listener })
+        (Out { publisher, notifier, _node: Rc::clone(node) }, In { subscriber, listener })
     }
 }
 
@@ -142,6 +154,16 @@ impl Transport for Iceoryx {
 
     fn join(plan: &Plan, _invitation: Invitation) -> (Self::Out, Self::In) {
         Self::ends(plan, ("back", plan.bytes), ("out", plan.bytes))
+    }
+
+    /// In the one node that a process has.
+    fn make(plan: &Plan) -> Box<dyn Any> {
+        thread_local! {
+            static NODE: OnceCell<Rc<Node<ipc::Service>>> = const { OnceCell::new() };
+        }
+        let node = NODE.with(|kept| Rc::clone(kept.get_or_init(|| Rc::new(node(plan)))));
+        let (out, back) = (("out", plan.bytes), ("back", plan.bytes));
+        Box::new((Self::ends_of(&node, plan, out, back), Self::ends_of(&node, plan, back, out)))
     }
 }
 
