@@ -209,8 +209,11 @@ fn measure(task: &Task, limit: Duration, group: &AtomicI32) -> Result<Figures, S
     };
     output.lines().find_map(Figures::of_line).ok_or_else(|| {
         let text = std::fs::read_to_string(&errors).unwrap_or_default();
-        let lines: Vec<&str> = text.lines().filter(|line| !line.starts_with("note: ")).collect();
-        let last = lines[lines.len().saturating_sub(2)..].join(" ");
+        let lines: Vec<&str> = text.lines().filter(|line| !line.is_empty()).collect();
+        // The first panic says what went wrong; without one, the last line is the best there is.
+        let said = lines.iter().position(|line| line.contains("panicked at"));
+        let from = said.unwrap_or(lines.len().saturating_sub(1));
+        let last = lines[from..lines.len().min(from + 3)].join(" ");
         format!("{status}: {last}")
     })
 }
