@@ -7,7 +7,7 @@ use plotters::coord::types::RangedCoordf64;
 use plotters::prelude::*;
 
 use crate::comparison::RowResult;
-use crate::harness::report::{counted, median, usual_distance};
+use crate::harness::report::{counted, median, time, usual_distance};
 use crate::rows::{Work, long};
 use crate::runner::QUANTILES;
 use crate::subjects::Kind;
@@ -62,9 +62,9 @@ fn throughput(area: &Area<'_>, results: &[RowResult]) -> Result<(), String> {
     let mut chart = ChartBuilder::on(area)
         .caption("One way, one by one", TITLE)
         .margin(20)
+        .margin_right(LEGEND)
         .x_label_area_size(40)
         .y_label_area_size(70)
-        .right_y_label_area_size(LEGEND)
         .build_cartesian_2d(x, y)
         .map_err(text)?;
     chart
@@ -72,11 +72,11 @@ fn throughput(area: &Area<'_>, results: &[RowResult]) -> Result<(), String> {
         .x_desc("size of a message")
         .y_desc("GB/s")
         .x_label_formatter(&|x| long(2_f64.powf(*x).round() as usize))
-        .y_label_formatter(&|y| format!("{:.2}", 10_f64.powf(*y)))
+        .y_label_formatter(&|y| significant(10_f64.powf(*y)))
         .light_line_style(WHITE)
         .draw()
         .map_err(text)?;
-    curves_of(&mut chart, &curves)
+    curves_of(area, &mut chart, &curves)
 }
 
 /// Nanoseconds by percentile of the 64-byte round trip, both sides spinning.
@@ -115,47 +115,44 @@ fn latency(area: &Area<'_>, results: &[RowResult]) -> Result<(), String> {
     let mut chart = ChartBuilder::on(area)
         .caption("Round trip of 64 B, both sides spinning", TITLE)
         .margin(20)
+        .margin_right(LEGEND)
         .x_label_area_size(40)
         .y_label_area_size(70)
-        .right_y_label_area_size(LEGEND)
         .build_cartesian_2d(0.0..4.1, y)
         .map_err(text)?;
     chart
         .configure_mesh()
         .x_desc("percentile")
-        .y_desc("ns")
         .x_labels(5)
         .x_label_formatter(&|x| percentile(*x))
-        .y_label_formatter(&|y| format!("{:.0}", 10_f64.powf(*y)))
+        .y_label_formatter(&|y| time(10_f64.powf(*y)))
         .light_line_style(WHITE)
         .draw()
         .map_err(text)?;
-    curves_of(&mut chart, &curves)
+    curves_of(area, &mut chart, &curves)
 }
 
 type Chart<'a> = ChartContext<'a, SVGBackend<'a>, Cartesian2d<RangedCoordf64, RangedCoordf64>>;
 
-fn curves_of<'a>(chart: &mut Chart<'a>, curves: &[Curve]) -> Result<(), String> {
+/// Draws the curves, and their names to the right of the chart.
+fn curves_of<'a>(area: &Area<'a>, chart: &mut Chart<'a>, curves: &[Curve]) -> Result<(), String> {
     for (index, Curve { name, kind, points }) in curves.iter().enumerate() {
-        // Ours stand out; limits are grey.
+        // Steps of the golden ratio keep neighbours apart. Ours stand out; limits are grey.
+        let hue = (index as f64 * 0.618).fract();
         let (colour, width) = match kind {
             Kind::Limit | Kind::Reference => (RGBColor(150, 150, 150).to_rgba(), 1),
-            Kind::Ours => (Palette99::pick(index).mix(1.0), 3),
-            _ => (Palette99::pick(index).mix(0.8), 1),
+            Kind::Ours => (HSLColor(hue, 0.9, 0.4).to_rgba(), 3),
+            _ => (HSLColor(hue, 0.6, 0.5).to_rgba(), 1),
         };
         let style = colour.stroke_width(width);
-        chart
-            .draw_series(LineSeries::new(points.iter().copied(), style).point_size(2))
-            .map_err(text)?
-            .label(*name)
-            .legend(move |(x, y)| PathElement::new([(x, y), (x + 18, y)], style));
+        let line = LineSeries::new(points.iter().copied(), style).point_size(2);
+        chart.draw_series(line).map_err(text)?;
+        let (x, y) = (WIDTH as i32 - LEGEND as i32 + 15, 50 + 18 * index as i32);
+        let swatch = PathElement::new([(x, y + 6), (x + 18, y + 6)], style);
+        area.draw(&swatch).map_err(text)?;
+        let label = Text::new((*name).to_owned(), (x + 25, y), LABEL.into_font());
+        area.draw(&label).map_err(text)?;
     }
-    chart
-        .configure_series_labels()
-        .position(SeriesLabelPosition::Coordinate(CHART_WIDTH, 0))
-        .label_font(LABEL)
-        .draw()
-        .map_err(text)?;
     Ok(())
 }
 
@@ -187,6 +184,12 @@ fn nines(quantile: f64) -> f64 {
     -(1.0 - quantile).log10()
 }
 
+/// A number with two digits that say something.
+fn significant(value: f64) -> String {
+    let places = (1.0 - value.log10().floor()).clamp(0.0, 9.0);
+    format!("{value:.*}", places as usize)
+}
+
 fn percentile(nines: f64) -> String {
     let text = format!("{:.3}", 100.0 * (1.0 - 10_f64.powf(-nines)));
     format!("p{}", text.trim_end_matches('0').trim_end_matches('.'))
@@ -196,6 +199,5 @@ const WIDTH: u32 = 1100;
 const HEIGHT: u32 = 560;
 /// Room for the names, to the right of each chart.
 const LEGEND: u32 = 230;
-const CHART_WIDTH: i32 = (WIDTH - LEGEND - 100) as i32;
 const TITLE: (&str, u32) = ("sans-serif", 22);
 const LABEL: (&str, u32) = ("sans-serif", 13);
