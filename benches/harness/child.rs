@@ -29,6 +29,12 @@ impl Job {
         unsafe { OwnedFd::from_raw_fd(raw) }
     }
 
+    /// Takes all descriptors that are left.
+    pub fn remaining(&mut self) -> Vec<OwnedFd> {
+        let count = self.descriptors.len();
+        (0..count).map(|_| self.descriptor()).collect()
+    }
+
     fn parse(text: &str) -> Self {
         let mut words = text.split_whitespace();
         let mut word = || words.next().expect("a job of five words");
@@ -85,8 +91,9 @@ pub fn command(role: &str, core: usize, bytes: usize, descriptors: &[BorrowedFd<
     command
 }
 
-/// Plays the role that the environment names, if it names one; then returns true.
-pub fn serve() -> bool {
+/// Plays the role that the environment names, if it names one; then returns true. `others` are
+/// roles that a benchmark has beside those of the harness.
+pub fn serve(others: &[Role]) -> bool {
     let Ok(text) = std::env::var(JOB) else {
         return false;
     };
@@ -94,6 +101,7 @@ pub fn serve() -> bool {
     let name = job.role.split(':').next().unwrap_or_default();
     let (_, play) = ROLES
         .iter()
+        .chain(others)
         .find(|(role, _)| *role == name)
         .unwrap_or_else(|| panic!("no role is called {name}"));
     play(job);
@@ -113,7 +121,7 @@ pub fn disarm_deadline() {
 }
 
 /// Asks the kernel to kill this process when `parent` ends, also if it has ended already.
-fn die_with(parent: u32) {
+pub fn die_with(parent: u32) {
     // SAFETY: this option takes a signal number and no pointers.
     let answer = unsafe { libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL) };
     assert_eq!(answer, 0, "PR_SET_PDEATHSIG: {}", std::io::Error::last_os_error());
@@ -122,9 +130,10 @@ fn die_with(parent: u32) {
     }
 }
 
-type Role = (&'static str, fn(Job));
+/// Name and body of a role.
+pub type Role = (&'static str, fn(Job));
 
-/// Name and body of each role; what follows a colon in a role is its own business.
+/// The roles of the harness itself; what follows a colon in a role is its own business.
 const ROLES: &[Role] = &[
     ("one-line", lines::serve_one_line),
     ("two-lines", lines::serve_two_lines),

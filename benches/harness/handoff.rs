@@ -306,14 +306,16 @@ fn next(port: &MessagePort) -> Option<MessageEvent<'_>> {
 }
 
 /// Reads every byte, by words.
-fn sum_of(bytes: &[u8]) -> u64 {
+pub fn sum_of(bytes: &[u8]) -> u64 {
     let words = bytes.chunks_exact(8);
     let sum = words.map(|word| u64::from_ne_bytes(word.try_into().expect("eight")));
     black_box(sum.fold(0, u64::wrapping_add))
 }
 
-fn sum_of_length(bytes: usize) -> u64 {
+/// What `sum_of` answers for so many bytes of [`FILL`].
+pub fn sum_of_length(bytes: usize) -> u64 {
     u64::from_ne_bytes([FILL; 8]).wrapping_mul(bytes as u64 / 8)
 }
 
-const FILL: u8 = 0x5a;
+/// What every payload is filled with.
+pub const FILL: u8 = 0x5a;

@@ -18,7 +18,7 @@ use super::shared::{LINE, Shared, SharedMemory};
 use super::workload::{RoundTrip, Subject, Trips, Workload};
 
 /// A way to hand a few bytes to another process and to sleep until it answers.
-trait Channel {
+pub trait Channel {
     fn send(&mut self, message: &[u8]);
 
     /// Sleeps until a message is there; returns false once the other side is gone.
@@ -26,7 +26,7 @@ trait Channel {
 }
 
 /// Two futex words, one per direction. They carry no payload, only the number of the call.
-struct Futex {
+pub struct Futex {
     ours: Shared<AtomicU32>,
     peers: Shared<AtomicU32>,
     /// Last value that was seen in `peers`.
@@ -34,7 +34,8 @@ struct Futex {
 }
 
 impl Futex {
-    fn new(memory: &std::rc::Rc<SharedMemory>, ours: usize, peers: usize) -> Self {
+    /// Waits on the word at `peers` and wakes whoever waits on the one at `ours`.
+    pub fn new(memory: &std::rc::Rc<SharedMemory>, ours: usize, peers: usize) -> Self {
         Self { ours: memory.half_word(ours), peers: memory.half_word(peers), seen: 0 }
     }
 }
@@ -65,7 +66,7 @@ fn futex(word: &AtomicU32, operation: libc::c_int, value: u32) {
 }
 
 /// A byte rung through a stream socket pair, with `poll` before every read: it tells of hang-up.
-struct Doorbell(UnixStream);
+pub struct Doorbell(pub UnixStream);
 
 impl Channel for Doorbell {
     fn send(&mut self, _message: &[u8]) {
@@ -99,9 +100,9 @@ impl Channel for Counters {
 }
 
 /// Two pipes.
-struct Pipes {
-    out: File,
-    back: File,
+pub struct Pipes {
+    pub out: File,
+    pub back: File,
 }
 
 impl Channel for Pipes {
@@ -116,7 +117,7 @@ impl Channel for Pipes {
 }
 
 /// A pair of sockets that keep messages apart.
-struct Packets(OwnedFd);
+pub struct Packets(pub OwnedFd);
 
 impl Channel for Packets {
     fn send(&mut self, message: &[u8]) {
@@ -313,13 +314,13 @@ fn eventfd() -> EventFd {
     EventFd::from_value_and_flags(0, nix::sys::eventfd::EfdFlags::EFD_CLOEXEC).expect("eventfd")
 }
 
-/// Returns the reading and the writing end, both closed on `exec`.
-fn pipe() -> (File, File) {
+/// Returns the reading and the writing end of a pipe, both closed on `exec`.
+pub fn pipe() -> (File, File) {
     let (reader, writer) = std::io::pipe().expect("a pipe");
     (File::from(OwnedFd::from(reader)), File::from(OwnedFd::from(writer)))
 }
 
-fn seqpacket() -> (OwnedFd, OwnedFd) {
+pub fn seqpacket() -> (OwnedFd, OwnedFd) {
     let flags = SockFlag::SOCK_CLOEXEC;
     socketpair(AddressFamily::Unix, SockType::SeqPacket, None, flags).expect("a packet socket pair")
 }

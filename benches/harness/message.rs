@@ -172,6 +172,6 @@ impl Tally {
 /// Messages that are compared byte by byte before anything is timed.
 pub const CHECKED: u64 = 100;
 /// Length of a cache line.
-const READ_EVERY: usize = 64;
+pub const READ_EVERY: usize = 64;
 /// Any large odd number; this one is 2^64 divided by the golden ratio.
 const ODD: u64 = 0x9e37_79b9_7f4a_7c15;

@@ -22,6 +22,7 @@ pub mod local;
 pub mod machine;
 pub mod measure;
 pub mod message;
+pub mod moves;
 pub mod pages;
 pub mod plain_ring;
 pub mod plain_subjects;
@@ -54,7 +55,7 @@ pub struct Harness {
 impl Harness {
     /// Prepares the bench target `name`; `None` in a child process, whose work is then done.
     pub fn start(name: &str) -> Option<Self> {
-        if child::serve() {
+        if child::serve(&[]) {
             return None;
         }
         let arguments: Vec<String> = std::env::args().skip(1).collect();

@@ -137,7 +137,7 @@ impl Report {
 }
 
 /// The distance that most runs saw: only those are compared with each other.
-fn usual_distance(all: &[Series]) -> Distance {
+pub fn usual_distance(all: &[Series]) -> Distance {
     let count = |distance| {
         let runs = all.iter().flat_map(|series| &series.runs);
         runs.filter(|run| run.distance == distance).count()
@@ -155,7 +155,7 @@ fn describe_pair(all: &[Series], usual: Distance) -> String {
 }
 
 /// The runs that count: on the usual kind of pair and undisturbed, as far as there are such runs.
-fn counted(series: &Series, usual: Distance) -> Vec<&Run> {
+pub fn counted(series: &Series, usual: Distance) -> Vec<&Run> {
     let runs = || series.runs.iter();
     let usual_runs = || runs().filter(|run| run.distance == usual);
     let calm: Vec<&Run> = usual_runs().filter(|run| run.switches.involuntary == 0).collect();
@@ -177,7 +177,7 @@ fn ratios(series: &Series, base: &Series, usual: Distance) -> String {
 
 /// Median of the ratios inside each repetition, of those repetitions in which both count; where
 /// there is none, the ratio of the medians.
-fn ratio(series: &Series, base: &Series, usual: Distance, value: fn(&Run) -> f64) -> f64 {
+pub fn ratio(series: &Series, base: &Series, usual: Distance, value: fn(&Run) -> f64) -> f64 {
     let counts = |run: &Run| run.distance == usual && run.switches.involuntary == 0;
     let pairs = series.runs.iter().zip(&base.runs);
     let both = pairs.filter(|(run, base)| counts(run) && counts(base));
@@ -189,7 +189,8 @@ fn ratio(series: &Series, base: &Series, usual: Distance, value: fn(&Run) -> f64
     median(ratios.into_iter())
 }
 
-fn median(values: impl Iterator<Item = f64>) -> f64 {
+/// Middle of the values; not a number where there is none.
+pub fn median(values: impl Iterator<Item = f64>) -> f64 {
     let mut values: Vec<f64> = values.collect();
     values.sort_by(f64::total_cmp);
     match values.len() {
@@ -212,7 +213,7 @@ pub fn time(ns: f64) -> String {
 }
 
 /// Prints rows with the first column to the left and the others to the right.
-fn print_aligned(rows: &[Vec<String>]) {
+pub fn print_aligned(rows: &[Vec<String>]) {
     let columns = rows.iter().map(Vec::len).max().unwrap_or_default();
     let width = |column: usize| {
         let cells = rows.iter().filter_map(|row| row.get(column));

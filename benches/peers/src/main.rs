@@ -1,0 +1,113 @@
+//! messageport beside other ways of talking to another process, under one harness, in one run.
+//!
+//! The process that the user starts measures nothing itself: it starts a runner for each
+//! measurement (`runner.rs`), and the runner starts the other side (`exchange.rs`). Both are this
+//! executable again.
+
+mod comparison;
+mod exchange;
+mod handoffs;
+mod harness;
+mod own;
+mod peers;
+mod plot;
+mod private;
+mod rows;
+mod runner;
+mod subjects;
+mod table;
+mod targets;
+mod transport;
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::Parser;
+
+use comparison::Comparison;
+use harness::machine::Machine;
+
+/// Compares messageport with other ways of talking to another process, in one run.
+#[derive(Parser)]
+#[command(version, about)]
+struct Arguments {
+    /// Some rows, one short repetition each: shows that everything works, in about a minute.
+    #[arg(long)]
+    quick: bool,
+    /// Rows whose id contains one of these words.
+    #[arg(long, value_delimiter = ',', value_name = "WORD,…")]
+    rows: Vec<String>,
+    /// Subjects whose name contains one of these words, and the limits.
+    #[arg(long, value_delimiter = ',', value_name = "WORD,…")]
+    only: Vec<String>,
+    /// Repetitions of each measurement.
+    #[arg(long, value_name = "COUNT")]
+    repetitions: Option<u32>,
+    /// Writes every figure of every run.
+    #[arg(long, value_name = "FILE")]
+    csv: Option<PathBuf>,
+    /// Draws throughput by size and the distribution of latencies.
+    #[arg(long, value_name = "FILE.svg")]
+    plot: Option<PathBuf>,
+    /// Names the rows, and the subjects with their configurations, and measures nothing.
+    #[arg(long)]
+    list: bool,
+}
+
+fn main() -> ExitCode {
+    if harness::child::serve(&subjects::roles()) || runner::serve() {
+        return ExitCode::SUCCESS;
+    }
+    let arguments = Arguments::parse();
+    if arguments.list {
+        list();
+        return ExitCode::SUCCESS;
+    }
+    let machine = Machine::detect();
+    if machine.pair.is_none() {
+        println!("nothing measured: both sides would share one core");
+        return ExitCode::SUCCESS;
+    }
+    println!("{machine}{}", if arguments.quick { ", quick mode" } else { "" });
+    let comparison = Comparison {
+        machine,
+        is_quick: arguments.quick,
+        rows: arguments.rows,
+        only: arguments.only,
+        repetitions: arguments.repetitions.unwrap_or(if arguments.quick { 1 } else { 5 }),
+    };
+    let results = comparison.run();
+    table::print_legend(&results);
+    targets::print(&results, arguments.quick);
+    let mut code = ExitCode::SUCCESS;
+    let mut report = |what: &str, path: &PathBuf, written: Result<(), String>| match written {
+        Ok(()) => println!("{what}: {}", path.display()),
+        Err(error) => {
+            eprintln!("{what}: {} could not be written: {error}", path.display());
+            code = ExitCode::FAILURE;
+        }
+    };
+    if let Some(path) = &arguments.csv {
+        report("figures", path, table::write_csv(path, &results).map_err(|e| e.to_string()));
+    }
+    if let Some(path) = &arguments.plot {
+        report("plot", path, plot::draw(path, &results).map_err(|e| e.to_string()));
+    }
+    let failures = comparison::failures(&results);
+    if failures > 0 {
+        println!("{failures} measurements failed");
+        code = ExitCode::FAILURE;
+    }
+    code
+}
+
+fn list() {
+    println!("rows (* in quick mode):");
+    for row in rows::all() {
+        println!("  {}{}  {}", row.id, if row.is_quick { "*" } else { "" }, row.title);
+    }
+    println!("subjects:");
+    for entry in subjects::all() {
+        println!("  {} ({})  {}", entry.name, entry.kind.name(), entry.about);
+    }
+}

@@ -1,0 +1,15 @@
+//! The peers, one module for each library.
+
+#[cfg(feature = "aeron")]
+pub mod aeron;
+pub mod bytes;
+pub mod iceoryx;
+pub mod iceoryx_requests;
+pub mod ipc_channel;
+pub mod ipmpsc;
+pub mod limits;
+pub mod messageport;
+pub mod moving;
+pub mod ringfire;
+pub mod shmem_ipc;
+pub mod threads;
