@@ -8,6 +8,8 @@ pub mod bars;
 pub mod child;
 #[path = "../../harness/clock.rs"]
 pub mod clock;
+#[path = "../../harness/fronts.rs"]
+pub mod fronts;
 #[path = "../../harness/handoff.rs"]
 pub mod handoff;
 #[path = "../../harness/hops.rs"]
@@ -40,6 +42,8 @@ pub mod ports;
 pub mod report;
 #[path = "../../harness/shared.rs"]
 pub mod shared;
+#[path = "../../harness/soak.rs"]
+pub mod soak;
 #[path = "../../harness/typed.rs"]
 pub mod typed;
 #[path = "../../harness/workload.rs"]
