@@ -19,6 +19,14 @@ pub(crate) struct SystemError {
     pub source: io::Error,
 }
 
+impl SystemError {
+    /// Whether it is this process or the system that lacks something, and not the peer's doing.
+    pub(crate) fn is_lack(&self) -> bool {
+        let lacks = [libc::EMFILE, libc::ENFILE, libc::ENOMEM, libc::ENOBUFS];
+        self.source.raw_os_error().is_some_and(|errno| lacks.contains(&errno))
+    }
+}
+
 /// What a peer wrote that no program using this crate writes.
 ///
 /// The port that met it is closed: nothing more is read from the peer.

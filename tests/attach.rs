@@ -8,10 +8,10 @@ mod offer;
 use common::census::Census;
 use common::region;
 use common::role::play;
-use common::watchdog::progress;
-use messageport::parent_port;
+use common::watchdog::{progress, watch};
+use messageport::{MessagePort, PortSet, RecvError, parent_port};
 use nix::fcntl::SealFlag;
-use nix::sys::socket::{SockType, setsockopt, sockopt};
+use nix::sys::socket::{AddressFamily, SockFlag, SockType, setsockopt, socket, sockopt};
 use offer::{
     CAPACITY, CAPACITY_WORD, INCOMING, LIMIT, LIMIT_WORD, OUTGOING, Offer, SCHEMA_WORD, SEALS,
     VARIABLE, VERSION_AND_SIDE, made, memfd, sockets, verdict, verdict_on,
@@ -289,6 +289,20 @@ fn pass_pidfd(socket: &OwnedFd) {
     let value = (&raw const on).cast();
     // SAFETY: the value is valid for the call, with its length.
     unsafe { libc::setsockopt(socket.as_raw_fd(), level, SO_PASSPIDFD, value, len) };
+}
+
+#[test]
+fn a_doorbell_that_nobody_is_connected_to_is_the_end_of_the_port() {
+    let _watch = watch("a_doorbell_that_nobody_is_connected_to_is_the_end_of_the_port");
+    let alone = socket(AddressFamily::Unix, SockType::Stream, SockFlag::SOCK_CLOEXEC, None);
+    let offer = Offer::honest().holding(1, alone.expect("a socket"));
+    let (_ours, theirs) = offer.sent();
+    let port = MessagePort::from_fd(theirs).expect("what can be told without a call to it");
+    let mut set = PortSet::new().expect("a set");
+    set.add(port).expect("a descriptor");
+    let said = set.try_recv().expect("a set that works").expect("the kernel says that it hung up");
+    assert!(matches!(said.1, Err(RecvError::Closed { .. })), "{:?}", said.1);
+    assert!(set.try_recv().expect("a set that works").is_none(), "it says so once");
 }
 
 #[test]

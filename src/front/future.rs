@@ -4,6 +4,7 @@ use crate::error::{CloseReason, LoopError, MessageError, PostError, RecvError};
 use crate::link::endpoint::Endpoint;
 use crate::link::payload::Post;
 use crate::port::MessagePort;
+use crate::port::event::MessageEvent;
 use crate::port::message::Message;
 use crate::port::receiver::Receiver;
 use crate::port::sender::Sender;
@@ -251,14 +252,19 @@ impl AsyncReceiver {
             if !self.receiver.has_news() {
                 self.reactor.use_up();
             }
-            match self.receiver.try_recv() {
-                Ok(Some(event)) => {
+            let answer =
+                self.receiver.try_recv().map(|event| event.map(MessageEvent::into_message));
+            // Whatever the look found: the ring that it silenced may have been for room.
+            if self.receiver.has_silenced() {
+                self.wakers.sender.wake();
+            }
+            match answer {
+                Ok(Some(message)) => {
                     self.in_a_row += 1;
-                    return Poll::Ready(Ok(event.into_message()));
+                    return Poll::Ready(Ok(message));
                 }
                 Err(error) => return Poll::Ready(Err(error)),
-                // It has silenced the doorbell, which may have rung for room.
-                Ok(None) => self.wakers.sender.wake(),
+                Ok(None) => {}
             }
             self.in_a_row = 0;
             if let Err(source) = ready!(self.reactor.poll_rung(context)) {

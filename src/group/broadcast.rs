@@ -68,8 +68,11 @@ use std::time::{Duration, Instant};
 /// # Trust
 ///
 /// Only processes of the same user get in. As with any port, what they write is checked: one that
-/// breaks the protocol loses its own channel. But a member is who it says it is: a process of the
-/// same user that lies about it can keep messages from another member.
+/// breaks the protocol loses its own channel, and one whose channel would hold more than 64 MiB, or
+/// more than this member's limit if that is higher, is not let in. But a member is who it says it
+/// is: a process of the same user that lies about it can keep messages from another member. And the
+/// joiner makes the channel, so it can keep a call on that channel's sockets from returning, as any
+/// former owner of a port can: broadcasting is for processes of a user that mean each other well.
 ///
 /// HTML:
 /// [`BroadcastChannel`](https://html.spec.whatwg.org/#broadcasting-to-other-browsing-contexts).
@@ -330,6 +333,12 @@ impl BroadcastChannel {
 
     /// The next message, or what is wrong with it.
     fn next(&self) -> Result<Option<Result<Message, MessageError>>, BroadcastError> {
+        // The check runs code of others, which may come back here: it is no part of the look.
+        let message = self.look()?;
+        Ok(message.map(|message| self.validated(message)))
+    }
+
+    fn look(&self) -> Result<Option<Result<Message, MessageError>>, BroadcastError> {
         let mut membership = self.open_membership()?;
         if self.rings.replace(false) {
             self.bell.silence();
@@ -338,12 +347,12 @@ impl BroadcastChannel {
             && let Some(message) = membership.members.next()?
         {
             self.given.set(self.given.get() + 1);
-            return Ok(Some(self.validated(message)));
+            return Ok(Some(message));
         }
         self.given.set(0);
         let taken_in = membership.take_in(&self.epoll);
         match membership.members.next()? {
-            Some(message) => Ok(Some(self.validated(message))),
+            Some(message) => Ok(Some(message)),
             None => taken_in.map(|()| None),
         }
     }

@@ -98,7 +98,8 @@ impl Positional for PayloadWriter<'_> {
 impl Writer<Error> for PayloadWriter<'_> {
     #[inline(always)]
     fn write(&mut self, bytes: &[u8]) -> Result<(), Error> {
-        let end = self.written + bytes.len();
+        // A value can have this count past any number: it stays there then, beyond all room.
+        let end = self.written.saturating_add(bytes.len());
         if end <= self.room {
             // SAFETY: (room) `end` was just compared with it.
             let place = unsafe { self.start.add(self.written) };
@@ -253,8 +254,8 @@ pub(crate) fn remove_free(
         return Ok(0);
     }
     // SAFETY: `supply` passes bytes of segments that the consumer has left for good, and of the one
-    // that a drained producer has left, without the jump; a loan keeps the producer borrowed, so
-    // that no supply is at work then.
+    // that a drained producer has left, without the jump; while a loan is open its half is lent to
+    // nobody else (`Sender::lending`), and posting it ends the loan first.
     unsafe { region.remove(lane, bytes) }
 }
 

@@ -24,6 +24,8 @@ pub(crate) struct Receiving {
     lent: Lent,
     /// Somebody waits on the doorbell's descriptor whenever nothing is there.
     readiness: bool,
+    /// The doorbell was silenced, which may have rung for the other half.
+    silenced: bool,
     /// Looks that found nothing, and when the kernel was last asked about the peer.
     empty_looks: u32,
     asked: Instant,
@@ -70,6 +72,7 @@ impl Receiving {
             slots: Slots::default(),
             lent: Lent::default(),
             readiness: false,
+            silenced: false,
             empty_looks: 0,
             asked: Instant::now(),
             ended: None,
@@ -169,10 +172,18 @@ impl Receiving {
         Ok(())
     }
 
+    /// Whether the doorbell was silenced since this was last asked: a sending half that waits for
+    /// the same doorbell has to look again then.
+    #[cfg(any(feature = "tokio", feature = "async-io"))]
+    pub(crate) fn has_silenced(&mut self) -> bool {
+        std::mem::take(&mut self.silenced)
+    }
+
     /// Silences the doorbell, raises the flag and looks again: the order that loses nothing.
     pub(crate) fn prepare_wait(&mut self) -> Result<Wait, RecvError> {
         // The kernel is asked before the last look: a message committed before the death is seen.
         let hung_up = self.end.drain_doorbell();
+        self.silenced = true;
         match self.consumer.prepare_wait(Sleep::Doorbell) {
             Ok(Wait::Ready) => Ok(Wait::Ready),
             Ok(Wait::Sleep) if hung_up => {
@@ -387,7 +398,12 @@ impl Receiving {
         let mut bytes = [0; MAX_PACKET_LEN + 1];
         for _ in 0..MOST_ORPHANS {
             let socket = self.end.attachments();
-            match socket::receive(socket, &mut bytes, usize::from(expected))? {
+            let received = match socket::receive(socket, &mut bytes, usize::from(expected)) {
+                // A socket that nobody is connected to, say: nothing will ever come from it.
+                Err(error) if !error.is_lack() => return Err(self.broken(wrong(0))),
+                received => received?,
+            };
+            match received {
                 Received::NoRoom => return self.short_of_descriptors(expected),
                 Received::CutOff(leftovers) => {
                     drop(leftovers);

@@ -55,7 +55,7 @@ pub(crate) fn ring(doorbell: BorrowedFd<'_>) -> Rung {
     loop {
         match send(doorbell.as_raw_fd(), &[1], MsgFlags::MSG_DONTWAIT | MsgFlags::MSG_NOSIGNAL) {
             Err(Errno::EINTR) => {}
-            Err(Errno::EPIPE | Errno::ECONNRESET) => return Rung::HungUp,
+            Err(Errno::EPIPE | Errno::ECONNRESET | Errno::ENOTCONN) => return Rung::HungUp,
             Err(Errno::ENOBUFS | Errno::ENOMEM) => return Rung::Failed,
             _ => return Rung::Rings,
         }
@@ -77,7 +77,9 @@ pub(crate) fn drain(doorbell: BorrowedFd<'_>) -> Drained {
             Ok(_) => drained = Drained::Rang,
             // A reset is reported once, before the end of the stream.
             Err(Errno::EINTR | Errno::ECONNRESET) => {}
-            Err(_) => return drained,
+            Err(Errno::EAGAIN) => return drained,
+            // A socket that nobody is connected to, say: it will never ring.
+            Err(_) => return Drained::HungUp,
         }
     }
     drained
@@ -161,8 +163,13 @@ fn has_room(count: usize) -> bool {
     let Some(first) = RawFd::try_from(count).ok().and_then(|count| limit.checked_sub(count)) else {
         return false;
     };
+    first >= 0 && (first..limit).all(is_free)
+}
+
+fn is_free(number: RawFd) -> bool {
     // SAFETY: F_GETFD only looks whether the number is in use; it touches no file.
-    first >= 0 && (first..limit).all(|number| unsafe { libc::fcntl(number, libc::F_GETFD) } < 0)
+    let answer = unsafe { libc::fcntl(number, libc::F_GETFD) };
+    Errno::result(answer) == Err(Errno::EBADF)
 }
 
 /// One thread's turn to look for room and fill it.

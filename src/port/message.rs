@@ -46,6 +46,13 @@ impl Message {
         Message { blocks, len: bytes.len(), format, parcel: RefCell::new(parcel) }
     }
 
+    /// Closes what moved with it.
+    pub(crate) fn abandon_parcel(&mut self) {
+        if let Some(parcel) = self.parcel.get_mut().take() {
+            parcel.abandon();
+        }
+    }
+
     /// See [`MessageEvent::data`].
     ///
     /// # Errors

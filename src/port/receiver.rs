@@ -140,6 +140,12 @@ impl Receiver {
         }
     }
 
+    /// Whether the doorbell was silenced since this was last asked.
+    #[cfg(any(feature = "tokio", feature = "async-io"))]
+    pub(crate) fn has_silenced(&self) -> bool {
+        self.receiving.borrow_mut().has_silenced()
+    }
+
     pub(crate) fn prepare_wait(&self) -> Result<Wait, RecvError> {
         self.receiving.borrow_mut().prepare_wait()
     }

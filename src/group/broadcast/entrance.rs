@@ -22,6 +22,8 @@ pub(super) struct Entrance {
     socket: OwnedFd,
     /// Oldest first.
     guests: VecDeque<OwnedFd>,
+    /// Bytes that a lane of theirs may hold at the most: they are kept here if nobody receives.
+    most_limit: usize,
 }
 
 /// What a guest had to say.
@@ -35,7 +37,12 @@ enum Heard {
 impl Entrance {
     /// Of a socket that listens in `directory`, under the name that the signature is.
     pub(super) fn new(signature: Signature, directory: PathBuf, socket: OwnedFd) -> Entrance {
-        Entrance { signature, directory, socket, guests: VecDeque::new() }
+        Entrance { signature, directory, socket, guests: VecDeque::new(), most_limit: USUAL_LIMIT }
+    }
+
+    /// Takes in nobody whose lanes may hold more than this, nor more than 64 MiB.
+    pub(super) fn refuse_above(&mut self, limit: usize) {
+        self.most_limit = limit.max(USUAL_LIMIT);
     }
 
     pub(super) fn signature(&self) -> Signature {
@@ -48,51 +55,67 @@ impl Entrance {
     }
 
     /// Takes in whoever has come, until nobody is left, and gives their ports to `welcome`. One
-    /// system call if nobody has come.
+    /// system call if nobody has come, and some for each guest that has said nothing yet.
     ///
-    /// A lack of descriptors is an error, and who waits goes on waiting.
+    /// A lack of descriptors is an error, and who waits goes on waiting. One guest's failure holds
+    /// up no other: all are heard, and the first error is told then.
     pub(super) fn take_in(
         &mut self,
         epoll: &Epoll,
         mut welcome: impl FnMut(u128, MessagePort) -> Result<(), BroadcastError>,
     ) -> Result<(), BroadcastError> {
+        let mut first = Ok(());
+        let mut note = |answer: Result<(), BroadcastError>| {
+            if first.is_ok() {
+                first = answer;
+            }
+        };
         for _ in 0..self.guests.len() {
             let guest = self.guests.pop_front().expect("counted above");
-            match self.hear(guest.as_fd()) {
-                Ok(Heard::Nothing) => self.guests.push_back(guest),
-                Ok(Heard::Refused) => {}
-                Ok(Heard::Member(member, port)) => welcome(member, *port)?,
-                Err(error) => {
-                    self.guests.push_front(guest);
-                    return Err(error);
-                }
-            }
+            note(self.attend(guest, &mut welcome));
         }
         // As many as can have been waiting when this began; who comes all the time waits.
         for _ in 0..MOST_WAITING {
-            let Some(guest) = name::accept(self.socket.as_fd())? else { break };
-            if name::credentials(guest.as_fd())?.1 != name::user() {
-                continue;
-            }
-            match self.hear(guest.as_fd()) {
-                Ok(Heard::Nothing) => {
-                    if self.guests.len() == MOST_GUESTS {
-                        self.send_away(&mut welcome)?;
-                    }
-                    epoll.add(guest.as_fd(), 0)?;
-                    self.guests.push_back(guest);
-                }
-                Ok(Heard::Refused) => {}
-                Ok(Heard::Member(member, port)) => welcome(member, *port)?,
+            let guest = match name::accept(self.socket.as_fd()) {
+                Ok(Some(guest)) => guest,
+                Ok(None) => break,
                 Err(error) => {
-                    // Its port is still in there.
-                    epoll.add(guest.as_fd(), 0)?;
-                    self.guests.push_back(guest);
-                    return Err(error);
+                    note(Err(error.into()));
+                    break;
                 }
+            };
+            match name::credentials(guest.as_fd()) {
+                Ok((_, uid, _)) if uid == name::user() => {}
+                _ => continue,
+            }
+            if self.guests.len() == MOST_GUESTS {
+                note(self.send_away(&mut welcome));
+            }
+            // Without this the guest is heard at the next call for another reason.
+            note(epoll.add(guest.as_fd(), 0).map_err(BroadcastError::from));
+            note(self.attend(guest, &mut welcome));
+        }
+        first
+    }
+
+    /// Hears a guest, who stays if it has said nothing yet, or could not be heard.
+    fn attend(
+        &mut self,
+        guest: OwnedFd,
+        welcome: &mut impl FnMut(u128, MessagePort) -> Result<(), BroadcastError>,
+    ) -> Result<(), BroadcastError> {
+        match self.hear(guest.as_fd()) {
+            Ok(Heard::Refused) => Ok(()),
+            Ok(Heard::Member(member, port)) => welcome(member, *port),
+            Ok(Heard::Nothing) => {
+                self.guests.push_back(guest);
+                Ok(())
+            }
+            Err(error) => {
+                self.guests.push_back(guest);
+                Err(error)
             }
         }
-        Ok(())
     }
 
     /// Sends the oldest guest away, who has said nothing for long. If it spoke just now, it is
@@ -121,7 +144,7 @@ impl Entrance {
             Ok(Received::Packet(len, descriptors)) => (len, descriptors),
             Ok(Received::CutOff(_)) => return Ok(Heard::Refused),
             Ok(Received::NoRoom) => return Err(no_room().into()),
-            Err(error) if is_lack(&error) => return Err(error.into()),
+            Err(error) if error.is_lack() => return Err(error.into()),
             Err(_) => return Ok(Heard::Refused),
         };
         let Some((introduction, capsule)) = Introduction::decode(&bytes[..len]) else {
@@ -133,13 +156,17 @@ impl Entrance {
         match transfer::from_packet(capsule, descriptors) {
             Ok(halves) => {
                 let port = MessagePort::new(halves);
-                if port.require_schema(self.signature.hello.schema).is_err() {
+                let is_larger = port.limit() > self.most_limit;
+                if is_larger || port.require_schema(self.signature.hello.schema).is_err() {
                     return Ok(Heard::Refused);
                 }
                 Ok(Heard::Member(introduction.member, Box::new(port)))
             }
             // It is lost, and its sender sees it end.
-            Err(error @ AttachError::Io { .. }) => Err(error.into()),
+            Err(AttachError::Io { call, source }) => {
+                let error = SystemError { call, source };
+                if error.is_lack() { Err(error.into()) } else { Ok(Heard::Refused) }
+            }
             Err(_) => Ok(Heard::Refused),
         }
     }
@@ -173,11 +200,7 @@ fn no_room() -> SystemError {
     SystemError { call: "recvmsg", source: std::io::Error::from_raw_os_error(libc::EMFILE) }
 }
 
-/// Whether it is this process or the system that lacks something, and not the guest.
-fn is_lack(error: &SystemError) -> bool {
-    let lacks = [libc::EMFILE, libc::ENFILE, libc::ENOMEM, libc::ENOBUFS];
-    error.source.raw_os_error().is_some_and(|errno| lacks.contains(&errno))
-}
-
+/// The default limit of a channel: members who agreed on no sizes have no larger one.
+const USUAL_LIMIT: usize = 64 << 20;
 /// Guests that have not spoken.
 const MOST_GUESTS: usize = 128;

@@ -79,6 +79,7 @@ fn meet(
 ) -> Result<(), BroadcastError> {
     let ours = membership.entrance.signature();
     let MessageChannel { port1, mut port2 } = builder.build()?;
+    membership.entrance.refuse_above(port1.limit());
     let mut deadline = None;
     let mut pause = FIRST_PAUSE;
     loop {
@@ -141,8 +142,8 @@ fn leave(
 /// What a refusal of the kernel means.
 fn refused(error: SystemError) -> Result<Left, BroadcastError> {
     match error.source.raw_os_error() {
-        // A socket of another kind: somebody has put it there.
-        Some(libc::EPROTOTYPE) => Ok(Left::Nobody),
+        // Nothing that a member has put there: a socket of another kind, or what may not be reached.
+        Some(libc::EPROTOTYPE | libc::EACCES | libc::EPERM | libc::ELOOP) => Ok(Left::Nobody),
         // It has gone since it was connected to, or had too many guests that do not speak. The next
         // attempt tells.
         Some(libc::EPIPE | libc::ECONNRESET) => Ok(Left::Busy(error.source)),

@@ -32,6 +32,10 @@ impl Members {
 
     /// Takes in a port to a member.
     pub(super) fn add(&mut self, member: u128, port: MessagePort) -> Result<(), BroadcastError> {
+        // No member has a third one: whoever says so is none.
+        if self.open.get(&member).is_some_and(|ports| ports.len() == 2) {
+            return Ok(());
+        }
         let id = self.ports.add(port)?;
         self.whose.insert(id, member);
         self.open.entry(member).or_default().push(id);
@@ -75,7 +79,11 @@ impl Members {
         loop {
             let Some((id, said)) = self.ports.try_recv()? else { return Ok(None) };
             match said.map(MessageEvent::into_message) {
-                Ok(message) => return Ok(Some(Ok(message))),
+                Ok(mut message) => {
+                    // No member sends anything along; what came all the same is not kept for it.
+                    message.abandon_parcel();
+                    return Ok(Some(Ok(message)));
+                }
                 Err(RecvError::Closed { .. }) => self.forget(id),
                 // What can never be had must not stand before what comes after it.
                 Err(RecvError::OutOfMemory { len }) => {
