@@ -142,7 +142,7 @@ fn leave(
 /// What a refusal of the kernel means.
 fn refused(error: SystemError) -> Result<Left, BroadcastError> {
     match error.source.raw_os_error() {
-        // Nothing that a member has put there: a socket of another kind, or what may not be reached.
+        // Nothing that a member has put there: another kind of socket, or what may not be reached.
         Some(libc::EPROTOTYPE | libc::EACCES | libc::EPERM | libc::ELOOP) => Ok(Left::Nobody),
         // It has gone since it was connected to, or had too many guests that do not speak. The next
         // attempt tells.
