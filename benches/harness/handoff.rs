@@ -4,6 +4,7 @@ use std::hint::{black_box, spin_loop};
 use std::io::{Read, Write};
 use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd};
 use std::os::unix::net::UnixStream;
+use std::time::Duration;
 
 use memmap2::{Advice, MmapMut, MmapOptions};
 use messageport::{Buffer, BufferPool, MessageEvent, MessagePort, Worker, parent_port};
@@ -104,7 +105,12 @@ impl RoundTrip for Handoff {
                 let buffer = pool.take().expect("the other one came back");
                 port.post_message_pooled(number, buffer).expect("a worker that lives");
             }
-            Way::Copied => port.post_bytes(&self.content).expect("a worker that lives"),
+            // The largest has one segment to go to, which the worker may not have left yet: it drops
+            // what it has read behind its answer.
+            Way::Copied => {
+                let posted = port.post_bytes_timeout(&self.content, Duration::MAX);
+                posted.expect("a worker that lives");
+            }
         }
         let answer = receive(port);
         let (answered, sum) = answer.deserialize::<(u64, u64)>().expect("a valid answer");
