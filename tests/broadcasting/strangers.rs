@@ -9,9 +9,10 @@ use nix::sys::socket::{
     AddressFamily, ControlMessage, MsgFlags, SockFlag, SockType, UnixAddr, connect, recv, send,
     sendmsg, socket,
 };
-use std::fs;
+use std::fs::{self, OpenOptions};
 use std::io::IoSlice;
 use std::os::fd::{AsRawFd, OwnedFd, RawFd};
+use std::os::unix::fs::OpenOptionsExt;
 use std::os::unix::net::UnixListener;
 
 /// Connects to the only member.
@@ -46,7 +47,13 @@ fn post(socket: &OwnedFd, bytes: &[u8], descriptors: &[RawFd]) {
 
 /// A port as it travels, behind some words.
 fn port_behind(words: Vec<u8>) -> (Vec<u8>, Vec<OwnedFd>, MessagePort) {
-    let MessageChannel { port1, port2 } = MessageChannel::new().expect("a channel");
+    channel_behind(words, MessageChannel::new().expect("a channel"))
+}
+
+fn channel_behind(
+    words: Vec<u8>,
+    MessageChannel { port1, port2 }: MessageChannel,
+) -> (Vec<u8>, Vec<OwnedFd>, MessagePort) {
     let parts = Parts::of(port2);
     let capsule = parts.words.iter().flat_map(|word| word.to_le_bytes());
     (words.into_iter().chain(capsule).collect(), parts.descriptors, port1)
@@ -128,6 +135,51 @@ fn strangers_are_sent_away_and_cost_nothing() {
         drop((member, other));
     }
     play(TEST, &[("come", come)]);
+}
+
+/// A descriptor that the kernel refuses to look at is the guest's doing, and no lack of ours: the
+/// member behind it is taken in by the same post.
+#[test]
+fn a_guest_with_a_useless_descriptor_holds_up_nobody() {
+    let name = Name::new();
+    let member = name.open();
+    let (packet, mut descriptors, _port) = port_behind(introduction(VERSION, 0));
+    let open = OpenOptions::new().read(true).custom_flags(libc::O_PATH).open("/dev/null");
+    descriptors[0] = open.expect("it is there").into();
+    let guest = stranger(&name);
+    post(&guest, &packet, &numbers(&descriptors));
+    let other = name.open();
+    member.post_text("to all").expect("nobody misses it");
+    assert_eq!(text(&other), "to all");
+    assert_eq!(member.others().expect("an open member"), 1);
+}
+
+/// What a guest's channel may hold is held here, if the guest does not receive.
+#[test]
+fn a_guest_whose_channel_would_hold_too_much_is_refused() {
+    let name = Name::new();
+    let member = name.open();
+    let large = MessageChannel::builder().limit(128 << 20).build().expect("a channel");
+    let (packet, descriptors, _port) = channel_behind(introduction(VERSION, 0), large);
+    post(&stranger(&name), &packet, &numbers(&descriptors));
+    assert_eq!(member.others().expect("an open member"), 0);
+}
+
+/// A member has two channels to another one at the most.
+#[test]
+fn no_number_has_a_third_port() {
+    let name = Name::new();
+    let member = name.open();
+    let mut ports = Vec::new();
+    for _ in 0..3 {
+        let (packet, descriptors, port) = port_behind(introduction(VERSION, 0));
+        post(&stranger(&name), &packet, &numbers(&descriptors));
+        drop(descriptors);
+        ports.push(port);
+        nothing(&member);
+    }
+    let is_closed: Vec<_> = ports.iter().map(MessagePort::is_closed).collect();
+    assert_eq!(is_closed, [false, false, true]);
 }
 
 /// Who connects and says nothing is kept aside, for a while, and holds up nobody.
