@@ -8,6 +8,7 @@ use crate::common::watchdog::progress;
 use crate::common::{receive, receive_end, refusal};
 use crate::{Entry, Pair, assert_alive, assert_broken, is_closed, null, packet, watched};
 use messageport::{CloseReason, MessageChannel, MessageError, PostError, RecvError};
+use nix::sys::socket::{AddressFamily, SockFlag, SockType, socket};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 use std::time::Duration;
 
@@ -27,6 +28,18 @@ fn f1_a_record_without_its_packet_ends_the_carrier() {
         panic!("{refused}")
     };
     assert_broken(&pair.victim, "discarded");
+}
+
+/// The kernel has no packet for such a socket, ever: the port ends, and is not asked for ever.
+#[test]
+fn f1_a_record_beside_a_socket_that_nobody_is_connected_to_ends_the_port() {
+    let MessageChannel { port1, port2 } = MessageChannel::new().expect("a channel");
+    port1.post_bytes_with(b"", [null().into()]).expect("room");
+    let mut parts = Parts::of(port2);
+    let alone = socket(AddressFamily::Unix, SockType::SeqPacket, SockFlag::SOCK_CLOEXEC, None);
+    parts.descriptors[ATTACHMENTS] = alone.expect("a socket");
+    let port = parts.into_port().expect("what can be told without a call to it");
+    assert_broken(&port, "nobody is connected");
 }
 
 #[test]
