@@ -25,8 +25,8 @@ pub enum SpawnError {
 #[derive(Debug, Error)]
 #[non_exhaustive]
 pub enum ListenError {
-    /// Another process listens under that name.
-    #[error("another process listens at {}", path.display())]
+    /// Somebody listens under that name: another process, or this one.
+    #[error("somebody listens already at {}", path.display())]
     InUse {
         /// Where.
         path: std::path::PathBuf,
