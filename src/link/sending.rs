@@ -106,6 +106,17 @@ impl Sending {
         self.stage_value_with_thought(value)
     }
 
+    /// Serialises `value` to a place that takes no thought, if there is room for all of it.
+    #[inline(always)]
+    fn write_value_in_run<T: Post>(&mut self, value: &T) -> Result<Option<(Plan, u32)>, PostError> {
+        if self.is_over() {
+            return Ok(None);
+        }
+        let Some(plan) = self.producer.plan_open_in_run(self.wish()) else { return Ok(None) };
+        let len = self.serialize(value, Some(&plan))?;
+        Ok((len <= plan.payload_room()).then_some((plan, len as u32)))
+    }
+
     #[cold]
     #[inline(never)]
     fn stage_value_with_thought<T: Post>(&mut self, value: &T) -> Result<(), PostError> {

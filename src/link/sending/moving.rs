@@ -72,9 +72,14 @@ impl Sending {
         let Some(pool) = self.pools.iter().position(|memory| buffer.is_of(memory)) else {
             return Err((PostError::ForeignPool, buffer));
         };
-        match self.write_value(value) {
+        let beside = Beside::Pooled { pool: pool as u32, slot: buffer.slot() };
+        let written = match self.write_value_in_run(value) {
+            Ok(None) => self.write_value(value),
+            Ok(Some(place)) => Ok(place),
+            Err(error) => Err(error),
+        };
+        match written {
             Ok((plan, len)) => {
-                let beside = Beside::Pooled { pool: pool as u32, slot: buffer.slot() };
                 // From here on whoever receives the record gives it back.
                 buffer.forget();
                 self.post_planned(plan, len, Format::Archive, beside);
