@@ -7,7 +7,7 @@ use std::sync::atomic::AtomicU64;
 use std::sync::atomic::Ordering::{Acquire, Relaxed, Release};
 
 use super::child::{Job, Peer};
-use super::machine::Machine;
+use super::machine::{Machine, Probe};
 use super::shared::{LINE, Shared, SharedMemory};
 use super::workload::{RoundTrip, Subject, Trips, Workload};
 
@@ -126,6 +126,15 @@ impl Track {
     }
 }
 
+impl Records {
+    fn start(core: usize) -> Self {
+        let memory = SharedMemory::create(2 * (LINE + AREA));
+        let peer = Peer::start("records", core, PAYLOAD, &[memory.descriptor()]);
+        let (ours, peers) = (Track::new(&memory, 0), Track::new(&memory, 1));
+        Self { ours, peers, number: 0, peer }
+    }
+}
+
 impl RoundTrip for Records {
     fn check(&mut self) {
         // Each word of each record is compared.
@@ -146,12 +155,7 @@ impl RoundTrip for Records {
 
 /// The least that a record and a tail take, as a subject.
 pub fn records(core: usize, count: u64) -> Subject {
-    Subject::new(RECORDS, PAYLOAD, count, move || {
-        let memory = SharedMemory::create(2 * (LINE + AREA));
-        let peer = Peer::start("records", core, PAYLOAD, &[memory.descriptor()]);
-        let (ours, peers) = (Track::new(&memory, 0), Track::new(&memory, 1));
-        Trips(Records { ours, peers, number: 0, peer })
-    })
+    Subject::new(RECORDS, PAYLOAD, count, move || Trips(Records::start(core)))
 }
 
 /// Plays the other side of [`Records`].
@@ -164,16 +168,21 @@ pub fn serve_records(mut job: Job) {
     }
 }
 
-/// Measures the mean round trip of one line in nanoseconds over about `count` round trips; `None`
-/// where there is one core.
-pub fn probe(machine: &Machine, count: u64) -> Option<f64> {
+/// Measures how far the two cores are from each other, over about `count` round trips; `None` where
+/// there is one core.
+pub fn probe(machine: &Machine, count: u64) -> Option<Probe> {
     let (_, core) = machine.pair?;
-    let mut trips = Trips(Bounce::start(core, Lines::One));
     let part = count.div_ceil(PROBE_PARTS);
+    let line = least(&mut Trips(Bounce::start(core, Lines::One)), part);
+    let record = least(&mut Trips(Records::start(core)), part);
+    Some(Probe { line, record })
+}
+
+/// The least of a few parts: a slice lost to another guest must not make a near pair look far.
+fn least(trips: &mut dyn Workload, part: u64) -> f64 {
     trips.run(part);
-    // The least of a few parts: a slice lost to another guest must not make a near pair look far.
     let parts = (0..PROBE_PARTS).map(|_| trips.run(part));
-    parts.min().map(|time| time.as_nanos() as f64 / part as f64)
+    parts.min().expect("some parts").as_nanos() as f64 / part as f64
 }
 
 /// Plays the other side of [`Lines::One`].

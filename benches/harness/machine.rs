@@ -34,12 +34,24 @@ impl fmt::Display for Machine {
     }
 }
 
-/// How far two cores are from each other, judged by the round trip of one cache line.
+/// Round trips that tell how far two cores are from each other, in nanoseconds.
+#[derive(Clone, Copy, Debug)]
+pub struct Probe {
+    /// Of one cache line.
+    pub line: f64,
+    /// Of a record of two lines and the tail behind it. It tells hyper-threads of one core, which
+    /// share its first cache, from cores that share the last one; a single line does not.
+    pub record: f64,
+}
+
+/// How far two cores are from each other.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Distance {
-    /// They share a cache: about 70 to 130 ns.
+    /// They are threads of one core: a record goes to and fro in 50 to 100 ns.
+    Core,
+    /// They share the last cache: about 200 ns.
     Near,
-    /// They do not: about 300 to 480 ns.
+    /// They do not: from 800 ns on.
     Far,
     /// The host moved a virtual core between the two probes around a measurement.
     Moved,
@@ -48,13 +60,18 @@ pub enum Distance {
 }
 
 impl Distance {
-    /// Classifies a measurement by the line's round trip before and after it.
-    pub fn of(before_ns: Option<f64>, after_ns: Option<f64>) -> Self {
-        match (before_ns.map(is_near), after_ns.map(is_near)) {
-            (Some(true), Some(true)) => Self::Near,
-            (Some(false), Some(false)) => Self::Far,
-            (Some(_), Some(_)) => Self::Moved,
-            _ => Self::Unknown,
+    /// Classifies a measurement by what was probed before and after it.
+    pub fn of(before: Option<Probe>, after: Option<Probe>) -> Self {
+        let (Some(before), Some(after)) = (before, after) else { return Self::Unknown };
+        let (before, after) = (Self::at(before.record), Self::at(after.record));
+        if before == after { before } else { Self::Moved }
+    }
+
+    fn at(record_ns: f64) -> Self {
+        match record_ns {
+            _ if record_ns < CORE_BELOW_NS => Self::Core,
+            _ if record_ns < NEAR_BELOW_NS => Self::Near,
+            _ => Self::Far,
         }
     }
 }
@@ -62,16 +79,13 @@ impl Distance {
 impl fmt::Display for Distance {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
+            Self::Core => "one-core",
             Self::Near => "near",
             Self::Far => "far",
             Self::Moved => "moved",
             Self::Unknown => "unknown",
         })
     }
-}
-
-fn is_near(line_ns: f64) -> bool {
-    line_ns < NEAR_BELOW_NS
 }
 
 /// Context switches since the start of a process.
@@ -185,7 +199,8 @@ fn kernel_release() -> String {
 }
 
 const CORES_IN_SET: usize = libc::CPU_SETSIZE as usize;
-/// Between the two clusters that were seen: up to 130 ns, and from 300 ns on.
-const NEAR_BELOW_NS: f64 = 250.0;
+/// Between the three clusters that were seen: 50 to 100 ns, 150 to 250 ns, and from 800 ns on.
+const CORE_BELOW_NS: f64 = 125.0;
+const NEAR_BELOW_NS: f64 = 450.0;
 /// Environment variable that names the two cores to use.
 const PAIR: &str = "MESSAGEPORT_BENCH_CORES";

@@ -142,16 +142,20 @@ pub fn usual_distance(all: &[Series]) -> Distance {
         let runs = all.iter().flat_map(|series| &series.runs);
         runs.filter(|run| run.distance == distance).count()
     };
-    let known = [Distance::Near, Distance::Far, Distance::Unknown];
-    known.into_iter().max_by_key(|distance| count(*distance)).expect("a list of three")
+    // The last of the greatest counts: near, as long as nothing was measured.
+    let known = [Distance::Unknown, Distance::Far, Distance::Core, Distance::Near];
+    known.into_iter().max_by_key(|distance| count(*distance)).expect("a list of four")
 }
 
 /// Says what kind of pair the table is about and how sure that is.
-fn describe_pair(all: &[Series], usual: Distance) -> String {
+pub fn describe_pair(all: &[Series], usual: Distance) -> String {
     let runs = || all.iter().flat_map(|series| &series.runs);
-    let lines = median(runs().filter(|run| run.distance == usual).filter_map(|run| run.line));
+    let probes = || runs().filter(|run| run.distance == usual).filter_map(|run| run.probe);
+    let (line, record) =
+        (median(probes().map(|probe| probe.line)), median(probes().map(|probe| probe.record)));
     let share = runs().filter(|run| run.distance == usual).count();
-    format!("{usual} pair, line {} ({share} of {} runs)", time(lines), runs().count())
+    let (line, record) = (time(line), time(record));
+    format!("{usual} pair, line {line}, record {record} ({share} of {} runs)", runs().count())
 }
 
 /// The runs that count: on the usual kind of pair and undisturbed, as far as there are such runs.

@@ -16,7 +16,8 @@ use nix::sys::signal::{Signal, killpg};
 use nix::unistd::Pid;
 
 use crate::harness::machine::{Distance, Machine};
-use crate::harness::measure::{Run, Series};
+use crate::harness::measure::{Effort, Run, Series, calmest};
+use crate::harness::report::usual_distance;
 use crate::private::Private;
 use crate::rows::{self, Row, Work};
 use crate::runner::{self, Figures, P99, Task};
@@ -135,31 +136,20 @@ impl Comparison {
         };
         // The footprint of a channel is no matter of time.
         let is_timed = !matches!(result.row.work, Work::Memory | Work::Descriptors);
-        let attempts = if self.is_quick || !is_timed { 1 } else { ATTEMPTS };
-        let mut best: Option<(Run, Vec<f64>)> = None;
-        for _ in 0..attempts {
-            let measured = measure(&task, self.time_limit(&result.row), group);
+        let effort = if self.is_quick || !is_timed { Effort::QUICK } else { Effort::FULL };
+        let limit = self.time_limit(&result.row);
+        let usual = usual_distance(&result.series);
+        let best = calmest(&effort, usual, || {
+            let measured = measure(&task, limit, group);
             private.clear();
-            let figures = match measured {
-                Ok(figures) => figures,
+            match measured {
+                Ok(figures) => Some((run_of(&figures), figures.quantiles)),
                 Err(reason) => {
                     cell.failure = Some(reason);
-                    break;
+                    None
                 }
-            };
-            let run = run_of(&figures);
-            let disturbance =
-                |run: &Run| (run.distance == Distance::Moved, run.switches.involuntary);
-            let is_calm = disturbance(&run) == (false, 0);
-            let is_better =
-                best.as_ref().is_none_or(|(best, _)| disturbance(&run) < disturbance(best));
-            if is_better {
-                best = Some((run, figures.quantiles));
             }
-            if is_calm {
-                break;
-            }
-        }
+        });
         if let Some((run, quantiles)) = best {
             result.series[index].runs.push(run);
             cell.quantiles.push(quantiles);
@@ -180,10 +170,10 @@ fn run_of(figures: &Figures) -> Run {
         figure: figures.figure,
         tail: tail(P99).zip(tail(P99 + 1)),
         mean: figures.mean,
-        line: figures.lines.map(|(before, _)| before),
+        probe: figures.probes.map(|(before, _)| before),
         distance: Distance::of(
-            figures.lines.map(|(before, _)| before),
-            figures.lines.map(|(_, after)| after),
+            figures.probes.map(|(before, _)| before),
+            figures.probes.map(|(_, after)| after),
         ),
         switches: figures.switches,
         count: figures.count,
@@ -272,6 +262,3 @@ pub fn failures(results: &[RowResult]) -> usize {
     let cells = results.iter().flat_map(|result| &result.cells);
     cells.filter(|cell| cell.failure.is_some()).count()
 }
-
-/// Tries at one repetition, until one of them is not disturbed.
-const ATTEMPTS: u32 = 3;

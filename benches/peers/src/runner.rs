@@ -14,7 +14,7 @@ use hdrhistogram::Histogram;
 
 use crate::harness::clock::Clock;
 use crate::harness::local::Timed;
-use crate::harness::machine::{Machine, Switches};
+use crate::harness::machine::{Machine, Probe, Switches};
 use crate::harness::workload::Workload;
 use crate::harness::{child, lines, machine};
 use crate::peers::iceoryx;
@@ -29,8 +29,8 @@ pub struct Figures {
     pub mean: f64,
     /// Times at [`QUANTILES`], where single operations were timed.
     pub quantiles: Vec<f64>,
-    /// Round trip of one cache line before and after.
-    pub lines: Option<(f64, f64)>,
+    /// What was probed of the two cores before and after.
+    pub probes: Option<(Probe, Probe)>,
     pub switches: Switches,
     /// Operations that the switches belong to.
     pub count: u64,
@@ -43,24 +43,28 @@ impl Figures {
             let words: Vec<String> = values.iter().map(f64::to_string).collect();
             words.join(",")
         };
-        let lines = self.lines.map_or(String::new(), |(before, after)| list(&[before, after]));
+        let probes = self.probes.map_or(String::new(), |(before, after)| {
+            list(&[before.line, before.record, after.line, after.record])
+        });
         let Self { figure, mean, quantiles, switches, count, .. } = self;
         let (voluntary, involuntary) = (switches.voluntary, switches.involuntary);
         let quantiles = list(quantiles);
-        format!("{MARK}{figure};{mean};{quantiles};{lines};{voluntary};{involuntary};{count}")
+        format!("{MARK}{figure};{mean};{quantiles};{probes};{voluntary};{involuntary};{count}")
     }
 
     /// Reads what `to_line` wrote; `None` for anything else.
     pub fn of_line(line: &str) -> Option<Self> {
         let words: Vec<&str> = line.strip_prefix(MARK)?.split(';').collect();
-        let [figure, mean, quantiles, lines, voluntary, involuntary, count] = words[..] else {
+        let [figure, mean, quantiles, probes, voluntary, involuntary, count] = words[..] else {
             return None;
         };
         let list = |word: &str| -> Option<Vec<f64>> {
             word.split(',').filter(|part| !part.is_empty()).map(|part| part.parse().ok()).collect()
         };
-        let lines = match list(lines)?[..] {
-            [before, after] => Some((before, after)),
+        let probes = match list(probes)?[..] {
+            [line, record, line_after, record_after] => {
+                Some((Probe { line, record }, Probe { line: line_after, record: record_after }))
+            }
             _ => None,
         };
         let switches =
@@ -69,7 +73,7 @@ impl Figures {
             figure: figure.parse().ok()?,
             mean: mean.parse().ok()?,
             quantiles: list(quantiles)?,
-            lines,
+            probes,
             switches,
             count: count.parse().ok()?,
         })
@@ -161,7 +165,7 @@ struct Effort {
     probe_trips: u64,
 }
 
-const FULL: Effort = Effort { pass: Duration::from_millis(150), probe_trips: 10_000 };
+const FULL: Effort = Effort { pass: Duration::from_millis(150), probe_trips: 5_000 };
 const QUICK: Effort = Effort { pass: Duration::from_millis(15), probe_trips: 1_000 };
 
 /// Measures between two looks at the core pair.
@@ -174,7 +178,7 @@ fn measure(
     let before = lines::probe(machine, effort.probe_trips);
     let mut figures = measure_workload(start(), effort);
     let after = lines::probe(machine, effort.probe_trips);
-    figures.lines = before.zip(after);
+    figures.probes = before.zip(after);
     figures
 }
 
@@ -192,7 +196,7 @@ fn measure_workload(mut workload: Box<dyn Workload>, effort: &Effort) -> Figures
         figure: quantiles.first().copied().unwrap_or(mean),
         mean,
         quantiles,
-        lines: None,
+        probes: None,
         switches,
         count: if ticks.is_some() { count + samples } else { count },
     }

@@ -7,7 +7,9 @@ use std::path::Path;
 use crate::comparison::{Cell, RowResult};
 use crate::harness::machine::Distance;
 use crate::harness::measure::{Run, Series};
-use crate::harness::report::{counted, median, print_aligned, ratio, time, usual_distance};
+use crate::harness::report::{
+    counted, describe_pair, median, print_aligned, ratio, time, usual_distance,
+};
 use crate::rows::Unit;
 use crate::runner::QUANTILES;
 
@@ -63,9 +65,8 @@ pub fn print(result: &RowResult) {
     // How many times nothing is, nobody can say.
     let is_timed = result.row.unit() == Unit::Time;
     println!("\n{}: {}", result.row.id, result.row.title);
-    let lines = result.series.iter().flat_map(|series| &series.runs).filter_map(|run| run.line);
     if is_timed {
-        println!("{usual} pair, line {}", time(median(lines)));
+        println!("{}", describe_pair(&result.series, usual));
     }
     let limit = result.cells.iter().position(|cell| cell.name == result.row.limit);
     let best = best_peer(result, |cell| is_timed && cell.kind.is_peer());
@@ -142,7 +143,7 @@ fn line(
         row.push(ratio.map_or("–".to_owned(), |ratio| format!("{ratio:.2}")));
     }
     if unit == Unit::Time {
-        row.push(time(median(counted.iter().filter_map(|run| run.line))));
+        row.push(time(median(counted.iter().filter_map(|run| Some(run.probe?.line)))));
         row.push(pair_of(&counted).to_owned());
         row.push(format!("{:.2}", of(|run| run.switches.voluntary as f64 / run.count as f64)));
         let preempted: u64 = counted.iter().map(|run| run.switches.involuntary).sum();
@@ -156,6 +157,7 @@ fn line(
 fn pair_of(counted: &[&Run]) -> &'static str {
     let all = |wanted| counted.iter().all(|run| run.distance == wanted);
     match () {
+        () if all(Distance::Core) => "one-core",
         () if all(Distance::Near) => "near",
         () if all(Distance::Far) => "far",
         () if all(Distance::Unknown) => "–",
@@ -209,7 +211,7 @@ pub fn write_csv(path: &Path, results: &[RowResult]) -> std::io::Result<()> {
                     let value = quantiles.get(at).map(|value| format!("{value:.1}"));
                     write!(file, ",{}", value.unwrap_or_default())?;
                 }
-                let line = run.line.map(|line| format!("{line:.1}")).unwrap_or_default();
+                let line = run.probe.map(|probe| format!("{:.1}", probe.line)).unwrap_or_default();
                 let (switches, count) = (run.switches, run.count);
                 let (voluntary, involuntary) = (switches.voluntary, switches.involuntary);
                 writeln!(file, ",{line},{},{voluntary},{involuntary},{count},", run.distance)?;
