@@ -45,6 +45,23 @@ fn a_message_of_another_type_is_an_error_and_the_port_lives() {
     assert_works(&port1, &port2);
 }
 
+/// Short messages are copied in by blocks, longer ones otherwise: each length around and below the
+/// border, from each alignment of the sender's bytes, and nothing of the message before.
+#[test]
+fn every_short_length_arrives_whole_from_every_alignment() {
+    let MessageChannel { port1, port2 } = channel();
+    let pattern: Vec<u8> = (0..600u32).map(|index| (index % 251) as u8).collect();
+    for len in 0..=300 {
+        for offset in 0..16 {
+            let sent = &pattern[offset..offset + len];
+            port1.post_bytes(&vec![0xff; len + 16]).expect("room");
+            port1.post_bytes(sent).expect("room");
+            drop(receive(&port2));
+            assert_eq!(receive(&port2).bytes(), sent, "{len} bytes from offset {offset}");
+        }
+    }
+}
+
 #[test]
 fn payloads_are_aligned_for_every_type() {
     let MessageChannel { port1, port2 } = channel();
