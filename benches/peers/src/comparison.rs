@@ -136,7 +136,7 @@ impl Comparison {
         };
         // The footprint of a channel is no matter of time.
         let is_timed = !matches!(result.row.work, Work::Memory | Work::Descriptors);
-        let effort = if self.is_quick || !is_timed { Effort::QUICK } else { Effort::FULL };
+        let effort = if self.is_quick || !is_timed { Effort::QUICK } else { EFFORT };
         let limit = self.time_limit(&result.row);
         let usual = usual_distance(&result.series);
         let best = calmest(&effort, usual, || {
@@ -262,3 +262,6 @@ pub fn failures(results: &[RowResult]) -> usize {
     let cells = results.iter().flat_map(|result| &result.cells);
     cells.filter(|cell| cell.failure.is_some()).count()
 }
+
+/// Fewer tries than a benchmark of the crate alone makes: there are hundreds of measurements.
+const EFFORT: Effort = Effort { attempts: 2, attempts_at_pair: 6, ..Effort::FULL };
