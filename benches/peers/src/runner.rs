@@ -165,7 +165,7 @@ struct Effort {
     probe_trips: u64,
 }
 
-const FULL: Effort = Effort { pass: Duration::from_millis(150), probe_trips: 5_000 };
+const FULL: Effort = Effort { pass: Duration::from_millis(60), probe_trips: 5_000 };
 const QUICK: Effort = Effort { pass: Duration::from_millis(15), probe_trips: 1_000 };
 
 /// Measures between two looks at the core pair.
