@@ -34,7 +34,7 @@ pub enum Kind {
     Ours,
     /// Another library, or the kernel's own way, between processes.
     Peer,
-    /// The same with records of one size only.
+    /// The same with records of one size only, or a stream that is cut by a size both sides know.
     FixedPeer,
     /// Inside one process.
     Thread,
@@ -314,7 +314,7 @@ fn libraries() -> Vec<Entry> {
         },
         Entry {
             name: "interprocess",
-            kind: Kind::Peer,
+            kind: Kind::FixedPeer,
             about: "2.4, a local socket, read through a buffer of 64 KiB",
             answer: |work, site| between::<Interprocess>(&STREAMS, work, site),
         },
@@ -341,7 +341,7 @@ fn kernels() -> Vec<Entry> {
     vec![
         Entry {
             name: "pipe",
-            kind: Kind::Peer,
+            kind: Kind::FixedPeer,
             about: "two pipes of the usual 64 KiB, a burst is one `write`, read through a buffer",
             answer: |work, site| between::<Pipe>(&STREAMS, work, site),
         },
@@ -353,7 +353,7 @@ fn kernels() -> Vec<Entry> {
         },
         Entry {
             name: "unix-stream",
-            kind: Kind::Peer,
+            kind: Kind::FixedPeer,
             about: "a pair of `SOCK_STREAM`, a burst is one `write`, read through a buffer",
             answer: |work, site| match work {
                 Work::Handoff { is_read: false, .. } => Answer::Lacks("reading is receiving"),
