@@ -461,8 +461,8 @@ pub(crate) fn blocks_as_bytes(blocks: &[Block]) -> &[u8] {
 /// Copies a message to where its record stands.
 ///
 /// A short one by stores of 16 bytes, each inside of one cache line, as a payload is aligned like
-/// that. `memcpy` takes wider ones, and every other of those would lie across two lines, both of
-/// which the other end's core may hold.
+/// that. `memcpy` takes wider ones, some of which would lie across two lines, both of which the
+/// other end's core may hold.
 ///
 /// # Safety
 /// `to` must be 16-aligned and valid for writes of `from.len()` bytes that do not overlap `from`.
@@ -529,7 +529,7 @@ const MOST_PREFETCHED: usize = 2 << 10;
 /// Bytes of a cache line, where it matters for speed alone.
 #[cfg(all(target_arch = "x86_64", not(miri)))]
 const LINE: usize = 64;
-/// Bytes of a message that is copied in by blocks; a longer one is faster by wider stores.
+/// Bytes of a message that is copied in by blocks: 64 were measured. A long one is `memcpy`'s.
 #[cfg(all(target_arch = "x86_64", not(miri)))]
 const MOST_BY_BLOCKS: usize = 256;
 
