@@ -65,6 +65,35 @@ fn buffers_go_over_with_their_bytes_and_come_back() {
 }
 
 #[test]
+fn the_first_free_buffer_is_taken_so_that_its_memory_is_warm() {
+    let MessageChannel { port1, port2 } = channel();
+    let pool = BufferPool::new(&port1, 40, LEN).expect("a pool");
+    let first = pool.take().expect("a free one").as_ptr();
+    for round in 0..100 {
+        let buffer = pool.take().expect("a free one");
+        assert_eq!(
+            buffer.as_ptr(),
+            first,
+            "round {round}: it came back, and nothing else was used"
+        );
+        hand_over(&port1, round, buffer);
+        drop(take(&port2));
+    }
+    // All of them at once are different ones; whichever comes back is the next to be taken.
+    let mut all: Vec<_> = (0..40).map(|_| pool.take().expect("a free one")).collect();
+    let mut places: Vec<_> = all.iter().map(|buffer| buffer.as_ptr()).collect();
+    places.sort();
+    places.dedup();
+    assert_eq!((places.len(), pool.in_use()), (40, 40));
+    let back = all.swap_remove(17);
+    let place = back.as_ptr();
+    hand_over(&port1, 17, back);
+    assert!(pool.take().is_err(), "it is under way");
+    drop(take(&port2));
+    assert_eq!(pool.take().expect("it came back").as_ptr(), place);
+}
+
+#[test]
 fn an_empty_pool_says_so_or_waits() {
     let _watch = watch("an_empty_pool_says_so_or_waits");
     let MessageChannel { port1, port2 } = channel();

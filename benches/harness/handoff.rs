@@ -67,9 +67,8 @@ impl Handoff {
         assert!(is_ready);
         let pool = (way == Way::Pooled).then(|| {
             let pool = BufferPool::new(worker.port(), 2, bytes).expect("a pool");
-            for _ in 0..2 {
-                pool.take().expect("a buffer").fill(FILL);
-            }
+            let buffers: Vec<_> = (0..2).map(|_| pool.take().expect("a buffer")).collect();
+            buffers.into_iter().for_each(|mut buffer| buffer.fill(FILL));
             pool
         });
         let sealed = (way == Way::Sealed).then(|| filled(bytes));

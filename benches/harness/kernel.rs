@@ -198,6 +198,10 @@ impl<C: Channel> Workload for OneWay<C> {
         start.elapsed()
     }
 
+    fn pauses(&self) -> Option<u64> {
+        Some(self.source.pauses())
+    }
+
     fn peer(&self) -> Option<u32> {
         Some(self.peer.id())
     }

@@ -7,7 +7,7 @@ use super::clock::Clock;
 use super::lines;
 use super::machine::{Distance, Machine, Probe, Switches};
 use super::report::usual_distance;
-use super::workload::Subject;
+use super::workload::{Subject, run_and_count};
 
 /// One repetition of one subject. Times are nanoseconds an operation.
 pub struct Run {
@@ -17,6 +17,8 @@ pub struct Run {
     pub tail: Option<(f64, f64)>,
     /// Mean of a run without any clock inside.
     pub mean: f64,
+    /// Messages that the receiver of a one-way transfer took in a row.
+    pub in_a_row: Option<f64>,
     /// What was probed just before.
     pub probe: Option<Probe>,
     pub distance: Distance,
@@ -106,7 +108,7 @@ fn once(machine: &Machine, subject: &Subject, clock: &Clock, effort: Effort) -> 
     workload.check();
     workload.run(subject.count.div_ceil(10));
     let switches = Switches::of_both(workload.peer());
-    let mean = workload.run(subject.count).as_nanos() as f64 / subject.count as f64;
+    let (mean, in_a_row) = run_and_count(workload.as_mut(), subject.count);
     let ticks = workload.sample(subject.count, clock);
     let switches = Switches::of_both(workload.peer()).since(switches);
     let operations = if ticks.is_some() { 2 * subject.count } else { subject.count };
@@ -117,6 +119,7 @@ fn once(machine: &Machine, subject: &Subject, clock: &Clock, effort: Effort) -> 
         figure: percentiles.map_or(mean, |(median, _)| median),
         tail: percentiles.map(|(_, tail)| tail),
         mean,
+        in_a_row,
         probe: before,
         distance,
         switches,

@@ -94,11 +94,14 @@ struct Page {
     taken: Shared<AtomicU64>,
     /// Messages that were not as they should be; written by the receiving side.
     wrong: Shared<AtomicU64>,
+    /// How often nothing was found behind a message; written by the receiving side.
+    pauses: Shared<AtomicU64>,
 }
 
 impl Page {
     fn new(memory: &Rc<SharedMemory>) -> Self {
-        Self { taken: memory.word(0), wrong: memory.word(LINE) }
+        let (taken, wrong, pauses) = (memory.word(0), memory.word(LINE), memory.word(LINE + 8));
+        Self { taken, wrong, pauses }
     }
 }
 
@@ -128,6 +131,12 @@ impl Source {
         }
         assert_eq!(self.page.wrong.load(Acquire), 0, "messages that arrived wrong");
     }
+
+    /// How often the receiving side has found nothing behind a message so far: by this many
+    /// handovers from core to core the messages came.
+    pub fn pauses(&self) -> u64 {
+        self.page.pauses.load(Acquire)
+    }
 }
 
 /// The receiving side of a one-way transfer: checks, reads and counts.
@@ -138,12 +147,13 @@ pub struct Tally {
     taken: u64,
     wrong: u64,
     published: u64,
+    pauses: u64,
 }
 
 impl Tally {
     pub fn new(memory: &Rc<SharedMemory>, len: usize) -> Self {
         let (page, expected) = (Page::new(memory), pattern(0, len));
-        Self { page, expected, taken: 0, wrong: 0, published: 0 }
+        Self { page, expected, taken: 0, wrong: 0, published: 0, pauses: 0 }
     }
 
     /// Reads one message. The first ones are compared byte by byte, the others by their number.
@@ -162,7 +172,9 @@ impl Tally {
     pub fn publish(&mut self) {
         if self.published != self.taken {
             self.published = self.taken;
+            self.pauses += 1;
             self.page.wrong.store(self.wrong, Release);
+            self.page.pauses.store(self.pauses, Release);
             // Release: pairs with the Acquire in `Source::wait_until_taken`.
             self.page.taken.store(self.taken, Release);
         }

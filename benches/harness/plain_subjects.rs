@@ -115,6 +115,10 @@ impl Workload for OneWay {
         start.elapsed()
     }
 
+    fn pauses(&self) -> Option<u64> {
+        Some(self.source.pauses())
+    }
+
     fn peer(&self) -> Option<u32> {
         Some(self.peer.id())
     }

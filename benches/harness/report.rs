@@ -56,8 +56,9 @@ impl Report {
         println!(
             "medians over the runs on the usual kind of pair (* where there was none), and of \
              those over the undisturbed ones if there were any; `/` is a ratio of times, below 1 \
-             is faster, in brackets that of the means; sleeps: voluntary switches an operation, \
-             both sides; preempted: involuntary ones"
+             is faster, in brackets that of the means; in a row: messages that the receiver took \
+             before it found nothing once; sleeps: voluntary switches an operation, both sides; \
+             preempted: involuntary ones"
         );
         if quick {
             println!("quick mode: too few operations for these figures to say anything");
@@ -89,7 +90,7 @@ impl Report {
             headings.extend(["p99", "p99.9", "mean"]);
         }
         if self.is_throughput {
-            headings.extend(["M/s", "GB/s"]);
+            headings.extend(["M/s", "GB/s", "in a row"]);
         }
         let mut headings: Vec<String> = headings.into_iter().map(str::to_owned).collect();
         headings.extend(self.baselines.iter().map(|baseline| format!("/ {}", baseline.variant)));
@@ -121,6 +122,7 @@ impl Report {
         if self.is_throughput {
             row.push(format!("{:.3}", 1e3 / figure));
             row.push(format!("{:.2}", series.bytes as f64 / figure));
+            row.push(in_a_row(&counted));
         }
         for baseline in &self.baselines {
             let base = baseline.find(all, series);
@@ -202,6 +204,12 @@ pub fn median(values: impl Iterator<Item = f64>) -> f64 {
         len if len % 2 == 1 => values[len / 2],
         len => f64::midpoint(values[len / 2 - 1], values[len / 2]),
     }
+}
+
+/// Writes how many messages were taken in a row.
+pub fn in_a_row(runs: &[&Run]) -> String {
+    let middle = median(runs.iter().filter_map(|run| run.in_a_row));
+    if middle.is_nan() { "-".to_owned() } else { format!("{middle:.1}") }
 }
 
 /// Writes a time with three or four digits.

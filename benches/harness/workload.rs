@@ -17,10 +17,24 @@ pub trait Workload {
         None
     }
 
+    /// How often the receiver of a one-way transfer has found nothing behind a message so far.
+    fn pauses(&self) -> Option<u64> {
+        None
+    }
+
     /// Process id of the other side, if it is another process.
     fn peer(&self) -> Option<u32> {
         None
     }
+}
+
+/// Performs `count` operations; nanoseconds an operation, and how many messages the receiver took
+/// in a row, from one look that found nothing to the next.
+pub fn run_and_count(workload: &mut dyn Workload, count: u64) -> (f64, Option<f64>) {
+    let before = workload.pauses();
+    let ns = workload.run(count).as_nanos() as f64 / count as f64;
+    let pauses = workload.pauses().zip(before).map(|(after, before)| after - before);
+    (ns, pauses.map(|pauses| count as f64 / pauses.max(1) as f64))
 }
 
 /// A named workload, not yet started.

@@ -3,12 +3,14 @@
 //!
 //! ```text
 //! +0x000  waiting   u32   raised by the maker while it waits for a slot
-//! +0x080  states    u32, 128 bytes apart: one for each slot
+//! +0x080  freed     u32 for each slot: how often it was freed
 //! from the next page on: the slots, each a multiple of a page
 //! ```
 //!
 //! A slot is free, or somebody's. Who has it frees it, wherever it is: in the maker's hands, in a
-//! record, in the receiver's hands. Only the maker takes free ones.
+//! record, in the receiver's hands. Only the maker takes free ones, and notes in memory of its own
+//! at which count it took each: a slot whose count is another one by now is free. So a slot that
+//! goes over and comes back costs the two cores one line there and one back, and taking it nothing.
 #![allow(unsafe_code)]
 
 use crate::error::{BufferError, Corruption};
@@ -17,6 +19,7 @@ use crate::os::mapping::{Mapping, page_size};
 use crate::os::{futex, memfd};
 use crate::ring::notifier::{self, Sleep, Wake};
 use crate::sync::Site;
+use std::cell::Cell;
 use std::fmt;
 use std::ops::{Deref, DerefMut};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -84,33 +87,12 @@ impl PoolMemory {
         self.len
     }
 
-    /// Takes the first free slot from `hint` on, for the maker.
-    pub(crate) fn take(self: &Arc<Self>, hint: u32) -> Option<PooledBuffer> {
-        let slots = (0..self.slots).map(|step| (hint + step) % self.slots);
-        for slot in slots {
-            // Acquire: pairs with the Release in `free`; who had it before is through with it.
-            if self.state(slot).load(Ordering::Acquire) == FREE {
-                // Relaxed: only the maker takes.
-                self.state(slot).store(TAKEN, Ordering::Relaxed);
-                return Some(PooledBuffer { memory: self.clone(), slot });
-            }
-        }
-        None
-    }
-
     /// The slot that a record of the trusted peer names.
     pub(crate) fn received(self: &Arc<Self>, slot: u32) -> Result<PooledBuffer, Corruption> {
         if slot >= self.slots {
             return Err(Corruption::new("slot of a pool", slot.into(), self.slots.into()));
         }
         Ok(PooledBuffer { memory: self.clone(), slot })
-    }
-
-    /// How many slots are somebody's.
-    pub(crate) fn in_use(&self) -> u32 {
-        // Relaxed: a number for people.
-        let taken = |slot: &u32| self.state(*slot).load(Ordering::Relaxed) != FREE;
-        (0..self.slots).filter(taken).count() as u32
     }
 
     /// Sleeps until a slot may have come back, at most for `slice`. The caller looks before.
@@ -123,8 +105,11 @@ impl PoolMemory {
     }
 
     fn free(&self, slot: u32) {
-        // Release: pairs with the Acquire in `take`; the bytes are no longer used here.
-        self.state(slot).store(FREE, Ordering::Release);
+        let freed = self.freed(slot);
+        // Relaxed: only who has the slot counts on, and it came here by a record, or by `take`.
+        let count = freed.load(Ordering::Relaxed).wrapping_add(1);
+        // Release: pairs with the Acquire in `PoolMaker::take`; the bytes are no longer used here.
+        freed.store(count, Ordering::Release);
         if notifier::look(self.waiting(), Site::FenceBeforeLook) != Wake::Nobody {
             futex::wake(self.waiting());
         }
@@ -134,15 +119,15 @@ impl PoolMemory {
         self.word(0)
     }
 
-    fn state(&self, slot: u32) -> &AtomicU32 {
+    fn freed(&self, slot: u32) -> &AtomicU32 {
         assert!(slot < self.slots);
-        self.word(STATES + LINE * u64::from(slot))
+        self.word(COUNTS + COUNT_LEN * u64::from(slot))
     }
 
     fn word(&self, offset: u64) -> &AtomicU32 {
         let place = mapped(&self.mapping, offset, 4).cast::<u32>();
         // SAFETY: (mapping) the place lies in the mapping, which `self` keeps, and is aligned, as
-        // the mapping is and as offsets of words are multiples of 128. It is only accessed as an
+        // the mapping is and as offsets of words are multiples of four. It is only accessed as an
         // atomic.
         unsafe { AtomicU32::from_ptr(place.as_ptr()) }
     }
@@ -150,6 +135,51 @@ impl PoolMemory {
     fn bytes(&self, slot: u32) -> NonNull<u8> {
         let offset = slots_start(u64::from(self.slots)) + u64::from(slot) * stride(self.len);
         mapped(&self.mapping, offset, self.len)
+    }
+}
+
+/// The maker's end of a pool.
+///
+/// INVARIANT (slot): a slot whose count is not the noted one is nobody's, since who had it counted
+/// on as it freed it, and nobody takes slots but this.
+#[derive(Debug)]
+pub(crate) struct PoolMaker {
+    memory: Arc<PoolMemory>,
+    /// At which count each slot was taken last.
+    noted: Vec<Cell<u32>>,
+}
+
+impl PoolMaker {
+    /// The maker's end of a pool that was just made, all of whose counts are zero.
+    pub(crate) fn new(memory: Arc<PoolMemory>) -> PoolMaker {
+        let noted = vec![Cell::new(NEVER); memory.slots as usize];
+        PoolMaker { memory, noted }
+    }
+
+    pub(crate) fn memory(&self) -> &PoolMemory {
+        &self.memory
+    }
+
+    /// Takes the first free slot: so no more of them are in turn than have to be, and what was in
+    /// use last is in the cache.
+    pub(crate) fn take(&self) -> Option<PooledBuffer> {
+        for (slot, noted) in (0..).zip(&self.noted) {
+            // Acquire: pairs with the Release in `free`; who had it before is through with it.
+            let count = self.memory.freed(slot).load(Ordering::Acquire);
+            if count != noted.get() {
+                noted.set(count);
+                return Some(PooledBuffer { memory: self.memory.clone(), slot });
+            }
+        }
+        None
+    }
+
+    /// How many slots are somebody's.
+    pub(crate) fn in_use(&self) -> u32 {
+        // Relaxed: a number for people, or a look that another one follows.
+        let count = |slot| self.memory.freed(slot).load(Ordering::Relaxed);
+        let taken = |(slot, noted): &(u32, &Cell<u32>)| count(*slot) == noted.get();
+        (0..).zip(&self.noted).filter(taken).count() as u32
     }
 }
 
@@ -227,19 +257,20 @@ fn stride(len: u64) -> u64 {
 }
 
 fn slots_start(slots: u64) -> u64 {
-    (STATES + LINE * slots).next_multiple_of(page_size())
+    (COUNTS + COUNT_LEN * slots).next_multiple_of(page_size())
 }
 
 /// Bytes of a pool; `None` if that is no number.
 fn total(slots: u64, len: u64) -> Option<u64> {
     let stride = len.checked_next_multiple_of(page_size())?;
-    let states = LINE.checked_mul(slots)?.checked_add(STATES)?;
-    let start = states.checked_next_multiple_of(page_size())?;
+    let counts = COUNT_LEN.checked_mul(slots)?.checked_add(COUNTS)?;
+    let start = counts.checked_next_multiple_of(page_size())?;
     stride.checked_mul(slots)?.checked_add(start)
 }
 
-const FREE: u32 = 0;
-const TAKEN: u32 = 1;
-const STATES: u64 = 0x80;
-/// Bytes from one state to the next, so that both ends' stores stay out of each other's way.
-const LINE: u64 = 128;
+/// Where the counts begin: the word before them is the maker's, and has lines of its own.
+const COUNTS: u64 = 0x80;
+/// Bytes of a count. Close together, as the maker looks at all those before the one it takes.
+const COUNT_LEN: u64 = 4;
+/// Noted of a slot that was never taken: no count gets there before the first time.
+const NEVER: u32 = u32::MAX;

@@ -3,10 +3,9 @@
 use crate::error::{CloseReason, PoolError, PostError};
 use crate::link::endpoint::Endpoint;
 use crate::link::payload::Post;
-use crate::link::pool::{PoolMemory, PooledBuffer};
+use crate::link::pool::{PoolMaker, PoolMemory, PooledBuffer};
 use crate::port::MessagePort;
 use crate::port::sender::Sender;
-use std::cell::Cell;
 use std::fmt;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -41,10 +40,8 @@ use std::time::{Duration, Instant};
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
 pub struct BufferPool {
-    memory: Arc<PoolMemory>,
+    maker: PoolMaker,
     end: Arc<Endpoint>,
-    /// Where to look first.
-    next: Cell<u32>,
 }
 
 impl BufferPool {
@@ -63,17 +60,18 @@ impl BufferPool {
     /// As [`new`](Self::new).
     pub fn for_sender(sender: &Sender, count: u32, len: usize) -> Result<BufferPool, PoolError> {
         let memory = sender.add_pool(count, len as u64)?;
-        Ok(BufferPool { memory, end: sender.endpoint().clone(), next: Cell::new(0) })
+        Ok(BufferPool { maker: PoolMaker::new(memory), end: sender.endpoint().clone() })
     }
 
-    /// Takes a buffer that nobody has. It holds leftovers.
+    /// Takes the first buffer that nobody has. It holds leftovers. One that was in use a moment ago
+    /// is taken before one that never was, as its memory is in the cache: a pool may have buffers to
+    /// spare at no cost. Looks at a word for each buffer before it, all of them in use.
     ///
     /// # Errors
     /// [`PostError::QueueFull`] if all are in use; [`PostError::Closed`] if the peer has gone while
     /// it had them.
     pub fn take(&self) -> Result<PooledBuffer, PostError> {
-        if let Some(buffer) = self.memory.take(self.next.get()) {
-            self.next.set((buffer.slot() + 1) % self.memory.slots());
+        if let Some(buffer) = self.maker.take() {
             return Ok(buffer);
         }
         let memory = self.end.region().lane(self.end.outgoing());
@@ -87,7 +85,7 @@ impl BufferPool {
             // What it had not received stays in use for as long as its end lives.
             return Err(PostError::Closed { reason });
         }
-        let (len, all) = (self.memory.len(), u64::from(self.memory.slots()) * self.memory.len());
+        let (len, all) = (self.memory().len(), u64::from(self.count()) * self.memory().len());
         Err(PostError::QueueFull { len, unread: all, limit: all, is_socket: false })
     }
 
@@ -119,23 +117,27 @@ impl BufferPool {
             if left.is_zero() {
                 return Err(PostError::Timeout);
             }
-            self.memory.wait(left.min(SLICE), || self.memory.in_use() < self.memory.slots());
+            self.memory().wait(left.min(SLICE), || self.in_use() < self.count());
         }
     }
 
     /// How many buffers somebody has: this program, the peer, or a message on its way.
     pub fn in_use(&self) -> u32 {
-        self.memory.in_use()
+        self.maker.in_use()
     }
 
     /// How many buffers there are.
     pub fn count(&self) -> u32 {
-        self.memory.slots()
+        self.memory().slots()
     }
 
     /// Bytes of each buffer.
     pub fn buffer_len(&self) -> usize {
-        self.memory.len() as usize
+        self.memory().len() as usize
+    }
+
+    fn memory(&self) -> &PoolMemory {
+        self.maker.memory()
     }
 }
 

@@ -170,6 +170,7 @@ fn run_of(figures: &Figures) -> Run {
         figure: figures.figure,
         tail: tail(P99).zip(tail(P99 + 1)),
         mean: figures.mean,
+        in_a_row: figures.in_a_row,
         probe: figures.probes.map(|(before, _)| before),
         distance: Distance::of(
             figures.probes.map(|(before, _)| before),

@@ -278,6 +278,10 @@ impl<O: Sending, I: Receiving> Workload for OneWay<O, I> {
         start.elapsed()
     }
 
+    fn pauses(&self) -> Option<u64> {
+        Some(self.0.source.pauses())
+    }
+
     fn peer(&self) -> Option<u32> {
         self.0.peer()
     }

@@ -15,7 +15,7 @@ use hdrhistogram::Histogram;
 use crate::harness::clock::Clock;
 use crate::harness::local::Timed;
 use crate::harness::machine::{Machine, Probe, Switches};
-use crate::harness::workload::Workload;
+use crate::harness::workload::{Workload, run_and_count};
 use crate::harness::{child, lines, machine};
 use crate::peers::iceoryx;
 use crate::rows::{self, Work};
@@ -27,6 +27,8 @@ pub struct Figures {
     /// The median where single operations were timed, else the mean.
     pub figure: f64,
     pub mean: f64,
+    /// Messages that the receiver of a one-way transfer took in a row.
+    pub in_a_row: Option<f64>,
     /// Times at [`QUANTILES`], where single operations were timed.
     pub quantiles: Vec<f64>,
     /// What was probed of the two cores before and after.
@@ -46,16 +48,19 @@ impl Figures {
         let probes = self.probes.map_or(String::new(), |(before, after)| {
             list(&[before.line, before.record, after.line, after.record])
         });
-        let Self { figure, mean, quantiles, switches, count, .. } = self;
+        let Self { figure, mean, in_a_row, quantiles, switches, count, .. } = self;
+        let row = in_a_row.map(|value| value.to_string()).unwrap_or_default();
         let (voluntary, involuntary) = (switches.voluntary, switches.involuntary);
         let quantiles = list(quantiles);
-        format!("{MARK}{figure};{mean};{quantiles};{probes};{voluntary};{involuntary};{count}")
+        let counts = format!("{voluntary};{involuntary};{count}");
+        format!("{MARK}{figure};{mean};{row};{quantiles};{probes};{counts}")
     }
 
     /// Reads what `to_line` wrote; `None` for anything else.
     pub fn of_line(line: &str) -> Option<Self> {
         let words: Vec<&str> = line.strip_prefix(MARK)?.split(';').collect();
-        let [figure, mean, quantiles, probes, voluntary, involuntary, count] = words[..] else {
+        let [figure, mean, row, quantiles, probes, voluntary, involuntary, count] = words[..]
+        else {
             return None;
         };
         let list = |word: &str| -> Option<Vec<f64>> {
@@ -72,6 +77,7 @@ impl Figures {
         Some(Self {
             figure: figure.parse().ok()?,
             mean: mean.parse().ok()?,
+            in_a_row: list(row)?.first().copied(),
             quantiles: list(quantiles)?,
             probes,
             switches,
@@ -187,7 +193,7 @@ fn measure_workload(mut workload: Box<dyn Workload>, effort: &Effort) -> Figures
     workload.check();
     let count = count_for(workload.as_mut(), effort.pass);
     let before = Switches::of_both(workload.peer());
-    let mean = workload.run(count).as_nanos() as f64 / count as f64;
+    let (mean, in_a_row) = run_and_count(workload.as_mut(), count);
     let samples = count.min(MOST_SAMPLES);
     let ticks = workload.sample(samples, &clock);
     let switches = Switches::of_both(workload.peer()).since(before);
@@ -195,6 +201,7 @@ fn measure_workload(mut workload: Box<dyn Workload>, effort: &Effort) -> Figures
     Figures {
         figure: quantiles.first().copied().unwrap_or(mean),
         mean,
+        in_a_row,
         quantiles,
         probes: None,
         switches,

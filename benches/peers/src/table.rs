@@ -8,7 +8,7 @@ use crate::comparison::{Cell, RowResult};
 use crate::harness::machine::Distance;
 use crate::harness::measure::{Run, Series};
 use crate::harness::report::{
-    counted, describe_pair, median, print_aligned, ratio, time, usual_distance,
+    counted, describe_pair, in_a_row, median, print_aligned, ratio, time, usual_distance,
 };
 use crate::rows::Unit;
 use crate::runner::QUANTILES;
@@ -100,7 +100,7 @@ fn headings(
         headings.extend(["p99", "p99.9", "mean"]);
     }
     if result.row.is_throughput() {
-        headings.extend(["M/s", "GB/s"]);
+        headings.extend(["M/s", "GB/s", "in a row"]);
     }
     let mut headings: Vec<String> = headings.into_iter().map(str::to_owned).collect();
     for base in [limit, best].into_iter().flatten() {
@@ -137,6 +137,7 @@ fn line(
     if result.row.is_throughput() {
         row.push(format!("{:.3}", 1e3 / middle));
         row.push(format!("{:.2}", result.row.work.bytes() as f64 / middle));
+        row.push(in_a_row(&counted));
     }
     for base in [limit, best].into_iter().flatten() {
         let ratio = ratio_of(result, index, base);
@@ -170,7 +171,8 @@ pub fn print_legend(results: &[RowResult]) {
     println!(
         "\nMedians over the runs on the usual kind of core pair, and of those over the undisturbed \
          ones if there were any (runs: how many of all). `/`: ratio of times, below 1 is faster. \
-         line: round trip of one cache line just before; pair: near cores share a cache. sleeps: \
+         in a row: messages that the receiver took before it found nothing once. line: round trip \
+         of one cache line just before; pair: near cores share a cache. sleeps: \
          voluntary switches an operation, both sides; preempted: involuntary ones."
     );
     println!("Subjects:");
@@ -190,7 +192,7 @@ pub fn write_csv(path: &Path, results: &[RowResult]) -> std::io::Result<()> {
     for quantile in QUANTILES {
         write!(file, ",p{}", quantile * 100.0)?;
     }
-    writeln!(file, ",line_ns,pair,voluntary,involuntary,operations,missing")?;
+    writeln!(file, ",in_a_row,line_ns,record_ns,pair,voluntary,involuntary,operations,missing")?;
     for result in results {
         let (id, bytes) = (&result.row.id, result.row.work.bytes());
         let unit = match result.row.unit() {
@@ -202,7 +204,7 @@ pub fn write_csv(path: &Path, results: &[RowResult]) -> std::io::Result<()> {
             let begin = format!("{id},{bytes},{},{}", cell.name, cell.kind.name().replace(',', ""));
             let missing = cell.failure.as_deref().or(cell.lacks);
             if let Some(reason) = missing {
-                let dashes = ",".repeat(QUANTILES.len() + 8);
+                let dashes = ",".repeat(QUANTILES.len() + 10);
                 writeln!(file, "{begin}{dashes},{}", quoted(reason))?;
             }
             for (index, (run, quantiles)) in series.runs.iter().zip(&cell.quantiles).enumerate() {
@@ -211,10 +213,15 @@ pub fn write_csv(path: &Path, results: &[RowResult]) -> std::io::Result<()> {
                     let value = quantiles.get(at).map(|value| format!("{value:.1}"));
                     write!(file, ",{}", value.unwrap_or_default())?;
                 }
-                let line = run.probe.map(|probe| format!("{:.1}", probe.line)).unwrap_or_default();
+                let tenths = |value: Option<f64>| value.map(|value| format!("{value:.1}"));
+                let tenths = |value| tenths(value).unwrap_or_default();
+                let line = tenths(run.probe.map(|probe| probe.line));
+                let record = tenths(run.probe.map(|probe| probe.record));
+                let row = tenths(run.in_a_row);
                 let (switches, count) = (run.switches, run.count);
                 let (voluntary, involuntary) = (switches.voluntary, switches.involuntary);
-                writeln!(file, ",{line},{},{voluntary},{involuntary},{count},", run.distance)?;
+                write!(file, ",{row},{line},{record},{}", run.distance)?;
+                writeln!(file, ",{voluntary},{involuntary},{count},")?;
             }
         }
     }
