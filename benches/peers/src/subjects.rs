@@ -8,6 +8,7 @@ use crate::harness::child::{Job, Role};
 use crate::harness::workload::{Subject, Trips};
 use crate::own;
 use crate::peers::bytes::{Interprocess, Pipe, Seqpacket, UnixPair};
+use crate::peers::copied::Copied;
 use crate::peers::iceoryx::Iceoryx;
 use crate::peers::ipc_channel::IpcChannel;
 use crate::peers::ipmpsc::Ipmpsc;
@@ -286,6 +287,13 @@ fn libraries() -> Vec<Entry> {
             ),
         },
         Entry {
+            name: "shmem-ipc-copied",
+            kind: Kind::Reference,
+            about: "the same, each message copied into private memory before it is used, as a \
+                    receiver has to that does not trust its peer",
+            answer: shmem_ipc_copied,
+        },
+        Entry {
             name: "ipmpsc",
             kind: Kind::Peer,
             about: "0.5, bytes by serde, borrowed from the ring with `zero_copy_context`",
@@ -413,6 +421,16 @@ pub fn ports(is_trusted: bool, work: Work, site: &Site) -> Answer {
     }
 }
 
+/// The answer of what a private copy costs, where both sides spin.
+fn shmem_ipc_copied(work: Work, site: &Site) -> Answer {
+    match work {
+        Work::Trip { is_asleep: false, .. } | Work::OneWay { is_burst: false, .. } => {
+            sized!(Copied, work.bytes(), Answer::Absent, between(&FIXED, work, site))
+        }
+        _ => Answer::Absent,
+    }
+}
+
 /// Plays the other side of any transport.
 fn serve(job: Job) {
     let (name, invited) = exchange::invited(job);
@@ -431,6 +449,7 @@ fn serve_as(name: &str, invited: Invited) {
             _ => play::<Blobs>(invited),
         },
         "shmem-ipc" => sized!(ShmemIpc, bytes, unreachable!("no such item"), play(invited)),
+        "shmem-ipc-copied" => sized!(Copied, bytes, unreachable!("no such item"), play(invited)),
         "ipmpsc" => play::<Ipmpsc>(invited),
         "ipc-channel" => play::<IpcChannel>(invited),
         "interprocess" => play::<Interprocess>(invited),

@@ -3,6 +3,7 @@
 #[cfg(feature = "aeron")]
 pub mod aeron;
 pub mod bytes;
+pub mod copied;
 pub mod iceoryx;
 pub mod iceoryx_requests;
 pub mod ipc_channel;
