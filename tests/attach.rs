@@ -14,7 +14,7 @@ use nix::fcntl::SealFlag;
 use nix::sys::socket::{AddressFamily, SockFlag, SockType, setsockopt, socket, sockopt};
 use offer::{
     CAPACITY, CAPACITY_WORD, INCOMING, LIMIT, LIMIT_WORD, OUTGOING, Offer, SCHEMA_WORD, SEALS,
-    VARIABLE, VERSION_AND_SIDE, made, memfd, sockets, verdict, verdict_on,
+    VARIABLE, VERSION, VERSION_AND_SIDE, made, memfd, sockets, verdict, verdict_on,
 };
 use std::fs::{File, OpenOptions};
 use std::os::fd::{AsRawFd, OwnedFd};
@@ -69,7 +69,7 @@ fn f38_an_honest_offer_is_a_port() {
             moved.words[word] = far;
         }
         expect(TEST, "moved", &moved, "accepted");
-        expect(TEST, "other side", &Offer::honest().with(VERSION_AND_SIDE, 2), "accepted");
+        expect(TEST, "other side", &Offer::honest().with(VERSION_AND_SIDE, VERSION), "accepted");
     }
     play(TEST, &[("parent", parent), ("victim", victim)]);
 }
@@ -89,9 +89,9 @@ fn f38_a_capsule_that_is_none_is_refused() {
             ("another magic", honest().with(0, 1), "no capsule"),
             ("zeros", Offer { words: vec![0; 35], ..honest() }, "no capsule"),
             ("ones", Offer { words: vec![u64::MAX; 35], ..honest() }, "no capsule"),
-            ("another version", honest().with(VERSION_AND_SIDE, 3), "layout version"),
+            ("another version", honest().with(VERSION_AND_SIDE, VERSION + 1), "layout version"),
             ("version 0", honest().with(VERSION_AND_SIDE, 0), "layout version"),
-            ("a third side", honest().with(VERSION_AND_SIDE, 2 | 2 << 32), "no capsule"),
+            ("a third side", honest().with(VERSION_AND_SIDE, VERSION | 2 << 32), "no capsule"),
         ];
         for (what, offer, words) in &cases {
             expect(TEST, what, offer, words);

@@ -72,7 +72,7 @@ fn write(file: &File, offset: u64, bytes: &[u8]) {
 
 const CAPACITY: u64 = 4096;
 const LIMIT: u64 = 16_384;
-const _: () = assert!(VERSION == 2, "look at the honest capsule again");
+const _: () = assert!(VERSION == 3, "look at the honest capsule again");
 
 #[cfg(test)]
 mod tests {

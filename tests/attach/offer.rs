@@ -19,6 +19,8 @@ pub const CAPACITY: u64 = 4096;
 pub const LIMIT: u64 = 64 << 10;
 pub const SCHEMA: u64 = 7;
 pub const MAGIC: u64 = u64::from_le_bytes(*b"MPCAPSUL");
+/// The layout version.
+pub const VERSION: u64 = 3;
 
 /// Indices of a capsule's words.
 pub const VERSION_AND_SIDE: usize = 1;
@@ -49,10 +51,25 @@ impl Offer {
         let (doorbell, doorbell2) = sockets(SockType::Stream);
         let (attachments, attachments2) = sockets(SockType::SeqPacket);
         Offer {
-            words: vec![MAGIC, 2 | 1 << 32, 1, CAPACITY, LIMIT, SCHEMA, 0, 0, 0, 0, 0, 0, 0, 0]
-                .into_iter()
-                .chain([0; 21])
-                .collect(),
+            words: vec![
+                MAGIC,
+                VERSION | 1 << 32,
+                1,
+                CAPACITY,
+                LIMIT,
+                SCHEMA,
+                0,
+                0,
+                0,
+                0,
+                0,
+                0,
+                0,
+                0,
+            ]
+            .into_iter()
+            .chain([0; 21])
+            .collect(),
             len: 280,
             descriptors: vec![region, doorbell, attachments],
             kept: vec![doorbell2, attachments2],

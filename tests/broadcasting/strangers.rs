@@ -30,7 +30,7 @@ fn words(words: &[u64]) -> Vec<u8> {
 
 const HELLO: u64 = u64::from_le_bytes(*b"MPHELLO1");
 const FORMAT: u64 = 8 << 32 | 1 << 16 | 4 << 8 | 8;
-const VERSION: u64 = 2;
+const VERSION: u64 = 3;
 
 /// What a member says before its capsule.
 fn introduction(version: u64, schema: u64) -> Vec<u8> {
