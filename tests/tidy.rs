@@ -304,7 +304,7 @@ fn check_layout(source: &str, document: &str) -> Vec<String> {
         .filter(|row| row.starts_with("+0x"))
         .collect();
     if rows.is_empty() {
-        return vec!["src/wire/layout.rs: its picture has no rows".to_owned()];
+        return vec!["src/wire/layout.rs: the picture has no rows".to_owned()];
     }
     rows.iter()
         .filter(|row| !shown.iter().any(|line| line.contains(row.as_str())))
@@ -553,7 +553,9 @@ fn the_crate_has_short_files_functions_and_lines() {
 
 #[test]
 fn the_layout_is_documented() {
-    report(check_layout(&read("src/wire/layout.rs"), &read("docs/layout.md")));
+    for source in ["src/wire/layout.rs", "src/link/pool.rs"] {
+        report(check_layout(&read(source), &read("docs/layout.md")));
+    }
 }
 
 #[test]

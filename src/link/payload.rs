@@ -12,7 +12,7 @@ use crate::ring::consumer::Record;
 use crate::ring::memory::Memory;
 use crate::ring::producer::{Plan, Producer};
 use crate::sync::{AtomicU64, Ordering};
-use crate::wire::record::{Format, HEADER_LEN};
+use crate::wire::record::Format;
 use rkyv::api::high::{HighSerializer, HighValidator};
 use rkyv::bytecheck::CheckBytes;
 use rkyv::rancor::{Error, Fallible, Strategy};
@@ -350,6 +350,7 @@ impl Payload {
 /// aligned like one; they must not overlap.
 #[inline(always)]
 unsafe fn copy_out(from: NonNull<u8>, to: NonNull<u8>, count: usize) {
+    #[cfg_attr(not(all(target_arch = "x86_64", not(miri))), allow(unused_mut))]
     let mut done = 0;
     #[cfg(all(target_arch = "x86_64", not(miri)))]
     while done + 4 <= count {
@@ -412,6 +413,7 @@ unsafe fn copy_line(from: NonNull<Block>, to: NonNull<Block>) {
 #[inline(always)]
 #[cfg(all(target_arch = "x86_64", not(miri)))]
 fn prefetch(start: NonNull<u8>, len: usize) {
+    use crate::wire::record::HEADER_LEN;
     use std::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
     let from = start.addr().get();
     let first = (from - HEADER_LEN as usize) / LINE * LINE + LINE;
@@ -468,6 +470,7 @@ pub(crate) fn blocks_as_bytes(blocks: &[Block]) -> &[u8] {
 /// `to` must be 16-aligned and valid for writes of `from.len()` bytes that do not overlap `from`.
 #[inline(always)]
 unsafe fn copy_in(from: &[u8], to: NonNull<u8>) {
+    #[cfg_attr(not(all(target_arch = "x86_64", not(miri))), allow(unused_mut))]
     let mut done = 0;
     #[cfg(all(target_arch = "x86_64", not(miri)))]
     if from.len() <= MOST_BY_BLOCKS {
@@ -525,6 +528,7 @@ pub(crate) unsafe fn access_unchecked<T: Portable>(bytes: &[u8]) -> &T {
 }
 
 /// Bytes of a payload whose lines are asked for at once: a core has a few dozen requests under way.
+#[cfg(all(target_arch = "x86_64", not(miri)))]
 const MOST_PREFETCHED: usize = 2 << 10;
 /// Bytes of a cache line, where it matters for speed alone.
 #[cfg(all(target_arch = "x86_64", not(miri)))]

@@ -108,7 +108,8 @@ impl PoolMemory {
         let freed = self.freed(slot);
         // Relaxed: only who has the slot counts on, and it came here by a record, or by `take`.
         let count = freed.load(Ordering::Relaxed).wrapping_add(1);
-        // Release: pairs with the Acquire in `PoolMaker::take`; the bytes are no longer used here.
+        // Release: pairs with the Acquire in `PoolMaker::take_slot`; the bytes are no longer used
+        // here.
         freed.store(count, Ordering::Release);
         if notifier::look(self.waiting(), Site::FenceBeforeLook) != Wake::Nobody {
             futex::wake(self.waiting());
@@ -140,38 +141,50 @@ impl PoolMemory {
 
 /// The maker's end of a pool.
 ///
-/// INVARIANT (slot): a slot whose count is not the noted one is nobody's, since who had it counted
-/// on as it freed it, and nobody takes slots but this.
+/// INVARIANT (slot): a slot whose count is not the noted one is nobody's: it was never taken, or
+/// who had it counted on as it freed it. Nobody takes slots but this, as a memory has one maker, where
+/// it was made.
 #[derive(Debug)]
 pub(crate) struct PoolMaker {
     memory: Arc<PoolMemory>,
     /// At which count each slot was taken last.
     noted: Vec<Cell<u32>>,
+    /// Where to look first behind the first few.
+    next: Cell<u32>,
 }
 
 impl PoolMaker {
     /// The maker's end of a pool that was just made, all of whose counts are zero.
     pub(crate) fn new(memory: Arc<PoolMemory>) -> PoolMaker {
         let noted = vec![Cell::new(NEVER); memory.slots as usize];
-        PoolMaker { memory, noted }
+        PoolMaker { memory, noted, next: Cell::new(0) }
     }
 
     pub(crate) fn memory(&self) -> &PoolMemory {
         &self.memory
     }
 
-    /// Takes the first free slot: so no more of them are in turn than have to be, and what was in
-    /// use last is in the cache.
+    /// Takes the first free slot: so no more of them are in turn than have to be, and the caches
+    /// hold those. Behind the first few, whose counts are in one pair of lines, it goes round, lest
+    /// it look at all that are in use each time.
     pub(crate) fn take(&self) -> Option<PooledBuffer> {
-        for (slot, noted) in (0..).zip(&self.noted) {
-            // Acquire: pairs with the Release in `free`; who had it before is through with it.
-            let count = self.memory.freed(slot).load(Ordering::Acquire);
-            if count != noted.get() {
-                noted.set(count);
-                return Some(PooledBuffer { memory: self.memory.clone(), slot });
-            }
+        let slots = self.memory.slots;
+        let first = slots.min(FIRST);
+        if let Some(buffer) = (0..first).find_map(|slot| self.take_slot(slot)) {
+            return Some(buffer);
         }
-        None
+        let others = slots - first;
+        let mut round = (0..others).map(|step| first + (self.next.get() + step) % others);
+        let buffer = round.find_map(|slot| self.take_slot(slot))?;
+        self.next.set((buffer.slot - first + 1) % others);
+        Some(buffer)
+    }
+
+    fn take_slot(&self, slot: u32) -> Option<PooledBuffer> {
+        // Acquire: pairs with the Release in `free`; who had it before is through with it.
+        let count = self.memory.freed(slot).load(Ordering::Acquire);
+        let is_free = self.noted[slot as usize].replace(count) != count;
+        is_free.then(|| PooledBuffer { memory: self.memory.clone(), slot })
     }
 
     /// How many slots are somebody's.
@@ -272,5 +285,7 @@ fn total(slots: u64, len: u64) -> Option<u64> {
 const COUNTS: u64 = 0x80;
 /// Bytes of a count. Close together, as the maker looks at all those before the one it takes.
 const COUNT_LEN: u64 = 4;
+/// Slots among which the first free one is taken.
+const FIRST: u32 = 32;
 /// Noted of a slot that was never taken: no count gets there before the first time.
 const NEVER: u32 = u32::MAX;

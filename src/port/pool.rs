@@ -63,9 +63,9 @@ impl BufferPool {
         Ok(BufferPool { maker: PoolMaker::new(memory), end: sender.endpoint().clone() })
     }
 
-    /// Takes the first buffer that nobody has. It holds leftovers. One that was in use a moment ago
-    /// is taken before one that never was, as its memory is in the cache: a pool may have buffers to
-    /// spare at no cost. Looks at a word for each buffer before it, all of them in use.
+    /// Takes a buffer that nobody has. It holds leftovers. It is the first free one of the pool:
+    /// so one that was in use before is taken before one that never was, as the caches may hold it,
+    /// and buffers to spare cost nothing. While the first 32 are in use, the others take turns.
     ///
     /// # Errors
     /// [`PostError::QueueFull`] if all are in use; [`PostError::Closed`] if the peer has gone while

@@ -13,7 +13,8 @@ use crate::sync::{Ordering, Site, ordering};
 use crate::wire::layout::RECORD_ALIGN;
 use crate::wire::record::{Beside, Farewell, Format, HEADER_LEN, Header, record_len};
 
-/// INVARIANT (bounds): a [`Record`] that `peek` returns lies inside its segment.
+/// INVARIANT (bounds): a [`Record`] that `peek` returns lies inside its segment, and its payload
+/// starts at a multiple of 16.
 /// INVARIANT (owner): the bytes from `released` to `tail` are this end's to read, as far as the
 /// producer keeps the protocol.
 #[derive(Debug)]
