@@ -142,8 +142,8 @@ impl PoolMemory {
 /// The maker's end of a pool.
 ///
 /// INVARIANT (slot): a slot whose count is not the noted one is nobody's: it was never taken, or
-/// who had it counted on as it freed it. Nobody takes slots but this, as a memory has one maker, where
-/// it was made.
+/// who had it counted on as it freed it. Nobody takes slots but this, as a memory has one maker,
+/// where it was made.
 #[derive(Debug)]
 pub(crate) struct PoolMaker {
     memory: Arc<PoolMemory>,
