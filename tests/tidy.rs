@@ -304,7 +304,7 @@ fn check_layout(source: &str, document: &str) -> Vec<String> {
         .filter(|row| row.starts_with("+0x"))
         .collect();
     if rows.is_empty() {
-        return vec!["src/wire/layout.rs: the picture has no rows".to_owned()];
+        return vec!["a picture of docs/layout.md has no rows in its source".to_owned()];
     }
     rows.iter()
         .filter(|row| !shown.iter().any(|line| line.contains(row.as_str())))
