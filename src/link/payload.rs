@@ -462,9 +462,12 @@ pub(crate) fn blocks_as_bytes(blocks: &[Block]) -> &[u8] {
 
 /// Copies a message to where its record stands.
 ///
-/// A short one by stores of 16 bytes, each inside of one cache line, as a payload is aligned like
-/// that. `memcpy` takes wider ones, some of which would lie across two lines, both of which the
-/// other end's core may hold.
+/// A short and a very long one by stores of 16 bytes, each inside of one cache line, as a payload is
+/// aligned like that. `memcpy` takes wider ones. Of a short message some would lie across two lines,
+/// both of which the other end's core may hold. A very long one takes a quarter longer with them
+/// where its address and that of its place differ by 16 but for whole pages, as they soon do where
+/// an allocator gives it pages of its own: then a load seems to overlap the store before it. Hence
+/// also a line's four loads before its stores.
 ///
 /// # Safety
 /// `to` must be 16-aligned and valid for writes of `from.len()` bytes that do not overlap `from`.
@@ -492,11 +495,51 @@ unsafe fn copy_in(from: &[u8], to: NonNull<u8>) {
             }
             done += size_of::<Block>();
         }
+    } else if from.len() >= LEAST_BY_LINES {
+        // SAFETY: the caller's word.
+        done = unsafe { copy_lines(from, to) };
     }
     // SAFETY: the caller's word; `done` is at most the length.
     let rest = unsafe { to.add(done) };
     // SAFETY: the caller's word.
     unsafe { copy(&from[done..], rest) };
+}
+
+/// Copies the whole lines of a very long message and returns their bytes.
+///
+/// # Safety
+/// As for `copy_in`.
+#[cfg(all(target_arch = "x86_64", not(miri)))]
+#[inline(never)]
+unsafe fn copy_lines(from: &[u8], to: NonNull<u8>) -> usize {
+    let mut done = 0;
+    for line in from.chunks_exact(LINE) {
+        // SAFETY: the caller's word: the line lies inside of the message's place.
+        let place = unsafe { to.add(done) };
+        // SAFETY: 64 bytes are read from a slice of as many, and written to where they belong, which
+        // is 16-aligned as the place's start is. In assembly, as in `copy_in`.
+        unsafe {
+            std::arch::asm!(
+                "movdqu {a}, [{from}]",
+                "movdqu {b}, [{from} + 16]",
+                "movdqu {c}, [{from} + 32]",
+                "movdqu {d}, [{from} + 48]",
+                "movdqa [{to}], {a}",
+                "movdqa [{to} + 16], {b}",
+                "movdqa [{to} + 32], {c}",
+                "movdqa [{to} + 48], {d}",
+                from = in(reg) line.as_ptr(),
+                to = in(reg) place.as_ptr(),
+                a = out(xmm_reg) _,
+                b = out(xmm_reg) _,
+                c = out(xmm_reg) _,
+                d = out(xmm_reg) _,
+                options(nostack, preserves_flags),
+            );
+        }
+        done += LINE;
+    }
+    done
 }
 
 /// # Safety
@@ -533,9 +576,12 @@ const MOST_PREFETCHED: usize = 2 << 10;
 /// Bytes of a cache line, where it matters for speed alone.
 #[cfg(all(target_arch = "x86_64", not(miri)))]
 const LINE: usize = 64;
-/// Bytes of a message that is copied in by blocks: 64 were measured. A long one is `memcpy`'s.
+/// Bytes of a message that is copied in by blocks: 64 were measured. A longer one is `memcpy`'s.
 #[cfg(all(target_arch = "x86_64", not(miri)))]
 const MOST_BY_BLOCKS: usize = 256;
+/// Bytes from which on a message is copied in by lines: 1 MiB gained by it, 256 KiB did not.
+#[cfg(all(target_arch = "x86_64", not(miri)))]
+const LEAST_BY_LINES: usize = 512 << 10;
 
 /// Levels of pointers in an archive: a `Box` in a `Box` is two. Far below what a thread's stack of
 /// 2 MiB holds, in a debug build too.

@@ -62,6 +62,22 @@ fn every_short_length_arrives_whole_from_every_alignment() {
     }
 }
 
+/// Very long messages are copied in by lines: lengths around the border, and rests of every kind.
+#[test]
+fn every_very_long_length_arrives_whole_from_every_alignment() {
+    let MessageChannel { port1, port2 } = channel();
+    let border = 512 << 10;
+    let pattern: Vec<u8> = (0..border as u32 + 300).map(|index| (index % 251) as u8).collect();
+    for (step, len) in (border - 2..border + 130).enumerate() {
+        let offset = step % 16;
+        let sent = &pattern[offset..offset + len];
+        port1.post_bytes(&vec![0xff; len + 16]).expect("room");
+        port1.post_bytes(sent).expect("room");
+        drop(receive(&port2));
+        assert!(receive(&port2).bytes() == sent, "{len} bytes from offset {offset}");
+    }
+}
+
 #[test]
 fn payloads_are_aligned_for_every_type() {
     let MessageChannel { port1, port2 } = channel();
