@@ -462,12 +462,12 @@ pub(crate) fn blocks_as_bytes(blocks: &[Block]) -> &[u8] {
 
 /// Copies a message to where its record stands.
 ///
-/// A short and a very long one by stores of 16 bytes, each inside of one cache line, as a payload is
-/// aligned like that. `memcpy` takes wider ones. Of a short message some would lie across two lines,
-/// both of which the other end's core may hold. A very long one takes a quarter longer with them
-/// where its address and that of its place differ by 16 but for whole pages, as they soon do where
-/// an allocator gives it pages of its own: then a load seems to overlap the store before it. Hence
-/// also a line's four loads before its stores.
+/// A short and a very long one by stores of 16 bytes, each inside of one cache line, as a payload
+/// is aligned like that. `memcpy` takes wider ones. Of a short message some would lie across two
+/// lines, both of which the other end's core may hold. A very long one takes a quarter longer with
+/// them where its address and that of its place differ by 16 but for whole pages, as they soon do
+/// where an allocator gives it pages of its own: then a load seems to overlap the store before it.
+/// Hence also a line's four loads before its stores.
 ///
 /// # Safety
 /// `to` must be 16-aligned and valid for writes of `from.len()` bytes that do not overlap `from`.
@@ -516,8 +516,8 @@ unsafe fn copy_lines(from: &[u8], to: NonNull<u8>) -> usize {
     for line in from.chunks_exact(LINE) {
         // SAFETY: the caller's word: the line lies inside of the message's place.
         let place = unsafe { to.add(done) };
-        // SAFETY: 64 bytes are read from a slice of as many, and written to where they belong, which
-        // is 16-aligned as the place's start is. In assembly, as in `copy_in`.
+        // SAFETY: 64 bytes are read from a slice of as many, and written to where they belong,
+        // 16-aligned as the place's start is. In assembly, as in `copy_in`.
         unsafe {
             std::arch::asm!(
                 "movdqu {a}, [{from}]",
