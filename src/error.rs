@@ -303,7 +303,7 @@ pub enum MessageError {
         len: u64,
     },
     /// Nothing of that kind moved with the message, or all of it was taken.
-    #[error("no {kind} is left in the message")]
+    #[error("the message has no {kind}, or none is left in it")]
     NothingLeft {
         /// What was asked for.
         kind: &'static str,
@@ -449,8 +449,8 @@ fn full(unread: &u64, limit: &u64, is_socket: &bool) -> String {
     match is_socket {
         true => "the queue of transferables is full; wait until some were received".to_owned(),
         false => format!(
-            "{unread} of at most {limit} bytes are unread, and the rest is not in one piece; \
-             wait for room, or give the channel a higher limit"
+            "{unread} of at most {limit} bytes are unread, and the rest, some of which is reserved, \
+             has no place for the message in one piece; wait for room, or give the channel a higher limit"
         ),
     }
 }

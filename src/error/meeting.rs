@@ -186,7 +186,10 @@ pub enum BroadcastError {
 #[non_exhaustive]
 pub enum ParentPortError {
     /// This process was not started by [`Worker::spawn`](crate::Worker::spawn).
-    #[error("this process was not started as a worker: {variable} names no descriptor of its own")]
+    #[error(
+        "this process was not started as a worker: {variable} names no descriptor of its own; \
+         start it with `Worker::spawn`"
+    )]
     NotAWorker {
         /// The environment variable that names the inherited descriptor.
         variable: &'static str,
