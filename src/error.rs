@@ -449,8 +449,9 @@ fn full(unread: &u64, limit: &u64, is_socket: &bool) -> String {
     match is_socket {
         true => "the queue of transferables is full; wait until some were received".to_owned(),
         false => format!(
-            "{unread} of at most {limit} bytes are unread, and the rest, some of which is reserved, \
-             has no place for the message in one piece; wait for room, or give the channel a higher limit"
+            "{unread} of at most {limit} bytes are unread, and the rest, some of it reserved, has \
+             no place for the message in one piece; wait for room, or give the channel a higher \
+             limit"
         ),
     }
 }
