@@ -68,6 +68,11 @@ fn calls(test: &str, role: &str, count: u64) -> u64 {
 
 /// Counts twice, and compares.
 ///
+/// Both counts have what a process does once, such as the 21 calls by which std counts the
+/// processors when an end waits for the first time. Whether it has to wait is chance: it may be in
+/// one count and not in the other, for either process. One call for each window of messages would
+/// be more than what is let through here.
+///
 /// An end that looks and finds nothing asks the kernel ten times a second whether its peer is
 /// alive. So a busy machine, on which the messages take long, sees some calls more, by the clock
 /// and not by the message.
@@ -81,7 +86,7 @@ fn assert_no_call_per_message(test: &str, role: &str) {
     let by_the_clock = 2 * (start.elapsed().as_millis() / 100) as u64;
     let more = many.saturating_sub(few);
     assert!(
-        more < (MANY - FEW) / 1000 + by_the_clock,
+        more < (MANY - FEW) / 100 + by_the_clock,
         "{few} calls for {FEW} messages, {many} for {MANY}, {by_the_clock} by the clock"
     );
 }
@@ -104,7 +109,6 @@ fn while_both_processes_keep_up_there_is_no_system_call_per_round_trip() {
         for _ in 0..wanted(COUNT, 0) {
             port.post_message(&spin(&port)).expect("room");
         }
-        port.post_text("done").expect("room");
     }
     fn asks() {
         let mut worker = Worker::spawn(command(TEST, "echoes")).expect("a worker");
@@ -119,7 +123,6 @@ fn while_both_processes_keep_up_there_is_no_system_call_per_round_trip() {
         for number in count - WINDOW..count {
             assert_eq!(spin(port), number);
         }
-        assert_eq!(receive(port).text().expect("a text"), "done");
         assert!(worker.wait().expect("a child").success());
     }
     fn counts() {
