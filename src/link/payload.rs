@@ -358,8 +358,8 @@ unsafe fn copy_out(from: NonNull<u8>, to: NonNull<u8>, count: usize) {
         let line = unsafe { from.cast::<Block>().add(done) };
         // SAFETY: as above.
         let copy = unsafe { to.cast::<Block>().add(done) };
-        // SAFETY: as above.
-        unsafe { copy_line(line, copy) };
+        // SAFETY: as above; a block is aligned.
+        unsafe { copy_line(line.cast(), copy.cast()) };
         done += 4;
     }
     for word in 2 * done..2 * count {
@@ -378,18 +378,20 @@ unsafe fn copy_out(from: NonNull<u8>, to: NonNull<u8>, count: usize) {
 /// Copies four blocks, by loads twice as wide as an atomic can be.
 ///
 /// # Safety
-/// As `copy_out`, of four blocks.
+/// `from` must be valid for reads of 64 bytes, `to` for writes of as many and 16-aligned; they must
+/// not overlap.
 #[cfg(all(target_arch = "x86_64", not(miri)))]
 #[inline(always)]
-unsafe fn copy_line(from: NonNull<Block>, to: NonNull<Block>) {
+unsafe fn copy_line(from: NonNull<u8>, to: NonNull<u8>) {
+    debug_assert!(to.cast::<Block>().is_aligned(), "a store to {to:?} would be a fault");
     // SAFETY: the caller's word. To the language this does what relaxed loads of the single bytes
     // would do, in some order, each once: a race with the peer gives values and is none of its own.
     unsafe {
         std::arch::asm!(
-            "movdqa {a}, [{from}]",
-            "movdqa {b}, [{from} + 16]",
-            "movdqa {c}, [{from} + 32]",
-            "movdqa {d}, [{from} + 48]",
+            "movdqu {a}, [{from}]",
+            "movdqu {b}, [{from} + 16]",
+            "movdqu {c}, [{from} + 32]",
+            "movdqu {d}, [{from} + 48]",
             "movdqa [{to}], {a}",
             "movdqa [{to} + 16], {b}",
             "movdqa [{to} + 32], {c}",
@@ -477,6 +479,7 @@ unsafe fn copy_in(from: &[u8], to: NonNull<u8>) {
     let mut done = 0;
     #[cfg(all(target_arch = "x86_64", not(miri)))]
     if from.len() <= MOST_BY_BLOCKS {
+        debug_assert!(to.cast::<Block>().is_aligned(), "a store to {to:?} would be a fault");
         for block in from.chunks_exact(size_of::<Block>()) {
             // SAFETY: the caller's word: the block lies inside of the message's place.
             let place = unsafe { to.add(done) };
@@ -516,27 +519,8 @@ unsafe fn copy_lines(from: &[u8], to: NonNull<u8>) -> usize {
     for line in from.chunks_exact(LINE) {
         // SAFETY: the caller's word: the line lies inside of the message's place.
         let place = unsafe { to.add(done) };
-        // SAFETY: 64 bytes are read from a slice of as many, and written to where they belong,
-        // 16-aligned as the place's start is. In assembly, as in `copy_in`.
-        unsafe {
-            std::arch::asm!(
-                "movdqu {a}, [{from}]",
-                "movdqu {b}, [{from} + 16]",
-                "movdqu {c}, [{from} + 32]",
-                "movdqu {d}, [{from} + 48]",
-                "movdqa [{to}], {a}",
-                "movdqa [{to} + 16], {b}",
-                "movdqa [{to} + 32], {c}",
-                "movdqa [{to} + 48], {d}",
-                from = in(reg) line.as_ptr(),
-                to = in(reg) place.as_ptr(),
-                a = out(xmm_reg) _,
-                b = out(xmm_reg) _,
-                c = out(xmm_reg) _,
-                d = out(xmm_reg) _,
-                options(nostack, preserves_flags),
-            );
-        }
+        // SAFETY: the line is a slice of 64 bytes, and its place is 16-aligned as the message's is.
+        unsafe { copy_line(NonNull::from(line).cast(), place) };
         done += LINE;
     }
     done
