@@ -289,3 +289,24 @@ const COUNT_LEN: u64 = 4;
 const FIRST: u32 = 32;
 /// Noted of a slot that was never taken: no count gets there before the first time.
 const NEVER: u32 = u32::MAX;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_count_that_wraps_around_tells_free_from_taken() {
+        let memory = PoolMemory::create(1, 1).expect("a pool of one byte");
+        let maker = PoolMaker::new(memory.clone());
+        // As if it had been taken and freed all those times.
+        memory.freed(0).store(u32::MAX - 1, Ordering::Relaxed);
+        for _ in 0..4 {
+            let buffer = maker.take().expect("a free slot");
+            assert!(maker.take().is_none());
+            assert_eq!(maker.in_use(), 1);
+            drop(buffer);
+            assert_eq!(maker.in_use(), 0);
+        }
+        assert_eq!(memory.freed(0).load(Ordering::Relaxed), 2);
+    }
+}
