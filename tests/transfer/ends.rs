@@ -1,5 +1,6 @@
 //! A carrier that ends with a port in its queue, and a port as one descriptor.
 
+use crate::common::board::Board;
 use crate::common::census::Census;
 use crate::common::parts::{ATTACHMENTS, DOORBELL, EPOCH, PACKETS, Parts, packet_sockets, send};
 use crate::common::role::{command, play};
@@ -12,6 +13,7 @@ use messageport::{
 use nix::sys::socket::{setsockopt, sockopt};
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
+use std::sync::atomic::Ordering::SeqCst;
 use std::time::Duration;
 
 fn parent() -> MessagePort {
@@ -68,20 +70,27 @@ fn f5_a_port_in_flight_arrives_although_its_sender_dies() {
         pair.port1.post_text("in the queue").expect("room");
         let list: Vec<Transferable> = vec![pair.port1.into(), pair.port2.into(), token(6).into()];
         port.post_text_with("both", list).expect("room");
+        let board = Board::given();
+        wait_until("the parent has posted", || board.word(0).load(SeqCst) == 1);
         // What came to this process stays unread: the kernel tells the sender by a reset, before
         // what is left in the queue.
         die();
     }
     fn watches() {
+        let board = Board::new();
         let before = Census::take();
         for unread in [0, 1, 5] {
-            let mut worker = Worker::spawn(command(TEST, "dies")).expect("a worker");
+            board.word(0).store(0, SeqCst);
+            let mut child = command(TEST, "dies");
+            board.give(&mut child);
+            let mut worker = Worker::spawn(child).expect("a worker");
             let lost: Vec<_> = (0..unread).map(|_| channel()).collect();
             let mut kept = Vec::new();
             for pair in lost {
                 worker.port().post_text_with("unread", [pair.port2.into()]).expect("room");
                 kept.push(pair.port1);
             }
+            board.word(0).store(1, SeqCst);
             worker.wait().expect("a child");
             assert!(worker.port().is_closed());
             let event = receive(worker.port());
