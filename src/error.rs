@@ -197,6 +197,15 @@ pub enum PostError {
     /// The buffer is not of a pool that was made through this very port.
     #[error("the buffer belongs to another port's pool")]
     ForeignPool,
+    /// All buffers of a [`BufferPool`](crate::BufferPool) are in use.
+    #[error(
+        "all {count} buffers of the pool are in use: wait until one comes back by `take_timeout`, \
+         or make a pool of more"
+    )]
+    PoolInUse {
+        /// Buffers of the pool.
+        count: u32,
+    },
     /// This user has too many descriptors in flight: more than `RLIMIT_NOFILE`, all sockets
     /// counted.
     #[error(
@@ -239,7 +248,8 @@ pub enum RecvError {
     #[error("the wait for a message was cancelled")]
     Cancelled,
     /// This process cannot have as many more descriptors as move with the next message. It stays in
-    /// the queue for a tenth of a second of tries; then it comes without them.
+    /// the queue for a tenth of a second of tries; then it comes without them. A
+    /// [`BufferPool`](crate::BufferPool) of a trusted peer stays until there is room.
     #[error(
         "the next message needs {needed} descriptors: close some, or raise RLIMIT_NOFILE, \
          and receive again"
@@ -308,6 +318,13 @@ pub enum MessageError {
         /// What was asked for.
         kind: &'static str,
     },
+    /// The message names a buffer of a [`BufferPool`](crate::BufferPool) that this end does not
+    /// have. A pool is taken in where it stands in the queue, if the peer is trusted by then.
+    #[error(
+        "the message's buffer is of a pool that this end does not have: call `trust_peer` before \
+         the first look for messages"
+    )]
+    UnknownPool,
     /// What moved with the message as a port is none that can be used.
     #[error(transparent)]
     Port(AttachError),
@@ -323,8 +340,16 @@ pub enum PoolError {
     /// The port is not trusted: a pool is memory that both ends write.
     #[error("a buffer pool needs trust: call `trust_peer` at both ends first")]
     NotTrusted,
-    /// A port has so many pools at the most.
-    #[error("the port has {max} pools already, and takes no more")]
+    /// A pool of nothing.
+    #[error("a pool of {count} buffers of {len} bytes: it takes one of one byte at least")]
+    Empty {
+        /// Buffers asked for.
+        count: u32,
+        /// Bytes of each.
+        len: usize,
+    },
+    /// A port has so many pools at the most, those that were dropped included.
+    #[error("the port has had {max} pools already, and takes no more")]
     TooMany {
         /// Most pools of a port.
         max: usize,
@@ -450,8 +475,8 @@ fn full(unread: &u64, limit: &u64, is_socket: &bool) -> String {
         true => "the queue of transferables is full; wait until some were received".to_owned(),
         false => format!(
             "{unread} of at most {limit} bytes are unread, and the rest, some of it reserved, has \
-             no place for the message in one piece; wait for room, or give the channel a higher \
-             limit"
+             no place for the message in one piece; wait for room, which an open burst makes by \
+             being committed, or give the channel a higher limit"
         ),
     }
 }

@@ -22,10 +22,11 @@ use messageport::{
     ChannelError, CloseReason, MessageChannel, MessagePort, PostError, RecvError, Worker,
     parent_port,
 };
-use nix::sys::resource::{Resource, getrlimit, setrlimit};
+use nix::sys::resource::{Resource, getrlimit};
 
 use common::board::Board;
 use common::census::Census;
+use common::limits::{allow_more_address_space, limit_to};
 use common::role::{command, play, skip};
 use filter::{When, answer};
 use locked::{Lock, PATIENCE, region_of, user_faults};
@@ -160,12 +161,6 @@ fn a_dropped_worker_has_its_grace_where_pidfd_open_is_refused() {
 
 // Limits of the process.
 
-/// Sets the soft limit; the hard one stays.
-fn limit_to(resource: Resource, value: u64) {
-    let (_, hard) = getrlimit(resource).expect("limits can be read");
-    setrlimit(resource, value.min(hard), hard).expect("a soft limit can be lowered");
-}
-
 fn refused_for_size_until_the_limit_is_lower() {
     let error = refused(MessageChannel::builder().limit(512 * MIB).build());
     assert!(error.contains("limit"), "{error}");
@@ -186,11 +181,7 @@ fn f45_a_file_size_limit_is_an_error_that_names_the_remedy() {
 #[test]
 fn f45_an_address_space_limit_is_an_error_that_names_the_remedy() {
     fn creator() {
-        let statm = fs::read_to_string("/proc/self/statm").expect("a process has a size");
-        let pages: u64 = statm.split(' ').next().and_then(|word| word.parse().ok()).expect("pages");
-        let page = nix::unistd::sysconf(nix::unistd::SysconfVar::PAGE_SIZE);
-        let page = page.ok().flatten().expect("pages have a size") as u64;
-        limit_to(Resource::RLIMIT_AS, pages * page + 256 * MIB as u64);
+        allow_more_address_space(256 * MIB as u64);
         refused_for_size_until_the_limit_is_lower();
     }
     play("f45_an_address_space_limit_is_an_error_that_names_the_remedy", &[("creator", creator)]);

@@ -6,16 +6,20 @@ mod common;
 
 use std::sync::atomic::Ordering::SeqCst;
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use common::board::Board;
 use common::census::Census;
+use common::limits::{
+    allow_all_address_space, allow_all_descriptors, allow_more_address_space,
+    allow_more_descriptors,
+};
 use common::role::{command, play};
 use common::watchdog::watch;
 use common::{DEADLINE, die, receive, receive_text, wait_until};
 use messageport::{
     BufferPool, CloseReason, MessageChannel, MessageError, MessagePort, PoolError, PooledBuffer,
-    PostError, Transferable, Worker, parent_port,
+    PostError, RecvError, Transferable, Worker, parent_port,
 };
 
 const LEN: usize = 10_000;
@@ -106,8 +110,7 @@ fn an_empty_pool_says_so_or_waits() {
         hand_over(&port1, round, pool.take().expect("a free one"));
         let kept = pool.take().expect("a free one");
         let error = pool.take().expect_err("all are in use");
-        let PostError::QueueFull { len, unread, limit, .. } = error else { panic!("{error}") };
-        assert_eq!((len, unread, limit), (LEN as u64, 2 * LEN as u64, 2 * LEN as u64));
+        assert!(matches!(error, PostError::PoolInUse { count: 2 }), "{error}");
         let timeout = pool.take_timeout(Duration::ZERO);
         assert!(matches!(timeout, Err(PostError::Timeout)), "{timeout:?}");
         let (_, bytes) = take(&port2);
@@ -156,12 +159,76 @@ fn a_pool_needs_trust_at_both_ends() {
         trust(&port1);
         let before = Census::take();
         let pool = BufferPool::new(&port1, 1, LEN).expect("a pool");
+        // Even where there is no room for its descriptor.
+        allow_more_descriptors(0);
         hand_over(&port1, 5, pool.take().expect("a free one"));
         let event = receive(&port2);
         assert_eq!(event.data::<u64>().expect("a number").to_native(), 5);
-        let nothing = event.take_pooled();
-        assert!(matches!(nothing, Err(MessageError::NothingLeft { .. })), "{nothing:?}");
-        assert_eq!(Census::take().memfds, before.memfds + 1, "the maker's own");
+        for _ in 0..2 {
+            let unknown = event.take_pooled();
+            assert!(matches!(unknown, Err(MessageError::UnknownPool)), "{unknown:?}");
+        }
+        allow_all_descriptors();
+        drop(event);
+        let after = Census::take();
+        let kept = (after.descriptors, after.memfds, after.mappings);
+        let expected = (before.descriptors, before.memfds, before.mappings + 1);
+        assert_eq!(kept, expected, "no descriptors, and the maker's own mapping");
+        // Trust that comes late finds the next pool, and not that one.
+        trust(&port2);
+        let next = BufferPool::new(&port1, 1, LEN).expect("a pool");
+        hand_over(&port1, 6, next.take().expect("a free one"));
+        assert_eq!(take(&port2).0, 6);
+        assert_eq!((pool.in_use(), next.in_use()), (1, 0));
+    }
+    play(TEST, &[("alone", alone)]);
+}
+
+#[test]
+fn f14_a_pool_waits_for_a_descriptor_however_often_it_is_looked_at() {
+    const TEST: &str = "f14_a_pool_waits_for_a_descriptor_however_often_it_is_looked_at";
+    fn alone() {
+        let MessageChannel { port1, port2 } = channel();
+        let pool = BufferPool::new(&port1, 1, LEN).expect("a pool");
+        hand_over(&port1, 3, pool.take().expect("a free one"));
+        allow_more_descriptors(0);
+        // Longer than a message waits for its own, and more looks than there may be pools.
+        let start = Instant::now();
+        let mut looks = 0;
+        while looks < 1000 || start.elapsed() < Duration::from_millis(250) {
+            let refused = port2.try_recv().expect_err("no descriptor");
+            let needs_one = matches!(refused, RecvError::OutOfDescriptors { needed: 1 });
+            assert!(needs_one, "look {looks}: {refused}");
+            looks += 1;
+        }
+        assert!(port2.discard_next().is_err(), "nor is it lost by being stepped over");
+        allow_more_descriptors(1);
+        assert_eq!(take(&port2).0, 3);
+        assert_eq!(pool.in_use(), 0);
+    }
+    play(TEST, &[("alone", alone)]);
+}
+
+#[test]
+fn f45_a_pool_that_cannot_be_mapped_holds_up_its_messages_and_loses_none() {
+    const TEST: &str = "f45_a_pool_that_cannot_be_mapped_holds_up_its_messages_and_loses_none";
+    fn alone() {
+        let MessageChannel { port1, port2 } = channel();
+        let large = 256 << 20;
+        let pool = BufferPool::new(&port1, 1, large).expect("a pool");
+        port1.post_text("before").expect("room");
+        hand_over(&port1, 3, pool.take().expect("a free one"));
+        allow_more_address_space(large as u64 / 2);
+        assert_eq!(receive_text(&port2), "before");
+        for _ in 0..100 {
+            let refused = port2.try_recv().expect_err("no room to map it");
+            let RecvError::Io { call: "mmap", .. } = refused else { panic!("{refused}") };
+        }
+        allow_all_address_space();
+        let (number, bytes) = take(&port2);
+        assert_eq!((number, bytes.len(), bytes[large - 1]), (3, large, 3));
+        drop(bytes);
+        assert_eq!(pool.in_use(), 0);
     }
     play(TEST, &[("alone", alone)]);
 }
@@ -208,7 +275,11 @@ fn a_port_with_a_pool_stays_where_it_is() {
 #[test]
 fn sizes_that_cannot_be_are_refused() {
     let MessageChannel { port1, port2 } = channel();
-    for (count, len) in [(0, LEN), (1, 0), (u32::MAX, usize::MAX), (u32::MAX, 1 << 40)] {
+    for (count, len) in [(0, LEN), (1, 0)] {
+        let refused = BufferPool::new(&port1, count, len);
+        assert!(matches!(refused, Err(PoolError::Empty { .. })), "{count} × {len}: {refused:?}");
+    }
+    for (count, len) in [(u32::MAX, usize::MAX), (u32::MAX, 1 << 40)] {
         let refused = BufferPool::new(&port1, count, len);
         assert!(matches!(refused, Err(PoolError::Memory(_))), "{count} × {len}: {refused:?}");
     }

@@ -6,7 +6,7 @@
 
 use crate::error::{PostError, SystemError};
 use crate::link::buffer::Buffer;
-use crate::link::pool::PooledBuffer;
+use crate::link::pool::{Announcement, PooledBuffer};
 use crate::link::receiving::Receiving;
 use crate::link::region::Region;
 use crate::link::sending::Sending;
@@ -124,10 +124,14 @@ pub(crate) fn forget(items: &mut [Item<'_>]) {
 #[derive(Debug)]
 pub(crate) enum Part {
     Port(Box<Parts>),
-    Buffer { descriptor: OwnedFd, len: u64 },
+    Buffer {
+        descriptor: OwnedFd,
+        len: u64,
+    },
     Descriptor(OwnedFd),
-    Pooled(PooledBuffer),
-    Pool { descriptor: OwnedFd, number: u32, slots: u64, len: u64 },
+    /// A pooled buffer, unless it is of a pool that this end does not have.
+    Pooled(Option<PooledBuffer>),
+    Pool(u32, Announcement),
 }
 
 /// What can be asked for.
@@ -179,7 +183,7 @@ impl Parcel {
                 Entry::Descriptor => Part::Descriptor(next()?),
                 Entry::Pool { number, slots, len } => {
                     let number = u32::try_from(number).ok()?;
-                    Part::Pool { descriptor: next()?, number, slots, len }
+                    Part::Pool(number, Announcement { descriptor: next()?, slots, len })
                 }
             });
         }
@@ -221,7 +225,7 @@ impl Part {
             Part::Buffer { .. } => Kind::Buffer,
             Part::Descriptor(_) => Kind::Descriptor,
             Part::Pooled(_) => Kind::Pooled,
-            Part::Pool { .. } => Kind::Pool,
+            Part::Pool(..) => Kind::Pool,
         }
     }
 }

@@ -13,7 +13,7 @@
 //! goes over and comes back costs the two cores one line there and one back, and taking it nothing.
 #![allow(unsafe_code)]
 
-use crate::error::{BufferError, Corruption};
+use crate::error::{BufferError, Corruption, SystemError};
 use crate::link::region::mapped;
 use crate::os::mapping::{Mapping, page_size};
 use crate::os::{futex, memfd};
@@ -22,7 +22,7 @@ use crate::sync::Site;
 use std::cell::Cell;
 use std::fmt;
 use std::ops::{Deref, DerefMut};
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::OwnedFd;
 use std::ptr::NonNull;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -35,48 +35,31 @@ use std::time::Duration;
 /// to that, as a pool exists between trusted ends only.
 pub(crate) struct PoolMemory {
     mapping: Mapping,
-    descriptor: OwnedFd,
     slots: u32,
     len: u64,
 }
 
 impl PoolMemory {
-    /// Makes a pool, all of its pages included.
-    pub(crate) fn create(slots: u32, len: u64) -> Result<Arc<PoolMemory>, BufferError> {
+    /// Makes a pool, all of its pages included, and the descriptor by which the peer maps it.
+    pub(crate) fn create(slots: u32, len: u64) -> Result<(Arc<PoolMemory>, OwnedFd), BufferError> {
         let total = total(u64::from(slots), len).unwrap_or(u64::MAX);
         let allowed = memfd::file_size_limit()?;
-        if slots == 0 || len == 0 || allowed < total || total > i64::MAX as u64 {
+        if allowed < total || total > i64::MAX as u64 {
             return Err(BufferError::TooLarge { len: total, allowed });
         }
-        PoolMemory::map(memfd::create_sealed(total)?, slots, len)
+        let descriptor = memfd::create_sealed(total)?;
+        Ok((PoolMemory::map(&descriptor, total, slots, len)?, descriptor))
     }
 
-    /// Maps a pool that a trusted peer has made.
-    pub(crate) fn attach(
-        descriptor: OwnedFd,
-        slots: u64,
+    fn map(
+        descriptor: &OwnedFd,
+        total: u64,
+        slots: u32,
         len: u64,
-    ) -> Result<Arc<PoolMemory>, BufferError> {
-        let refused = |what| Err(BufferError::Refused { what });
-        let (Ok(count), Some(total)) = (u32::try_from(slots), total(slots, len)) else {
-            return refused("a pool of an impossible size");
-        };
-        let nature = memfd::examine(&descriptor)?;
-        if !nature.sealed || !nature.plain_memory || nature.len != total || slots * len == 0 {
-            return refused("the memory of a pool is not what was said");
-        }
-        PoolMemory::map(descriptor, count, len)
-    }
-
-    fn map(descriptor: OwnedFd, slots: u32, len: u64) -> Result<Arc<PoolMemory>, BufferError> {
-        let bytes = total(u64::from(slots), len).expect("it was computed before");
-        let mapping = Mapping::new(&descriptor, bytes)?;
-        mapping.populate(0..bytes)?;
-        Ok(Arc::new(PoolMemory { mapping, descriptor, slots, len }))
-    }
-
-    pub(crate) fn descriptor(&self) -> BorrowedFd<'_> {
-        self.descriptor.as_fd()
+    ) -> Result<Arc<PoolMemory>, SystemError> {
+        let mapping = Mapping::new(descriptor, total)?;
+        mapping.populate(0..total)?;
+        Ok(Arc::new(PoolMemory { mapping, slots, len }))
     }
 
     pub(crate) fn slots(&self) -> u32 {
@@ -136,6 +119,55 @@ impl PoolMemory {
     fn bytes(&self, slot: u32) -> NonNull<u8> {
         let offset = slots_start(u64::from(self.slots)) + u64::from(slot) * stride(self.len);
         mapped(&self.mapping, offset, self.len)
+    }
+}
+
+/// A pool that the trusted peer has made.
+pub(crate) enum PeerPool {
+    Announced(Announcement),
+    Mapped(Arc<PoolMemory>),
+}
+
+/// What a peer says of its pool.
+#[derive(Debug)]
+pub(crate) struct Announcement {
+    pub descriptor: OwnedFd,
+    pub slots: u64,
+    pub len: u64,
+}
+
+impl PeerPool {
+    /// The pool's memory, mapped and populated now unless it was before. What the kernel refuses
+    /// can be asked for again.
+    pub(crate) fn memory(&mut self) -> Result<Result<&Arc<PoolMemory>, Corruption>, SystemError> {
+        if let PeerPool::Announced(announcement) = self {
+            match announcement.attach()? {
+                Ok(memory) => *self = PeerPool::Mapped(memory),
+                Err(corruption) => return Ok(Err(corruption)),
+            }
+        }
+        let PeerPool::Mapped(memory) = self else { unreachable!("it was mapped just now") };
+        Ok(Ok(memory))
+    }
+}
+
+impl Announcement {
+    fn attach(&self) -> Result<Result<Arc<PoolMemory>, Corruption>, SystemError> {
+        let &Announcement { ref descriptor, slots, len } = self;
+        let Ok(count) = u32::try_from(slots) else {
+            return Ok(Err(Corruption::new("slots of a pool", slots, u32::MAX.into())));
+        };
+        let nature = memfd::examine(descriptor)?;
+        let expected = if slots == 0 || len == 0 { None } else { total(slots, len) };
+        match expected {
+            Some(total) if nature.sealed && nature.plain_memory && nature.len == total => {
+                PoolMemory::map(descriptor, total, count, len).map(Ok)
+            }
+            _ => {
+                let bound = expected.unwrap_or(0);
+                Ok(Err(Corruption::new("bytes of a pool's sealed memory", nature.len, bound)))
+            }
+        }
     }
 }
 
@@ -296,7 +328,7 @@ mod tests {
 
     #[test]
     fn a_count_that_wraps_around_tells_free_from_taken() {
-        let memory = PoolMemory::create(1, 1).expect("a pool of one byte");
+        let (memory, _) = PoolMemory::create(1, 1).expect("a pool of one byte");
         let maker = PoolMaker::new(memory.clone());
         // As if it had been taken and freed all those times.
         memory.freed(0).store(u32::MAX - 1, Ordering::Relaxed);

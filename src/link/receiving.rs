@@ -4,7 +4,7 @@ use crate::error::{CloseReason, Corruption, RecvError, SystemError};
 use crate::link::cargo::{Kind, Parcel, Part};
 use crate::link::endpoint::{Endpoint, Sleeper};
 use crate::link::payload::{Payload, Ticket};
-use crate::link::pool::PoolMemory;
+use crate::link::pool::PeerPool;
 use crate::link::slots::{Lent, Slots};
 use crate::os::socket::{self, Discarded, Received};
 use crate::ring::consumer::{Consumer, Peek, Record};
@@ -39,7 +39,7 @@ pub(crate) struct Receiving {
     /// What moved with the messages that are alive, by their tickets.
     parcels: Vec<(Ticket, Parcel)>,
     /// The peer's pools, by their numbers; none, if the peer is not trusted.
-    pools: Vec<(u32, Arc<PoolMemory>)>,
+    pools: Vec<(u32, PeerPool)>,
     /// Pools since the last message.
     pools_in_a_row: u32,
     /// Since when there is no room for the descriptors of the next message.
@@ -355,33 +355,44 @@ impl Receiving {
         Ok(payload)
     }
 
-    /// The slot that a record names. Without trust, or where the pool could not be mapped, there is
-    /// nothing to give: it stays with the peer.
+    /// The slot that a record names. Without trust there is nothing to give: it stays with the
+    /// peer. A message of a pool that cannot be mapped yet is not taken.
     fn pooled(&mut self, pool: u32, slot: u32) -> Result<Parcel, RecvError> {
-        let Some((_, memory)) = self.pools.iter().find(|(number, _)| *number == pool) else {
-            return Ok(Parcel::default());
+        let Some((_, known)) = self.pools.iter_mut().find(|(number, _)| *number == pool) else {
+            return Ok(Parcel::of(Part::Pooled(None)));
         };
-        match memory.received(slot) {
-            Ok(buffer) => Ok(Parcel::of(Part::Pooled(buffer))),
+        match known.memory()?.and_then(|memory| memory.received(slot)) {
+            Ok(buffer) => Ok(Parcel::of(Part::Pooled(Some(buffer)))),
             Err(corruption) => Err(self.broken(corruption)),
         }
     }
 
     /// Takes in a pool, of a trusted peer; of another one it is closed.
+    ///
+    /// All that a trusted peer puts into a pool would be lost with it. So it waits, and all that
+    /// stands behind it, for as long as there is no room for its descriptor.
     fn take_pool(&mut self, record: &Record, sequence: u64) -> Result<(), RecvError> {
-        self.pools_in_a_row += 1;
-        if self.pools_in_a_row > MOST_POOLS_IN_A_ROW || self.pools.len() == MOST_POOLS {
-            let (found, bound) = (self.pools_in_a_row.into(), MOST_POOLS_IN_A_ROW.into());
+        let in_a_row = self.pools_in_a_row + 1;
+        if in_a_row > MOST_POOLS_IN_A_ROW || self.pools.len() == MOST_POOLS {
+            let (found, bound) = (in_a_row.into(), MOST_POOLS_IN_A_ROW.into());
             return Err(self.broken(Corruption::new("pools in a row", found, bound)));
         }
-        let mut parcel = self.receive_parcel(1, sequence)?;
-        if self.end.is_trusted()
-            && let Some((_, Part::Pool { descriptor, number, slots, len })) =
-                parcel.take(Kind::Pool)
-            && let Ok(memory) = PoolMemory::attach(descriptor, slots, len)
-        {
-            self.pools.push((number, memory));
+        if self.end.is_trusted() {
+            self.short_since = None;
+            let mut parcel = self.receive_parcel(1, sequence)?;
+            if let Some((_, Part::Pool(number, announcement))) = parcel.take(Kind::Pool) {
+                let mut pool = PeerPool::Announced(announcement);
+                // While there is no memory for it, its messages wait.
+                if let Ok(Err(corruption)) = pool.memory() {
+                    return Err(self.broken(corruption));
+                }
+                self.pools.push((number, pool));
+            }
+        } else {
+            self.discard_packet(1, sequence)?;
         }
+        // Counted once it is through: it may have waited here, and been looked at many times.
+        self.pools_in_a_row = in_a_row;
         self.consumer.take(record);
         self.release_taken();
         Ok(())

@@ -147,7 +147,10 @@ pub(crate) fn receive(
     let stand_ins: Result<Vec<_>, _> = (0..count).map(|_| socket.try_clone_to_owned()).collect();
     match stand_ins {
         Ok(stand_ins) => drop(stand_ins),
-        Err(error) if matches!(error.raw_os_error(), Some(libc::EMFILE | libc::ENFILE)) => {
+        // EINVAL: the limit is below the first number that a duplicate may have (`F_DUPFD`).
+        Err(error)
+            if matches!(error.raw_os_error(), Some(libc::EMFILE | libc::ENFILE | libc::EINVAL)) =>
+        {
             return Ok(Received::NoRoom);
         }
         Err(source) => return Err(SystemError { call: "fcntl(F_DUPFD_CLOEXEC)", source }),

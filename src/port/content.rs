@@ -77,7 +77,7 @@ pub(crate) fn take_descriptor(of: &impl Content) -> Result<OwnedFd, MessageError
 pub(crate) fn take_pooled(of: &impl Content) -> Result<PooledBuffer, MessageError> {
     take(of, Kind::Pooled, "pooled buffer", |part, _| {
         let Part::Pooled(buffer) = part else { unreachable!("asked for") };
-        Ok(buffer)
+        buffer.ok_or((MessageError::UnknownPool, Some(Part::Pooled(None))))
     })
 }
 

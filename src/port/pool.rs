@@ -16,7 +16,15 @@ use std::time::{Duration, Instant};
 ///
 /// Made at the end that fills them. Dropping the pool leaves buffers that are under way alone; the
 /// memory goes when the last of them, and the port, have gone. A port that has a pool cannot be
-/// moved.
+/// moved. It takes 32 pools in its life.
+///
+/// The receiver takes the pool in where it stands in the queue, without a word to its user. So
+/// both ends have to trust each other before: a receiver that looked for messages first does not
+/// have the pool, its messages come with [`MessageError::UnknownPool`](crate::MessageError), and
+/// their buffers stay in use until it goes. What stands behind a pool waits for as long as the
+/// receiving process can have no more descriptors
+/// ([`RecvError::OutOfDescriptors`](crate::RecvError)); a message with a buffer waits while there
+/// is no memory to map the pool ([`RecvError::Io`](crate::RecvError)).
 ///
 /// ```
 /// use messageport::{BufferPool, MessageChannel};
@@ -68,7 +76,7 @@ impl BufferPool {
     /// and buffers to spare cost nothing. While the first 32 are in use, the others take turns.
     ///
     /// # Errors
-    /// [`PostError::QueueFull`] if all are in use; [`PostError::Closed`] if the peer has gone while
+    /// [`PostError::PoolInUse`] if all are in use; [`PostError::Closed`] if the peer has gone while
     /// it had them.
     pub fn take(&self) -> Result<PooledBuffer, PostError> {
         if let Some(buffer) = self.maker.take() {
@@ -85,8 +93,7 @@ impl BufferPool {
             // What it had not received stays in use for as long as its end lives.
             return Err(PostError::Closed { reason });
         }
-        let (len, all) = (self.memory().len(), u64::from(self.count()) * self.memory().len());
-        Err(PostError::QueueFull { len, unread: all, limit: all, is_socket: false })
+        Err(PostError::PoolInUse { count: self.count() })
     }
 
     /// Takes a buffer, waiting for one at most for `timeout`; `Duration::MAX` means for ever.
@@ -110,7 +117,7 @@ impl BufferPool {
         let deadline = Instant::now().checked_add(timeout);
         loop {
             match self.take() {
-                Err(PostError::QueueFull { .. }) => {}
+                Err(PostError::PoolInUse { .. }) => {}
                 answer => return answer,
             }
             let left = deadline.map_or(SLICE, |at| at.saturating_duration_since(Instant::now()));

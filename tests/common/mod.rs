@@ -4,6 +4,7 @@
 pub mod board;
 pub mod census;
 pub mod ends;
+pub mod limits;
 pub mod messages;
 pub mod parts;
 pub mod region;

@@ -1,6 +1,7 @@
 //! What runs out: room in the socket, descriptors here and in flight, address space.
 
 use crate::common::census::Census;
+use crate::common::limits::{allow_all_descriptors, allow_more_descriptors};
 use crate::common::parts::{ATTACHMENTS, DOORBELL, Parts};
 use crate::common::role::{command, play, skip};
 use crate::common::watchdog::{progress, watch};
@@ -248,27 +249,6 @@ fn f57_what_is_staged_is_published_before_its_owner_waits_for_the_socket() {
 }
 
 // Descriptors.
-
-/// Lets this process have no more than `more` descriptors more.
-fn allow_more_descriptors(more: usize) {
-    let is_free = |number: &i32| fcntl_of(*number).is_err();
-    let last = (0..).filter(is_free).take(more).last();
-    let limit = last.map_or(3, |number| number as u64 + 1);
-    let (_, hard) = getrlimit(Resource::RLIMIT_NOFILE).expect("a limit");
-    setrlimit(Resource::RLIMIT_NOFILE, limit, hard).expect("a lower limit");
-}
-
-/// The flags of a descriptor by its number, if there is one.
-#[allow(unsafe_code)]
-fn fcntl_of(number: i32) -> nix::Result<i32> {
-    // SAFETY: this call takes and gives numbers only, whatever the first one is.
-    nix::errno::Errno::result(unsafe { libc::fcntl(number, libc::F_GETFD) })
-}
-
-fn allow_all_descriptors() {
-    let (_, hard) = getrlimit(Resource::RLIMIT_NOFILE).expect("a limit");
-    setrlimit(Resource::RLIMIT_NOFILE, hard, hard).expect("the highest limit");
-}
 
 #[test]
 fn f14_a_message_waits_for_descriptors_and_arrives_whole_when_there_are_some() {

@@ -9,6 +9,7 @@ use crate::os::socket;
 use crate::ring::producer::Plan;
 use crate::wire::frame::{Entry, encode_packet};
 use crate::wire::record::{Beside, Format};
+use std::os::fd::AsFd;
 use std::sync::Arc;
 
 impl Sending {
@@ -49,12 +50,15 @@ impl Sending {
         if self.pools.len() == MOST_POOLS {
             return Err(PoolError::TooMany { max: MOST_POOLS });
         }
+        if slots == 0 || len == 0 {
+            return Err(PoolError::Empty { count: slots, len: len as usize });
+        }
         let plan = self.plan(0)?;
-        let memory = PoolMemory::create(slots, len)?;
+        let (memory, descriptor) = PoolMemory::create(slots, len)?;
         let number = self.pools.len() as u64;
         let entry = Entry::Pool { number, slots: u64::from(slots), len };
         let bytes = encode_packet(self.packets, &[entry]);
-        socket::send_packet(self.end.attachments(), &bytes, &[memory.descriptor()])
+        socket::send_packet(self.end.attachments(), &bytes, &[descriptor.as_fd()])
             .map_err(|error| self.packet_refused(error, 0))?;
         let beside = Beside::Pool { sequence: self.packets };
         self.packets = self.packets.wrapping_add(1);

@@ -1,0 +1,44 @@
+//! Limits of this process.
+#![allow(unsafe_code)]
+
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
+use std::fs;
+
+/// Sets the soft limit; the hard one stays.
+pub fn limit_to(resource: Resource, value: u64) {
+    let (_, hard) = getrlimit(resource).expect("limits can be read");
+    setrlimit(resource, value.min(hard), hard).expect("a soft limit can be lowered");
+}
+
+/// Lets this process map no more than `more` bytes more.
+pub fn allow_more_address_space(more: u64) {
+    let statm = fs::read_to_string("/proc/self/statm").expect("a process has a size");
+    let pages: u64 = statm.split(' ').next().and_then(|word| word.parse().ok()).expect("pages");
+    let page = nix::unistd::sysconf(nix::unistd::SysconfVar::PAGE_SIZE);
+    let page = page.ok().flatten().expect("pages have a size") as u64;
+    limit_to(Resource::RLIMIT_AS, pages * page + more);
+}
+
+/// Lets it map as much as it may ask for.
+pub fn allow_all_address_space() {
+    limit_to(Resource::RLIMIT_AS, u64::MAX);
+}
+
+/// Lets this process have no more than `more` descriptors more.
+pub fn allow_more_descriptors(more: usize) {
+    let is_free = |number: &i32| fcntl_of(*number).is_err();
+    let last = (0..).filter(is_free).take(more).last();
+    let limit = last.map_or(3, |number| number as u64 + 1);
+    limit_to(Resource::RLIMIT_NOFILE, limit);
+}
+
+/// The flags of a descriptor by its number, if there is one.
+fn fcntl_of(number: i32) -> nix::Result<i32> {
+    // SAFETY: this call takes and gives numbers only, whatever the first one is.
+    nix::errno::Errno::result(unsafe { libc::fcntl(number, libc::F_GETFD) })
+}
+
+/// Lets it have as many as it may ask for.
+pub fn allow_all_descriptors() {
+    limit_to(Resource::RLIMIT_NOFILE, u64::MAX);
+}
