@@ -387,6 +387,8 @@ impl Receiving {
                     return Err(self.broken(corruption));
                 }
                 self.pools.push((number, pool));
+            } else if parcel.lost == 0 {
+                return Err(self.broken(Corruption::new("pools in the packet of one", 0, 1)));
             }
         } else {
             self.discard_packet(1, sequence)?;

@@ -7,7 +7,7 @@ use crate::common::role::play;
 use crate::common::watchdog::progress;
 use crate::common::{receive, receive_end, refusal};
 use crate::{Entry, Pair, assert_alive, assert_broken, is_closed, null, packet, watched};
-use messageport::{CloseReason, MessageChannel, MessageError, PostError, RecvError};
+use messageport::{Buffer, CloseReason, MessageChannel, MessageError, PostError, RecvError};
 use nix::sys::socket::{AddressFamily, SockFlag, SockType, socket};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 use std::time::Duration;
@@ -277,10 +277,38 @@ fn f40_a_former_owner_that_takes_packets_away_ends_the_carrier_at_worst() {
     assert_eq!(receive_end(&lost.port1), CloseReason::PeerDied);
 }
 
+/// The kind of a record that announces a pool.
+const POOL: u64 = 6;
+
+#[test]
+fn a_trusted_peer_s_pool_that_is_none_ends_the_carrier() {
+    let device = null();
+    let mut buffer = Buffer::from_slice(&[1; 4096]).expect("a buffer");
+    buffer.seal().expect("a sealed one");
+    let (device, buffer) = (device.as_fd(), buffer.as_fd().expect("it is sealed"));
+    let pool = |slots, len| Entry::Pool([0, slots, len]);
+    for (what, entry, sent) in [
+        ("a device", pool(1, 4096), device),
+        ("memory of another length", pool(1, 4096), buffer),
+        ("no buffers", pool(0, 4096), buffer),
+        ("buffers of no bytes", pool(1, 0), buffer),
+        ("more buffers than can be", pool(1 << 32, 4096), buffer),
+        ("a length beyond all numbers", pool(2, u64::MAX - 4096), buffer),
+        ("a number beyond all pools", Entry::Pool([1 << 32, 1, 4096]), buffer),
+        ("no pool", Entry::Descriptor, buffer),
+    ] {
+        let mut pair = Pair::new();
+        // SAFETY: what this peer does is harmless to memory: it only says what is not so.
+        unsafe { pair.victim.trust_peer() };
+        pair.packet(0, &[entry], &[sent]);
+        pair.raw_record(POOL << 32 | 1 << 48, 0, 16);
+        assert_broken(&pair.victim, what);
+    }
+}
+
 #[test]
 fn f52_endless_pools_do_not_keep_a_look_busy() {
     const POOLS: u64 = 800;
-    const POOL: u64 = 6;
     let mut pair = Pair::new();
     let device = null();
     for number in 0..POOLS {
