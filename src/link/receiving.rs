@@ -1,16 +1,16 @@
 //! The receiving half of one end: looks, copies out or lends, releases, wakes the sender.
 
+mod moved;
+
 use crate::error::{CloseReason, Corruption, RecvError, SystemError};
-use crate::link::cargo::{Kind, Parcel, Part};
+use crate::link::cargo::Parcel;
 use crate::link::endpoint::{Endpoint, Sleeper};
 use crate::link::payload::{Payload, Ticket};
 use crate::link::pool::PeerPool;
 use crate::link::slots::{Lent, Slots};
-use crate::os::socket::{self, Discarded, Received};
 use crate::ring::consumer::{Consumer, Peek, Record};
 use crate::ring::cursor::Cursor;
 use crate::ring::notifier::{Sleep, Wait, Wake};
-use crate::wire::frame::MAX_PACKET_LEN;
 use crate::wire::record::{Beside, Farewell, record_len};
 use std::hint;
 use std::os::fd::BorrowedFd;
@@ -157,20 +157,6 @@ impl Receiving {
             self.release_taken();
             return Ok(true);
         }
-    }
-
-    /// Discards the packet beside a message, whose ports then end as if this process had died.
-    fn discard_packet(&mut self, descriptors: u16, sequence: u64) -> Result<(), RecvError> {
-        self.short_since = None;
-        match self.receive_parcel(descriptors, sequence) {
-            Ok(parcel) => parcel.abandon(),
-            Err(RecvError::OutOfDescriptors { .. }) => {
-                self.short_since = None;
-                socket::discard_packet(self.end.attachments());
-            }
-            Err(error) => return Err(error),
-        }
-        Ok(())
     }
 
     /// Whether the doorbell was silenced since this was last asked: a sending half that waits for
@@ -337,148 +323,6 @@ impl Receiving {
         Some(payload)
     }
 
-    /// Takes a message and what is beside it, which `settle` has made memory ready for.
-    #[cold]
-    fn take_attached(&mut self, record: &Record) -> Result<Option<Payload>, RecvError> {
-        let mut parcel = match record.beside {
-            Beside::Packet { descriptors, sequence } => {
-                self.receive_parcel(descriptors, sequence)?
-            }
-            Beside::Pooled { pool, slot } => self.pooled(pool, slot)?,
-            Beside::Nothing | Beside::Pool { .. } => unreachable!("settled as attached"),
-        };
-        parcel.is_trusted = self.end.is_trusted();
-        let payload = self.take(record);
-        if let Some(payload) = &payload {
-            self.parcels.push((payload.ticket(), parcel));
-        }
-        Ok(payload)
-    }
-
-    /// The slot that a record names. Without trust there is nothing to give: it stays with the
-    /// peer. A message of a pool that cannot be mapped yet is not taken.
-    fn pooled(&mut self, pool: u32, slot: u32) -> Result<Parcel, RecvError> {
-        let Some((_, known)) = self.pools.iter_mut().find(|(number, _)| *number == pool) else {
-            return Ok(Parcel::of(Part::Pooled(None)));
-        };
-        match known.memory()?.and_then(|memory| memory.received(slot)) {
-            Ok(buffer) => Ok(Parcel::of(Part::Pooled(Some(buffer)))),
-            Err(corruption) => Err(self.broken(corruption)),
-        }
-    }
-
-    /// Takes in a pool, of a trusted peer; of another one it is closed.
-    ///
-    /// All that a trusted peer puts into a pool would be lost with it. So it waits, and all that
-    /// stands behind it, for as long as there is no room for its descriptor.
-    fn take_pool(&mut self, record: &Record, sequence: u64) -> Result<(), RecvError> {
-        let in_a_row = self.pools_in_a_row + 1;
-        if in_a_row > MOST_POOLS_IN_A_ROW || self.pools.len() == MOST_POOLS {
-            let (found, bound) = (in_a_row.into(), MOST_POOLS_IN_A_ROW.into());
-            return Err(self.broken(Corruption::new("pools in a row", found, bound)));
-        }
-        if self.end.is_trusted() {
-            self.short_since = None;
-            let mut parcel = self.receive_parcel(1, sequence)?;
-            if let Some((_, Part::Pool(number, announcement))) = parcel.take(Kind::Pool) {
-                let mut pool = PeerPool::Announced(announcement);
-                // While there is no memory for it, its messages wait.
-                if let Ok(Err(corruption)) = pool.memory() {
-                    return Err(self.broken(corruption));
-                }
-                self.pools.push((number, pool));
-            } else if parcel.lost == 0 {
-                return Err(self.broken(Corruption::new("pools in the packet of one", 0, 1)));
-            }
-        } else {
-            self.discard_packet(1, sequence)?;
-        }
-        // Counted once it is through: it may have waited here, and been looked at many times.
-        self.pools_in_a_row = in_a_row;
-        self.consumer.take(record);
-        self.release_taken();
-        Ok(())
-    }
-
-    /// Whether this half has pools, which stay where they are mapped.
-    pub(crate) fn has_pools(&self) -> bool {
-        !self.pools.is_empty()
-    }
-
-    /// Receives the packet that a record says is there. It left before the record was published, so
-    /// that it must be there; older ones are of posts that were never published.
-    fn receive_parcel(&mut self, expected: u16, sequence: u64) -> Result<Parcel, RecvError> {
-        let wrong = |found| Corruption::new("packet beside a message", found, sequence);
-        let mut bytes = [0; MAX_PACKET_LEN + 1];
-        for _ in 0..MOST_ORPHANS {
-            let socket = self.end.attachments();
-            let received = match socket::receive(socket, &mut bytes, usize::from(expected)) {
-                // A socket that nobody is connected to, say: nothing will ever come from it.
-                Err(error) if !error.is_lack() => return Err(self.broken(wrong(0))),
-                received => received?,
-            };
-            match received {
-                Received::NoRoom => return self.short_of_descriptors(expected),
-                Received::CutOff(leftovers) => {
-                    drop(leftovers);
-                    self.short_since = None;
-                    return Ok(Parcel::lost(expected));
-                }
-                Received::Nothing => return Err(self.broken(wrong(0))),
-                Received::Packet(len, descriptors) => {
-                    let count = descriptors.len();
-                    let Some((found, parcel)) = Parcel::open(&bytes[..len], descriptors) else {
-                        return Err(self.broken(wrong(count as u64)));
-                    };
-                    // Compared by distance, as sequences may wrap.
-                    let ahead = found.wrapping_sub(sequence) as i64;
-                    if ahead == 0 && count == usize::from(expected) {
-                        self.short_since = None;
-                        return Ok(parcel);
-                    }
-                    if ahead >= 0 {
-                        return Err(self.broken(wrong(found)));
-                    }
-                    // Closed without a word: its record was never published, so that what was in it
-                    // may still be its sender's.
-                    drop(parcel);
-                }
-            }
-        }
-        Err(self.broken(wrong(u64::from(MOST_ORPHANS))))
-    }
-
-    /// There is no room for the descriptors: the message waits for a while, and then comes without
-    /// them, lest a peer that sends more than this process can ever have should block the port.
-    fn short_of_descriptors(&mut self, needed: u16) -> Result<Parcel, RecvError> {
-        let since = *self.short_since.get_or_insert_with(Instant::now);
-        if since.elapsed() < SHORTAGE {
-            return Err(RecvError::OutOfDescriptors { needed });
-        }
-        self.short_since = None;
-        if socket::discard_packet(self.end.attachments()) != Discarded::Packet {
-            return Err(self.broken(Corruption::new("packet beside a message", 0, 1)));
-        }
-        Ok(Parcel::lost(needed))
-    }
-
-    /// What moved with a message that is alive, if anything is left of it.
-    pub(crate) fn parcel(&mut self, ticket: Ticket) -> Option<&mut Parcel> {
-        self.parcels.iter_mut().find(|(of, _)| *of == ticket).map(|(_, parcel)| parcel)
-    }
-
-    /// Takes out what nobody took, once the message goes.
-    #[inline(always)]
-    pub(crate) fn take_parcel(&mut self, ticket: Ticket) -> Option<Parcel> {
-        if self.parcels.is_empty() { None } else { self.find_parcel(ticket) }
-    }
-
-    #[cold]
-    fn find_parcel(&mut self, ticket: Ticket) -> Option<Parcel> {
-        let place = self.parcels.iter().position(|(of, _)| *of == ticket)?;
-        Some(self.parcels.swap_remove(place).1)
-    }
-
     /// Finds out what stands next when that is not plain: passes control records, and makes room
     /// for a copy.
     #[cold]
@@ -601,10 +445,3 @@ const LOOKS_PER_CLOCK: u32 = 64;
 const MOST_CONTROL_RECORDS: u32 = 64;
 /// How often a receiver that only looks, and finds nothing, asks whether its peer is alive.
 const ASK_EVERY: Duration = Duration::from_millis(100);
-/// Pools of one peer, and those of them between two messages: an honest one makes few.
-const MOST_POOLS: usize = 1 << 10;
-const MOST_POOLS_IN_A_ROW: u32 = 64;
-/// How long a message waits for room for its descriptors.
-const SHORTAGE: Duration = Duration::from_millis(100);
-/// Packets without a record that may stand before one with: an honest peer leaves none alive.
-const MOST_ORPHANS: u32 = 64;

@@ -266,6 +266,10 @@ impl Sending {
         }
         self.reserved.place = Place::Nowhere;
         self.commit();
+    }
+
+    /// Gives back the scratch of a long loan, which has ended.
+    pub(crate) fn trim_scratch(&mut self) {
         if self.scratch.capacity() * size_of::<Block>() > MOST_SCRATCH {
             self.scratch = Vec::new();
         }
@@ -573,4 +577,4 @@ const ASK_EVERY: Duration = Duration::from_millis(100);
 const LEAST_WISH: u64 = 256;
 const MOST_WISH: u64 = 64 << 10;
 /// Bytes of private scratch that are kept from one loan to the next.
-const MOST_SCRATCH: usize = 1 << 20;
+pub(crate) const MOST_SCRATCH: usize = 1 << 20;

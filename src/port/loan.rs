@@ -11,7 +11,9 @@ use std::ops::{Deref, DerefMut};
 ///
 /// Room for the message is reserved, so posting it cannot fail for lack of room. On a trusted port
 /// the bytes are the ring's own and nothing is copied; otherwise they are private and are copied at
-/// `post`. They hold leftovers of earlier messages of this end until they are written.
+/// `post`. Until they are written they hold leftovers of what this end wrote before, posted or not:
+/// write all of a message that goes to a peer who may not see that, or [`truncate`](Loan::truncate)
+/// it.
 ///
 /// While a loan is open every other post of the port answers [`PostError::Busy`]. Dropping it posts
 /// nothing. Leaking it by `mem::forget` leaves the port busy; the peer still learns of its drop.

@@ -5,7 +5,7 @@ use crate::link::cargo::Item;
 use crate::link::endpoint::Endpoint;
 use crate::link::payload::Post;
 use crate::link::pool::{PoolMemory, PooledBuffer};
-use crate::link::sending::Sending;
+use crate::link::sending::{MOST_SCRATCH, Sending};
 use crate::port::burst::Burst;
 use crate::port::cancel::{Canceller, Switch};
 use crate::port::loan::Loan;
@@ -44,8 +44,8 @@ pub struct Sender {
     switches: RefCell<Vec<Arc<Switch>>>,
     /// `close` was called, perhaps while a loan or a serialisation held the half.
     closing: Cell<bool>,
-    /// A burst was committed while somebody held the half.
-    committing: Cell<bool>,
+    /// A burst was committed while somebody held the half, or a long loan was given.
+    unfinished: Cell<bool>,
     /// How long looking before sleeping has paid of late, in looks.
     spin: Cell<u32>,
 }
@@ -59,7 +59,7 @@ impl Sender {
             end,
             switches: RefCell::new(Vec::new()),
             closing: Cell::new(false),
-            committing: Cell::new(false),
+            unfinished: Cell::new(false),
             spin: Cell::new(0),
         }
     }
@@ -143,6 +143,9 @@ impl Sender {
         match sending.reserve(len) {
             Ok(room) => {
                 self.lending.set(true);
+                if len > MOST_SCRATCH {
+                    self.unfinished.set(true);
+                }
                 Ok(Loan::new(self, room))
             }
             Err(error) => Err(*error),
@@ -159,7 +162,7 @@ impl Sender {
     #[inline(always)]
     pub(crate) fn end_loan(&self) {
         self.lending.set(false);
-        if self.committing.get() || self.closing.get() {
+        if self.unfinished.get() || self.closing.get() {
             drop(self.borrow());
         }
     }
@@ -306,7 +309,7 @@ impl Sender {
     pub(crate) fn commit(&self) {
         match self.borrow() {
             Ok(mut sending) => sending.commit(),
-            Err(_) => self.committing.set(true),
+            Err(_) => self.unfinished.set(true),
         }
     }
 
@@ -409,8 +412,9 @@ struct Held<'p> {
 impl Held<'_> {
     #[cold]
     fn catch_up(&mut self) {
-        if self.sender.committing.replace(false) {
+        if self.sender.unfinished.replace(false) {
             self.sending.commit();
+            self.sending.trim_scratch();
         }
         if self.sender.closing.get() {
             self.sending.close(Farewell::Closed);
@@ -437,7 +441,7 @@ impl DerefMut for Held<'_> {
 impl Drop for Held<'_> {
     #[inline(always)]
     fn drop(&mut self) {
-        if self.sender.committing.get() || self.sender.closing.get() {
+        if self.sender.unfinished.get() || self.sender.closing.get() {
             self.catch_up();
         }
     }

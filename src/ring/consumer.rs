@@ -130,11 +130,17 @@ impl Consumer {
     /// Steps over the message that `peek` returned. Its bytes stay readable until the release.
     #[inline(always)]
     pub(crate) fn take(&mut self, record: &Record) {
+        self.skip(record);
+        self.messages = self.messages.wrapping_add(1);
+        self.bytes = self.bytes.wrapping_add(u64::from(record.len));
+    }
+
+    /// The same of a record that is no message to anybody, and does not count as one.
+    #[inline(always)]
+    pub(crate) fn skip(&mut self, record: &Record) {
         debug_assert_eq!(record.end, self.at(record.len, record.format, record.beside).end);
         self.cursor.position = record.end;
         self.controls = 0;
-        self.messages = self.messages.wrapping_add(1);
-        self.bytes = self.bytes.wrapping_add(u64::from(record.len));
     }
 
     /// Gives everything before `position` back to the producer, and says whether it waits for it.

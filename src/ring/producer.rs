@@ -236,8 +236,10 @@ impl Producer {
         let header = Header::Message { len, format, beside };
         self.memory.write_header(plan.offset, header.encode());
         debug_assert!(self.used() + RESERVE <= self.geometry.segment_len(self.cursor.segment));
-        self.counters.messages = self.counters.messages.wrapping_add(1);
-        self.counters.bytes = self.counters.bytes.wrapping_add(u64::from(len));
+        if !matches!(beside, Beside::Pool { .. }) {
+            self.counters.messages = self.counters.messages.wrapping_add(1);
+            self.counters.bytes = self.counters.bytes.wrapping_add(u64::from(len));
+        }
         if self.cursor.segment != 0 || !self.geometry.goes_round(0, record) {
             self.staged_away_from_home(record);
         }

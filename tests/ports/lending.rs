@@ -3,9 +3,10 @@
 
 use super::{assert_empty, assert_works, bounded, channel};
 use crate::common::messages::{Rng, Stream};
+use crate::common::role::play;
 use crate::common::watchdog::{progress, watch};
 use crate::common::{receive, receive_end, receive_text, refusal};
-use messageport::{CloseReason, Format, MessageChannel, PostError};
+use messageport::{CloseReason, Format, Loan, MessageChannel, PostError};
 use std::io::Write;
 use std::mem;
 use std::thread;
@@ -77,6 +78,38 @@ fn a_dropped_loan_posts_nothing_and_costs_no_room() {
         assert!(matches!(port1.loan(5000), Err(PostError::TooLarge { .. })));
         assert_eq!((0..7).map(|_| receive(&port2).bytes().len()).sum::<usize>(), 3500);
     }
+}
+
+#[test]
+fn a_long_loan_gives_its_memory_back_however_it_ends() {
+    const TEST: &str = "lending::a_long_loan_gives_its_memory_back_however_it_ends";
+    // So long that the C library's allocator never keeps it to itself.
+    const LEN: usize = 40 << 20;
+    fn alone() {
+        let builder = MessageChannel::builder().limit(4 * LEN);
+        let MessageChannel { port1, port2 } = builder.build().expect("a channel");
+        let touched = |end: fn(Loan<'_>)| {
+            let mut loan = port1.loan(LEN).expect("room");
+            loan.fill(1);
+            let during = resident();
+            end(loan);
+            assert!(resident() + LEN / 2 < during, "it keeps {} of {during}", resident());
+        };
+        touched(|loan| drop(loan));
+        touched(|mut loan| {
+            loan.truncate(10);
+            loan.post().expect("an open port");
+        });
+        assert_eq!(receive(&port2).bytes(), [1; 10]);
+    }
+    play(TEST, &[("alone", alone)]);
+}
+
+/// Bytes of memory that this process has.
+fn resident() -> usize {
+    let statm = std::fs::read_to_string("/proc/self/statm").expect("a process has a size");
+    let pages = statm.split(' ').nth(1).and_then(|word| word.parse::<usize>().ok());
+    pages.expect("a number") * 4096
 }
 
 #[test]
