@@ -6,6 +6,11 @@
 //! No safe function hands out a reference to memory that an untrusted process can write.
 #![allow(unsafe_code)]
 
+// Miri and AddressSanitizer see nothing of what assembly does.
+#[cfg_attr(all(target_arch = "x86_64", not(any(miri, fuzzing))), path = "payload/x86_64.rs")]
+#[cfg_attr(not(all(target_arch = "x86_64", not(any(miri, fuzzing)))), path = "payload/portable.rs")]
+mod wide;
+
 use crate::error::SystemError;
 use crate::link::region::Region;
 use crate::ring::consumer::Record;
@@ -298,7 +303,7 @@ impl Payload {
             return None;
         }
         let from = memory.bytes(record.payload_offset, (count * size_of::<Block>()) as u64);
-        prefetch(from, record.len as usize);
+        wide::prefetch(from, record.len as usize);
         let start = NonNull::from(blocks.spare_capacity_mut()).cast::<u8>();
         // SAFETY: the source was just checked, and starts at a multiple of 16; there is room for
         // `count` blocks, which nobody else has.
@@ -310,7 +315,7 @@ impl Payload {
     #[inline(always)]
     pub(crate) fn in_ring(memory: &Memory, record: &Record, ticket: u64) -> Payload {
         let start = memory.bytes(record.payload_offset, u64::from(record.len));
-        prefetch(start, record.len as usize);
+        wide::prefetch(start, record.len as usize);
         Payload { start, traits: traits_of(record), ticket }
     }
 
@@ -350,18 +355,8 @@ impl Payload {
 /// aligned like one; they must not overlap.
 #[inline(always)]
 unsafe fn copy_out(from: NonNull<u8>, to: NonNull<u8>, count: usize) {
-    #[cfg_attr(not(all(target_arch = "x86_64", not(miri))), allow(unused_mut))]
-    let mut done = 0;
-    #[cfg(all(target_arch = "x86_64", not(miri)))]
-    while done + 4 <= count {
-        // SAFETY: the caller's word: four blocks are left.
-        let line = unsafe { from.cast::<Block>().add(done) };
-        // SAFETY: as above.
-        let copy = unsafe { to.cast::<Block>().add(done) };
-        // SAFETY: as above; a block is aligned.
-        unsafe { copy_line(line.cast(), copy.cast()) };
-        done += 4;
-    }
+    // SAFETY: the caller's word.
+    let done = unsafe { wide::copy_out(from, to, count) };
     for word in 2 * done..2 * count {
         // SAFETY: the caller's word.
         let place = unsafe { from.cast::<u64>().add(word) };
@@ -374,61 +369,6 @@ unsafe fn copy_out(from: NonNull<u8>, to: NonNull<u8>, count: usize) {
         unsafe { copy.write(value) };
     }
 }
-
-/// Copies four blocks, by loads twice as wide as an atomic can be.
-///
-/// # Safety
-/// `from` must be valid for reads of 64 bytes, `to` for writes of as many and 16-aligned; they must
-/// not overlap.
-#[cfg(all(target_arch = "x86_64", not(miri)))]
-#[inline(always)]
-unsafe fn copy_line(from: NonNull<u8>, to: NonNull<u8>) {
-    debug_assert!(to.cast::<Block>().is_aligned(), "a store to {to:?} would be a fault");
-    // SAFETY: the caller's word. To the language this does what relaxed loads of the single bytes
-    // would do, in some order, each once: a race with the peer gives values and is none of its own.
-    unsafe {
-        std::arch::asm!(
-            "movdqu {a}, [{from}]",
-            "movdqu {b}, [{from} + 16]",
-            "movdqu {c}, [{from} + 32]",
-            "movdqu {d}, [{from} + 48]",
-            "movdqa [{to}], {a}",
-            "movdqa [{to} + 16], {b}",
-            "movdqa [{to} + 32], {c}",
-            "movdqa [{to} + 48], {d}",
-            from = in(reg) from.as_ptr(),
-            to = in(reg) to.as_ptr(),
-            a = out(xmm_reg) _,
-            b = out(xmm_reg) _,
-            c = out(xmm_reg) _,
-            d = out(xmm_reg) _,
-            options(nostack, preserves_flags),
-        );
-    }
-}
-
-/// Asks for the lines of a payload that is about to be read: they come all at once then, while a
-/// reader in place would ask for one after the other as it gets there. A copy gains little by it.
-///
-/// From the line after the header's, which is here already, to the last one with a byte of the
-/// payload, and not further: those behind may be the producer's.
-#[inline(always)]
-#[cfg(all(target_arch = "x86_64", not(miri)))]
-fn prefetch(start: NonNull<u8>, len: usize) {
-    use crate::wire::record::HEADER_LEN;
-    use std::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
-    let from = start.addr().get();
-    let first = (from - HEADER_LEN as usize) / LINE * LINE + LINE;
-    for line in (first..from + len.min(MOST_PREFETCHED)).step_by(LINE) {
-        let line = start.as_ptr().with_addr(line).cast();
-        // SAFETY: a hint, which may name any address and changes nothing.
-        unsafe { _mm_prefetch::<_MM_HINT_T0>(line) };
-    }
-}
-
-/// Where the language has no such hint.
-#[cfg(not(all(target_arch = "x86_64", not(miri))))]
-fn prefetch(_start: NonNull<u8>, _len: usize) {}
 
 /// Length in the low half, format above it.
 #[inline(always)]
@@ -464,66 +404,16 @@ pub(crate) fn blocks_as_bytes(blocks: &[Block]) -> &[u8] {
 
 /// Copies a message to where its record stands.
 ///
-/// A short and a very long one by stores of 16 bytes, each inside of one cache line, as a payload
-/// is aligned like that. `memcpy` takes wider ones. Of a short message some would lie across two
-/// lines, both of which the other end's core may hold. A very long one took some 15 % longer by
-/// `memcpy` where it began close behind the start of a page, as its place does and as a block of an
-/// allocator often does; by lines, four loads before four stores, it took the same at each place
-/// that was tried (`docs/performance.md`).
-///
 /// # Safety
 /// `to` must be 16-aligned and valid for writes of `from.len()` bytes that do not overlap `from`.
 #[inline(always)]
 unsafe fn copy_in(from: &[u8], to: NonNull<u8>) {
-    #[cfg_attr(not(all(target_arch = "x86_64", not(miri))), allow(unused_mut))]
-    let mut done = 0;
-    #[cfg(all(target_arch = "x86_64", not(miri)))]
-    if from.len() <= MOST_BY_BLOCKS {
-        debug_assert!(to.cast::<Block>().is_aligned(), "a store to {to:?} would be a fault");
-        for block in from.chunks_exact(size_of::<Block>()) {
-            // SAFETY: the caller's word: the block lies inside of the message's place.
-            let place = unsafe { to.add(done) };
-            // SAFETY: sixteen bytes are read from a slice of as many, and written to where they
-            // belong, 16-aligned as the place's start is. In assembly, since a loop of plain copies
-            // becomes one call of `memcpy`.
-            unsafe {
-                std::arch::asm!(
-                    "movdqu {block}, [{from}]",
-                    "movdqa [{to}], {block}",
-                    from = in(reg) block.as_ptr(),
-                    to = in(reg) place.as_ptr(),
-                    block = out(xmm_reg) _,
-                    options(nostack, preserves_flags),
-                );
-            }
-            done += size_of::<Block>();
-        }
-    } else if from.len() >= LEAST_BY_LINES {
-        // SAFETY: the caller's word.
-        done = unsafe { copy_lines(from, to) };
-    }
+    // SAFETY: the caller's word.
+    let done = unsafe { wide::copy_in(from, to) };
     // SAFETY: the caller's word; `done` is at most the length.
     let rest = unsafe { to.add(done) };
     // SAFETY: the caller's word.
     unsafe { copy(&from[done..], rest) };
-}
-
-/// Copies the whole lines of a very long message and returns their bytes.
-///
-/// # Safety
-/// As for `copy_in`.
-#[cfg(all(target_arch = "x86_64", not(miri)))]
-#[inline(never)]
-unsafe fn copy_lines(from: &[u8], to: NonNull<u8>) -> usize {
-    let mut done = 0;
-    for line in from.chunks_exact(LINE) {
-        // SAFETY: the caller's word: the line lies inside of the message's place.
-        let place = unsafe { to.add(done) };
-        // SAFETY: the line is a slice of 64 bytes, and its place is 16-aligned as the message's is.
-        unsafe { copy_line(NonNull::from(line).cast(), place) };
-        done += LINE;
-    }
-    done
 }
 
 /// # Safety
@@ -553,19 +443,6 @@ pub(crate) unsafe fn access_unchecked<T: Portable>(bytes: &[u8]) -> &T {
     // SAFETY: the caller's word.
     unsafe { rkyv::access_unchecked::<T>(bytes) }
 }
-
-/// Bytes of a payload whose lines are asked for at once: a core has a few dozen requests under way.
-#[cfg(all(target_arch = "x86_64", not(miri)))]
-const MOST_PREFETCHED: usize = 2 << 10;
-/// Bytes of a cache line, where it matters for speed alone.
-#[cfg(all(target_arch = "x86_64", not(miri)))]
-const LINE: usize = 64;
-/// Bytes of a message that is copied in by blocks: 64 were measured. A longer one is `memcpy`'s.
-#[cfg(all(target_arch = "x86_64", not(miri)))]
-const MOST_BY_BLOCKS: usize = 256;
-/// Bytes from which on a message is copied in by lines: 1 MiB gained by it, 256 KiB did not.
-#[cfg(all(target_arch = "x86_64", not(miri)))]
-const LEAST_BY_LINES: usize = 512 << 10;
 
 /// Levels of pointers in an archive: a `Box` in a `Box` is two. Far below what a thread's stack of
 /// 2 MiB holds, in a debug build too.

@@ -1,0 +1,141 @@
+//! Copies by 16-byte registers, and hints to fetch lines: what x86-64 does in assembly.
+#![allow(unsafe_code)]
+
+use super::Block;
+use crate::wire::record::HEADER_LEN;
+use std::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
+use std::ptr::NonNull;
+
+/// Copies the whole lines of `count` blocks and returns how many blocks those have.
+///
+/// # Safety
+/// As for `super::copy_out`.
+#[inline(always)]
+pub(super) unsafe fn copy_out(from: NonNull<u8>, to: NonNull<u8>, count: usize) -> usize {
+    let mut done = 0;
+    while done + 4 <= count {
+        // SAFETY: the caller's word: four blocks are left.
+        let line = unsafe { from.cast::<Block>().add(done) };
+        // SAFETY: as above.
+        let copy = unsafe { to.cast::<Block>().add(done) };
+        // SAFETY: as above; a block is aligned.
+        unsafe { copy_line(line.cast(), copy.cast()) };
+        done += 4;
+    }
+    done
+}
+
+/// Copies what this does better than `memcpy`, from a message's start on, and returns how many
+/// bytes those are.
+///
+/// A short and a very long one by stores of 16 bytes, each inside of one cache line, as a payload
+/// is aligned like that. `memcpy` takes wider ones. Of a short message some would lie across two
+/// lines, both of which the other end's core may hold. A very long one took some 15 % longer by
+/// `memcpy` where it began close behind the start of a page, as its place does and as a block of an
+/// allocator often does; by lines, four loads before four stores, a trusted port took the same at
+/// the three places that were tried (`docs/performance.md`).
+///
+/// # Safety
+/// As for `super::copy_in`.
+#[inline(always)]
+pub(super) unsafe fn copy_in(from: &[u8], to: NonNull<u8>) -> usize {
+    let mut done = 0;
+    if from.len() <= MOST_BY_BLOCKS {
+        debug_assert!(to.cast::<Block>().is_aligned(), "a store to {to:?} would be a fault");
+        for block in from.chunks_exact(size_of::<Block>()) {
+            // SAFETY: the caller's word: the block lies inside of the message's place.
+            let place = unsafe { to.add(done) };
+            // SAFETY: sixteen bytes are read from a slice of as many, and written to where they
+            // belong, 16-aligned as the place's start is. In assembly, since a loop of plain copies
+            // becomes one call of `memcpy`.
+            unsafe {
+                std::arch::asm!(
+                    "movdqu {block}, [{from}]",
+                    "movdqa [{to}], {block}",
+                    from = in(reg) block.as_ptr(),
+                    to = in(reg) place.as_ptr(),
+                    block = out(xmm_reg) _,
+                    options(nostack, preserves_flags),
+                );
+            }
+            done += size_of::<Block>();
+        }
+    } else if from.len() >= LEAST_BY_LINES {
+        // SAFETY: the caller's word.
+        done = unsafe { copy_lines(from, to) };
+    }
+    done
+}
+
+/// Copies the whole lines of a very long message and returns their bytes.
+///
+/// # Safety
+/// As for `super::copy_in`.
+#[inline(never)]
+unsafe fn copy_lines(from: &[u8], to: NonNull<u8>) -> usize {
+    let mut done = 0;
+    for line in from.chunks_exact(LINE) {
+        // SAFETY: the caller's word: the line lies inside of the message's place.
+        let place = unsafe { to.add(done) };
+        // SAFETY: the line is a slice of 64 bytes, and its place is 16-aligned as the message's is.
+        unsafe { copy_line(NonNull::from(line).cast(), place) };
+        done += LINE;
+    }
+    done
+}
+
+/// Copies four blocks, by loads twice as wide as an atomic can be.
+///
+/// # Safety
+/// `from` must be valid for reads of 64 bytes, `to` for writes of as many and 16-aligned; they must
+/// not overlap.
+#[inline(always)]
+unsafe fn copy_line(from: NonNull<u8>, to: NonNull<u8>) {
+    debug_assert!(to.cast::<Block>().is_aligned(), "a store to {to:?} would be a fault");
+    // SAFETY: the caller's word. To the language this does what relaxed loads of the single bytes
+    // would do, in some order, each once: a race with the peer gives values and is none of its own.
+    unsafe {
+        std::arch::asm!(
+            "movdqu {a}, [{from}]",
+            "movdqu {b}, [{from} + 16]",
+            "movdqu {c}, [{from} + 32]",
+            "movdqu {d}, [{from} + 48]",
+            "movdqa [{to}], {a}",
+            "movdqa [{to} + 16], {b}",
+            "movdqa [{to} + 32], {c}",
+            "movdqa [{to} + 48], {d}",
+            from = in(reg) from.as_ptr(),
+            to = in(reg) to.as_ptr(),
+            a = out(xmm_reg) _,
+            b = out(xmm_reg) _,
+            c = out(xmm_reg) _,
+            d = out(xmm_reg) _,
+            options(nostack, preserves_flags),
+        );
+    }
+}
+
+/// Asks for the lines of a payload that is about to be read: they come all at once then, while a
+/// reader in place would ask for one after the other as it gets there. A copy gains little by it.
+///
+/// From the line after the header's, which is here already, to the last one with a byte of the
+/// payload, and not further: those behind may be the producer's.
+#[inline(always)]
+pub(super) fn prefetch(start: NonNull<u8>, len: usize) {
+    let from = start.addr().get();
+    let first = (from - HEADER_LEN as usize) / LINE * LINE + LINE;
+    for line in (first..from + len.min(MOST_PREFETCHED)).step_by(LINE) {
+        let line = start.as_ptr().with_addr(line).cast();
+        // SAFETY: a hint, which may name any address and changes nothing.
+        unsafe { _mm_prefetch::<_MM_HINT_T0>(line) };
+    }
+}
+
+/// Bytes of a payload whose lines are asked for at once: a core has a few dozen requests under way.
+const MOST_PREFETCHED: usize = 2 << 10;
+/// Bytes of a cache line, where it matters for speed alone.
+const LINE: usize = 64;
+/// Bytes of a message that is copied in by blocks: 64 were measured. A longer one is `memcpy`'s.
+const MOST_BY_BLOCKS: usize = 256;
+/// Bytes from which on a message is copied in by lines: 1 MiB gained by it, 256 KiB did not.
+const LEAST_BY_LINES: usize = 512 << 10;
