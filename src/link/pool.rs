@@ -139,6 +139,7 @@ pub(crate) struct Announcement {
 impl PeerPool {
     /// The pool's memory, mapped and populated now unless it was before. What the kernel refuses
     /// can be asked for again.
+    #[inline]
     pub(crate) fn memory(&mut self) -> Result<Result<&Arc<PoolMemory>, Corruption>, SystemError> {
         if let PeerPool::Announced(announcement) = self {
             match announcement.attach()? {
@@ -152,6 +153,8 @@ impl PeerPool {
 }
 
 impl Announcement {
+    #[cold]
+    #[inline(never)]
     fn attach(&self) -> Result<Result<Arc<PoolMemory>, Corruption>, SystemError> {
         let &Announcement { ref descriptor, slots, len } = self;
         let Ok(count) = u32::try_from(slots) else {
