@@ -124,13 +124,8 @@ pub(crate) fn forget(items: &mut [Item<'_>]) {
 #[derive(Debug)]
 pub(crate) enum Part {
     Port(Box<Parts>),
-    Buffer {
-        descriptor: OwnedFd,
-        len: u64,
-    },
+    Buffer { descriptor: OwnedFd, len: u64 },
     Descriptor(OwnedFd),
-    /// A pooled buffer, unless it is of a pool that this end does not have.
-    Pooled(Option<PooledBuffer>),
     Pool(u32, Announcement),
 }
 
@@ -140,14 +135,25 @@ pub(crate) enum Kind {
     Port,
     Buffer,
     Descriptor,
-    Pooled,
     Pool,
+}
+
+/// What a message says of a pooled buffer.
+#[derive(Debug, Default)]
+pub(crate) enum Pooled {
+    #[default]
+    Nothing,
+    /// It is of a pool that this end does not have.
+    Unknown,
+    Buffer(PooledBuffer),
 }
 
 /// What arrived beside one message and was not taken yet.
 #[derive(Debug, Default)]
 pub(crate) struct Parcel {
     parts: VecDeque<Part>,
+    /// Apart from the others, as it costs no allocation here.
+    pub pooled: Pooled,
     /// Descriptors that the kernel destroyed, as this process could have no more.
     pub lost: u16,
     /// Whether who sent it was trusted.
@@ -160,9 +166,9 @@ impl Parcel {
         Parcel { lost: descriptors, ..Parcel::default() }
     }
 
-    /// A parcel of one part.
-    pub(crate) fn of(part: Part) -> Parcel {
-        Parcel { parts: VecDeque::from([part]), ..Parcel::default() }
+    /// A parcel with what there is of a pooled buffer.
+    pub(crate) fn pooled(pooled: Pooled) -> Parcel {
+        Parcel { pooled, ..Parcel::default() }
     }
 
     /// Reads a packet. `None` if it is none, or has other descriptors than it says.
@@ -224,7 +230,6 @@ impl Part {
             Part::Port(_) => Kind::Port,
             Part::Buffer { .. } => Kind::Buffer,
             Part::Descriptor(_) => Kind::Descriptor,
-            Part::Pooled(_) => Kind::Pooled,
             Part::Pool(..) => Kind::Pool,
         }
     }

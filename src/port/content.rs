@@ -3,7 +3,7 @@
 
 use crate::error::{BufferError, MessageError};
 use crate::link::buffer::Buffer;
-use crate::link::cargo::{Kind, Parcel, Part};
+use crate::link::cargo::{Kind, Parcel, Part, Pooled};
 use crate::link::payload;
 use crate::link::pool::PooledBuffer;
 use crate::link::transfer;
@@ -13,6 +13,7 @@ use rkyv::api::high::{HighDeserializer, HighValidator};
 use rkyv::bytecheck::CheckBytes;
 use rkyv::rancor::Error;
 use rkyv::{Archive, Deserialize, Portable};
+use std::mem;
 use std::os::fd::OwnedFd;
 
 pub(crate) trait Content {
@@ -75,10 +76,15 @@ pub(crate) fn take_descriptor(of: &impl Content) -> Result<OwnedFd, MessageError
 }
 
 pub(crate) fn take_pooled(of: &impl Content) -> Result<PooledBuffer, MessageError> {
-    take(of, Kind::Pooled, "pooled buffer", |part, _| {
-        let Part::Pooled(buffer) = part else { unreachable!("asked for") };
-        buffer.ok_or((MessageError::UnknownPool, Some(Part::Pooled(None))))
-    })
+    let pooled = of.with_parcel(|parcel| match parcel.pooled {
+        Pooled::Unknown => Pooled::Unknown,
+        _ => mem::take(&mut parcel.pooled),
+    });
+    match pooled.unwrap_or_default() {
+        Pooled::Buffer(buffer) => Ok(buffer),
+        Pooled::Unknown => Err(MessageError::UnknownPool),
+        Pooled::Nothing => Err(MessageError::NothingLeft { kind: "pooled buffer" }),
+    }
 }
 
 pub(crate) fn transferred(of: &impl Content) -> (usize, usize, usize) {

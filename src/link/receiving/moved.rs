@@ -2,7 +2,7 @@
 
 use super::Receiving;
 use crate::error::{Corruption, RecvError};
-use crate::link::cargo::{Kind, Parcel, Part};
+use crate::link::cargo::{Kind, Parcel, Part, Pooled};
 use crate::link::payload::{Payload, Ticket};
 use crate::link::pool::PeerPool;
 use crate::os::socket::{self, Discarded, Received};
@@ -52,10 +52,10 @@ impl Receiving {
     /// peer. A message of a pool that cannot be mapped yet is not taken.
     pub(super) fn pooled(&mut self, pool: u32, slot: u32) -> Result<Parcel, RecvError> {
         let Some((_, known)) = self.pools.iter_mut().find(|(number, _)| *number == pool) else {
-            return Ok(Parcel::of(Part::Pooled(None)));
+            return Ok(Parcel::pooled(Pooled::Unknown));
         };
         match known.memory()?.and_then(|memory| memory.received(slot)) {
-            Ok(buffer) => Ok(Parcel::of(Part::Pooled(Some(buffer)))),
+            Ok(buffer) => Ok(Parcel::pooled(Pooled::Buffer(buffer))),
             Err(corruption) => Err(self.broken(corruption)),
         }
     }
