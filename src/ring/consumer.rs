@@ -106,6 +106,7 @@ impl Consumer {
     /// Looks at the next message. The same one again until it is taken.
     ///
     /// `tail` is loaded only when everything known was taken.
+    #[inline(always)]
     pub(crate) fn peek(&mut self) -> Result<Peek, Corruption> {
         if self.cursor.position == self.tail {
             self.refresh_tail()?;
@@ -231,6 +232,7 @@ impl Consumer {
 
     /// Reads the header at the cursor and checks it against what is left of the segment and of the
     /// committed bytes.
+    #[inline(always)]
     fn read_header(&self) -> Result<Header, Corruption> {
         let words = self.memory.read_header(self.cursor.offset_in(self.span));
         let header = Header::decode(words).ok_or(Corruption::new(

@@ -129,6 +129,7 @@ impl Header {
     /// Reads a header that a peer wrote. `None` if no producer of this version writes it.
     ///
     /// Lengths are not compared with the ring here: that is the consumer's business.
+    #[inline(always)]
     pub(crate) fn decode([first, detail]: [u64; 2]) -> Option<Header> {
         let descriptors = (first >> 48) as u16;
         let plain = first & !(0xffff << 48);
