@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use memmap2::{Advice, MmapMut, MmapOptions};
 use messageport::{Buffer, BufferPool, MessageEvent, MessagePort, Worker, parent_port};
+use nix::errno::Errno;
 use nix::fcntl::{FcntlArg, SealFlag, fcntl};
 use nix::sys::memfd::{MFdFlags, memfd_create};
 use nix::sys::socket::{
@@ -176,7 +177,10 @@ impl RoundTrip for Bare {
         bytes.fill(FILL);
         drop(bytes);
         let seals = SealFlag::F_SEAL_WRITE | SealFlag::F_SEAL_SHRINK | SealFlag::F_SEAL_GROW;
-        fcntl(&memory, FcntlArg::F_ADD_SEALS(seals)).expect("seals");
+        // EBUSY while the kernel itself uses a page, to move it, say.
+        while let Err(errno) = fcntl(&memory, FcntlArg::F_ADD_SEALS(seals)) {
+            assert_eq!(errno, Errno::EBUSY, "seals");
+        }
         let raw = [memory.as_raw_fd()];
         let rights = [ControlMessage::ScmRights(&raw)];
         let (socket, flags) = (self.socket.as_raw_fd(), MsgFlags::empty());

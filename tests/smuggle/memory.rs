@@ -2,10 +2,11 @@
 
 use crate::common::census::Census;
 use crate::common::parts::Parts;
-use crate::common::receive;
 use crate::common::role::{play, skip};
+use crate::common::{receive, wait_until};
 use crate::{Entry, Pair, assert_alive, null};
 use messageport::{Buffer, BufferError, MessageChannel, MessageError};
+use nix::errno::Errno;
 use nix::fcntl::{FallocateFlags, FcntlArg, SealFlag, fallocate, fcntl};
 use nix::sys::memfd::{MFdFlags, memfd_create};
 use std::fs::{File, OpenOptions};
@@ -25,8 +26,16 @@ const SEALS: SealFlag = SealFlag::F_SEAL_SHRINK
 fn sealed(seals: SealFlag) -> OwnedFd {
     let memory = unsealed(MFdFlags::empty());
     memory.write_all_at(&[7; LEN as usize], 0).expect("memory");
-    fcntl(&memory, FcntlArg::F_ADD_SEALS(seals)).expect("seals");
+    seal(&memory, seals);
     memory.into()
+}
+
+/// Adds seals, again while the kernel itself uses a page, to move it, say.
+fn seal(memory: impl AsFd, seals: SealFlag) {
+    wait_until("it is sealed", || match fcntl(memory.as_fd(), FcntlArg::F_ADD_SEALS(seals)) {
+        Err(Errno::EBUSY) => false,
+        answer => answer.expect("seals") == 0,
+    });
 }
 
 fn unsealed(flags: MFdFlags) -> File {
@@ -131,7 +140,7 @@ fn f33_memory_with_holes_is_refused_before_it_costs_any() {
         let mut pair = Pair::new();
         let bomb = unsealed(MFdFlags::empty());
         bomb.set_len(LARGE).expect("a length");
-        fcntl(&bomb, FcntlArg::F_ADD_SEALS(SEALS)).expect("seals");
+        seal(&bomb, SEALS);
         let kept = bomb.try_clone().expect("a descriptor");
         assert_refused("64 GiB of nothing", offer(&mut pair, 0, bomb.into(), LARGE));
         use std::os::unix::fs::MetadataExt;
@@ -141,14 +150,14 @@ fn f33_memory_with_holes_is_refused_before_it_costs_any() {
         holed.write_all_at(&[7; LEN as usize], 0).expect("memory");
         let punch = FallocateFlags::FALLOC_FL_PUNCH_HOLE | FallocateFlags::FALLOC_FL_KEEP_SIZE;
         fallocate(&holed, punch, 4096, 4096).expect("a hole");
-        fcntl(&holed, FcntlArg::F_ADD_SEALS(SEALS)).expect("seals");
+        seal(&holed, SEALS);
         assert_refused("one hole", offer(&mut pair, 1, holed.into(), LEN));
         // All of the file's memory behind its end, where it can be given back later.
         let behind = unsealed(MFdFlags::empty());
         behind.set_len(LEN).expect("a length");
         let (beyond, size) = (FallocateFlags::FALLOC_FL_KEEP_SIZE, LEN as i64);
         fallocate(&behind, beyond, size, size).expect("memory");
-        fcntl(&behind, FcntlArg::F_ADD_SEALS(SEALS)).expect("seals");
+        seal(&behind, SEALS);
         assert!(behind.metadata().expect("a memfd").blocks() * 512 >= LEN);
         if has_cachestat() {
             assert_refused("memory behind its end", offer(&mut pair, 2, behind.into(), LEN));
@@ -160,7 +169,7 @@ fn f33_memory_with_holes_is_refused_before_it_costs_any() {
         let made = unsealed(MFdFlags::empty());
         made.set_len(LEN).expect("a length");
         fallocate(&made, FallocateFlags::empty(), 0, size).expect("memory");
-        fcntl(&made, FcntlArg::F_ADD_SEALS(SEALS)).expect("seals");
+        seal(&made, SEALS);
         let zeros = offer(&mut pair, 3, made.into(), LEN).expect("a buffer");
         assert!(zeros.iter().all(|byte| *byte == 0));
         assert_alive(&mut pair, 4);
@@ -180,7 +189,7 @@ fn f33_huge_pages_are_refused() {
         if memory.set_len(HUGE).is_err() {
             return skip("no huge pages here");
         }
-        fcntl(&memory, FcntlArg::F_ADD_SEALS(SEALS)).expect("seals");
+        seal(&memory, SEALS);
         let mut pair = Pair::new();
         let answer = offer(&mut pair, 0, memory.into(), HUGE);
         let text = format!("{answer:?}");
@@ -205,7 +214,7 @@ fn f31_memory_that_was_opened_to_be_read_is_a_buffer_as_well() {
     let empty = File::from(
         memfd_create(c"empty", MFdFlags::MFD_CLOEXEC | MFdFlags::MFD_ALLOW_SEALING).expect("one"),
     );
-    fcntl(&empty, FcntlArg::F_ADD_SEALS(SEALS)).expect("seals");
+    seal(&empty, SEALS);
     let buffer = offer(&mut pair, 1, empty.into(), 0).expect("an empty buffer");
     assert!(buffer.is_empty() && buffer.into_mut().expect("nothing").is_empty());
 }
