@@ -248,8 +248,8 @@ pub enum RecvError {
     #[error("the wait for a message was cancelled")]
     Cancelled,
     /// This process cannot have as many more descriptors as move with the next message. It stays in
-    /// the queue for a tenth of a second of tries; then it comes without them. A
-    /// [`BufferPool`](crate::BufferPool) of a trusted peer stays until there is room.
+    /// the queue for a tenth of a second of tries; then it comes without them,
+    /// and a [`BufferPool`](crate::BufferPool) of the peer is lost.
     #[error(
         "the next message needs {needed} descriptors: close some, or raise RLIMIT_NOFILE, \
          and receive again"
@@ -319,10 +319,10 @@ pub enum MessageError {
         kind: &'static str,
     },
     /// The message names a buffer of a [`BufferPool`](crate::BufferPool) that this end does not
-    /// have. A pool is taken in where it stands in the queue, if the peer is trusted by then.
+    /// have: it did not trust its peer when the pool came, or there was no room for its descriptor.
     #[error(
         "the message's buffer is of a pool that this end does not have: call `trust_peer` before \
-         the first look for messages"
+         the first look for messages, and leave room for a descriptor"
     )]
     UnknownPool,
     /// What moved with the message as a port is none that can be used.

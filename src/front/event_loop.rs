@@ -12,7 +12,7 @@ use crate::port::events::{Called, Delivered, Watcher};
 use crate::port::target::{Event, Scope};
 use handle::Shared;
 use std::any::Any;
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::collections::{BTreeMap, VecDeque};
 use std::fmt;
 use std::os::fd::{AsFd, BorrowedFd};
@@ -57,6 +57,8 @@ pub struct EventLoop {
     unstarted: Vec<u64>,
     /// Ports whose next message cannot be had at the moment.
     delayed: Vec<u64>,
+    /// Somebody asked for the descriptor.
+    is_nested: Cell<bool>,
     deferred: RefCell<Vec<Box<dyn Any>>>,
     shared: Arc<Shared>,
     marks: Vec<u64>,
@@ -117,6 +119,7 @@ impl EventLoop {
             ready: VecDeque::new(),
             unstarted: Vec::new(),
             delayed: Vec::new(),
+            is_nested: Cell::new(false),
             deferred: RefCell::default(),
             shared: Arc::new(shared),
             marks: Vec::new(),
@@ -336,8 +339,9 @@ impl EventLoop {
             was_something |= self.serve(id)?;
             self.do_deferred();
         }
-        if !self.ready.is_empty() || !self.delayed.is_empty() {
-            // So that a loop in which this one nests comes back for the rest.
+        if !self.ready.is_empty() || (self.is_nested.get() && !self.delayed.is_empty()) {
+            // So that a loop in which this one nests comes back for the rest. Where none does, what
+            // is delayed waits for its time.
             self.shared.called.bell.ring();
         }
         Ok(was_something)
@@ -368,13 +372,12 @@ impl EventLoop {
             match delivered {
                 Delivered::Event => count += 1,
                 Delivered::Nothing => return Ok(count > 0),
-                Delivered::Later if slot.port.is_started() => {
+                Delivered::Later => {
                     self.delayed.push(id);
                     return Ok(count > 0);
                 }
-                Delivered::Later => {
-                    // Messages that nobody wants yet, and perhaps a hang-up behind them, which
-                    // would be told again and again.
+                Delivered::Unwanted => {
+                    // A hang-up behind the messages would be told again and again.
                     self.unwatch(id);
                     return Ok(false);
                 }
@@ -528,6 +531,9 @@ impl Drop for EventLoop {
 /// any other loop that is level-triggered.
 impl AsFd for EventLoop {
     fn as_fd(&self) -> BorrowedFd<'_> {
+        if !self.is_nested.replace(true) && !self.delayed.is_empty() {
+            self.shared.called.bell.ring();
+        }
         self.epoll.as_fd()
     }
 }

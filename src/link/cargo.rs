@@ -6,7 +6,7 @@
 
 use crate::error::{PostError, SystemError};
 use crate::link::buffer::Buffer;
-use crate::link::pool::{Announcement, PooledBuffer};
+use crate::link::pool::Pooled;
 use crate::link::receiving::Receiving;
 use crate::link::region::Region;
 use crate::link::sending::Sending;
@@ -126,7 +126,7 @@ pub(crate) enum Part {
     Port(Box<Parts>),
     Buffer { descriptor: OwnedFd, len: u64 },
     Descriptor(OwnedFd),
-    Pool(u32, Announcement),
+    Pool { descriptor: OwnedFd, number: u32, slots: u64, len: u64 },
 }
 
 /// What can be asked for.
@@ -136,16 +136,6 @@ pub(crate) enum Kind {
     Buffer,
     Descriptor,
     Pool,
-}
-
-/// What a message says of a pooled buffer.
-#[derive(Debug, Default)]
-pub(crate) enum Pooled {
-    #[default]
-    Nothing,
-    /// It is of a pool that this end does not have.
-    Unknown,
-    Buffer(PooledBuffer),
 }
 
 /// What arrived beside one message and was not taken yet.
@@ -189,7 +179,7 @@ impl Parcel {
                 Entry::Descriptor => Part::Descriptor(next()?),
                 Entry::Pool { number, slots, len } => {
                     let number = u32::try_from(number).ok()?;
-                    Part::Pool(number, Announcement { descriptor: next()?, slots, len })
+                    Part::Pool { descriptor: next()?, number, slots, len }
                 }
             });
         }
@@ -230,7 +220,7 @@ impl Part {
             Part::Port(_) => Kind::Port,
             Part::Buffer { .. } => Kind::Buffer,
             Part::Descriptor(_) => Kind::Descriptor,
-            Part::Pool(..) => Kind::Pool,
+            Part::Pool { .. } => Kind::Pool,
         }
     }
 }

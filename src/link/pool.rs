@@ -24,8 +24,8 @@ use std::fmt;
 use std::ops::{Deref, DerefMut};
 use std::os::fd::OwnedFd;
 use std::ptr::NonNull;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::Duration;
 
 /// The memory of a pool, at one of the two ends.
@@ -68,14 +68,6 @@ impl PoolMemory {
 
     pub(crate) fn len(&self) -> u64 {
         self.len
-    }
-
-    /// The slot that a record of the trusted peer names.
-    pub(crate) fn received(self: &Arc<Self>, slot: u32) -> Result<PooledBuffer, Corruption> {
-        if slot >= self.slots {
-            return Err(Corruption::new("slot of a pool", slot.into(), self.slots.into()));
-        }
-        Ok(PooledBuffer { memory: self.clone(), slot })
     }
 
     /// Sleeps until a slot may have come back, at most for `slice`. The caller looks before.
@@ -122,54 +114,108 @@ impl PoolMemory {
     }
 }
 
-/// A pool that the trusted peer has made.
-pub(crate) enum PeerPool {
-    Announced(Announcement),
-    Mapped(Arc<PoolMemory>),
-}
-
-/// What a peer says of its pool.
+/// A pool that the trusted peer has made: mapped and populated as soon as there is memory for it.
 #[derive(Debug)]
-pub(crate) struct Announcement {
-    pub descriptor: OwnedFd,
-    pub slots: u64,
-    pub len: u64,
+pub(crate) struct PeerPool {
+    slots: u32,
+    len: u64,
+    memory: OnceLock<Arc<PoolMemory>>,
+    /// Kept until it is mapped.
+    descriptor: Mutex<Option<OwnedFd>>,
 }
 
 impl PeerPool {
-    /// The pool's memory, mapped and populated now unless it was before. What the kernel refuses
-    /// can be asked for again.
-    #[inline]
-    pub(crate) fn memory(&mut self) -> Result<Result<&Arc<PoolMemory>, Corruption>, SystemError> {
-        if let PeerPool::Announced(announcement) = self {
-            match announcement.attach()? {
-                Ok(memory) => *self = PeerPool::Mapped(memory),
-                Err(corruption) => return Ok(Err(corruption)),
-            }
+    /// The pool that the peer says this is, if it can be.
+    pub(crate) fn new(descriptor: OwnedFd, slots: u64, len: u64) -> Result<PeerPool, Corruption> {
+        let Ok(count) = u32::try_from(slots) else {
+            return Err(Corruption::new("slots of a pool", slots, u32::MAX.into()));
+        };
+        let expected = if slots == 0 || len == 0 { None } else { total(slots, len) };
+        // It fails only for what is no file of ours.
+        let found = match memfd::examine(&descriptor) {
+            Ok(nature) if nature.sealed && nature.plain_memory => nature.len,
+            _ => 0,
+        };
+        if expected != Some(found) {
+            let bound = expected.unwrap_or(0);
+            return Err(Corruption::new("bytes of a pool's sealed memory", found, bound));
         }
-        let PeerPool::Mapped(memory) = self else { unreachable!("it was mapped just now") };
-        Ok(Ok(memory))
+        let (memory, descriptor) = (OnceLock::new(), Mutex::new(Some(descriptor)));
+        Ok(PeerPool { slots: count, len, memory, descriptor })
+    }
+
+    /// Maps it now, unless it is. What the kernel refuses can be asked for again.
+    #[inline]
+    pub(crate) fn memory(&self) -> Result<&Arc<PoolMemory>, SystemError> {
+        match self.memory.get() {
+            Some(memory) => Ok(memory),
+            None => self.map(),
+        }
+    }
+
+    #[cold]
+    #[inline(never)]
+    fn map(&self) -> Result<&Arc<PoolMemory>, SystemError> {
+        let mut descriptor = self.descriptor.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(fd) = &*descriptor {
+            let total = total(self.slots.into(), self.len).expect("it was computed before");
+            let memory = PoolMemory::map(fd, total, self.slots, self.len)?;
+            self.memory.set(memory).expect("its descriptor was still there");
+            *descriptor = None;
+        }
+        Ok(self.memory.get().expect("mapped"))
+    }
+
+    /// The slot that a record of the trusted peer names.
+    pub(crate) fn received(self: &Arc<Self>, slot: u32) -> Result<Pooled, Corruption> {
+        if slot >= self.slots {
+            return Err(Corruption::new("slot of a pool", slot.into(), self.slots.into()));
+        }
+        Ok(match self.memory() {
+            Ok(memory) => Pooled::Buffer(PooledBuffer { memory: memory.clone(), slot }),
+            Err(_) => Pooled::Unmapped(UnmappedBuffer { pool: self.clone(), slot: Some(slot) }),
+        })
     }
 }
 
-impl Announcement {
-    #[cold]
-    #[inline(never)]
-    fn attach(&self) -> Result<Result<Arc<PoolMemory>, Corruption>, SystemError> {
-        let &Announcement { ref descriptor, slots, len } = self;
-        let Ok(count) = u32::try_from(slots) else {
-            return Ok(Err(Corruption::new("slots of a pool", slots, u32::MAX.into())));
+/// What came with a message of a pooled buffer.
+#[derive(Debug, Default)]
+pub(crate) enum Pooled {
+    #[default]
+    Nothing,
+    /// It is of a pool that this end does not have.
+    Unknown,
+    /// It is of a pool that could not be mapped.
+    Unmapped(UnmappedBuffer),
+    Buffer(PooledBuffer),
+}
+
+/// A buffer of a pool that could not be mapped. Dropping it maps the pool to return the buffer; if
+/// that fails as well, it stays in use.
+#[derive(Debug)]
+pub(crate) struct UnmappedBuffer {
+    pool: Arc<PeerPool>,
+    /// Unless it became a buffer.
+    slot: Option<u32>,
+}
+
+impl UnmappedBuffer {
+    pub(crate) fn map(mut self) -> Result<PooledBuffer, (SystemError, UnmappedBuffer)> {
+        let memory = match self.pool.memory() {
+            Ok(memory) => memory.clone(),
+            Err(error) => return Err((error, self)),
         };
-        let nature = memfd::examine(descriptor)?;
-        let expected = if slots == 0 || len == 0 { None } else { total(slots, len) };
-        match expected {
-            Some(total) if nature.sealed && nature.plain_memory && nature.len == total => {
-                PoolMemory::map(descriptor, total, count, len).map(Ok)
-            }
-            _ => {
-                let bound = expected.unwrap_or(0);
-                Ok(Err(Corruption::new("bytes of a pool's sealed memory", nature.len, bound)))
-            }
+        let slot = self.slot.take().expect("only this takes it, once");
+        Ok(PooledBuffer { memory, slot })
+    }
+}
+
+impl Drop for UnmappedBuffer {
+    fn drop(&mut self) {
+        if let Some(slot) = self.slot
+            && let Ok(memory) = self.pool.memory()
+        {
+            memory.free(slot);
         }
     }
 }

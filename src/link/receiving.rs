@@ -39,7 +39,7 @@ pub(crate) struct Receiving {
     /// What moved with the messages that are alive, by their tickets.
     parcels: Vec<(Ticket, Parcel)>,
     /// The peer's pools, by their numbers; none, if the peer is not trusted.
-    pools: Vec<(u32, PeerPool)>,
+    pools: Vec<(u32, Arc<PeerPool>)>,
     /// Pools since the last message.
     pools_in_a_row: u32,
     /// Since when there is no room for the descriptors of the next message.
@@ -134,29 +134,23 @@ impl Receiving {
         if let Some(reason) = self.ended.or_else(|| self.end.corruption()) {
             return Err(self.end_with(reason));
         }
-        loop {
-            let record = match self.consumer.peek() {
-                Ok(Peek::Message(record)) => record,
-                Ok(Peek::Closed(farewell)) => return Err(self.end_with(reason_of(farewell))),
-                Ok(Peek::Empty) => return Ok(false),
-                Err(corruption) => return Err(self.broken(corruption)),
-            };
-            match record.beside {
-                Beside::Nothing => {}
-                Beside::Packet { descriptors, sequence } => {
-                    self.discard_packet(descriptors, sequence)?;
-                }
-                Beside::Pooled { pool, slot } => drop(self.pooled(pool, slot)?),
-                Beside::Pool { sequence } => {
-                    self.take_pool(&record, sequence)?;
-                    continue;
-                }
+        let record = match self.look()? {
+            Peek::Message(record) => record,
+            Peek::Closed(farewell) => return Err(self.end_with(reason_of(farewell))),
+            Peek::Empty => return Ok(false),
+        };
+        match record.beside {
+            Beside::Nothing => {}
+            Beside::Packet { descriptors, sequence } => {
+                self.discard_packet(descriptors, sequence)?;
             }
-            self.pools_in_a_row = 0;
-            self.consumer.take(&record);
-            self.release_taken();
-            return Ok(true);
+            Beside::Pooled { pool, slot } => drop(self.pooled(pool, slot)?),
+            Beside::Pool { .. } => unreachable!("taken in"),
         }
+        self.pools_in_a_row = 0;
+        self.consumer.take(&record);
+        self.release_taken();
+        Ok(true)
     }
 
     /// Whether the doorbell was silenced since this was last asked: a sending half that waits for
@@ -267,14 +261,10 @@ impl Receiving {
             if self.prepare_wait()? == Wait::Sleep {
                 return Ok(Wait::Sleep);
             }
-            match self.consumer.peek() {
-                Ok(Peek::Empty) => self.release_taken(),
-                Ok(Peek::Message(record)) => match record.beside {
-                    Beside::Pool { sequence } => self.take_pool(&record, sequence)?,
-                    _ => return Ok(Wait::Ready),
-                },
-                Ok(Peek::Closed(farewell)) => return Err(self.end_with(reason_of(farewell))),
-                Err(corruption) => return Err(self.broken(corruption)),
+            match self.look()? {
+                Peek::Empty => self.release_taken(),
+                Peek::Message(_) => return Ok(Wait::Ready),
+                Peek::Closed(farewell) => return Err(self.end_with(reason_of(farewell))),
             }
         }
         Ok(Wait::Ready)
@@ -323,6 +313,20 @@ impl Receiving {
         Some(payload)
     }
 
+    /// What stands next, past the peer's pools, which are taken in.
+    #[inline(always)]
+    fn look(&mut self) -> Result<Peek, RecvError> {
+        loop {
+            let peek = match self.consumer.peek() {
+                Ok(peek) => peek,
+                Err(corruption) => return Err(self.broken(corruption)),
+            };
+            let Peek::Message(record) = peek else { return Ok(peek) };
+            let Beside::Pool { sequence } = record.beside else { return Ok(peek) };
+            self.take_pool(&record, sequence)?;
+        }
+    }
+
     /// Finds out what stands next when that is not plain: passes control records, and makes room
     /// for a copy.
     #[cold]
@@ -331,12 +335,8 @@ impl Receiving {
             return Err(self.end_with(reason));
         }
         loop {
-            match self.consumer.peek() {
-                Ok(Peek::Message(record)) => {
-                    if let Beside::Pool { sequence } = record.beside {
-                        self.take_pool(&record, sequence)?;
-                        continue;
-                    }
+            match self.look()? {
+                Peek::Message(record) => {
                     let len = record.len as usize;
                     if !self.end.is_trusted() && self.slots.make_room(len).is_err() {
                         return Err(RecvError::OutOfMemory { len: u64::from(record.len) });
@@ -344,9 +344,8 @@ impl Receiving {
                     let is_plain = record.beside == Beside::Nothing;
                     return Ok(if is_plain { Next::Plain } else { Next::Attached(record) });
                 }
-                Ok(Peek::Closed(farewell)) => return Err(self.end_with(reason_of(farewell))),
-                Err(corruption) => return Err(self.broken(corruption)),
-                Ok(Peek::Empty) => {
+                Peek::Closed(farewell) => return Err(self.end_with(reason_of(farewell))),
+                Peek::Empty => {
                     if self.found_nothing()? == Wait::Sleep {
                         return Ok(Next::Nothing);
                     }

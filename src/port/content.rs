@@ -3,9 +3,9 @@
 
 use crate::error::{BufferError, MessageError};
 use crate::link::buffer::Buffer;
-use crate::link::cargo::{Kind, Parcel, Part, Pooled};
+use crate::link::cargo::{Kind, Parcel, Part};
 use crate::link::payload;
-use crate::link::pool::PooledBuffer;
+use crate::link::pool::{Pooled, PooledBuffer};
 use crate::link::transfer;
 use crate::port::MessagePort;
 use crate::wire::record::Format;
@@ -76,15 +76,19 @@ pub(crate) fn take_descriptor(of: &impl Content) -> Result<OwnedFd, MessageError
 }
 
 pub(crate) fn take_pooled(of: &impl Content) -> Result<PooledBuffer, MessageError> {
-    let pooled = of.with_parcel(|parcel| match parcel.pooled {
-        Pooled::Unknown => Pooled::Unknown,
-        _ => mem::take(&mut parcel.pooled),
+    let taken = of.with_parcel(|parcel| match mem::take(&mut parcel.pooled) {
+        Pooled::Buffer(buffer) => Some(Ok(buffer)),
+        Pooled::Unmapped(unmapped) => Some(unmapped.map().map_err(|(error, unmapped)| {
+            parcel.pooled = Pooled::Unmapped(unmapped);
+            MessageError::Buffer(error.into())
+        })),
+        Pooled::Unknown => {
+            parcel.pooled = Pooled::Unknown;
+            Some(Err(MessageError::UnknownPool))
+        }
+        Pooled::Nothing => None,
     });
-    match pooled.unwrap_or_default() {
-        Pooled::Buffer(buffer) => Ok(buffer),
-        Pooled::Unknown => Err(MessageError::UnknownPool),
-        Pooled::Nothing => Err(MessageError::NothingLeft { kind: "pooled buffer" }),
-    }
+    taken.flatten().unwrap_or(Err(MessageError::NothingLeft { kind: "pooled buffer" }))
 }
 
 pub(crate) fn transferred(of: &impl Content) -> (usize, usize, usize) {

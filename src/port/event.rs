@@ -207,8 +207,9 @@ impl<'p> MessageEvent<'p> {
     /// Takes the pooled buffer that came with the message. Dropping it returns it to its pool.
     ///
     /// # Errors
-    /// [`MessageError::NothingLeft`] if none came; [`MessageError::UnknownPool`] if this end did
-    /// not trust its peer when the pool came: see [`BufferPool`](crate::BufferPool).
+    /// [`MessageError::NothingLeft`] if none came; [`MessageError::UnknownPool`] if this end does
+    /// not have the pool, [`MessageError::Buffer`] if there is no memory to map it, which may be
+    /// tried again: see [`BufferPool`](crate::BufferPool).
     pub fn take_pooled(&self) -> Result<PooledBuffer, MessageError> {
         content::take_pooled(self)
     }

@@ -41,6 +41,8 @@ pub(crate) enum Delivered {
     Nothing,
     /// Something is there that cannot be had at the moment: to be tried again a little later.
     Later,
+    /// Messages are there that nobody wants before the port is started.
+    Unwanted,
     /// There will be no more.
     End,
 }
@@ -217,8 +219,7 @@ impl MessagePort {
         }
     }
 
-    /// Delivers the end of a port that was not started, if nothing stands before it. `Later` if
-    /// messages do, so that nothing more happens before the port is started.
+    /// Delivers the end of a port that was not started, if nothing stands before it.
     pub(crate) fn deliver_early_close(&self, scope: Option<&dyn Scope>) -> Delivered {
         if self.has_said_close.get() {
             return Delivered::End;
@@ -229,7 +230,7 @@ impl MessagePort {
         }
         match self.receiver.prepare_wait_for_end() {
             Ok(Wait::Sleep) => Delivered::Nothing,
-            Ok(Wait::Ready) => Delivered::Later,
+            Ok(Wait::Ready) => Delivered::Unwanted,
             Err(RecvError::Closed { reason }) => {
                 self.end_if_broken(&RecvError::Closed { reason });
                 self.deliver_close(reason, scope)

@@ -204,6 +204,8 @@ impl MessagePort {
     /// [`Closed`](RecvError::Closed) once everything was delivered and no more can come, with the
     /// reason; the same again at each further call.
     /// [`OutOfMemory`](RecvError::OutOfMemory) if there is no memory for a private copy.
+    /// [`OutOfDescriptors`](RecvError::OutOfDescriptors) while this process can have none for what
+    /// moves with the message, or for a [`BufferPool`](crate::BufferPool) before it.
     ///
     /// ```
     /// let channel = messageport::MessageChannel::new()?;

@@ -19,12 +19,12 @@ use std::time::{Duration, Instant};
 /// moved. It takes 32 pools in its life.
 ///
 /// The receiver takes the pool in where it stands in the queue, without a word to its user. So
-/// both ends have to trust each other before: a receiver that looked for messages first does not
-/// have the pool, its messages come with [`MessageError::UnknownPool`](crate::MessageError), and
-/// their buffers stay in use until it goes. What stands behind a pool waits for as long as the
-/// receiving process can have no more descriptors
-/// ([`RecvError::OutOfDescriptors`](crate::RecvError)); a message with a buffer waits while there
-/// is no memory to map the pool ([`RecvError::Io`](crate::RecvError)).
+/// both ends have to trust each other before: a receiver that looked for messages first, by a call
+/// or by a turn of an [`EventLoop`](crate::EventLoop), does not have the pool, nor has one that
+/// could have no descriptor for it for a tenth of a second. The messages come all the same, with
+/// [`MessageError::UnknownPool`](crate::MessageError::UnknownPool) in place of a buffer, and those
+/// buffers stay in use for as long as the receiver lives. A pool that is there but cannot be mapped
+/// for a lack of memory loses nothing: to take its buffers is tried again.
 ///
 /// ```
 /// use messageport::{BufferPool, MessageChannel};

@@ -54,7 +54,8 @@ impl Receiver {
     ///
     /// # Errors
     /// [`RecvError::Closed`] once everything was delivered and no more can come;
-    /// [`RecvError::OutOfMemory`] if there is no memory for a copy.
+    /// [`RecvError::OutOfMemory`] if there is no memory for a copy; [`RecvError::OutOfDescriptors`]
+    /// while this process can have none for what moves with the message.
     #[inline(always)]
     pub fn try_recv(&self) -> Result<Option<MessageEvent<'_>>, RecvError> {
         self.poll().map_err(|failure| *failure)

@@ -2,13 +2,14 @@
 
 use super::Receiving;
 use crate::error::{Corruption, RecvError};
-use crate::link::cargo::{Kind, Parcel, Part, Pooled};
+use crate::link::cargo::{Kind, Parcel, Part};
 use crate::link::payload::{Payload, Ticket};
-use crate::link::pool::PeerPool;
+use crate::link::pool::{PeerPool, Pooled};
 use crate::os::socket::{self, Discarded, Received};
 use crate::ring::consumer::Record;
 use crate::wire::frame::MAX_PACKET_LEN;
 use crate::wire::record::Beside;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 impl Receiving {
@@ -49,21 +50,18 @@ impl Receiving {
     }
 
     /// The slot that a record names. Without trust there is nothing to give: it stays with the
-    /// peer. A message of a pool that cannot be mapped yet is not taken.
+    /// peer.
     pub(super) fn pooled(&mut self, pool: u32, slot: u32) -> Result<Parcel, RecvError> {
-        let Some((_, known)) = self.pools.iter_mut().find(|(number, _)| *number == pool) else {
+        let Some((_, known)) = self.pools.iter().find(|(number, _)| *number == pool) else {
             return Ok(Parcel::pooled(Pooled::Unknown));
         };
-        match known.memory()?.and_then(|memory| memory.received(slot)) {
-            Ok(buffer) => Ok(Parcel::pooled(Pooled::Buffer(buffer))),
+        match known.received(slot) {
+            Ok(pooled) => Ok(Parcel::pooled(pooled)),
             Err(corruption) => Err(self.broken(corruption)),
         }
     }
 
     /// Takes in a pool, of a trusted peer; of another one it is closed.
-    ///
-    /// All that a trusted peer puts into a pool would be lost with it. So it waits, and all that
-    /// stands behind it, for as long as there is no room for its descriptor.
     pub(super) fn take_pool(&mut self, record: &Record, sequence: u64) -> Result<(), RecvError> {
         let in_a_row = self.pools_in_a_row + 1;
         if in_a_row > MOST_POOLS_IN_A_ROW || self.pools.len() == MOST_POOLS {
@@ -71,22 +69,26 @@ impl Receiving {
             return Err(self.broken(Corruption::new("pools in a row", found, bound)));
         }
         if self.end.is_trusted() {
-            self.short_since = None;
             let mut parcel = self.receive_parcel(1, sequence)?;
-            if let Some((_, Part::Pool(number, announcement))) = parcel.take(Kind::Pool) {
-                let mut pool = PeerPool::Announced(announcement);
-                // While there is no memory for it, its messages wait.
-                if let Ok(Err(corruption)) = pool.memory() {
-                    return Err(self.broken(corruption));
+            if let Some((_, Part::Pool { descriptor, number, slots, len })) =
+                parcel.take(Kind::Pool)
+            {
+                match PeerPool::new(descriptor, slots, len) {
+                    Ok(pool) => {
+                        // Ahead of its first message; if that fails, it is tried again with each.
+                        let _ = pool.memory();
+                        self.pools.push((number, Arc::new(pool)));
+                    }
+                    Err(corruption) => return Err(self.broken(corruption)),
                 }
-                self.pools.push((number, pool));
             } else if parcel.lost == 0 {
                 return Err(self.broken(Corruption::new("pools in the packet of one", 0, 1)));
             }
         } else {
             self.discard_packet(1, sequence)?;
         }
-        // Counted once it is through: it may have waited here, and been looked at many times.
+        // Counted once it is through: it may have waited for a descriptor, and been looked at many
+        // times.
         self.pools_in_a_row = in_a_row;
         self.consumer.skip(record);
         self.release_taken();
