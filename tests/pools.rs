@@ -24,6 +24,9 @@ use messageport::{
     PoolError, PooledBuffer, PostError, RecvError, Transferable, Worker, parent_port,
 };
 
+use nix::sys::wait::{WaitStatus, waitpid};
+use nix::unistd::Pid;
+
 const LEN: usize = 10_000;
 
 fn trust(port: &MessagePort) {
@@ -249,11 +252,58 @@ fn f45_buffers_of_a_pool_that_cannot_be_mapped_can_be_taken_later() {
         allow_all_address_space();
         let bytes = kept[0].take_pooled().expect("a buffer");
         assert_eq!((bytes[0], bytes[large - 1]), (2, 2));
+        assert_eq!(pool.in_use(), 2, "what went while it could not be mapped came back");
         drop((bytes, kept));
-        assert_eq!(pool.in_use(), 2, "what went while it could not be mapped is lost");
-        hand_over(&port1, 9, pool.take().expect("a free one"));
-        assert_eq!(take(&port2).0, 9);
-        assert_eq!(pool.in_use(), 2);
+        assert_eq!(pool.in_use(), 0);
+    }
+    play(TEST, &[("alone", alone)]);
+}
+
+#[test]
+fn f45_a_look_for_messages_returns_what_went_while_its_pool_could_not_be_mapped() {
+    const TEST: &str =
+        "f45_a_look_for_messages_returns_what_went_while_its_pool_could_not_be_mapped";
+    fn alone() {
+        let MessageChannel { port1, port2 } = channel();
+        let pool = BufferPool::new(&port1, 1, 128 << 20).expect("a pool");
+        hand_over(&port1, 0, pool.take().expect("a free one"));
+        allow_more_address_space(64 << 20);
+        drop(receive(&port2));
+        assert!(port2.recv_timeout(Duration::from_millis(1)).is_err());
+        assert_eq!(pool.in_use(), 1);
+        allow_all_address_space();
+        assert!(port2.recv_timeout(Duration::from_millis(1)).is_err());
+        assert_eq!(pool.in_use(), 0);
+    }
+    play(TEST, &[("alone", alone)]);
+}
+
+#[test]
+fn f17_a_fork_has_no_part_in_a_pool_that_could_not_be_mapped() {
+    const TEST: &str = "f17_a_fork_has_no_part_in_a_pool_that_could_not_be_mapped";
+    fn alone() {
+        let MessageChannel { port1, port2 } = channel();
+        let pool = BufferPool::new(&port1, 1, 128 << 20).expect("a pool");
+        hand_over(&port1, 0, pool.take().expect("a free one"));
+        allow_more_address_space(64 << 20);
+        let message = receive(&port2).into_message();
+        allow_all_address_space();
+        // SAFETY: the child calls nothing that could wait for a lock of another thread.
+        match unsafe { libc::fork() } {
+            0 => {
+                let refused = message.take_pooled().is_err();
+                drop(message);
+                // SAFETY: it ends this process, and runs nothing else of it.
+                unsafe { libc::_exit(i32::from(!refused)) }
+            }
+            child => {
+                let status = waitpid(Pid::from_raw(child), None).expect("a child");
+                assert!(matches!(status, WaitStatus::Exited(_, 0)), "{status:?}");
+            }
+        }
+        assert_eq!(pool.in_use(), 1, "the child has not freed it");
+        drop(message.take_pooled().expect("a buffer"));
+        assert_eq!(pool.in_use(), 0);
     }
     play(TEST, &[("alone", alone)]);
 }
@@ -273,9 +323,10 @@ fn a_port_that_is_not_started_hears_of_its_end_behind_a_pool_that_had_to_wait() 
         let _pool = BufferPool::new(&port1, 1, LEN).expect("a pool");
         allow_more_descriptors(0);
         event_loop.run_until_idle().expect("a turn");
+        drop(port1);
+        event_loop.run_until_idle().expect("a turn");
         assert_eq!(closes.load(SeqCst), 0);
         allow_all_descriptors();
-        drop(port1);
         event_loop.run().expect("turns");
         assert_eq!(closes.load(SeqCst), 1);
     }

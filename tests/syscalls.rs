@@ -3,6 +3,7 @@
 
 mod common;
 
+use common::limits::allow_more_descriptors;
 use common::messages::Rng;
 use common::region::{self, Region};
 use common::role::{command, play, skip};
@@ -15,8 +16,9 @@ use nix::sys::time::TimeValLike;
 use nix::unistd::gettid;
 use std::fs;
 use std::process::{Command, Stdio};
+use std::sync::atomic::AtomicBool;
 use std::sync::atomic::Ordering::SeqCst;
-use std::sync::mpsc;
+use std::sync::{Arc, mpsc};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -416,6 +418,35 @@ fn idle_ports() -> (Vec<MessagePort>, Vec<MessagePort>) {
     let count = 1_000.min(most.min(8192) / 6);
     let pairs = (0..count).map(|_| MessageChannel::new().expect("a channel"));
     pairs.map(|MessageChannel { port1, port2 }| (port1, port2)).unzip()
+}
+
+#[test]
+fn a_loop_whose_message_waits_for_descriptors_sleeps_meanwhile() {
+    const TEST: &str = "a_loop_whose_message_waits_for_descriptors_sleeps_meanwhile";
+    fn waits() {
+        let MessageChannel { port1, port2 } = MessageChannel::new().expect("a channel");
+        let has_arrived = Arc::new(AtomicBool::new(false));
+        let flag = has_arrived.clone();
+        port2.on_message(move |_| flag.store(true, SeqCst));
+        let mut event_loop = EventLoop::new().expect("a loop");
+        event_loop.add(port2).expect("a port");
+        let file = fs::File::open("/dev/null").expect("a device");
+        port1.post_text_with("with a descriptor", [file.into()]).expect("room");
+        allow_more_descriptors(0);
+        while !has_arrived.load(SeqCst) {
+            event_loop.poll_once(Duration::from_secs(10)).expect("a turn");
+        }
+    }
+    fn counts() {
+        if !can_trace() {
+            return;
+        }
+        let text = trace(TEST, "waits", 0, &["-e", "trace=epoll_wait,epoll_pwait,epoll_pwait2"]);
+        let turns = text.lines().filter(|line| line.contains("epoll_")).count();
+        // A tenth of a second in steps of 10 ms, however slow the machine is.
+        assert!((5..40).contains(&turns), "{turns} turns of the loop");
+    }
+    play(TEST, &[("counts", counts), ("waits", waits)]);
 }
 
 #[test]

@@ -180,6 +180,7 @@ impl RoundTrip for Bare {
         // EBUSY while the kernel itself uses a page, to move it, say.
         while let Err(errno) = fcntl(&memory, FcntlArg::F_ADD_SEALS(seals)) {
             assert_eq!(errno, Errno::EBUSY, "seals");
+            std::thread::yield_now();
         }
         let raw = [memory.as_raw_fd()];
         let rights = [ControlMessage::ScmRights(&raw)];

@@ -76,6 +76,8 @@ struct Slot {
     port: MessagePort,
     /// Its doorbell is waited for.
     is_watched: bool,
+    /// What stands next cannot be had at the moment.
+    is_delayed: bool,
     is_ready: bool,
 }
 
@@ -137,7 +139,7 @@ impl EventLoop {
         self.epoll.add(port.as_fd(), id)?;
         self.next += 1;
         port.set_watcher(Some(Watcher { shared: self.shared.called.clone(), id }));
-        self.ports.insert(id, Slot { port, is_watched: true, is_ready: true });
+        self.ports.insert(id, Slot { port, is_watched: true, is_delayed: false, is_ready: true });
         self.unstarted.push(id);
         // What has come before is looked for at the next turn.
         self.ready.push_back(id);
@@ -329,6 +331,10 @@ impl EventLoop {
         );
         called.into_iter().for_each(|id| self.make_ready(id));
         for id in std::mem::take(&mut self.delayed) {
+            if let Some(slot) = self.ports.get_mut(&id) {
+                slot.is_delayed = false;
+            }
+            self.watch(id)?;
             self.make_ready(id);
         }
         was_something |= self.do_work();
@@ -373,7 +379,7 @@ impl EventLoop {
                 Delivered::Event => count += 1,
                 Delivered::Nothing => return Ok(count > 0),
                 Delivered::Later => {
-                    self.delayed.push(id);
+                    self.delay(id);
                     return Ok(count > 0);
                 }
                 Delivered::Unwanted => {
@@ -399,29 +405,37 @@ impl EventLoop {
         let mut unstarted = std::mem::take(&mut self.unstarted);
         let mut failure = None;
         unstarted.retain(|id| {
-            let Some(slot) = self.ports.get_mut(id) else { return false };
-            if !slot.port.is_started() {
-                // What stood before its end may have been read by calls.
-                if !slot.is_watched && !slot.port.receiver().has_news() {
-                    slot.is_watched = true;
-                    failure = self.epoll.add(slot.port.as_fd(), *id).err().or(failure.take());
-                    if !std::mem::replace(&mut slot.is_ready, true) {
-                        self.ready.push_back(*id);
-                    }
-                }
-                return true;
+            let Some(slot) = self.ports.get(id) else { return false };
+            let is_started = slot.port.is_started();
+            // What stood before its end may have been read by calls.
+            let is_unwanted = slot.port.receiver().has_message();
+            if is_started || !(slot.is_watched || slot.is_delayed || is_unwanted) {
+                failure = self.watch(*id).err().or(failure.take());
+                self.make_ready(*id);
             }
-            if !slot.is_watched {
-                slot.is_watched = true;
-                failure = self.epoll.add(slot.port.as_fd(), *id).err().or(failure.take());
-            }
-            if !std::mem::replace(&mut slot.is_ready, true) {
-                self.ready.push_back(*id);
-            }
-            false
+            !is_started
         });
         self.unstarted = unstarted;
         failure.map_or(Ok(()), |error: SystemError| Err(error.into()))
+    }
+
+    /// Tries a port again a little later. Until then its doorbell, which rings for what cannot be
+    /// had, is not waited for.
+    fn delay(&mut self, id: u64) {
+        self.unwatch(id);
+        if let Some(slot) = self.ports.get_mut(&id) {
+            slot.is_delayed = true;
+            self.delayed.push(id);
+        }
+    }
+
+    fn watch(&mut self, id: u64) -> Result<(), SystemError> {
+        if let Some(slot) = self.ports.get_mut(&id)
+            && !std::mem::replace(&mut slot.is_watched, true)
+        {
+            self.epoll.add(slot.port.as_fd(), id)?;
+        }
+        Ok(())
     }
 
     fn unwatch(&mut self, id: u64) {
@@ -528,7 +542,9 @@ impl Drop for EventLoop {
 }
 
 /// Readable when [`run_until_idle`](EventLoop::run_until_idle) may find something: so it nests in
-/// any other loop that is level-triggered.
+/// any other loop that is level-triggered. Once the descriptor was asked for, it also stays
+/// readable while a port waits for room for descriptors or for memory, which has to be tried again
+/// and again.
 impl AsFd for EventLoop {
     fn as_fd(&self) -> BorrowedFd<'_> {
         if !self.is_nested.replace(true) && !self.delayed.is_empty() {

@@ -21,11 +21,13 @@ use crate::ring::notifier::{self, Sleep, Wake};
 use crate::sync::Site;
 use std::cell::Cell;
 use std::fmt;
+use std::io;
 use std::ops::{Deref, DerefMut};
 use std::os::fd::OwnedFd;
+use std::process;
 use std::ptr::NonNull;
 use std::sync::atomic::{AtomicU32, Ordering};
-use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
 
 /// The memory of a pool, at one of the two ends.
@@ -120,8 +122,17 @@ pub(crate) struct PeerPool {
     slots: u32,
     len: u64,
     memory: OnceLock<Arc<PoolMemory>>,
-    /// Kept until it is mapped.
-    descriptor: Mutex<Option<OwnedFd>>,
+    unmapped: Mutex<Unmapped>,
+    /// The process that received it. A fork of it has the descriptor too, and no part in the pool.
+    process: u32,
+}
+
+/// What is kept of a pool until it is mapped.
+#[derive(Debug)]
+struct Unmapped {
+    descriptor: Option<OwnedFd>,
+    /// Slots that were dropped, and are to be freed.
+    dropped: Vec<u32>,
 }
 
 impl PeerPool {
@@ -140,8 +151,13 @@ impl PeerPool {
             let bound = expected.unwrap_or(0);
             return Err(Corruption::new("bytes of a pool's sealed memory", found, bound));
         }
-        let (memory, descriptor) = (OnceLock::new(), Mutex::new(Some(descriptor)));
-        Ok(PeerPool { slots: count, len, memory, descriptor })
+        Ok(PeerPool {
+            slots: count,
+            len,
+            memory: OnceLock::new(),
+            unmapped: Mutex::new(Unmapped { descriptor: Some(descriptor), dropped: Vec::new() }),
+            process: process::id(),
+        })
     }
 
     /// Maps it now, unless it is. What the kernel refuses can be asked for again.
@@ -156,14 +172,23 @@ impl PeerPool {
     #[cold]
     #[inline(never)]
     fn map(&self) -> Result<&Arc<PoolMemory>, SystemError> {
-        let mut descriptor = self.descriptor.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(fd) = &*descriptor {
+        let mut unmapped = self.unmapped();
+        if let Some(descriptor) = &unmapped.descriptor {
+            if process::id() != self.process {
+                let source = io::Error::other("a fork has no part in a pool");
+                return Err(SystemError { call: "mmap", source });
+            }
             let total = total(self.slots.into(), self.len).expect("it was computed before");
-            let memory = PoolMemory::map(fd, total, self.slots, self.len)?;
+            let memory = PoolMemory::map(descriptor, total, self.slots, self.len)?;
+            unmapped.dropped.drain(..).for_each(|slot| memory.free(slot));
             self.memory.set(memory).expect("its descriptor was still there");
-            *descriptor = None;
+            unmapped.descriptor = None;
         }
         Ok(self.memory.get().expect("mapped"))
+    }
+
+    fn unmapped(&self) -> MutexGuard<'_, Unmapped> {
+        self.unmapped.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// The slot that a record of the trusted peer names.
@@ -190,8 +215,7 @@ pub(crate) enum Pooled {
     Buffer(PooledBuffer),
 }
 
-/// A buffer of a pool that could not be mapped. Dropping it maps the pool to return the buffer; if
-/// that fails as well, it stays in use.
+/// A buffer of a pool that could not be mapped. Dropping it returns it once the pool is mapped.
 #[derive(Debug)]
 pub(crate) struct UnmappedBuffer {
     pool: Arc<PeerPool>,
@@ -212,10 +236,11 @@ impl UnmappedBuffer {
 
 impl Drop for UnmappedBuffer {
     fn drop(&mut self) {
-        if let Some(slot) = self.slot
-            && let Ok(memory) = self.pool.memory()
-        {
-            memory.free(slot);
+        let Some(slot) = self.slot else { return };
+        let mut unmapped = self.pool.unmapped();
+        match self.pool.memory.get() {
+            Some(memory) => memory.free(slot),
+            None => unmapped.dropped.push(slot),
         }
     }
 }

@@ -129,6 +129,14 @@ impl Receiving {
         self.consumer.has_news()
     }
 
+    /// Whether a message stands next, and not the end, nor a pool.
+    pub(crate) fn has_message(&mut self) -> bool {
+        match self.consumer.peek() {
+            Ok(Peek::Message(record)) => !matches!(record.beside, Beside::Pool { .. }),
+            _ => false,
+        }
+    }
+
     /// Steps over the next message unread. Says whether there was one.
     pub(crate) fn discard(&mut self) -> Result<bool, RecvError> {
         if let Some(reason) = self.ended.or_else(|| self.end.corruption()) {
@@ -162,6 +170,7 @@ impl Receiving {
 
     /// Silences the doorbell, raises the flag and looks again: the order that loses nothing.
     pub(crate) fn prepare_wait(&mut self) -> Result<Wait, RecvError> {
+        self.map_pools();
         // The kernel is asked before the last look: a message committed before the death is seen.
         let hung_up = self.end.drain_doorbell();
         self.silenced = true;
@@ -374,6 +383,7 @@ impl Receiving {
         }
         if self.empty_looks.is_multiple_of(LOOKS_PER_CLOCK) && self.asked.elapsed() > ASK_EVERY {
             self.asked = Instant::now();
+            self.map_pools();
             if self.end.ask_hang_up() {
                 return self.prepare_wait();
             }

@@ -229,7 +229,9 @@ impl MessagePort {
     /// after [`OutOfMemory`](RecvError::OutOfMemory).
     ///
     /// # Errors
-    /// [`Closed`](RecvError::Closed), as [`try_recv`](Self::try_recv).
+    /// [`Closed`](RecvError::Closed), as [`try_recv`](Self::try_recv);
+    /// [`OutOfDescriptors`](RecvError::OutOfDescriptors) where a
+    /// [`BufferPool`](crate::BufferPool) stands before it.
     ///
     /// ```
     /// let channel = messageport::MessageChannel::new()?;

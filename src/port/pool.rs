@@ -20,11 +20,12 @@ use std::time::{Duration, Instant};
 ///
 /// The receiver takes the pool in where it stands in the queue, without a word to its user. So
 /// both ends have to trust each other before: a receiver that looked for messages first, by a call
-/// or by a turn of an [`EventLoop`](crate::EventLoop), does not have the pool, nor has one that
-/// could have no descriptor for it for a tenth of a second. The messages come all the same, with
+/// or by a turn of an [`EventLoop`](crate::EventLoop), does not have the pool; nor has one that
+/// could have no descriptor for it. The messages come all the same, with
 /// [`MessageError::UnknownPool`](crate::MessageError::UnknownPool) in place of a buffer, and those
-/// buffers stay in use for as long as the receiver lives. A pool that is there but cannot be mapped
-/// for a lack of memory loses nothing: to take its buffers is tried again.
+/// buffers do not come back. A pool that is there but cannot be mapped for a lack of memory loses
+/// nothing: whoever takes a buffer tries again, and what was dropped comes back once a look for
+/// messages, which tries as well, has mapped it.
 ///
 /// ```
 /// use messageport::{BufferPool, MessageChannel};

@@ -72,7 +72,8 @@ impl Receiver {
     /// [`MessagePort::discard_next`](crate::MessagePort::discard_next).
     ///
     /// # Errors
-    /// [`RecvError::Closed`], as [`try_recv`](Self::try_recv).
+    /// [`RecvError::Closed`], as [`try_recv`](Self::try_recv); [`RecvError::OutOfDescriptors`]
+    /// where a [`BufferPool`](crate::BufferPool) stands before it.
     pub fn discard_next(&self) -> Result<bool, RecvError> {
         self.receiving.borrow_mut().discard()
     }
@@ -129,6 +130,11 @@ impl Receiver {
     /// Whether a look would find something.
     pub(crate) fn has_news(&self) -> bool {
         self.receiving.borrow().has_news()
+    }
+
+    /// Whether a message stands next, and not the end, nor what is passed unseen.
+    pub(crate) fn has_message(&self) -> bool {
+        self.receiving.borrow_mut().has_message()
     }
 
     #[inline(always)]

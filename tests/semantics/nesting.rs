@@ -256,16 +256,24 @@ fn an_unstarted_port_says_close_at_once_when_nothing_stands_before_it() {
 /// Its messages were read by calls, as nothing forbids; the end is said all the same.
 #[test]
 fn an_unstarted_port_that_was_read_by_calls_says_close() {
-    let pair = channel();
-    let (port, log) = logged(pair.port2);
-    let (mut event_loop, id) = loop_of(port);
-    post_numbers(&pair.port1, 0..1);
-    settle(&mut event_loop);
-    assert_eq!(receive_text(event_loop.get(id).expect("the port")), "0");
-    settle(&mut event_loop);
-    drop(pair.port1);
-    settle(&mut event_loop);
-    assert_eq!(log.take(), ["close: PeerDropped"]);
+    // What happens in turn: r, it is read; d, the peer is dropped; a turn of the loop.
+    for order in ["r d", "rd", "dr", "d r"] {
+        let pair = channel();
+        let (port, log) = logged(pair.port2);
+        let (mut event_loop, id) = loop_of(port);
+        post_numbers(&pair.port1, 0..1);
+        settle(&mut event_loop);
+        let mut peer = Some(pair.port1);
+        for step in order.chars() {
+            match step {
+                'r' => assert_eq!(receive_text(event_loop.get(id).expect("the port")), "0"),
+                'd' => drop(peer.take()),
+                _ => settle(&mut event_loop),
+            }
+        }
+        settle(&mut event_loop);
+        assert_eq!(log.take(), ["close: PeerDropped"], "{order}");
+    }
 }
 
 #[test]

@@ -95,6 +95,13 @@ impl Receiving {
         Ok(())
     }
 
+    /// Maps what could not be mapped before. So buffers that were dropped meanwhile come back.
+    pub(super) fn map_pools(&self) {
+        for (_, pool) in &self.pools {
+            let _ = pool.memory();
+        }
+    }
+
     /// Whether this half has pools, which stay where they are mapped.
     pub(crate) fn has_pools(&self) -> bool {
         !self.pools.is_empty()
