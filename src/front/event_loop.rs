@@ -330,13 +330,7 @@ impl EventLoop {
             &mut *self.shared.called.ids.lock().unwrap_or_else(PoisonError::into_inner),
         );
         called.into_iter().for_each(|id| self.make_ready(id));
-        for id in std::mem::take(&mut self.delayed) {
-            if let Some(slot) = self.ports.get_mut(&id) {
-                slot.is_delayed = false;
-            }
-            self.watch(id)?;
-            self.make_ready(id);
-        }
+        self.look_at_delayed()?;
         was_something |= self.do_work();
         self.look_for_started()?;
         // Those that become ready meanwhile have their turn later.
@@ -351,6 +345,23 @@ impl EventLoop {
             self.shared.called.bell.ring();
         }
         Ok(was_something)
+    }
+
+    /// Gives ports that were delayed another turn. Those that cannot be watched stay.
+    fn look_at_delayed(&mut self) -> Result<(), LoopError> {
+        let mut failure = None;
+        for id in std::mem::take(&mut self.delayed) {
+            if let Err(error) = self.watch(id) {
+                failure = Some(error);
+                self.delayed.push(id);
+                continue;
+            }
+            if let Some(slot) = self.ports.get_mut(&id) {
+                slot.is_delayed = false;
+            }
+            self.make_ready(id);
+        }
+        failure.map_or(Ok(()), |error: SystemError| Err(error.into()))
     }
 
     fn serve_source(&mut self, id: u64) {
@@ -407,10 +418,13 @@ impl EventLoop {
         unstarted.retain(|id| {
             let Some(slot) = self.ports.get(id) else { return false };
             let is_started = slot.port.is_started();
+            let is_let_be = slot.is_watched || slot.is_delayed;
             // What stood before its end may have been read by calls.
-            let is_unwanted = slot.port.receiver().has_message();
-            if is_started || !(slot.is_watched || slot.is_delayed || is_unwanted) {
-                failure = self.watch(*id).err().or(failure.take());
+            if is_started || (!is_let_be && !slot.port.receiver().has_message()) {
+                if let Err(error) = self.watch(*id) {
+                    failure = Some(error);
+                    return true;
+                }
                 self.make_ready(*id);
             }
             !is_started
@@ -431,9 +445,10 @@ impl EventLoop {
 
     fn watch(&mut self, id: u64) -> Result<(), SystemError> {
         if let Some(slot) = self.ports.get_mut(&id)
-            && !std::mem::replace(&mut slot.is_watched, true)
+            && !slot.is_watched
         {
             self.epoll.add(slot.port.as_fd(), id)?;
+            slot.is_watched = true;
         }
         Ok(())
     }
