@@ -300,8 +300,10 @@ impl EventLoop {
     }
 
     /// Waits, and serves every port that has something once. Says whether anything was there.
+    ///
+    /// A port that cannot be watched keeps nobody else from being served.
     fn turn(&mut self, timeout: Option<Duration>) -> Result<bool, LoopError> {
-        self.look_for_started()?;
+        let started_before = self.look_for_started();
         let mut timeout = timeout;
         if !self.ready.is_empty() {
             timeout = Some(Duration::ZERO);
@@ -330,9 +332,9 @@ impl EventLoop {
             &mut *self.shared.called.ids.lock().unwrap_or_else(PoisonError::into_inner),
         );
         called.into_iter().for_each(|id| self.make_ready(id));
-        self.look_at_delayed()?;
+        let delayed = self.look_at_delayed();
         was_something |= self.do_work();
-        self.look_for_started()?;
+        let started = self.look_for_started();
         // Those that become ready meanwhile have their turn later.
         for _ in 0..self.ready.len() {
             let Some(id) = self.ready.pop_front() else { break };
@@ -344,7 +346,7 @@ impl EventLoop {
             // is delayed waits for its time.
             self.shared.called.bell.ring();
         }
-        Ok(was_something)
+        started_before.and(delayed).and(started).map(|()| was_something)
     }
 
     /// Gives ports that were delayed another turn. Those that cannot be watched stay.
@@ -559,7 +561,8 @@ impl Drop for EventLoop {
 /// Readable when [`run_until_idle`](EventLoop::run_until_idle) may find something: so it nests in
 /// any other loop that is level-triggered. Once the descriptor was asked for, it also stays
 /// readable while a port waits for room for descriptors or for memory, which has to be tried again
-/// and again.
+/// and again. A port that is not started but read by calls does not make it readable at its end,
+/// which the next turn tells.
 impl AsFd for EventLoop {
     fn as_fd(&self) -> BorrowedFd<'_> {
         if !self.is_nested.replace(true) && !self.delayed.is_empty() {

@@ -131,8 +131,15 @@ impl Receiving {
 
     /// Whether a message stands next, and not the end, nor a pool.
     pub(crate) fn has_message(&mut self) -> bool {
+        if self.ended.is_some() || self.end.is_corrupt() {
+            return false;
+        }
         match self.consumer.peek() {
             Ok(Peek::Message(record)) => !matches!(record.beside, Beside::Pool { .. }),
+            Ok(Peek::Empty) => {
+                self.release_controls();
+                false
+            }
             _ => false,
         }
     }
@@ -365,10 +372,7 @@ impl Receiving {
 
     /// What follows from an empty lane: `Sleep` if the caller is told so.
     fn found_nothing(&mut self) -> Result<Wait, RecvError> {
-        if !self.has_lent() && self.consumer.has_unreleased() {
-            // Only control records were there; the producer may wait for just their room.
-            self.release_taken();
-        }
+        self.release_controls();
         if self.left {
             return Err(self.end_with(CloseReason::Local));
         }
@@ -420,6 +424,14 @@ impl Receiving {
     /// Whether this half was closed here, or has moved away.
     pub(crate) fn is_finished(&self) -> bool {
         self.left
+    }
+
+    /// Releases control records behind which nothing stands: the producer may wait for just their
+    /// room.
+    fn release_controls(&mut self) {
+        if !self.has_lent() && self.consumer.has_unreleased() {
+            self.release_taken();
+        }
     }
 
     /// Releases everything taken and passed so far.

@@ -25,7 +25,7 @@ use std::time::{Duration, Instant};
 /// [`MessageError::UnknownPool`](crate::MessageError::UnknownPool) in place of a buffer, and those
 /// buffers do not come back. A pool that is there but cannot be mapped for a lack of memory loses
 /// nothing: whoever takes a buffer tries again, and what was dropped comes back once a look for
-/// messages, which tries as well, has mapped it.
+/// messages, which tries as well, has mapped it. A receiver that sleeps does not look.
 ///
 /// ```
 /// use messageport::{BufferPool, MessageChannel};

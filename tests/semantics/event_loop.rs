@@ -1,6 +1,7 @@
 //! The loop: which ports it has, who has a turn and for how long, and what other threads may do.
 
-use crate::common::{DEADLINE, receive_end, receive_text, wait_until};
+use crate::common::messages::Rng;
+use crate::common::{DEADLINE, receive, receive_end, receive_text, wait_until};
 use crate::{
     Log, channel, hear, logged, loop_of, new_loop, numbers, post_numbers, settle, text_of,
 };
@@ -342,4 +343,35 @@ fn the_end_of_a_port_that_was_not_started_is_told_behind_a_hop() {
     drop(pair.port1);
     settle(&mut event_loop);
     assert_eq!(log.take(), ["close: PeerDropped"]);
+}
+
+#[test]
+fn a_turn_releases_a_hop_that_leads_nowhere_though_the_port_is_not_started() {
+    let mut rng = Rng(11);
+    let mut refusals = 0;
+    for _ in 0..300 {
+        let builder = MessageChannel::builder().capacity(4096).limit(64 << 10);
+        let MessageChannel { port1, port2 } = builder.build().expect("a channel");
+        let (mut event_loop, id) = loop_of(port2);
+        let mut post = |least: u64| {
+            let len = least + rng.below(24_000);
+            port1.post_bytes(&vec![1; len as usize]).map_err(|_| len as usize)
+        };
+        for _ in 0..12 {
+            for _ in 0..3 {
+                let _ = post(100);
+            }
+            settle(&mut event_loop);
+            while port1.undelivered().messages > 0 {
+                drop(receive(event_loop.get(id).expect("the port")));
+            }
+            let Err(len) = post(8_000) else { continue };
+            // All was read, but not the hop that this post has left behind.
+            refusals += 1;
+            settle(&mut event_loop);
+            port1.post_bytes(&vec![2; len]).expect("room");
+            break;
+        }
+    }
+    assert!(refusals > 0, "no post had to hop");
 }
