@@ -443,8 +443,8 @@ fn a_loop_whose_message_waits_for_descriptors_sleeps_meanwhile() {
         }
         let text = trace(TEST, "waits", 0, &["-e", "trace=epoll_wait,epoll_pwait,epoll_pwait2"]);
         let turns = text.lines().filter(|line| line.contains("epoll_")).count();
-        // A tenth of a second in steps of 10 ms, however slow the machine is.
-        assert!((5..40).contains(&turns), "{turns} turns of the loop");
+        // A tenth of a second in steps of 10 ms at least, however slow the machine is.
+        assert!((1..40).contains(&turns), "{turns} turns of the loop");
     }
     play(TEST, &[("counts", counts), ("waits", waits)]);
 }

@@ -10,13 +10,19 @@ pub fn limit_to(resource: Resource, value: u64) {
     setrlimit(resource, value.min(hard), hard).expect("a soft limit can be lowered");
 }
 
-/// Lets this process map no more than `more` bytes more.
-pub fn allow_more_address_space(more: u64) {
-    let statm = fs::read_to_string("/proc/self/statm").expect("a process has a size");
-    let pages: u64 = statm.split(' ').next().and_then(|word| word.parse().ok()).expect("pages");
+/// Bytes of address space that this process has mapped, and of memory that it has.
+pub fn sizes() -> [u64; 2] {
+    let statm = fs::read_to_string("/proc/self/statm").expect("a process has sizes");
+    let mut pages = statm.split(' ').map(|word| word.parse::<u64>().expect("a number"));
     let page = nix::unistd::sysconf(nix::unistd::SysconfVar::PAGE_SIZE);
     let page = page.ok().flatten().expect("pages have a size") as u64;
-    limit_to(Resource::RLIMIT_AS, pages * page + more);
+    [(); 2].map(|()| pages.next().expect("two sizes and more") * page)
+}
+
+/// Lets this process map no more than `more` bytes more.
+pub fn allow_more_address_space(more: u64) {
+    let [mapped, _] = sizes();
+    limit_to(Resource::RLIMIT_AS, mapped + more);
 }
 
 /// Lets it map as much as it may ask for.

@@ -2,6 +2,7 @@
 #![allow(unsafe_code)]
 
 use super::{assert_empty, assert_works, bounded, channel};
+use crate::common::limits::sizes;
 use crate::common::messages::{Rng, Stream};
 use crate::common::role::play;
 use crate::common::watchdog::{progress, watch};
@@ -91,9 +92,10 @@ fn a_long_loan_gives_its_memory_back_however_it_ends() {
         let touched = |end: fn(Loan<'_>)| {
             let mut loan = port1.loan(LEN).expect("room");
             loan.fill(1);
-            let during = resident();
+            let [_, during] = sizes();
             end(loan);
-            assert!(resident() + LEN / 2 < during, "it keeps {} of {during}", resident());
+            let [_, after] = sizes();
+            assert!(after + LEN as u64 / 2 < during, "it keeps {after} of {during} bytes");
         };
         touched(|loan| drop(loan));
         touched(|mut loan| {
@@ -103,13 +105,6 @@ fn a_long_loan_gives_its_memory_back_however_it_ends() {
         assert_eq!(receive(&port2).bytes(), [1; 10]);
     }
     play(TEST, &[("alone", alone)]);
-}
-
-/// Bytes of memory that this process has.
-fn resident() -> usize {
-    let statm = std::fs::read_to_string("/proc/self/statm").expect("a process has a size");
-    let pages = statm.split(' ').nth(1).and_then(|word| word.parse::<usize>().ok());
-    pages.expect("a number") * 4096
 }
 
 #[test]
