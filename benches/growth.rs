@@ -35,6 +35,8 @@ enum Step {
     FirstDrain,
     SecondBurst,
     SecondDrain,
+    ThirdBurst,
+    ThirdDrain,
 }
 
 fn bursts(harness: &mut Harness) {
@@ -61,6 +63,9 @@ fn bursts(harness: &mut Harness) {
         subjects.push(timed("first-drain", Lane::default_channel, Step::FirstDrain));
         subjects.push(timed("second-burst", Lane::default_channel, Step::SecondBurst));
         subjects.push(timed("second-drain", Lane::default_channel, Step::SecondDrain));
+        subjects.push(timed("third-burst", Lane::default_channel, Step::ThirdBurst));
+        subjects.push(timed("trusted-second-burst", Lane::trusted_channel, Step::SecondBurst));
+        subjects.push(timed("trusted-third-burst", Lane::trusted_channel, Step::ThirdBurst));
         subjects.push(timed("large-fresh-burst", Lane::large, Step::FirstBurst));
         subjects.push(timed(LARGE_WALKED, Lane::large_and_walked, Step::FirstBurst));
         subjects.push(timed("large-walked-drain", Lane::large_and_walked, Step::FirstDrain));
@@ -79,6 +84,9 @@ fn bursts(harness: &mut Harness) {
                 [
                     Bar::same(15, "first-burst", FRESH_PAGES, bytes, 1.3),
                     Bar::same(15, "second-burst", LARGE_WALKED, bytes, 1.1),
+                    Bar::same(15, "third-burst", LARGE_WALKED, bytes, 1.1),
+                    Bar::same(15, "trusted-second-burst", LARGE_WALKED, bytes, 1.1),
+                    Bar::same(15, "trusted-third-burst", LARGE_WALKED, bytes, 1.1),
                 ]
             })
             .collect(),
@@ -142,6 +150,16 @@ impl Lane {
         Self::new(MessageChannel::builder())
     }
 
+    /// A channel whose ends trust each other: one that gives idle pages back unasked.
+    fn trusted_channel(large: usize) -> Self {
+        let lane = Self::default_channel(large);
+        // SAFETY: both ends are this lane's, and no other process has one.
+        unsafe { lane.channel.port1.trust_peer() };
+        // SAFETY: the same.
+        unsafe { lane.channel.port2.trust_peer() };
+        lane
+    }
+
     /// A ring that needs no growth.
     fn large(large: usize) -> Self {
         Self::new(MessageChannel::builder().capacity(large).bounded())
@@ -161,9 +179,11 @@ impl Lane {
 
     /// Goes through the steps up to the one that is wanted, and returns what that one took.
     fn play(mut self, step: Step, bytes: usize, total: usize) -> Duration {
-        for (burst, drain) in
-            [(Step::FirstBurst, Step::FirstDrain), (Step::SecondBurst, Step::SecondDrain)]
-        {
+        for (burst, drain) in [
+            (Step::FirstBurst, Step::FirstDrain),
+            (Step::SecondBurst, Step::SecondDrain),
+            (Step::ThirdBurst, Step::ThirdDrain),
+        ] {
             let (posting, receiving) = (self.burst(bytes, total), self.drain(bytes));
             if step == burst {
                 return posting;
@@ -172,7 +192,7 @@ impl Lane {
                 return receiving;
             }
         }
-        unreachable!("each step is one of the four")
+        unreachable!("each step is one of the six")
     }
 
     fn burst(&mut self, bytes: usize, total: usize) -> Duration {

@@ -496,29 +496,30 @@ impl Sending {
         let left = self.producer.cursor();
         self.producer.stage(plan, len, format);
         if !self.producer.has_run() {
-            self.staged_beyond_run(plan, left);
+            self.staged_beyond_run(left);
         }
     }
 
     #[cold]
-    fn staged_beyond_run(&mut self, plan: Plan, left: Cursor) {
-        self.producer.renew_run(self.supply.made(self.producer.cursor().segment));
-        if plan.turns() && self.end.is_trusted() && self.producer.has_released(left.position) {
-            self.give_back(&plan, left);
+    fn staged_beyond_run(&mut self, left: Cursor) {
+        let cursor = self.producer.cursor();
+        let mut made = self.supply.made(cursor.segment);
+        if self.end.is_trusted() && self.supply.is_spread(cursor.segment) {
+            self.give_back(left.segment);
+            // The next look comes soon, also where messages are few.
+            made = made.min(cursor.index(self.producer.geometry()) + LOOK_EVERY);
         }
+        self.producer.renew_run(made);
     }
 
-    /// A burst is over: the lane had drained when `plan` led it on from `left`.
+    /// Gives back the pages of segments that have been idle.
     ///
     /// Only between trusted ends: the call waits for a lock that a hostile peer could hold. Pages
     /// that stay because it failed are no loss.
-    #[cold]
-    fn give_back(&mut self, plan: &Plan, left: Cursor) {
+    fn give_back(&mut self, from: u32) {
+        let in_use = (from, self.producer.cursor().segment);
         let region = self.end.region();
-        if plan.shrinks(left.segment) {
-            let _ = self.supply.reclaim_left(region, left);
-        }
-        let _ = self.supply.reclaim(region, &self.producer);
+        let _ = self.supply.reclaim_idle(region, &self.producer, in_use, Instant::now());
     }
 
     /// The value's bytes: written where `plan` says, or only counted.
@@ -573,6 +574,8 @@ impl Sending {
 
 /// How often a sender that never finds the lane full asks whether its peer is alive.
 const ASK_EVERY: Duration = Duration::from_millis(100);
+/// Bytes after which a trusted lane looks again for pages that are idle, while it may have some.
+const LOOK_EVERY: u64 = 16 << 10;
 /// Room that is tried first for a value whose length is not known, in bytes.
 const LEAST_WISH: u64 = 256;
 const MOST_WISH: u64 = 64 << 10;

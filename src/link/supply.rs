@@ -11,17 +11,19 @@ use crate::ring::cursor::Cursor;
 use crate::ring::producer::{Plan, Producer};
 use crate::wire::layout::MAX_SEGMENTS;
 use crate::wire::record::HEADER_LEN;
+use std::time::{Duration, Instant};
 
-/// What this producer knows to be made: a prefix of each segment.
+/// What this producer knows to be made, a prefix of each segment, and when each was last in use.
 #[derive(Clone, Debug)]
 pub(crate) struct Supply {
     lane: usize,
     made: [u64; MAX_SEGMENTS],
+    used: [Instant; MAX_SEGMENTS],
 }
 
 impl Supply {
     pub(crate) fn new(lane: usize) -> Supply {
-        Supply { lane, made: [0; MAX_SEGMENTS] }
+        Supply { lane, made: [0; MAX_SEGMENTS], used: [Instant::now(); MAX_SEGMENTS] }
     }
 
     /// Makes the pages that `plan` will write to. One compare once they are there.
@@ -31,14 +33,19 @@ impl Supply {
         self.ensure_up_to(region, segment, end)
     }
 
-    /// Makes the pages for a control record at `cursor`.
+    /// Makes the pages for a control record at `cursor`, and no more: it may be the only record
+    /// that ever stands there.
     pub(crate) fn ensure_control(
         &mut self,
         region: &Region,
         cursor: Cursor,
     ) -> Result<(), SystemError> {
         let end = cursor.index(region.geometry()) + HEADER_LEN;
-        self.ensure_up_to(region, cursor.segment, end)
+        let made = self.made[cursor.segment as usize];
+        if end <= made {
+            return Ok(());
+        }
+        self.make(region, cursor.segment, made, end.next_multiple_of(CONTROL_STEP))
     }
 
     /// Bytes of a segment whose pages are made; those of the present one stay.
@@ -52,11 +59,21 @@ impl Supply {
         region: &Region,
         producer: &Producer,
     ) -> Result<u64, SystemError> {
+        self.reclaim_if(region, producer, |_| true)
+    }
+
+    fn reclaim_if(
+        &mut self,
+        region: &Region,
+        producer: &Producer,
+        may_go: impl Fn(Instant) -> bool,
+    ) -> Result<u64, SystemError> {
         let geometry = *region.geometry();
         let mut freed = 0;
         for segment in 1..geometry.segments() {
             let made = self.made[segment as usize];
-            if made == 0 || !producer.is_free(segment) {
+            let used = self.used[segment as usize];
+            if made == 0 || !producer.is_free(segment) || !may_go(used) {
                 continue;
             }
             let start = geometry.segment_offset(segment);
@@ -64,6 +81,28 @@ impl Supply {
             self.made[segment as usize] = 0;
         }
         Ok(freed)
+    }
+
+    /// Frees the pages of every free segment that was not in use for [`IDLE`], segment 0 excepted:
+    /// `from` and `to` are in use at `now`. Returns bytes.
+    ///
+    /// The time keeps the pages for the next burst of a stream that comes in bursts: to give a
+    /// large segment back and to fault it in again costs many times the burst itself.
+    pub(crate) fn reclaim_idle(
+        &mut self,
+        region: &Region,
+        producer: &Producer,
+        (from, to): (u32, u32),
+        now: Instant,
+    ) -> Result<u64, SystemError> {
+        self.used[from as usize] = now;
+        self.used[to as usize] = now;
+        self.reclaim_if(region, producer, |used| now.saturating_duration_since(used) >= IDLE)
+    }
+
+    /// Whether a segment other than `current` and segment 0 has pages, which may become idle.
+    pub(crate) fn is_spread(&self, current: u32) -> bool {
+        (1..).zip(&self.made[1..]).any(|(segment, &made)| made != 0 && segment != current)
     }
 
     /// Frees the pages of the segment that a drained producer has just left by the jump at `left`:
@@ -88,20 +127,21 @@ impl Supply {
         if end <= made {
             return Ok(());
         }
-        self.make(region, segment, made, end)
+        let step = if made < LARGE_STEP { SMALL_STEP } else { LARGE_STEP };
+        self.make(region, segment, made, end.next_multiple_of(step))
     }
 
+    /// Makes the pages of a segment from `made` up to `target`, or up to its end.
     #[cold]
     fn make(
         &mut self,
         region: &Region,
         segment: u32,
         made: u64,
-        end: u64,
+        target: u64,
     ) -> Result<(), SystemError> {
         let geometry = region.geometry();
-        let step = if made < LARGE_STEP { SMALL_STEP } else { LARGE_STEP };
-        let target = end.next_multiple_of(step).min(geometry.segment_len(segment));
+        let target = target.min(geometry.segment_len(segment));
         let start = geometry.segment_offset(segment);
         region.populate(self.lane, start + made..start + target)?;
         self.made[segment as usize] = target;
@@ -109,8 +149,15 @@ impl Supply {
     }
 }
 
+/// How long nothing is written to a segment of a trusted lane before its pages are given back.
+pub(crate) const IDLE: Duration = Duration::from_secs(1);
+/// Bytes made at a time for a control record: a page.
+const CONTROL_STEP: u64 = 4 << 10;
 /// Bytes made at a time at first: a pair that posts little uses little.
 const SMALL_STEP: u64 = 16 << 10;
 /// Bytes made at a time once a segment is used in earnest. A larger step would hold up one post for
 /// longer; a smaller one costs more calls for the same work.
 const LARGE_STEP: u64 = 64 << 10;
+
+#[cfg(test)]
+mod tests;

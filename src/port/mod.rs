@@ -372,7 +372,8 @@ impl MessagePort {
     /// Gives the memory of past bursts back to the system. Returns how many bytes.
     ///
     /// Frees the pages of what this end has posted and the peer has read, but for the first
-    /// segment. A trusted port does this by itself at the first post after a burst.
+    /// segment. A trusted port does this by itself, while it posts, with what was not in
+    /// use for a second.
     ///
     /// The call waits for a lock that a hostile peer can hold for as long as it lives; then this
     /// thread hangs. So it is never made unasked on a port that is not trusted.

@@ -392,11 +392,6 @@ impl Producer {
         self.counters
     }
 
-    /// Whether the consumer has released everything before `position`, as far as is known.
-    pub(crate) fn has_released(&self, position: u64) -> bool {
-        reached(self.head, position)
-    }
-
     /// Whether segment `k` holds nothing that the consumer may still read.
     pub(crate) fn is_free(&self, segment: u32) -> bool {
         segment != self.cursor.segment && reached(self.head, self.left[segment as usize])
@@ -548,11 +543,6 @@ impl Plan {
     #[inline]
     pub(crate) fn payload_room(&self) -> u64 {
         self.room - HEADER_LEN
-    }
-
-    /// Whether the record is the first one after a jump to a smaller segment than `segment`.
-    pub(crate) fn shrinks(&self, segment: u32) -> bool {
-        matches!(self.control, Some(Header::Jump { segment: next }) if next < segment)
     }
 
     /// Whether the lane comes to a segment's end, or leaves it.

@@ -104,7 +104,7 @@ impl Sending {
         let left = self.producer.cursor();
         self.producer.stage_beside(plan, len, format, beside);
         if !self.producer.has_run() {
-            self.staged_beyond_run(plan, left);
+            self.staged_beyond_run(left);
         }
         self.commit();
     }

@@ -1,0 +1,129 @@
+//! Which pages are made, and when idle ones are given back: with a clock that the test turns.
+
+use super::*;
+use crate::ring::consumer::{Consumer, Peek};
+use crate::ring::lane;
+use crate::wire::record::Format;
+use std::os::unix::fs::MetadataExt;
+use std::sync::Arc;
+
+const CAPACITY: u64 = 64 << 10;
+const LIMIT: u64 = 1 << 20;
+const MOMENT: Duration = Duration::from_millis(1);
+
+/// One lane over a real region, and what its producer knows of pages.
+struct Rig {
+    region: Arc<Region>,
+    producer: Producer,
+    consumer: Consumer,
+    supply: Supply,
+    /// The clock.
+    now: Instant,
+    at_rest: u64,
+}
+
+impl Rig {
+    fn new() -> Rig {
+        let region = Region::create(CAPACITY, LIMIT, 0).expect("a region");
+        let (producer, consumer) = lane::fresh(&region.lane(0), *region.geometry(), 0);
+        let at_rest = memory(&region);
+        let (supply, now) = (Supply::new(0), Instant::now());
+        Rig { region, producer, consumer, supply, now, at_rest }
+    }
+
+    /// Posts as the sending half of a trusted end does. Returns whether there was room.
+    fn post(&mut self, len: u64) -> bool {
+        let Ok(plan) = self.producer.plan(len) else { return false };
+        let from = self.producer.cursor();
+        if plan.turns() {
+            self.supply.ensure_control(&self.region, from).expect("memory");
+        }
+        self.supply.ensure(&self.region, &plan).expect("memory");
+        self.producer.stage(plan, len as u32, Format::Bytes);
+        let _ = self.producer.commit();
+        let here = self.producer.cursor().segment;
+        if self.supply.is_spread(here) {
+            let in_use = (from.segment, here);
+            self.supply
+                .reclaim_idle(&self.region, &self.producer, in_use, self.now)
+                .expect("pages that are given back");
+        }
+        true
+    }
+
+    fn receive(&mut self) -> bool {
+        match self.consumer.peek().expect("an honest lane") {
+            Peek::Message(record) => {
+                self.consumer.take(&record);
+                let _ = self.consumer.release(record.end);
+                true
+            }
+            _ => false,
+        }
+    }
+
+    /// Fills the lane, and drains it.
+    fn burst(&mut self) {
+        while self.post(4000) {}
+        while self.receive() {}
+    }
+
+    /// Posts and receives small messages until the lane has come home and round it, twice.
+    fn trickle(&mut self) {
+        for _ in 0..2 * CAPACITY / 1024 + 200 {
+            assert!(self.post(1000) && self.receive());
+        }
+        assert_eq!(self.producer.cursor().segment, 0);
+    }
+}
+
+/// Bytes of pages that a region has.
+fn memory(region: &Region) -> u64 {
+    let file = region.memfd().try_clone_to_owned().expect("a descriptor");
+    std::fs::File::from(file).metadata().expect("fstat").blocks() * 512
+}
+
+#[test]
+fn a_burst_finds_the_pages_of_the_last_one_until_they_were_idle_for_long() {
+    let mut rig = Rig::new();
+    rig.burst();
+    let full = memory(&rig.region);
+    assert!(full > LIMIT * 9 / 10, "{full} bytes");
+    for _ in 0..5 {
+        rig.now += IDLE - MOMENT;
+        rig.trickle();
+        assert!(memory(&rig.region) >= full, "pages were given back too early");
+        rig.burst();
+    }
+    // Home first: what it leaves by that was in use until then.
+    rig.trickle();
+    rig.now += IDLE;
+    rig.trickle();
+    let left = memory(&rig.region);
+    assert!(left <= rig.at_rest + CAPACITY, "{left} bytes are left of {full}");
+    rig.burst();
+    assert!(memory(&rig.region) >= full, "what was given back comes again");
+}
+
+#[test]
+fn segments_that_are_in_use_keep_their_pages_however_late_it_is() {
+    let mut rig = Rig::new();
+    while rig.post(4000) {
+        rig.now += IDLE;
+    }
+    let mut received = 0;
+    while rig.receive() {
+        received += 1;
+    }
+    let posted = rig.producer.counters().messages;
+    assert_eq!(received, posted, "a page with an unread message was given back");
+}
+
+#[test]
+fn a_control_record_makes_one_page() {
+    let mut rig = Rig::new();
+    let cursor = rig.producer.cursor();
+    rig.supply.ensure_control(&rig.region, cursor).expect("memory");
+    let made = memory(&rig.region) - rig.at_rest;
+    assert!(made <= crate::os::mapping::page_size(), "{made} bytes for 16");
+}
