@@ -13,7 +13,6 @@ mod locked;
 use std::fs;
 use std::io::{self, Read, Write};
 use std::process::Command;
-use std::sync::atomic::Ordering::SeqCst;
 use std::sync::mpsc;
 use std::thread;
 use std::time::Duration;
@@ -24,7 +23,6 @@ use messageport::{
 };
 use nix::sys::resource::{Resource, getrlimit};
 
-use common::board::Board;
 use common::census::Census;
 use common::limits::{allow_more_address_space, limit_to};
 use common::role::{command, play, skip};
@@ -133,30 +131,19 @@ fn t8_every_other_refused_call_of_a_creation_is_an_error_that_leaks_nothing() {
 }
 
 #[test]
-fn a_dropped_worker_has_its_grace_where_pidfd_open_is_refused() {
-    const TEST: &str = "a_dropped_worker_has_its_grace_where_pidfd_open_is_refused";
-    fn polite() {
-        let board = Board::given();
-        let port = parent_port().expect("a port to the parent");
-        while port.recv().is_ok() {}
-        board.word(0).store(1, SeqCst);
-    }
-    fn drops() {
-        if !answers(libc::SYS_pidfd_open, When::Always, libc::EPERM) {
-            return;
+fn a_worker_without_a_pidfd_is_an_error_that_names_the_call_and_leaves_nothing() {
+    const TEST: &str =
+        "a_worker_without_a_pidfd_is_an_error_that_names_the_call_and_leaves_nothing";
+    fn starts() {
+        if answers(libc::SYS_pidfd_open, When::Always, libc::EPERM) {
+            let before = Census::take();
+            let error = Worker::spawn(command(TEST, "starts")).expect_err("no pidfd");
+            assert!(error.to_string().contains("pidfd_open"), "{error}");
+            assert_eq!(Census::take(), before);
+            assert!(common::census::has_no_children());
         }
-        // A busy machine may take longer than the grace, though not each time; without a grace no
-        // child comes to its last step.
-        let ended_by_itself = (0..10).any(|_| {
-            let board = Board::new();
-            let mut command = command(TEST, "polite");
-            board.give(&mut command);
-            drop(Worker::spawn(command).expect("a worker"));
-            board.word(0).load(SeqCst) == 1
-        });
-        assert!(ended_by_itself);
     }
-    play(TEST, &[("drops", drops), ("polite", polite)]);
+    play(TEST, &[("starts", starts)]);
 }
 
 // Limits of the process.

@@ -1,6 +1,12 @@
 //! Child processes that have a port: how they start, what they inherit, and how they end.
 
+#![allow(unsafe_code)]
+
 mod common;
+#[path = "common/filter.rs"]
+mod filter;
+#[path = "worker/reaping.rs"]
+mod reaping;
 
 use common::board::Board;
 use common::census::{Census, REGION, has_no_children};

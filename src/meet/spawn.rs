@@ -1,7 +1,7 @@
 //! A child process with a port to it: `Worker` on one side, `parent_port` on the other.
 
 use crate::error::{ParentPortError, PostError, SpawnError};
-use crate::os::process::{self, Unclaimed};
+use crate::os::process::{self, ChildProcess, Maker, Unclaimed};
 use crate::port::MessagePort;
 use crate::port::channel::{ChannelBuilder, MessageChannel};
 use std::io;
@@ -18,6 +18,14 @@ use std::time::Duration;
 /// Dropping a worker closes its port, gives the child a quarter of a second to end by itself, kills
 /// it if need be, and reaps it. If this process dies, the child's port says `Closed`; nothing else
 /// happens to the child.
+///
+/// The child is named by a pidfd from its start on, and never by its number. So nothing here
+/// signals another process, even where another part of the program reaps the child, by
+/// `waitpid(-1)` or by ignoring SIGCHLD. Dropping waits about two seconds at the most for a child
+/// that was killed; one that cannot be reaped by then, because a debugger holds it, is reaped when
+/// the next worker is started or dropped. A worker cannot be started where `pidfd_open` is refused.
+///
+/// A copy of a worker in a forked child does nothing when it is dropped.
 ///
 /// HTML: [`Worker`](https://html.spec.whatwg.org/#dedicated-workers-and-the-worker-interface).
 ///
@@ -38,7 +46,8 @@ use std::time::Duration;
 pub struct Worker {
     /// Both are taken by `into_parts` only.
     port: Option<MessagePort>,
-    child: Option<Child>,
+    child: Option<ChildProcess>,
+    maker: Maker,
 }
 
 impl Worker {
@@ -73,7 +82,7 @@ impl Worker {
             other => unreachable!("a fresh port is open: {other}"),
         })?;
         let child = process::spawn_with_descriptor(command, VARIABLE, theirs.as_fd())?;
-        Ok(Worker { port: Some(port1), child: Some(child) })
+        Ok(Worker { port: Some(port1), child: Some(child), maker: Maker::this() })
     }
 
     /// The port to the child.
@@ -90,7 +99,9 @@ impl Worker {
     /// close the port first, by `worker.port().close()`.
     ///
     /// # Errors
-    /// Those of [`Child::wait`].
+    /// Those of [`Child::wait`]: ECHILD if another part of the program has reaped the child. Also
+    /// [`TimedOut`](io::ErrorKind::TimedOut) if the child has ended and a process that traces it
+    /// (ptrace) keeps its exit status.
     pub fn wait(&mut self) -> io::Result<ExitStatus> {
         self.child_mut().wait()
     }
@@ -98,7 +109,7 @@ impl Worker {
     /// The child's exit status, if it has ended.
     ///
     /// # Errors
-    /// Those of [`Child::try_wait`].
+    /// Those of [`Child::try_wait`]: ECHILD if another part of the program has reaped the child.
     pub fn try_wait(&mut self) -> io::Result<Option<ExitStatus>> {
         self.child_mut().try_wait()
     }
@@ -109,7 +120,8 @@ impl Worker {
     /// HTML: [terminate a worker](https://html.spec.whatwg.org/#terminate-a-worker).
     ///
     /// # Errors
-    /// Those of [`Child::kill`] and [`Child::wait`].
+    /// Those of [`wait`](Self::wait), and [`TimedOut`](io::ErrorKind::TimedOut) if the child has
+    /// not ended two seconds after it was killed. It is reaped later then.
     ///
     /// ```
     /// use messageport::Worker;
@@ -123,38 +135,41 @@ impl Worker {
     /// ```
     pub fn terminate(mut self) -> io::Result<ExitStatus> {
         let child = self.child_mut();
+        if let Some(status) = child.try_wait()? {
+            return Ok(status);
+        }
         child.kill()?;
-        child.wait()
+        child.wait_killed()
     }
 
-    /// The port and the process apart. Neither ends the other any more.
+    /// The port and the process apart. Neither ends the other any more. The standard library's
+    /// handle waits and kills by process number: leave the reaping to it.
     pub fn into_parts(mut self) -> (MessagePort, Child) {
         let port = self.port.take().expect("taken once, here");
-        (port, self.child.take().expect("taken once, here"))
+        (port, self.child.take().expect("taken once, here").into_child())
     }
 
-    fn child(&self) -> &Child {
+    fn child(&self) -> &ChildProcess {
         self.child.as_ref().expect("taken by `into_parts` only, which consumes the worker")
     }
 
-    fn child_mut(&mut self) -> &mut Child {
+    fn child_mut(&mut self) -> &mut ChildProcess {
         self.child.as_mut().expect("taken by `into_parts` only, which consumes the worker")
     }
 }
 
 impl Drop for Worker {
     fn drop(&mut self) {
-        drop(self.port.take());
-        let Some(mut child) = self.child.take() else { return };
-        if matches!(child.try_wait(), Ok(Some(_))) {
+        let port = self.port.take();
+        if !self.maker.is_this() {
+            // The port's memory is not here, and the child is another process's.
+            std::mem::forget(port);
             return;
         }
-        if !process::wait_exit(&child, GRACE).unwrap_or(false) {
-            // It fails only if the child has just ended.
-            let _ = child.kill();
+        drop(port);
+        if let Some(child) = self.child.take() {
+            child.end(GRACE);
         }
-        // It fails only if somebody else has reaped the child.
-        let _ = child.wait();
     }
 }
 

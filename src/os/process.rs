@@ -1,41 +1,332 @@
-//! What starting and ending a child takes: one inherited descriptor, pidfd_open(2), waitid(2).
+//! Starting, waiting for and ending a child process: pidfd_open(2), waitid(2),
+//! pidfd_send_signal(2). And what tells a process from its forked copies.
+//!
+//! A process number may belong to an unrelated process as soon as the child was reaped, and another
+//! part of the program may reap it at any time. So a child is signalled and waited for through a
+//! pidfd, which names that process for ever, and never by number.
 #![allow(unsafe_code)]
 
 use crate::error::SystemError;
+use crate::os::socket::{self, Received};
 use crate::os::{named, poll};
 use nix::errno::Errno;
 use nix::fcntl::{FcntlArg, FdFlag, fcntl};
 use nix::sys::stat::fstat;
-use nix::sys::wait::{Id, WaitPidFlag, WaitStatus, waitid};
-use nix::unistd::Pid;
 use std::io;
+use std::mem;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
-use std::os::unix::process::CommandExt;
-use std::process::{Child, Command};
-use std::sync::{Mutex, PoisonError};
+use std::os::unix::process::{CommandExt, ExitStatusExt};
+use std::process::{Child, Command, ExitStatus};
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::sync::{Mutex, Once, PoisonError};
+use std::thread;
 use std::time::{Duration, Instant};
+
+/// A process that this one has started, named by a pidfd.
+#[derive(Debug)]
+pub(crate) struct ChildProcess {
+    child: Child,
+    pidfd: OwnedFd,
+    /// Set once the child was reaped here.
+    status: Option<ExitStatus>,
+}
 
 /// Starts `command` with `descriptor` open in the child, under the number that `variable` names.
 /// No other child of this process inherits it.
+///
+/// The child itself opens its pidfd and sends it back. `pidfd_open` of a number by this process
+/// would be a race: where SIGCHLD is ignored, or another thread reaps all children, the number may
+/// have a new owner by then.
 pub(crate) fn spawn_with_descriptor(
     mut command: Command,
     variable: &str,
     descriptor: BorrowedFd<'_>,
-) -> Result<Child, SystemError> {
+) -> Result<ChildProcess, SystemError> {
+    reap_leftovers();
     let number = descriptor.as_raw_fd();
     let inode = inode(descriptor)?;
     command.env(variable, format!("{number}:{inode}"));
-    let keep_open = move || {
+    let (ours, theirs) = socket::packet_pair()?;
+    let reply = theirs.as_raw_fd();
+    let prepare = move || {
         // SAFETY: the call takes integers; it is async-signal-safe.
-        match unsafe { libc::fcntl(number, libc::F_SETFD, 0) } {
-            -1 => Err(io::Error::last_os_error()),
-            _ => Ok(()),
-        }
+        Errno::result(unsafe { libc::fcntl(number, libc::F_SETFD, 0) })?;
+        send_own_pidfd(reply)?;
+        Ok(())
     };
-    // SAFETY: the closure makes one async-signal-safe call, and neither allocates nor locks. The
-    // descriptor is open until `spawn` returns, which is when the child has run the closure.
-    unsafe { command.pre_exec(keep_open) };
-    command.spawn().map_err(|source| SystemError { call: "spawn", source })
+    // SAFETY: the closure makes async-signal-safe calls only, and neither allocates nor locks. The
+    // descriptors are open until `spawn` returns, which is when the child has run the closure.
+    unsafe { command.pre_exec(prepare) };
+    let spawned = command.spawn();
+    drop((theirs, command));
+    match spawned {
+        Ok(child) => match receive_pidfd(ours) {
+            Ok(pidfd) => Ok(ChildProcess { child, pidfd, status: None }),
+            Err((ours, error)) => {
+                leave(Leftover::Unnamed(ours));
+                Err(error)
+            }
+        },
+        Err(source) => {
+            // A packet without a descriptor says which step of the closure was refused.
+            let refused = matches!(
+                socket::receive(ours.as_fd(), &mut [0; 2], 1),
+                Ok(Received::Packet(_, descriptors)) if descriptors.is_empty()
+            );
+            Err(SystemError { call: if refused { "pidfd_open" } else { "spawn" }, source })
+        }
+    }
+}
+
+/// In the forked child: sends a pidfd of this process, or an empty word if there is none.
+fn send_own_pidfd(socket: RawFd) -> Result<(), Errno> {
+    // The number is our own, in the namespace of processes that this one is in.
+    let id = std::process::id() as libc::pid_t;
+    // SAFETY: the call takes two integers.
+    let answer = unsafe { libc::syscall(libc::SYS_pidfd_open, id, 0) };
+    let pidfd = Errno::result(answer).map(|number| number as RawFd);
+    let mut byte = [0u8];
+    let mut part = libc::iovec { iov_base: byte.as_mut_ptr().cast(), iov_len: 1 };
+    // Room for one descriptor, aligned for its header.
+    let mut control = [0u64; 4];
+    // SAFETY: all fields of this C struct may be zero.
+    let mut message: libc::msghdr = unsafe { mem::zeroed() };
+    message.msg_iov = &raw mut part;
+    message.msg_iovlen = 1;
+    if let Ok(number) = pidfd {
+        message.msg_control = control.as_mut_ptr().cast();
+        // SAFETY: only arithmetic.
+        message.msg_controllen = unsafe { libc::CMSG_SPACE(size_of::<RawFd>() as u32) } as usize;
+        // SAFETY: the control buffer has room for a header and one number.
+        let header = unsafe { libc::CMSG_FIRSTHDR(&raw const message) };
+        // SAFETY: only arithmetic.
+        let len = unsafe { libc::CMSG_LEN(size_of::<RawFd>() as u32) } as usize;
+        let value = libc::cmsghdr {
+            cmsg_len: len,
+            cmsg_level: libc::SOL_SOCKET,
+            cmsg_type: libc::SCM_RIGHTS,
+        };
+        // SAFETY: the header lies in `control`, which is aligned for it.
+        unsafe { header.write(value) };
+        // SAFETY: the data of a header follows it in the buffer.
+        let data = unsafe { libc::CMSG_DATA(header) }.cast::<RawFd>();
+        // SAFETY: as above, for the number.
+        unsafe { data.write_unaligned(number) };
+    }
+    let flags = libc::MSG_NOSIGNAL | libc::MSG_DONTWAIT;
+    // SAFETY: the message points to buffers of the lengths it says, valid for the call.
+    Errno::result(unsafe { libc::sendmsg(socket, &raw const message, flags) })?;
+    pidfd.map(drop)
+}
+
+/// The pidfd that the child has sent before it ran its program. Gives the socket back, with the
+/// pidfd still in it, while this process is at its limit of descriptors.
+fn receive_pidfd(socket: OwnedFd) -> Result<OwnedFd, (OwnedFd, SystemError)> {
+    let mut received = Err(Errno::EMFILE);
+    let deadline = Instant::now() + LONGEST_END;
+    loop {
+        match socket::receive(socket.as_fd(), &mut [0; 2], 1) {
+            Ok(Received::Packet(_, mut descriptors)) => {
+                received = descriptors.pop().ok_or(Errno::EMFILE);
+            }
+            Ok(Received::NoRoom) if Instant::now() < deadline => {
+                thread::sleep(NAP);
+                continue;
+            }
+            Ok(_) => {}
+            Err(error) => return Err((socket, error)),
+        }
+        return received.map_err(|errno| (socket, named("recvmsg")(errno)));
+    }
+}
+
+impl ChildProcess {
+    /// The process number, for display and for calls that the user makes.
+    pub(crate) fn id(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// The standard library's handle. It waits and kills by number.
+    pub(crate) fn into_child(self) -> Child {
+        self.child
+    }
+
+    /// Kills the child, if it has not ended yet.
+    pub(crate) fn kill(&self) -> io::Result<()> {
+        match self.status {
+            Some(_) => Ok(()),
+            None => kill(self.pidfd.as_fd()),
+        }
+    }
+
+    /// Waits until the child has ended, and reaps it.
+    ///
+    /// Once it has ended this waits no longer than a moment: another process that traces the child
+    /// can keep its exit status for as long as it likes, and then the answer is an error.
+    pub(crate) fn wait(&mut self) -> io::Result<ExitStatus> {
+        // As the standard library does: a child that reads its input to the end must see the end.
+        drop(self.child.stdin.take());
+        loop {
+            if let Some(status) = self.try_wait()? {
+                return Ok(status);
+            }
+            poll::wait_readable(&[self.pidfd.as_fd()], None).map_err(|error| error.source)?;
+            if poll::is_readable(self.pidfd.as_fd()) {
+                return self.reap_ended();
+            }
+        }
+    }
+
+    /// As `wait`, for a child that was killed: an error if it has not ended within the bound.
+    pub(crate) fn wait_killed(&mut self) -> io::Result<ExitStatus> {
+        if !has_ended(self.pidfd.as_fd(), LONGEST_END) {
+            let what = "the child was killed and has not ended yet: it is reaped later";
+            return Err(io::Error::new(io::ErrorKind::TimedOut, what));
+        }
+        self.reap_ended()
+    }
+
+    /// The exit status, if the child has ended. Reaps it then.
+    pub(crate) fn try_wait(&mut self) -> io::Result<Option<ExitStatus>> {
+        if self.status.is_none() && look(self.pidfd.as_fd(), libc::WNOWAIT)?.is_some() {
+            // While it is unreaped the number is its own. The handle remembers the status, so that
+            // whoever takes it out later cannot signal the number's next owner.
+            self.status = self.child.try_wait()?;
+        }
+        Ok(self.status)
+    }
+
+    fn reap_ended(&mut self) -> io::Result<ExitStatus> {
+        let deadline = Instant::now() + LONGEST_REAPING;
+        loop {
+            if let Some(status) = self.try_wait()? {
+                return Ok(status);
+            }
+            if Instant::now() >= deadline {
+                let what = "the child has ended, but a process that traces it (ptrace) keeps its \
+                            exit status: end that process, then wait again";
+                return Err(io::Error::new(io::ErrorKind::TimedOut, what));
+            }
+            thread::sleep(NAP);
+        }
+    }
+
+    /// Gives the child `grace` to end by itself, kills it if it has not, and reaps it. What cannot
+    /// be reaped within the bounds is left for a later call of this or of `spawn_with_descriptor`.
+    pub(crate) fn end(self, grace: Duration) {
+        reap_leftovers();
+        if self.status.is_some() || is_reaped(self.pidfd.as_fd()) {
+            return;
+        }
+        let pidfd = self.pidfd.as_fd();
+        let ended = has_ended(pidfd, grace) || kill(pidfd).is_ok() && has_ended(pidfd, LONGEST_END);
+        let deadline = Instant::now() + LONGEST_REAPING;
+        while ended && Instant::now() < deadline {
+            if is_reaped(pidfd) {
+                return;
+            }
+            thread::sleep(NAP);
+        }
+        leave(Leftover::Child(self.pidfd));
+    }
+}
+
+/// Children that have not been reaped when their owner went.
+enum Leftover {
+    Child(OwnedFd),
+    /// One whose pidfd still waits in this socket, as there was no room for it.
+    Unnamed(OwnedFd),
+}
+
+static LEFTOVERS: Mutex<Vec<Leftover>> = Mutex::new(Vec::new());
+
+fn leave(leftover: Leftover) {
+    LEFTOVERS.lock().unwrap_or_else(PoisonError::into_inner).push(leftover);
+}
+
+/// Tries once more to reap what was left. Never waits.
+fn reap_leftovers() {
+    // A thread that is at it does the work of the others.
+    let Ok(mut leftovers) = LEFTOVERS.try_lock() else { return };
+    for leftover in mem::take(&mut *leftovers) {
+        let pidfd = match leftover {
+            Leftover::Child(pidfd) => pidfd,
+            Leftover::Unnamed(socket) => match socket::receive(socket.as_fd(), &mut [0; 2], 1) {
+                Ok(Received::Packet(_, mut descriptors)) => match descriptors.pop() {
+                    Some(pidfd) => {
+                        let _ = kill(pidfd.as_fd());
+                        pidfd
+                    }
+                    None => continue,
+                },
+                _ => {
+                    leftovers.push(Leftover::Unnamed(socket));
+                    continue;
+                }
+            },
+        };
+        if !is_reaped(pidfd.as_fd()) {
+            leftovers.push(Leftover::Child(pidfd));
+        }
+    }
+}
+
+fn has_ended(pidfd: BorrowedFd<'_>, timeout: Duration) -> bool {
+    let deadline = Instant::now() + timeout;
+    loop {
+        let left = deadline.saturating_duration_since(Instant::now());
+        if poll::wait_readable(&[pidfd], Some(left)).is_err() {
+            return false;
+        }
+        let ended = poll::is_readable(pidfd);
+        if ended || left.is_zero() {
+            return ended;
+        }
+    }
+}
+
+/// Reaps the child if it has ended. Whether nothing is left of it, be it that another part of the
+/// program has reaped it.
+fn is_reaped(pidfd: BorrowedFd<'_>) -> bool {
+    match look(pidfd, 0) {
+        Ok(status) => status.is_some(),
+        Err(error) => error.raw_os_error() == Some(libc::ECHILD),
+    }
+}
+
+/// The exit status of the child if it can be reaped, which this does unless told `WNOWAIT`. ECHILD
+/// if another part of the program has reaped it. Never waits.
+fn look(pidfd: BorrowedFd<'_>, flags: libc::c_int) -> io::Result<Option<ExitStatus>> {
+    let flags = flags | libc::WEXITED | libc::WNOHANG;
+    // SAFETY: all fields of this C struct may be zero.
+    let mut found: libc::siginfo_t = unsafe { mem::zeroed() };
+    let id = pidfd.as_raw_fd() as libc::id_t;
+    // SAFETY: `found` is valid for the call.
+    Errno::result(unsafe { libc::waitid(libc::P_PIDFD, id, &raw mut found, flags) })?;
+    // SAFETY: the call has filled the fields that belong to a child, or left them zero.
+    if unsafe { found.si_pid() } == 0 {
+        return Ok(None);
+    }
+    // SAFETY: as above.
+    let status = unsafe { found.si_status() };
+    let raw = match found.si_code {
+        libc::CLD_EXITED => (status & 0xff) << 8,
+        libc::CLD_DUMPED => status | 0x80,
+        _ => status,
+    };
+    Ok(Some(ExitStatus::from_raw(raw)))
+}
+
+fn kill(pidfd: BorrowedFd<'_>) -> io::Result<()> {
+    let (number, none) = (pidfd.as_raw_fd(), 0usize);
+    // SAFETY: the call takes integers and a null pointer.
+    let answer =
+        unsafe { libc::syscall(libc::SYS_pidfd_send_signal, number, libc::SIGKILL, none, 0) };
+    match Errno::result(answer) {
+        // It has ended, and was reaped.
+        Ok(_) | Err(Errno::ESRCH) => Ok(()),
+        Err(errno) => Err(errno.into()),
+    }
 }
 
 /// Why an inherited descriptor is not given out.
@@ -83,38 +374,45 @@ fn inode(descriptor: BorrowedFd<'_>) -> Result<u64, SystemError> {
     fstat(descriptor).map(|stat| stat.st_ino).map_err(named("fstat"))
 }
 
-/// Waits until `child` has ended, at most for `timeout`. Says whether it has. Does not reap it.
-pub(crate) fn wait_exit(child: &Child, timeout: Duration) -> Result<bool, SystemError> {
-    let deadline = Instant::now() + timeout;
-    // Where a sandbox refuses the call, the child is looked at from time to time.
-    let Ok(pidfd) = pidfd_of(child) else { return wait_exit_by_looking(child, deadline) };
-    loop {
-        let left = deadline.saturating_duration_since(Instant::now());
-        poll::wait_readable(&[pidfd.as_fd()], Some(left))?;
-        let ended = poll::is_readable(pidfd.as_fd());
-        if ended || left.is_zero() {
-            return Ok(ended);
-        }
+/// A process, told apart from copies that `fork` made of it: what a copy holds is not its own.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Maker {
+    id: u32,
+    forks: u64,
+}
+
+impl Maker {
+    /// The process that runs this.
+    pub(crate) fn this() -> Maker {
+        static START: Once = Once::new();
+        // The number alone would be enough, were it not given to a new process some day: a copy of
+        // a copy may have the number of the first one. A fork past the C library is told by it.
+        START.call_once(|| {
+            // SAFETY: the handler is a function of this program that only adds to an atomic. It
+            // fails for a lack of memory alone, and then the numbers are what is compared.
+            let _ = unsafe { libc::pthread_atfork(None, None, Some(count_fork)) };
+        });
+        // Relaxed: the thread that forks is the one that runs in the copy.
+        Maker { id: std::process::id(), forks: FORKS.load(Relaxed) }
+    }
+
+    /// Whether the process that runs this is that one.
+    pub(crate) fn is_this(self) -> bool {
+        self == Maker::this()
     }
 }
 
-fn pidfd_of(child: &Child) -> Result<OwnedFd, SystemError> {
-    // SAFETY: the call takes two integers. The child is not reaped yet, so the number is its own.
-    let answer = unsafe { libc::syscall(libc::SYS_pidfd_open, child.id() as libc::pid_t, 0) };
-    let number = Errno::result(answer).map_err(named("pidfd_open"))? as RawFd;
-    // SAFETY: the kernel has just made this descriptor for us.
-    Ok(unsafe { OwnedFd::from_raw_fd(number) })
+/// How often this process is a copy of another one.
+static FORKS: AtomicU64 = AtomicU64::new(0);
+
+extern "C" fn count_fork() {
+    // Relaxed: no other thread runs yet.
+    FORKS.fetch_add(1, Relaxed);
 }
 
-fn wait_exit_by_looking(child: &Child, deadline: Instant) -> Result<bool, SystemError> {
-    let id = || Id::Pid(Pid::from_raw(child.id() as libc::pid_t));
-    let look = WaitPidFlag::WEXITED | WaitPidFlag::WNOHANG | WaitPidFlag::WNOWAIT;
-    loop {
-        let status = waitid(id(), look).map_err(named("waitid"))?;
-        let ended = status != WaitStatus::StillAlive;
-        if ended || Instant::now() >= deadline {
-            return Ok(ended);
-        }
-        std::thread::sleep(Duration::from_millis(1));
-    }
-}
+/// For how long a child that was killed may take to end: much longer than it takes.
+const LONGEST_END: Duration = Duration::from_secs(2);
+/// For how long the status of a child that has ended is asked for. It is there at once, unless
+/// another process traces the child.
+const LONGEST_REAPING: Duration = Duration::from_millis(100);
+const NAP: Duration = Duration::from_millis(1);
