@@ -4,6 +4,8 @@
 #[path = "hostile/chaos.rs"]
 mod chaos;
 mod common;
+#[path = "hostile/ends.rs"]
+mod ends;
 #[path = "hostile/scribble.rs"]
 mod scribble;
 

@@ -1,15 +1,17 @@
 //! What the two halves of one end share: the region, the sockets, and what is known of the peer.
 
 use crate::error::{CloseReason, Corruption, SystemError};
+use crate::link::end::{Event, Half, Reason, State, Step};
 use crate::link::region::Region;
 use crate::os::socket::{self, Discarded, Drained, Rung};
 use crate::os::{futex, poll};
 use crate::ring::memory::Memory;
 use crate::ring::notifier::{self, Sleep, Wake};
 use crate::sync::AtomicU32;
+use crate::wire::record::Farewell;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, OnceLock};
+use std::sync::atomic::{self, AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
 /// One end of one pair.
@@ -23,12 +25,10 @@ pub(crate) struct Endpoint {
     doorbell: OwnedFd,
     attachments: OwnedFd,
     trusted: AtomicBool,
-    hung_up: AtomicBool,
-    /// Hung up or corrupt: one look tells that neither is so.
-    over: AtomicBool,
-    corrupt: OnceLock<Corruption>,
-    /// The receiving half has gone: packets are nobody's.
-    is_abandoned: AtomicBool,
+    /// The [`State`] of the end, which both halves ask.
+    state: atomic::AtomicU32,
+    /// What the peer wrote, where that is the reason.
+    corruption: Mutex<Option<Corruption>>,
     /// Who held the other end when the two met by a name.
     met: OnceLock<PeerCredentials>,
 }
@@ -64,10 +64,8 @@ impl Endpoint {
             doorbell,
             attachments,
             trusted: AtomicBool::new(false),
-            hung_up: AtomicBool::new(false),
-            over: AtomicBool::new(false),
-            corrupt: OnceLock::new(),
-            is_abandoned: AtomicBool::new(false),
+            state: atomic::AtomicU32::new(State::OPEN.word()),
+            corruption: Mutex::new(None),
             met: OnceLock::new(),
         }
     }
@@ -89,14 +87,14 @@ impl Endpoint {
     /// The same, now and whenever the sending half asks after the peer: one more may have been
     /// under way.
     pub(crate) fn abandon_packets(&self) {
-        // Relaxed: the other half does again what is done here.
-        self.is_abandoned.store(true, Ordering::Relaxed);
-        self.discard_packets();
+        if self.learn(Event::Abandoned).sweeps {
+            self.discard_packets();
+        }
     }
 
     /// Closes what has come since the receiving half went.
     pub(crate) fn discard_late_packets(&self) {
-        if self.is_abandoned.load(Ordering::Relaxed) {
+        if self.state().is_abandoned() {
             self.discard_packets();
         }
     }
@@ -153,56 +151,95 @@ impl Endpoint {
         self.trusted.store(true, Ordering::Relaxed);
     }
 
-    /// Remembers that the peer broke the protocol. The first finding stays.
-    pub(crate) fn mark_corrupt(&self, corruption: Corruption) -> CloseReason {
-        let first = *self.corrupt.get_or_init(|| corruption);
-        self.over.store(true, Ordering::Relaxed);
-        CloseReason::Corrupt(first)
+    /// How far this end has come to its end, as far as is known without asking.
+    #[inline(always)]
+    pub(crate) fn state(&self) -> State {
+        // Relaxed: a half that misses what the other one learns now, hears of it at its next call.
+        // What the state stands for is either in it, or behind a lock.
+        State::from_word(self.state.load(Ordering::Relaxed))
     }
 
-    /// Whether the peer is known to be gone or to have broken the protocol.
-    #[inline]
-    pub(crate) fn is_over(&self) -> bool {
-        // Relaxed: whoever misses it now hears of it at the next call.
-        self.over.load(Ordering::Relaxed)
-    }
-
-    /// Whether the peer broke the protocol.
-    #[inline]
-    pub(crate) fn is_corrupt(&self) -> bool {
-        self.is_over() && self.corrupt.get().is_some()
-    }
-
-    /// How the peer broke the protocol, if it did.
-    pub(crate) fn corruption(&self) -> Option<CloseReason> {
-        if !self.is_over() {
-            return None;
+    /// Tells the state machine what a half has learned, and says what that half has to do.
+    #[cold]
+    pub(crate) fn learn(&self, event: Event) -> Step {
+        let mut state = self.state();
+        loop {
+            let step = state.on(event);
+            // Relaxed: as above.
+            let (before, next) = (state.word(), step.next.word());
+            match self.state.compare_exchange(before, next, Ordering::Relaxed, Ordering::Relaxed) {
+                Ok(_) => return step,
+                Err(now) => state = State::from_word(now),
+            }
         }
-        self.corrupt.get().map(|corruption| CloseReason::Corrupt(*corruption))
     }
 
-    /// Why this end is finished, as far as is known without asking.
-    #[inline]
-    pub(crate) fn known_end(&self) -> Option<CloseReason> {
-        if !self.is_over() {
-            return None;
+    /// Notes that the peer broke the protocol, which ends both halves. The first finding stays.
+    pub(crate) fn mark_corrupt(&self, corruption: Corruption) {
+        self.lock_corruption().get_or_insert(corruption);
+        let _ = self.learn(Event::Corrupted);
+    }
+
+    /// Why calls of a half fail, if they do, as far as was said before.
+    pub(crate) fn said(&self, half: Half) -> Option<CloseReason> {
+        self.state().said(half).map(|reason| self.in_words(reason))
+    }
+
+    /// Why calls of a half fail, or will fail once its queue is empty.
+    pub(crate) fn reason(&self, half: Half) -> Option<CloseReason> {
+        self.state().reason(half).map(|reason| self.in_words(reason))
+    }
+
+    /// Why posts fail, if it is known that they may. What is found stays: a peer may write another
+    /// reason later.
+    #[cold]
+    pub(crate) fn find_posting_end(&self) -> Option<CloseReason> {
+        // First what the kernel says: a peer that left in order said so before its sockets closed.
+        // It was asked by another thread perhaps, so that this one asks as well, once.
+        if self.state().is_hung_up() && self.said(Half::Sending).is_none() {
+            self.ask_hang_up_again();
         }
-        if let Some(reason) = self.corruption() {
-            return Some(reason);
+        let memory = self.region.lane(self.outgoing());
+        // Relaxed: it publishes nothing; behind a hang-up the system call orders.
+        let farewell = match memory.lane().sleepers.reader_gone.load(Ordering::Relaxed) {
+            0 => None,
+            1 => Some(Farewell::Closed),
+            _ => Some(Farewell::Dropped),
+        };
+        let _ = self.learn(Event::LookedForReader(farewell));
+        self.said(Half::Sending)
+    }
+
+    fn in_words(&self, reason: Reason) -> CloseReason {
+        match reason {
+            Reason::Local => CloseReason::Local,
+            Reason::PeerClosed => CloseReason::PeerClosed,
+            Reason::PeerDropped => CloseReason::PeerDropped,
+            Reason::PeerDied => CloseReason::PeerDied,
+            // It was noted before the state was changed.
+            Reason::Corrupt => CloseReason::Corrupt(self.lock_corruption().expect("noted before")),
         }
-        // Relaxed: the kernel said so; whoever hears of it later asks again or looks at the ring.
-        self.hung_up.load(Ordering::Relaxed).then_some(CloseReason::PeerDied)
+    }
+
+    fn lock_corruption(&self) -> std::sync::MutexGuard<'_, Option<Corruption>> {
+        self.corruption.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Asks the kernel whether the peer is gone. One system call, until the answer is yes.
     pub(crate) fn ask_hang_up(&self) -> bool {
-        self.hung_up.load(Ordering::Relaxed) || self.note(poll::is_hung_up(self.doorbell.as_fd()))
+        self.state().is_hung_up() || self.ask_hang_up_again()
+    }
+
+    /// Asks the kernel whether the peer is gone, whatever is known. What an orderly peer wrote
+    /// before its sockets closed can be seen afterwards.
+    pub(crate) fn ask_hang_up_again(&self) -> bool {
+        self.note(poll::is_hung_up(self.doorbell.as_fd()))
     }
 
     /// Silences the doorbell, and learns whether the peer is gone.
     pub(crate) fn drain_doorbell(&self) -> bool {
         self.note(socket::drain(self.doorbell.as_fd()) == Drained::HungUp)
-            || self.hung_up.load(Ordering::Relaxed)
+            || self.state().is_hung_up()
     }
 
     /// Silences the doorbell for a sender that waits on its descriptor. Says whether the receiving
@@ -260,8 +297,7 @@ impl Endpoint {
 
     fn note(&self, hung_up: bool) -> bool {
         if hung_up {
-            self.hung_up.store(true, Ordering::Relaxed);
-            self.over.store(true, Ordering::Relaxed);
+            let _ = self.learn(Event::HungUp);
         }
         hung_up
     }

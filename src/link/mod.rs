@@ -5,6 +5,7 @@
 
 pub(crate) mod buffer;
 pub(crate) mod cargo;
+pub(crate) mod end;
 pub(crate) mod endpoint;
 #[cfg(any(test, fuzzing))]
 pub(crate) mod fuzzing;

@@ -4,6 +4,7 @@ mod moved;
 
 use crate::error::{CloseReason, Corruption, RecvError, SystemError};
 use crate::link::cargo::Parcel;
+use crate::link::end::{Event, Half};
 use crate::link::endpoint::{Endpoint, Sleeper};
 use crate::link::payload::{Payload, Ticket};
 use crate::link::pool::PeerPool;
@@ -30,12 +31,6 @@ pub(crate) struct Receiving {
     /// Looks that found nothing, and when the kernel was last asked about the peer.
     empty_looks: u32,
     asked: Instant,
-    /// Why there will be no more messages.
-    ended: Option<CloseReason>,
-    /// This end said that it reads no more.
-    left: bool,
-    /// This end moved away: what is in its sockets is its next owner's.
-    moved: bool,
     /// What moved with the messages that are alive, by their tickets.
     parcels: Vec<(Ticket, Parcel)>,
     /// The peer's pools, by their numbers; none, if the peer is not trusted.
@@ -76,9 +71,6 @@ impl Receiving {
             silenced: false,
             empty_looks: 0,
             asked: Instant::now(),
-            ended: None,
-            left: false,
-            moved: false,
             parcels: Vec::new(),
             pools: Vec::new(),
             pools_in_a_row: 0,
@@ -131,7 +123,7 @@ impl Receiving {
 
     /// Whether a message stands next, and not the end, nor a pool.
     pub(crate) fn has_message(&mut self) -> bool {
-        if self.ended.is_some() || self.end.is_corrupt() {
+        if self.end.state().is_receiving_over() {
             return false;
         }
         match self.consumer.peek() {
@@ -146,13 +138,14 @@ impl Receiving {
 
     /// Steps over the next message unread. Says whether there was one.
     pub(crate) fn discard(&mut self) -> Result<bool, RecvError> {
-        if let Some(reason) = self.ended.or_else(|| self.end.corruption()) {
-            return Err(self.end_with(reason));
-        }
-        let record = match self.look()? {
-            Peek::Message(record) => record,
-            Peek::Closed(farewell) => return Err(self.end_with(reason_of(farewell))),
-            Peek::Empty => return Ok(false),
+        self.check_open()?;
+        let record = loop {
+            match self.look()? {
+                Peek::Message(record) => break record,
+                Peek::Closed(farewell) => return Err(self.ended_by(Event::FoundFarewell(farewell))),
+                Peek::Empty if self.found_nothing()? == Wait::Sleep => return Ok(false),
+                Peek::Empty => {}
+            }
         };
         match record.beside {
             Beside::Nothing => {}
@@ -185,7 +178,7 @@ impl Receiving {
             Ok(Wait::Ready) => Ok(Wait::Ready),
             Ok(Wait::Sleep) if hung_up => {
                 self.consumer.cancel_wait();
-                Err(self.end_with(CloseReason::PeerDied))
+                Err(self.ended_by(Event::Drained { after_hang_up: true }))
             }
             Ok(Wait::Sleep) => Ok(Wait::Sleep),
             Err(corruption) => Err(self.broken(corruption)),
@@ -207,7 +200,7 @@ impl Receiving {
     /// From now on, whenever nothing is there the flag is up, so that the doorbell's descriptor
     /// becomes readable with the next message. The flag goes up at once as well.
     pub(crate) fn announce_by_doorbell(&mut self) {
-        if !self.readiness && self.ended.is_none() {
+        if !self.readiness && !self.end.state().is_receiving_over() {
             // What it finds is found again by the next look.
             let _ = self.consumer.prepare_wait(Sleep::Doorbell);
         }
@@ -232,46 +225,42 @@ impl Receiving {
     /// Says that nobody reads any more: posts to this end fail from now on. What is in the queue
     /// can still be received.
     pub(crate) fn leave(&mut self, farewell: Farewell) {
-        if self.left {
-            return;
+        let _ = self.end.learn(Event::Closed(Half::Receiving));
+        if self.end.learn(Event::Farewell(Half::Receiving)).says_farewell {
+            let wake = self.consumer.leave(farewell);
+            self.wake(wake);
         }
-        self.left = true;
-        let wake = self.consumer.leave(farewell);
-        self.wake(wake);
     }
 
     /// Nobody will read what is in the queue, while the other half may keep the sockets: what moved
     /// with unread messages is closed now.
     pub(crate) fn abandon_queue(&mut self) {
-        if !self.moved {
-            self.end.abandon_packets();
-        }
+        self.end.abandon_packets();
     }
 
     /// Marks this half as moved away: it says no farewell.
     pub(crate) fn forget(&mut self) {
-        self.left = true;
-        self.moved = true;
+        let _ = self.end.learn(Event::Moved);
     }
 
     /// Why nothing more will come, if that is known. At most one system call.
     pub(crate) fn end_reason(&mut self) -> Option<CloseReason> {
-        if self.ended.is_some() || self.left {
-            return self.ended.or(Some(CloseReason::Local));
+        let known = self.end.reason(Half::Receiving);
+        if known.is_some() {
+            return known;
         }
         let hung_up = self.end.ask_hang_up();
-        match self.consumer.peek() {
-            Ok(Peek::Closed(farewell)) => Some(reason_of(farewell)),
-            _ => self.end.known_end().or(hung_up.then_some(CloseReason::PeerDied)),
+        if let Ok(Peek::Closed(farewell)) = self.consumer.peek() {
+            let _ = self.end.learn(Event::FoundFarewell(farewell));
         }
+        // What is in the queue may still say why.
+        self.end.said(Half::Receiving).or(hung_up.then_some(CloseReason::PeerDied))
     }
 
     /// Waits for the end without taking any message: prepares to sleep, past control records.
     /// `Ready` if a message stands there; an error once the end stands next.
     pub(crate) fn prepare_wait_for_end(&mut self) -> Result<Wait, RecvError> {
-        if let Some(reason) = self.ended.or_else(|| self.end.corruption()) {
-            return Err(self.end_with(reason));
-        }
+        self.check_open()?;
         // A peer that writes control records for ever is left to itself.
         for _ in 0..MOST_CONTROL_RECORDS {
             if self.prepare_wait()? == Wait::Sleep {
@@ -280,7 +269,7 @@ impl Receiving {
             match self.look()? {
                 Peek::Empty => self.release_taken(),
                 Peek::Message(_) => return Ok(Wait::Ready),
-                Peek::Closed(farewell) => return Err(self.end_with(reason_of(farewell))),
+                Peek::Closed(farewell) => return Err(self.ended_by(Event::FoundFarewell(farewell))),
             }
         }
         Ok(Wait::Ready)
@@ -303,7 +292,7 @@ impl Receiving {
     /// nothing more: `settle` does.
     #[inline(always)]
     fn take_at_once(&mut self) -> Option<Payload> {
-        if self.ended.is_some() || self.end.is_corrupt() {
+        if self.end.state().is_receiving_over() {
             return None;
         }
         let record = self.consumer.glance()?;
@@ -347,9 +336,7 @@ impl Receiving {
     /// for a copy.
     #[cold]
     fn settle(&mut self) -> Result<Next, RecvError> {
-        if let Some(reason) = self.ended.or_else(|| self.end.corruption()) {
-            return Err(self.end_with(reason));
-        }
+        self.check_open()?;
         loop {
             match self.look()? {
                 Peek::Message(record) => {
@@ -360,7 +347,7 @@ impl Receiving {
                     let is_plain = record.beside == Beside::Nothing;
                     return Ok(if is_plain { Next::Plain } else { Next::Attached(record) });
                 }
-                Peek::Closed(farewell) => return Err(self.end_with(reason_of(farewell))),
+                Peek::Closed(farewell) => return Err(self.ended_by(Event::FoundFarewell(farewell))),
                 Peek::Empty => {
                     if self.found_nothing()? == Wait::Sleep {
                         return Ok(Next::Nothing);
@@ -373,10 +360,11 @@ impl Receiving {
     /// What follows from an empty lane: `Sleep` if the caller is told so.
     fn found_nothing(&mut self) -> Result<Wait, RecvError> {
         self.release_controls();
-        if self.left {
-            return Err(self.end_with(CloseReason::Local));
+        if self.end.state().is_closed_here(Half::Receiving) {
+            return Err(self.ended_by(Event::Drained { after_hang_up: false }));
         }
-        if self.readiness {
+        // A hang-up may have been learned of since the look.
+        if self.readiness || self.end.state().is_hung_up() {
             return self.prepare_wait();
         }
         self.empty_looks = self.empty_looks.wrapping_add(1);
@@ -396,22 +384,28 @@ impl Receiving {
     }
 
     fn broken(&mut self, corruption: Corruption) -> RecvError {
-        let reason = self.end.mark_corrupt(corruption);
+        self.end.mark_corrupt(corruption);
         self.leave(Farewell::Closed);
-        self.end_with(reason)
+        self.ended()
     }
 
-    fn end_with(&mut self, reason: CloseReason) -> RecvError {
-        if self.ended.is_none() {
+    /// Nothing, unless receiving has ended.
+    fn check_open(&self) -> Result<(), RecvError> {
+        if self.end.state().is_receiving_over() { Err(self.ended()) } else { Ok(()) }
+    }
+
+    /// The error of a half that has ended by `event`, or before.
+    fn ended_by(&self, event: Event) -> RecvError {
+        let _ = self.end.learn(event);
+        self.ended()
+    }
+
+    #[cold]
+    fn ended(&self) -> RecvError {
+        if self.end.learn(Event::Telling).sweeps {
             self.end.discard_packets();
         }
-        // After one's own close the peer's end, which may have come first, is no news.
-        let reason = match reason {
-            CloseReason::Corrupt(_) => reason,
-            _ if self.left => CloseReason::Local,
-            _ => reason,
-        };
-        self.ended = Some(reason);
+        let reason = self.end.said(Half::Receiving).expect("receiving has ended");
         RecvError::Closed { reason }
     }
 
@@ -423,7 +417,7 @@ impl Receiving {
 
     /// Whether this half was closed here, or has moved away.
     pub(crate) fn is_finished(&self) -> bool {
-        self.left
+        self.end.state().is_closed_here(Half::Receiving)
     }
 
     /// Releases control records behind which nothing stands: the producer may wait for just their
@@ -450,13 +444,6 @@ impl Receiving {
     #[inline]
     fn wake(&self, wake: Wake) {
         self.end.wake(wake, self.consumer.memory(), Sleeper::Sender);
-    }
-}
-
-fn reason_of(farewell: Farewell) -> CloseReason {
-    match farewell {
-        Farewell::Closed => CloseReason::PeerClosed,
-        Farewell::Dropped => CloseReason::PeerDropped,
     }
 }
 

@@ -3,6 +3,7 @@
 mod moving;
 
 use crate::error::{CloseReason, Corruption, PostError};
+use crate::link::end::{Event, Half};
 use crate::link::endpoint::{Endpoint, Sleeper};
 use crate::link::payload::{self, Block, Post, Room};
 use crate::link::pool::PoolMemory;
@@ -14,7 +15,6 @@ use crate::wire::layout::MAX_SEGMENTS;
 use crate::wire::record::{Farewell, Format};
 use rkyv::rancor;
 use rkyv::ser::allocator::Arena;
-use std::cell::OnceCell;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -29,10 +29,6 @@ pub(crate) struct Sending {
     last_len: u64,
     /// When the kernel was last asked about the peer.
     asked: Instant,
-    /// Why nothing more is sent, once this end said farewell or moved away.
-    ended: Option<CloseReason>,
-    /// Why posts fail, since it was first found out.
-    reported: OnceCell<CloseReason>,
     /// Room for the message of the loan that is open, or was last.
     reserved: Reserved,
     /// Packets that left, by this end and its former owners: the next one's sequence.
@@ -80,8 +76,6 @@ impl Sending {
             scratch: Vec::new(),
             last_len: 0,
             asked: Instant::now(),
-            ended: None,
-            reported: OnceCell::new(),
             reserved: Reserved { place: Place::Nowhere, in_place: false },
             packets,
             pools: Vec::new(),
@@ -347,10 +341,10 @@ impl Sending {
 
     /// Says that nothing more will be posted. Never waits; the second time it does nothing.
     pub(crate) fn close(&mut self, farewell: Farewell) {
-        if self.ended.is_some() {
+        let _ = self.end.learn(Event::Closed(Half::Sending));
+        if !self.end.learn(Event::Farewell(Half::Sending)).says_farewell {
             return;
         }
-        self.ended = Some(CloseReason::Local);
         // Without memory for the record the peer learns of the end by the hang-up alone, which
         // comes once the receiving half has gone as well.
         let cursor = self.producer.cursor();
@@ -364,7 +358,7 @@ impl Sending {
 
     /// Marks this half as moved away: it says no farewell.
     pub(crate) fn forget(&mut self) {
-        self.ended = Some(CloseReason::Local);
+        let _ = self.end.learn(Event::Moved);
     }
 
     /// Gives idle pages back. Returns bytes.
@@ -397,7 +391,7 @@ impl Sending {
 
     /// Whether this end was closed here, or has moved away.
     pub(crate) fn is_finished(&self) -> bool {
-        self.ended.is_some()
+        self.end.state().is_closed_here(Half::Sending)
     }
 
     /// Why posts to this end fail, if they do. One system call while they do not.
@@ -428,36 +422,18 @@ impl Sending {
     /// Asks the kernel about the peer.
     fn gone(&self) -> Option<CloseReason> {
         self.end.discard_late_packets();
-        let hung_up = self.end.ask_hang_up();
-        self.known_end().or(hung_up.then_some(CloseReason::PeerDied))
+        self.end.ask_hang_up();
+        self.known_end()
     }
 
     /// Whether posts are known to fail.
     #[inline(always)]
     fn is_over(&self) -> bool {
-        let nothing_said = self.producer.reader_gone() == 0 && self.reported.get().is_none();
-        self.ended.is_some() || !nothing_said || self.end.is_over()
+        self.end.state().is_posting_over() || self.producer.reader_gone() != 0
     }
 
     fn known_end(&self) -> Option<CloseReason> {
-        if self.is_over() { self.find_end() } else { None }
-    }
-
-    /// The reason that is given from now on: a peer may write another one later.
-    #[cold]
-    fn find_end(&self) -> Option<CloseReason> {
-        if let Some(reason) = self.reported.get() {
-            return Some(*reason);
-        }
-        // First what the kernel said: a peer that left in order said so before its sockets closed.
-        let hung_up = self.end.known_end();
-        let gone = || match self.producer.reader_gone() {
-            0 => None,
-            1 => Some(CloseReason::PeerClosed),
-            _ => Some(CloseReason::PeerDropped),
-        };
-        let reason = self.end.corruption().or(self.ended).or_else(gone).or(hung_up)?;
-        Some(*self.reported.get_or_init(|| reason))
+        if self.is_over() { self.end.find_posting_end() } else { None }
     }
 
     fn check_open(&self) -> Result<(), PostError> {
@@ -535,9 +511,9 @@ impl Sending {
         match refusal {
             Refusal::TooLarge => PostError::TooLarge { len, max: geometry.largest_message() },
             Refusal::Corrupt(corruption) => {
-                let reason = self.end.mark_corrupt(corruption);
+                self.end.mark_corrupt(corruption);
                 self.close(Farewell::Closed);
-                self.ended = Some(reason);
+                let reason = self.end.said(Half::Sending).expect("a corruption ends both halves");
                 PostError::Closed { reason }
             }
             Refusal::Full => {

@@ -1,6 +1,7 @@
 //! An end as parts that can travel, and back. Ownership moves exactly once.
 
 use crate::error::{AttachError, ChannelError, CloseReason, Corruption, PostError};
+use crate::link::end::Half;
 use crate::link::endpoint::{Endpoint, Sockets};
 use crate::link::receiving::Receiving;
 use crate::link::region::Region;
@@ -166,7 +167,9 @@ pub(crate) fn send_behind(
     receiving: &mut Receiving,
 ) -> Result<(), PostError> {
     if sending.is_finished() || receiving.is_finished() {
-        return Err(PostError::Closed { reason: CloseReason::Local });
+        let end = sending.endpoint();
+        let reason = end.said(Half::Sending).or(end.said(Half::Receiving));
+        return Err(PostError::Closed { reason: reason.unwrap_or(CloseReason::Local) });
     }
     if sending.has_pools() || receiving.has_pools() {
         return Err(PostError::HasPool { index: 0 });

@@ -1,6 +1,6 @@
 //! The bytes of a future message, lent to be filled.
 
-use crate::error::{CloseReason, PostError};
+use crate::error::PostError;
 use crate::link::payload::Room;
 use crate::port::sender::Sender;
 use std::fmt;
@@ -50,7 +50,7 @@ impl<'p> Loan<'p> {
     #[inline(always)]
     pub fn post(self) -> Result<(), PostError> {
         if self.sender.is_closing() {
-            return Err(PostError::Closed { reason: CloseReason::Local });
+            return Err(PostError::Closed { reason: self.sender.close_reason() });
         }
         self.sender.post_loaned(self.room.len());
         Ok(())

@@ -1,6 +1,6 @@
 //! Buffers that go to and fro between two ends that trust each other.
 
-use crate::error::{CloseReason, PoolError, PostError};
+use crate::error::{PoolError, PostError};
 use crate::link::endpoint::Endpoint;
 use crate::link::payload::Post;
 use crate::link::pool::{PoolMaker, PoolMemory, PooledBuffer};
@@ -8,7 +8,6 @@ use crate::port::MessagePort;
 use crate::port::sender::Sender;
 use std::fmt;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 /// Buffers of one size, mapped at both ends of a trusted channel: handing one over costs what a
@@ -83,14 +82,8 @@ impl BufferPool {
         if let Some(buffer) = self.maker.take() {
             return Ok(buffer);
         }
-        let memory = self.end.region().lane(self.end.outgoing());
-        // Relaxed: as posts look at it; whoever misses it now hears of it at the next call.
-        let reason = match memory.lane().sleepers.reader_gone.load(Ordering::Relaxed) {
-            0 => self.end.ask_hang_up().then_some(CloseReason::PeerDied),
-            1 => Some(CloseReason::PeerClosed),
-            _ => Some(CloseReason::PeerDropped),
-        };
-        if let Some(reason) = reason {
+        self.end.ask_hang_up();
+        if let Some(reason) = self.end.find_posting_end() {
             // What it had not received stays in use for as long as its end lives.
             return Err(PostError::Closed { reason });
         }

@@ -2,6 +2,7 @@
 
 use crate::error::{CloseReason, PoolError, PostError};
 use crate::link::cargo::Item;
+use crate::link::end::{Event, Half};
 use crate::link::endpoint::Endpoint;
 use crate::link::payload::Post;
 use crate::link::pool::{PoolMemory, PooledBuffer};
@@ -360,10 +361,15 @@ impl Sender {
 
     pub(crate) fn end_reason(&self) -> Option<CloseReason> {
         match self.sending.try_borrow() {
-            Ok(_) if self.closing.get() => Some(CloseReason::Local),
-            Ok(sending) => sending.end_reason(),
-            Err(_) => self.closing.get().then_some(CloseReason::Local),
+            Ok(sending) if !self.closing.get() => sending.end_reason(),
+            _ => self.closing.get().then(|| self.close_reason()),
         }
+    }
+
+    /// Why posts fail after `close`, also while a loan or a serialisation holds the half.
+    pub(crate) fn close_reason(&self) -> CloseReason {
+        let _ = self.end.learn(Event::Closed(Half::Sending));
+        self.end.said(Half::Sending).expect("it was closed here")
     }
 
     pub(crate) fn endpoint(&self) -> &Arc<Endpoint> {

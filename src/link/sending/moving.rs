@@ -1,8 +1,9 @@
 //! Posts of what is more than bytes: lists that move, pools, and buffers of pools.
 
 use super::Sending;
-use crate::error::{CloseReason, PoolError, PostError, SystemError};
+use crate::error::{PoolError, PostError, SystemError};
 use crate::link::cargo::{self, Item};
+use crate::link::end::Event;
 use crate::link::payload::{self, Post};
 use crate::link::pool::{PoolMemory, PooledBuffer};
 use crate::os::socket;
@@ -154,7 +155,9 @@ impl Sending {
                 PostError::QueueFull { len: u64::from(len), unread, limit, is_socket: true }
             }
             Some(libc::EPIPE | libc::ECONNRESET) => {
-                let reason = self.gone().unwrap_or(CloseReason::PeerDied);
+                // Whatever the doorbell says: this end can no longer send what it is for.
+                let _ = self.end.learn(Event::HungUp);
+                let reason = self.gone().expect("a hang-up ends posting");
                 PostError::Closed { reason }
             }
             Some(libc::ETOOMANYREFS) => PostError::TooManyInFlight,
