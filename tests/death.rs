@@ -12,7 +12,7 @@ use common::region::{self, Region};
 use common::role::{command, play};
 use common::{
     DEADLINE, die, kill_process, receive, receive_end, receive_text, refusal, signal, wait_until,
-    wait_until_asleep,
+    wait_until_asleep, wait_until_closed,
 };
 use messageport::{CloseReason, MessageChannel, MessagePort, RecvError, Worker, parent_port, rkyv};
 use nix::sys::signal::Signal;
@@ -134,7 +134,7 @@ fn f21_the_hang_up_comes_after_the_drain_however_long_that_takes() {
         worker.wait().expect("a child");
         let port = worker.port();
         // Known to posts from the first question on, to receipts at last.
-        assert!(port.is_closed());
+        wait_until_closed(port);
         assert_eq!(refusal(port.post_bytes_timeout(&[0; 100], DEADLINE)), CloseReason::PeerDied);
         receive_numbers(port, MANY);
         assert_eq!(receive_end(port), CloseReason::PeerDied);

@@ -79,7 +79,7 @@ fn a_worker_has_a_port_of_the_sizes_that_its_parent_chose() {
         worker.port().close();
         assert!(worker.wait().expect("a child").success());
         drop(worker);
-        assert_eq!(Census::take(), before);
+        before.wait_for("at the end");
         assert!(has_no_children());
     }
     play(TEST, &[("asks", asks), ("tells", tells)]);
@@ -169,7 +169,7 @@ fn a_child_of_a_worker_is_no_worker_though_it_has_its_environment() {
         let before = Census::take();
         let error = parent_port().expect_err("no worker");
         assert!(matches!(error, ParentPortError::NotAWorker { .. }), "{error}");
-        assert_eq!(Census::take(), before);
+        before.wait_for("at the end");
         drop(mine);
     }
     fn worker() {
@@ -246,7 +246,7 @@ fn a_child_that_ends_before_it_takes_its_port_closes_it() {
         assert_eq!(receive_end(worker.port()), CloseReason::PeerDied);
         assert_eq!(worker.port().undelivered().messages, 1);
         drop(worker);
-        assert_eq!(Census::take(), before);
+        before.wait_for("at the end");
     }
     play(TEST, &[("watches", watches), ("ends", ends)]);
 }
@@ -271,7 +271,7 @@ fn a_terminated_worker_is_killed_at_once() {
         let status = worker.terminate().expect("a child of our own");
         assert_eq!(status.signal(), Some(9));
         assert!(is_gone(id) && has_no_children());
-        assert_eq!(Census::take(), before);
+        before.wait_for("at the end");
         // One that has ended already.
         let mut worker = Worker::spawn(Command::new("true")).expect("a worker");
         assert!(worker.wait().expect("a child").success());
@@ -290,7 +290,7 @@ fn a_dropped_worker_that_takes_no_notice_is_killed_and_reaped() {
         let id = worker.id();
         drop(worker);
         assert!(is_gone(id) && has_no_children());
-        assert_eq!(Census::take(), before);
+        before.wait_for("at the end");
     }
     play(TEST, &[("drops", drops), ("deaf", deaf)]);
 }
@@ -367,14 +367,14 @@ fn a_program_that_cannot_be_started_leaves_nothing_behind() {
                 let error = Worker::spawn(Command::new(program)).expect_err("no program");
                 assert!(matches!(error, SpawnError::Io { call: "spawn", .. }), "{error}");
                 assert!(error.to_string().contains("spawn"), "{error}");
-                assert_eq!(Census::take(), before);
+                before.wait_for("at the end");
                 assert!(has_no_children());
             }
         }
         let mut command = Command::new("true");
         command.current_dir("/nonexistent");
         assert!(Worker::spawn(command).is_err());
-        assert_eq!(Census::take(), before);
+        before.wait_for("at the end");
     }
     play(TEST, &[("tries", tries)]);
 }
@@ -458,7 +458,7 @@ fn many_workers_do_not_mix_up_their_ports() {
         for mut worker in workers {
             assert!(worker.wait().expect("a child").success());
         }
-        assert_eq!(Census::take(), before);
+        before.wait_for("at the end");
         assert!(has_no_children());
     }
     play(TEST, &[("asks", asks), ("echo", echo)]);

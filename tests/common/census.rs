@@ -1,6 +1,11 @@
 //! What a process holds: what a test must give back.
 
+use super::role::has_role;
+use super::{DEADLINE, region};
+use std::fmt::Display;
 use std::fs;
+use std::thread;
+use std::time::Instant;
 
 /// Descriptors, and what keeps regions alive.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -13,22 +18,48 @@ pub struct Census {
 }
 
 impl Census {
-    /// Counts what this process holds. Only for a process in which nothing else runs.
+    /// Counts what this process holds. The process must play a role: in the harness's own process,
+    /// other tests open and close descriptors at the same time.
     pub fn take() -> Census {
-        let links: Vec<_> = fs::read_dir("/proc/self/fd")
-            .expect("a process has descriptors")
-            .flatten()
-            .filter_map(|entry| fs::read_link(entry.path()).ok())
-            // The one by which this very directory is read.
-            .filter(|link| !link.to_string_lossy().ends_with("/fd"))
-            .collect();
+        assert!(has_role(), "a census needs a process of its own: see `common::role::play`");
+        let links = descriptors();
         let maps = fs::read_to_string("/proc/self/maps").expect("a process has mappings");
         Census {
             descriptors: links.len(),
-            memfds: links.iter().filter(|link| link.to_string_lossy().contains(REGION)).count(),
+            memfds: links.iter().filter(|link| link.contains(REGION)).count(),
             mappings: maps.lines().filter(|line| line.contains(REGION)).count(),
         }
     }
+
+    /// Waits until this process holds as much as it did at this census, and fails when it never
+    /// does: the kernel may close what was in flight a moment later.
+    #[track_caller]
+    pub fn wait_for(self, when: impl Display) {
+        let deadline = Instant::now() + DEADLINE / 3;
+        let mut now = Census::take();
+        while now != self {
+            assert!(
+                Instant::now() < deadline,
+                "{when}: expected {self:?}, found {now:?}\n{:#?}\n{}",
+                descriptors(),
+                region::show_all(),
+            );
+            thread::yield_now();
+            now = Census::take();
+        }
+    }
+}
+
+/// What each descriptor of this process leads to.
+fn descriptors() -> Vec<String> {
+    fs::read_dir("/proc/self/fd")
+        .expect("a process has descriptors")
+        .flatten()
+        .filter_map(|entry| fs::read_link(entry.path()).ok())
+        .map(|link| link.to_string_lossy().into_owned())
+        // The one by which this very directory is read.
+        .filter(|link| !link.ends_with("/fd"))
+        .collect()
 }
 
 /// Whether this process has no children any more, the dead ones included.

@@ -22,10 +22,24 @@ use std::time::{Duration, Instant};
 pub const DEADLINE: Duration = Duration::from_secs(60);
 
 /// Waits until `condition` holds, and fails when it never does.
+#[track_caller]
 pub fn wait_until(what: &str, mut condition: impl FnMut() -> bool) {
     let deadline = Instant::now() + DEADLINE;
     while !condition() {
         assert!(Instant::now() < deadline, "waited in vain until {what}");
+        thread::yield_now();
+    }
+}
+
+/// Waits until the kernel has told the port that its peer is gone.
+///
+/// The kernel tells when the last descriptor of the other end is closed. A child that another test
+/// starts at this moment has a copy of every descriptor until it runs its own program.
+#[track_caller]
+pub fn wait_until_closed(port: &MessagePort) {
+    let deadline = Instant::now() + DEADLINE;
+    while !port.is_closed() {
+        assert!(Instant::now() < deadline, "waited in vain for the end\n{port:#?}");
         thread::yield_now();
     }
 }

@@ -33,6 +33,11 @@ pub fn command(test: &str, role: &str) -> Command {
     command
 }
 
+/// Whether this process plays a role, so that no other test runs in it.
+pub fn has_role() -> bool {
+    env::var_os(ROLE).is_some()
+}
+
 /// Whether this process is killed with the thread that started it. Roles are, so that a test that
 /// fails leaves nobody behind.
 pub fn end_with_parent(yes: bool) {

@@ -5,8 +5,10 @@ use crate::common::messages::Rng;
 use crate::common::parts::{ATTACHMENTS, Parts, receive as receive_packet, send};
 use crate::common::role::play;
 use crate::common::watchdog::progress;
-use crate::common::{receive, receive_end, refusal};
-use crate::{Entry, Pair, assert_alive, assert_broken, is_closed, null, packet, watched};
+use crate::common::{receive, receive_end, refusal, wait_until_closed};
+use crate::{
+    Entry, Pair, assert_alive, assert_broken, is_closed, null, packet, wait_until_released, watched,
+};
 use messageport::{Buffer, CloseReason, MessageChannel, MessageError, PostError, RecvError};
 use nix::sys::socket::{AddressFamily, SockFlag, SockType, socket};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
@@ -100,9 +102,9 @@ fn f1_a_packet_that_is_not_what_its_record_says_ends_the_carrier() {
             drop(sent);
             pair.record(said, 0);
             assert_broken(&pair.victim, what);
-            assert!(is_closed(&kept), "{what}: the victim keeps what was smuggled");
+            wait_until_released(&kept, what);
             drop((pair, kept));
-            assert_eq!(Census::take(), before, "{what}");
+            before.wait_for(format_args!("{what}"));
             progress();
         }
     }
@@ -123,7 +125,7 @@ fn f14_a_packet_that_is_too_long_is_lost_and_the_carrier_lives() {
     let lost = event.take_descriptor().expect_err("it was cut off");
     assert!(matches!(lost, MessageError::Lost { descriptors: 1 }), "{lost}");
     drop(event);
-    assert!(is_closed(&kept));
+    wait_until_released(&kept, "it was lost");
     assert_alive(&mut pair, 1);
 }
 
@@ -146,7 +148,7 @@ fn f56_packets_without_a_record_are_stepped_over_and_closed() {
             assert_alive(&mut pair, orphans);
             // Without a word: what has no record may still be its sender's.
             assert_eq!(receive_end(&lost.port1), CloseReason::PeerDied);
-            assert!(is_closed(&kept));
+            wait_until_released(&kept, &format!("{orphans} orphans"));
         }
         let mut pair = Pair::new();
         for number in 0..64u64 {
@@ -155,7 +157,7 @@ fn f56_packets_without_a_record_are_stepped_over_and_closed() {
         pair.record(1, 4);
         assert_broken(&pair.victim, "more than a dead sender leaves");
         drop(pair);
-        assert_eq!(Census::take(), before);
+        before.wait_for("at the end");
     }
     let name = "packets::f56_packets_without_a_record_are_stepped_over_and_closed";
     play(name, &[("victim", victim)]);
@@ -176,15 +178,15 @@ fn f34_a_flood_of_packets_without_records_costs_the_victim_nothing() {
         }
         assert!(count > 100);
         assert!(pair.victim.try_recv().expect("an open port").is_none());
-        assert_eq!(Census::take(), held, "they stay in the kernel");
+        held.wait_for("they stay in the kernel");
         drop(sent);
         assert!(!is_closed(&kept));
         let Pair { victim, parts, region, .. } = pair;
         drop((parts, region));
         assert_eq!(receive_end(&victim), CloseReason::PeerDied);
-        assert!(is_closed(&kept), "closed at the end, though the victim keeps its port");
+        wait_until_released(&kept, "at the end");
         drop((victim, kept));
-        assert_eq!(Census::take(), before);
+        before.wait_for("at the end");
     }
     let name = "packets::f34_a_flood_of_packets_without_records_costs_the_victim_nothing";
     play(name, &[("victim", victim)]);
@@ -202,7 +204,7 @@ fn f59_empty_packets_hide_nothing_that_is_behind_them() {
     let Pair { victim, parts, region, .. } = pair;
     drop((parts, region));
     assert_eq!(receive_end(&victim), CloseReason::PeerDied);
-    assert!(lost.port1.is_closed(), "a port that nobody can have any more is closed");
+    wait_until_closed(&lost.port1);
     drop(victim);
 }
 
@@ -230,14 +232,14 @@ fn f34_messages_with_as_many_descriptors_as_can_be_leave_none_behind() {
                     assert!(event.take_ports().is_err());
                 }
             }
-            assert_eq!(Census::take(), held);
+            held.wait_for("meanwhile");
         }
         drop(descriptors);
         drop(sent);
-        assert!(is_closed(&kept));
+        wait_until_released(&kept, "taken or discarded");
         assert_alive(&mut pair, 200);
         drop((pair, kept));
-        assert_eq!(Census::take(), before);
+        before.wait_for("at the end");
     }
     let name = "packets::f34_messages_with_as_many_descriptors_as_can_be_leave_none_behind";
     play(name, &[("victim", victim)]);
@@ -343,7 +345,7 @@ fn what_only_a_trusted_peer_may_send_gives_an_untrusting_one_nothing() {
         Err(RecvError::Closed { reason: CloseReason::Corrupt(_) }) => {}
         Err(error) => panic!("{error}"),
     }
-    assert!(is_closed(&kept));
+    wait_until_released(&kept, "no pool");
 }
 
 #[test]
@@ -391,10 +393,10 @@ fn a_random_peer_ends_the_carrier_at_worst() {
             assert!(known, "{reason:?}");
             // What came after the end stays in the kernel until the port goes.
             drop(victim);
-            assert!(is_closed(&kept), "round {round}");
-            assert!(lost.port1.is_closed(), "round {round}");
+            wait_until_released(&kept, &format!("round {round}"));
+            wait_until_closed(&lost.port1);
             drop((kept, lost.port1));
-            assert_eq!(Census::take(), before, "round {round}");
+            before.wait_for(format_args!("round {round}"));
             progress();
         }
     }

@@ -4,7 +4,9 @@ use crate::common::board::Board;
 use crate::common::census::Census;
 use crate::common::parts::{ATTACHMENTS, DOORBELL, EPOCH, PACKETS, Parts, packet_sockets, send};
 use crate::common::role::{command, play};
-use crate::common::{die, receive, receive_end, receive_text, refusal, wait_until};
+use crate::common::{
+    die, receive, receive_end, receive_text, refusal, wait_until, wait_until_closed,
+};
 use crate::{assert_entangled, channel, growing, moved, number_of, token};
 use messageport::{
     AttachError, Buffer, CloseReason, MessageChannel, MessagePort, PostError, RecvError,
@@ -56,7 +58,7 @@ fn f6_a_receiver_that_dies_with_a_port_in_its_queue_ends_the_port() {
         assert_eq!(receive_end(&queued), CloseReason::PeerDied);
         worker.wait().expect("a child");
         drop((worker, taken, queued));
-        assert_eq!(Census::take(), before);
+        before.wait_for("at the end");
     }
     play(TEST, &[("watches", watches), ("dies", dies)]);
 }
@@ -92,7 +94,7 @@ fn f5_a_port_in_flight_arrives_although_its_sender_dies() {
             }
             board.word(0).store(1, SeqCst);
             worker.wait().expect("a child");
-            assert!(worker.port().is_closed());
+            wait_until_closed(worker.port());
             let event = receive(worker.port());
             let ports = event.take_ports().expect("two ports");
             assert_eq!(receive_text(&ports[1]), "in the queue");
@@ -107,7 +109,7 @@ fn f5_a_port_in_flight_arrives_although_its_sender_dies() {
             let (reason, list) = error.expect_err("a dead peer").into_parts();
             assert_eq!((refusal(Err(reason)), list.len()), (CloseReason::PeerDied, 1));
         }
-        assert_eq!(Census::take(), before);
+        before.wait_for("at the end");
     }
     play(TEST, &[("watches", watches), ("dies", dies)]);
 }
@@ -175,7 +177,7 @@ fn f59_a_receiver_half_that_is_dropped_ends_the_ports_in_its_queue() {
     carrier.port1.post_text_with("unread", [lost.port2.into()]).expect("room");
     drop(receiver);
     // The other half keeps the sockets, but nobody can ever take the port out.
-    assert!(lost.port1.is_closed(), "a port that nobody can have any more is closed");
+    wait_until_closed(&lost.port1);
     let end = receive_end(&lost.port1);
     assert!(matches!(end, CloseReason::PeerDied | CloseReason::PeerDropped), "{end:?}");
     sender.post_text("the other direction goes on").expect("room");
@@ -293,7 +295,7 @@ fn f54_options_that_a_former_owner_has_set_do_no_harm() {
             assert_eq!(number_of(&event.take_descriptor().expect("a descriptor")), round);
         }
         drop((port1, port2, kept));
-        assert_eq!(Census::take(), before);
+        before.wait_for("at the end");
     }
     let name = "ends::f54_options_that_a_former_owner_has_set_do_no_harm";
     play(name, &[("victim", victim)]);
