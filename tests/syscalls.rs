@@ -82,15 +82,37 @@ fn assert_no_call_per_message(test: &str, role: &str) {
     if !can_trace() {
         return;
     }
-    let few = calls(test, role, FEW);
-    let start = Instant::now();
-    let many = calls(test, role, MANY);
-    let by_the_clock = 2 * (start.elapsed().as_millis() / 100) as u64;
-    let more = many.saturating_sub(few);
-    assert!(
-        more < (MANY - FEW) / 100 + by_the_clock,
-        "{few} calls for {FEW} messages, {many} for {MANY}, {by_the_clock} by the clock"
-    );
+    assert_least_count(|| {
+        let few = calls(test, role, FEW);
+        let start = Instant::now();
+        let many = calls(test, role, MANY);
+        let by_the_clock = calls_by_the_clock(start);
+        let more = many.saturating_sub(few);
+        let text = format!(
+            "{few} calls for {FEW} messages, {many} for {MANY}, {by_the_clock} by the clock"
+        );
+        (more < (MANY - FEW) / 100 + by_the_clock, text)
+    });
+}
+
+/// Each of two processes asks ten times a second at most.
+fn calls_by_the_clock(start: Instant) -> u64 {
+    2 * (start.elapsed().as_millis() / 100) as u64
+}
+
+/// Fails if the count is too high each time. Another process that takes the processor at the wrong
+/// moment only adds calls, and a call too many in the code is there each time.
+#[track_caller]
+fn assert_least_count(mut count: impl FnMut() -> (bool, String)) {
+    let mut texts = Vec::new();
+    for _ in 0..5 {
+        let (is_right, text) = count();
+        if is_right {
+            return;
+        }
+        texts.push(text);
+    }
+    panic!("{texts:#?}");
 }
 
 /// Receives without ever waiting.
@@ -297,22 +319,27 @@ fn wake_each_time(test: &str) {
 }
 
 /// At most one system call on each side beyond the one that slept: who wakes makes one, and who
-/// sleeps silences the doorbell before it sleeps again.
+/// sleeps silences the doorbell before it sleeps again. That is three for each wake-up, and one more
+/// would make four; the limit is half-way.
+///
+/// A poster that loses the processor between its flag and its ring makes the receiver sleep twice.
 fn assert_three_calls_per_wake(test: &str) {
     if !can_trace() {
         return;
     }
-    let few = calls(test, "wakes", FEW_WAKES);
-    let start = Instant::now();
-    let many = calls(test, "wakes", WAKES);
-    let by_the_clock = 2 * (start.elapsed().as_millis() / 100) as u64;
-    let rounds = WAKES - FEW_WAKES;
-    let more = many.saturating_sub(few);
-    assert!(
-        more <= 3 * rounds + rounds / 20 + by_the_clock,
-        "{few} calls for {FEW_WAKES} wake-ups, {many} for {WAKES}, {by_the_clock} by the clock"
-    );
-    assert!(more >= 2 * rounds, "nobody slept: {few} calls, and then {many}");
+    assert_least_count(|| {
+        let few = calls(test, "wakes", FEW_WAKES);
+        let start = Instant::now();
+        let many = calls(test, "wakes", WAKES);
+        let by_the_clock = calls_by_the_clock(start);
+        let rounds = WAKES - FEW_WAKES;
+        let more = many.saturating_sub(few);
+        assert!(many >= 2 * WAKES, "the receiver did not sleep: {many} calls for {WAKES} wake-ups");
+        let text = format!(
+            "{few} calls for {FEW_WAKES} wake-ups, {many} for {WAKES}, {by_the_clock} by the clock"
+        );
+        (more <= 3 * rounds + rounds / 2 + by_the_clock, text)
+    });
 }
 
 /// The next message of the child's port is the one with this number.
