@@ -51,8 +51,14 @@ fn flooded(harness: &mut Harness) {
 fn beside_idle_ones(harness: &mut Harness) {
     let core = harness.peer_core();
     let count = harness.count(10_000, 20);
-    let beside = |variant, idle| fronts::round_trip_beside(core, variant, idle, count);
-    let ((few, _), (many, idle)) = (beside(ONE_OF_10, 9), beside(ONE_OF_1000, 999));
+    let beside = |variant, idle, is_started| {
+        fronts::round_trip_beside(core, variant, idle, is_started, count)
+    };
+    let ((few, _), (many, idle)) = (beside(ONE_OF_10, 9, true), beside(ONE_OF_1000, 999, true));
+    let (unstarted, waiting) = beside(BESIDE_3000, 3_000, false);
+    if waiting < 3_000 {
+        println!("fronts: {waiting} unstarted ports and not 3000, as descriptors are limited");
+    }
     if idle < 999 {
         println!("fronts: {idle} idle ports and not 999, as descriptors are limited");
     }
@@ -60,11 +66,14 @@ fn beside_idle_ones(harness: &mut Harness) {
         group: "fronts_idle",
         title: "a message and its answer, both sides asleep, beside idle ports of the same loop",
         baselines: vec![Baseline::same(ONE_OF_10)],
-        bars: vec![Bar::same(17, ONE_OF_1000, ONE_OF_10, BYTES, 1.1)],
+        bars: vec![
+            Bar::same(17, ONE_OF_1000, ONE_OF_10, BYTES, 1.1),
+            Bar::same(17, BESIDE_3000, ONE_OF_10, BYTES, 1.1),
+        ],
         is_throughput: false,
         is_slow: false,
     };
-    harness.run(&report, &[few, many]);
+    harness.run(&report, &[few, many, unstarted]);
 }
 
 /// What a loop takes of the processor while nothing comes.
@@ -82,3 +91,5 @@ fn idling(harness: &Harness) {
 
 const ONE_OF_10: &str = "one-of-10";
 const ONE_OF_1000: &str = "one-of-1000";
+/// One port that is started, beside so many that are not.
+const BESIDE_3000: &str = "loop-beside-3000-unstarted";

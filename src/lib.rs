@@ -88,6 +88,7 @@ pub use error::{
     SchemaError, SpawnError,
 };
 #[cfg(not(messageport_loom))]
+pub use front::add_error::AddError;
 pub use front::blocking::Iter;
 #[cfg(not(messageport_loom))]
 pub use front::event_loop::{EventLoop, LoopHandle, PortId, SourceId};

@@ -8,6 +8,8 @@
 
 #[path = "semantics/channel.rs"]
 mod channel;
+#[path = "semantics/closed.rs"]
+mod closed;
 mod common;
 #[path = "semantics/delivered.rs"]
 mod delivered;
@@ -21,8 +23,12 @@ mod handlers;
 mod inside;
 #[path = "semantics/nesting.rs"]
 mod nesting;
+#[path = "semantics/panics.rs"]
+mod panics;
 #[path = "semantics/posting.rs"]
 mod posting;
+#[path = "semantics/stopping.rs"]
+mod stopping;
 
 use common::ends::between_two_ends;
 use common::{DEADLINE, wait_until};

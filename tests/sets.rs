@@ -1,14 +1,19 @@
 //! Ports that are received from together: turns, ends, and what is taken out again.
 
+#![allow(unsafe_code)]
+
 mod common;
+#[path = "common/filter.rs"]
+mod filter;
 
 use std::os::fd::AsFd;
+use std::os::unix::net::UnixStream;
 use std::thread;
 use std::time::Duration;
 
 use common::watchdog::watch;
 use common::{DEADLINE, receive_text};
-use messageport::{CloseReason, MessageChannel, PortId, PortSet, RecvError};
+use messageport::{CloseReason, EventLoop, LoopError, MessageChannel, PortId, PortSet, RecvError};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
 fn channel() -> MessageChannel {
@@ -126,4 +131,62 @@ fn a_set_wakes_up_for_a_message_and_is_readable_for_others_loops() {
     let timeout = PollTimeout::try_from(DEADLINE).expect("it fits");
     assert_eq!(poll(&mut waits, timeout), Ok(1));
     assert_eq!(hear(&set), (id, Ok("late".to_owned())));
+}
+
+/// By calls a port that was closed here says so; so it does in a set, behind its queue.
+#[test]
+fn a_port_that_was_closed_here_says_its_end_once() {
+    let (one, other) = (channel(), channel());
+    let mut set = PortSet::new().expect("a set");
+    let (closed, idle) = (set.add(one.port2).expect("room"), set.add(other.port2).expect("room"));
+    assert!(set.try_recv().expect("a set").is_none());
+    one.port1.post_text("queued").expect("room");
+    for _ in 0..2 {
+        set.get(closed).expect("a port").close();
+        set.get(idle).expect("a port").close();
+    }
+    let mut said = vec![hear(&set), hear(&set), hear(&set)];
+    said.sort_by_key(|(id, _)| *id);
+    let queued = Ok("queued".to_owned());
+    let end = Err(CloseReason::Local);
+    assert_eq!(said, [(closed, queued), (closed, end.clone()), (idle, end)]);
+    assert!(set.try_recv().expect("a set").is_none());
+    let taken = set.remove(closed).expect("a port");
+    taken.close();
+    assert!(set.try_recv().expect("a set").is_none());
+}
+
+/// An error of a loop or of a set gives back what was to be taken in, and is an error as any other.
+#[test]
+fn what_could_not_be_added_comes_back() {
+    fn is_error<T: std::error::Error + Send + Sync + 'static>(_: &T) {}
+    let (one, other) = (channel(), channel());
+    thread::spawn(move || {
+        let mut event_loop = EventLoop::new().expect("a loop");
+        let mut set = PortSet::new().expect("a set");
+        let (source, _far) = UnixStream::pair().expect("a pair");
+        filter::answer(libc::SYS_epoll_ctl, filter::When::Always, libc::ENOSPC).expect("a filter");
+        let refused = event_loop.add(one.port2).expect_err("no room");
+        is_error(&refused);
+        assert!(refused.to_string().contains("epoll_ctl"), "{refused}");
+        let refused = set.add(refused.into_inner()).expect_err("no room");
+        let (LoopError::Io { call, source: error }, port) = refused.into_parts() else {
+            panic!("another error")
+        };
+        assert_eq!(error.raw_os_error(), Some(libc::ENOSPC), "{call}");
+        one.port1.post_text("as before").expect("room");
+        assert_eq!(receive_text(&port), "as before");
+        let refused = event_loop.add_source(source, |_, _| {}).expect_err("no room");
+        is_error(&refused);
+        let _source: UnixStream = refused.into_inner();
+        // Where the reason alone is wanted, `?` makes it that; the port is dropped then.
+        let add = |mut event_loop: EventLoop| -> Result<(), LoopError> {
+            event_loop.add(other.port2)?;
+            Ok(())
+        };
+        assert!(matches!(add(event_loop), Err(LoopError::Io { .. })));
+        assert!(other.port1.is_closed());
+    })
+    .join()
+    .expect("no panic");
 }

@@ -53,15 +53,17 @@ pub fn round_trips(cores: (usize, usize), front: Front, count: u64) -> [Subject;
     })
 }
 
-/// Round trips to a port of a loop that has so many idle ones beside it.
+/// Round trips to a port of a loop that has so many idle ones beside it, started or not.
 pub fn round_trip_beside(
     core: usize,
     variant: &'static str,
     idle: usize,
+    is_started: bool,
     count: u64,
 ) -> (Subject, usize) {
     let idle = idle.min(most_pairs());
-    let role = format!("front-echo:loop:{idle}:none");
+    let front = if is_started { "loop" } else { UNSTARTED };
+    let role = format!("front-echo:{front}:{idle}:none");
     let subject =
         Subject::new(variant, BYTES, count, move || Trips(Served::start(&role, core, false)));
     (subject, idle)
@@ -168,7 +170,8 @@ pub fn serve_echo(job: Job) {
     let flood = flood.map(|worker| worker.into_parts().0);
     let echo = parent_port().expect("a port to the parent");
     match front {
-        "loop" => by_loop(echo, flood, idle.parse().expect("a number of ports")),
+        "loop" => by_loop(echo, flood, idle.parse().expect("a number of ports"), true),
+        UNSTARTED => by_loop(echo, flood, idle.parse().expect("a number of ports"), false),
         "set" => by_set(echo, flood),
         #[cfg(feature = "tokio")]
         "task" => by_task(echo, flood),
@@ -201,10 +204,10 @@ fn answer(port: &MessagePort, event: &MessageEvent<'_>, tide: &Tide) {
     };
 }
 
-fn by_loop(echo: MessagePort, flood: Option<MessagePort>, idle: usize) {
+fn by_loop(echo: MessagePort, flood: Option<MessagePort>, idle: usize, is_started: bool) {
     let tide = Tide::default();
     let mut event_loop = EventLoop::new().expect("a loop");
-    let far = idle_ports(idle, &mut event_loop);
+    let far = idle_ports(idle, is_started, &mut event_loop);
     if let Some(flood) = flood {
         let tide = tide.clone();
         flood.on_listener_failure(|_| std::process::abort());
@@ -221,13 +224,15 @@ fn by_loop(echo: MessagePort, flood: Option<MessagePort>, idle: usize) {
     drop(far);
 }
 
-/// Adds started ports to which nobody posts; returns their peers.
-fn idle_ports(count: usize, event_loop: &mut EventLoop) -> Vec<MessagePort> {
+/// Adds ports to which nothing is posted; returns their peers.
+fn idle_ports(count: usize, is_started: bool, event_loop: &mut EventLoop) -> Vec<MessagePort> {
     let (_, most) = getrlimit(Resource::RLIMIT_NOFILE).expect("a limit");
     setrlimit(Resource::RLIMIT_NOFILE, most, most).expect("up to the hard limit");
     let add = |_| {
         let MessageChannel { port1, port2 } = MessageChannel::new().expect("a channel");
-        port2.on_message(|_| panic!("nobody posts here") as ());
+        if is_started {
+            port2.on_message(|_| panic!("nobody posts here") as ());
+        }
         event_loop.add(port2).expect("room for a port");
         port1
     };
@@ -287,3 +292,5 @@ fn by_task(echo: MessagePort, flood: Option<MessagePort>) {
 }
 
 pub const BYTES: usize = 64;
+/// The word of a role for a loop whose idle ports are not started.
+const UNSTARTED: &str = "loop-unstarted";

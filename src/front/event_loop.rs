@@ -2,15 +2,19 @@
 
 mod handle;
 mod lend;
+#[cfg(test)]
+mod tests;
 mod turn;
 
 pub use handle::LoopHandle;
 
 use crate::error::LoopError;
+use crate::front::add_error::AddError;
 use crate::os::epoll::Epoll;
 use crate::os::eventfd::Bell;
 use crate::port::MessagePort;
 use crate::port::events::{Called, Watcher};
+use crate::port::target::ListenerFailure;
 use handle::Shared;
 use std::any::Any;
 use std::cell::{Cell, RefCell};
@@ -25,13 +29,21 @@ use std::time::{Duration, Instant};
 /// Delivers the events of many ports, on the thread that runs it.
 ///
 /// A port that is [started](MessagePort::start) has its messages delivered, at most 64 of them
-/// before the others have their turn. A port that is not started costs nothing, and keeps its
-/// messages. When a port has said `close` it is dropped, and [`run`](EventLoop::run) returns once
-/// no port is left.
+/// before the others have their turn. A port that is not started keeps its messages, and costs a
+/// turn nothing. When a port has said `close` it is dropped, and [`run`](EventLoop::run) returns
+/// once no port is left. A port that was closed here before it was started stays until what is in
+/// its queue was delivered, or read by calls.
 ///
-/// Inside a handler the event lends the loop's ports, by [`Event::loop_port`], and
-/// [`Event::defer`] has something done by the loop afterwards: that is how ports are added, taken
-/// and moved away from inside a handler, the one that is being served included.
+/// Inside a handler the event lends the loop's ports, by
+/// [`Event::loop_port`](crate::Event::loop_port), and [`Event::defer`](crate::Event::defer) has
+/// something done by the loop afterwards: that is how ports are added, taken and moved away from
+/// inside a handler, the one that is being served included.
+///
+/// A panic ends neither the loop nor anything that is queued, be it in a listener, a source, work
+/// of a [`LoopHandle`], or a deferred action: it is reported, by
+/// [`MessagePort::on_listener_failure`] for a listener and by
+/// [`EventLoop::on_listener_failure`] for the others, and the loop goes on. What panicked is called
+/// again when it is due again. (A program that is built with `panic = "abort"` ends, of course.)
 ///
 /// ```
 /// use messageport::{EventLoop, MessageChannel};
@@ -54,19 +66,29 @@ pub struct EventLoop {
     next: u64,
     /// Ports that have to be looked at, whatever epoll says.
     ready: VecDeque<u64>,
-    /// Ports that are not started yet, as far as was seen.
-    unstarted: Vec<u64>,
-    /// Ports whose next message cannot be had at the moment.
-    delayed: Vec<u64>,
+    /// Ports for which `run` goes on.
+    holding: usize,
+    /// Ports that were set aside, and that the program has had in its hands since.
+    lent: RefCell<Vec<u64>>,
+    /// Ports whose next message cannot be had at the moment, and when they are tried again at the
+    /// latest.
+    delayed: VecDeque<u64>,
+    retry_at: Instant,
+    /// Sources that panicked, and when each is listened to again.
+    resting: VecDeque<(Instant, u64)>,
     /// Somebody asked for the descriptor.
     is_nested: Cell<bool>,
-    deferred: RefCell<Vec<Box<dyn Any>>>,
+    deferred: RefCell<VecDeque<Box<dyn Any>>>,
     shared: Arc<Shared>,
     marks: Vec<u64>,
     /// What else is waited for, and what to do then. A source is out of its place while it is
     /// served.
     sources: BTreeMap<u64, Option<Source>>,
+    /// What is told of panics.
+    hook: Option<Hook>,
 }
+
+type Hook = Box<dyn FnMut(&ListenerFailure)>;
 
 struct Source {
     fd: Rc<dyn AsFd>,
@@ -80,6 +102,39 @@ struct Slot {
     /// What stands next cannot be had at the moment.
     is_delayed: bool,
     is_ready: bool,
+    /// `run` goes on for it: more may come of it.
+    holds_run: bool,
+    /// Nothing more comes of it.
+    has_ended: bool,
+    /// It is in the list of those that were lent.
+    is_lent: Cell<bool>,
+}
+
+impl Slot {
+    fn new(port: MessagePort) -> Slot {
+        Slot {
+            port,
+            is_watched: true,
+            is_delayed: false,
+            is_ready: true,
+            holds_run: true,
+            has_ended: false,
+            is_lent: Cell::new(false),
+        }
+    }
+
+    /// Whether it waits to be started, with messages, and nothing tells of it.
+    fn is_aside(&self) -> bool {
+        !self.is_watched && !self.is_delayed && !self.has_ended
+    }
+
+    /// Gives the port into the program's hands, which may read by calls what it was set aside for.
+    fn lend(&self, id: u64, lent: &RefCell<Vec<u64>>) -> &MessagePort {
+        if self.is_aside() && !self.is_lent.replace(true) {
+            lent.borrow_mut().push(id);
+        }
+        &self.port
+    }
 }
 
 type Deferred = Box<dyn FnOnce(&mut EventLoop)>;
@@ -112,7 +167,7 @@ impl EventLoop {
         let epoll = Epoll::new()?;
         let bell = Bell::new()?;
         epoll.add(bell.as_fd(), BELL)?;
-        let called = Arc::new(Called { bell, ids: Mutex::default() });
+        let called = Arc::new(Called::new(Some(bell)));
         let is_stopped = AtomicBool::new(false);
         let shared = Shared { called, is_stopped, work: Mutex::new(Some(VecDeque::new())) };
         Ok(EventLoop {
@@ -120,13 +175,17 @@ impl EventLoop {
             ports: BTreeMap::new(),
             next: 0,
             ready: VecDeque::new(),
-            unstarted: Vec::new(),
-            delayed: Vec::new(),
+            holding: 0,
+            lent: RefCell::default(),
+            delayed: VecDeque::new(),
+            retry_at: Instant::now(),
+            resting: VecDeque::new(),
             is_nested: Cell::new(false),
             deferred: RefCell::default(),
             shared: Arc::new(shared),
             marks: Vec::new(),
             sources: BTreeMap::new(),
+            hook: None,
         })
     }
 
@@ -134,23 +193,48 @@ impl EventLoop {
     /// `messageerror`.
     ///
     /// # Errors
-    /// [`LoopError::Io`]; the port is dropped then.
-    pub fn add(&mut self, port: impl Into<MessagePort>) -> Result<PortId, LoopError> {
+    /// [`AddError`] with the port, if the kernel refuses.
+    pub fn add(&mut self, port: impl Into<MessagePort>) -> Result<PortId, AddError> {
         let (id, port) = (self.next, port.into());
-        self.epoll.add(port.as_fd(), id)?;
+        if let Err(error) = self.epoll.add(port.as_fd(), id) {
+            return Err(AddError::new(error.into(), port));
+        }
         self.next += 1;
         port.set_watcher(Some(Watcher { shared: self.shared.called.clone(), id }));
-        self.ports.insert(id, Slot { port, is_watched: true, is_delayed: false, is_ready: true });
-        self.unstarted.push(id);
+        self.ports.insert(id, Slot::new(port));
+        self.holding += 1;
         // What has come before is looked for at the next turn.
         self.ready.push_back(id);
-        self.shared.called.bell.ring();
+        self.shared.called.ring();
         Ok(PortId(id))
     }
 
     /// Takes a port out again, for other uses: with its listeners, and as started as it is.
+    ///
+    /// A port whose peer has ended can be taken out as well, and moved: its next owner is told of
+    /// the end. The last to do so is an action that a listener of its `close` has
+    /// [deferred](crate::Event::defer), as the loop drops the port behind it.
+    ///
+    /// ```
+    /// use messageport::{EventLoop, MessageChannel};
+    /// use std::sync::mpsc;
+    ///
+    /// let MessageChannel { port1, port2 } = MessageChannel::new()?;
+    /// let (keep, kept) = mpsc::channel();
+    /// port2.on_close(move |event| {
+    ///     let (id, keep) = (event.port_id().expect("a loop"), keep.clone());
+    ///     event.defer(move |event_loop| keep.send(event_loop.take(id)).expect("a receiver"));
+    /// });
+    /// let mut event_loop = EventLoop::new()?;
+    /// event_loop.add(port2)?;
+    /// drop(port1);
+    /// event_loop.run()?;
+    /// assert!(kept.recv()?.is_some_and(|port| port.is_closed()));
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     pub fn take(&mut self, id: PortId) -> Option<MessagePort> {
         let slot = self.ports.remove(&id.0)?;
+        self.holding -= usize::from(slot.holds_run);
         slot.port.set_watcher(None);
         // It fails only for a descriptor that is not there.
         let _ = self.epoll.remove(slot.port.endpoint().doorbell());
@@ -164,12 +248,12 @@ impl EventLoop {
 
     /// A port of this loop.
     pub fn get(&self, id: PortId) -> Option<&MessagePort> {
-        self.ports.get(&id.0).map(|slot| &slot.port)
+        self.ports.get(&id.0).map(|slot| slot.lend(id.0, &self.lent))
     }
 
-    /// The ports of this loop.
+    /// The ports of this loop, except one that has said its end and is about to be dropped.
     pub fn ids(&self) -> impl Iterator<Item = PortId> {
-        self.ports.keys().map(|id| PortId(*id))
+        self.ports.iter().filter(|(_, slot)| !slot.has_ended).map(|(id, _)| PortId(*id))
     }
 
     /// Waits for something else as well: a [`Listener`](crate::Listener), a socket, a timer's
@@ -177,8 +261,10 @@ impl EventLoop {
     /// that are readable at the same time are served in the order in which they were added. While
     /// there is a source [`run`](Self::run) goes on without ports, until it is stopped.
     ///
+    /// A source that panics stays, and is called again a hundredth of a second later.
+    ///
     /// # Errors
-    /// [`LoopError::Io`]; the source is dropped then.
+    /// [`AddError`] with the source, if the kernel refuses: a file of a disk cannot be waited for.
     ///
     /// ```
     /// use messageport::{EventLoop, Listener, connect};
@@ -207,9 +293,11 @@ impl EventLoop {
         &mut self,
         source: S,
         mut on_ready: impl FnMut(&mut EventLoop, &S) + 'static,
-    ) -> Result<SourceId, LoopError> {
+    ) -> Result<SourceId, AddError<S>> {
         let id = self.next;
-        self.epoll.add(source.as_fd(), id)?;
+        if let Err(error) = self.epoll.add(source.as_fd(), id) {
+            return Err(AddError::new(error.into(), source));
+        }
         self.next += 1;
         let source = Rc::new(source);
         let served = source.clone();
@@ -241,28 +329,76 @@ impl EventLoop {
         LoopHandle { shared: self.shared.clone() }
     }
 
-    /// Delivers events until the loop is stopped, or no port is left.
+    /// Sets what is told of panics in sources, in work of a [`LoopHandle`], and in deferred
+    /// actions. Without it the panic's own message, on standard error, is all that is seen.
+    ///
+    /// ```
+    /// use messageport::{EventLoop, ListenerFailure};
+    /// use std::cell::Cell;
+    /// use std::rc::Rc;
+    ///
+    /// let (mut event_loop, panics) = (EventLoop::new()?, Rc::new(Cell::new(0)));
+    /// let counted = panics.clone();
+    /// event_loop.on_listener_failure(move |failure| {
+    ///     assert!(matches!(failure, ListenerFailure::Panic(_)));
+    ///     counted.set(counted.get() + 1);
+    /// });
+    /// event_loop.handle().post(|_| panic!("on purpose"));
+    /// event_loop.handle().post(|_| println!("it goes on"));
+    /// event_loop.run()?;
+    /// assert_eq!(panics.get(), 1);
+    /// # Ok::<(), messageport::LoopError>(())
+    /// ```
+    pub fn on_listener_failure(&mut self, hook: impl FnMut(&ListenerFailure) + 'static) {
+        self.hook = Some(Box::new(hook));
+    }
+
+    /// Delivers events until the loop is [stopped](LoopHandle::stop), or nothing is left to wait
+    /// for: no port, no source, and no work.
+    ///
+    /// A port that was closed here and never started counts as none, though messages may be in its
+    /// queue: it stays, and they are delivered by the next `run` once it is started.
     ///
     /// # Errors
     /// [`LoopError::Io`] if the kernel refuses to wait.
     pub fn run(&mut self) -> Result<(), LoopError> {
-        while !self.is_through() {
+        while !self.take_stop_request() && !self.is_empty() {
             self.turn(None)?;
         }
         Ok(())
     }
 
-    /// Delivers events until nothing is there at the moment.
+    /// Delivers events until nothing is there at the moment. Once the loop is
+    /// [being stopped](Self::is_stopping) it delivers a fair share and returns; the request is left
+    /// for `run`.
     ///
     /// # Errors
     /// As [`run`](Self::run).
     pub fn run_until_idle(&mut self) -> Result<(), LoopError> {
-        while self.turn(Some(Duration::ZERO))? && !self.is_stopped() {}
+        while self.turn(Some(Duration::ZERO))? && !self.is_stopping() {}
         Ok(())
     }
 
     /// Waits for events at most for `timeout`, and delivers a fair share of what has come. Says
     /// whether there was anything.
+    ///
+    /// Does not wait if [`run`](Self::run) would return at once, as no port and no source is there
+    /// that something could come of, and while the loop is [being stopped](Self::is_stopping). So a
+    /// program with a loop of its own asks for that, and tells a stop from a timeout:
+    ///
+    /// ```
+    /// use messageport::{EventLoop, MessageChannel};
+    /// use std::time::Duration;
+    ///
+    /// let (mut event_loop, channel) = (EventLoop::new()?, MessageChannel::new()?);
+    /// event_loop.add(channel.port2)?;
+    /// let handle = event_loop.handle();
+    /// std::thread::spawn(move || handle.stop());
+    /// while !event_loop.take_stop_request() {
+    ///     event_loop.poll_once(Duration::from_secs(1))?;
+    /// }
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     ///
     /// # Errors
     /// As [`run`](Self::run).
@@ -272,28 +408,37 @@ impl EventLoop {
             if self.is_empty() {
                 return Ok(false);
             }
-            let left = deadline.map(|at| at.saturating_duration_since(Instant::now()));
+            let left = match self.is_stopping() {
+                true => Some(Duration::ZERO),
+                false => deadline.map(|at| at.saturating_duration_since(Instant::now())),
+            };
             let was_something = self.turn(left)?;
             let is_late = deadline.is_some_and(|at| Instant::now() >= at);
-            if was_something || is_late || self.is_through() {
+            if was_something || is_late || self.is_stopping() {
                 return Ok(was_something);
             }
         }
     }
 
-    fn is_through(&self) -> bool {
-        self.is_stopped() || self.is_empty()
-    }
-
-    /// Whether nothing can come any more.
-    fn is_empty(&self) -> bool {
-        self.ports.is_empty() && self.sources.is_empty() && self.has_no_work()
-    }
-
-    /// Whether it was stopped. The question takes the request.
-    fn is_stopped(&self) -> bool {
+    /// Whether the loop was asked to [stop](LoopHandle::stop), and neither [`run`](Self::run) nor
+    /// [`take_stop_request`](Self::take_stop_request) has taken the request since.
+    pub fn is_stopping(&self) -> bool {
         // Acquire: pairs with the Release in `stop`.
-        self.shared.is_stopped.swap(false, Ordering::Acquire)
+        self.shared.is_stopped.load(Ordering::Acquire)
+    }
+
+    /// Takes a request to [stop](LoopHandle::stop), so that it does not end the next `run`. Says
+    /// whether there was one.
+    pub fn take_stop_request(&mut self) -> bool {
+        // Acquire: pairs with the Release in `stop`.
+        self.is_stopping() && self.shared.is_stopped.swap(false, Ordering::Acquire)
+    }
+
+    /// Whether nothing can come any more, unless another thread gives work.
+    fn is_empty(&mut self) -> bool {
+        self.look_at_lent();
+        let is_through = self.holding == 0 && self.sources.is_empty() && self.ready.is_empty();
+        is_through && self.shared.called.is_empty() && self.has_no_work()
     }
 
     fn has_no_work(&self) -> bool {
@@ -316,8 +461,8 @@ impl Drop for EventLoop {
 /// which the next turn tells.
 impl AsFd for EventLoop {
     fn as_fd(&self) -> BorrowedFd<'_> {
-        if !self.is_nested.replace(true) && !self.delayed.is_empty() {
-            self.shared.called.bell.ring();
+        if !self.is_nested.replace(true) && self.has_retries() {
+            self.shared.called.ring();
         }
         self.epoll.as_fd()
     }

@@ -1,6 +1,7 @@
 //! Ports for async programs: they wait on the runtime's reactor, and start no thread.
 
 use crate::error::{CloseReason, LoopError, MessageError, PostError, RecvError};
+use crate::front::add_error::AddError;
 use crate::link::endpoint::Endpoint;
 use crate::link::payload::Post;
 use crate::port::MessagePort;
@@ -83,12 +84,15 @@ impl MessagePort {
     /// Makes the port one for async programs. Takes two descriptors more.
     ///
     /// # Errors
-    /// [`LoopError::Io`] if the reactor takes no descriptor, or if there is none: with the feature
-    /// `tokio` alone, outside of a runtime.
-    pub fn into_async(self) -> Result<AsyncPort, LoopError> {
+    /// [`AddError`] with the port, if the reactor takes no descriptor, or if there is none: with
+    /// the feature `tokio` alone, outside of a runtime.
+    pub fn into_async(self) -> Result<AsyncPort, AddError> {
         let wakers = Arc::new(Wakers::default());
-        let reactor = |port: &MessagePort| Reactor::new(port.endpoint());
-        let (for_sender, for_receiver) = (reactor(&self)?, reactor(&self)?);
+        let reactor = || Reactor::new(self.endpoint());
+        let (for_sender, for_receiver) = match (reactor(), reactor()) {
+            (Ok(for_sender), Ok(for_receiver)) => (for_sender, for_receiver),
+            (Err(error), _) | (_, Err(error)) => return Err(AddError::new(error, self)),
+        };
         let (sender, receiver) = self.split();
         // From here on whoever finds nothing has raised the flag.
         let _ = receiver.as_fd();

@@ -1,5 +1,6 @@
 //! Floor 5: who runs the callback, and when.
 
+pub(crate) mod add_error;
 pub(crate) mod blocking;
 pub(crate) mod event_loop;
 #[cfg(any(feature = "tokio", feature = "async-io"))]

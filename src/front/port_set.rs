@@ -1,20 +1,24 @@
 //! Waiting on many ports without callbacks.
 
 use crate::error::{LoopError, RecvError};
+use crate::front::add_error::AddError;
 use crate::front::event_loop::PortId;
 use crate::os::epoll::Epoll;
 use crate::port::MessagePort;
 use crate::port::event::MessageEvent;
+use crate::port::events::{Called, Watcher};
 use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::fmt;
 use std::os::fd::{AsFd, BorrowedFd};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 /// Ports that are received from together: each message comes with the port that it is from.
 ///
 /// Fair: a port that has given a message goes behind the others that have one. The end of a port is
-/// told once, and then it is silent until it is taken out.
+/// told once, and then it is silent until it is taken out. So is that of a port which was closed
+/// here, behind what was in its queue.
 ///
 /// ```
 /// use messageport::{MessageChannel, PortSet};
@@ -33,6 +37,8 @@ pub struct PortSet {
     epoll: Epoll,
     ports: BTreeMap<u64, MessagePort>,
     next: u64,
+    /// Ports that were closed here, which nothing else tells of.
+    called: Arc<Called>,
     state: RefCell<State>,
 }
 
@@ -73,17 +79,22 @@ impl PortSet {
     /// [`LoopError::Io`].
     pub fn new() -> Result<PortSet, LoopError> {
         let (ports, state) = (BTreeMap::new(), RefCell::default());
-        Ok(PortSet { epoll: Epoll::new()?, ports, next: 0, state })
+        // No bell: while one of its methods waits, no port of the set can be closed here.
+        let called = Arc::new(Called::new(None));
+        Ok(PortSet { epoll: Epoll::new()?, ports, next: 0, called, state })
     }
 
     /// Takes a port in.
     ///
     /// # Errors
-    /// [`LoopError::Io`]; the port is dropped then.
-    pub fn add(&mut self, port: MessagePort) -> Result<PortId, LoopError> {
+    /// [`AddError`] with the port, if the kernel refuses.
+    pub fn add(&mut self, port: MessagePort) -> Result<PortId, AddError> {
         let id = self.next;
-        self.epoll.add(port.as_fd(), id)?;
+        if let Err(error) = self.epoll.add(port.as_fd(), id) {
+            return Err(AddError::new(error.into(), port));
+        }
         self.next += 1;
+        port.set_watcher(Some(Watcher { shared: self.called.clone(), id }));
         self.ports.insert(id, port);
         // What has come before is looked for at the next turn.
         self.state.get_mut().queue(id);
@@ -93,6 +104,7 @@ impl PortSet {
     /// Takes a port out again.
     pub fn remove(&mut self, id: PortId) -> Option<MessagePort> {
         let port = self.ports.remove(&id.number())?;
+        port.set_watcher(None);
         let state = self.state.get_mut();
         if state.queued.remove(&id.number()) {
             state.ready.retain(|ready| *ready != id.number());
@@ -184,12 +196,14 @@ impl PortSet {
     /// Asks the kernel which ports may have something. Says whether there are any.
     fn ask(&self, timeout: Option<Duration>) -> Result<bool, LoopError> {
         let state = &mut *self.state.borrow_mut();
+        let called = self.called.take();
+        let timeout = if called.is_empty() { timeout } else { Some(Duration::ZERO) };
         let mut marks = std::mem::take(&mut state.marks);
         self.epoll.wait(&mut marks, timeout)?;
-        marks.iter().for_each(|id| state.queue(*id));
+        called.iter().chain(&marks).for_each(|id| state.queue(*id));
         state.given = 0;
         state.marks = marks;
-        Ok(!state.marks.is_empty())
+        Ok(!called.is_empty() || !state.marks.is_empty())
     }
 
     /// Asks the ports that may have something, in their turns.

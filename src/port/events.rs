@@ -9,7 +9,7 @@ use crate::port::target::{
     Scope, callback,
 };
 use crate::ring::notifier::Wait;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 /// How a port tells the loop that has it of what nobody else would: that it was started, or closed,
 /// from outside.
@@ -19,16 +19,43 @@ pub(crate) struct Watcher {
     pub id: u64,
 }
 
-/// Ports that have called, and the bell that they rang.
+/// Ports that have called, and the bell that they rang, if there is one.
 pub(crate) struct Called {
-    pub bell: Bell,
-    pub ids: Mutex<Vec<u64>>,
+    bell: Option<Bell>,
+    ids: Mutex<Vec<u64>>,
+}
+
+impl Called {
+    pub(crate) fn new(bell: Option<Bell>) -> Called {
+        Called { bell, ids: Mutex::default() }
+    }
+
+    pub(crate) fn ring(&self) {
+        self.bell.iter().for_each(Bell::ring);
+    }
+
+    pub(crate) fn silence(&self) {
+        self.bell.iter().for_each(Bell::silence);
+    }
+
+    /// The ports that have called since this was last asked.
+    pub(crate) fn take(&self) -> Vec<u64> {
+        std::mem::take(&mut self.ids())
+    }
+
+    pub(crate) fn is_empty(&self) -> bool {
+        self.ids().is_empty()
+    }
+
+    fn ids(&self) -> MutexGuard<'_, Vec<u64>> {
+        self.ids.lock().unwrap_or_else(PoisonError::into_inner)
+    }
 }
 
 impl Watcher {
     fn call(&self) {
-        self.shared.ids.lock().unwrap_or_else(PoisonError::into_inner).push(self.id);
-        self.shared.bell.ring();
+        self.shared.ids().push(self.id);
+        self.shared.ring();
     }
 }
 
@@ -181,7 +208,14 @@ impl MessagePort {
 
     /// Whether messages are delivered as events.
     pub fn is_started(&self) -> bool {
+        #[cfg(test)]
+        LOOKS.set(LOOKS.get() + 1);
         self.is_started.get()
+    }
+
+    /// Whether this end was closed, by the program or for what its peer has broken.
+    pub(crate) fn is_closed_here(&self) -> bool {
+        self.sender.is_closing()
     }
 
     pub(crate) fn has_said_close(&self) -> bool {
@@ -204,10 +238,7 @@ impl MessagePort {
                 }
                 Delivered::Event
             }
-            Err(RecvError::Closed { reason }) => {
-                self.end_if_broken(&RecvError::Closed { reason });
-                self.deliver_close(reason, scope)
-            }
+            Err(RecvError::Closed { reason }) => self.deliver_close(reason, scope),
             Err(RecvError::OutOfDescriptors { .. }) => Delivered::Later,
             Err(RecvError::OutOfMemory { len }) => {
                 // It may never fit; what is lost is said.
@@ -219,22 +250,20 @@ impl MessagePort {
         }
     }
 
-    /// Delivers the end of a port that was not started, if nothing stands before it.
+    /// Delivers the end of a port that was not started, if nothing stands before it. What was in
+    /// its queue when it was closed here waits for its start.
     pub(crate) fn deliver_early_close(&self, scope: Option<&dyn Scope>) -> Delivered {
         if self.has_said_close.get() {
             return Delivered::End;
         }
-        if self.sender.is_closing() {
-            // It will never be started, or in vain.
-            return self.deliver_close(CloseReason::Local, scope);
-        }
         match self.receiver.prepare_wait_for_end() {
+            // The peer can post nothing more.
+            Ok(Wait::Sleep) if self.is_closed_here() => {
+                self.deliver_close(CloseReason::Local, scope)
+            }
             Ok(Wait::Sleep) => Delivered::Nothing,
             Ok(Wait::Ready) => Delivered::Unwanted,
-            Err(RecvError::Closed { reason }) => {
-                self.end_if_broken(&RecvError::Closed { reason });
-                self.deliver_close(reason, scope)
-            }
+            Err(RecvError::Closed { reason }) => self.deliver_close(reason, scope),
             Err(_) => Delivered::Later,
         }
     }
@@ -242,8 +271,10 @@ impl MessagePort {
     fn deliver_close(&self, reason: CloseReason, scope: Option<&dyn Scope>) -> Delivered {
         self.has_said_close.set(true);
         // It fires at the other end only: not where `close` was called, however the peer ended
-        // then.
-        if reason != CloseReason::Local && !self.sender.is_closing() {
+        // then. Asked first, as a port whose peer broke the protocol is closed now.
+        let is_news = reason != CloseReason::Local && !self.is_closed_here();
+        self.end_if_broken(&RecvError::Closed { reason });
+        if is_news {
             self.fire(EventType::Close, scope, |event| event.with_reason(reason));
         }
         Delivered::End
@@ -263,4 +294,10 @@ impl MessagePort {
         // A fresh event is not being dispatched.
         let _ = self.events.dispatch(&event);
     }
+}
+
+#[cfg(test)]
+thread_local! {
+    /// How often a port was asked whether it is started: each loop asks so before it delivers.
+    pub(crate) static LOOKS: std::cell::Cell<u64> = const { std::cell::Cell::new(0) };
 }

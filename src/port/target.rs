@@ -13,6 +13,7 @@ use std::any::Any;
 use std::borrow::Cow;
 use std::cell::{Cell, RefCell};
 use std::fmt;
+use std::io::{self, Write};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -536,7 +537,8 @@ impl EventTarget {
                 }
             }
             (None, ListenerFailure::Error(error)) => {
-                eprintln!("messageport: a listener has failed: {error}");
+                // Not `eprintln`, which panics where standard error is broken.
+                let _ = writeln!(io::stderr(), "messageport: a listener has failed: {error}");
             }
             // The panic has printed its message by itself.
             (None, ListenerFailure::Panic(_)) => {}

@@ -299,13 +299,15 @@ fn a_close_handler_may_defer_and_its_port_leaves_the_loop() {
         inner.note(format!("{}, lent: {}", end_of(event), event.loop_ports().count()));
         let later = inner.clone();
         event.defer(move |event_loop| {
-            later.note(format!("left: {}", event_loop.get(id).is_none()));
+            later.note(format!("ports: {}", event_loop.ids().count()));
+            assert!(event_loop.get(id).expect("it can be had until then").is_closed());
             assert!(event_loop.add(channel().port1).is_ok());
         });
     });
     drop(pair.port1);
     event_loop.run().expect("the loop waits");
-    assert_eq!(log.take(), ["close: PeerDropped, lent: 0", "left: true"]);
+    assert_eq!(log.take(), ["close: PeerDropped, lent: 0", "ports: 0"]);
+    assert!(event_loop.get(id).is_none());
 }
 
 #[test]

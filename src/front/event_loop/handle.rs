@@ -14,11 +14,14 @@ pub struct LoopHandle {
 }
 
 impl LoopHandle {
-    /// Ends the `run` that is going on, or else the next one, before its next turn.
+    /// Ends the [`run`](EventLoop::run) that is going on, or else the next one, before its next
+    /// turn. A [`poll_once`](EventLoop::poll_once) or
+    /// [`run_until_idle`](EventLoop::run_until_idle) that is going on returns, and leaves the
+    /// request for `run`: see [`EventLoop::is_stopping`]. Several requests are one.
     pub fn stop(&self) {
-        // Release: pairs with the Acquire in `is_stopped`.
+        // Release: pairs with the Acquire in `is_stopping` and `take_stop_request`.
         self.shared.is_stopped.store(true, Ordering::Release);
-        self.shared.called.bell.ring();
+        self.shared.called.ring();
     }
 
     /// Has the loop's thread do something, at its next turn; one system call. Says whether the loop
@@ -41,7 +44,7 @@ impl LoopHandle {
         };
         queued.push_back(Box::new(work));
         drop(queue);
-        self.shared.called.bell.ring();
+        self.shared.called.ring();
         true
     }
 }

@@ -5,18 +5,19 @@ use crate::port::MessagePort;
 use crate::port::target::{Event, Scope};
 use std::any::Any;
 use std::cell::RefCell;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 
 /// What a handler can reach of the loop.
 pub(super) struct Lender<'l> {
     pub(super) ports: &'l BTreeMap<u64, Slot>,
-    pub(super) deferred: &'l RefCell<Vec<Box<dyn Any>>>,
+    pub(super) lent: &'l RefCell<Vec<u64>>,
+    pub(super) deferred: &'l RefCell<VecDeque<Box<dyn Any>>>,
     pub(super) served: u64,
 }
 
 impl Scope for Lender<'_> {
     fn port(&self, id: u64) -> Option<&MessagePort> {
-        self.ports.get(&id).map(|slot| &slot.port)
+        self.ports.get(&id).map(|slot| slot.lend(id, self.lent))
     }
 
     fn ids(&self) -> Vec<u64> {
@@ -29,7 +30,7 @@ impl Scope for Lender<'_> {
     }
 
     fn defer(&self, action: Box<dyn Any>) {
-        self.deferred.borrow_mut().push(action);
+        self.deferred.borrow_mut().push_back(action);
     }
 }
 

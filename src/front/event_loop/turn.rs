@@ -1,31 +1,31 @@
 //! One turn: who is served, for how long, and what is done afterwards.
+//!
+//! No turn walks through all ports. A port is looked at because epoll names it, because it has
+//! called ([`Watcher`](crate::port::events::Watcher)), because the program had it in its hands, or
+//! because it is behind its time.
 
 use super::lend::Lender;
 use super::{BELL, Deferred, EventLoop, PortId};
-use crate::error::{LoopError, SystemError};
+use crate::error::LoopError;
 use crate::port::events::Delivered;
+use crate::port::target::ListenerFailure;
+use std::collections::VecDeque;
 use std::os::fd::AsFd;
-use std::sync::PoisonError;
-use std::time::Duration;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::time::{Duration, Instant};
 
 impl EventLoop {
     /// Waits, and serves every port that has something once. Says whether anything was there.
     ///
-    /// A port that cannot be watched keeps nobody else from being served.
+    /// A port that cannot be watched keeps no other from being served.
     pub(super) fn turn(&mut self, timeout: Option<Duration>) -> Result<bool, LoopError> {
-        let started_before = self.look_for_started();
-        let mut timeout = timeout;
-        if !self.ready.is_empty() {
-            timeout = Some(Duration::ZERO);
-        } else if !self.delayed.is_empty() {
-            timeout = Some(timeout.unwrap_or(RETRY).min(RETRY));
-        }
+        self.look_at_lent();
+        let timeout = self.shortened(timeout);
         let mut marks = std::mem::take(&mut self.marks);
         self.epoll.wait(&mut marks, timeout)?;
-        let mut was_something = false;
         for mark in &marks {
             match *mark {
-                BELL => self.shared.called.bell.silence(),
+                BELL => self.shared.called.silence(),
                 id if self.sources.contains_key(&id) => {}
                 id => self.make_ready(id),
             }
@@ -33,52 +33,105 @@ impl EventLoop {
         // In the order in which they were added.
         marks.retain(|id| self.sources.contains_key(id));
         marks.sort_unstable();
-        for id in &marks {
-            self.serve_source(*id);
-            was_something = true;
-        }
+        let mut was_something = !marks.is_empty();
+        marks.iter().for_each(|id| self.serve_source(*id));
         self.marks = marks;
-        let called = std::mem::take(
-            &mut *self.shared.called.ids.lock().unwrap_or_else(PoisonError::into_inner),
-        );
-        called.into_iter().for_each(|id| self.make_ready(id));
-        let delayed = self.look_at_delayed();
         was_something |= self.do_work();
-        let started = self.look_for_started();
+        for id in self.shared.called.take() {
+            self.make_ready(id);
+        }
+        self.retry_delayed(was_something);
+        let mut outcome = self.watch_rested();
         // Those that become ready meanwhile have their turn later.
         for _ in 0..self.ready.len() {
             let Some(id) = self.ready.pop_front() else { break };
-            was_something |= self.serve(id)?;
+            match self.serve(id) {
+                Ok(had_something) => was_something |= had_something,
+                Err(error) => outcome = Err(error),
+            }
             self.do_deferred();
+            self.drop_if_ended(id);
         }
-        if !self.ready.is_empty() || (self.is_nested.get() && !self.delayed.is_empty()) {
+        self.look_at_lent();
+        if !self.ready.is_empty() || (self.is_nested.get() && self.has_retries()) {
             // So that a loop in which this one nests comes back for the rest. Where none does, what
             // is delayed waits for its time.
-            self.shared.called.bell.ring();
+            self.shared.called.ring();
         }
-        started_before.and(delayed).and(started).map(|()| was_something)
+        outcome.map(|()| was_something)
     }
 
-    /// Gives ports that were delayed another turn. Those that cannot be watched stay.
-    fn look_at_delayed(&mut self) -> Result<(), LoopError> {
-        let mut failure = None;
-        for id in std::mem::take(&mut self.delayed) {
-            if let Err(error) = self.watch(id) {
-                failure = Some(error);
-                self.delayed.push(id);
-                continue;
+    /// How long a turn may wait.
+    fn shortened(&self, timeout: Option<Duration>) -> Option<Duration> {
+        if !self.ready.is_empty() {
+            return Some(Duration::ZERO);
+        }
+        let delayed = (!self.delayed.is_empty()).then_some(RETRY);
+        let rested = self.resting.front().map(|(due, _)| due);
+        let rested = rested.map(|due| due.saturating_duration_since(Instant::now()));
+        delayed.into_iter().chain(rested).chain(timeout).min()
+    }
+
+    /// Looks at the ports that were set aside and that the program had in its hands since: it may
+    /// have read what stood before the end.
+    pub(super) fn look_at_lent(&mut self) {
+        for id in std::mem::take(self.lent.get_mut()) {
+            let Some(slot) = self.ports.get(&id) else { continue };
+            slot.is_lent.set(false);
+            if slot.is_aside() && !slot.port.receiver().has_message() {
+                self.make_ready(id);
             }
+        }
+    }
+
+    /// Gives delayed ports another turn: all of them when nothing else is there, and otherwise some
+    /// of them from time to time.
+    fn retry_delayed(&mut self, was_something: bool) {
+        if self.delayed.is_empty() {
+            return;
+        }
+        let (is_idle, now) = (!was_something && self.ready.is_empty(), Instant::now());
+        if !is_idle && now < self.retry_at {
+            return;
+        }
+        self.retry_at = now + RETRY;
+        let most = if is_idle { self.delayed.len() } else { SHARE as usize };
+        for _ in 0..most.min(self.delayed.len()) {
+            let Some(id) = self.delayed.pop_front() else { break };
             if let Some(slot) = self.ports.get_mut(&id) {
                 slot.is_delayed = false;
             }
             self.make_ready(id);
         }
-        failure.map_or(Ok(()), |error: SystemError| Err(error.into()))
+    }
+
+    /// Listens again to sources that panicked a while ago.
+    fn watch_rested(&mut self) -> Result<(), LoopError> {
+        let now = if self.resting.is_empty() { return Ok(()) } else { Instant::now() };
+        while self.resting.front().is_some_and(|(due, _)| *due <= now) {
+            let Some((_, id)) = self.resting.pop_front() else { break };
+            let Some(Some(source)) = self.sources.get(&id) else { continue };
+            if let Err(error) = self.epoll.add(source.fd.as_fd(), id) {
+                self.resting.push_back((now + RETRY, id));
+                return Err(error.into());
+            }
+        }
+        Ok(())
+    }
+
+    /// Whether something is to be tried again that no descriptor tells of.
+    pub(super) fn has_retries(&self) -> bool {
+        !self.delayed.is_empty() || !self.resting.is_empty()
     }
 
     fn serve_source(&mut self, id: u64) {
         let Some(mut source) = self.sources.get_mut(&id).and_then(Option::take) else { return };
-        (source.on_ready)(self);
+        let is_well = self.isolate(|event_loop| (source.on_ready)(event_loop));
+        if !is_well {
+            // It may not have used up what made it readable.
+            let _ = self.epoll.remove(source.fd.as_fd());
+            self.resting.push_back((Instant::now() + RETRY, id));
+        }
         match self.sources.get_mut(&id) {
             Some(place) => *place = Some(source),
             // It was removed meanwhile.
@@ -90,8 +143,30 @@ impl EventLoop {
     fn serve(&mut self, id: u64) -> Result<bool, LoopError> {
         let Some(slot) = self.ports.get_mut(&id) else { return Ok(false) };
         slot.is_ready = false;
-        let Some(slot) = self.ports.get(&id) else { return Ok(false) };
-        let scope = Lender { ports: &self.ports, deferred: &self.deferred, served: id };
+        if slot.is_delayed || slot.has_ended {
+            return Ok(false);
+        }
+        self.holding += usize::from(!std::mem::replace(&mut slot.holds_run, true));
+        if !slot.is_watched {
+            if let Err(error) = self.epoll.add(slot.port.as_fd(), id) {
+                self.delay(id);
+                return Err(error.into());
+            }
+            slot.is_watched = true;
+        }
+        // Listeners are isolated one by one. What else may panic is code of the program that checks
+        // a message, or that is run when a listener is dropped.
+        Ok(catch_unwind(AssertUnwindSafe(|| self.deliver_share(id))).unwrap_or_else(|panic| {
+            self.report(&ListenerFailure::Panic(panic));
+            self.delay(id);
+            true
+        }))
+    }
+
+    fn deliver_share(&mut self, id: u64) -> bool {
+        let Some(slot) = self.ports.get(&id) else { return false };
+        let scope =
+            Lender { ports: &self.ports, lent: &self.lent, deferred: &self.deferred, served: id };
         let mut count = 0;
         loop {
             let delivered = match slot.port.is_started() {
@@ -100,69 +175,73 @@ impl EventLoop {
             };
             match delivered {
                 Delivered::Event => count += 1,
-                Delivered::Nothing => return Ok(count > 0),
+                Delivered::Nothing => return count > 0,
                 Delivered::Later => {
                     self.delay(id);
-                    return Ok(count > 0);
+                    return count > 0;
                 }
                 Delivered::Unwanted => {
-                    // A hang-up behind the messages would be told again and again.
-                    self.unwatch(id);
-                    return Ok(false);
+                    self.set_aside(id);
+                    return false;
                 }
                 Delivered::End => {
-                    self.remove(PortId(id));
-                    return Ok(true);
+                    self.end(id);
+                    return true;
                 }
             }
             // What a handler wants done comes before the next message.
             if count == SHARE || !self.deferred.borrow().is_empty() {
                 self.make_ready(id);
-                return Ok(true);
+                return true;
             }
         }
-    }
-
-    /// Finds ports that were started since, and listens to their messages from now on.
-    fn look_for_started(&mut self) -> Result<(), LoopError> {
-        let mut unstarted = std::mem::take(&mut self.unstarted);
-        let mut failure = None;
-        unstarted.retain(|id| {
-            let Some(slot) = self.ports.get(id) else { return false };
-            let is_started = slot.port.is_started();
-            let is_let_be = slot.is_watched || slot.is_delayed;
-            // What stood before its end may have been read by calls.
-            if is_started || (!is_let_be && !slot.port.receiver().has_message()) {
-                if let Err(error) = self.watch(*id) {
-                    failure = Some(error);
-                    return true;
-                }
-                self.make_ready(*id);
-            }
-            !is_started
-        });
-        self.unstarted = unstarted;
-        failure.map_or(Ok(()), |error: SystemError| Err(error.into()))
     }
 
     /// Tries a port again a little later. Until then its doorbell, which rings for what cannot be
     /// had, is not waited for.
     fn delay(&mut self, id: u64) {
         self.unwatch(id);
-        if let Some(slot) = self.ports.get_mut(&id) {
-            slot.is_delayed = true;
-            self.delayed.push(id);
+        if let Some(slot) = self.ports.get_mut(&id)
+            && !std::mem::replace(&mut slot.is_delayed, true)
+        {
+            if self.delayed.is_empty() {
+                self.retry_at = Instant::now() + RETRY;
+            }
+            self.delayed.push_back(id);
         }
     }
 
-    fn watch(&mut self, id: u64) -> Result<(), SystemError> {
-        if let Some(slot) = self.ports.get_mut(&id)
-            && !slot.is_watched
+    /// Lets a port be that has messages and is not started. A hang-up behind them would be told
+    /// again and again.
+    fn set_aside(&mut self, id: u64) {
+        self.unwatch(id);
+        if let Some(slot) = self.ports.get(&id)
+            && slot.port.is_closed_here()
         {
-            self.epoll.add(slot.port.as_fd(), id)?;
-            slot.is_watched = true;
+            self.let_go(id);
         }
-        Ok(())
+    }
+
+    /// Nothing more comes of a port, which stays until what its listeners deferred is done.
+    fn end(&mut self, id: u64) {
+        self.unwatch(id);
+        self.let_go(id);
+        if let Some(slot) = self.ports.get_mut(&id) {
+            slot.has_ended = true;
+        }
+    }
+
+    fn drop_if_ended(&mut self, id: u64) {
+        if self.ports.get(&id).is_some_and(|slot| slot.has_ended) {
+            self.remove(PortId(id));
+        }
+    }
+
+    /// `run` does not go on for this port.
+    fn let_go(&mut self, id: u64) {
+        if let Some(slot) = self.ports.get_mut(&id) {
+            self.holding -= usize::from(std::mem::replace(&mut slot.holds_run, false));
+        }
     }
 
     fn unwatch(&mut self, id: u64) {
@@ -183,29 +262,52 @@ impl EventLoop {
         }
     }
 
-    /// Does what other threads have given.
+    /// Does what other threads have given by now. One by one, so that nothing is lost behind a
+    /// panic, and so that work which runs the loop itself finds the rest.
     fn do_work(&mut self) -> bool {
-        let work = self.shared.work().as_mut().map(std::mem::take).unwrap_or_default();
-        let any = !work.is_empty();
-        work.into_iter().for_each(|work| work(self));
-        any
+        let count = self.shared.work().as_ref().map_or(0, VecDeque::len);
+        for _ in 0..count {
+            let work = self.shared.work().as_mut().and_then(VecDeque::pop_front);
+            let Some(work) = work else { break };
+            self.isolate(work);
+        }
+        count > 0
     }
 
     fn do_deferred(&mut self) {
-        loop {
-            let deferred = std::mem::take(&mut *self.deferred.borrow_mut());
-            if deferred.is_empty() {
-                return;
+        while let Some(action) = self.next_deferred() {
+            let action = action.downcast::<Deferred>().expect("made by `Event::defer`");
+            self.isolate(*action);
+        }
+    }
+
+    fn next_deferred(&mut self) -> Option<Box<dyn std::any::Any>> {
+        self.deferred.get_mut().pop_front()
+    }
+
+    /// Runs code of the program. A panic in it is reported, and goes no further. Says whether there
+    /// was none.
+    fn isolate(&mut self, act: impl FnOnce(&mut EventLoop)) -> bool {
+        let outcome = catch_unwind(AssertUnwindSafe(|| act(self)));
+        match outcome {
+            Ok(()) => true,
+            Err(panic) => {
+                self.report(&ListenerFailure::Panic(panic));
+                false
             }
-            for action in deferred {
-                let action = action.downcast::<Deferred>().expect("made by `Event::defer`");
-                action(self);
-            }
+        }
+    }
+
+    /// Without a hook nothing more is said: the panic has printed its message by itself.
+    fn report(&mut self, failure: &ListenerFailure) {
+        if let Some(hook) = &mut self.hook {
+            // A hook that panics is left alone.
+            let _ = catch_unwind(AssertUnwindSafe(|| hook(failure)));
         }
     }
 }
 
 /// Messages of one port before the others have their turn.
 const SHARE: u32 = 64;
-/// How soon a message that cannot be had is tried again.
+/// How soon a message that cannot be had is tried again, and a source is served that panicked.
 const RETRY: Duration = Duration::from_millis(10);

@@ -36,7 +36,7 @@ impl Members {
         if self.open.get(&member).is_some_and(|ports| ports.len() == 2) {
             return Ok(());
         }
-        let id = self.ports.add(port)?;
+        let id = self.ports.add(port).map_err(LoopError::from)?;
         self.whose.insert(id, member);
         self.open.entry(member).or_default().push(id);
         Ok(())

@@ -1,0 +1,74 @@
+//! What comes back when a loop or a set could not take something in.
+
+use crate::error::LoopError;
+use crate::port::MessagePort;
+use std::fmt;
+use std::sync::{Mutex, PoisonError};
+
+/// An [`EventLoop`](crate::EventLoop), a [`PortSet`](crate::PortSet) or a reactor could not take
+/// something in. It comes back by [`into_inner`](Self::into_inner), and can be used as before.
+///
+/// `?` makes it a [`LoopError`] where that is what a function returns; what was refused is dropped
+/// then.
+///
+/// ```
+/// use messageport::{EventLoop, LoopError};
+/// use std::fs::File;
+///
+/// let mut event_loop = EventLoop::new()?;
+/// // Files of a disk cannot be waited for.
+/// let error = event_loop.add_source(File::open("Cargo.toml")?, |_, _| {}).unwrap_err();
+/// assert!(matches!(error.reason(), LoopError::Io { .. }));
+/// let _file = error.into_inner();
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+pub struct AddError<T = MessagePort> {
+    reason: LoopError,
+    /// Behind a lock, as a port is not `Sync` and an error should be.
+    refused: Box<Mutex<T>>,
+}
+
+impl<T> AddError<T> {
+    pub(crate) fn new(reason: LoopError, refused: T) -> AddError<T> {
+        AddError { reason, refused: Box::new(Mutex::new(refused)) }
+    }
+
+    /// Why it was not taken in.
+    pub fn reason(&self) -> &LoopError {
+        &self.reason
+    }
+
+    /// What was to be taken in.
+    pub fn into_inner(self) -> T {
+        self.into_parts().1
+    }
+
+    /// Both.
+    pub fn into_parts(self) -> (LoopError, T) {
+        (self.reason, self.refused.into_inner().unwrap_or_else(PoisonError::into_inner))
+    }
+}
+
+impl<T> From<AddError<T>> for LoopError {
+    fn from(error: AddError<T>) -> LoopError {
+        error.reason
+    }
+}
+
+impl<T> fmt::Debug for AddError<T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("AddError").field("reason", &self.reason).finish_non_exhaustive()
+    }
+}
+
+impl<T> fmt::Display for AddError<T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.reason.fmt(f)
+    }
+}
+
+impl<T> std::error::Error for AddError<T> {
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        self.reason.source()
+    }
+}

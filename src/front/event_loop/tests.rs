@@ -1,0 +1,83 @@
+//! What a turn looks at, in counts. What the loop delivers stands in `tests/semantics/`.
+
+use super::EventLoop;
+use crate::port::MessagePort;
+use crate::port::channel::MessageChannel;
+use crate::port::events::LOOKS;
+use std::time::Duration;
+
+const MANY: usize = 100;
+
+/// Ports in a loop that are not started, every other one with a message, and their peers.
+fn unstarted(event_loop: &mut EventLoop) -> Vec<MessagePort> {
+    let peers: Vec<_> = (0..MANY)
+        .map(|number| {
+            let MessageChannel { port1, port2 } = MessageChannel::new().expect("a channel");
+            if number % 2 == 0 {
+                port1.post_text("unread").expect("room");
+            }
+            event_loop.add(port2).expect("room for a port");
+            port1
+        })
+        .collect();
+    event_loop.run_until_idle().expect("the loop waits");
+    peers
+}
+
+/// How often ports are looked at by what `act` does.
+fn looks(act: impl FnOnce()) -> u64 {
+    let before = LOOKS.get();
+    act();
+    LOOKS.get() - before
+}
+
+#[test]
+fn a_port_that_is_not_started_is_looked_at_in_no_turn() {
+    let mut event_loop = EventLoop::new().expect("a loop");
+    let _peers = unstarted(&mut event_loop);
+    let MessageChannel { port1, port2 } = MessageChannel::new().expect("a channel");
+    port2.on_message(|event| event.port().post_text("answer"));
+    event_loop.add(port2).expect("room for a port");
+    event_loop.run_until_idle().expect("the loop waits");
+    const ROUNDS: u64 = 10;
+    let count = looks(|| {
+        for _ in 0..ROUNDS {
+            port1.post_text("question").expect("room");
+            event_loop.run_until_idle().expect("the loop waits");
+            assert_eq!(port1.recv().expect("an answer").text().expect("a text"), "answer");
+        }
+    });
+    // Of each round: the question, that nothing is behind it, and perhaps a ring for nothing.
+    assert!(count <= 4 * ROUNDS, "{count} looks in {ROUNDS} rounds");
+    let idle = looks(|| {
+        for _ in 0..ROUNDS {
+            event_loop.poll_once(Duration::ZERO).expect("the loop waits");
+        }
+    });
+    assert_eq!(idle, 0);
+}
+
+#[test]
+fn a_port_that_is_started_is_the_only_one_looked_at() {
+    let mut event_loop = EventLoop::new().expect("a loop");
+    let _peers = unstarted(&mut event_loop);
+    let ids: Vec<_> = event_loop.ids().collect();
+    for id in ids {
+        event_loop.get(id).expect("a port").start();
+        let count = looks(|| event_loop.run_until_idle().expect("the loop waits"));
+        assert!((1..=4).contains(&count), "{count} looks for one port");
+    }
+}
+
+/// Ports that the program has had in its hands, say to post to all of them, are looked at once.
+#[test]
+fn ports_that_are_lent_to_be_posted_to_are_not_looked_at_again_and_again() {
+    let mut event_loop = EventLoop::new().expect("a loop");
+    let _peers = unstarted(&mut event_loop);
+    let ids: Vec<_> = event_loop.ids().collect();
+    for id in ids {
+        event_loop.get(id).expect("a port").post_text("to all").expect("room");
+    }
+    let count = looks(|| event_loop.run_until_idle().expect("the loop waits"));
+    assert_eq!(count, 0, "their messages still stand there");
+}
