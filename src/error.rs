@@ -3,17 +3,22 @@
 //! Our own bug is an assertion; the peer's bytes are [`CloseReason::Corrupt`] and a closed port;
 //! the kernel's refusal names its call.
 
+mod end;
+mod io_error;
 mod meeting;
+mod text;
 
+pub use end::{CloseReason, Corruption};
+#[cfg_attr(messageport_loom, allow(unused_imports))]
+pub(crate) use io_error::{AsIoError, into_io_error};
 pub use meeting::{BroadcastError, ConnectError, ListenError, ParentPortError, SpawnError};
 
-use std::fmt;
 use std::io;
 use thiserror::Error;
 
 /// A refusal of the kernel: which call, and why.
 #[derive(Debug, Error)]
-#[error("{call}: {source}")]
+#[error("{}", text::refused(call, source))]
 pub(crate) struct SystemError {
     pub call: &'static str,
     pub source: io::Error,
@@ -27,60 +32,15 @@ impl SystemError {
     }
 }
 
-/// What a peer wrote that no program using this crate writes.
-///
-/// The port that met it is closed: nothing more is read from the peer.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
-#[error("{what} is {found:#x}, which the bound {bound:#x} does not allow")]
-pub struct Corruption {
-    what: &'static str,
-    found: u64,
-    bound: u64,
-}
-
-impl Corruption {
-    pub(crate) const fn new(what: &'static str, found: u64, bound: u64) -> Corruption {
-        Corruption { what, found, bound }
-    }
-}
-
-/// Why a port, or one direction of it, has ended.
-///
-/// Every message that the peer had committed before was delivered first.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[non_exhaustive]
-pub enum CloseReason {
-    /// This end called `close`.
-    Local,
-    /// The peer called `close`.
-    PeerClosed,
-    /// The peer dropped its port, or the half of it that served this direction.
-    PeerDropped,
-    /// The peer's process ended without a word: it was killed, it crashed, or it exited while it
-    /// held the port.
-    PeerDied,
-    /// The peer wrote what no program using this crate writes.
-    Corrupt(Corruption),
-}
-
-impl fmt::Display for CloseReason {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            CloseReason::Local => f.write_str("this end closed it"),
-            CloseReason::PeerClosed => f.write_str("the peer closed it"),
-            CloseReason::PeerDropped => f.write_str("the peer dropped it"),
-            CloseReason::PeerDied => f.write_str("the peer's process has ended"),
-            CloseReason::Corrupt(corruption) => write!(f, "the peer broke it: {corruption}"),
-        }
-    }
-}
-
 /// Why a channel could not be made. Nothing is left behind.
 #[derive(Debug, Error)]
 #[non_exhaustive]
 pub enum ChannelError {
     /// The builder's `capacity` or `limit` is beyond what a lane can have.
-    #[error("{name} of {found} bytes: expected at most {max}; give the builder a smaller one")]
+    #[error(
+        "{name} of {found} bytes is too large: expected at most {max}; give the builder a smaller \
+         one"
+    )]
     TooLarge {
         /// `capacity` or `limit`.
         name: &'static str,
@@ -91,8 +51,8 @@ pub enum ChannelError {
     },
     /// A resource limit of this process is below what the region needs.
     #[error(
-        "a region of {needed} bytes exceeds {resource} ({allowed} bytes): \
-         give the builder a smaller `limit`, or raise the resource limit"
+        "a region of {needed} bytes exceeds {resource} ({allowed} bytes): give the builder a \
+         smaller `limit`, or raise the resource limit"
     )]
     ResourceLimit {
         /// `RLIMIT_FSIZE` or `RLIMIT_AS`.
@@ -103,13 +63,15 @@ pub enum ChannelError {
         needed: u64,
     },
     /// The kernel lacks something that this crate needs.
-    #[error("the kernel lacks {missing}: messageport needs Linux 5.14 or later")]
+    #[error(
+        "the kernel lacks {missing}: messageport needs Linux 5.14 or later, so update the kernel"
+    )]
     KernelTooOld {
         /// What it lacks.
         missing: &'static str,
     },
     /// The kernel refused a call.
-    #[error("{call}: {source}")]
+    #[error("{}", text::refused(call, source))]
     Io {
         /// The call.
         call: &'static str,
@@ -123,14 +85,14 @@ pub enum ChannelError {
 #[non_exhaustive]
 pub enum PostError {
     /// Nobody will read it.
-    #[error("the port is closed: {reason}")]
+    #[error("the port is closed, because {reason}: a post needs an open port; make a new channel")]
     Closed {
         /// Which end closed it, and how.
         reason: CloseReason,
     },
     /// The lane holds as much unread as its limit allows, or the rest is too short for this one; or
     /// the socket beside it holds as many unread packets of transferables as it can.
-    #[error("no room for a message of {len} bytes: {}", full(.unread, .limit, .is_socket))]
+    #[error("no room for a message of {len} bytes: {}", text::full(*unread, *limit, *is_socket))]
     QueueFull {
         /// Bytes of the message.
         len: u64,
@@ -143,8 +105,8 @@ pub enum PostError {
     },
     /// It can never fit this channel.
     #[error(
-        "a message of {len} bytes can never fit: this channel takes at most {max}; \
-         give it a higher limit, or move the bytes in a `Buffer`"
+        "a message of {len} bytes can never fit, as this channel takes at most {max}: give it a \
+         higher limit, or send the bytes in pieces (through a port, also in a `Buffer`)"
     )]
     TooLarge {
         /// Bytes of the message.
@@ -154,10 +116,16 @@ pub enum PostError {
     },
     /// Another post, loan or burst of the same port is at work: this one came from inside a
     /// `Serialize`, or a [`Loan`](crate::Loan) is alive.
-    #[error("the port is busy: a loan is open, or a value is being serialised")]
+    #[error(
+        "the port is busy with a loan or a value that is being serialised, and does one thing at \
+         a time: post again when that has ended"
+    )]
     Busy,
     /// The value could not be serialised.
-    #[error("the message could not be serialised: {0}")]
+    #[error(
+        "the message could not be serialised, and nothing was posted: expected a value whose own \
+         `Serialize` succeeds; correct what the source of this error names"
+    )]
     Serialize(#[source] rkyv::rancor::Error),
     /// More is to move with one message than one packet takes.
     #[error(
@@ -176,26 +144,37 @@ pub enum PostError {
     },
     /// The list has the other end of the very channel that the message would go through: nobody
     /// could receive it there. (HTML loses the message and the port.)
-    #[error("transferable {index} is the other end of the channel that is to carry it")]
+    #[error(
+        "transferable {index} is the other end of the channel that is to carry it, where nobody \
+         could receive it: post it through another port"
+    )]
     TransferLoop {
         /// Place in the list.
         index: usize,
     },
     /// The list has a port that was closed here.
-    #[error("transferable {index} is a closed port")]
+    #[error(
+        "transferable {index} is a closed port, and only an open one moves: leave it out of the \
+         list"
+    )]
     Detached {
         /// Place in the list.
         index: usize,
     },
     /// The list has a port that has a [`BufferPool`](crate::BufferPool), at either end: pools stay
     /// where they are mapped.
-    #[error("transferable {index} is a port with a buffer pool, which cannot move")]
+    #[error(
+        "transferable {index} is a port with a buffer pool, whose memory stays mapped where it \
+         is: move a port without one"
+    )]
     HasPool {
         /// Place in the list.
         index: usize,
     },
     /// The buffer is not of a pool that was made through this very port.
-    #[error("the buffer belongs to another port's pool")]
+    #[error(
+        "the buffer belongs to another port's pool: post it through the port that made the pool"
+    )]
     ForeignPool,
     /// All buffers of a [`BufferPool`](crate::BufferPool) are in use.
     #[error(
@@ -209,20 +188,30 @@ pub enum PostError {
     /// This user has too many descriptors in flight: more than `RLIMIT_NOFILE`, all sockets
     /// counted.
     #[error(
-        "too many descriptors are in flight: wait until some were received, or raise RLIMIT_NOFILE"
+        "too many descriptors of this user are in flight, more than RLIMIT_NOFILE allows: wait \
+         until some were received, or raise the limit"
     )]
     TooManyInFlight,
     /// The peer has chosen not to receive descriptors.
-    #[error("the peer takes no transferables")]
+    #[error(
+        "the peer accepts no transferables: post the message without a list, or through another \
+         port"
+    )]
     Refused,
     /// The time was up before there was room.
-    #[error("no room for the message within the time given")]
+    #[error(
+        "no room for the message within the time given: wait for longer, or see that the peer \
+         receives"
+    )]
     Timeout,
     /// A [`Canceller`](crate::Canceller) ended the wait.
-    #[error("the wait for room was cancelled")]
+    #[error(
+        "the wait for room was ended by a `Canceller`, and nothing was posted: post again to go \
+         on"
+    )]
     Cancelled,
     /// The kernel refused a call: a lack of memory for fresh pages, most likely.
-    #[error("{call}: {source}")]
+    #[error("{}", text::refused(call, source))]
     Io {
         /// The call.
         call: &'static str,
@@ -236,39 +225,48 @@ pub enum PostError {
 #[non_exhaustive]
 pub enum RecvError {
     /// There will be no more. Every message that was committed has been delivered.
-    #[error("the port is closed: {reason}")]
+    #[error(
+        "the port is closed, because {reason}: every message before was delivered, and none can \
+         follow; make a new channel"
+    )]
     Closed {
         /// Which end closed it, and how.
         reason: CloseReason,
     },
     /// The time was up.
-    #[error("no message within the time given")]
+    #[error("no message within the time given: wait for longer, or see that the peer posts")]
     Timeout,
     /// A [`Canceller`](crate::Canceller) ended the wait.
-    #[error("the wait for a message was cancelled")]
+    #[error("the wait for a message was ended by a `Canceller`: receive again to go on")]
     Cancelled,
     /// This process cannot have as many more descriptors as move with the next message. It stays in
     /// the queue for a tenth of a second of tries; then it comes without them,
     /// and a [`BufferPool`](crate::BufferPool) of the peer is lost.
     #[error(
-        "the next message needs {needed} descriptors: close some, or raise RLIMIT_NOFILE, \
-         and receive again"
+        "the next message needs {needed} descriptors, more than this process has left: close \
+         some, or raise RLIMIT_NOFILE, and receive again"
     )]
     OutOfDescriptors {
         /// Descriptors of the message.
         needed: u16,
     },
     /// The port delivers events: it was started, or has a handler of messages.
-    #[error("the port delivers its messages as events: it cannot be read by calls as well")]
+    #[error(
+        "the port delivers its messages as events, and cannot be read by calls as well: use its \
+         handlers, or a port that has none"
+    )]
     Started,
     /// No memory for a private copy of the next message, which stays in the queue.
-    #[error("no memory for a copy of the next message, of {len} bytes")]
+    #[error(
+        "no memory for a copy of the next message, of {len} bytes, which stays in the queue: free \
+         some and receive again, or step over it by `discard_next`"
+    )]
     OutOfMemory {
         /// Bytes of the message.
         len: u64,
     },
     /// The kernel refused a call.
-    #[error("{call}: {source}")]
+    #[error("{}", text::refused(call, source))]
     Io {
         /// The call.
         call: &'static str,
@@ -282,7 +280,10 @@ pub enum RecvError {
 #[non_exhaustive]
 pub enum MessageError {
     /// The bytes are not a valid archive of the type.
-    #[error("the message is no valid archive of {expected}: do both programs mean the same type?")]
+    #[error(
+        "the message is no valid archive of {expected}: receive it as the type that the peer \
+         posts, and build both programs with the same definition"
+    )]
     Invalid {
         /// Name of the type.
         expected: &'static str,
@@ -290,7 +291,10 @@ pub enum MessageError {
         source: rkyv::rancor::Error,
     },
     /// The message was posted as something else.
-    #[error("the message was posted as {found}, but {expected} was asked for")]
+    #[error(
+        "the message was posted as {found}, but {expected} was asked for: read it by the method \
+         for what was posted"
+    )]
     Format {
         /// What was asked for.
         expected: &'static str,
@@ -298,22 +302,34 @@ pub enum MessageError {
         found: &'static str,
     },
     /// The bytes are not UTF-8.
-    #[error("the message is no text: {0}")]
+    #[error(
+        "the message is no text, which has to be UTF-8: read it by `bytes`, or have it posted as \
+         text"
+    )]
     NotText(#[source] std::str::Utf8Error),
     /// What moved with the message was lost: this process could have no more descriptors.
-    #[error("what moved with the message is lost: no room for its {descriptors} descriptors")]
+    #[error(
+        "the message has lost its {descriptors} descriptors, as this process could have no more: \
+         close some or raise RLIMIT_NOFILE, and have it sent again"
+    )]
     Lost {
         /// Descriptors that it had.
         descriptors: u16,
     },
     /// There was no memory for a private copy of it. It is lost.
-    #[error("no memory for a copy of the message, of {len} bytes: it is lost")]
+    #[error(
+        "no memory for a copy of the message, of {len} bytes, which is lost: free some, and have \
+         it sent again"
+    )]
     OutOfMemory {
         /// Bytes of the message.
         len: u64,
     },
     /// Nothing of that kind moved with the message, or all of it was taken.
-    #[error("the message has no {kind}, or none is left in it")]
+    #[error(
+        "the message has no {kind} left in it: take no more of them than came with it, and each \
+         once"
+    )]
     NothingLeft {
         /// What was asked for.
         kind: &'static str,
@@ -341,7 +357,10 @@ pub enum PoolError {
     #[error("a buffer pool needs trust: call `trust_peer` at both ends first")]
     NotTrusted,
     /// A pool of nothing.
-    #[error("a pool of {count} buffers of {len} bytes: it takes one of one byte at least")]
+    #[error(
+        "a pool of {count} buffers of {len} bytes is empty: ask for at least one buffer of one \
+         byte"
+    )]
     Empty {
         /// Buffers asked for.
         count: u32,
@@ -349,7 +368,10 @@ pub enum PoolError {
         len: usize,
     },
     /// A port has so many pools at the most, those that were dropped included.
-    #[error("the port has had {max} pools already, and takes no more")]
+    #[error(
+        "the port has had {max} pools already, which is all that it takes: make one pool with \
+         more buffers, or use another port"
+    )]
     TooMany {
         /// Most pools of a port.
         max: usize,
@@ -368,10 +390,13 @@ pub enum PoolError {
 pub enum BufferError {
     /// It can no longer be written: it was received, sealed or posted. `into_mut` makes a private
     /// copy.
-    #[error("the buffer is sealed: take a private copy by `into_mut`")]
+    #[error("the buffer is sealed, so its bytes cannot change: take a private copy by `into_mut`")]
     Sealed,
     /// It would exceed `RLIMIT_FSIZE`.
-    #[error("a buffer of {len} bytes exceeds RLIMIT_FSIZE ({allowed} bytes)")]
+    #[error(
+        "a buffer of {len} bytes exceeds RLIMIT_FSIZE ({allowed} bytes): make a smaller one, or \
+         raise the limit"
+    )]
     TooLarge {
         /// Bytes asked for.
         len: u64,
@@ -379,16 +404,25 @@ pub enum BufferError {
         allowed: u64,
     },
     /// What the peer sent is not memory that nobody can change.
-    #[error("what was sent is no buffer: {what}")]
+    #[error(
+        "what was sent is no buffer: {what}, where sealed memory is expected; have the peer send \
+         a `Buffer`"
+    )]
     Refused {
         /// What is wrong with it.
         what: &'static str,
     },
     /// The value could not be serialised.
-    #[error("the value could not be serialised: {0}")]
+    #[error(
+        "the value could not be serialised into the buffer: expected one whose own `Serialize` \
+         succeeds; correct what the source of this error names"
+    )]
     Serialize(#[source] rkyv::rancor::Error),
     /// The value took another length when it was serialised again.
-    #[error("the value took {len} bytes at first and {again} bytes when it was serialised again")]
+    #[error(
+        "the value took {len} bytes at first and {again} bytes when it was serialised again: have \
+         its `Serialize` write the same each time"
+    )]
     LengthChanged {
         /// Bytes at first.
         len: usize,
@@ -396,7 +430,10 @@ pub enum BufferError {
         again: usize,
     },
     /// The bytes are not a valid archive of the type.
-    #[error("the buffer holds no valid archive of {expected}: {source}")]
+    #[error(
+        "the buffer holds no valid archive of {expected}: read it as the type that was written, \
+         and build both programs with the same definition"
+    )]
     Invalid {
         /// Name of the type.
         expected: &'static str,
@@ -404,7 +441,7 @@ pub enum BufferError {
         source: rkyv::rancor::Error,
     },
     /// The kernel refused a call.
-    #[error("{call}: {source}")]
+    #[error("{}", text::refused(call, source))]
     Io {
         /// The call.
         call: &'static str,
@@ -415,7 +452,10 @@ pub enum BufferError {
 
 /// A port carries another schema than was required.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
-#[error("the channel carries schema {found:#x}, but {required:#x} is required")]
+#[error(
+    "the channel carries schema {found:#x}, but {required:#x} is required: have its creator's \
+     builder say this `schema`"
+)]
 pub struct SchemaError {
     /// What was required.
     pub required: u64,
@@ -428,13 +468,16 @@ pub struct SchemaError {
 #[non_exhaustive]
 pub enum AttachError {
     /// It is not what a port is made of.
-    #[error("not a port: {what}")]
+    #[error("what arrived is no port: {what}; have the peer send a port of this crate")]
     NotAPort {
         /// What is wrong with it.
         what: &'static str,
     },
     /// It was made by a program that cannot be talked to.
-    #[error("the other program uses another {what}: {found:#x}, here {expected:#x}")]
+    #[error(
+        "the other program uses another {what}, {found:#x}, where this one has {expected:#x}: \
+         build both with the same version of this crate and the same schema"
+    )]
     Differs {
         /// What differs: the layout version, the payload format, …
         what: &'static str,
@@ -444,10 +487,10 @@ pub enum AttachError {
         expected: u64,
     },
     /// Its words contradict each other.
-    #[error("the peer broke it: {0}")]
-    Corrupt(#[source] Corruption),
+    #[error(transparent)]
+    Corrupt(Corruption),
     /// The kernel refused a call.
-    #[error("{call}: {source}")]
+    #[error("{}", text::refused(call, source))]
     Io {
         /// The call.
         call: &'static str,
@@ -461,24 +504,13 @@ pub enum AttachError {
 #[non_exhaustive]
 pub enum LoopError {
     /// The kernel refused a call.
-    #[error("{call}: {source}")]
+    #[error("{}", text::refused(call, source))]
     Io {
         /// The call.
         call: &'static str,
         /// Its error.
         source: io::Error,
     },
-}
-
-fn full(unread: &u64, limit: &u64, is_socket: &bool) -> String {
-    match is_socket {
-        true => "the queue of transferables is full; wait until some were received".to_owned(),
-        false => format!(
-            "{unread} of at most {limit} bytes are unread, and the rest, some of it reserved, has \
-             no place for the message in one piece; wait for room, which an open burst makes by \
-             being committed, or give the channel a higher limit"
-        ),
-    }
 }
 
 impl From<SystemError> for ChannelError {

@@ -63,6 +63,8 @@
 compile_error!("messageport needs 64-bit Linux");
 
 mod error;
+#[cfg(all(test, not(messageport_loom)))]
+mod error_texts;
 #[cfg(not(messageport_loom))]
 mod front;
 #[cfg(not(messageport_loom))]

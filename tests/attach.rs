@@ -6,6 +6,7 @@ mod common;
 mod offer;
 
 use common::census::Census;
+use common::messages::chain;
 use common::region;
 use common::role::play;
 use common::watchdog::{progress, watch};
@@ -30,7 +31,7 @@ fn victim() {
             port.post_text("a first post").expect("room");
             format!("accepted, schema {}", port.schema())
         }
-        Err(error) => error.to_string(),
+        Err(error) => chain(error),
     };
     drop(answer);
     let after = Census::take();
@@ -131,11 +132,11 @@ fn f28_cursors_that_cannot_be_are_refused() {
     fn parent() {
         let honest = Offer::honest;
         let cases = [
-            ("a crooked position", honest().with(OUTGOING, 8), "alignment"),
-            ("a crooked entry", honest().with(OUTGOING + 1, 1), "alignment"),
+            ("a crooked position", honest().with(OUTGOING, 8), "a multiple of"),
+            ("a crooked entry", honest().with(OUTGOING + 1, 1), "a multiple of"),
             ("a segment too many", honest().with(OUTGOING + 2, 5), "segment"),
             ("a segment far away", honest().with(INCOMING + 2, u64::MAX), "segment"),
-            ("a crooked reader", honest().with(INCOMING, 4), "alignment"),
+            ("a crooked reader", honest().with(INCOMING, 4), "a multiple of"),
             ("a tail far ahead of the head", honest().with(OUTGOING, LIMIT + 16), "head"),
             ("a tail behind the head", honest().with(OUTGOING, 16u64.wrapping_neg()), "head"),
         ];
@@ -235,7 +236,7 @@ fn f38_descriptors_of_another_kind_or_number_are_refused() {
         }
         let mut turned = Offer::honest();
         turned.descriptors.reverse();
-        expect(TEST, "the other way round", &turned, "not a port");
+        expect(TEST, "the other way round", &turned, "no port");
     }
     play(TEST, &[("parent", parent), ("victim", victim)]);
 }

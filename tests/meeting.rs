@@ -192,9 +192,9 @@ fn names_that_are_none_are_refused() {
     let (directory, _) = place();
     let far = directory.path().join("x".repeat(120));
     let listened = Listener::bind_at(&far, MessageChannel::builder());
-    assert!(matches!(listened, Err(ListenError::Io { .. })), "{listened:?}");
+    assert!(matches!(listened, Err(ListenError::File { .. })), "{listened:?}");
     let connected = Connect::new().at(&far);
-    assert!(matches!(connected, Err(ConnectError::Io { .. })), "{connected:?}");
+    assert!(matches!(connected, Err(ConnectError::File { .. })), "{connected:?}");
 }
 
 #[test]
@@ -300,12 +300,12 @@ fn a_file_of_somebody_else_stays() {
     let lock = path.with_extension("lock");
     fs::write(&path, "precious").expect("a file");
     let refused = Listener::bind_at(&path, MessageChannel::builder()).map(drop);
-    assert!(matches!(refused, Err(ListenError::Io { call: "bind", .. })), "{refused:?}");
+    assert!(matches!(refused, Err(ListenError::File { call: "bind", .. })), "{refused:?}");
     assert_eq!(fs::read(&path).expect("it is there"), b"precious");
     fs::remove_file(&path).expect("ours");
     fs::write(&lock, "precious too").expect("a file");
     let refused = Listener::bind_at(&path, MessageChannel::builder()).map(drop);
-    assert!(matches!(refused, Err(ListenError::Io { call: "open", .. })), "{refused:?}");
+    assert!(matches!(refused, Err(ListenError::File { call: "open", .. })), "{refused:?}");
     assert_eq!(fs::read(&lock).expect("it is there"), b"precious too");
 }
 

@@ -347,6 +347,7 @@ fn a_buffer_goes_through_the_port_of_its_pool_only() {
     let buffer = pool.take().expect("a free one");
     let error = other.port1.post_message_pooled(&0u64, buffer).expect_err("another port");
     assert!(matches!(error.reason(), PostError::ForeignPool), "{error}");
+    assert_eq!(error.to_string(), error.reason().to_string());
     let buffer = error.into_buffer();
     // Nor back through the port that it came by.
     hand_over(&one.port1, 1, buffer);

@@ -15,7 +15,7 @@ use tokens::{Kind, Token, is_word_char, tokens};
 
 /// Which floor each top-level module stands on. A module uses lower floors only; siblings do not
 /// see each other; floor 0 is open to all.
-const FLOORS: [(&str, u32); 13] = [
+const FLOORS: [(&str, u32); 14] = [
     ("error", 0),
     ("sync", 0),
     ("wire", 1),
@@ -27,6 +27,7 @@ const FLOORS: [(&str, u32); 13] = [
     ("meet", 5),
     ("group", 6),
     ("inspect", 6),
+    ("error_texts", 7),
     ("lib", 7),
     ("bin", 7),
 ];

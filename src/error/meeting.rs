@@ -1,6 +1,6 @@
 //! Errors of meeting: starting a worker, listening, connecting.
 
-use super::{AttachError, ChannelError, LoopError, MessageError, PostError, SystemError};
+use super::{AttachError, ChannelError, LoopError, MessageError, PostError, SystemError, text};
 use std::io;
 use thiserror::Error;
 
@@ -11,8 +11,16 @@ pub enum SpawnError {
     /// The channel to it could not be made.
     #[error(transparent)]
     Channel(#[from] ChannelError),
-    /// The kernel refused a call; `spawn` when the program could not be started.
-    #[error("{call}: {source}")]
+    /// The program could not be started.
+    #[error("{}", text::file(program, "to start the program", source))]
+    Program {
+        /// Its path or name, as the command has it.
+        program: std::path::PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+    /// The kernel refused another call.
+    #[error("{}", text::refused(call, source))]
     Io {
         /// The call.
         call: &'static str,
@@ -26,7 +34,10 @@ pub enum SpawnError {
 #[non_exhaustive]
 pub enum ListenError {
     /// Somebody listens under that name: another process, or this one.
-    #[error("somebody listens already at {}", path.display())]
+    #[error(
+        "another listener is at {} already: choose another name, or end that one",
+        path.display()
+    )]
     InUse {
         /// Where.
         path: std::path::PathBuf,
@@ -38,7 +49,10 @@ pub enum ListenError {
         name: String,
     },
     /// The directory of names is not this user's alone.
-    #[error("{}: {what}; names are kept in a directory of the user's own", path.display())]
+    #[error(
+        "{}: {what}; names need a directory of the user's own: mend it, or set XDG_RUNTIME_DIR",
+        path.display()
+    )]
     Directory {
         /// Which directory.
         path: std::path::PathBuf,
@@ -49,10 +63,22 @@ pub enum ListenError {
     #[error(transparent)]
     Channel(#[from] ChannelError),
     /// The time was up before a client came.
-    #[error("no client within the time given")]
+    #[error(
+        "no client within the time given: wait for longer, or see that clients use the same name"
+    )]
     Timeout,
-    /// The kernel refused a call.
-    #[error("{call}: {source}")]
+    /// The kernel refused a call about a file: the socket of the name, its lock or its directory.
+    #[error("{}", text::file(path, call, source))]
+    File {
+        /// The file.
+        path: std::path::PathBuf,
+        /// The call.
+        call: &'static str,
+        /// Its error.
+        source: io::Error,
+    },
+    /// The kernel refused another call.
+    #[error("{}", text::refused(call, source))]
     Io {
         /// The call.
         call: &'static str,
@@ -66,7 +92,10 @@ pub enum ListenError {
 #[non_exhaustive]
 pub enum ConnectError {
     /// Nobody listens there.
-    #[error("nobody listens at {}", path.display())]
+    #[error(
+        "nobody listens at {}: start the listener first, and see that both use the same name",
+        path.display()
+    )]
     Nobody {
         /// Where.
         path: std::path::PathBuf,
@@ -78,7 +107,10 @@ pub enum ConnectError {
         name: String,
     },
     /// As for a listener.
-    #[error("{}: {what}; names are kept in a directory of the user's own", path.display())]
+    #[error(
+        "{}: {what}; names need a directory of the user's own: mend it, or set XDG_RUNTIME_DIR",
+        path.display()
+    )]
     Directory {
         /// Which directory.
         path: std::path::PathBuf,
@@ -86,7 +118,10 @@ pub enum ConnectError {
         what: &'static str,
     },
     /// Another user's process listens there.
-    #[error("the listener is user {found}'s, not ours ({ours})")]
+    #[error(
+        "the listener belongs to user {found}, and only user {ours}, ours, is trusted: run both \
+         as one user"
+    )]
     ForeignUser {
         /// Its user.
         found: u32,
@@ -97,10 +132,23 @@ pub enum ConnectError {
     #[error(transparent)]
     Attach(#[from] AttachError),
     /// The listener did not answer in time, or has gone.
-    #[error("the listener did not answer within the time given")]
+    #[error(
+        "the listener did not answer within the time given: wait for longer, or see that it \
+         accepts"
+    )]
     Timeout,
-    /// The kernel refused a call.
-    #[error("{call}: {source}")]
+    /// The kernel refused a call about a file: the socket of the name, its lock or its directory.
+    #[error("{}", text::file(path, call, source))]
+    File {
+        /// The file.
+        path: std::path::PathBuf,
+        /// The call.
+        call: &'static str,
+        /// Its error.
+        source: io::Error,
+    },
+    /// The kernel refused another call.
+    #[error("{}", text::refused(call, source))]
     Io {
         /// The call.
         call: &'static str,
@@ -114,29 +162,36 @@ pub enum ConnectError {
 #[non_exhaustive]
 pub enum BroadcastError {
     /// It was closed here.
-    #[error("the broadcast channel {name:?} is closed")]
+    #[error("the broadcast channel {name:?} was closed here: open it again to post and receive")]
     Closed {
         /// Its name.
         name: String,
     },
     /// Some members could not be posted to. The others have the message.
-    #[error("{missed} members missed the message, {posted} have it; the first one: {first}")]
+    #[error(
+        "{missed} members missed the message, and {posted} have it: the source of this error says \
+         why the first one has not, and what helps"
+    )]
     Missed {
         /// How many members have not got it.
         missed: usize,
         /// How many have.
         posted: usize,
         /// Why the first of them has not.
+        #[source]
         first: Box<PostError>,
     },
     /// The value could not be serialised; nobody has it.
-    #[error("the message could not be serialised: {0}")]
+    #[error(
+        "the message could not be serialised, and nobody has it: correct what the source of this \
+         error names"
+    )]
     Serialize(#[source] rkyv::rancor::Error),
     /// A message has come that is not what it was declared to be. Later ones can be received.
     #[error(transparent)]
     Message(MessageError),
     /// The time was up.
-    #[error("no message within the time given")]
+    #[error("no message within the time given: wait for longer, or see that other members post")]
     Timeout,
     /// A name is a file name of 1 to 64 bytes, without `/`.
     #[error("{name:?} is no name: give 1 to 64 bytes without '/', and not '.' or '..'")]
@@ -145,7 +200,10 @@ pub enum BroadcastError {
         name: String,
     },
     /// A directory of names is not this user's alone.
-    #[error("{}: {what}; names are kept in a directory of the user's own", path.display())]
+    #[error(
+        "{}: {what}; names need a directory of the user's own: mend it, or set XDG_RUNTIME_DIR",
+        path.display()
+    )]
     Directory {
         /// Which directory.
         path: std::path::PathBuf,
@@ -154,7 +212,7 @@ pub enum BroadcastError {
     },
     /// A member takes nobody in: it neither posts nor receives. Nothing is left of the attempt.
     #[error(
-        "the member at {} takes nobody in ({source}): have it post or receive, or end its process, \
+        "the member at {} takes nobody in: have it post or receive, or end its process, \
          which `ss -xlp` names; a higher RLIMIT_NOFILE helps against too many references",
         path.display()
     )]
@@ -171,8 +229,18 @@ pub enum BroadcastError {
     /// A channel to a member could not be made.
     #[error(transparent)]
     Channel(#[from] ChannelError),
-    /// The kernel refused a call.
-    #[error("{call}: {source}")]
+    /// The kernel refused a call about a file: the socket of the name, its lock or its directory.
+    #[error("{}", text::file(path, call, source))]
+    File {
+        /// The file.
+        path: std::path::PathBuf,
+        /// The call.
+        call: &'static str,
+        /// Its error.
+        source: io::Error,
+    },
+    /// The kernel refused another call.
+    #[error("{}", text::refused(call, source))]
     Io {
         /// The call.
         call: &'static str,
@@ -195,7 +263,10 @@ pub enum ParentPortError {
         variable: &'static str,
     },
     /// It was asked for before.
-    #[error("the port to the parent was taken before: it exists once")]
+    #[error(
+        "the port to the parent was taken before, and exists once: keep the port of the first \
+         call"
+    )]
     AlreadyTaken,
     /// What was inherited is not a port.
     #[error(transparent)]
@@ -237,3 +308,19 @@ impl From<SystemError> for ParentPortError {
         ParentPortError::Attach(error.into())
     }
 }
+
+/// Gives errors of the kernel the path of the file that they are about.
+macro_rules! at_a_path {
+    ($($error:ident),*) => {$(
+        impl $error {
+            /// The same error, of a call about the file at `path`.
+            pub(crate) fn at(self, path: &std::path::Path) -> Self {
+                match self {
+                    Self::Io { call, source } => Self::File { path: path.to_owned(), call, source },
+                    other => other,
+                }
+            }
+        }
+    )*};
+}
+at_a_path!(ListenError, ConnectError, BroadcastError);

@@ -1,6 +1,6 @@
 //! One message to many ports.
 
-use crate::error::PostError;
+use crate::error::{AsIoError, PostError, into_io_error};
 use crate::link::payload::{self, Post};
 use crate::port::MessagePort;
 use crate::port::sender::Sender;
@@ -204,10 +204,16 @@ pub struct CollectionError {
 impl fmt::Display for CollectionError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match (&self.serialize, self.failures.first()) {
-            (Some(error), _) => write!(f, "posted to nobody: {error}"),
-            (None, Some((_, error))) => {
+            (Some(_), _) => f.write_str(
+                "posted to no member: the source of this error says why, and what helps",
+            ),
+            (None, Some(_)) => {
                 let (failed, posted) = (self.failures.len(), self.posted);
-                write!(f, "posted to {posted} members and not to {failed}; the first one: {error}")
+                write!(
+                    f,
+                    "posted to {posted} members and not to {failed}: the source of this error says "
+                )?;
+                f.write_str("why the first one has not got it, and what helps")
             }
             (None, None) => write!(f, "posted to {} members", self.posted),
         }
@@ -220,3 +226,13 @@ impl std::error::Error for CollectionError {
         self.serialize.as_ref().or(first).map(|error| error as _)
     }
 }
+
+impl AsIoError for CollectionError {
+    fn kind(&self) -> std::io::ErrorKind {
+        let first = self.failures.first().map(|(_, error)| error);
+        let error = self.serialize.as_ref().or(first);
+        error.map_or(std::io::ErrorKind::Other, AsIoError::kind)
+    }
+}
+
+into_io_error!(CollectionError);

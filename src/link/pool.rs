@@ -149,7 +149,7 @@ impl PeerPool {
         };
         if expected != Some(found) {
             let bound = expected.unwrap_or(0);
-            return Err(Corruption::new("bytes of a pool's sealed memory", found, bound));
+            return Err(Corruption::unequal("bytes of a pool's sealed memory", found, bound));
         }
         Ok(PeerPool {
             slots: count,
@@ -194,7 +194,8 @@ impl PeerPool {
     /// The slot that a record of the trusted peer names.
     pub(crate) fn received(self: &Arc<Self>, slot: u32) -> Result<Pooled, Corruption> {
         if slot >= self.slots {
-            return Err(Corruption::new("slot of a pool", slot.into(), self.slots.into()));
+            let last = self.slots.saturating_sub(1);
+            return Err(Corruption::new("slot of a pool", slot.into(), last.into()));
         }
         Ok(match self.memory() {
             Ok(memory) => Pooled::Buffer(PooledBuffer { memory: memory.clone(), slot }),

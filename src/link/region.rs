@@ -109,7 +109,7 @@ impl Region {
             return Err(AttachError::NotAPort { what: "the region is not on tmpfs" });
         }
         if nature.len != region_len(limit) {
-            let corruption = Corruption::new("region length", nature.len, region_len(limit));
+            let corruption = Corruption::unequal("region length", nature.len, region_len(limit));
             return Err(AttachError::Corrupt(corruption));
         }
         let mapping = Mapping::new(memfd, nature.len)?;
@@ -243,17 +243,23 @@ pub(crate) fn mapped(mapping: &Mapping, offset: u64, len: u64) -> NonNull<u8> {
 
 /// Whether foreign numbers are a geometry.
 fn check_geometry(capacity: u64, limit: u64) -> Result<Geometry, AttachError> {
-    let wrong = |what, found, bound| AttachError::Corrupt(Corruption::new(what, found, bound));
-    if !capacity.is_power_of_two() || capacity < MIN_CAPACITY {
-        return Err(wrong("capacity", capacity, MIN_CAPACITY));
-    }
-    if !limit.is_power_of_two() || limit < capacity || limit > MAX_LIMIT {
-        return Err(wrong("limit", limit, MAX_LIMIT));
-    }
-    if (limit / capacity).trailing_zeros() as usize >= MAX_SEGMENTS {
-        return Err(wrong("count of segments", limit / capacity, MAX_SEGMENTS as u64));
-    }
-    Ok(Geometry::new(capacity, limit))
+    let segments = || u64::from((limit / capacity).trailing_zeros()) + 1;
+    let wrong = if capacity < MIN_CAPACITY {
+        Corruption::too_small("capacity", capacity, MIN_CAPACITY)
+    } else if !capacity.is_power_of_two() {
+        Corruption::unknown("capacity", capacity)
+    } else if limit > MAX_LIMIT {
+        Corruption::new("limit", limit, MAX_LIMIT)
+    } else if limit < capacity {
+        Corruption::too_small("limit", limit, capacity)
+    } else if !limit.is_power_of_two() {
+        Corruption::unknown("limit", limit)
+    } else if segments() > MAX_SEGMENTS as u64 {
+        Corruption::new("count of segments", segments(), MAX_SEGMENTS as u64)
+    } else {
+        return Ok(Geometry::new(capacity, limit));
+    };
+    Err(AttachError::Corrupt(wrong))
 }
 
 /// A number to tell pairs apart by.

@@ -218,11 +218,12 @@ fn check_place(place: Place, region: &Region) -> Result<Cursor, AttachError> {
     let geometry = region.geometry();
     let count = u64::from(geometry.segments());
     if place.segment >= count {
-        let corruption = Corruption::new("segment of a cursor", place.segment, count);
+        let corruption =
+            Corruption::new("segment of a cursor", place.segment, count.saturating_sub(1));
         return Err(AttachError::Corrupt(corruption));
     }
     if !place.position.is_multiple_of(16) || !place.entered.is_multiple_of(16) {
-        let corruption = Corruption::new("alignment of a cursor", place.position, 16);
+        let corruption = Corruption::misaligned("position of a cursor", place.position, 16);
         return Err(AttachError::Corrupt(corruption));
     }
     let segment = place.segment as u32;

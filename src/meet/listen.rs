@@ -96,10 +96,13 @@ impl Listener {
             return Err(ListenError::BadName { name: path.display().to_string() });
         }
         lock.push(name::LOCK_ENDING);
-        let Some(hold) = Hold::take(lock.into())? else {
+        let lock = PathBuf::from(lock);
+        let hold = Hold::take(lock.clone()).map_err(|error| ListenError::from(error).at(&lock))?;
+        let Some(hold) = hold else {
             return Err(ListenError::InUse { path });
         };
-        let (socket, file) = name::listen_at(&path)?;
+        let (socket, file) =
+            name::listen_at(&path).map_err(|error| ListenError::from(error).at(&path))?;
         let epoll = Epoll::new()?;
         epoll.add(socket.as_fd(), 0)?;
         let guests = RefCell::new(VecDeque::new());
@@ -326,7 +329,9 @@ impl Connect {
         let left = || deadline.map(|at| at.saturating_duration_since(Instant::now()));
         let is_late = || left().is_some_and(|left| left.is_zero());
         let socket = loop {
-            match name::connect_to(path.as_ref())? {
+            let connected = name::connect_to(path.as_ref())
+                .map_err(|error| ConnectError::from(error).at(path.as_ref()))?;
+            match connected {
                 Connected::Yes(socket) => break socket,
                 Connected::Nobody => {
                     return Err(ConnectError::Nobody { path: path.as_ref().to_owned() });

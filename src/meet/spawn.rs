@@ -6,6 +6,7 @@ use crate::port::MessagePort;
 use crate::port::channel::{ChannelBuilder, MessageChannel};
 use std::io;
 use std::os::fd::AsFd;
+use std::path::PathBuf;
 use std::process::{Child, Command, ExitStatus};
 use std::time::Duration;
 
@@ -81,7 +82,12 @@ impl Worker {
             PostError::Io { call, source } => SpawnError::Io { call, source },
             other => unreachable!("a fresh port is open: {other}"),
         })?;
-        let child = process::spawn_with_descriptor(command, VARIABLE, theirs.as_fd())?;
+        let program = PathBuf::from(command.get_program());
+        let child = process::spawn_with_descriptor(command, VARIABLE, theirs.as_fd());
+        let child = child.map_err(|error| match error.call {
+            "spawn" => SpawnError::Program { program, source: error.source },
+            _ => error.into(),
+        })?;
         Ok(Worker { port: Some(port1), child: Some(child), maker: Maker::this() })
     }
 

@@ -17,7 +17,9 @@ pub(crate) mod target;
 pub(crate) mod transfer;
 pub(crate) mod typed;
 
-use crate::error::{CloseReason, MessageError, PostError, RecvError, SchemaError};
+use crate::error::{
+    AsIoError, CloseReason, MessageError, PostError, RecvError, SchemaError, into_io_error,
+};
 use crate::link::endpoint::{Endpoint, PeerCredentials};
 use crate::link::payload::Post;
 use crate::link::transfer::Halves;
@@ -32,7 +34,7 @@ use stats::{PortStats, Undelivered};
 use std::cell::{Cell, RefCell};
 use std::fmt;
 use std::os::fd::{AsFd, BorrowedFd};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use target::EventTarget;
 
 /// One end of a channel.
@@ -283,7 +285,7 @@ impl MessagePort {
         if Arc::ptr_eq(sender.endpoint(), receiver.endpoint()) {
             Ok(MessagePort::of_halves(sender, receiver))
         } else {
-            Err(JoinError { halves: Box::new((sender, receiver)) })
+            Err(JoinError { halves: Box::new(Mutex::new((sender, receiver))) })
         }
     }
 
@@ -537,14 +539,23 @@ impl fmt::Debug for MessagePort {
 /// # Ok::<(), messageport::ChannelError>(())
 /// ```
 #[derive(Debug, thiserror::Error)]
-#[error("the halves come from different ports")]
+#[error("the halves come from different ports: join those that one `split` returned")]
 pub struct JoinError {
-    halves: Box<(Sender, Receiver)>,
+    /// Behind a lock, as a half is not `Sync` and an error should be.
+    halves: Box<Mutex<(Sender, Receiver)>>,
 }
+
+impl AsIoError for JoinError {
+    fn kind(&self) -> std::io::ErrorKind {
+        std::io::ErrorKind::InvalidInput
+    }
+}
+
+into_io_error!(JoinError);
 
 impl JoinError {
     /// The halves that were to be joined.
     pub fn into_halves(self) -> (Sender, Receiver) {
-        *self.halves
+        self.halves.into_inner().unwrap_or_else(PoisonError::into_inner)
     }
 }

@@ -1,6 +1,6 @@
 //! Buffers that go to and fro between two ends that trust each other.
 
-use crate::error::{PoolError, PostError};
+use crate::error::{AsIoError, PoolError, PostError, into_io_error};
 use crate::link::endpoint::Endpoint;
 use crate::link::payload::Post;
 use crate::link::pool::{PoolMaker, PoolMemory, PooledBuffer};
@@ -168,13 +168,32 @@ impl MessagePort {
 }
 
 /// A message with a pooled buffer was not posted. The buffer comes back.
-#[derive(Debug, thiserror::Error)]
-#[error("{reason}")]
+#[derive(Debug)]
 pub struct PooledError {
-    #[source]
     reason: Box<PostError>,
     buffer: PooledBuffer,
 }
+
+/// The reason's own text and source.
+impl fmt::Display for PooledError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.reason.fmt(f)
+    }
+}
+
+impl std::error::Error for PooledError {
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        self.reason.source()
+    }
+}
+
+impl AsIoError for PooledError {
+    fn kind(&self) -> std::io::ErrorKind {
+        self.reason.kind()
+    }
+}
+
+into_io_error!(PooledError);
 
 impl PooledError {
     pub(crate) fn new(reason: PostError, buffer: PooledBuffer) -> PooledError {

@@ -3,7 +3,7 @@
 //! A listener may add, remove and dispatch from inside itself. So the list only grows while a
 //! dispatch runs; who is removed meanwhile is marked, and swept out when none runs.
 
-use crate::error::{CloseReason, MessageError};
+use crate::error::{AsIoError, CloseReason, MessageError, into_io_error};
 use crate::port::MessagePort;
 use crate::port::event::MessageEvent;
 use crate::port::message::Message;
@@ -566,8 +566,18 @@ impl EventTarget {
 
 /// The event is being dispatched already.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("the event is being dispatched already")]
+#[error(
+    "the event is being dispatched already, which it can be once at a time: dispatch a new one"
+)]
 pub struct InvalidState;
+
+impl AsIoError for InvalidState {
+    fn kind(&self) -> std::io::ErrorKind {
+        std::io::ErrorKind::ResourceBusy
+    }
+}
+
+into_io_error!(InvalidState);
 
 /// A callback as the target keeps it.
 pub(crate) fn callback<O: Outcome>(

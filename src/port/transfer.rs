@@ -1,6 +1,6 @@
 //! What moves with a message, and what comes back when it could not.
 
-use crate::error::{AttachError, PostError};
+use crate::error::{AsIoError, AttachError, PostError, into_io_error};
 use crate::link::buffer::Buffer;
 use crate::link::cargo::Item;
 use crate::link::payload::Post;
@@ -264,6 +264,7 @@ impl fmt::Debug for TransferError {
     }
 }
 
+/// The reason's own text and source, as every error here that wraps another one and adds a value.
 impl fmt::Display for TransferError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         self.reason.fmt(f)
@@ -272,7 +273,13 @@ impl fmt::Display for TransferError {
 
 impl std::error::Error for TransferError {
     fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
-        Some(&self.reason)
+        self.reason.source()
+    }
+}
+
+impl AsIoError for TransferError {
+    fn kind(&self) -> std::io::ErrorKind {
+        self.reason.kind()
     }
 }
 
@@ -317,6 +324,14 @@ impl fmt::Display for IntoFdError {
 
 impl std::error::Error for IntoFdError {
     fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
-        Some(&self.reason)
+        self.reason.source()
     }
 }
+
+impl AsIoError for IntoFdError {
+    fn kind(&self) -> std::io::ErrorKind {
+        self.reason.kind()
+    }
+}
+
+into_io_error!(TransferError, IntoFdError);

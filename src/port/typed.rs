@@ -1,6 +1,6 @@
 //! Ports whose messages have one type each way.
 
-use crate::error::{MessageError, PostError, RecvError};
+use crate::error::{AsIoError, MessageError, PostError, RecvError, into_io_error};
 use crate::link::payload::Post;
 use crate::port::MessagePort;
 use crate::port::burst::Burst;
@@ -79,6 +79,17 @@ pub enum TypedError {
     #[error(transparent)]
     Message(#[from] MessageError),
 }
+
+impl AsIoError for TypedError {
+    fn kind(&self) -> std::io::ErrorKind {
+        match self {
+            TypedError::Recv(error) => error.kind(),
+            TypedError::Message(error) => error.kind(),
+        }
+    }
+}
+
+into_io_error!(TypedError);
 
 /// What can be received by type: an archive that can be checked.
 pub trait Receive:

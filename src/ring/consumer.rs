@@ -235,11 +235,8 @@ impl Consumer {
     #[inline(always)]
     fn read_header(&self) -> Result<Header, Corruption> {
         let words = self.memory.read_header(self.cursor.offset_in(self.span));
-        let header = Header::decode(words).ok_or(Corruption::new(
-            "record header that nobody writes",
-            words[0],
-            0,
-        ))?;
+        let header =
+            Header::decode(words).ok_or(Corruption::unknown("header of a record", words[0]))?;
         let until_end = self.cursor.until_end_of(self.span);
         let available = self.available();
         match header {
@@ -247,7 +244,8 @@ impl Consumer {
                 Err(Corruption::new("message length", u64::from(len), available))
             }
             Header::Padding { len } if HEADER_LEN + u64::from(len) != until_end => {
-                Err(Corruption::new("padding length", u64::from(len), until_end))
+                let expected = until_end.saturating_sub(HEADER_LEN);
+                Err(Corruption::unequal("padding length", u64::from(len), expected))
             }
             Header::Padding { len } if HEADER_LEN + u64::from(len) > available => {
                 Err(Corruption::new("padding beyond the tail", u64::from(len), available))
@@ -255,8 +253,7 @@ impl Consumer {
             Header::Jump { segment }
                 if segment >= self.geometry.segments() || segment == self.cursor.segment =>
             {
-                let count = u64::from(self.geometry.segments());
-                Err(Corruption::new("segment to jump to", u64::from(segment), count))
+                Err(Corruption::unknown("segment to jump to", u64::from(segment)))
             }
             header => Ok(header),
         }
@@ -315,7 +312,7 @@ impl Consumer {
             return Err(Corruption::new("bytes newly committed by the producer", committed, room));
         }
         if !committed.is_multiple_of(RECORD_ALIGN) {
-            return Err(Corruption::new("alignment of tail", committed, RECORD_ALIGN));
+            return Err(Corruption::misaligned("position of the tail", committed, RECORD_ALIGN));
         }
         self.tail = tail;
         Ok(())

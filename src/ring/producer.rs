@@ -87,7 +87,12 @@ impl Producer {
         let head = memory.lane().consumer.head.load(ordering(Site::ReadHead, Ordering::Acquire));
         let behind = distance(cursor.position, head);
         if behind > geometry.limit() || !behind.is_multiple_of(RESERVE) {
-            return Err(Corruption::new("distance of head behind tail", behind, geometry.limit()));
+            return Err(Corruption::step(
+                "distance of head behind tail",
+                behind,
+                geometry.limit(),
+                RESERVE,
+            ));
         }
         let counters = Counters::read(&memory.lane().produced);
         Ok(Producer {
@@ -502,7 +507,7 @@ impl Producer {
         let released = distance(head, self.head);
         if released > outstanding || !released.is_multiple_of(RESERVE) {
             let what = "bytes newly released by the consumer";
-            return Err(Refusal::Corrupt(Corruption::new(what, released, outstanding)));
+            return Err(Refusal::Corrupt(Corruption::step(what, released, outstanding, RESERVE)));
         }
         self.head = head;
         Ok(())

@@ -1,6 +1,7 @@
 //! Clauses B.
 
 use crate::common::DEADLINE;
+use crate::common::messages::chain;
 use crate::{between_two_members, hear, nothing, open, say, text, wait_for_others};
 use messageport::rkyv::rancor::{Fallible, Source, fail};
 use messageport::rkyv::ser::Writer;
@@ -260,7 +261,7 @@ fn b4_near(name: &str, far: MessagePort) {
     let error = member.post_message(&Value { is_refused: true, count: &count });
     let error = error.expect_err("it refuses");
     assert!(matches!(error, BroadcastError::Serialize(_)), "{error}");
-    assert!(error.to_string().contains("does not want to"), "{error}");
+    assert!(chain(&error).contains("does not want to"), "{error}");
     count.set(0);
     member.post_message(&Value { is_refused: false, count: &count }).expect("room");
     assert_eq!(count.get(), once);

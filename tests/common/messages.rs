@@ -7,6 +7,17 @@ use messageport::{Format, MessageEvent, MessagePort, PostError, rkyv};
 use std::sync::OnceLock;
 use std::time::{Duration, Instant};
 
+/// The text of an error and those of its sources.
+pub fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut next = error.source();
+    while let Some(source) = next {
+        text = format!("{text}: {source}");
+        next = source.source();
+    }
+    text
+}
+
 /// Small and reproducible: splitmix64.
 #[derive(Clone, Debug)]
 pub struct Rng(pub u64);

@@ -1,6 +1,7 @@
 //! Values whose `Serialize` does what it should not.
 
 use super::{assert_empty, assert_works, channel};
+use crate::common::messages::chain;
 use crate::common::{receive, receive_end, receive_text, refusal};
 use messageport::rkyv::rancor::{Fallible, Source, fail};
 use messageport::rkyv::ser::Writer;
@@ -73,7 +74,7 @@ fn a_value_that_refuses_is_an_error_with_its_own_words() {
     for after in [0, 10, 255, 256, 257, 10_000, 100_000] {
         let error = port1.post_message(&Failing { after }).expect_err("it refuses");
         let PostError::Serialize(_) = &error else { panic!("{error}") };
-        assert!(error.to_string().contains("does not want to"), "{error}");
+        assert!(chain(&error).contains("does not want to"), "{error}");
         assert_works(&port1, &port2);
     }
 }

@@ -26,11 +26,14 @@ pub(super) fn publish(
     for attempt in 0.. {
         let crowd = Crowd::make(&directory).map_err(|error| match error {
             NoCrowd::Flaw(what) => BroadcastError::Directory { path: directory.clone(), what },
-            NoCrowd::System(SystemError { call, source }) => BroadcastError::Io { call, source },
+            NoCrowd::System(error) => BroadcastError::from(error).at(&directory),
         })?;
         if let Some(crowd) = crowd {
             let signature = Signature::new(hello);
-            if let Some(socket) = crowd.listen(&signature.to_string())? {
+            let socket = crowd.listen(&signature.to_string());
+            if let Some(socket) =
+                socket.map_err(|error| BroadcastError::from(error).at(&directory))?
+            {
                 return Ok((crowd, Entrance::new(signature, directory, socket)));
             }
         }
@@ -83,7 +86,9 @@ fn meet(
     let mut deadline = None;
     let mut pause = FIRST_PAUSE;
     loop {
-        let source = match leave(crowd, other, ours, &mut port2)? {
+        let left = leave(crowd, other, ours, &mut port2)
+            .map_err(|error| error.at(&membership.entrance.path_of(other)))?;
+        let source = match left {
             Left::Done => return membership.members.add(other.member, port1),
             Left::Nobody => return Ok(()),
             Left::Busy(source) => source,

@@ -82,7 +82,7 @@ impl Receiving {
                     Err(corruption) => return Err(self.broken(corruption)),
                 }
             } else if parcel.lost == 0 {
-                return Err(self.broken(Corruption::new("pools in the packet of one", 0, 1)));
+                return Err(self.broken(Corruption::unequal("pools in the packet of one", 0, 1)));
             }
         } else {
             self.discard_packet(1, sequence)?;
@@ -110,7 +110,7 @@ impl Receiving {
     /// Receives the packet that a record says is there. It left before the record was published, so
     /// that it must be there; older ones are of posts that were never published.
     fn receive_parcel(&mut self, expected: u16, sequence: u64) -> Result<Parcel, RecvError> {
-        let wrong = |found| Corruption::new("packet beside a message", found, sequence);
+        let wrong = |found| Corruption::unequal("number of a packet", found, sequence);
         let mut bytes = [0; MAX_PACKET_LEN + 1];
         for _ in 0..MOST_ORPHANS {
             let socket = self.end.attachments();
@@ -159,7 +159,7 @@ impl Receiving {
         }
         self.short_since = None;
         if socket::discard_packet(self.end.attachments()) != Discarded::Packet {
-            return Err(self.broken(Corruption::new("packet beside a message", 0, 1)));
+            return Err(self.broken(Corruption::unequal("packets beside a message", 0, 1)));
         }
         Ok(Parcel::lost(needed))
     }

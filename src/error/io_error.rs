@@ -1,0 +1,230 @@
+//! Every error as an [`io::Error`](std::io::Error), for functions that return those: `?` converts. The kind says
+//! what a caller would do about it; the error itself is inside, by `get_ref`.
+
+use super::{
+    AttachError, BroadcastError, BufferError, ChannelError, ConnectError, Corruption, ListenError,
+    LoopError, MessageError, ParentPortError, PoolError, PostError, RecvError, SchemaError,
+    SpawnError,
+};
+use std::io::ErrorKind;
+
+/// What kind of an [`io::Error`] an error is.
+pub(crate) trait AsIoError {
+    fn kind(&self) -> ErrorKind;
+}
+
+macro_rules! into_io_error {
+    ($($error:ty),* $(,)?) => {$(
+        impl From<$error> for std::io::Error {
+            fn from(error: $error) -> std::io::Error {
+                std::io::Error::new($crate::error::AsIoError::kind(&error), error)
+            }
+        }
+    )*};
+}
+pub(crate) use into_io_error;
+
+into_io_error!(
+    AttachError,
+    BroadcastError,
+    BufferError,
+    ChannelError,
+    ConnectError,
+    Corruption,
+    ListenError,
+    LoopError,
+    MessageError,
+    ParentPortError,
+    PoolError,
+    PostError,
+    RecvError,
+    SchemaError,
+    SpawnError,
+);
+
+impl AsIoError for Corruption {
+    fn kind(&self) -> ErrorKind {
+        ErrorKind::InvalidData
+    }
+}
+
+impl AsIoError for SchemaError {
+    fn kind(&self) -> ErrorKind {
+        ErrorKind::InvalidData
+    }
+}
+
+impl AsIoError for ChannelError {
+    fn kind(&self) -> ErrorKind {
+        match self {
+            ChannelError::TooLarge { .. } => ErrorKind::InvalidInput,
+            ChannelError::ResourceLimit { .. } => ErrorKind::OutOfMemory,
+            ChannelError::KernelTooOld { .. } => ErrorKind::Unsupported,
+            ChannelError::Io { source, .. } => source.kind(),
+        }
+    }
+}
+
+impl AsIoError for PostError {
+    fn kind(&self) -> ErrorKind {
+        match self {
+            PostError::Closed { .. } => ErrorKind::BrokenPipe,
+            PostError::QueueFull { .. }
+            | PostError::PoolInUse { .. }
+            | PostError::TooManyInFlight => ErrorKind::WouldBlock,
+            PostError::Busy => ErrorKind::ResourceBusy,
+            PostError::TooLarge { .. }
+            | PostError::Serialize(_)
+            | PostError::TooManyTransferables { .. }
+            | PostError::TransferLoop { .. }
+            | PostError::Detached { .. }
+            | PostError::HasPool { .. }
+            | PostError::ForeignPool => ErrorKind::InvalidInput,
+            PostError::Refused => ErrorKind::Unsupported,
+            PostError::Timeout => ErrorKind::TimedOut,
+            PostError::Cancelled => ErrorKind::Interrupted,
+            PostError::Io { source, .. } => source.kind(),
+        }
+    }
+}
+
+impl AsIoError for RecvError {
+    fn kind(&self) -> ErrorKind {
+        match self {
+            RecvError::Closed { .. } => ErrorKind::UnexpectedEof,
+            RecvError::Timeout => ErrorKind::TimedOut,
+            RecvError::Cancelled => ErrorKind::Interrupted,
+            RecvError::OutOfDescriptors { .. } => ErrorKind::QuotaExceeded,
+            RecvError::Started => ErrorKind::InvalidInput,
+            RecvError::OutOfMemory { .. } => ErrorKind::OutOfMemory,
+            RecvError::Io { source, .. } => source.kind(),
+        }
+    }
+}
+
+impl AsIoError for MessageError {
+    fn kind(&self) -> ErrorKind {
+        match self {
+            MessageError::Invalid { .. }
+            | MessageError::Format { .. }
+            | MessageError::NotText(_)
+            | MessageError::UnknownPool => ErrorKind::InvalidData,
+            MessageError::Lost { .. } => ErrorKind::QuotaExceeded,
+            MessageError::OutOfMemory { .. } => ErrorKind::OutOfMemory,
+            MessageError::NothingLeft { .. } => ErrorKind::NotFound,
+            MessageError::Port(error) => error.kind(),
+            MessageError::Buffer(error) => error.kind(),
+        }
+    }
+}
+
+impl AsIoError for PoolError {
+    fn kind(&self) -> ErrorKind {
+        match self {
+            PoolError::NotTrusted => ErrorKind::PermissionDenied,
+            PoolError::Empty { .. } | PoolError::TooMany { .. } => ErrorKind::InvalidInput,
+            PoolError::Post(error) => error.kind(),
+            PoolError::Memory(error) => error.kind(),
+        }
+    }
+}
+
+impl AsIoError for BufferError {
+    fn kind(&self) -> ErrorKind {
+        match self {
+            BufferError::Sealed => ErrorKind::PermissionDenied,
+            BufferError::TooLarge { .. } => ErrorKind::FileTooLarge,
+            BufferError::Refused { .. } | BufferError::Invalid { .. } => ErrorKind::InvalidData,
+            BufferError::Serialize(_) | BufferError::LengthChanged { .. } => {
+                ErrorKind::InvalidInput
+            }
+            BufferError::Io { source, .. } => source.kind(),
+        }
+    }
+}
+
+impl AsIoError for AttachError {
+    fn kind(&self) -> ErrorKind {
+        match self {
+            AttachError::NotAPort { .. }
+            | AttachError::Differs { .. }
+            | AttachError::Corrupt(_) => ErrorKind::InvalidData,
+            AttachError::Io { source, .. } => source.kind(),
+        }
+    }
+}
+
+impl AsIoError for LoopError {
+    fn kind(&self) -> ErrorKind {
+        let LoopError::Io { source, .. } = self;
+        source.kind()
+    }
+}
+
+impl AsIoError for SpawnError {
+    fn kind(&self) -> ErrorKind {
+        match self {
+            SpawnError::Channel(error) => error.kind(),
+            SpawnError::Program { source, .. } | SpawnError::Io { source, .. } => source.kind(),
+        }
+    }
+}
+
+impl AsIoError for ListenError {
+    fn kind(&self) -> ErrorKind {
+        match self {
+            ListenError::InUse { .. } => ErrorKind::AddrInUse,
+            ListenError::BadName { .. } => ErrorKind::InvalidInput,
+            ListenError::Directory { .. } => ErrorKind::PermissionDenied,
+            ListenError::Channel(error) => error.kind(),
+            ListenError::Timeout => ErrorKind::TimedOut,
+            ListenError::File { source, .. } | ListenError::Io { source, .. } => source.kind(),
+        }
+    }
+}
+
+impl AsIoError for ConnectError {
+    fn kind(&self) -> ErrorKind {
+        match self {
+            ConnectError::Nobody { .. } => ErrorKind::ConnectionRefused,
+            ConnectError::BadName { .. } => ErrorKind::InvalidInput,
+            ConnectError::Directory { .. } | ConnectError::ForeignUser { .. } => {
+                ErrorKind::PermissionDenied
+            }
+            ConnectError::Attach(error) => error.kind(),
+            ConnectError::Timeout => ErrorKind::TimedOut,
+            ConnectError::File { source, .. } | ConnectError::Io { source, .. } => source.kind(),
+        }
+    }
+}
+
+impl AsIoError for BroadcastError {
+    fn kind(&self) -> ErrorKind {
+        match self {
+            BroadcastError::Closed { .. } => ErrorKind::NotConnected,
+            BroadcastError::Missed { first, .. } => first.kind(),
+            BroadcastError::Serialize(_) | BroadcastError::BadName { .. } => {
+                ErrorKind::InvalidInput
+            }
+            BroadcastError::Message(error) => error.kind(),
+            BroadcastError::Timeout => ErrorKind::TimedOut,
+            BroadcastError::Directory { .. } => ErrorKind::PermissionDenied,
+            BroadcastError::Busy { .. } => ErrorKind::ResourceBusy,
+            BroadcastError::Attach(error) => error.kind(),
+            BroadcastError::Channel(error) => error.kind(),
+            BroadcastError::File { source, .. } | BroadcastError::Io { source, .. } => {
+                source.kind()
+            }
+        }
+    }
+}
+
+impl AsIoError for ParentPortError {
+    fn kind(&self) -> ErrorKind {
+        match self {
+            ParentPortError::NotAWorker { .. } => ErrorKind::NotFound,
+            ParentPortError::AlreadyTaken => ErrorKind::InvalidInput,
+            ParentPortError::Attach(error) => error.kind(),
+        }
+    }
+}

@@ -1,0 +1,370 @@
+//! One table of every error text: what happened, what was expected or why, what to do.
+//!
+//! A variant without a row does not compile here: add one line to its type's table, with three
+//! pieces of its text in their order.
+
+use crate::*;
+use rkyv::rancor;
+use std::error::Error;
+use std::io;
+
+/// The values of one error type with three pieces of each one's text.
+macro_rules! texts {
+    ($type:ty { $($pattern:pat => $value:expr, $parts:expr;)+ }) => {{
+        fn has_a_row(error: &$type) {
+            match error {
+                $($pattern => (),)+
+            }
+        }
+        $(
+            let error: $type = $value;
+            has_a_row(&error);
+            assert!(matches!(error, $pattern), "{error:?} stands in another's row");
+            check(error, $parts);
+        )+
+    }};
+}
+
+/// Checks a text, those of its sources, and that an `io::Error` says the same.
+fn check<E: Error + 'static>(error: E, parts: [&str; 3])
+where
+    io::Error: From<E>,
+{
+    let text = error.to_string();
+    let mut rest = text.as_str();
+    for part in parts {
+        let at = rest.find(part).unwrap_or_else(|| panic!("no {part:?} in its place in: {text}"));
+        rest = &rest[at + part.len()..];
+    }
+    assert!(!text.starts_with(char::is_uppercase), "it begins like a sentence: {text}");
+    assert!(!text.ends_with(['.', ' ', ':', ';']), "it ends like a sentence: {text}");
+    assert!(text.len() <= 300, "{} bytes: {text}", text.len());
+    assert!(!text.contains("  ") && !text.contains('\n'), "{text:?}");
+
+    let mut chain = vec![text.clone()];
+    let mut next = error.source();
+    while let Some(source) = next {
+        chain.push(source.to_string());
+        next = source.source();
+    }
+    for (at, inner) in chain.iter().enumerate().skip(1) {
+        let twice = chain[..at].iter().any(|outer| outer.contains(inner.as_str()));
+        assert!(!twice, "a chain that says something twice: {chain:#?}");
+    }
+
+    let same = io::Error::from(error);
+    assert_eq!(same.to_string(), text);
+    assert_ne!(same.kind(), io::ErrorKind::Other, "a kind that says nothing: {text}");
+}
+
+fn refusal() -> io::Error {
+    io::Error::from_raw_os_error(libc::ENOMEM)
+}
+
+fn denial() -> io::Error {
+    io::Error::from_raw_os_error(libc::EACCES)
+}
+
+fn flaw<E: rancor::Source>() -> E {
+    E::new(std::fmt::Error)
+}
+
+fn not_utf8() -> std::str::Utf8Error {
+    String::from_utf8(vec![0xff]).expect_err("no text").utf8_error()
+}
+
+fn path() -> std::path::PathBuf {
+    PATH.into()
+}
+
+const PATH: &str = "/run/user/7/messageport/prices";
+const MMAP: [&str; 3] = ["refused mmap", "(ENOMEM)", ": memory is short; free some"];
+const BIND: [&str; 3] = [PATH, "refused bind (EACCES)", ": see that the permissions"];
+const CORRUPT: Corruption = Corruption::new("message length", 0x900, 0x400);
+const CORRUPT_PARTS: [&str; 3] =
+    ["message length is 0x900", "at most 0x400", "so drop the port and look"];
+
+#[test]
+fn corruptions_say_what_was_found_what_was_expected_and_what_to_do() {
+    check(CORRUPT, CORRUPT_PARTS);
+    let remedy = "so drop the port and look";
+    let small = Corruption::too_small("capacity", 16, 4096);
+    check(small, ["capacity is 0x10", "at least 0x1000", remedy]);
+    let length = Corruption::unequal("length of the region", 1, 2);
+    check(length, ["region is 0x1", "exactly 0x2", remedy]);
+    let tail = Corruption::step("position of the tail", 17, 64, 16);
+    check(tail, ["tail is 0x11", "a multiple of 0x10", remedy]);
+    let far = Corruption::step("position of the tail", 80, 64, 16);
+    check(far, ["tail is 0x50", "at most 0x40", remedy]);
+    let header = Corruption::unknown("header of a record", 9);
+    check(header, ["record is 0x9", "that the protocol does not have", remedy]);
+}
+
+#[test]
+fn errors_of_channels_and_posts() {
+    texts!(ChannelError {
+        ChannelError::TooLarge { .. } =>
+            ChannelError::TooLarge { name: "limit", found: 1 << 40, max: 1 << 32 },
+            ["limit of 1099511627776 bytes", "at most 4294967296", "give the builder a smaller"];
+        ChannelError::ResourceLimit { .. } =>
+            ChannelError::ResourceLimit { resource: "RLIMIT_AS", allowed: 1, needed: 2 },
+            ["a region of 2 bytes", "RLIMIT_AS (1 bytes)", "or raise the resource limit"];
+        ChannelError::KernelTooOld { .. } =>
+            ChannelError::KernelTooOld { missing: "MADV_POPULATE_WRITE" },
+            ["lacks MADV_POPULATE_WRITE", "Linux 5.14 or later", "update"];
+        ChannelError::Io { .. } => ChannelError::Io { call: "mmap", source: refusal() }, MMAP;
+    });
+    texts!(PostError {
+        PostError::Closed { .. } => PostError::Closed { reason: CloseReason::PeerDied },
+            ["closed, because the peer's process has ended", "an open port", "make a new channel"];
+        PostError::QueueFull { .. } =>
+            PostError::QueueFull { len: u64::MAX, unread: u64::MAX, limit: 1 << 32, is_socket: false },
+            ["of 18446744073709551615 bytes", "of at most 4294967296 bytes", "wait for room"];
+        PostError::TooLarge { .. } => PostError::TooLarge { len: 9, max: 8 },
+            ["of 9 bytes can never fit", "at most 8", "a higher limit, or send the bytes in pieces"];
+        PostError::Busy => PostError::Busy,
+            ["busy with a loan", "one thing at a time", "post again when that has ended"];
+        PostError::Serialize(_) => PostError::Serialize(flaw()),
+            ["could not be serialised", "expected a value whose own", "correct what the source"];
+        PostError::TooManyTransferables { .. } =>
+            PostError::TooManyTransferables {
+                transferables: 65, descriptors: 195, max_transferables: 64, max_descriptors: 253,
+            },
+            ["65 transferables with 195 descriptors", "64 and 253", "post several"];
+        PostError::TransferLoop { .. } => PostError::TransferLoop { index: 3 },
+            ["transferable 3 is the other end", "nobody could receive", "through another port"];
+        PostError::Detached { .. } => PostError::Detached { index: 3 },
+            ["transferable 3 is a closed port", "only an open one moves", "leave it out"];
+        PostError::HasPool { .. } => PostError::HasPool { index: 3 },
+            ["transferable 3 is a port with a buffer pool", "stays mapped", "move a port without"];
+        PostError::ForeignPool => PostError::ForeignPool,
+            ["the buffer", "belongs to another port's pool", "post it through the port that made"];
+        PostError::PoolInUse { .. } => PostError::PoolInUse { count: 4 },
+            ["all 4 buffers", "are in use", "wait until one comes back by `take_timeout`"];
+        PostError::TooManyInFlight => PostError::TooManyInFlight,
+            ["too many descriptors", "more than RLIMIT_NOFILE allows", "wait until some"];
+        PostError::Refused => PostError::Refused,
+            ["the peer", "accepts no transferables", "post the message without a list"];
+        PostError::Timeout => PostError::Timeout,
+            ["no room", "within the time given", "wait for longer"];
+        PostError::Cancelled => PostError::Cancelled,
+            ["was ended by a `Canceller`", "nothing was posted", "post again"];
+        PostError::Io { .. } => PostError::Io { call: "mmap", source: refusal() }, MMAP;
+    });
+    let full = PostError::QueueFull { len: 1, unread: 2, limit: 3, is_socket: true };
+    check(full, ["a message of 1 bytes", "queue of transferables is full", "wait until some"]);
+}
+
+#[test]
+fn every_reason_of_an_end_reads_on_in_the_error_that_has_it() {
+    let reasons = [
+        (CloseReason::Local, "because this end closed it"),
+        (CloseReason::PeerClosed, "because the peer closed it"),
+        (CloseReason::PeerDropped, "because the peer dropped it"),
+        (CloseReason::PeerDied, "because the peer's process has ended"),
+        (CloseReason::Corrupt(CORRUPT), "message length is 0x900, where at most 0x400"),
+    ];
+    for (reason, text) in reasons {
+        match reason {
+            CloseReason::Local
+            | CloseReason::PeerClosed
+            | CloseReason::PeerDropped
+            | CloseReason::PeerDied
+            | CloseReason::Corrupt(_) => (),
+        }
+        check(PostError::Closed { reason }, ["the port is closed", text, "make a new channel"]);
+        check(RecvError::Closed { reason }, ["the port is closed", text, "make a new channel"]);
+    }
+}
+
+#[test]
+fn errors_of_receiving_and_of_messages() {
+    texts!(RecvError {
+        RecvError::Closed { .. } => RecvError::Closed { reason: CloseReason::Local },
+            ["closed, because this end", "every message before was delivered", "a new channel"];
+        RecvError::Timeout => RecvError::Timeout,
+            ["no message", "within the time given", "wait for longer"];
+        RecvError::Cancelled => RecvError::Cancelled,
+            ["the wait for a message", "was ended by a `Canceller`", "receive again"];
+        RecvError::OutOfDescriptors { .. } => RecvError::OutOfDescriptors { needed: 3 },
+            ["needs 3 descriptors", "more than this process has left", "raise RLIMIT_NOFILE"];
+        RecvError::Started => RecvError::Started,
+            ["delivers its messages as events", "cannot be read by calls", "use its handlers"];
+        RecvError::OutOfMemory { .. } => RecvError::OutOfMemory { len: 9 },
+            ["no memory", "of 9 bytes, which stays in the queue", "`discard_next`"];
+        RecvError::Io { .. } => RecvError::Io { call: "mmap", source: refusal() }, MMAP;
+    });
+    texts!(MessageError {
+        MessageError::Invalid { .. } => MessageError::Invalid { expected: "u32", source: flaw() },
+            ["no valid archive", "of u32", "receive it as the type that the peer posts"];
+        MessageError::Format { .. } => MessageError::Format { expected: "text", found: "bytes" },
+            ["posted as bytes", "text was asked for", "read it by the method"];
+        MessageError::NotText(_) => MessageError::NotText(not_utf8()),
+            ["the message is no text", "has to be UTF-8", "read it by `bytes`"];
+        MessageError::Lost { .. } => MessageError::Lost { descriptors: 3 },
+            ["lost its 3 descriptors", "could have no more", "have it sent again"];
+        MessageError::OutOfMemory { .. } => MessageError::OutOfMemory { len: 9 },
+            ["no memory", "of 9 bytes, which is lost", "have it sent again"];
+        MessageError::NothingLeft { .. } => MessageError::NothingLeft { kind: "port" },
+            ["the message has no port", "left in it", "take no more of them than came"];
+        MessageError::UnknownPool => MessageError::UnknownPool,
+            ["the message's buffer", "a pool that this end does not have", "call `trust_peer`"];
+        MessageError::Port(_) => MessageError::Port(AttachError::Corrupt(CORRUPT)), CORRUPT_PARTS;
+        MessageError::Buffer(_) =>
+            MessageError::Buffer(BufferError::Io { call: "mmap", source: refusal() }), MMAP;
+    });
+}
+
+#[test]
+fn errors_of_memory_and_of_what_arrives() {
+    texts!(PoolError {
+        PoolError::NotTrusted => PoolError::NotTrusted,
+            ["a buffer pool", "needs trust", "call `trust_peer` at both ends"];
+        PoolError::Empty { .. } => PoolError::Empty { count: 0, len: 7 },
+            ["a pool of 0 buffers of 7 bytes", "is empty", "ask for at least one"];
+        PoolError::TooMany { .. } => PoolError::TooMany { max: 64 },
+            ["64 pools already", "all that it takes", "make one pool with more"];
+        PoolError::Post(_) => PoolError::Post(PostError::Io { call: "mmap", source: refusal() }),
+            MMAP;
+        PoolError::Memory(_) =>
+            PoolError::Memory(BufferError::Io { call: "mmap", source: refusal() }), MMAP;
+    });
+    texts!(BufferError {
+        BufferError::Sealed => BufferError::Sealed,
+            ["the buffer is sealed", "its bytes cannot change", "`into_mut`"];
+        BufferError::TooLarge { .. } => BufferError::TooLarge { len: 9, allowed: 8 },
+            ["a buffer of 9 bytes", "RLIMIT_FSIZE (8 bytes)", "make a smaller one"];
+        BufferError::Refused { .. } => BufferError::Refused { what: "it has holes" },
+            ["no buffer: it has holes", "sealed memory is expected", "have the peer send"];
+        BufferError::Serialize(_) => BufferError::Serialize(flaw()),
+            ["could not be serialised", "expected one whose own", "correct what the source"];
+        BufferError::LengthChanged { .. } => BufferError::LengthChanged { len: 1, again: 2 },
+            ["took 1 bytes at first", "2 bytes when", "write the same each time"];
+        BufferError::Invalid { .. } => BufferError::Invalid { expected: "u32", source: flaw() },
+            ["no valid archive", "of u32", "read it as the type that was written"];
+        BufferError::Io { .. } => BufferError::Io { call: "mmap", source: refusal() }, MMAP;
+    });
+    check(
+        SchemaError { required: 7, found: 8 },
+        ["carries schema 0x8", "0x7 is required", "have its creator's builder"],
+    );
+    texts!(AttachError {
+        AttachError::NotAPort { .. } => AttachError::NotAPort { what: "no capsule came" },
+            ["what arrived is no port", "no capsule came", "have the peer send a port"];
+        AttachError::Differs { .. } =>
+            AttachError::Differs { what: "layout version", found: 2, expected: 3 },
+            ["another layout version, 0x2", "0x3", "build both with the same version"];
+        AttachError::Corrupt(_) => AttachError::Corrupt(CORRUPT), CORRUPT_PARTS;
+        AttachError::Io { .. } => AttachError::Io { call: "mmap", source: refusal() }, MMAP;
+    });
+    texts!(LoopError {
+        LoopError::Io { .. } => LoopError::Io { call: "mmap", source: refusal() }, MMAP;
+    });
+}
+
+#[test]
+fn errors_of_meeting() {
+    let directory = [PATH, "others can write to it", "mend it, or set XDG_RUNTIME_DIR"];
+    let what = "others can write to it";
+    let name = || "a/b".to_owned();
+    let bad_name = ["\"a/b\" is no name", "1 to 64 bytes", "without '/'"];
+    texts!(SpawnError {
+        SpawnError::Channel(_) =>
+            SpawnError::Channel(ChannelError::Io { call: "mmap", source: refusal() }), MMAP;
+        SpawnError::Program { .. } => SpawnError::Program { program: path(), source: denial() },
+            [PATH, "refused to start the program (EACCES)", "see that the permissions"];
+        SpawnError::Io { .. } => SpawnError::Io { call: "mmap", source: refusal() }, MMAP;
+    });
+    texts!(ListenError {
+        ListenError::InUse { .. } => ListenError::InUse { path: path() },
+            ["another listener is", PATH, "choose another name"];
+        ListenError::BadName { .. } => ListenError::BadName { name: name() }, bad_name;
+        ListenError::Directory { .. } => ListenError::Directory { path: path(), what }, directory;
+        ListenError::Channel(_) =>
+            ListenError::Channel(ChannelError::Io { call: "mmap", source: refusal() }), MMAP;
+        ListenError::Timeout => ListenError::Timeout,
+            ["no client", "within the time given", "wait for longer"];
+        ListenError::File { .. } =>
+            ListenError::Io { call: "bind", source: denial() }.at(PATH.as_ref()), BIND;
+        ListenError::Io { .. } => ListenError::Io { call: "mmap", source: refusal() }, MMAP;
+    });
+    texts!(ConnectError {
+        ConnectError::Nobody { .. } => ConnectError::Nobody { path: path() },
+            ["nobody listens", PATH, "start the listener first"];
+        ConnectError::BadName { .. } => ConnectError::BadName { name: name() }, bad_name;
+        ConnectError::Directory { .. } => ConnectError::Directory { path: path(), what }, directory;
+        ConnectError::ForeignUser { .. } => ConnectError::ForeignUser { found: 7, ours: 8 },
+            ["belongs to user 7", "only user 8", "run both as one user"];
+        ConnectError::Attach(_) => ConnectError::Attach(AttachError::Corrupt(CORRUPT)),
+            CORRUPT_PARTS;
+        ConnectError::Timeout => ConnectError::Timeout,
+            ["did not answer", "within the time given", "wait for longer"];
+        ConnectError::File { .. } =>
+            ConnectError::Io { call: "bind", source: denial() }.at(PATH.as_ref()), BIND;
+        ConnectError::Io { .. } => ConnectError::Io { call: "mmap", source: refusal() }, MMAP;
+    });
+    texts!(BroadcastError {
+        BroadcastError::Closed { .. } => BroadcastError::Closed { name: "prices".into() },
+            ["\"prices\"", "was closed here", "open it again"];
+        BroadcastError::Missed { .. } =>
+            BroadcastError::Missed {
+                missed: 2, posted: 3, first: Box::new(PostError::TooLarge { len: 9, max: 8 }),
+            },
+            ["2 members missed the message", "3 have it", "the source of this error says why"];
+        BroadcastError::Serialize(_) => BroadcastError::Serialize(flaw()),
+            ["could not be serialised", "nobody has it", "correct what the source"];
+        BroadcastError::Message(_) =>
+            BroadcastError::Message(MessageError::NotText(not_utf8())),
+            ["the message is no text", "UTF-8", "read it by `bytes`"];
+        BroadcastError::Timeout => BroadcastError::Timeout,
+            ["no message", "within the time given", "wait for longer"];
+        BroadcastError::BadName { .. } => BroadcastError::BadName { name: name() }, bad_name;
+        BroadcastError::Directory { .. } => BroadcastError::Directory { path: path(), what },
+            directory;
+        BroadcastError::Busy { .. } => BroadcastError::Busy { path: path(), source: refusal() },
+            [PATH, "takes nobody in", "have it post or receive"];
+        BroadcastError::Attach(_) => BroadcastError::Attach(AttachError::Corrupt(CORRUPT)),
+            CORRUPT_PARTS;
+        BroadcastError::Channel(_) =>
+            BroadcastError::Channel(ChannelError::Io { call: "mmap", source: refusal() }), MMAP;
+        BroadcastError::File { .. } =>
+            BroadcastError::Io { call: "bind", source: denial() }.at(PATH.as_ref()), BIND;
+        BroadcastError::Io { .. } => BroadcastError::Io { call: "mmap", source: refusal() }, MMAP;
+    });
+    texts!(ParentPortError {
+        ParentPortError::NotAWorker { .. } => ParentPortError::NotAWorker { variable: "VARIABLE" },
+            ["not started as a worker", "VARIABLE", "start it with `Worker::spawn`"];
+        ParentPortError::AlreadyTaken => ParentPortError::AlreadyTaken,
+            ["was taken before", "exists once", "keep the port of the first call"];
+        ParentPortError::Attach(_) => ParentPortError::Attach(AttachError::Corrupt(CORRUPT)),
+            CORRUPT_PARTS;
+    });
+}
+
+#[test]
+fn errors_that_give_something_back() {
+    let mmap = || PostError::Io { call: "mmap", source: refusal() };
+    check(TransferError::new(mmap(), Vec::new()), MMAP);
+    let MessageChannel { port1, port2 } = MessageChannel::new().expect("a channel");
+    check(IntoFdError::new(mmap(), port1), MMAP);
+    let (sender, _receiver) = port2.split();
+    let (_sender, receiver) = MessageChannel::new().expect("a channel").port1.split();
+    let error = MessagePort::join(sender, receiver).expect_err("two ports");
+    check(error, ["the halves", "come from different ports", "join those that one `split`"]);
+    check(InvalidState, ["the event is being dispatched", "once at a time", "dispatch a new one"]);
+    texts!(TypedError {
+        TypedError::Recv(_) => TypedError::Recv(RecvError::Io { call: "mmap", source: refusal() }),
+            MMAP;
+        TypedError::Message(_) => TypedError::Message(MessageError::NotText(not_utf8())),
+            ["the message is no text", "UTF-8", "read it by `bytes`"];
+    });
+
+    let mut all = PortCollection::new();
+    let closed = MessageChannel::new().expect("a channel").port1;
+    closed.close();
+    all.add(closed);
+    let error = all.post_text("lost").expect_err("a closed port");
+    check(error, ["to 0 members and not to 1", "the source of this error says", "what helps"]);
+    let nobody = CollectionError { posted: 0, failures: Vec::new(), serialize: Some(mmap()) };
+    check(nobody, ["posted to no member", "the source of this error says", "what helps"]);
+}
