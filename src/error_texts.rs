@@ -347,6 +347,8 @@ fn errors_that_give_something_back() {
     check(TransferError::new(mmap(), Vec::new()), MMAP);
     let MessageChannel { port1, port2 } = MessageChannel::new().expect("a channel");
     check(IntoFdError::new(mmap(), port1), MMAP);
+    let reason = || LoopError::Io { call: "mmap", source: refusal() };
+    check(AddError::new(reason(), ()), MMAP);
     let (sender, _receiver) = port2.split();
     let (_sender, receiver) = MessageChannel::new().expect("a channel").port1.split();
     let error = MessagePort::join(sender, receiver).expect_err("two ports");

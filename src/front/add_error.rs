@@ -1,6 +1,6 @@
 //! What comes back when a loop or a set could not take something in.
 
-use crate::error::LoopError;
+use crate::error::{AsIoError, LoopError};
 use crate::port::MessagePort;
 use std::fmt;
 use std::sync::{Mutex, PoisonError};
@@ -70,5 +70,17 @@ impl<T> fmt::Display for AddError<T> {
 impl<T> std::error::Error for AddError<T> {
     fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
         self.reason.source()
+    }
+}
+
+impl<T> AsIoError for AddError<T> {
+    fn kind(&self) -> std::io::ErrorKind {
+        self.reason.kind()
+    }
+}
+
+impl<T: Send + 'static> From<AddError<T>> for std::io::Error {
+    fn from(error: AddError<T>) -> std::io::Error {
+        std::io::Error::new(error.kind(), error)
     }
 }
