@@ -6,6 +6,8 @@ mod chaos;
 mod common;
 #[path = "hostile/ends.rs"]
 mod ends;
+#[path = "hostile/rig/mod.rs"]
+mod rig;
 #[path = "hostile/scribble.rs"]
 mod scribble;
 

@@ -8,6 +8,7 @@ use std::process::{Command, Stdio};
 
 const ROLE: &str = "MESSAGEPORT_TEST_ROLE";
 const SKIPPED: &str = "skipped: ";
+const SAID: &str = "report: ";
 
 /// Runs the first of the roles in a child process and fails when it fails, dies or hangs. In that
 /// child, and in those that it starts by [`command`], runs the role asked for.
@@ -52,6 +53,11 @@ pub fn skip(why: &str) {
     println!("\n{SKIPPED}{why}");
 }
 
+/// Says something from within a role that people asked for. The test passes it on as well.
+pub fn say(what: &str) {
+    println!("\n{SAID}{what}");
+}
+
 fn done(role: &str) -> String {
     format!("the role {role} is done")
 }
@@ -73,7 +79,11 @@ fn run(test: &str, role: &str) {
     // The last line is asked for as well: a child that found no such test would also succeed.
     let complete = output.contains(&done(role));
     assert!(status.success() && complete, "{test}, role {role}: {status}\n{output}");
-    for line in output.lines().filter(|line| line.starts_with(SKIPPED)) {
-        writeln!(io::stderr(), "{test} {line}").expect("standard error takes a line");
+    for line in output.lines() {
+        if line.starts_with(SKIPPED) {
+            writeln!(io::stderr(), "{test} {line}").expect("standard error takes a line");
+        } else if let Some(said) = line.strip_prefix(SAID) {
+            writeln!(io::stderr(), "{said}").expect("standard error takes a line");
+        }
     }
 }
