@@ -11,6 +11,7 @@ mod text;
 pub use end::{CloseReason, Corruption};
 #[cfg_attr(messageport_loom, allow(unused_imports))]
 pub(crate) use io_error::{AsIoError, into_io_error};
+pub(crate) use meeting::{BROADCAST_PREFIX, flaw_of_listener_name, flaw_of_name};
 pub use meeting::{BroadcastError, ConnectError, ListenError, ParentPortError, SpawnError};
 
 use std::io;

@@ -267,7 +267,7 @@ fn errors_of_meeting() {
     let directory = [PATH, "others can write to it", "mend it, or set XDG_RUNTIME_DIR"];
     let what = "others can write to it";
     let name = || "a/b".to_owned();
-    let bad_name = ["\"a/b\" is no name", "1 to 64 bytes", "without '/'"];
+    let bad_name = ["\"a/b\" is no name", "it has a '/'", "give another one, of 1 to 64 bytes"];
     texts!(SpawnError {
         SpawnError::Channel(_) =>
             SpawnError::Channel(ChannelError::Io { call: "mmap", source: refusal() }), MMAP;
@@ -299,6 +299,8 @@ fn errors_of_meeting() {
             CORRUPT_PARTS;
         ConnectError::Timeout => ConnectError::Timeout,
             ["did not answer", "within the time given", "wait for longer"];
+        ConnectError::WentAway { .. } => ConnectError::WentAway { path: path() },
+            [PATH, "went away", "start it again"];
         ConnectError::File { .. } =>
             ConnectError::Io { call: "bind", source: denial() }.at(PATH.as_ref()), BIND;
         ConnectError::Io { .. } => ConnectError::Io { call: "mmap", source: refusal() }, MMAP;

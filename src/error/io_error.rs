@@ -193,6 +193,7 @@ impl AsIoError for ConnectError {
             }
             ConnectError::Attach(error) => error.kind(),
             ConnectError::Timeout => ErrorKind::TimedOut,
+            ConnectError::WentAway { .. } => ErrorKind::ConnectionReset,
             ConnectError::File { source, .. } | ConnectError::Io { source, .. } => source.kind(),
         }
     }

@@ -42,8 +42,11 @@ pub enum ListenError {
         /// Where.
         path: std::path::PathBuf,
     },
-    /// A name is a file name of 1 to 64 bytes, without `/`.
-    #[error("{name:?} is no name: give 1 to 64 bytes without '/', and not '.' or '..'")]
+    /// A name is a file name of 1 to 64 bytes, without `/`. Some are reserved.
+    #[error(
+        "{name:?} is no name, as {}: give another one, of 1 to 64 bytes without '/'",
+        flaw_of_listener_name(name).unwrap_or(NO_FLAW)
+    )]
     BadName {
         /// What was given.
         name: String,
@@ -101,7 +104,10 @@ pub enum ConnectError {
         path: std::path::PathBuf,
     },
     /// As for a listener.
-    #[error("{name:?} is no name: give 1 to 64 bytes without '/', and not '.' or '..'")]
+    #[error(
+        "{name:?} is no name, as {}: give another one, of 1 to 64 bytes without '/'",
+        flaw_of_listener_name(name).unwrap_or(NO_FLAW)
+    )]
     BadName {
         /// What was given.
         name: String,
@@ -131,12 +137,22 @@ pub enum ConnectError {
     /// The listener was made by a program that cannot be talked to, or sent what is no port.
     #[error(transparent)]
     Attach(#[from] AttachError),
-    /// The listener did not answer in time, or has gone.
+    /// The listener did not answer in time.
     #[error(
         "the listener did not answer within the time given: wait for longer, or see that it \
          accepts"
     )]
     Timeout,
+    /// The listener went away, or hung up without an answer, each time that this process connected.
+    #[error(
+        "the listener at {} went away while this process connected: start it again, or connect \
+         again with more time",
+        path.display()
+    )]
+    WentAway {
+        /// Where it was.
+        path: std::path::PathBuf,
+    },
     /// The kernel refused a call about a file: the socket of the name, its lock or its directory.
     #[error("{}", text::file(path, call, source))]
     File {
@@ -193,8 +209,11 @@ pub enum BroadcastError {
     /// The time was up.
     #[error("no message within the time given: wait for longer, or see that other members post")]
     Timeout,
-    /// A name is a file name of 1 to 64 bytes, without `/`.
-    #[error("{name:?} is no name: give 1 to 64 bytes without '/', and not '.' or '..'")]
+    /// A name is a file name of 1 to 64 bytes, without `/`. Some are reserved.
+    #[error(
+        "{name:?} is no name, as {}: give another one, of 1 to 64 bytes without '/'",
+        flaw_of_name(name).unwrap_or(NO_FLAW)
+    )]
     BadName {
         /// What was given.
         name: String,
@@ -272,6 +291,34 @@ pub enum ParentPortError {
     #[error(transparent)]
     Attach(#[from] AttachError),
 }
+
+/// What is wrong with a name, if it cannot be a file's in the names directory.
+pub(crate) fn flaw_of_name(name: &str) -> Option<&'static str> {
+    match name {
+        "" => Some("it is empty"),
+        "." | ".." => Some("it is a directory's"),
+        // Before the others: a path may be what is asked about.
+        _ if name.ends_with(".lock") => {
+            Some("names that end in \".lock\" are reserved for files that guard other names")
+        }
+        _ if name.contains(['/', '\0']) => Some("it has a '/' or a zero byte"),
+        _ if name.len() > 64 => Some("it has more than 64 bytes"),
+        _ => None,
+    }
+}
+
+/// As `flaw_of_name`, for a listener, whose names stand beside the directories of channels.
+pub(crate) fn flaw_of_listener_name(name: &str) -> Option<&'static str> {
+    match name.starts_with(BROADCAST_PREFIX) {
+        true => Some("names that begin with \"broadcast.\" are reserved for broadcast channels"),
+        false => flaw_of_name(name),
+    }
+}
+
+/// What the directory of a channel begins with.
+pub(crate) const BROADCAST_PREFIX: &str = "broadcast.";
+/// For a name that this crate would not refuse.
+const NO_FLAW: &str = "it was refused";
 
 impl From<SystemError> for SpawnError {
     fn from(SystemError { call, source }: SystemError) -> Self {

@@ -16,7 +16,7 @@ mod join;
 mod members;
 mod signature;
 
-use crate::error::{BroadcastError, MessageError, PostError};
+use crate::error::{BROADCAST_PREFIX, BroadcastError, MessageError, PostError, flaw_of_name};
 use crate::link::payload::{self, Post};
 use crate::os::epoll::Epoll;
 use crate::os::eventfd::Bell;
@@ -32,6 +32,7 @@ use entrance::Entrance;
 use members::Members;
 use std::cell::{Cell, RefCell, RefMut};
 use std::fmt;
+use std::mem;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::time::{Duration, Instant};
 
@@ -52,7 +53,7 @@ use std::time::{Duration, Instant};
 ///
 /// Any two members share a channel, made by the one that joins later: with *n* members each has
 /// *n - 1* of them, or up to twice as many after joins at the same moment. A channel takes three
-/// descriptors, 8 MiB of address space and 4 KiB of memory at each end; a member five descriptors
+/// descriptors, 8 MiB of address space and 4 KiB of memory at each end; a member six descriptors
 /// of its own. So some 300 members fit the usual limit of 1024 descriptors; `RLIMIT_NOFILE` raises
 /// that. A post costs one system call that looks for joiners, one copy for each member, and one
 /// more call for each that sleeps. Receiving what has come costs none.
@@ -148,17 +149,18 @@ impl BroadcastChannel {
         name: &str,
         builder: ChannelBuilder,
     ) -> Result<BroadcastChannel, BroadcastError> {
-        if !name::is_name(name) {
+        if flaw_of_name(name).is_some() {
             return Err(BroadcastError::BadName { name: name.to_owned() });
         }
-        let parent =
-            name::directory().map_err(|(path, what)| BroadcastError::Directory { path, what })?;
+        name::check_user()?;
+        let parent = name::names_directory()?;
         let hello = Hello {
             version: u64::from(VERSION),
             format: payload_format(),
             schema: builder.schema_id(),
         };
-        let (crowd, entrance) = join::publish(parent.join(format!("broadcast.{name}")), hello)?;
+        let (crowd, entrance) =
+            join::publish(parent.path().join(format!("{BROADCAST_PREFIX}{name}")), hello)?;
         // From here on dropping it undoes everything.
         let (epoll, bell, members) = (Epoll::new()?, Bell::new()?, Members::new()?);
         epoll.add(entrance.as_fd(), 0)?;
@@ -303,7 +305,13 @@ impl BroadcastChannel {
     /// HTML: [`close()`](https://html.spec.whatwg.org/#dom-broadcastchannel-close).
     pub fn close(&self) {
         let membership = self.membership.borrow_mut().take();
-        drop(membership);
+        match membership {
+            Some(membership) if !membership.entrance.is_ours() => {
+                // A forked copy: the name is another process's, and the ports' memory is not here.
+                mem::forget(membership);
+            }
+            membership => drop(membership),
+        }
     }
 
     fn open_membership(&self) -> Result<RefMut<'_, Membership>, BroadcastError> {
@@ -393,6 +401,12 @@ impl BroadcastError {
             other => ("taking in a member", std::io::Error::other(other)),
         };
         PostError::Io { call, source }
+    }
+}
+
+impl Drop for BroadcastChannel {
+    fn drop(&mut self) {
+        self.close();
     }
 }
 

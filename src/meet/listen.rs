@@ -1,10 +1,12 @@
 //! Two programs meet by a name: `Listener` on one side, `connect` on the other.
 
-use crate::error::{AttachError, ConnectError, ListenError, PostError};
+use crate::error::{
+    AttachError, ConnectError, ListenError, PostError, SystemError, flaw_of_listener_name,
+};
 use crate::link::endpoint::PeerCredentials;
 use crate::link::transfer;
 use crate::os::epoll::Epoll;
-use crate::os::name::{self, Connected, Hold, SocketFile};
+use crate::os::name::{self, Connected, NoDirectory, Place, SocketFile};
 use crate::os::poll;
 use crate::os::socket::{self, Received};
 use crate::port::MessagePort;
@@ -22,10 +24,11 @@ use std::time::{Duration, Instant};
 /// Hands a fresh port to each client that comes by a name: what a `SharedWorker` is on the web.
 ///
 /// The name is a socket in the user's runtime directory (`$XDG_RUNTIME_DIR/messageport`, or a
-/// directory of the user's own under the temporary directory where there is none); only processes
-/// of the same user get in. It goes when the listener is dropped; after a `kill -9` the next
-/// listener takes it over. The listener makes the channel of each client, so its builder's sizes
-/// count.
+/// directory of the user's own under the temporary directory where there is none, or where it is
+/// another user's); only processes of the same user get in. A listener that lives keeps its name.
+/// The name goes when the listener is dropped, by the process that made it; after a `kill -9` the
+/// next listener takes it over. `systemd-tmpfiles` leaves it alone. The listener makes the channel
+/// of each client, so its builder's sizes count.
 ///
 /// HTML:
 /// [`SharedWorker`](https://html.spec.whatwg.org/#shared-workers-and-the-sharedworker-interface)
@@ -43,14 +46,13 @@ use std::time::{Duration, Instant};
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
 pub struct Listener {
-    socket: OwnedFd,
-    /// Before the hold, so that the name is still held when its file goes.
+    /// Before the socket: while that one listens no other listener takes the name.
     file: SocketFile,
+    socket: OwnedFd,
     builder: ChannelBuilder,
     /// Clients that have not said who they are yet, oldest first.
     guests: RefCell<VecDeque<Guest>>,
     epoll: Epoll,
-    _hold: Hold,
 }
 
 struct Guest {
@@ -73,16 +75,18 @@ impl Listener {
     /// # Errors
     /// As [`bind`](Self::bind).
     pub fn bind_with(name: &str, builder: ChannelBuilder) -> Result<Listener, ListenError> {
-        if !name::is_name(name) {
+        if flaw_of_listener_name(name).is_some() {
             return Err(ListenError::BadName { name: name.to_owned() });
         }
-        let directory =
-            name::directory().map_err(|(path, what)| ListenError::Directory { path, what })?;
-        Listener::bind_at(directory.join(name), builder)
+        name::check_user()?;
+        let directory = name::names_directory()?;
+        Listener::bind_place(Place::of_name(directory, name), builder)
     }
 
-    /// Listens at a path of one's own choice, of at most 107 bytes. Beside it there is a file with
-    /// the ending `.lock`. Clients use [`Connect::at`].
+    /// Listens at a path of one's own choice, whose last part has at most 64 bytes or which has at
+    /// most 107 bytes in all. A relative one is taken from the present directory, once. While the
+    /// path is taken there is a file beside it with the ending `.lock`. Clients use
+    /// [`Connect::at`].
     ///
     /// # Errors
     /// As [`bind`](Self::bind).
@@ -91,22 +95,25 @@ impl Listener {
         builder: ChannelBuilder,
     ) -> Result<Listener, ListenError> {
         let path = path.into();
-        let mut lock = path.clone().into_os_string();
-        if lock.as_encoded_bytes().ends_with(name::LOCK_ENDING.as_bytes()) {
+        if path.as_os_str().as_encoded_bytes().ends_with(name::LOCK_ENDING.as_bytes()) {
             return Err(ListenError::BadName { name: path.display().to_string() });
         }
-        lock.push(name::LOCK_ENDING);
-        let lock = PathBuf::from(lock);
-        let hold = Hold::take(lock.clone()).map_err(|error| ListenError::from(error).at(&lock))?;
-        let Some(hold) = hold else {
+        name::check_user()?;
+        let place = Place::of_path(&path).map_err(|error| ListenError::from(error).at(&path))?;
+        Listener::bind_place(place, builder)
+    }
+
+    fn bind_place(place: Place, builder: ChannelBuilder) -> Result<Listener, ListenError> {
+        let path = place.path().to_owned();
+        let listening =
+            name::listen_at(place).map_err(|error| ListenError::from(error).at(&path))?;
+        let Some((socket, file)) = listening else {
             return Err(ListenError::InUse { path });
         };
-        let (socket, file) =
-            name::listen_at(&path).map_err(|error| ListenError::from(error).at(&path))?;
         let epoll = Epoll::new()?;
         epoll.add(socket.as_fd(), 0)?;
         let guests = RefCell::new(VecDeque::new());
-        Ok(Listener { socket, file, builder, guests, epoll, _hold: hold })
+        Ok(Listener { file, socket, builder, guests, epoll })
     }
 
     /// Waits for the next client, and returns the port to it.
@@ -312,32 +319,55 @@ impl Connect {
     /// # Errors
     /// [`ConnectError`].
     pub fn to(self, name: &str) -> Result<MessagePort, ConnectError> {
-        if !name::is_name(name) {
+        if flaw_of_listener_name(name).is_some() {
             return Err(ConnectError::BadName { name: name.to_owned() });
         }
-        let directory =
-            name::directory().map_err(|(path, what)| ConnectError::Directory { path, what })?;
-        self.at(directory.join(name))
+        name::check_names_directory()?;
+        self.at(name::names_path().join(name))
     }
 
-    /// Connects to the listener at that path.
+    /// Connects to the listener at that path. If the listener hangs up without an answer, tries
+    /// again for as long as one is there and the time is not up.
     ///
     /// # Errors
     /// [`ConnectError`].
     pub fn at(self, path: impl AsRef<Path>) -> Result<MessagePort, ConnectError> {
+        let path = path.as_ref();
+        name::check_user()?;
         let deadline = Instant::now().checked_add(self.timeout);
-        let left = || deadline.map(|at| at.saturating_duration_since(Instant::now()));
-        let is_late = || left().is_some_and(|left| left.is_zero());
+        let went_away = || ConnectError::WentAway { path: path.to_owned() };
+        let mut pause = FIRST_PAUSE;
+        match self.attempt(path, deadline)? {
+            Attempt::Met(port) => return Ok(port),
+            Attempt::Nobody => return Err(ConnectError::Nobody { path: path.to_owned() }),
+            Attempt::HungUp => {}
+        }
+        loop {
+            let left = left_until(deadline);
+            if left.is_some_and(|left| left.is_zero()) {
+                return Err(went_away());
+            }
+            thread::sleep(left.map_or(pause, |left| left.min(pause)));
+            pause = LONGEST_PAUSE.min(2 * pause);
+            match self.attempt(path, deadline)? {
+                Attempt::Met(port) => return Ok(port),
+                Attempt::Nobody => return Err(went_away()),
+                Attempt::HungUp => {}
+            }
+        }
+    }
+
+    /// Connects once, and waits for the answer.
+    fn attempt(self, path: &Path, deadline: Option<Instant>) -> Result<Attempt, ConnectError> {
+        let is_late = || left_until(deadline).is_some_and(|left| left.is_zero());
         let socket = loop {
-            let connected = name::connect_to(path.as_ref())
-                .map_err(|error| ConnectError::from(error).at(path.as_ref()))?;
+            let connected =
+                name::connect_to(path).map_err(|error| ConnectError::from(error).at(path))?;
             match connected {
                 Connected::Yes(socket) => break socket,
-                Connected::Nobody => {
-                    return Err(ConnectError::Nobody { path: path.as_ref().to_owned() });
-                }
+                Connected::Nobody => return Ok(Attempt::Nobody),
                 Connected::Busy if is_late() => return Err(ConnectError::Timeout),
-                Connected::Busy => thread::sleep(Duration::from_millis(1)),
+                Connected::Busy => thread::sleep(FIRST_PAUSE),
             }
         };
         let (pid, uid, gid) = name::credentials(socket.as_fd())?;
@@ -345,19 +375,24 @@ impl Connect {
             return Err(ConnectError::ForeignUser { found: uid, ours: name::user() });
         }
         let ours = our_hello(self.schema);
-        socket::send_packet(socket.as_fd(), &ours.encode(false), &[])?;
+        if let Err(error) = socket::send_packet(socket.as_fd(), &ours.encode(false), &[]) {
+            return hung_up(error);
+        }
         let mut bytes = [0; CAPSULE_LEN + 1];
         let (len, descriptors) = loop {
-            match socket::receive(socket.as_fd(), &mut bytes, 3)? {
-                Received::Packet(0, _) => return Err(ConnectError::Timeout),
-                Received::Packet(len, descriptors) => break (len, descriptors),
-                Received::CutOff(_) => {
+            match socket::receive(socket.as_fd(), &mut bytes, 3) {
+                Ok(Received::Packet(0, _)) => return Ok(Attempt::HungUp),
+                Ok(Received::Packet(len, descriptors)) => break (len, descriptors),
+                Ok(Received::CutOff(_)) => {
                     let what = "the listener's answer was cut off";
                     return Err(AttachError::NotAPort { what }.into());
                 }
-                Received::NoRoom => return Err(no_room()),
-                Received::Nothing if is_late() => return Err(ConnectError::Timeout),
-                Received::Nothing => poll::wait_readable(&[socket.as_fd()], left())?,
+                Ok(Received::NoRoom) => return Err(no_room()),
+                Ok(Received::Nothing) if is_late() => return Err(ConnectError::Timeout),
+                Ok(Received::Nothing) => {
+                    poll::wait_readable(&[socket.as_fd()], left_until(deadline))?;
+                }
+                Err(error) => return hung_up(error),
             }
         };
         if let Some((theirs, true)) = Hello::decode(&bytes[..len]) {
@@ -365,7 +400,46 @@ impl Connect {
         }
         let port = MessagePort::new(transfer::from_packet(&bytes[..len], descriptors)?);
         port.endpoint().has_met(PeerCredentials { pid, uid, gid });
-        Ok(port)
+        Ok(Attempt::Met(port))
+    }
+}
+
+/// What became of an attempt to connect.
+enum Attempt {
+    Met(MessagePort),
+    /// Nobody listens there.
+    Nobody,
+    /// The listener took the connection in, or was about to, and has gone.
+    HungUp,
+}
+
+/// What a refusal by a socket means that was connected.
+fn hung_up(error: SystemError) -> Result<Attempt, ConnectError> {
+    match error.source.raw_os_error() {
+        Some(libc::EPIPE | libc::ECONNRESET | libc::ENOTCONN) => Ok(Attempt::HungUp),
+        _ => Err(error.into()),
+    }
+}
+
+fn left_until(deadline: Option<Instant>) -> Option<Duration> {
+    deadline.map(|at| at.saturating_duration_since(Instant::now()))
+}
+
+impl From<NoDirectory> for ListenError {
+    fn from(error: NoDirectory) -> ListenError {
+        match error {
+            NoDirectory::Flaw(path, what) => ListenError::Directory { path, what },
+            NoDirectory::System(error) => ListenError::from(error).at(&name::names_path()),
+        }
+    }
+}
+
+impl From<NoDirectory> for ConnectError {
+    fn from(error: NoDirectory) -> ConnectError {
+        match error {
+            NoDirectory::Flaw(path, what) => ConnectError::Directory { path, what },
+            NoDirectory::System(error) => ConnectError::from(error).at(&name::names_path()),
+        }
     }
 }
 
@@ -395,3 +469,6 @@ fn no_room() -> ConnectError {
 const PATIENCE: Duration = Duration::from_secs(5);
 /// Clients that have not said who they are.
 const MOST_GUESTS: usize = 128;
+/// How long a client waits before it connects once more.
+const FIRST_PAUSE: Duration = Duration::from_millis(1);
+const LONGEST_PAUSE: Duration = Duration::from_millis(20);

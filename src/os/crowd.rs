@@ -1,63 +1,50 @@
 //! A directory in which any number of processes of one user have a socket each: unix(7), rename(2).
 //!
 //! What is in it is reached through its descriptor. So no path is too long for a socket's address,
-//! and none leads elsewhere once the directory was removed and made again.
+//! and none leads elsewhere once the directory was removed and made again. The table in `name.rs`
+//! says who removes what.
 
 use crate::error::SystemError;
-use crate::os::name::{self, Connected};
+use crate::os::name::{self, Connected, Directory, NoDirectory};
 use crate::os::named;
+use crate::os::process::Maker;
 use nix::errno::Errno;
 use nix::fcntl::renameat;
 use nix::sys::socket::{Backlog, bind, listen};
 use nix::unistd::{UnlinkatFlags, unlinkat};
-use std::fs::{self, DirBuilder, File, OpenOptions};
-use std::io;
+use std::fs;
 use std::os::fd::{AsRawFd, OwnedFd};
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 /// An open directory of sockets.
 pub(crate) struct Crowd {
-    file: File,
-}
-
-/// Why there is no directory.
-pub(crate) enum NoCrowd {
-    /// It is not as it has to be.
-    Flaw(&'static str),
-    System(SystemError),
+    directory: Directory,
+    maker: Maker,
 }
 
 impl Crowd {
     /// Makes the directory, or finds it. `None` if somebody removed it meanwhile.
-    pub(crate) fn make(path: &Path) -> Result<Option<Crowd>, NoCrowd> {
-        let made = DirBuilder::new().mode(0o700).create(path);
-        let flags = libc::O_DIRECTORY | libc::O_NOFOLLOW | libc::O_CLOEXEC;
-        let file = match OpenOptions::new().read(true).custom_flags(flags).open(path) {
-            Ok(file) => file,
-            Err(error) => {
-                return match (error.raw_os_error(), made) {
-                    (Some(libc::ENOENT), Err(source))
-                        if source.kind() != io::ErrorKind::AlreadyExists =>
-                    {
-                        Err(NoCrowd::System(SystemError { call: "mkdir", source }))
-                    }
-                    (Some(libc::ENOENT), _) => Ok(None),
-                    (Some(libc::ENOTDIR | libc::ELOOP), _) => {
-                        Err(NoCrowd::Flaw("it is no directory"))
-                    }
-                    _ => Err(NoCrowd::System(SystemError { call: "open", source: error })),
-                };
+    pub(crate) fn make(path: &Path) -> Result<Option<Crowd>, NoDirectory> {
+        let Some((directory, made)) = Directory::make(path.to_owned())? else { return Ok(None) };
+        if !name::has_proc() {
+            if made {
+                let _ = fs::remove_dir(path);
             }
-        };
-        let found = file.metadata();
-        let found =
-            found.map_err(|source| NoCrowd::System(SystemError { call: "fstat", source }))?;
-        match name::flaw(&found) {
-            Some(what) => Err(NoCrowd::Flaw(what)),
-            None => Ok(Some(Crowd { file })),
+            let what = "its files are reached through /proc, which is not mounted here";
+            return Err(NoDirectory::Flaw(path.to_owned(), what));
         }
+        Ok(Some(Crowd { directory, maker: Maker::this() }))
+    }
+
+    /// Where the directory is.
+    pub(crate) fn path(&self) -> &Path {
+        self.directory.path()
+    }
+
+    /// Whether this process opened it, and not one that this is a forked copy of.
+    pub(crate) fn is_ours(&self) -> bool {
+        self.maker.is_this()
     }
 
     /// A socket that listens under `name`. `None` if the directory was removed meanwhile, or the
@@ -73,7 +60,7 @@ impl Crowd {
             answer => answer.map_err(named("bind"))?,
         }
         let listening = listen(&socket, Backlog::MAXCONN).map_err(named("listen"));
-        let renamed = listening.map(|()| renameat(&self.file, &*new, &self.file, name));
+        let renamed = listening.map(|()| renameat(&self.directory, &*new, &self.directory, name));
         match renamed {
             Ok(Ok(())) => Ok(Some(socket)),
             // Somebody has taken it for a dead one's.
@@ -107,7 +94,12 @@ impl Crowd {
 
     /// Takes a name away, if it is there.
     pub(crate) fn remove(&self, name: &str) {
-        let _ = unlinkat(&self.file, name, UnlinkatFlags::NoRemoveDir);
+        let _ = unlinkat(&self.directory, name, UnlinkatFlags::NoRemoveDir);
+    }
+
+    /// Takes the directory away, which fails while anything is in it.
+    pub(crate) fn remove_directory(&self) {
+        let _ = fs::remove_dir(self.path());
     }
 
     /// Removes files that owners who died left behind on the way to their names. One who lives
@@ -125,7 +117,7 @@ impl Crowd {
     }
 
     fn place(&self, name: &str) -> PathBuf {
-        format!("/proc/self/fd/{}/{name}", self.file.as_raw_fd()).into()
+        self.directory.place(name)
     }
 }
 

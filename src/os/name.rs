@@ -1,22 +1,54 @@
-//! Names in the file system by which two processes of one user meet: unix(7), flock(2).
+//! Names in the file system by which processes of one user meet: unix(7), flock(2).
+//!
+//! This module and `crowd.rs` own how names live on disk. Names stand in the *names directory*:
+//! `$XDG_RUNTIME_DIR/messageport` if the runtime directory is the user's own, or else
+//! `messageport-<user>` in the temporary directory. A listener may also stand at any other path.
+//!
+//! ```text
+//! path              | made by          | may be removed by           | proved how
+//! ------------------+------------------+-----------------------------+---------------------------
+//! the names         | who first needs  | nobody                      | owner and mode are checked
+//! directory, 0700   | it               |                             | at each use
+//! <name>, a packet  | its listener     | its maker, when it goes     | same process, device, inode
+//! socket, 0600      |                  | a later listener, under the | a connection is refused, so
+//!                   |                  | lock                        | nobody listens
+//! <name>.lock       | who takes a name | the same, when it has the   | it holds the file's lock;
+//!                   |                  | name                        | a killed one's is free
+//! broadcast.<name>/ | the first member | a member that leaves        | rmdir fails unless it is
+//! 0700              |                  |                             | empty
+//!  <member>.new     | a joiner, until  | the joiner                  | it has just made it
+//!                   | it listens       | any joiner, after 5 seconds | a connection is refused
+//!  <member>         | the joiner, by   | its maker, when it leaves   | same process
+//!                   | a rename         | any joiner                  | a connection is refused; no
+//!                   |                  |                             | two members share a name
+//! ```
+//!
+//! Files in a temporary directory are cleaned up by age. `systemd-tmpfiles` spares a socket that
+//! the kernel lists under its path, and everything in a directory on which a process holds a lock.
+//! So a listener binds its socket at the real path where that fits into a socket's address, and
+//! listeners and members hold a shared lock on the directory that they are in.
 
 use crate::error::SystemError;
 use crate::os::named;
+use crate::os::process::Maker;
 use crate::os::socket::fresh;
 use nix::errno::Errno;
-use nix::fcntl::{Flock, FlockArg};
+use nix::fcntl::{AT_FDCWD, AtFlags, Flock, FlockArg, OFlag, openat};
 use nix::sys::socket::sockopt::PeerCredentials;
 use nix::sys::socket::{
     AddressFamily, Backlog, SockFlag, SockType, UnixAddr, accept4, bind, connect, getsockopt,
     listen, socket,
 };
-use nix::sys::stat::fstat;
-use nix::unistd::getuid;
-use std::fs::{self, DirBuilder, File, OpenOptions, Permissions};
+use nix::sys::stat::{FchmodatFlags, FileStat, Mode, SFlag, fchmod, fchmodat, fstat, fstatat};
+use nix::unistd::{UnlinkatFlags, geteuid, unlinkat};
+use std::ffi::{OsStr, OsString};
+use std::fs::{self, DirBuilder, File, Permissions};
 use std::io;
-use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd};
-use std::os::unix::fs::{DirBuilderExt, FileTypeExt, MetadataExt, OpenOptionsExt, PermissionsExt};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
+use std::thread;
+use std::time::Duration;
 
 /// Process, user and group at the other end of a socket, when it was connected.
 pub(crate) fn credentials(socket: BorrowedFd<'_>) -> Result<(u32, u32, u32), SystemError> {
@@ -24,71 +56,216 @@ pub(crate) fn credentials(socket: BorrowedFd<'_>) -> Result<(u32, u32, u32), Sys
     Ok((found.pid() as u32, found.uid(), found.gid()))
 }
 
-/// Our own user.
+/// Our own user: the effective one, which is the one that others see at a socket of ours.
 pub(crate) fn user() -> u32 {
-    getuid().as_raw()
+    geteuid().as_raw()
 }
 
-/// The directory of this user's names: in the runtime directory, or else one of the user's own
-/// under the temporary directory. Made if it is not there; it must be the user's alone.
-pub(crate) fn directory() -> Result<PathBuf, (PathBuf, &'static str)> {
+/// Makes sure that our user is told apart from others.
+///
+/// In a user namespace the kernel shows every user without a number there as 65534. So that number
+/// names somebody only where all users have their own.
+pub(crate) fn check_user() -> Result<(), SystemError> {
+    if user() != NOBODY {
+        return Ok(());
+    }
+    let map = fs::read_to_string("/proc/self/uid_map").unwrap_or_default();
+    if map.split_whitespace().eq(["0", "0", "4294967295"]) {
+        return Ok(());
+    }
+    let what = "in this user namespace the user 65534 stands for every user that has no number \
+                here, so processes of one user cannot be told from others: give the user a number";
+    let source = io::Error::new(io::ErrorKind::PermissionDenied, what);
+    Err(SystemError { call: "geteuid", source })
+}
+
+/// A directory of the user's alone, open. As long as it is, nothing in it is cleaned up for its
+/// age: it is locked.
+pub(crate) struct Directory {
+    file: Flock<File>,
+    path: PathBuf,
+}
+
+/// Why there is no directory.
+pub(crate) enum NoDirectory {
+    /// It is not as it has to be.
+    Flaw(PathBuf, &'static str),
+    System(SystemError),
+}
+
+impl From<SystemError> for NoDirectory {
+    fn from(error: SystemError) -> NoDirectory {
+        NoDirectory::System(error)
+    }
+}
+
+/// Where this user's names are.
+pub(crate) fn names_path() -> PathBuf {
     let runtime = std::env::var_os("XDG_RUNTIME_DIR").map(PathBuf::from);
-    let directory = match runtime.filter(|path| path.is_absolute() && path.is_dir()) {
+    // Another user's is passed on by `sudo -E`: what root made there would lock that user out.
+    let is_ours = |path: &PathBuf| {
+        let found = fs::metadata(path);
+        path.is_absolute() && found.is_ok_and(|found| found.is_dir() && found.uid() == user())
+    };
+    match runtime.filter(is_ours) {
         Some(runtime) => runtime.join("messageport"),
         None => std::env::temp_dir().join(format!("messageport-{}", user())),
-    };
-    // What is there already is looked at below.
-    let _ = DirBuilder::new().mode(0o700).create(&directory);
-    let wrong = match fs::symlink_metadata(&directory) {
-        Err(_) => Some("it cannot be made"),
-        Ok(found) => flaw(&found),
-    };
-    match wrong {
-        Some(what) => Err((directory, what)),
-        None => Ok(directory),
     }
 }
 
-/// What is wrong with something that should be a directory of the user's alone.
-pub(super) fn flaw(found: &fs::Metadata) -> Option<&'static str> {
-    match found {
-        found if !found.is_dir() => Some("it is no directory"),
-        found if found.uid() != user() => Some("it is another user's"),
-        found if found.mode() & 0o077 != 0 => Some("others than its user may enter it"),
-        _ => None,
+/// The directory of this user's names, made if it is not there.
+pub(crate) fn names_directory() -> Result<Directory, NoDirectory> {
+    for _ in 0..MOST_ATTEMPTS {
+        if let Some((directory, _)) = Directory::make(names_path())? {
+            return Ok(directory);
+        }
+    }
+    Err(NoDirectory::Flaw(names_path(), "it is removed again and again"))
+}
+
+impl Directory {
+    /// Makes the directory if it is not there, and says whether it did. `None` if somebody removed
+    /// it meanwhile, or is about to clean it up: then try again.
+    pub(crate) fn make(path: PathBuf) -> Result<Option<(Directory, bool)>, NoDirectory> {
+        let made = match DirBuilder::new().mode(0o700).create(&path) {
+            Ok(()) => true,
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => false,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                return Err(NoDirectory::Flaw(path, "the directory above it is not there"));
+            }
+            // What is wrong shows when it is opened; if it is not there, then this is.
+            Err(source) => match fs::symlink_metadata(&path) {
+                Ok(_) => false,
+                Err(_) => return Err(SystemError { call: "mkdir", source }.into()),
+            },
+        };
+        if made {
+            // The umask may have taken rights of ours. The directory was just made by us, and is
+            // opened below to be looked at.
+            let _ = fs::set_permissions(&path, Permissions::from_mode(0o700));
+        }
+        let Some(file) = open_own_directory(&path)? else { return Ok(None) };
+        match Flock::lock(File::from(file), FlockArg::LockSharedNonblock) {
+            Ok(file) => Ok(Some((Directory { file, path }, made))),
+            Err((_, Errno::EWOULDBLOCK)) => {
+                // It is being cleaned up at the moment.
+                thread::sleep(Duration::from_millis(1));
+                Ok(None)
+            }
+            Err((_, errno)) => Err(named("flock")(errno).into()),
+        }
+    }
+
+    pub(crate) fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Where a name in it is, by a path that leads into this very directory whatever became of its
+    /// own, and that is short.
+    pub(crate) fn place(&self, name: &str) -> PathBuf {
+        format!("/proc/self/fd/{}/{name}", self.file.as_raw_fd()).into()
     }
 }
 
-/// Whether a name can be a file's, in a directory of names.
-pub(crate) fn is_name(name: &str) -> bool {
-    // Locks stand beside the names.
-    let is_special = name == "." || name == ".." || name.ends_with(LOCK_ENDING);
-    (1..=64).contains(&name.len()) && !name.contains(['/', '\0']) && !is_special
+impl AsFd for Directory {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.file.as_fd()
+    }
 }
 
-/// A file that one process at a time holds; gone, and free, when that one ends.
-pub(crate) struct Hold {
+/// Opens a directory and makes sure that it is the user's alone. `None` if it is not there.
+fn open_own_directory(path: &Path) -> Result<Option<OwnedFd>, NoDirectory> {
+    let flaw = |what| Err(NoDirectory::Flaw(path.to_owned(), what));
+    let flags = OFlag::O_RDONLY | OFlag::O_DIRECTORY | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
+    let file = match openat(AT_FDCWD, path, flags, Mode::empty()) {
+        Ok(file) => file,
+        Err(Errno::ENOENT) => return Ok(None),
+        Err(Errno::ENOTDIR | Errno::ELOOP) => return flaw("it is no directory"),
+        Err(Errno::EACCES) => return flaw("this user may not enter it"),
+        Err(errno) => return Err(named("open")(errno).into()),
+    };
+    let found = fstat(&file).map_err(named("fstat"))?;
+    if found.st_uid != user() {
+        return flaw("it is another user's");
+    }
+    if found.st_mode & 0o077 != 0 {
+        return flaw("others than its user may enter it");
+    }
+    if found.st_mode & 0o700 != 0o700 {
+        // Made under another umask, or by somebody who has not come to this yet.
+        fchmod(&file, Mode::S_IRWXU).map_err(named("fchmod"))?;
+    }
+    Ok(Some(file))
+}
+
+/// Makes sure that the names directory is the user's alone, if it is there.
+pub(crate) fn check_names_directory() -> Result<(), NoDirectory> {
+    open_own_directory(&names_path()).map(drop)
+}
+
+/// Where a listener stands: a file in a directory that is open.
+pub(crate) struct Place {
+    directory: PlaceDirectory,
+    name: OsString,
+    /// Absolute.
     path: PathBuf,
-    _file: Flock<File>,
 }
 
-impl Hold {
-    /// Takes hold of `path`. `None` if somebody else has it.
-    pub(crate) fn take(path: PathBuf) -> Result<Option<Hold>, SystemError> {
+enum PlaceDirectory {
+    OfNames(Directory),
+    Other(OwnedFd),
+}
+
+impl Place {
+    /// A name in the names directory.
+    pub(crate) fn of_name(directory: Directory, name: &str) -> Place {
+        let path = directory.path.join(name);
+        Place { directory: PlaceDirectory::OfNames(directory), name: name.into(), path }
+    }
+
+    /// Any path. It is the same place whatever directory this process changes to.
+    pub(crate) fn of_path(path: &Path) -> Result<Place, SystemError> {
+        let path =
+            std::path::absolute(path).map_err(|source| SystemError { call: "getcwd", source })?;
+        let (Some(parent), Some(name)) = (path.parent(), path.file_name()) else {
+            let source = io::Error::new(io::ErrorKind::InvalidInput, "the path names no file");
+            return Err(SystemError { call: "bind", source });
+        };
+        let directory = PlaceDirectory::Other(open_directory(parent)?);
+        Ok(Place { name: name.to_owned(), directory, path })
+    }
+
+    pub(crate) fn path(&self) -> &Path {
+        &self.path
+    }
+
+    fn directory(&self) -> BorrowedFd<'_> {
+        match &self.directory {
+            PlaceDirectory::OfNames(directory) => directory.as_fd(),
+            PlaceDirectory::Other(directory) => directory.as_fd(),
+        }
+    }
+
+    fn look(&self, name: &OsStr) -> Result<FileStat, Errno> {
+        fstatat(self.directory(), name, AtFlags::AT_SYMLINK_NOFOLLOW)
+    }
+
+    /// Takes hold of the lock beside it. `None` if somebody else has it.
+    fn hold(&self) -> Result<Option<Hold<'_>>, SystemError> {
+        let mut name = self.name.clone();
+        name.push(LOCK_ENDING);
+        let flags = OFlag::O_RDWR
+            | OFlag::O_CREAT
+            | OFlag::O_NOFOLLOW
+            | OFlag::O_CLOEXEC
+            | OFlag::O_NONBLOCK;
         loop {
-            let file = OpenOptions::new()
-                .write(true)
-                .create(true)
-                .truncate(false)
-                .mode(0o600)
-                .custom_flags(libc::O_NOFOLLOW | libc::O_CLOEXEC | libc::O_NONBLOCK)
-                .open(&path)
-                .map_err(|source| SystemError { call: "open", source })?;
-            let kind = file.metadata().map_err(|source| SystemError { call: "fstat", source })?;
-            if !kind.is_file() || kind.len() != 0 {
+            let file = openat(self.directory(), &*name, flags, Mode::S_IRUSR | Mode::S_IWUSR);
+            let file = File::from(file.map_err(named(OPEN_LOCK))?);
+            let kind = fstat(&file).map_err(named("fstat"))?;
+            if !has_kind(&kind, SFlag::S_IFREG) || kind.st_size != 0 {
                 // Somebody's own file, which is not ours to remove.
-                let source = io::Error::from(io::ErrorKind::AlreadyExists);
-                return Err(SystemError { call: "open", source });
+                return Err(named(OPEN_LOCK)(Errno::EEXIST));
             }
             let file = match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
                 Ok(file) => file,
@@ -96,60 +273,124 @@ impl Hold {
                 Err((_, errno)) => return Err(named("flock")(errno)),
             };
             // Whoever let go of it has removed it meanwhile: then this is not the one to hold.
-            let ours = fstat(&*file).map_err(named("fstat"))?.st_ino;
-            if fs::symlink_metadata(&path).is_ok_and(|found| found.ino() == ours) {
-                return Ok(Some(Hold { path, _file: file }));
+            if self.look(&name).is_ok_and(|found| identity(&found) == identity(&kind)) {
+                return Ok(Some(Hold { place: self, name, _file: file }));
             }
+        }
+    }
+
+    /// Whether somebody listens here. What is left of a listener that was killed is removed.
+    fn is_taken(&self) -> Result<bool, SystemError> {
+        // Any other file stays, and `bind` says that the address is in use.
+        if !self.look(&self.name).is_ok_and(|found| has_kind(&found, SFlag::S_IFSOCK)) {
+            return Ok(false);
+        }
+        match connect_to(&self.path) {
+            Ok(Connected::Nobody) => {
+                self.remove();
+                Ok(false)
+            }
+            Ok(Connected::Yes(_) | Connected::Busy) => Ok(true),
+            // Somebody listens by another kind of socket.
+            Err(error) if error.source.raw_os_error() == Some(libc::EPROTOTYPE) => Ok(true),
+            Err(error) => Err(error),
         }
     }
 }
 
-impl Drop for Hold {
-    fn drop(&mut self) {
-        // Before the lock goes, so that nobody can have taken it yet.
-        let _ = fs::remove_file(&self.path);
+impl Place {
+    fn remove(&self) {
+        let _ = unlinkat(self.directory(), &*self.name, UnlinkatFlags::NoRemoveDir);
+    }
+
+    /// Listens by a socket that was just bound here. The identity of its file.
+    fn begin(&self, socket: &OwnedFd) -> Result<(u64, u64), SystemError> {
+        let found = self.look(&self.name).map_err(named("fstatat"))?;
+        let mode = Mode::S_IRUSR | Mode::S_IWUSR;
+        fchmodat(self.directory(), &*self.name, mode, FchmodatFlags::FollowSymlink)
+            .map_err(named("fchmodat"))?;
+        listen(socket, Backlog::new(BACKLOG).expect("a small number")).map_err(named("listen"))?;
+        Ok(identity(&found))
     }
 }
 
-/// A listening packet socket at `path`, and the file that it is. The name must be free or a stale
-/// socket's; the caller holds it.
-pub(crate) fn listen_at(path: &Path) -> Result<(OwnedFd, SocketFile), SystemError> {
-    let address = address(path)?;
-    // Any other file stays, and `bind` says that the address is in use.
-    if fs::symlink_metadata(path).is_ok_and(|found| found.file_type().is_socket()) {
-        fs::remove_file(path).map_err(|source| SystemError { call: "unlink", source })?;
+/// A file that one process at a time holds while it takes a name; gone, and free, when that one
+/// ends.
+struct Hold<'p> {
+    place: &'p Place,
+    name: OsString,
+    _file: Flock<File>,
+}
+
+impl Drop for Hold<'_> {
+    fn drop(&mut self) {
+        // Before the lock goes, so that nobody can have taken it yet.
+        let _ = unlinkat(self.place.directory(), &*self.name, UnlinkatFlags::NoRemoveDir);
+    }
+}
+
+/// A packet socket that listens at `place`, and the file that it is. `None` if somebody else
+/// listens there, or is about to.
+pub(crate) fn listen_at(place: Place) -> Result<Option<(OwnedFd, SocketFile)>, SystemError> {
+    let address = Address::of(&place.path)?;
+    let Some(hold) = place.hold()? else { return Ok(None) };
+    if place.is_taken()? {
+        return Ok(None);
     }
     let socket = new_socket()?;
-    bind(socket.as_raw_fd(), &address).map_err(named("bind"))?;
-    let found = fs::symlink_metadata(path);
-    let found = found.map_err(|source| SystemError { call: "lstat", source })?;
-    let file = SocketFile { path: path.to_owned(), identity: (found.dev(), found.ino()) };
-    fs::set_permissions(path, Permissions::from_mode(0o600))
-        .map_err(|source| SystemError { call: "chmod", source })?;
-    listen(&socket, Backlog::new(BACKLOG).expect("a small number")).map_err(named("listen"))?;
-    Ok((socket, file))
+    bind(socket.as_raw_fd(), &address.value).map_err(|errno| match errno {
+        Errno::ENOENT if address.is_short() => no_proc(&place.path),
+        errno => named("bind")(errno),
+    })?;
+    let listening = place.begin(&socket);
+    let identity = match listening {
+        Ok(identity) => identity,
+        Err(error) => {
+            place.remove();
+            return Err(error);
+        }
+    };
+    // Not before it listens: until then it looks like one whose listener has died.
+    drop(hold);
+    Ok(Some((socket, SocketFile { place, identity, maker: Maker::this() })))
 }
 
 /// The file of a listening socket, removed when this goes.
 pub(crate) struct SocketFile {
-    path: PathBuf,
+    place: Place,
     identity: (u64, u64),
+    maker: Maker,
 }
 
 impl SocketFile {
     pub(crate) fn path(&self) -> &Path {
-        &self.path
+        self.place.path()
     }
 }
 
 impl Drop for SocketFile {
     fn drop(&mut self) {
-        // Another's, if somebody has removed ours and listens there now.
-        let found = fs::symlink_metadata(&self.path);
-        if found.is_ok_and(|found| (found.dev(), found.ino()) == self.identity) {
-            let _ = fs::remove_file(&self.path);
+        // Another's, if somebody has removed ours and listens there now. While ours listens, no
+        // listener of this crate takes the name between the look and the removal.
+        let found = self.place.look(&self.place.name);
+        let is_ours = found.is_ok_and(|found| identity(&found) == self.identity);
+        if is_ours && self.maker.is_this() {
+            self.place.remove();
         }
     }
+}
+
+fn identity(found: &FileStat) -> (u64, u64) {
+    (found.st_dev, found.st_ino)
+}
+
+fn has_kind(found: &FileStat, kind: SFlag) -> bool {
+    SFlag::from_bits_truncate(found.st_mode) & SFlag::S_IFMT == kind
+}
+
+fn open_directory(path: &Path) -> Result<OwnedFd, SystemError> {
+    let flags = OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
+    openat(AT_FDCWD, path, flags, Mode::empty()).map_err(named("open of the directory"))
 }
 
 /// The next connection, if one waits.
@@ -177,13 +418,64 @@ pub(crate) enum Connected {
 
 /// Connects to `path`. Never waits.
 pub(crate) fn connect_to(path: &Path) -> Result<Connected, SystemError> {
-    let (address, socket) = (address(path)?, new_socket()?);
-    match connect(socket.as_raw_fd(), &address) {
+    let address = match Address::of(path) {
+        Err(error) => match error.source.kind() {
+            io::ErrorKind::NotFound | io::ErrorKind::NotADirectory => return Ok(Connected::Nobody),
+            _ => return Err(error),
+        },
+        Ok(address) => address,
+    };
+    let socket = new_socket()?;
+    match connect(socket.as_raw_fd(), &address.value) {
         Ok(()) => Ok(Connected::Yes(socket)),
+        Err(Errno::ENOENT | Errno::ENOTDIR) if address.is_short() && !has_proc() => {
+            Err(no_proc(path))
+        }
         Err(Errno::ENOENT | Errno::ECONNREFUSED | Errno::ENOTDIR) => Ok(Connected::Nobody),
         Err(Errno::EAGAIN | Errno::EINTR) => Ok(Connected::Busy),
         Err(errno) => Err(named("connect")(errno)),
     }
+}
+
+/// The address of a socket at a path: the path itself where it fits, or else one through the
+/// descriptor of the directory.
+struct Address {
+    value: UnixAddr,
+    directory: Option<OwnedFd>,
+}
+
+impl Address {
+    fn of(path: &Path) -> Result<Address, SystemError> {
+        if let Ok(value) = UnixAddr::new(path) {
+            return Ok(Address { value, directory: None });
+        }
+        let too_long = || named("the address of a socket")(Errno::ENAMETOOLONG);
+        let (Some(parent), Some(name)) = (path.parent(), path.file_name()) else {
+            return Err(too_long());
+        };
+        let directory = open_directory(parent)?;
+        let short = format!("/proc/self/fd/{}", directory.as_raw_fd());
+        let value = UnixAddr::new(&Path::new(&short).join(name)).map_err(|_| too_long())?;
+        Ok(Address { value, directory: Some(directory) })
+    }
+
+    fn is_short(&self) -> bool {
+        self.directory.is_some()
+    }
+}
+
+/// Whether descriptors can be reached by paths.
+pub(crate) fn has_proc() -> bool {
+    fs::symlink_metadata("/proc/self/fd").is_ok()
+}
+
+fn no_proc(path: &Path) -> SystemError {
+    let text = format!(
+        "{}: a path of more than 107 bytes is reached through /proc, which is not mounted here",
+        path.display()
+    );
+    let source = io::Error::new(io::ErrorKind::Unsupported, text);
+    SystemError { call: "the address of a socket", source }
 }
 
 pub(super) fn new_socket() -> Result<OwnedFd, SystemError> {
@@ -195,7 +487,13 @@ pub(super) fn address(path: &Path) -> Result<UnixAddr, SystemError> {
     UnixAddr::new(path).map_err(named("the address of a socket"))
 }
 
-/// What the file that holds a name ends in.
+/// What the file that is held while a name is taken ends in.
 pub(crate) const LOCK_ENDING: &str = ".lock";
+/// What is said to have failed when that file is not as it has to be.
+const OPEN_LOCK: &str = "open of the file beside it that ends in .lock";
+/// The number of a user that has none in this user namespace.
+const NOBODY: u32 = 65534;
+/// How often a directory is made that somebody else removes, or cleans, at the same time.
+const MOST_ATTEMPTS: u32 = 1000;
 /// Clients that may wait to be let in.
 const BACKLOG: i32 = 128;

@@ -263,3 +263,31 @@ fn other_files_in_the_directory_are_left_alone() {
     drop((member, other, stream));
     fs::remove_dir_all(name.directory()).expect("ours");
 }
+
+/// A file on the way to its name is removed by a joiner once its owner has died and some seconds
+/// have gone by, and not before.
+#[test]
+fn a_name_on_its_way_is_swept_when_it_is_old_and_dead() {
+    let name = Name::new();
+    let member = name.open();
+    let place = |number: u32| name.directory().join(format!("{number:032x}-2-1-0.new"));
+    let alive = UnixListener::bind(place(1)).expect("a socket");
+    let bound = |number| {
+        let kind = SockType::SeqPacket;
+        let socket = socket(AddressFamily::Unix, kind, SockFlag::SOCK_CLOEXEC, None).expect("one");
+        let address = UnixAddr::new(&place(number)).expect("a short path");
+        nix::sys::socket::bind(socket.as_raw_fd(), &address).expect("it is free");
+    };
+    bound(2);
+    name.age();
+    bound(3);
+    drop(name.open());
+    assert!(place(1).exists(), "somebody listens there");
+    assert!(!place(2).exists(), "it is old, and its owner has died");
+    assert!(place(3).exists(), "its owner may be about to listen");
+    name.age();
+    drop(name.open());
+    assert!(!place(3).exists(), "it is old now");
+    drop((member, alive));
+    fs::remove_dir_all(name.directory()).expect("ours");
+}

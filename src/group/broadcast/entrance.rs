@@ -3,7 +3,7 @@
 use crate::error::{AttachError, BroadcastError, SystemError};
 use crate::group::broadcast::signature::Signature;
 use crate::link::transfer;
-use crate::os::crowd::MOST_WAITING;
+use crate::os::crowd::{Crowd, MOST_WAITING};
 use crate::os::epoll::Epoll;
 use crate::os::name;
 use crate::os::socket::{self, Received};
@@ -11,14 +11,14 @@ use crate::port::MessagePort;
 use crate::wire::frame::{CAPSULE_LEN, INTRODUCTION_LEN, Introduction, PORT_DESCRIPTORS};
 use std::collections::VecDeque;
 use std::fmt;
-use std::fs;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::PathBuf;
+use std::sync::Arc;
 
 /// The socket, its file, and who came and has not spoken yet.
 pub(super) struct Entrance {
     signature: Signature,
-    directory: PathBuf,
+    crowd: Arc<Crowd>,
     socket: OwnedFd,
     /// Oldest first.
     guests: VecDeque<OwnedFd>,
@@ -35,14 +35,19 @@ enum Heard {
 }
 
 impl Entrance {
-    /// Of a socket that listens in `directory`, under the name that the signature is.
-    pub(super) fn new(signature: Signature, directory: PathBuf, socket: OwnedFd) -> Entrance {
-        Entrance { signature, directory, socket, guests: VecDeque::new(), most_limit: USUAL_LIMIT }
+    /// Of a socket that listens in the crowd, under the name that the signature is.
+    pub(super) fn new(signature: Signature, crowd: Arc<Crowd>, socket: OwnedFd) -> Entrance {
+        Entrance { signature, crowd, socket, guests: VecDeque::new(), most_limit: USUAL_LIMIT }
     }
 
     /// Takes in nobody whose lanes may hold more than this, nor more than 64 MiB.
     pub(super) fn refuse_above(&mut self, limit: usize) {
         self.most_limit = limit.max(USUAL_LIMIT);
+    }
+
+    /// Whether this process joined, and not one that this is a forked copy of.
+    pub(super) fn is_ours(&self) -> bool {
+        self.crowd.is_ours()
     }
 
     pub(super) fn signature(&self) -> Signature {
@@ -51,7 +56,7 @@ impl Entrance {
 
     /// Where a member's socket is.
     pub(super) fn path_of(&self, member: Signature) -> PathBuf {
-        self.directory.join(member.to_string())
+        self.crowd.path().join(member.to_string())
     }
 
     /// Takes in whoever has come, until nobody is left, and gives their ports to `welcome`. One
@@ -180,10 +185,13 @@ impl AsFd for Entrance {
 
 impl Drop for Entrance {
     fn drop(&mut self) {
+        if !self.crowd.is_ours() {
+            return;
+        }
         // First the name, so that nobody comes any more. What waits at the socket goes with it.
-        let _ = fs::remove_file(self.path_of(self.signature));
+        self.crowd.remove(&self.signature.to_string());
         // Fails while others are members.
-        let _ = fs::remove_dir(&self.directory);
+        self.crowd.remove_directory();
     }
 }
 

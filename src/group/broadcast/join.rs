@@ -5,9 +5,9 @@ use crate::group::broadcast::Membership;
 use crate::group::broadcast::entrance::Entrance;
 use crate::group::broadcast::signature::Signature;
 use crate::link::transfer;
-use crate::os::crowd::{Crowd, NoCrowd};
+use crate::os::crowd::Crowd;
 use crate::os::epoll::Epoll;
-use crate::os::name::Connected;
+use crate::os::name::{self, Connected, NoDirectory};
 use crate::os::poll;
 use crate::port::MessagePort;
 use crate::port::channel::{ChannelBuilder, MessageChannel};
@@ -15,35 +15,45 @@ use crate::wire::frame::{Hello, Introduction};
 use std::io;
 use std::os::fd::AsFd;
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 /// Makes the directory if it is not there, and a socket in it that listens.
 pub(super) fn publish(
     directory: PathBuf,
     hello: Hello,
-) -> Result<(Crowd, Entrance), BroadcastError> {
+) -> Result<(Arc<Crowd>, Entrance), BroadcastError> {
     let deadline = Instant::now() + PATIENCE;
     for attempt in 0.. {
         let crowd = Crowd::make(&directory).map_err(|error| match error {
-            NoCrowd::Flaw(what) => BroadcastError::Directory { path: directory.clone(), what },
-            NoCrowd::System(error) => BroadcastError::from(error).at(&directory),
+            NoDirectory::Flaw(path, what) => BroadcastError::Directory { path, what },
+            NoDirectory::System(error) => BroadcastError::from(error).at(&directory),
         })?;
         if let Some(crowd) = crowd {
-            let signature = Signature::new(hello);
+            let (crowd, signature) = (Arc::new(crowd), Signature::new(hello));
             let socket = crowd.listen(&signature.to_string());
             if let Some(socket) =
                 socket.map_err(|error| BroadcastError::from(error).at(&directory))?
             {
-                return Ok((crowd, Entrance::new(signature, directory, socket)));
+                return Ok((crowd.clone(), Entrance::new(signature, crowd, socket)));
             }
         }
         // On a busy machine an attempt may take long.
         if attempt >= LEAST_ATTEMPTS && Instant::now() >= deadline {
-            let what = "it is removed again and again, or /proc is not there";
+            let what = "it is removed again and again";
             return Err(BroadcastError::Directory { path: directory, what });
         }
     }
     unreachable!("the last attempt has returned")
+}
+
+impl From<NoDirectory> for BroadcastError {
+    fn from(error: NoDirectory) -> BroadcastError {
+        match error {
+            NoDirectory::Flaw(path, what) => BroadcastError::Directory { path, what },
+            NoDirectory::System(error) => BroadcastError::from(error).at(&name::names_path()),
+        }
+    }
 }
 
 /// Leaves a port at the socket of each member that is there, oldest first.
