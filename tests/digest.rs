@@ -4,6 +4,8 @@
 mod oracle;
 #[path = "digest/processes.rs"]
 mod processes;
+#[path = "digest/terminal.rs"]
+mod terminal;
 
 use std::ffi::OsString;
 use std::fs::{self, File, Permissions};
@@ -245,6 +247,39 @@ fn results_that_cannot_be_written_and_wrong_options_are_failures() {
     assert!(String::from_utf8_lossy(&output.stderr).contains("digest: write error: No space left"));
     let output = finish(oracle.start(digest().arg("--no-such-option")), b"");
     assert_eq!(output.status.code(), Some(1), "as sha256sum, and not 2");
+}
+
+#[test]
+fn closed_standard_streams_are_reported_as_sha256sum_reports_them() {
+    let Some(oracle) = Oracle::find() else { return };
+    oracle.file("file".to_owned(), b"content");
+    let ours = program();
+    // A closed input matters to those who read it, a closed output to those who write.
+    for arguments in ["- <&-", "file - <&-", "file <&-", "file >&-", "missing >&-", "--help >&-"] {
+        let [ours, theirs] = [ours.as_path(), Path::new("sha256sum")].map(|program| {
+            let mut command = Command::new("sh");
+            command.args(["-c", &format!("exec \"$0\" {arguments}")]).arg(program);
+            finish(oracle.start(&mut command), b"")
+        });
+        assert_same(&ours, &theirs);
+        let errors = [&ours, &theirs].map(|output| String::from_utf8_lossy(&output.stderr));
+        let reason = "Bad file descriptor";
+        assert_eq!(errors[0].contains(reason), errors[1].contains(reason), "{errors:?}");
+    }
+}
+
+#[test]
+fn workers_are_called_as_the_program_is() {
+    let oracle = Oracle::new();
+    let mut child = oracle.start(digest().arg("-"));
+    write(child.stdin.as_mut().expect("it is piped"), &noise(1, 200_000));
+    await_that("there is a worker", || !workers(child.id()).is_empty());
+    let worker = workers(child.id())[0];
+    let read = |what| fs::read_to_string(format!("/proc/{worker}/{what}")).unwrap_or_default();
+    await_that("it has its name", || read("comm") == "digest\n");
+    assert!(read("cmdline").starts_with("digest\0--worker\0"), "{:?}", read("cmdline"));
+    drop(child.stdin.take());
+    assert!(finish(child, b"").status.success());
 }
 
 /// Writes the pieces to `digest -` and kills a worker after each but the last.

@@ -11,6 +11,8 @@ use std::thread;
 use clap::Parser;
 
 use crate::output;
+use crate::protocol;
+use crate::standard;
 
 /// What the command line asks for.
 pub enum Invocation {
@@ -44,7 +46,7 @@ pub struct Options {
 /// Standard output and the exit status are those of sha256sum; progress and a summary line go to
 /// standard error.
 #[derive(Parser)]
-#[command(name = "digest", version, verbatim_doc_comment)]
+#[command(name = protocol::NAME, version, verbatim_doc_comment)]
 struct Arguments {
     /// Files to digest; - is standard input
     #[arg(value_name = "FILE")]
@@ -72,6 +74,12 @@ pub fn parse() -> Invocation {
     let arguments = match Arguments::try_parse() {
         Ok(arguments) => arguments,
         Err(answer) => {
+            if !answer.use_stderr()
+                && let Err(error) = standard::output()
+            {
+                output::report_write_error(&error);
+                return Invocation::Exit(ExitCode::FAILURE);
+            }
             let _ = answer.print();
             // 1 where clap would say 2: the exit codes are sha256sum's.
             let code = if answer.use_stderr() { ExitCode::FAILURE } else { ExitCode::SUCCESS };

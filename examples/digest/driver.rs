@@ -2,6 +2,7 @@
 
 use std::collections::VecDeque;
 use std::iter::Sum;
+use std::os::unix::process::CommandExt;
 use std::process::{Command, Stdio};
 use std::sync::mpsc;
 use std::time::Duration;
@@ -208,7 +209,7 @@ impl<'a> Driver<'a> {
 fn start_worker(trusted: bool) -> Result<Worker, Loss> {
     // Not the path: this program's file may have been replaced since it was started.
     let mut command = Command::new("/proc/self/exe");
-    command.arg("--worker");
+    command.arg0(protocol::NAME).arg("--worker");
     if trusted {
         command.arg("--trusted");
     }

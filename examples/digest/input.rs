@@ -8,6 +8,7 @@ use std::os::unix::fs::FileExt;
 
 use crate::jobs::{Job, STDIN};
 use crate::protocol::CHUNK;
+use crate::standard;
 
 /// An open input.
 pub enum Input {
@@ -40,6 +41,7 @@ impl Input {
     /// Opens the job's file; may wait for the writer of a named pipe.
     pub fn open(job: &Job) -> io::Result<Self> {
         if job.name == STDIN {
+            standard::input()?;
             // A duplicate, without the buffer of `Stdin`: a chunk is read in one go.
             return Ok(Self::Once(Kept::new(io::stdin().as_fd().try_clone_to_owned()?.into())));
         }

@@ -23,6 +23,7 @@ mod jobs;
 mod name;
 mod output;
 mod protocol;
+mod standard;
 mod task;
 mod threads;
 mod trust;
@@ -51,6 +52,7 @@ fn main() -> ExitCode {
 fn digest(options: &Options) -> ExitCode {
     let jobs = Jobs::new(&options.files);
     let meter = Meter::new(&jobs);
+    meter.clear_at_signals();
     let mut printer = Printer::new(&options.files, &meter);
     let started = Instant::now();
     let totals = run_drivers(options, options.trusted, &jobs, &meter, |finished| {

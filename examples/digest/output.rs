@@ -5,15 +5,18 @@ use std::ffi::OsString;
 use std::fmt;
 use std::io::{self, ErrorKind, IsTerminal, Write};
 use std::process::{self, ExitCode};
+use std::thread;
 use std::time::Duration;
 
 use indicatif::{ProgressBar, ProgressStyle};
+use nix::sys::signal::{SigSet, Signal, raise};
 
 use crate::cli::Options;
 use crate::driver::Totals;
 use crate::input;
 use crate::jobs::{Finished, Jobs, Outcome};
 use crate::name::{self, Shown};
+use crate::standard;
 
 /// Prints results in the order of the command line, each as soon as the ones before it are there.
 pub struct Printer<'a> {
@@ -75,6 +78,24 @@ impl Meter {
     /// No bar.
     pub fn hidden() -> Self {
         Self(None)
+    }
+
+    /// Removes the bar before a signal ends this process, so that the shell's prompt finds an empty
+    /// line. Before any thread is started: they all must leave the signals to the one that waits.
+    pub fn clear_at_signals(&self) {
+        let Some(bar) = self.0.clone() else { return };
+        let signals: SigSet =
+            [Signal::SIGHUP, Signal::SIGINT, Signal::SIGTERM].into_iter().collect();
+        if signals.thread_block().is_err() {
+            return;
+        }
+        thread::spawn(move || {
+            if let Ok(signal) = signals.wait() {
+                bar.finish_and_clear();
+                // Nothing handles it, so it ends this process as it would have without the bar.
+                let _ = signals.thread_unblock().and_then(|()| raise(signal));
+            }
+        });
     }
 
     /// So many bytes more are done.
@@ -141,19 +162,24 @@ pub fn report(message: fmt::Arguments<'_>) {
     let _ = io::stderr().write_all(format!("digest: {message}\n").as_bytes());
 }
 
+/// That standard output cannot be written, and why.
+pub fn report_write_error(error: &io::Error) {
+    report(format_args!("write error: {}", input::reason(error)));
+}
+
 /// One line on standard output, at once, as sha256sum writes it. Ends the process if it cannot be
 /// written; the workers see their ports close.
 fn write_line(line: &[u8]) {
     let mut stdout = io::stdout().lock();
-    let Err(error) = stdout.write_all(line).and_then(|()| stdout.flush()) else {
-        return;
-    };
+    let written =
+        standard::output().and_then(|()| stdout.write_all(line)).and_then(|()| stdout.flush());
+    let Err(error) = written else { return };
     if error.kind() == ErrorKind::BrokenPipe {
         // The reader has seen enough. Rust programs ignore SIGPIPE, so this is what a shell would
         // show for one that it ends.
         process::exit(128 + SIGPIPE);
     }
-    report(format_args!("write error: {}", input::reason(&error)));
+    report_write_error(&error);
     process::exit(1);
 }
 

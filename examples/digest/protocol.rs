@@ -69,6 +69,9 @@ pub fn channel() -> ChannelBuilder {
     MessageChannel::builder().capacity(RING).bounded()
 }
 
+/// What this program and its workers are called.
+pub const NAME: &str = "digest";
+
 /// Most bytes in one chunk.
 pub const CHUNK: usize = 128 << 10;
 

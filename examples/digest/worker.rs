@@ -1,18 +1,22 @@
 //! The worker process: hashes what comes out of its port until the parent closes it.
 
+use std::ffi::CString;
 use std::process::ExitCode;
 use std::time::Duration;
 
 use messageport::{Format, MessageEvent, MessagePort, RecvError, parent_port};
+use nix::sys::prctl;
 use sha2::digest::common::hazmat::SerializableState;
 use sha2::{Digest, Sha256};
 
 use crate::output;
-use crate::protocol::{ArchivedOrder, CHECKPOINT, Order, Report, State};
+use crate::protocol::{ArchivedOrder, CHECKPOINT, NAME, Order, Report, State};
 use crate::trust::trust;
 
 /// Serves the parent until it closes the port or dies.
 pub fn main(trusted: bool) -> ExitCode {
+    // The kernel named it after the last part of `/proc/self/exe`.
+    let _ = CString::new(NAME).map(|name| prctl::set_name(&name));
     match parent_port().map_err(Into::into).and_then(|port| serve(&port, trusted)) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
