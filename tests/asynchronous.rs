@@ -425,6 +425,43 @@ fn ports_move_through_it() {
     });
 }
 
+#[test]
+fn a_sink_learns_that_its_peer_was_killed() {
+    const TEST: &str = "a_sink_learns_that_its_peer_was_killed";
+    fn lingers() {
+        let port = parent_port().expect("a port to the parent");
+        port.post_text("here").expect("room");
+        loop {
+            thread::park();
+        }
+    }
+    fn posts() {
+        on_each(TEST, async || {
+            let worker = Worker::spawn(command(TEST, "lingers")).expect("a worker");
+            let (port, mut child) = worker.into_parts();
+            let (mut sink, mut stream) = into_async(port).split();
+            assert_eq!(stream.recv().await.expect("a message").text().expect("text"), "here");
+            sink.send(vec![7; 8]).await.expect("the peer lives");
+            child.kill().expect("a child of our own");
+            child.wait().expect("a child of our own");
+            // It never receives. Long before this many its lane would not be full.
+            let mut ended = None;
+            for _ in 0..10_000 {
+                if let Err(error) = sink.send(vec![7; 8]).await {
+                    ended = Some(error);
+                    break;
+                }
+                thread::sleep(Duration::from_millis(1));
+            }
+            let reason = CloseReason::PeerDied;
+            let is_death =
+                matches!(ended, Some(PostError::Closed { reason: why }) if why == reason);
+            assert!(is_death, "{ended:?}: {sink:#?}");
+        });
+    }
+    play(TEST, &[("posts", posts), ("lingers", lingers)]);
+}
+
 #[cfg(all(feature = "tokio", not(feature = "async-io")))]
 #[test]
 fn without_a_runtime_it_is_an_error() {

@@ -6,6 +6,8 @@
 mod common;
 #[path = "common/filter.rs"]
 mod filter;
+#[path = "death/posting.rs"]
+mod posting;
 
 use common::board::Board;
 use common::region::{self, Region};

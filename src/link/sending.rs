@@ -1,6 +1,7 @@
 //! The sending half of one end: makes pages, writes, commits, wakes, waits for room.
 
 mod moving;
+mod pulse;
 
 use crate::error::{CloseReason, Corruption, PostError};
 use crate::link::end::{Event, Half};
@@ -8,15 +9,17 @@ use crate::link::endpoint::{Endpoint, Sleeper};
 use crate::link::payload::{self, Block, Post, Room};
 use crate::link::pool::PoolMemory;
 use crate::link::supply::Supply;
+use crate::os::clock;
 use crate::ring::cursor::Cursor;
 use crate::ring::notifier::{Sleep, Wait, Wake};
 use crate::ring::producer::{Plan, Producer, Refusal};
 use crate::wire::layout::MAX_SEGMENTS;
 use crate::wire::record::{Farewell, Format};
+use pulse::Pulse;
 use rkyv::rancor;
 use rkyv::ser::allocator::Arena;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 /// Everything that one thread needs to post.
 pub(crate) struct Sending {
@@ -27,8 +30,8 @@ pub(crate) struct Sending {
     scratch: Vec<Block>,
     /// Payload bytes of the last typed message: a guess for the next one.
     last_len: u64,
-    /// When the kernel was last asked about the peer.
-    asked: Instant,
+    /// When and how often the kernel is asked about the peer.
+    pulse: Pulse,
     /// Room for the message of the loan that is open, or was last.
     reserved: Reserved,
     /// Packets that left, by this end and its former owners: the next one's sequence.
@@ -67,7 +70,8 @@ impl Sending {
     ) -> Result<Sending, Corruption> {
         let lane = end.outgoing();
         let memory = end.region().lane(lane);
-        let producer = Producer::resume(memory, *end.region().geometry(), cursor, left)?;
+        let mut producer = Producer::resume(memory, *end.region().geometry(), cursor, left)?;
+        producer.recheck_after(1);
         Ok(Sending {
             end,
             producer,
@@ -75,7 +79,7 @@ impl Sending {
             arena: Arena::new(),
             scratch: Vec::new(),
             last_len: 0,
-            asked: Instant::now(),
+            pulse: Pulse::new(clock::coarse()),
             reserved: Reserved { place: Place::Nowhere, in_place: false },
             packets,
             pools: Vec::new(),
@@ -426,6 +430,17 @@ impl Sending {
         self.known_end()
     }
 
+    /// Asks the kernel about the peer if it was not asked for a while. The kernel alone knows that
+    /// a peer has died that was not asleep: it does not wake, and nobody else ever says so.
+    #[cold]
+    fn look_after_peer(&mut self) {
+        let (asks, posts) = self.pulse.beat(clock::coarse());
+        self.producer.recheck_after(posts);
+        if asks {
+            self.gone();
+        }
+    }
+
     /// Whether posts are known to fail.
     #[inline(always)]
     fn is_over(&self) -> bool {
@@ -436,7 +451,10 @@ impl Sending {
         if self.is_over() { self.end.find_posting_end() } else { None }
     }
 
-    fn check_open(&self) -> Result<(), PostError> {
+    fn check_open(&mut self) -> Result<(), PostError> {
+        if self.producer.is_recheck_due() {
+            self.look_after_peer();
+        }
         match self.known_end() {
             None => Ok(()),
             Some(reason) => Err(PostError::Closed { reason }),
@@ -450,15 +468,8 @@ impl Sending {
         Ok(plan)
     }
 
-    /// Makes the pages; and where the lane comes to a segment's end, asks after the peer's life:
-    /// seldom enough to cost nothing, often enough to stop a flood to a dead process.
+    /// Makes the pages.
     fn prepare(&mut self, plan: &Plan) -> Result<(), PostError> {
-        if plan.turns() && self.asked.elapsed() > ASK_EVERY {
-            self.asked = Instant::now();
-            if let Some(reason) = self.gone() {
-                return Err(PostError::Closed { reason });
-            }
-        }
         if plan.turns() {
             // The control record that leads there is written here.
             self.supply.ensure_control(self.end.region(), self.producer.cursor())?;
@@ -548,8 +559,6 @@ impl Sending {
     }
 }
 
-/// How often a sender that never finds the lane full asks whether its peer is alive.
-const ASK_EVERY: Duration = Duration::from_millis(100);
 /// Bytes after which a trusted lane looks again for pages that are idle, while it may have some.
 const LOOK_EVERY: u64 = 16 << 10;
 /// Room that is tried first for a value whose length is not known, in bytes.

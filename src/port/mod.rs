@@ -318,8 +318,9 @@ impl MessagePort {
     /// Whether either end is closed or the peer is gone: posts fail. Messages may still be waiting
     /// to be received. At most one system call.
     ///
-    /// A post to a peer that has just died may still be `Ok`, and `try_recv` may say for a tenth of
-    /// a second that nothing is there. Ask here before blocking elsewhere.
+    /// Posts to a peer that has died may still be `Ok` for 100 ms, or for 64 posts if those take
+    /// longer, and `try_recv` may say for 100 ms that nothing is there. Ask here before blocking
+    /// elsewhere.
     ///
     /// ```
     /// let channel = messageport::MessageChannel::new()?;

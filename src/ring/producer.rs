@@ -34,6 +34,9 @@ pub(crate) struct Producer {
     /// Bytes that may be written at the cursor without a further thought.
     run: u64,
     left: [u64; MAX_SEGMENTS],
+    /// The count of messages at which the fast path ends once, so that the link looks after what
+    /// the ring does not know.
+    recheck_at: u64,
     /// Records in a row that would have gone round in a smaller segment than the present one.
     roomy_records: u32,
     counters: Counters,
@@ -108,6 +111,7 @@ impl Producer {
                 _ => cursor.position,
             }),
             roomy_records: 0,
+            recheck_at: counters.messages.wrapping_add(NEVER),
             committed_messages: counters.messages,
             counters,
         })
@@ -116,17 +120,32 @@ impl Producer {
     /// The place for a record of exactly `len` payload bytes, if it is plain: at the cursor, on
     /// pages that are made. Otherwise `plan` finds one.
     ///
-    /// Two compares. All of a post that finds such a place stays in registers; a result that goes
+    /// Three compares. All of a post that finds such a place stays in registers; a result that goes
     /// through memory is stored by words and loaded by pairs of them, which stalls.
     #[inline(always)]
     pub(crate) fn plan_in_run(&self, len: u64) -> Option<Plan> {
         if len > self.geometry.largest_at_home() || record_len(len) > self.run {
             return None;
         }
+        if self.is_recheck_due() {
+            return None;
+        }
         if self.cursor.segment != 0 && self.may_go_home() {
             return None;
         }
         Some(self.plan_at_cursor(record_len(len)))
+    }
+
+    /// Ends the fast path once after so many more messages.
+    pub(crate) fn recheck_after(&mut self, messages: u32) {
+        self.recheck_at = self.counters.messages.wrapping_add(u64::from(messages));
+    }
+
+    /// Whether the link has to look after its peer before the next message.
+    #[inline(always)]
+    pub(crate) fn is_recheck_due(&self) -> bool {
+        // By the distance, as the count begins with what a former owner has left.
+        self.recheck_at.wrapping_sub(self.counters.messages) as i64 <= 0
     }
 
     /// The same place again: nothing was staged since `plan_in_run` found it.
@@ -566,6 +585,8 @@ impl Plan {
     }
 }
 
+/// Messages until a recheck that is not wanted.
+const NEVER: u64 = i64::MAX as u64;
 /// Records in a row that a smaller segment must have sufficed for before a drained lane goes there:
 /// so a stream that mixes large and small messages does not jump to and fro.
 const ROOMY_RECORDS_BEFORE_HOME: u32 = 64;

@@ -1,0 +1,112 @@
+//! How often a sender asks whether its peer lives.
+//!
+//! A peer that is killed while it does not sleep takes no wake-up, so that no post fails. So the
+//! sender asks the kernel, at most once in [`ASK_EVERY`]. It looks at a coarse clock for that, and
+//! not at each post: only after so many posts as took [`LOOK_EVERY`] of late, and never after more
+//! than [`MOST_POSTS`]. At any steady rate a death is noticed within a tenth of a second or at the
+//! next post, and at any other within as many posts.
+
+use std::time::Duration;
+
+/// The pure part: when to look, and when to ask.
+#[derive(Debug)]
+pub(super) struct Pulse {
+    /// When the kernel was last asked.
+    asked: Duration,
+    /// When the clock was last looked at, and how many posts were allowed until the next look.
+    looked: Duration,
+    posts: u32,
+}
+
+impl Pulse {
+    pub(super) fn new(now: Duration) -> Pulse {
+        Pulse { asked: now, looked: now, posts: 1 }
+    }
+
+    /// The allowed posts are used up. Says whether the kernel is to be asked now, and how many
+    /// posts are allowed until the next look.
+    pub(super) fn beat(&mut self, now: Duration) -> (bool, u32) {
+        let passed = now.saturating_sub(self.looked).as_micros().max(1);
+        let fitting = u128::from(self.posts) * LOOK_EVERY.as_micros() / passed;
+        // Twice as many at the most: what was fast once may be slow now.
+        let most = self.posts.saturating_mul(2).min(MOST_POSTS);
+        self.posts = u32::try_from(fitting).unwrap_or(MOST_POSTS).clamp(1, most);
+        self.looked = now;
+        let asks = now.saturating_sub(self.asked) >= ASK_EVERY;
+        if asks {
+            self.asked = now;
+        }
+        (asks, self.posts)
+    }
+}
+
+/// How often the kernel is asked at most. With a look at the clock and its own lateness in between,
+/// a death is known within 100 ms.
+const ASK_EVERY: Duration = Duration::from_millis(50);
+/// How far apart the looks at the clock are to be.
+const LOOK_EVERY: Duration = Duration::from_millis(25);
+/// Posts without a look at the clock.
+const MOST_POSTS: u32 = 64;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Posts at these times, in microseconds, to a peer that dies at `death`. The clock shows
+    /// multiples of `tick`. Says when a post first fails, and how many came after the death.
+    fn notice(times: impl Iterator<Item = u64>, death: u64, tick: u64) -> (u64, u32) {
+        let shown = |time: u64| Duration::from_micros(time / tick * tick);
+        let (mut pulse, mut left, mut late) = (Pulse::new(shown(0)), 1, 0);
+        for time in times {
+            if left == 0 {
+                let (asks, posts) = pulse.beat(shown(time));
+                left = posts;
+                if asks && time >= death {
+                    return (time, late);
+                }
+            }
+            left -= 1;
+            late += u32::from(time >= death);
+        }
+        panic!("it was never noticed");
+    }
+
+    #[test]
+    fn at_any_steady_rate_a_death_is_noticed_within_a_tenth_of_a_second_or_at_the_next_post() {
+        for tick in [1_000, 4_000, 10_000] {
+            for step in [1, 10, 100, 1_000, 5_000, 10_000, 20_000, 50_000, 200_000, 1_000_000] {
+                for death in [1_000_000, 1_003_217, 1_049_999, 1_777_777] {
+                    let times = (0..5_000_000 / step).map(|post| post * step);
+                    let (noticed, late) = notice(times, death, tick);
+                    let passed = noticed - death;
+                    assert!(passed <= 100_000 || late <= 1, "{step} us: {passed} us, {late} posts");
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn at_any_rate_a_death_is_noticed_within_a_tenth_of_a_second_or_64_posts() {
+        for pause in [100_000, 200_000, 3_000_000] {
+            for burst in [1, 2, 7, 63, 64, 65, 1_000] {
+                for death in [1_000_000, 2_000_001, 2_111_111] {
+                    let times = (0..100).flat_map(|round: u64| {
+                        (0..burst).map(move |post| round * (pause + burst) + post)
+                    });
+                    let (noticed, late) = notice(times, death, 4_000);
+                    let passed = noticed - death;
+                    assert!(passed <= 100_000 || late <= MOST_POSTS, "{passed} us, {late} posts");
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn the_kernel_is_asked_twenty_times_a_second_at_most() {
+        let (mut pulse, mut asked) = (Pulse::new(Duration::ZERO), 0);
+        for post in 0..1_000_000 {
+            asked += u32::from(pulse.beat(Duration::from_micros(post)).0);
+        }
+        assert!(asked <= 20, "{asked} times in a second");
+    }
+}
