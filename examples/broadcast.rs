@@ -15,7 +15,7 @@ use std::time::Duration;
 
 use messageport::{BroadcastChannel, EventLoop, rkyv};
 
-#[derive(rkyv::Archive, rkyv::Serialize)]
+#[derive(rkyv::Archive, rkyv::Serialize, messageport::SafeArchive)]
 enum News {
     Price { item: String, cents: u32 },
     Closing,

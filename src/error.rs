@@ -127,7 +127,7 @@ pub enum PostError {
         "the message could not be serialised, and nothing was posted: expected a value whose own \
          `Serialize` succeeds; correct what the source of this error names"
     )]
-    Serialize(#[source] rkyv::rancor::Error),
+    Serialize(#[source] rkyv::rancor::BoxedError),
     /// More is to move with one message than one packet takes.
     #[error(
         "{transferables} transferables with {descriptors} descriptors are too many for a message: \
@@ -289,7 +289,7 @@ pub enum MessageError {
         /// Name of the type.
         expected: &'static str,
         /// What the validation found.
-        source: rkyv::rancor::Error,
+        source: rkyv::rancor::BoxedError,
     },
     /// The message was posted as something else.
     #[error(
@@ -418,7 +418,7 @@ pub enum BufferError {
         "the value could not be serialised into the buffer: expected one whose own `Serialize` \
          succeeds; correct what the source of this error names"
     )]
-    Serialize(#[source] rkyv::rancor::Error),
+    Serialize(#[source] rkyv::rancor::BoxedError),
     /// The value took another length when it was serialised again.
     #[error(
         "the value took {len} bytes at first and {again} bytes when it was serialised again: have \
@@ -439,7 +439,7 @@ pub enum BufferError {
         /// Name of the type.
         expected: &'static str,
         /// What the validation found.
-        source: rkyv::rancor::Error,
+        source: rkyv::rancor::BoxedError,
     },
     /// The kernel refused a call.
     #[error("{}", text::refused(call, source))]

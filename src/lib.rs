@@ -7,7 +7,7 @@
 //! ```
 //! use messageport::{MessageChannel, rkyv};
 //!
-//! #[derive(rkyv::Archive, rkyv::Serialize)]
+//! #[derive(rkyv::Archive, rkyv::Serialize, messageport::SafeArchive)]
 //! struct Order { id: u64, item: String }
 //!
 //! let MessageChannel { port1, port2 } = MessageChannel::new()?;
@@ -103,6 +103,11 @@ pub use group::broadcast::BroadcastChannel;
 #[cfg(not(messageport_loom))]
 pub use group::collection::{CollectionError, Member, MemberId, PortCollection};
 #[cfg(not(messageport_loom))]
+pub use link::archive::{
+    ArchiveCheck, Receive, SafeArchive,
+    pool::{Counting, ReceiveDeserializer, SharedValues},
+};
+#[cfg(not(messageport_loom))]
 pub use link::buffer::{Buffer, BufferMut};
 #[cfg(not(messageport_loom))]
 pub use link::endpoint::PeerCredentials;
@@ -114,6 +119,7 @@ pub use link::pool::PooledBuffer;
 pub use meet::listen::{Connect, Listener, connect};
 #[cfg(not(messageport_loom))]
 pub use meet::spawn::{Worker, parent_port};
+pub use messageport_macros::SafeArchive;
 #[cfg(not(messageport_loom))]
 pub use port::{
     JoinError, MessagePort,
@@ -133,7 +139,7 @@ pub use port::{
         ListenerFailure, ListenerId, ListenerOptions,
     },
     transfer::{IntoFdError, TransferError, Transferable},
-    typed::{Receive, TypedBurst, TypedError, TypedEvent, TypedIter, TypedPort},
+    typed::{TypedBurst, TypedError, TypedEvent, TypedIter, TypedPort},
 };
 pub use rkyv;
 pub use wire::record::Format;

@@ -138,7 +138,7 @@ impl rkyv::Archive for ClosesThePort<'_> {
 }
 
 impl<'s> rkyv::Serialize<PostSerializer<'s>> for ClosesThePort<'_> {
-    fn serialize(&self, _: &mut PostSerializer<'s>) -> Result<(), rkyv::rancor::Error> {
+    fn serialize(&self, _: &mut PostSerializer<'s>) -> Result<(), rkyv::rancor::BoxedError> {
         self.port.close();
         match self.fails {
             true => Err(rkyv::rancor::Source::new(std::fmt::Error)),
@@ -160,7 +160,7 @@ fn a_close_from_inside_a_serialisation_takes_place_after_it() {
     }
 }
 
-#[derive(rkyv::Archive, rkyv::Serialize)]
+#[derive(rkyv::Archive, rkyv::Serialize, messageport::SafeArchive)]
 #[rkyv(
     serialize_bounds(__S: rkyv::ser::Writer),
     bytecheck(bounds(

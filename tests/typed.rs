@@ -14,7 +14,9 @@ use std::os::fd::AsFd;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-#[derive(rkyv::Archive, rkyv::Serialize, rkyv::Deserialize, Debug, PartialEq)]
+#[derive(
+    rkyv::Archive, rkyv::Serialize, rkyv::Deserialize, messageport::SafeArchive, Debug, PartialEq,
+)]
 #[rkyv(derive(Debug))]
 struct Question {
     number: u64,

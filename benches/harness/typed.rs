@@ -1,19 +1,16 @@
 //! Messages with a type, from a single number to strings and vectors.
 
-use messageport::Post;
-use messageport::rkyv::api::high::{HighDeserializer, HighValidator};
-use messageport::rkyv::bytecheck::CheckBytes;
-use messageport::rkyv::rancor::Error;
-use messageport::rkyv::{Archive, Deserialize, Portable, Serialize};
+use messageport::rkyv::{Archive, Deserialize, Serialize};
+use messageport::{Post, Receive, ReceiveDeserializer, SafeArchive};
 
 /// Eight bytes.
-#[derive(Archive, Serialize, Deserialize, Clone, Debug, PartialEq)]
+#[derive(Archive, Serialize, Deserialize, SafeArchive, Clone, Debug, PartialEq)]
 pub struct Number {
     pub number: u64,
 }
 
 /// Eight fields, 64 bytes: what a small message of a real program looks like.
-#[derive(Archive, Serialize, Deserialize, Clone, Debug, PartialEq)]
+#[derive(Archive, Serialize, Deserialize, SafeArchive, Clone, Debug, PartialEq)]
 pub struct Order {
     pub number: u64,
     pub account: u64,
@@ -26,7 +23,7 @@ pub struct Order {
 }
 
 /// Strings and vectors, 1 KiB altogether.
-#[derive(Archive, Serialize, Deserialize, Clone, Debug, PartialEq)]
+#[derive(Archive, Serialize, Deserialize, SafeArchive, Clone, Debug, PartialEq)]
 pub struct Document {
     pub number: u64,
     pub title: String,
@@ -48,12 +45,7 @@ pub trait Typed: Post + Readable + PartialEq + std::fmt::Debug + Sized + 'static
 
 /// What checked access and deserialising ask of a type.
 pub trait Readable:
-    Sized
-    + Archive<
-        Archived: Portable
-                      + for<'a> CheckBytes<HighValidator<'a, Error>>
-                      + Deserialize<Self, HighDeserializer<Error>>,
-    >
+    Sized + Receive + Archive<Archived: Deserialize<Self, ReceiveDeserializer>>
 {
 }
 

@@ -22,7 +22,7 @@ use sha2::digest::common::hazmat::SerializedState;
 pub type State = [u8; STATE_LEN];
 
 /// From the parent to a worker, between chunks.
-#[derive(rkyv::Archive, rkyv::Serialize)]
+#[derive(rkyv::Archive, rkyv::Serialize, messageport::SafeArchive)]
 #[rkyv(crate = messageport::rkyv)]
 pub enum Order {
     /// The chunks that follow belong to this job, up to `Finish` or the next `Start`.
@@ -39,7 +39,7 @@ pub enum Order {
 }
 
 /// From a worker to the parent.
-#[derive(rkyv::Archive, rkyv::Serialize, rkyv::Deserialize)]
+#[derive(rkyv::Archive, rkyv::Serialize, rkyv::Deserialize, messageport::SafeArchive)]
 #[rkyv(crate = messageport::rkyv)]
 pub enum Report {
     /// The bytes up to `covered` need not be sent again.

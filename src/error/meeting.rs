@@ -202,7 +202,7 @@ pub enum BroadcastError {
         "the message could not be serialised, and nobody has it: correct what the source of this \
          error names"
     )]
-    Serialize(#[source] rkyv::rancor::Error),
+    Serialize(#[source] rkyv::rancor::BoxedError),
     /// A message has come that is not what it was declared to be. Later ones can be received.
     #[error(transparent)]
     Message(MessageError),

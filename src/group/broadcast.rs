@@ -17,6 +17,7 @@ mod members;
 mod signature;
 
 use crate::error::{BROADCAST_PREFIX, BroadcastError, MessageError, PostError, flaw_of_name};
+use crate::link::archive::Receive;
 use crate::link::payload::{self, Post};
 use crate::os::epoll::Epoll;
 use crate::os::eventfd::Bell;
@@ -25,7 +26,6 @@ use crate::port::channel::{ChannelBuilder, MessageChannel};
 use crate::port::message::Message;
 use crate::port::sender::Sender;
 use crate::port::target::EventTarget;
-use crate::port::typed::Receive;
 use crate::wire::frame::Hello;
 use crate::wire::layout::{VERSION, payload_format};
 use entrance::Entrance;

@@ -5,13 +5,10 @@
 #![allow(unsafe_code)]
 
 use crate::error::{BufferError, SystemError};
+use crate::link::archive::{self, Receive};
 use crate::link::payload::{self, Post};
 use crate::os::{mapping, memfd};
 use memmap2::{Advice, Mmap, MmapMut, MmapOptions};
-use rkyv::api::high::HighValidator;
-use rkyv::bytecheck::CheckBytes;
-use rkyv::rancor::Error;
-use rkyv::{Archive, Portable};
 use std::any::TypeId;
 use std::fmt;
 use std::ops::{Deref, DerefMut};
@@ -142,16 +139,16 @@ impl Buffer {
     /// [`BufferError::Invalid`] if the bytes are no valid archive of a `T`.
     pub fn access<T>(&self) -> Result<&T::Archived, BufferError>
     where
-        T: Archive,
-        T::Archived: Portable + for<'a> CheckBytes<HighValidator<'a, Error>> + 'static,
+        T: Receive<Archived: 'static>,
     {
         let archived = TypeId::of::<T::Archived>();
         if self.checked.get() == Some(&archived) {
             // SAFETY: they were found valid as this type, and sealed bytes do not change.
-            return Ok(unsafe { payload::access_unchecked::<T::Archived>(self) });
+            return Ok(unsafe { archive::access_unchecked::<T::Archived>(self) });
         }
-        let value = payload::access::<T::Archived>(self).map_err(|source| {
-            BufferError::Invalid { expected: std::any::type_name::<T>(), source }
+        let value = archive::access::<T>(self).map_err(|source| BufferError::Invalid {
+            expected: std::any::type_name::<T>(),
+            source,
         })?;
         if self.is_sealed() {
             // Another type may have been the first; that one stays remembered.

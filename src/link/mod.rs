@@ -3,6 +3,7 @@
 //! Only this floor joins the ring and the kernel: it performs what the pure floors decide, and it
 //! turns the kernel's word on the peer's death into an end that comes after the last message.
 
+pub(crate) mod archive;
 pub(crate) mod buffer;
 pub(crate) mod cargo;
 pub(crate) mod end;

@@ -18,22 +18,17 @@ use crate::ring::memory::Memory;
 use crate::ring::producer::{Plan, Producer};
 use crate::sync::{AtomicU64, Ordering};
 use crate::wire::record::Format;
-use rkyv::api::high::{HighSerializer, HighValidator};
-use rkyv::bytecheck::CheckBytes;
-use rkyv::rancor::{Error, Fallible, Strategy};
+use rkyv::api::high::HighSerializer;
+use rkyv::rancor::{BoxedError, Fallible, Strategy};
 use rkyv::ser::allocator::{Arena, ArenaHandle};
 use rkyv::ser::{Positional, Serializer, Writer, sharing::Share};
-use rkyv::validation::Validator;
-use rkyv::validation::archive::ArchiveValidator;
-use rkyv::validation::shared::SharedValidator;
-use rkyv::{Archive, Portable, Serialize};
+use rkyv::{Archive, Serialize};
 use std::marker::PhantomData;
-use std::num::NonZeroUsize;
 use std::ops::Range;
 use std::ptr::{self, NonNull};
 
 /// The serializer that [`post_message`](crate::MessagePort::post_message) gives to a value.
-pub type PostSerializer<'a> = HighSerializer<PayloadWriter<'a>, ArenaHandle<'a>, Error>;
+pub type PostSerializer<'a> = HighSerializer<PayloadWriter<'a>, ArenaHandle<'a>, BoxedError>;
 
 /// A value that can be posted: anything that derives [`rkyv::Archive`] and [`rkyv::Serialize`].
 ///
@@ -42,7 +37,7 @@ pub type PostSerializer<'a> = HighSerializer<PayloadWriter<'a>, ArenaHandle<'a>,
 /// ```
 /// use messageport::{MessageChannel, rkyv};
 ///
-/// #[derive(rkyv::Archive, rkyv::Serialize, rkyv::Deserialize)]
+/// #[derive(rkyv::Archive, rkyv::Serialize, rkyv::Deserialize, messageport::SafeArchive)]
 /// struct Order { id: u64, item: String }
 ///
 /// fn announce<T: messageport::Post>(port: &messageport::MessagePort, value: &T) {
@@ -100,9 +95,9 @@ impl Positional for PayloadWriter<'_> {
     }
 }
 
-impl Writer<Error> for PayloadWriter<'_> {
+impl Writer<BoxedError> for PayloadWriter<'_> {
     #[inline(always)]
-    fn write(&mut self, bytes: &[u8]) -> Result<(), Error> {
+    fn write(&mut self, bytes: &[u8]) -> Result<(), BoxedError> {
         // A value can have this count past any number: it stays there then, beyond all room.
         let end = self.written.saturating_add(bytes.len());
         if end <= self.room {
@@ -139,7 +134,7 @@ pub(crate) fn serialize<T: Post>(
     producer: &Producer,
     plan: Option<&Plan>,
     arena: &mut Arena,
-) -> Result<u64, Error> {
+) -> Result<u64, BoxedError> {
     let writer = match plan {
         None => PayloadWriter::counting(),
         Some(plan) => {
@@ -152,7 +147,7 @@ pub(crate) fn serialize<T: Post>(
 
 /// Serialises `value` into `bytes`, which are 16-aligned unless there are none. Returns how many
 /// bytes it took or would have taken.
-pub(crate) fn serialize_to<T: Post>(value: &T, bytes: &mut [u8]) -> Result<usize, Error> {
+pub(crate) fn serialize_to<T: Post>(value: &T, bytes: &mut [u8]) -> Result<usize, BoxedError> {
     let writer = PayloadWriter::new(NonNull::from(&mut *bytes).cast(), bytes.len());
     run(value, writer, &mut Arena::new())
 }
@@ -160,7 +155,7 @@ pub(crate) fn serialize_to<T: Post>(value: &T, bytes: &mut [u8]) -> Result<usize
 /// The archive of `value`, to be posted several times. Serialises it once: its `Serialize` may be
 /// costly, and may say something else the second time. The bytes need no alignment of their own, as
 /// pointers in an archive are relative; each copy is aligned where it is received.
-pub(crate) fn archive<T: Post>(value: &T) -> Result<Vec<u8>, Error> {
+pub(crate) fn archive<T: Post>(value: &T) -> Result<Vec<u8>, BoxedError> {
     let mut bytes = Vec::new();
     run(value, PayloadWriter::appending(&mut bytes), &mut Arena::new())?;
     Ok(bytes)
@@ -175,10 +170,14 @@ pub(crate) struct LengthChanged {
 }
 
 #[inline(always)]
-fn run<T: Post>(value: &T, writer: PayloadWriter<'_>, arena: &mut Arena) -> Result<usize, Error> {
+fn run<T: Post>(
+    value: &T,
+    writer: PayloadWriter<'_>,
+    arena: &mut Arena,
+) -> Result<usize, BoxedError> {
     const { assert!(align_of::<T::Archived>() <= 16, "payloads are aligned to 16 bytes") };
     let mut serializer = Serializer::new(writer, arena.acquire(), Share::new());
-    rkyv::api::serialize_using::<_, Error>(value, &mut serializer)?;
+    rkyv::api::serialize_using::<_, BoxedError>(value, &mut serializer)?;
     Ok(serializer.into_writer().written)
 }
 
@@ -423,34 +422,9 @@ unsafe fn copy(from: &[u8], to: NonNull<u8>) {
     unsafe { ptr::copy_nonoverlapping(from.as_ptr(), to.as_ptr(), from.len()) };
 }
 
-/// Checked access to an archive.
-///
-/// The check recurses where the type does, and the bytes are the peer's: so the depth is bounded.
-pub(crate) fn access<T>(bytes: &[u8]) -> Result<&T, Error>
-where
-    T: Portable + for<'a> CheckBytes<HighValidator<'a, Error>>,
-{
-    let archive = ArchiveValidator::with_max_depth(bytes, NonZeroUsize::new(MAX_DEPTH));
-    let mut validator = Validator::new(archive, SharedValidator::new());
-    rkyv::api::access_with_context::<T, _, Error>(bytes, &mut validator)
-}
-
-/// Access without a check.
-///
-/// # Safety
-/// The bytes must be a valid archive with a `T` at its root.
-pub(crate) unsafe fn access_unchecked<T: Portable>(bytes: &[u8]) -> &T {
-    // SAFETY: the caller's word.
-    unsafe { rkyv::access_unchecked::<T>(bytes) }
-}
-
-/// Levels of pointers in an archive: a `Box` in a `Box` is two. Far below what a thread's stack of
-/// 2 MiB holds, in a debug build too.
-pub(crate) const MAX_DEPTH: usize = 256;
-
 /// Names the serializer's parts, so that a change of rkyv's that breaks [`PostSerializer`] is a
 /// compile error here and not at a user's.
 const _: fn() = || {
-    fn same<S: Fallible<Error = Error>>() {}
-    same::<Strategy<Serializer<PayloadWriter<'static>, ArenaHandle<'static>, Share>, Error>>();
+    fn same<S: Fallible<Error = BoxedError>>() {}
+    same::<Strategy<Serializer<PayloadWriter<'static>, ArenaHandle<'static>, Share>, BoxedError>>();
 };

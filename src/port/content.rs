@@ -2,16 +2,17 @@
 //! a message of its own.
 
 use crate::error::{BufferError, MessageError};
+use crate::link::archive::pool::ReceiveDeserializer;
+use crate::link::archive::{self, Receive};
 use crate::link::buffer::Buffer;
 use crate::link::cargo::{Kind, Parcel, Part};
-use crate::link::payload;
 use crate::link::pool::{Pooled, PooledBuffer};
 use crate::link::transfer;
 use crate::port::MessagePort;
 use crate::wire::record::Format;
-use rkyv::api::high::{HighDeserializer, HighValidator};
+use rkyv::api::high::HighValidator;
 use rkyv::bytecheck::CheckBytes;
-use rkyv::rancor::Error;
+use rkyv::rancor::BoxedError;
 use rkyv::{Archive, Deserialize, Portable};
 use std::mem;
 use std::os::fd::OwnedFd;
@@ -24,23 +25,26 @@ pub(crate) trait Content {
 }
 
 #[inline]
-pub(crate) fn data<T>(of: &impl Content) -> Result<&T::Archived, MessageError>
+pub(crate) fn data<T: Receive>(of: &impl Content) -> Result<&T::Archived, MessageError> {
+    require(of, Format::Archive)?;
+    archive::access::<T>(of.content()).map_err(invalid::<T>)
+}
+
+pub(crate) fn data_checked_by_rkyv_only<T>(of: &impl Content) -> Result<&T::Archived, MessageError>
 where
     T: Archive,
-    T::Archived: Portable + for<'a> CheckBytes<HighValidator<'a, Error>>,
+    T::Archived: Portable + for<'a> CheckBytes<HighValidator<'a, BoxedError>>,
 {
     require(of, Format::Archive)?;
-    payload::access::<T::Archived>(of.content()).map_err(invalid::<T>)
+    archive::access_by_rkyv::<T::Archived, BoxedError>(of.content()).map_err(invalid::<T>)
 }
 
 pub(crate) fn deserialize<T>(of: &impl Content) -> Result<T, MessageError>
 where
-    T: Archive,
-    T::Archived: Portable
-        + for<'a> CheckBytes<HighValidator<'a, Error>>
-        + Deserialize<T, HighDeserializer<Error>>,
+    T: Receive<Archived: Deserialize<T, ReceiveDeserializer>>,
 {
-    rkyv::deserialize::<T, Error>(data::<T>(of)?).map_err(invalid::<T>)
+    require(of, Format::Archive)?;
+    archive::deserialize::<T>(of.content()).map_err(invalid::<T>)
 }
 
 pub(crate) fn text(of: &impl Content) -> Result<&str, MessageError> {
@@ -138,6 +142,6 @@ pub(crate) fn require(of: &impl Content, expected: Format) -> Result<(), Message
     Err(MessageError::Format { expected: expected.name(), found: found.name() })
 }
 
-fn invalid<T>(source: Error) -> MessageError {
+fn invalid<T>(source: BoxedError) -> MessageError {
     MessageError::Invalid { expected: std::any::type_name::<T>(), source }
 }

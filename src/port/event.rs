@@ -1,18 +1,20 @@
 //! What arrives.
 
 use crate::error::MessageError;
+use crate::link::archive::pool::ReceiveDeserializer;
+use crate::link::archive::{self, Receive};
 use crate::link::buffer::Buffer;
 use crate::link::cargo::{Kind, Parcel};
-use crate::link::payload::{self, Payload};
+use crate::link::payload::Payload;
 use crate::link::pool::PooledBuffer;
 use crate::port::MessagePort;
 use crate::port::content::{self, Content};
 use crate::port::message::Message;
 use crate::port::receiver::Receiver;
 use crate::wire::record::Format;
-use rkyv::api::high::{HighDeserializer, HighValidator};
+use rkyv::api::high::HighValidator;
 use rkyv::bytecheck::CheckBytes;
-use rkyv::rancor::Error;
+use rkyv::rancor::BoxedError;
 use rkyv::{Archive, Deserialize, Portable};
 use std::fmt;
 use std::os::fd::OwnedFd;
@@ -48,22 +50,55 @@ impl<'p> MessageEvent<'p> {
         MessageEvent { payload, receiver }
     }
 
-    /// The message as the archived form of `T`, checked.
+    /// Borrows the message as the archived form of `T`, checked.
+    ///
+    /// The check is rkyv's, and then [`SafeArchive`](trait@crate::SafeArchive)'s for the types that
+    /// need it: hash tables, B-trees and types that contain themselves. After it every safe
+    /// function of the value is safe, whatever the peer wrote.
     ///
     /// Each call checks again: from a few nanoseconds for plain structs, more for strings and
     /// nested vectors. Keep the reference.
     ///
     /// # Errors
     /// [`MessageError::Invalid`] if the bytes are no valid archive of a `T`, whoever wrote them, or
-    /// one with more than 256 levels of pointers;
+    /// one with more than 254 levels of pointers;
     /// [`MessageError::Format`] if the message was posted as bytes or text. The port lives on.
     #[inline]
-    pub fn data<T>(&self) -> Result<&T::Archived, MessageError>
+    pub fn data<T: Receive>(&self) -> Result<&T::Archived, MessageError> {
+        content::data::<T>(self)
+    }
+
+    /// Borrows the message as the archived form of `T`, checked by rkyv alone: for types that do
+    /// not derive [`SafeArchive`](trait@crate::SafeArchive).
+    ///
+    /// # Safety
+    /// `T` contains no hash table, B-tree or index map at any depth, and no shared pointer to a
+    /// type that contains itself; or the poster is trusted. rkyv's check accepts bytes as a map
+    /// whose lookups or iterators then read memory outside of the message.
+    ///
+    /// # Errors
+    /// As [`data`](Self::data).
+    ///
+    /// ```
+    /// # use messageport::rkyv;
+    /// #[derive(rkyv::Archive, rkyv::Serialize)]
+    /// struct Foreign { id: u64 }
+    ///
+    /// # let channel = messageport::MessageChannel::new()?;
+    /// channel.port1.post_message(&Foreign { id: 7 })?;
+    /// let event = channel.port2.recv()?;
+    /// // SAFETY: it holds one number.
+    /// let foreign = unsafe { event.data_checked_by_rkyv_only::<Foreign>() }?;
+    /// assert_eq!(foreign.id.to_native(), 7);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    #[allow(unsafe_code)]
+    pub unsafe fn data_checked_by_rkyv_only<T>(&self) -> Result<&T::Archived, MessageError>
     where
         T: Archive,
-        T::Archived: Portable + for<'a> CheckBytes<HighValidator<'a, Error>>,
+        T::Archived: Portable + for<'a> CheckBytes<HighValidator<'a, BoxedError>>,
     {
-        content::data::<T>(self)
+        content::data_checked_by_rkyv_only::<T>(self)
     }
 
     /// The message as the archived form of `T`, without a check.
@@ -87,10 +122,14 @@ impl<'p> MessageEvent<'p> {
         T::Archived: Portable,
     {
         // SAFETY: the caller's word.
-        unsafe { payload::access_unchecked::<T::Archived>(self.bytes()) }
+        unsafe { archive::access_unchecked::<T::Archived>(self.bytes()) }
     }
 
     /// The message as an owned `T`, checked.
+    ///
+    /// Values that `Rc` or `Arc` share in the archive are shared again. A message that has such
+    /// values is deserialised three times in all, as the peer may have made two pointers of
+    /// different types lead to one value.
     ///
     /// # Errors
     /// As [`data`](Self::data), and what the deserialisation itself refuses.
@@ -104,10 +143,7 @@ impl<'p> MessageEvent<'p> {
     /// ```
     pub fn deserialize<T>(&self) -> Result<T, MessageError>
     where
-        T: Archive,
-        T::Archived: Portable
-            + for<'a> CheckBytes<HighValidator<'a, Error>>
-            + Deserialize<T, HighDeserializer<Error>>,
+        T: Receive<Archived: Deserialize<T, ReceiveDeserializer>>,
     {
         content::deserialize(self)
     }

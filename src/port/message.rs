@@ -1,6 +1,8 @@
 //! A message of its own, which borrows nothing.
 
 use crate::error::MessageError;
+use crate::link::archive::Receive;
+use crate::link::archive::pool::ReceiveDeserializer;
 use crate::link::buffer::Buffer;
 use crate::link::cargo::{Kind, Parcel};
 use crate::link::payload::{Block, blocks_as_bytes, blocks_as_bytes_mut};
@@ -9,9 +11,9 @@ use crate::port::MessagePort;
 use crate::port::content::{self, Content};
 use crate::port::event::MessageEvent;
 use crate::wire::record::Format;
-use rkyv::api::high::{HighDeserializer, HighValidator};
+use rkyv::api::high::HighValidator;
 use rkyv::bytecheck::CheckBytes;
-use rkyv::rancor::Error;
+use rkyv::rancor::BoxedError;
 use rkyv::{Archive, Deserialize, Portable};
 use std::cell::RefCell;
 use std::fmt;
@@ -57,12 +59,24 @@ impl Message {
     ///
     /// # Errors
     /// As there.
-    pub fn data<T>(&self) -> Result<&T::Archived, MessageError>
+    pub fn data<T: Receive>(&self) -> Result<&T::Archived, MessageError> {
+        content::data::<T>(self)
+    }
+
+    /// See [`MessageEvent::data_checked_by_rkyv_only`].
+    ///
+    /// # Safety
+    /// As there.
+    ///
+    /// # Errors
+    /// As there.
+    #[allow(unsafe_code)]
+    pub unsafe fn data_checked_by_rkyv_only<T>(&self) -> Result<&T::Archived, MessageError>
     where
         T: Archive,
-        T::Archived: Portable + for<'a> CheckBytes<HighValidator<'a, Error>>,
+        T::Archived: Portable + for<'a> CheckBytes<HighValidator<'a, BoxedError>>,
     {
-        content::data::<T>(self)
+        content::data_checked_by_rkyv_only::<T>(self)
     }
 
     /// See [`MessageEvent::deserialize`].
@@ -71,10 +85,7 @@ impl Message {
     /// As there.
     pub fn deserialize<T>(&self) -> Result<T, MessageError>
     where
-        T: Archive,
-        T::Archived: Portable
-            + for<'a> CheckBytes<HighValidator<'a, Error>>
-            + Deserialize<T, HighDeserializer<Error>>,
+        T: Receive<Archived: Deserialize<T, ReceiveDeserializer>>,
     {
         content::deserialize(self)
     }

@@ -53,7 +53,7 @@ use target::EventTarget;
 /// ```
 /// use messageport::{MessageChannel, rkyv};
 ///
-/// #[derive(rkyv::Archive, rkyv::Serialize)]
+/// #[derive(rkyv::Archive, rkyv::Serialize, messageport::SafeArchive)]
 /// struct Order { id: u64, item: String }
 ///
 /// let MessageChannel { port1, port2 } = MessageChannel::new()?;

@@ -1,6 +1,8 @@
 //! Ports whose messages have one type each way.
 
 use crate::error::{AsIoError, MessageError, PostError, RecvError, into_io_error};
+use crate::link::archive::Receive;
+use crate::link::archive::pool::ReceiveDeserializer;
 use crate::link::payload::Post;
 use crate::port::MessagePort;
 use crate::port::burst::Burst;
@@ -8,10 +10,7 @@ use crate::port::event::MessageEvent;
 use crate::port::outcome::Outcome;
 use crate::port::target::Event;
 use crate::port::transfer::{TransferError, Transferable};
-use rkyv::api::high::{HighDeserializer, HighValidator};
-use rkyv::bytecheck::CheckBytes;
-use rkyv::rancor::Error;
-use rkyv::{Archive, Deserialize, Portable};
+use rkyv::Deserialize;
 use std::fmt;
 use std::marker::PhantomData;
 use std::ops::Deref;
@@ -90,17 +89,6 @@ impl AsIoError for TypedError {
 }
 
 into_io_error!(TypedError);
-
-/// What can be received by type: an archive that can be checked.
-pub trait Receive:
-    Archive<Archived: Portable + for<'a> CheckBytes<HighValidator<'a, Error>>>
-{
-}
-
-impl<T> Receive for T where
-    T: Archive<Archived: Portable + for<'a> CheckBytes<HighValidator<'a, Error>>>
-{
-}
 
 impl MessagePort {
     /// Fixes the types of both directions. A message that is not a valid `Rx` is an error of its
@@ -342,7 +330,7 @@ impl<'p, Rx: Receive> TypedEvent<'p, Rx> {
     /// What the deserialisation itself refuses. The port lives on.
     pub fn deserialize(&self) -> Result<Rx, MessageError>
     where
-        Rx::Archived: Deserialize<Rx, HighDeserializer<Error>>,
+        Rx::Archived: Deserialize<Rx, ReceiveDeserializer>,
     {
         self.event.deserialize()
     }

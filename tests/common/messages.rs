@@ -69,7 +69,7 @@ pub struct Stream {
 pub const MOST: usize = 100 << 10;
 
 /// A message as a type: with a number inside, a string outside.
-#[derive(rkyv::Archive, rkyv::Serialize, rkyv::Deserialize)]
+#[derive(rkyv::Archive, rkyv::Serialize, rkyv::Deserialize, messageport::SafeArchive)]
 pub struct Parcel {
     pub number: u64,
     pub body: String,

@@ -19,7 +19,9 @@ fn pattern(len: usize) -> Vec<u8> {
     (0..len).map(|at| (at * 31 + at / 256) as u8).collect()
 }
 
-#[derive(Debug, PartialEq, rkyv::Archive, rkyv::Serialize, rkyv::Deserialize)]
+#[derive(
+    Debug, PartialEq, rkyv::Archive, messageport::SafeArchive, rkyv::Serialize, rkyv::Deserialize,
+)]
 struct Frame {
     number: u64,
     name: String,

@@ -95,7 +95,7 @@ fn two_children_of_one_parent_talk_directly_when_the_parent_is_gone() {
 // The stream.
 
 /// Where the stream stands when its end moves on.
-#[derive(rkyv::Archive, rkyv::Serialize, rkyv::Deserialize)]
+#[derive(rkyv::Archive, rkyv::Serialize, rkyv::Deserialize, messageport::SafeArchive)]
 struct Baton {
     /// The next message.
     number: u64,

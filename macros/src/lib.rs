@@ -1,0 +1,157 @@
+//! The derive macro of [`messageport`](https://docs.rs/messageport); use it through that crate.
+
+mod attributes;
+
+use attributes::{Container, Field, names_any};
+use proc_macro2::{Ident, Span, TokenStream};
+use quote::{format_ident, quote};
+use syn::{
+    Data, DeriveInput, Error, Fields, GenericParam, Index, Path, WherePredicate, parse_quote,
+};
+
+/// Derives `messageport::SafeArchive` for the archived form of a type.
+///
+/// It stands beside `rkyv::Archive` and reads that derive's `#[rkyv(..)]` attributes. If the crate
+/// `messageport` has another name or is re-exported, say where it is:
+/// `#[messageport(crate = other::path)]`.
+#[proc_macro_derive(SafeArchive, attributes(messageport, rkyv))]
+pub fn safe_archive(input: proc_macro::TokenStream) -> proc_macro::TokenStream {
+    let input = syn::parse_macro_input!(input as DeriveInput);
+    expand(&input).unwrap_or_else(Error::into_compile_error).into()
+}
+
+/// A field of the source type: how it is found in the archived type, and of what type it is there.
+struct Part {
+    /// What a pattern names it: its own name, or its place.
+    member: TokenStream,
+    archived: TokenStream,
+    attributes: Field,
+    /// Whether its type depends on the parameters of the type that has it.
+    is_generic: bool,
+}
+
+fn expand(input: &DeriveInput) -> Result<TokenStream, Error> {
+    let container = Container::parse(input)?;
+    let krate = &container.krate;
+    let rkyv: Path = parse_quote!(#krate::rkyv);
+    let archived = container.archived.clone().unwrap_or_else(|| {
+        Ident::new(&format!("Archived{}", unraw(&input.ident)), Span::call_site())
+    });
+    let (parts, walk) = match &input.data {
+        Data::Struct(data) => {
+            let parts = parts(input, &data.fields, &rkyv)?;
+            let arm = arm(&quote!(#archived), &parts, krate);
+            (parts, quote!(match self { #arm }))
+        }
+        Data::Enum(data) => {
+            let mut all = Vec::new();
+            let mut arms = Vec::new();
+            for variant in &data.variants {
+                let name = &variant.ident;
+                let parts = parts(input, &variant.fields, &rkyv)?;
+                arms.push(arm(&quote!(#archived::#name), &parts, krate));
+                all.extend(parts);
+            }
+            let walk = match arms.is_empty() {
+                true => quote!(match *self {}),
+                false => quote!(match self { #(#arms)* }),
+            };
+            (all, walk)
+        }
+        Data::Union(_) => {
+            return Err(Error::new_spanned(input, "SafeArchive cannot be derived for unions"));
+        }
+    };
+    let mut generics = input.generics.clone();
+    let bounds = generics.make_where_clause();
+    bounds.predicates.extend(container.archive_bounds);
+    bounds.predicates.extend(parts.iter().flat_map(|part| predicates(part, krate, &rkyv)));
+    let (parameters, arguments, bounds) = generics.split_for_impl();
+    // A type that contains itself says so by `omit_bounds`, without which rkyv's derive does not
+    // compile. It is walked whatever it holds: the constant cannot be made from itself.
+    let checks =
+        parts.iter().map(|Part { archived, attributes, .. }| match attributes.omits_bounds {
+            true => quote!(true),
+            false => quote!(<#archived as #krate::SafeArchive>::CHECKS),
+        });
+    Ok(quote! {
+        #[automatically_derived]
+        // SAFETY: every field is checked, of every variant; rkyv's derive gives the archived type
+        // nothing beyond them.
+        unsafe impl #parameters #krate::SafeArchive for #archived #arguments #bounds {
+            const CHECKS: bool = false #(| #checks)*;
+
+            #[allow(unused_variables, clippy::needless_match)]
+            fn check(
+                &self,
+                check: &mut #krate::ArchiveCheck<'_>,
+            ) -> ::core::result::Result<(), #rkyv::rancor::BoxedError> {
+                #walk
+            }
+        }
+    })
+}
+
+/// What the fields of a struct or a variant are.
+fn parts(input: &DeriveInput, fields: &Fields, rkyv: &Path) -> Result<Vec<Part>, Error> {
+    let parameters: Vec<String> = input
+        .generics
+        .params
+        .iter()
+        .map(|parameter| match parameter {
+            GenericParam::Type(it) => it.ident.to_string(),
+            GenericParam::Const(it) => it.ident.to_string(),
+            GenericParam::Lifetime(it) => it.lifetime.ident.to_string(),
+        })
+        .collect();
+    let part = |(place, field): (usize, &syn::Field)| {
+        let attributes = Field::parse(field)?;
+        let ty = &field.ty;
+        let archived = match &attributes.with {
+            Some(with) => quote!(<#with as #rkyv::with::ArchiveWith<#ty>>::Archived),
+            None => quote!(<#ty as #rkyv::Archive>::Archived),
+        };
+        let is_generic = names_any(&archived, &parameters);
+        let member = match &field.ident {
+            Some(name) => quote!(#name),
+            None => {
+                let place = Index::from(place);
+                quote!(#place)
+            }
+        };
+        Ok(Part { member, archived, attributes, is_generic })
+    };
+    fields.iter().enumerate().map(part).collect()
+}
+
+/// The arm of a match that checks each field of `pattern`.
+fn arm(pattern: &TokenStream, parts: &[Part], krate: &Path) -> TokenStream {
+    let names: Vec<Ident> = (0..parts.len()).map(|place| format_ident!("field{place}")).collect();
+    let members = parts.iter().map(|part| &part.member);
+    quote! {
+        #pattern { #(#members: #names,)* .. } => {
+            #(#krate::SafeArchive::check(#names, check)?;)*
+            ::core::result::Result::Ok(())
+        }
+    }
+}
+
+/// What rkyv's own derive demands of a field, and that its archived form is safe. Only what depends
+/// on a parameter is demanded, as the body proves the rest.
+fn predicates(part: &Part, krate: &Path, rkyv: &Path) -> Vec<WherePredicate> {
+    let Part { archived, attributes, is_generic, .. } = part;
+    if attributes.omits_bounds || !is_generic {
+        return Vec::new();
+    }
+    let ty = &attributes.ty;
+    let is_archived = match &attributes.with {
+        Some(with) => parse_quote!(#with: #rkyv::with::ArchiveWith<#ty>),
+        None => parse_quote!(#ty: #rkyv::Archive),
+    };
+    vec![is_archived, parse_quote!(#archived: #krate::SafeArchive)]
+}
+
+fn unraw(name: &Ident) -> String {
+    let name = name.to_string();
+    name.strip_prefix("r#").map(str::to_owned).unwrap_or(name)
+}

@@ -1,0 +1,317 @@
+//! Reading archives that a hostile peer wrote: rkyv's own check, and what it leaves out.
+//!
+//! rkyv's check proves that every value of an archive is valid and lies in its own bytes. It does
+//! not prove that the archive's *safe functions* read such values only. In 0.8.18:
+//!
+//! - the lookup of a key in a hash table follows mirrored control bytes that were compared with
+//!   nothing, to buckets that were not checked;
+//! - a byte that is neither full nor empty may keep a lookup going for ever;
+//! - the index that a bucket of an index map holds may lie beyond its entries;
+//! - iterating over a B-tree starts each node at its first child and each leaf at its first entry,
+//!   whether there is one or not;
+//! - values that share one another may nest deeper than the limit, as each is checked once.
+//!
+//! [`SafeArchive`] closes these for every type, whatever release of rkyv is in use: it walks the
+//! value after rkyv has found it valid. A type without any of this has nothing to be walked, which
+//! is known when it is compiled.
+#![allow(unsafe_code)]
+
+pub(crate) mod pool;
+
+mod containers;
+mod plain;
+mod shared;
+mod tables;
+mod trees;
+
+pub(crate) use shared::Shared;
+
+use pool::{Counting, ReceiveDeserializer};
+use rkyv::api::high::HighValidator;
+use rkyv::bytecheck::CheckBytes;
+use rkyv::primitive::{ArchivedIsize, ArchivedUsize};
+use rkyv::rancor::{BoxedError, Failure, Source, Strategy};
+use rkyv::validation::Validator;
+use rkyv::validation::archive::ArchiveValidator;
+use rkyv::validation::shared::SharedValidator;
+use rkyv::{Archive, Deserialize, Portable};
+use std::num::NonZeroUsize;
+
+/// An archived type whose safe functions are safe on bytes that a hostile peer wrote.
+///
+/// Derive it beside [`rkyv::Archive`], on the type itself; the derive implements this trait for the
+/// archived form. All archived types of std's types implement it. What a message or a
+/// [`Buffer`](crate::Buffer) is read as must have it, because rkyv's own check is not enough: bytes
+/// that it accepts as a hash map or a B-tree can make a lookup read memory outside of the message.
+///
+/// ```
+/// use messageport::{MessageChannel, rkyv};
+/// use std::collections::HashMap;
+///
+/// #[derive(rkyv::Archive, rkyv::Serialize, messageport::SafeArchive)]
+/// struct Stock { prices: HashMap<String, u64> }
+///
+/// let channel = MessageChannel::new()?;
+/// let prices = HashMap::from([("lamp".to_string(), 1999)]);
+/// channel.port1.post_message(&Stock { prices })?;
+/// let event = channel.port2.recv()?;
+/// let stock = event.data::<Stock>()?;
+/// assert_eq!(stock.prices.get("lamp").unwrap().to_native(), 1999);
+/// assert!(stock.prices.get("chair").is_none());
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+///
+/// A type without it is not read:
+///
+/// ```compile_fail,E0277
+/// use messageport::{MessageChannel, rkyv};
+///
+/// #[derive(rkyv::Archive, rkyv::Serialize)]
+/// struct Order { id: u64 }
+///
+/// let channel = MessageChannel::new().unwrap();
+/// let event = channel.port2.recv().unwrap();
+/// let order = event.data::<Order>();
+/// ```
+///
+/// nor is one that holds such a type:
+///
+/// ```compile_fail,E0277
+/// #[derive(messageport::rkyv::Archive)]
+/// struct Order { id: u64 }
+///
+/// fn receives<T: messageport::Receive>() {}
+/// receives::<Vec<Order>>();
+/// ```
+///
+/// A vector of elements without a size is not read either: its length is backed by no bytes, so a
+/// message of a few bytes could keep a receiver busy for seconds.
+///
+/// ```compile_fail,E0080
+/// let channel = messageport::MessageChannel::new().unwrap();
+/// let event = channel.port2.recv().unwrap();
+/// let nothing = event.data::<Vec<()>>();
+/// ```
+///
+/// # Safety
+/// After rkyv's check and [`check`](Self::check) have accepted a value, no safe function of it, nor
+/// of anything that it lends, may read what neither of them has checked, or run for ever. `check`
+/// must check every field with the field's own implementation, unless the field's `CHECKS` is
+/// false, and `CHECKS` must be true if that of any field is.
+#[diagnostic::on_unimplemented(
+    message = "`{Self}` is not known to be safe to read from an untrusted peer",
+    label = "its source type lacks `#[derive(messageport::SafeArchive)]`",
+    note = "add `messageport::SafeArchive` to the derives of the type, beside `rkyv::Archive`"
+)]
+pub unsafe trait SafeArchive {
+    /// Whether there is anything to be checked. If not, [`check`](Self::check) is not called.
+    const CHECKS: bool;
+
+    /// Checks what rkyv's own check leaves out. The value must lie in the bytes that the check was
+    /// begun with.
+    ///
+    /// # Errors
+    /// What is wrong with the value.
+    fn check(&self, check: &mut ArchiveCheck<'_>) -> Result<(), BoxedError>;
+}
+
+/// A type that can be received: an archive that can be checked completely.
+///
+/// Implemented for all types that derive [`rkyv::Archive`] and [`SafeArchive`](derive@SafeArchive),
+/// and for std's; there is nothing to implement by hand.
+///
+/// ```
+/// fn sum<T: messageport::Receive>(port: &messageport::MessagePort, add: impl Fn(&T::Archived)) {
+///     while let Ok(Some(event)) = port.try_recv() {
+///         event.data::<T>().map(&add).expect("the peer posts values of this type");
+///     }
+/// }
+/// ```
+pub trait Receive:
+    Archive<
+    Archived: Portable
+                  + SafeArchive
+                  + for<'a> CheckBytes<HighValidator<'a, Failure>>
+                  + for<'a> CheckBytes<Strategy<Counting<'a>, BoxedError>>,
+>
+{
+}
+
+impl<T> Receive for T where
+    T: Archive<
+        Archived: Portable
+                      + SafeArchive
+                      + for<'a> CheckBytes<HighValidator<'a, Failure>>
+                      + for<'a> CheckBytes<Strategy<Counting<'a>, BoxedError>>,
+    >
+{
+}
+
+/// Levels of pointers in an archive: a `Box` in a `Box` is two. Far below what a thread's stack of
+/// 2 MiB holds, in a debug build too. The root is one of them, and the last is none for rkyv.
+pub(crate) const MAX_DEPTH: usize = 256;
+
+/// Most levels below the root that rkyv's check accepts with [`MAX_DEPTH`].
+pub(crate) const MAX_LEVELS: usize = MAX_DEPTH - 2;
+
+/// What [`SafeArchive::check`] knows of the archive that it walks.
+#[derive(Debug)]
+pub struct ArchiveCheck<'a> {
+    bytes: &'a [u8],
+    /// Levels of pointers above the value that is being checked.
+    level: usize,
+    /// The most levels seen since this was last set to `level`.
+    deepest: usize,
+    shared: Shared,
+}
+
+/// What is wrong with an archive that rkyv's check accepts.
+#[derive(Debug, thiserror::Error)]
+enum Unsafe {
+    #[error(
+        "a hash table of {len} entries has the control byte {found:#04x} at {index}, where only \
+         {expected} is safe to look up: the sender did not serialise it with rkyv"
+    )]
+    ControlByte { len: usize, index: usize, found: u8, expected: &'static str },
+    #[error(
+        "a table or tree at byte {place} does not lie in the message: the sender did not serialise \
+         it with rkyv"
+    )]
+    Outside { place: usize },
+    #[error(
+        "a hash table says {len} entries in {capacity} buckets and has {found}: the sender did not \
+         serialise it with rkyv"
+    )]
+    Length { len: usize, capacity: usize, found: usize },
+    #[error("an index map of {len} entries refers to entry {index}: no rkyv serialises that")]
+    Index { len: usize, index: usize },
+    #[error(
+        "a B-tree of {len} entries has a node with {what}, which iterating would read: the sender \
+         did not serialise it with rkyv"
+    )]
+    Node { len: usize, what: &'static str },
+    #[error(
+        "values are nested more than {} levels deep by pointers: the most that can be read safely; \
+         post a flatter value",
+        MAX_LEVELS
+    )]
+    TooDeep,
+}
+
+impl<'a> ArchiveCheck<'a> {
+    fn new(bytes: &'a [u8]) -> ArchiveCheck<'a> {
+        ArchiveCheck { bytes, level: 0, deepest: 0, shared: Shared::default() }
+    }
+
+    /// Checks what lies behind a pointer.
+    ///
+    /// # Errors
+    /// What `act` finds, or that the value is nested too deep.
+    pub fn enter(
+        &mut self,
+        act: impl FnOnce(&mut Self) -> Result<(), BoxedError>,
+    ) -> Result<(), BoxedError> {
+        self.descend(1)?;
+        self.level += 1;
+        let found = act(self);
+        self.level -= 1;
+        found
+    }
+
+    /// Accounts for `levels` below this one.
+    fn descend(&mut self, levels: usize) -> Result<(), BoxedError> {
+        let level = self.level + levels;
+        if level > MAX_LEVELS {
+            return Err(BoxedError::new(Unsafe::TooDeep));
+        }
+        self.deepest = self.deepest.max(level);
+        Ok(())
+    }
+
+    /// Where in the archive `value` starts.
+    fn place_of<T: ?Sized>(&self, value: &T) -> usize {
+        (value as *const T).cast::<u8>().addr().wrapping_sub(self.bytes.as_ptr().addr())
+    }
+
+    /// `len` bytes of the archive from `place` on.
+    fn slice(&self, place: usize, len: usize) -> Result<&'a [u8], BoxedError> {
+        place
+            .checked_add(len)
+            .and_then(|end| self.bytes.get(place..end))
+            .ok_or_else(|| BoxedError::new(Unsafe::Outside { place }))
+    }
+
+    /// The count that stands at `place`.
+    fn count_at(&self, place: usize) -> Result<usize, BoxedError> {
+        let bytes = self.slice(place, size_of::<ArchivedUsize>())?;
+        // SAFETY: as many bytes as it has were just found, and each value of them is a number.
+        let count = unsafe { bytes.as_ptr().cast::<ArchivedUsize>().read_unaligned() };
+        Ok(count.to_native() as usize)
+    }
+
+    /// The distance that a relative pointer at `place` has from it; 1 is that of no pointer.
+    fn distance_at(&self, place: usize) -> Result<isize, BoxedError> {
+        let bytes = self.slice(place, size_of::<ArchivedIsize>())?;
+        // SAFETY: as many bytes as it has were just found, and each value of them is a number.
+        let distance = unsafe { bytes.as_ptr().cast::<ArchivedIsize>().read_unaligned() };
+        Ok(distance.to_native() as isize)
+    }
+}
+
+/// Checked access to an archive: first by rkyv, then by [`SafeArchive`].
+#[inline]
+pub(crate) fn access<T: Receive>(bytes: &[u8]) -> Result<&T::Archived, BoxedError> {
+    let Ok(value) = access_by_rkyv::<T::Archived, Failure>(bytes) else {
+        return Err(explain::<T>(bytes));
+    };
+    if const { <T::Archived as SafeArchive>::CHECKS } {
+        value.check(&mut ArchiveCheck::new(bytes))?;
+    }
+    Ok(value)
+}
+
+/// Says what is wrong with an archive that was refused: an error that carries nothing costs a check
+/// less than one that could carry a text.
+#[cold]
+fn explain<T: Receive>(bytes: &[u8]) -> BoxedError {
+    /// Only a peer that is trusted, and writes to what it has posted, comes here.
+    #[derive(Debug, thiserror::Error)]
+    #[error("the bytes changed while they were being checked")]
+    struct Changed;
+
+    let mut counting = Counting::new(bytes);
+    match rkyv::api::access_with_context::<T::Archived, _, BoxedError>(bytes, &mut counting) {
+        Err(error) => error,
+        Ok(_) => BoxedError::new(Changed),
+    }
+}
+
+/// Access to an archive by rkyv's check alone, with the reason why not.
+///
+/// The check recurses where the type does, and the bytes are the peer's: so the depth is bounded.
+pub(crate) fn access_by_rkyv<T, E>(bytes: &[u8]) -> Result<&T, E>
+where
+    T: Portable + for<'a> CheckBytes<HighValidator<'a, E>>,
+    E: Source,
+{
+    let archive = ArchiveValidator::with_max_depth(bytes, NonZeroUsize::new(MAX_DEPTH));
+    let mut validator = Validator::new(archive, SharedValidator::new());
+    rkyv::api::access_with_context::<T, _, E>(bytes, &mut validator)
+}
+
+/// Access without a check.
+///
+/// # Safety
+/// The bytes must be a valid archive with a `T` at its root.
+pub(crate) unsafe fn access_unchecked<T: Portable>(bytes: &[u8]) -> &T {
+    // SAFETY: the caller's word.
+    unsafe { rkyv::access_unchecked::<T>(bytes) }
+}
+
+/// An owned value of an archive, checked.
+pub(crate) fn deserialize<T>(bytes: &[u8]) -> Result<T, BoxedError>
+where
+    T: Receive<Archived: Deserialize<T, ReceiveDeserializer>>,
+{
+    pool::deserialize(access::<T>(bytes)?, bytes)
+}

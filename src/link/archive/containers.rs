@@ -1,0 +1,182 @@
+//! Archived types that hold others: what they hold is walked.
+#![allow(unsafe_code)]
+
+use super::{ArchiveCheck, SafeArchive};
+use rkyv::boxed::ArchivedBox;
+use rkyv::collections::util::Entry;
+use rkyv::niche::niched_option::NichedOption;
+use rkyv::niche::niching::Niching;
+use rkyv::niche::option_box::ArchivedOptionBox;
+use rkyv::ops::{
+    ArchivedBound, ArchivedRange, ArchivedRangeFrom, ArchivedRangeInclusive, ArchivedRangeTo,
+    ArchivedRangeToInclusive,
+};
+use rkyv::option::ArchivedOption;
+use rkyv::rancor::BoxedError;
+use rkyv::result::ArchivedResult;
+use rkyv::traits::ArchivePointee;
+use rkyv::tuple::{
+    ArchivedTuple1, ArchivedTuple2, ArchivedTuple3, ArchivedTuple4, ArchivedTuple5, ArchivedTuple6,
+    ArchivedTuple7, ArchivedTuple8, ArchivedTuple9, ArchivedTuple10, ArchivedTuple11,
+    ArchivedTuple12, ArchivedTuple13,
+};
+use rkyv::vec::ArchivedVec;
+
+/// Refuses, when a program is compiled, elements that take no bytes: their number is whatever the
+/// peer says.
+const fn assert_sized<T>() {
+    assert!(
+        size_of::<T>() > 0,
+        "elements without a size cannot be received in a vector or slice: its length, which no \
+         bytes back, would be whatever the peer says; send a count in its place"
+    );
+}
+
+// SAFETY: each element is walked.
+unsafe impl<T: SafeArchive> SafeArchive for [T] {
+    const CHECKS: bool = {
+        assert_sized::<T>();
+        T::CHECKS
+    };
+
+    #[inline]
+    fn check(&self, check: &mut ArchiveCheck<'_>) -> Result<(), BoxedError> {
+        const { assert_sized::<T>() }
+        if T::CHECKS {
+            for element in self {
+                element.check(check)?;
+            }
+        }
+        Ok(())
+    }
+}
+
+// SAFETY: each element is walked.
+unsafe impl<T: SafeArchive, const N: usize> SafeArchive for [T; N] {
+    const CHECKS: bool = T::CHECKS && N > 0;
+
+    #[inline]
+    fn check(&self, check: &mut ArchiveCheck<'_>) -> Result<(), BoxedError> {
+        if T::CHECKS {
+            for element in self {
+                element.check(check)?;
+            }
+        }
+        Ok(())
+    }
+}
+
+// SAFETY: what it points to is walked.
+unsafe impl<T: SafeArchive> SafeArchive for ArchivedVec<T> {
+    const CHECKS: bool = <[T]>::CHECKS;
+
+    #[inline]
+    fn check(&self, check: &mut ArchiveCheck<'_>) -> Result<(), BoxedError> {
+        check.enter(|check| self.as_slice().check(check))
+    }
+}
+
+// SAFETY: what it points to is walked.
+unsafe impl<T: SafeArchive + ArchivePointee + ?Sized> SafeArchive for ArchivedBox<T> {
+    const CHECKS: bool = T::CHECKS;
+
+    #[inline]
+    fn check(&self, check: &mut ArchiveCheck<'_>) -> Result<(), BoxedError> {
+        check.enter(|check| self.get().check(check))
+    }
+}
+
+// SAFETY: what it may hold is walked.
+unsafe impl<T: SafeArchive> SafeArchive for ArchivedOption<T> {
+    const CHECKS: bool = T::CHECKS;
+
+    #[inline]
+    fn check(&self, check: &mut ArchiveCheck<'_>) -> Result<(), BoxedError> {
+        self.as_ref().map_or(Ok(()), |value| value.check(check))
+    }
+}
+
+// SAFETY: what it may point to is walked.
+unsafe impl<T: SafeArchive + ArchivePointee + ?Sized> SafeArchive for ArchivedOptionBox<T> {
+    const CHECKS: bool = T::CHECKS;
+
+    #[inline]
+    fn check(&self, check: &mut ArchiveCheck<'_>) -> Result<(), BoxedError> {
+        self.as_ref().map_or(Ok(()), |value| value.check(check))
+    }
+}
+
+// SAFETY: what it may hold is walked.
+unsafe impl<T: SafeArchive, N: Niching<T> + ?Sized> SafeArchive for NichedOption<T, N> {
+    const CHECKS: bool = T::CHECKS;
+
+    #[inline]
+    fn check(&self, check: &mut ArchiveCheck<'_>) -> Result<(), BoxedError> {
+        self.as_ref().map_or(Ok(()), |value| value.check(check))
+    }
+}
+
+// SAFETY: what it holds is walked.
+unsafe impl<T: SafeArchive, E: SafeArchive> SafeArchive for ArchivedResult<T, E> {
+    const CHECKS: bool = T::CHECKS | E::CHECKS;
+
+    #[inline]
+    fn check(&self, check: &mut ArchiveCheck<'_>) -> Result<(), BoxedError> {
+        match self {
+            ArchivedResult::Ok(value) => value.check(check),
+            ArchivedResult::Err(error) => error.check(check),
+        }
+    }
+}
+
+// SAFETY: what it may hold is walked.
+unsafe impl<T: SafeArchive> SafeArchive for ArchivedBound<T> {
+    const CHECKS: bool = T::CHECKS;
+
+    #[inline]
+    fn check(&self, check: &mut ArchiveCheck<'_>) -> Result<(), BoxedError> {
+        match self {
+            ArchivedBound::Included(value) | ArchivedBound::Excluded(value) => value.check(check),
+            ArchivedBound::Unbounded => Ok(()),
+        }
+    }
+}
+
+macro_rules! check_fields {
+    ($($name:ident<$($type:ident),+> { $($field:tt),+ })*) => {$(
+        // SAFETY: each field is walked.
+        unsafe impl<$($type: SafeArchive),+> SafeArchive for $name<$($type),+> {
+            const CHECKS: bool = false $(| $type::CHECKS)+;
+
+            #[inline]
+            fn check(&self, check: &mut ArchiveCheck<'_>) -> Result<(), BoxedError> {
+                $(self.$field.check(check)?;)+
+                Ok(())
+            }
+        }
+    )*};
+}
+
+check_fields! {
+    Entry<K, V> { key, value }
+    ArchivedRange<T> { start, end }
+    ArchivedRangeInclusive<T> { start, end }
+    ArchivedRangeFrom<T> { start }
+    ArchivedRangeTo<T> { end }
+    ArchivedRangeToInclusive<T> { end }
+    ArchivedTuple1<A> { 0 }
+    ArchivedTuple2<A, B> { 0, 1 }
+    ArchivedTuple3<A, B, C> { 0, 1, 2 }
+    ArchivedTuple4<A, B, C, D> { 0, 1, 2, 3 }
+    ArchivedTuple5<A, B, C, D, E> { 0, 1, 2, 3, 4 }
+    ArchivedTuple6<A, B, C, D, E, F> { 0, 1, 2, 3, 4, 5 }
+    ArchivedTuple7<A, B, C, D, E, F, G> { 0, 1, 2, 3, 4, 5, 6 }
+    ArchivedTuple8<A, B, C, D, E, F, G, H> { 0, 1, 2, 3, 4, 5, 6, 7 }
+    ArchivedTuple9<A, B, C, D, E, F, G, H, I> { 0, 1, 2, 3, 4, 5, 6, 7, 8 }
+    ArchivedTuple10<A, B, C, D, E, F, G, H, I, J> { 0, 1, 2, 3, 4, 5, 6, 7, 8, 9 }
+    ArchivedTuple11<A, B, C, D, E, F, G, H, I, J, K> { 0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10 }
+    ArchivedTuple12<A, B, C, D, E, F, G, H, I, J, K, L> { 0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11 }
+    ArchivedTuple13<A, B, C, D, E, F, G, H, I, J, K, L, M> {
+        0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12
+    }
+}
