@@ -118,6 +118,8 @@ pub use link::pool::PooledBuffer;
 #[cfg(not(messageport_loom))]
 pub use meet::listen::{Connect, Listener, connect};
 #[cfg(not(messageport_loom))]
+pub use meet::refused::{RefusedClient, RefusedClients};
+#[cfg(not(messageport_loom))]
 pub use meet::spawn::{Worker, parent_port};
 pub use messageport_macros::SafeArchive;
 #[cfg(not(messageport_loom))]

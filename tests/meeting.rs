@@ -213,10 +213,18 @@ fn f38_another_schema_is_refused_by_both_numbers() {
             error.contains("schema") && error.contains("0x7") && error.contains("0x8"),
             "{error}"
         );
+        let refused = listener.refused();
+        assert_eq!(refused.count, 1);
+        let last = refused.last.expect("the wrong one");
+        assert_eq!((last.what, last.found, last.expected), ("schema", 8, 7));
+        assert_eq!(last.credentials.pid, std::process::id());
+        let words = last.to_string();
+        assert!(words.contains("schema, 0x8") && words.contains("has 0x7"), "{words}");
         let right = scope.spawn(|| Connect::new().schema(7).at(&path));
         let port = listener.accept_timeout(DEADLINE).expect("a client");
         assert_eq!(port.schema(), 7);
         assert_eq!(right.join().expect("no panic").expect("the same schema").schema(), 7);
+        assert_eq!(listener.refused(), refused);
     });
 }
 

@@ -5,6 +5,7 @@ use crate::error::{
 };
 use crate::link::endpoint::PeerCredentials;
 use crate::link::transfer;
+use crate::meet::refused::{RefusedClient, RefusedClients};
 use crate::os::epoll::Epoll;
 use crate::os::name::{self, Connected, NoDirectory, Place, SocketFile};
 use crate::os::poll;
@@ -13,7 +14,7 @@ use crate::port::MessagePort;
 use crate::port::channel::{ChannelBuilder, MessageChannel};
 use crate::wire::frame::{CAPSULE_LEN, HELLO_LEN, Hello};
 use crate::wire::layout::{VERSION, payload_format};
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
 use std::fmt;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -53,6 +54,7 @@ pub struct Listener {
     /// Clients that have not said who they are yet, oldest first.
     guests: RefCell<VecDeque<Guest>>,
     epoll: Epoll,
+    refused: Cell<RefusedClients>,
 }
 
 struct Guest {
@@ -113,7 +115,8 @@ impl Listener {
         let epoll = Epoll::new()?;
         epoll.add(socket.as_fd(), 0)?;
         let guests = RefCell::new(VecDeque::new());
-        Ok(Listener { file, socket, builder, guests, epoll })
+        let refused = Cell::default();
+        Ok(Listener { file, socket, builder, guests, epoll, refused })
     }
 
     /// Waits for the next client, and returns the port to it.
@@ -170,6 +173,12 @@ impl Listener {
         std::iter::repeat_with(|| self.accept())
     }
 
+    /// Clients that were sent away, with what the last one had that is not the listener's. A client
+    /// is looked at by the calls that accept.
+    pub fn refused(&self) -> RefusedClients {
+        self.refused.get()
+    }
+
     /// Where it listens.
     pub fn path(&self) -> &Path {
         self.file.path()
@@ -195,7 +204,9 @@ impl Listener {
         for _ in 0..MOST_GUESTS {
             let Some(socket) = name::accept(self.socket.as_fd())? else { break };
             let (pid, uid, gid) = name::credentials(socket.as_fd())?;
+            let credentials = PeerCredentials { pid, uid, gid };
             if uid != name::user() {
+                self.note_refused(credentials, ("user", uid.into(), name::user().into()));
                 continue;
             }
             // Who says nothing for long makes place for others.
@@ -203,7 +214,7 @@ impl Listener {
                 guests.pop_front();
             }
             self.epoll.add(socket.as_fd(), 1)?;
-            guests.push_back(Guest { socket, credentials: PeerCredentials { pid, uid, gid } });
+            guests.push_back(Guest { socket, credentials });
         }
         Ok(())
     }
@@ -218,13 +229,21 @@ impl Listener {
         let ours = our_hello(self.builder.schema_id());
         match hello {
             Some((theirs, false)) if theirs == ours => Greeted::Welcome,
-            Some((_, false)) => {
+            Some((theirs, false)) => {
+                if let Some(difference) = compare(theirs, ours) {
+                    self.note_refused(guest.credentials, difference);
+                }
                 // It may have gone; then it needs no answer.
                 let _ = socket::send_packet(guest.socket.as_fd(), &ours.encode(true), &[]);
                 Greeted::Gone
             }
             _ => Greeted::Gone,
         }
+    }
+
+    fn note_refused(&self, credentials: PeerCredentials, (what, found, expected): Difference) {
+        let last = RefusedClient { credentials, what, found, expected };
+        self.refused.set(self.refused.get().and(last));
     }
 
     fn welcome(&self, guest: Guest) -> Result<Option<MessagePort>, ListenError> {
@@ -447,14 +466,21 @@ fn our_hello(schema: u64) -> Hello {
     Hello { version: u64::from(VERSION), format: payload_format(), schema }
 }
 
-/// In what the two programs differ, with both sides' numbers.
-fn difference(theirs: Hello, ours: Hello) -> AttachError {
+/// What differs, the other side's number, and ours.
+type Difference = (&'static str, u64, u64);
+
+/// In what the two programs differ first.
+fn compare(theirs: Hello, ours: Hello) -> Option<Difference> {
     let pairs = [
         ("layout version", theirs.version, ours.version),
         ("payload format", theirs.format, ours.format),
         ("schema", theirs.schema, ours.schema),
     ];
-    match pairs.into_iter().find(|(_, found, expected)| found != expected) {
+    pairs.into_iter().find(|(_, found, expected)| found != expected)
+}
+
+fn difference(theirs: Hello, ours: Hello) -> AttachError {
+    match compare(theirs, ours) {
         Some((what, found, expected)) => AttachError::Differs { what, found, expected },
         None => AttachError::NotAPort { what: "the listener refused, and did not say why" },
     }

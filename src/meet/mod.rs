@@ -1,4 +1,5 @@
 //! Floor 5: two strangers get the two ends of one pair.
 
 pub(crate) mod listen;
+pub(crate) mod refused;
 pub(crate) mod spawn;

@@ -1,0 +1,68 @@
+//! Clients that a listener has sent away, so that the server can tell of them.
+
+use crate::link::endpoint::PeerCredentials;
+use std::fmt;
+
+/// Clients that a [`Listener`](crate::Listener) has refused since it was made.
+///
+/// A refused client gets an error that says why. The server gets none, so that no client can end a
+/// loop of [`accept`](crate::Listener::accept): it asks here when it likes.
+///
+/// ```
+/// use messageport::{Connect, Listener, MessageChannel};
+///
+/// # let name = format!("doc-refused-{}", std::process::id());
+/// let listener = Listener::bind_with(&name, MessageChannel::builder().schema(7))?;
+/// let client = std::thread::spawn(move || Connect::new().schema(8).to(&name).is_err());
+/// while listener.refused().count == 0 {
+///     assert!(listener.try_accept()?.is_none());
+/// }
+/// let refused = listener.refused().last.expect("one was refused");
+/// assert_eq!((refused.what, refused.found, refused.expected), ("schema", 8, 7));
+/// assert_eq!(refused.credentials.pid, std::process::id());
+/// println!("{refused}");
+/// assert!(client.join().unwrap());
+/// # Ok::<(), messageport::ListenError>(())
+/// ```
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct RefusedClients {
+    /// How many there were.
+    pub count: u64,
+    /// The last one of them.
+    pub last: Option<RefusedClient>,
+}
+
+/// One client that was refused, and why. Its `Display` is a line for a log.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct RefusedClient {
+    /// Who it was, as the kernel says.
+    pub credentials: PeerCredentials,
+    /// What it has that is not the listener's: `schema`, `layout version`, `payload format` or
+    /// `user`.
+    pub what: &'static str,
+    /// The client's.
+    pub found: u64,
+    /// The listener's.
+    pub expected: u64,
+}
+
+impl RefusedClients {
+    /// These and one more.
+    pub(super) fn and(self, last: RefusedClient) -> RefusedClients {
+        RefusedClients { count: self.count.saturating_add(1), last: Some(last) }
+    }
+}
+
+impl fmt::Display for RefusedClient {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let RefusedClient { credentials, what, found, expected } = self;
+        let PeerCredentials { pid, uid, .. } = credentials;
+        write!(
+            f,
+            "the client of process {pid}, user {uid}, has another {what}, {found:#x}, where the \
+             listener has {expected:#x}: start both from one version, with one schema and user"
+        )
+    }
+}
