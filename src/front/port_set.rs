@@ -3,7 +3,7 @@
 use crate::error::{LoopError, RecvError};
 use crate::front::add_error::AddError;
 use crate::front::event_loop::PortId;
-use crate::os::epoll::Epoll;
+use crate::os::epoll::{Epoll, MOST_EVENTS};
 use crate::port::MessagePort;
 use crate::port::event::MessageEvent;
 use crate::port::events::{Called, Watcher};
@@ -208,19 +208,29 @@ impl PortSet {
 
     /// Asks the ports that may have something, in their turns.
     fn look(&self) -> Option<(PortId, Said<'_>)> {
+        let (id, said) = self.look_once(|_| false)?;
+        if said.is_ok() {
+            // Behind the others: it may have more.
+            self.state.borrow_mut().queue(id.number());
+        }
+        Some((id, said))
+    }
+
+    /// The same, but for ports that `has_enough` names. One that has given a message is not asked
+    /// again until it is named to [`look_again`](Self::look_again), or is found to have more.
+    pub(crate) fn look_once(
+        &self,
+        has_enough: impl Fn(PortId) -> bool,
+    ) -> Option<(PortId, Said<'_>)> {
         loop {
             let id = self.state.borrow_mut().next()?;
             let Some(port) = self.ports.get(&id) else { continue };
-            if self.state.borrow().ended.contains(&id) {
+            if self.state.borrow().ended.contains(&id) || has_enough(PortId::new(id)) {
                 continue;
             }
             match port.try_recv() {
                 Ok(None) => {}
-                Ok(Some(event)) => {
-                    // Behind the others: it may have more.
-                    self.state.borrow_mut().queue(id);
-                    return Some((PortId::new(id), Ok(event)));
-                }
+                Ok(Some(event)) => return Some((PortId::new(id), Ok(event))),
                 Err(error) => {
                     if matches!(error, RecvError::Closed { .. }) {
                         self.state.borrow_mut().ended.insert(id);
@@ -233,6 +243,33 @@ impl PortSet {
                 }
             }
         }
+    }
+
+    /// Has every port looked at that the kernel names. Each answer names some of them, and the next
+    /// one goes on with others.
+    pub(crate) fn ask_all(&self) -> Result<(), LoopError> {
+        for _ in 0..=self.ports.len() / MOST_EVENTS {
+            self.ask(Some(Duration::ZERO))?;
+            if self.state.borrow().marks.len() < MOST_EVENTS {
+                break;
+            }
+        }
+        Ok(())
+    }
+
+    /// Has every port looked at that has something in its memory, without a system call.
+    pub(crate) fn queue_news(&self) {
+        let state = &mut *self.state.borrow_mut();
+        for (id, port) in &self.ports {
+            if port.receiver().has_news() {
+                state.queue(*id);
+            }
+        }
+    }
+
+    /// Whether a port is yet to be looked at.
+    pub(crate) fn has_queued(&self) -> bool {
+        !self.state.borrow().ready.is_empty()
     }
 }
 

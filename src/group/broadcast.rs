@@ -9,11 +9,15 @@
 //! at the same time at least one finds the other. No lock is taken, and nobody is waited for: a
 //! port that was left at a socket keeps what is posted to it until the member takes it in, which it
 //! does at each of its calls.
+//!
+//! A message of a member is what was posted and eight bytes behind it, which say when: see
+//! [`order`].
 
 mod entrance;
 mod events;
 mod join;
 mod members;
+mod order;
 mod signature;
 
 use crate::error::{BROADCAST_PREFIX, BroadcastError, MessageError, PostError, flaw_of_name};
@@ -28,12 +32,15 @@ use crate::port::sender::Sender;
 use crate::port::target::EventTarget;
 use crate::wire::frame::Hello;
 use crate::wire::layout::{VERSION, payload_format};
+use crate::wire::record::Format;
 use entrance::Entrance;
 use members::Members;
-use std::cell::{Cell, RefCell, RefMut};
+use order::{Resident, STAMP_LEN, Seat};
+use std::cell::Cell;
 use std::fmt;
 use std::mem;
 use std::os::fd::{AsFd, BorrowedFd};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 /// A member of a broadcast channel: what it posts reaches every other open member of that name, in
@@ -42,8 +49,11 @@ use std::time::{Duration, Instant};
 /// Members come and go at will, and may be killed: the others go on, and need no daemon. A member
 /// receives every message whose post began after its [`open`](Self::open) returned, from each
 /// sender in that one's order. What a member posted before it closed or died is received. A sender
-/// that is killed inside a post may have reached some members and not others. Order holds for each
-/// sender, not across senders.
+/// that is killed inside a post may have reached some members and not others.
+///
+/// Order holds for each sender. A member receives messages of several senders in the order of their
+/// posts, as far as these took place on one thread; across threads and processes that is so when
+/// the later message was posted after the earlier one had arrived everywhere.
 ///
 /// A message is serialised once and copied to each member; nothing blocks. A member that does not
 /// receive has its messages kept up to the limit, and misses what is posted beyond:
@@ -55,8 +65,9 @@ use std::time::{Duration, Instant};
 /// *n - 1* of them, or up to twice as many after joins at the same moment. A channel takes three
 /// descriptors, 8 MiB of address space and 4 KiB of memory at each end; a member six descriptors
 /// of its own. So some 300 members fit the usual limit of 1024 descriptors; `RLIMIT_NOFILE` raises
-/// that. A post costs one system call that looks for joiners, one copy for each member, and one
-/// more call for each that sleeps. Receiving what has come costs none.
+/// that. A post costs one system call that looks for joiners, one copy of the message, one more for
+/// each member, and one more call for each that sleeps. Receiving what has come costs none, with up
+/// to 64 ports to others; with more it asks the kernel which of them have something.
 ///
 /// # Members that do not answer
 ///
@@ -89,18 +100,25 @@ use std::time::{Duration, Instant};
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
 pub struct BroadcastChannel {
-    name: String,
-    /// `None` once it is closed.
-    membership: RefCell<Option<Membership>>,
-    /// The membership's descriptors, and the bell.
-    epoll: Epoll,
-    /// Rings after a turn of delivery that has left something behind.
-    bell: Bell,
-    rings: Cell<bool>,
+    shared: Arc<Shared>,
     /// Messages received since joiners were last looked for.
     given: Cell<u32>,
     events: EventTarget,
     validator: Cell<Option<Validator>>,
+}
+
+/// What other members of this process reach: those that deliver on one thread look at each other's
+/// messages.
+struct Shared {
+    name: String,
+    /// The membership's descriptors.
+    epoll: Epoll,
+    /// `None` once it is closed. No code of the program runs while it is locked, and no other
+    /// membership is.
+    membership: Mutex<Option<Membership>>,
+    /// In which order members were opened.
+    number: u64,
+    seat: Mutex<Seat>,
 }
 
 /// Says what is wrong with a message.
@@ -110,6 +128,12 @@ type Validator = fn(&Message) -> Result<(), MessageError>;
 struct Membership {
     entrance: Entrance,
     members: Members,
+    _resident: Resident,
+    /// Members of this process that had joined when joiners were last taken in.
+    joined: u64,
+    /// Rings while something is left that no other descriptor tells of.
+    bell: Bell,
+    rings: bool,
 }
 
 impl BroadcastChannel {
@@ -155,7 +179,7 @@ impl BroadcastChannel {
         name::check_user()?;
         let parent = name::names_directory()?;
         let hello = Hello {
-            version: u64::from(VERSION),
+            version: u64::from(VERSION) | order::FRAME_VERSION << 32,
             format: payload_format(),
             schema: builder.schema_id(),
         };
@@ -166,14 +190,27 @@ impl BroadcastChannel {
         epoll.add(entrance.as_fd(), 0)?;
         epoll.add(members.as_fd(), 0)?;
         epoll.add(bell.as_fd(), 0)?;
-        let mut membership = Membership { entrance, members };
-        join::meet_all(&crowd, builder, &mut membership, &epoll)?;
-        Ok(BroadcastChannel {
-            name: name.to_owned(),
-            membership: RefCell::new(Some(membership)),
-            epoll,
+        let resident = Resident::new(entrance.signature().member);
+        let mut membership = Membership {
+            entrance,
+            members,
+            _resident: resident,
+            joined: order::joined(),
             bell,
-            rings: Cell::new(false),
+            rings: false,
+        };
+        join::meet_all(&crowd, builder, &mut membership, &epoll)?;
+        order::has_joined();
+        let shared = Arc::new(Shared {
+            name: name.to_owned(),
+            epoll,
+            membership: Mutex::new(Some(membership)),
+            number: order::number(),
+            seat: Mutex::default(),
+        });
+        order::sit(&shared);
+        Ok(BroadcastChannel {
+            shared,
             given: Cell::new(0),
             events: EventTarget::default(),
             validator: Cell::new(None),
@@ -181,7 +218,7 @@ impl BroadcastChannel {
     }
 
     /// The default sizes, to be changed and given to [`open_with`](Self::open_with): a capacity of
-    /// 16 KiB and a limit of 4 MiB, as there are many channels. So a message has 2 MiB - 32 bytes
+    /// 16 KiB and a limit of 4 MiB, as there are many channels. So a message has 2 MiB - 40 bytes
     /// at the most.
     pub fn builder() -> ChannelBuilder {
         MessageChannel::builder().capacity(CAPACITY).limit(LIMIT)
@@ -189,12 +226,12 @@ impl BroadcastChannel {
 
     /// The channel's name.
     pub fn name(&self) -> &str {
-        &self.name
+        &self.shared.name
     }
 
     /// Whether [`close`](Self::close) was called.
     pub fn is_closed(&self) -> bool {
-        self.membership.borrow().is_none()
+        self.shared.membership().is_none()
     }
 
     /// How many other members are open, as far as they have found each other by now: those whose
@@ -204,9 +241,10 @@ impl BroadcastChannel {
     /// [`Closed`](BroadcastError::Closed); [`Io`](BroadcastError::Io) if a joiner could not be
     /// taken in.
     pub fn others(&self) -> Result<usize, BroadcastError> {
-        let mut membership = self.open_membership()?;
-        membership.take_in(&self.epoll)?;
-        Ok(membership.members.count_open())
+        self.shared.with_membership(|membership| {
+            membership.take_in(&self.shared.epoll)?;
+            Ok(membership.members.count_open())
+        })
     }
 
     /// Posts a value to every other member; never blocks.
@@ -222,9 +260,9 @@ impl BroadcastChannel {
     /// [`Missed`](BroadcastError::Missed) if there was no room for it at some members, or a joiner
     /// could not be taken in: the others have it.
     pub fn post_message<T: Post>(&self, value: &T) -> Result<(), BroadcastError> {
-        drop(self.open_membership()?);
+        self.shared.with_membership(|_| Ok(()))?;
         let archive = payload::archive(value).map_err(BroadcastError::Serialize)?;
-        self.post_all(|sender| sender.post_archive(&archive))
+        self.post_all(archive, Format::Archive)
     }
 
     /// Posts bytes to every other member; never blocks.
@@ -232,7 +270,7 @@ impl BroadcastChannel {
     /// # Errors
     /// As [`post_message`](Self::post_message), but for `Serialize`.
     pub fn post_bytes(&self, bytes: &[u8]) -> Result<(), BroadcastError> {
-        self.post_all(|sender| sender.post_bytes(bytes))
+        self.post_all(copy_of(bytes), Format::Bytes)
     }
 
     /// Posts text to every other member; never blocks.
@@ -240,7 +278,7 @@ impl BroadcastChannel {
     /// # Errors
     /// As [`post_bytes`](Self::post_bytes).
     pub fn post_text(&self, text: &str) -> Result<(), BroadcastError> {
-        self.post_all(|sender| sender.post_text(text))
+        self.post_all(copy_of(text.as_bytes()), Format::Text)
     }
 
     /// Waits for the next message of any member. For ever, if none comes: others may join.
@@ -270,6 +308,7 @@ impl BroadcastChannel {
     /// # Errors
     /// As [`recv`](Self::recv).
     pub fn try_recv(&self) -> Result<Option<Message>, BroadcastError> {
+        self.shared.seat().leave();
         match self.next()? {
             Some(Err(error)) => Err(BroadcastError::Message(error)),
             Some(Ok(message)) => Ok(Some(message)),
@@ -304,7 +343,7 @@ impl BroadcastChannel {
     ///
     /// HTML: [`close()`](https://html.spec.whatwg.org/#dom-broadcastchannel-close).
     pub fn close(&self) {
-        let membership = self.membership.borrow_mut().take();
+        let membership = self.shared.membership().take();
         match membership {
             Some(membership) if !membership.entrance.is_ours() => {
                 // A forked copy: the name is another process's, and the ports' memory is not here.
@@ -314,29 +353,24 @@ impl BroadcastChannel {
         }
     }
 
-    fn open_membership(&self) -> Result<RefMut<'_, Membership>, BroadcastError> {
-        RefMut::filter_map(self.membership.borrow_mut(), Option::as_mut)
-            .map_err(|_| BroadcastError::Closed { name: self.name.clone() })
-    }
-
-    fn post_all(
-        &self,
-        post: impl Fn(&Sender) -> Result<(), PostError>,
-    ) -> Result<(), BroadcastError> {
-        let mut membership = self.open_membership()?;
-        let taken_in = membership.take_in(&self.epoll);
-        let (posted, mut missed) = membership.members.post_all(post);
-        if let Err(error) = taken_in {
-            // Somebody is there who could not be posted to.
-            missed.insert(0, error.into_post_error());
-        }
-        let count = missed.len();
-        match missed.into_iter().next() {
-            None => Ok(()),
-            Some(first) => {
-                Err(BroadcastError::Missed { missed: count, posted, first: Box::new(first) })
+    fn post_all(&self, mut frame: Vec<u8>, format: Format) -> Result<(), BroadcastError> {
+        self.shared.with_membership(|membership| {
+            let taken_in = membership.take_in(&self.shared.epoll);
+            frame.extend(order::stamp().to_le_bytes());
+            let post = |sender: &Sender| sender.post_framed(&frame, format).map_err(without_stamp);
+            let (posted, mut missed) = membership.members.post_all(post);
+            if let Err(error) = taken_in {
+                // Somebody is there who could not be posted to.
+                missed.insert(0, error.into_post_error());
             }
-        }
+            let count = missed.len();
+            match missed.into_iter().next() {
+                None => Ok(()),
+                Some(first) => {
+                    Err(BroadcastError::Missed { missed: count, posted, first: Box::new(first) })
+                }
+            }
+        })
     }
 
     /// The next message, or what is wrong with it.
@@ -347,22 +381,14 @@ impl BroadcastChannel {
     }
 
     fn look(&self) -> Result<Option<Result<Message, MessageError>>, BroadcastError> {
-        let mut membership = self.open_membership()?;
-        if self.rings.replace(false) {
-            self.bell.silence();
-        }
-        if self.given.get() < SHARE
-            && let Some(message) = membership.members.next()?
-        {
-            self.given.set(self.given.get() + 1);
-            return Ok(Some(message));
-        }
-        self.given.set(0);
-        let taken_in = membership.take_in(&self.epoll);
-        match membership.members.next()? {
-            Some(message) => Ok(Some(message)),
-            None => taken_in.map(|()| None),
-        }
+        self.shared.with_membership(|membership| {
+            membership.silence();
+            let is_thorough = self.given.get() >= SHARE;
+            let first = membership.settle(&self.shared.epoll, None, is_thorough)?;
+            let is_restart = is_thorough || first.is_none();
+            self.given.set(if is_restart { 0 } else { self.given.get() + 1 });
+            Ok(membership.members.pop())
+        })
     }
 
     fn validated(&self, message: Result<Message, MessageError>) -> Result<Message, MessageError> {
@@ -380,15 +406,105 @@ impl BroadcastChannel {
             if left.is_some_and(|left| left.is_zero()) {
                 return Err(BroadcastError::Timeout);
             }
-            poll::wait_readable(&[self.epoll.as_fd()], left)?;
+            poll::wait_readable(&[self.shared.epoll.as_fd()], left)?;
+        }
+    }
+}
+
+impl Shared {
+    fn membership(&self) -> MutexGuard<'_, Option<Membership>> {
+        self.membership.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn with_membership<T>(
+        &self,
+        act: impl FnOnce(&mut Membership) -> Result<T, BroadcastError>,
+    ) -> Result<T, BroadcastError> {
+        match &mut *self.membership() {
+            Some(membership) => act(membership),
+            None => Err(BroadcastError::Closed { name: self.name.clone() }),
+        }
+    }
+
+    fn seat(&self) -> MutexGuard<'_, Seat> {
+        self.seat.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// When the oldest message was posted that is there; none that was posted on this thread before
+    /// `bound` is overlooked. What cannot be looked at now is looked at by the member's own call.
+    fn first(&self, bound: Option<u64>) -> Option<u64> {
+        let settle = |membership: &mut Membership| membership.settle(&self.epoll, bound, false);
+        self.with_membership(settle).ok().flatten()
+    }
+
+    /// Whether one of the others, which deliver on the same thread, has an older message, or the
+    /// same one and was opened before. It is called then, before this member is called again.
+    fn gives_way(&self, rivals: &[Arc<Shared>]) -> bool {
+        if rivals.is_empty() {
+            return false;
+        }
+        let Some(own) = self.first(None) else { return false };
+        rivals.iter().any(|rival| {
+            let first = rival.first(Some(own));
+            // A look has silenced what would have told it.
+            rival.come_back();
+            let is_older = first.is_some_and(|other| (other, rival.number) < (own, self.number));
+            is_older && rival.seat().wait_for(rivals.len())
+        })
+    }
+
+    /// Makes the descriptor readable if something is left that no other descriptor tells of.
+    fn come_back(&self) {
+        if let Some(membership) = &mut *self.membership()
+            && membership.members.has_more()
+            && !std::mem::replace(&mut membership.rings, true)
+        {
+            membership.bell.ring();
         }
     }
 }
 
 impl Membership {
+    /// When the oldest message was posted that is there. None that was posted on this thread before
+    /// that, or before `bound`, is overlooked.
+    fn settle(
+        &mut self,
+        epoll: &Epoll,
+        bound: Option<u64>,
+        is_thorough: bool,
+    ) -> Result<Option<u64>, BroadcastError> {
+        self.members.fill()?;
+        let first = self.members.first();
+        let joined = order::joined();
+        let until = first.into_iter().chain(bound).min();
+        let is_settled = until.is_some_and(|until| self.members.is_known_until(until));
+        if is_settled && joined == self.joined && !is_thorough {
+            return Ok(first);
+        }
+        // Read before the look.
+        let now = order::stamp();
+        let is_thorough = is_thorough || until.is_none();
+        let mut taken_in = Ok(());
+        if is_thorough || joined != self.joined {
+            self.joined = joined;
+            taken_in = self.take_in(epoll);
+        }
+        self.members.look_everywhere(now, is_thorough)?;
+        match self.members.first() {
+            Some(first) => Ok(Some(first)),
+            None => taken_in.map(|()| None),
+        }
+    }
+
+    fn silence(&mut self) {
+        if std::mem::take(&mut self.rings) {
+            self.bell.silence();
+        }
+    }
+
     /// Takes in whoever has come. One system call if nobody has.
     fn take_in(&mut self, epoll: &Epoll) -> Result<(), BroadcastError> {
-        let Membership { entrance, members } = self;
+        let Membership { entrance, members, .. } = self;
         entrance.take_in(epoll, |member, port| members.add(member, port))
     }
 }
@@ -404,33 +520,51 @@ impl BroadcastError {
     }
 }
 
-impl Drop for BroadcastChannel {
-    fn drop(&mut self) {
-        self.close();
-    }
-}
-
 /// Readable when a message may be there, or somebody who joins. Wait for it only after
 /// [`try_recv`](BroadcastChannel::try_recv) has said that nothing is there, or after a call of
 /// [`dispatch`](BroadcastChannel::dispatch); then call one of these again.
 impl AsFd for BroadcastChannel {
     fn as_fd(&self) -> BorrowedFd<'_> {
-        self.epoll.as_fd()
+        self.shared.epoll.as_fd()
+    }
+}
+
+impl Drop for BroadcastChannel {
+    fn drop(&mut self) {
+        // Another member of this thread may be looking at what is shared for a moment more.
+        self.close();
     }
 }
 
 impl fmt::Debug for BroadcastChannel {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let mut out = f.debug_struct("BroadcastChannel");
-        out.field("name", &self.name);
-        match self.membership.try_borrow().as_deref() {
-            Ok(Some(Membership { entrance, members })) => {
+        out.field("name", &self.shared.name);
+        match self.shared.membership.try_lock().as_deref() {
+            Ok(Some(Membership { entrance, members, .. })) => {
                 out.field("entrance", entrance).field("members", members)
             }
             Ok(None) => out.field("closed", &true),
             Err(_) => out.field("busy", &true),
         };
         out.finish_non_exhaustive()
+    }
+}
+
+/// Bytes, with room behind them for a stamp.
+fn copy_of(bytes: &[u8]) -> Vec<u8> {
+    let mut frame = Vec::with_capacity(bytes.len() + STAMP_LEN);
+    frame.extend_from_slice(bytes);
+    frame
+}
+
+/// The lengths of an error are those of the caller's message.
+fn without_stamp(error: PostError) -> PostError {
+    match error {
+        PostError::TooLarge { len, max } => {
+            PostError::TooLarge { len: len - STAMP_LEN as u64, max: max - STAMP_LEN as u64 }
+        }
+        other => other,
     }
 }
 

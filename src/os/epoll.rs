@@ -61,4 +61,5 @@ impl AsFd for Epoll {
     }
 }
 
-const MOST_EVENTS: usize = 64;
+/// Marks that one wait returns at the most.
+pub(crate) const MOST_EVENTS: usize = 64;

@@ -34,6 +34,11 @@ pub(crate) fn random_number() -> u64 {
 
 /// Microseconds of a clock that is the same for all processes, and is never set back.
 pub(crate) fn monotonic_microseconds() -> u64 {
+    monotonic_nanoseconds() / 1000
+}
+
+/// Nanoseconds of the same clock.
+pub(crate) fn monotonic_nanoseconds() -> u64 {
     let now = clock_gettime(ClockId::CLOCK_MONOTONIC).expect("this clock is always there");
-    now.tv_sec() as u64 * 1_000_000 + now.tv_nsec() as u64 / 1000
+    now.tv_sec() as u64 * 1_000_000_000 + now.tv_nsec() as u64
 }

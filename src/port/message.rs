@@ -55,6 +55,13 @@ impl Message {
         }
     }
 
+    /// Takes its last bytes off. `None` if there are not so many.
+    pub(crate) fn split_off_end<const N: usize>(&mut self) -> Option<[u8; N]> {
+        let end = *self.bytes().last_chunk()?;
+        self.len -= N;
+        Some(end)
+    }
+
     /// See [`MessageEvent::data`].
     ///
     /// # Errors

@@ -252,6 +252,11 @@ impl Sender {
         posted.map_err(|reason| TransferError::new(reason, list))
     }
 
+    /// Posts bytes as what they are made of.
+    pub(crate) fn post_framed(&self, bytes: &[u8], format: Format) -> Result<(), PostError> {
+        self.post_as(bytes, format)
+    }
+
     /// Posts an archive that was made before.
     pub(crate) fn post_archive(&self, archive: &[u8]) -> Result<(), PostError> {
         self.post_as(archive, Format::Archive)

@@ -31,7 +31,7 @@ fn words(words: &[u64]) -> Vec<u8> {
 
 const HELLO: u64 = u64::from_le_bytes(*b"MPHELLO1");
 const FORMAT: u64 = 8 << 32 | 1 << 16 | 4 << 8 | 8;
-const VERSION: u64 = 3;
+const VERSION: u64 = 1 << 32 | 3;
 
 /// What a member says before its capsule.
 fn introduction(version: u64, schema: u64) -> Vec<u8> {
@@ -58,6 +58,11 @@ fn channel_behind(
     let parts = Parts::of(port2);
     let capsule = parts.words.iter().flat_map(|word| word.to_le_bytes());
     (words.into_iter().chain(capsule).collect(), parts.descriptors, port1)
+}
+
+/// A message as a member posts it: with its time behind it, here the beginning of all times.
+fn stamped(text: &str) -> String {
+    format!("{text}{}", "\0".repeat(8))
 }
 
 fn numbers(descriptors: &[OwnedFd]) -> Vec<RawFd> {
@@ -203,7 +208,7 @@ fn silent_guests_hold_nobody_up_and_make_place() {
     let (packet, descriptors, port) = port_behind(introduction(VERSION, 0));
     let last = silent.last().expect("one of them");
     post(last, &packet, &numbers(&descriptors));
-    port.post_text("after a while").expect("room");
+    port.post_text(&stamped("after a while")).expect("room");
     assert_eq!(text(&member), "after a while");
     wait_for_others(&member, 2);
     drop(silent);
@@ -222,7 +227,7 @@ fn one_that_breaks_its_channel_loses_that_one_alone() {
     let (packet, descriptors, port) = port_behind(introduction(VERSION, 0));
     post(&stranger(&name), &packet, &numbers(&descriptors));
     let other = name.open();
-    port.post_text("well").expect("room");
+    port.post_text(&stamped("well")).expect("room");
     assert_eq!(text(&member), "well");
     assert_eq!(member.others().expect("an open member"), 2);
     // A length that no record can have, as if it were committed.
@@ -290,4 +295,48 @@ fn a_name_on_its_way_is_swept_when_it_is_old_and_dead() {
     assert!(!place(3).exists(), "it is old now");
     drop((member, alive));
     fs::remove_dir_all(name.directory()).expect("ours");
+}
+
+/// Each message ends with its stamp. What has none is of no member, whose channel ends; a stamp
+/// that is a lie loses and delays nothing of others.
+#[test]
+fn a_message_without_a_stamp_ends_its_channel_and_a_false_stamp_delays_nobody() {
+    let name = Name::new();
+    let member = name.open();
+    let other = name.open();
+    let join = |number: u64| {
+        let path = name.directory().join(name.files().iter().min().expect("a member"));
+        let kind = SockType::SeqPacket;
+        let guest = socket(AddressFamily::Unix, kind, SockFlag::SOCK_CLOEXEC, None);
+        let guest = guest.expect("a socket");
+        connect(guest.as_raw_fd(), &UnixAddr::new(&path).expect("a path")).expect("a member");
+        let words = words(&[HELLO, VERSION, FORMAT, 0, number, 2]);
+        let (packet, descriptors, port) = port_behind(words);
+        post(&guest, &packet, &numbers(&descriptors));
+        port
+    };
+    let posted_at = |text: &str, stamp: u64| [text.as_bytes(), &stamp.to_le_bytes()].concat();
+    for (number, bytes) in [(1, &b""[..]), (2, b"1234567")] {
+        let port = join(number);
+        port.post_bytes(bytes).expect("room");
+        nothing(&member);
+        assert!(port.is_closed(), "after {} bytes", bytes.len());
+    }
+    let (late, early) = (join(3), join(4));
+    for number in 0..300u64 {
+        late.post_bytes(&posted_at("late", u64::MAX - number)).expect("room");
+        early.post_bytes(&posted_at("early", number)).expect("room");
+    }
+    other.post_text("honest").expect("room");
+    let mut seen = Vec::new();
+    while let Some(message) = member.try_recv().expect("an open member") {
+        seen.push(String::from_utf8(message.bytes().to_vec()).expect("a text"));
+    }
+    let count = |text: &str| seen.iter().filter(|seen| *seen == text).count();
+    assert_eq!((count("late"), count("early"), count("honest")), (300, 300, 1));
+    let place = seen.iter().position(|seen| seen == "honest").expect("it came");
+    assert!(place <= 130, "a share and no more comes before it: {place}");
+    // What lies about the time goes on.
+    late.post_bytes(&posted_at("late", 0)).expect("room");
+    assert_eq!(member.recv().expect("a message").bytes(), b"late");
 }

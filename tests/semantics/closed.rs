@@ -2,6 +2,7 @@
 
 use crate::common::ends::between_two_ends;
 use crate::common::region::{self, Region};
+use crate::common::watchdog::watch;
 use crate::common::{receive, receive_end, receive_text, wait_until};
 use crate::{Log, channel, end_of, logged, loop_of, new_loop, numbers, post_numbers, settle};
 use messageport::{
@@ -71,6 +72,7 @@ fn closed_unstarted() -> (EventLoop, messageport::PortId, Log, MessagePort) {
 /// that.
 #[test]
 fn c15_run_does_not_wait_for_a_port_that_was_closed_before_its_start() {
+    let _watch = watch("c15_run_does_not_wait_for_a_port_that_was_closed_before_its_start");
     let (mut event_loop, id, log, peer) = closed_unstarted();
     for _ in 0..3 {
         event_loop.run().expect("nothing to wait for");
@@ -218,6 +220,7 @@ fn a_port_that_has_ended_is_taken_by_what_its_close_has_deferred() {
 /// The loop that an action runs inside another turn does not wait for a port that has ended.
 #[test]
 fn what_a_close_has_deferred_may_run_the_loop() {
+    let _watch = watch("what_a_close_has_deferred_may_run_the_loop");
     let (pair, log) = (channel(), Log::new());
     let (mut event_loop, id) = loop_of(pair.port2);
     let inner = log.clone();

@@ -1,7 +1,7 @@
 //! A member as an event target: its listeners, its handlers, and the delivery of what has come.
 
 use crate::error::BroadcastError;
-use crate::group::broadcast::{BroadcastChannel, SHARE};
+use crate::group::broadcast::{BroadcastChannel, SHARE, Shared, order};
 use crate::port::outcome::Outcome;
 use crate::port::target::{
     Event, EventListener, EventType, InvalidState, ListenerFailure, ListenerId, ListenerOptions,
@@ -89,6 +89,12 @@ impl BroadcastChannel {
     /// channel that is closed. What is left makes the descriptor readable, so that an
     /// [`EventLoop`](crate::EventLoop) comes back for it.
     ///
+    /// Members of one name that are delivered on one thread take turns, so that messages come in
+    /// the order of their posts, and each in the order in which the members were opened. So a call
+    /// may deliver fewer than are there, or none: another member then has an older message, and its
+    /// descriptor is readable. A member that is read by [`recv`](Self::recv) and its like, or whose
+    /// `dispatch` is not called, holds up no other for long.
+    ///
     /// This is what a source of a loop calls. A message that comes while there is no listener is
     /// dropped by it, as on the web; before the first call everything is kept. Reading by
     /// [`recv`](Self::recv) and its like takes the same messages.
@@ -116,7 +122,13 @@ impl BroadcastChannel {
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
     pub fn dispatch(&self) -> Result<u32, BroadcastError> {
+        order::sit(&self.shared);
+        let rivals = order::rivals(&self.shared);
+        let _come_back = ComeBack(&self.shared);
         for count in 0..SHARE {
+            if self.shared.gives_way(&rivals) {
+                return Ok(count);
+            }
             match self.next() {
                 // Nothing of this channel is borrowed here: a handler may post, receive and close.
                 Ok(Some(Ok(message))) => {
@@ -131,14 +143,21 @@ impl BroadcastChannel {
                 Err(error) => return Err(error),
             }
         }
-        self.rings.set(true);
-        self.bell.ring();
         Ok(SHARE)
     }
 
     fn fire(&self, event: &Event<'_>) {
         // A fresh event is not being dispatched.
         let _ = self.events.dispatch(event);
+    }
+}
+
+/// Makes the descriptor readable if anything is left, also when code of the program has panicked.
+struct ComeBack<'m>(&'m Shared);
+
+impl Drop for ComeBack<'_> {
+    fn drop(&mut self) {
+        self.0.come_back();
     }
 }
 

@@ -3,6 +3,7 @@
 use crate::error::{BroadcastError, LoopError, MessageError, PostError, RecvError};
 use crate::front::event_loop::PortId;
 use crate::front::port_set::PortSet;
+use crate::group::broadcast::{SHARE, order};
 use crate::port::MessagePort;
 use crate::port::event::MessageEvent;
 use crate::port::message::Message;
@@ -21,13 +22,39 @@ pub(super) struct Members {
     /// Ports that can be posted to, by their members, oldest member first; the ports in the order
     /// in which they came to be known.
     open: BTreeMap<u128, Vec<PortId>>,
-    /// Whose each port is, also those that can be received from alone.
-    whose: BTreeMap<PortId, u128>,
+    /// What each port is, also those that can be received from alone.
+    lines: BTreeMap<PortId, Line>,
+    /// The next message of each port that has one, the oldest first.
+    heads: BTreeMap<(u64, PortId), Head>,
+    /// No message that was posted on this thread before that time is overlooked.
+    horizon: u64,
+    /// Whose the last message was, and how many it has given in a row.
+    streak: (Option<PortId>, u32),
+}
+
+/// A message, or what is wrong with it.
+type Head = Result<Message, MessageError>;
+
+/// A port to a member.
+struct Line {
+    member: u128,
+    /// It is a member of this process.
+    is_resident: bool,
+    /// When its last message was posted. What it says of later ones is no earlier.
+    latest: u64,
+    has_head: bool,
 }
 
 impl Members {
     pub(super) fn new() -> Result<Members, LoopError> {
-        Ok(Members { ports: PortSet::new()?, open: BTreeMap::new(), whose: BTreeMap::new() })
+        Ok(Members {
+            ports: PortSet::new()?,
+            open: BTreeMap::new(),
+            lines: BTreeMap::new(),
+            heads: BTreeMap::new(),
+            horizon: 0,
+            streak: (None, 0),
+        })
     }
 
     /// Takes in a port to a member.
@@ -37,7 +64,8 @@ impl Members {
             return Ok(());
         }
         let id = self.ports.add(port).map_err(LoopError::from)?;
-        self.whose.insert(id, member);
+        let is_resident = order::is_resident(member);
+        self.lines.insert(id, Line { member, is_resident, latest: 0, has_head: false });
         self.open.entry(member).or_default().push(id);
         Ok(())
     }
@@ -74,25 +102,78 @@ impl Members {
         (posted, missed)
     }
 
-    /// The next message of any of them.
-    pub(super) fn next(&mut self) -> Result<Option<Result<Message, MessageError>>, BroadcastError> {
+    /// When the oldest message was posted that is known of.
+    pub(super) fn first(&self) -> Option<u64> {
+        self.heads.first_key_value().map(|((stamp, _), _)| *stamp)
+    }
+
+    /// Whether no message that was posted on this thread before `stamp` is overlooked.
+    pub(super) fn is_known_until(&self, stamp: u64) -> bool {
+        self.horizon >= stamp || (!self.heads.is_empty() && self.heads.len() == self.lines.len())
+    }
+
+    /// Whether more is there, or may be, that no descriptor tells of.
+    pub(super) fn has_more(&self) -> bool {
+        !self.heads.is_empty() || self.ports.has_queued()
+    }
+
+    /// Takes out the oldest message that is known of.
+    pub(super) fn pop(&mut self) -> Option<Head> {
+        let ((_, id), head) = self.heads.pop_first()?;
+        if let Some(line) = self.lines.get_mut(&id) {
+            line.has_head = false;
+        }
+        self.streak = match self.streak {
+            (last, count) if last == Some(id) => (last, count.saturating_add(1)),
+            _ => (Some(id), 1),
+        };
+        self.ports.look_again(id);
+        Some(head)
+    }
+
+    /// Looks at every port that may have something; `is_thorough` asks the kernel as well, which
+    /// alone tells of the dead. What was posted before `now` is known of then.
+    pub(super) fn look_everywhere(
+        &mut self,
+        now: u64,
+        is_thorough: bool,
+    ) -> Result<(), BroadcastError> {
+        if is_thorough || self.ports.len() > MOST_WALKED {
+            self.ports.ask_all()?;
+        }
+        if self.ports.len() <= MOST_WALKED {
+            self.ports.queue_news();
+        }
+        self.fill()?;
+        self.horizon = now;
+        Ok(())
+    }
+
+    /// Takes the next message of each port that is known to have one.
+    pub(super) fn fill(&mut self) -> Result<(), BroadcastError> {
         loop {
-            let Some((id, said)) = self.ports.try_recv()? else { return Ok(None) };
+            let lines = &self.lines;
+            let has_head = |id: PortId| lines.get(&id).is_some_and(|line| line.has_head);
+            let Some((id, said)) = self.ports.look_once(has_head) else { return Ok(()) };
             match said.map(MessageEvent::into_message) {
                 Ok(mut message) => {
                     // No member sends anything along; what came all the same is not kept for it.
                     message.abandon_parcel();
-                    return Ok(Some(Ok(message)));
+                    match message.split_off_end().map(u64::from_le_bytes) {
+                        Some(stamp) => self.set_head(id, stamp, Ok(message)),
+                        // No member has sent it.
+                        None => self.forget(id),
+                    }
                 }
                 Err(RecvError::Closed { .. }) => self.forget(id),
                 // What can never be had must not stand before what comes after it.
                 Err(RecvError::OutOfMemory { len }) => {
                     self.step_over(id);
-                    return Ok(Some(Err(MessageError::OutOfMemory { len })));
+                    self.set_head(id, 0, Err(MessageError::OutOfMemory { len }));
                 }
                 Err(RecvError::OutOfDescriptors { needed }) => {
                     self.step_over(id);
-                    return Ok(Some(Err(MessageError::Lost { descriptors: needed })));
+                    self.set_head(id, 0, Err(MessageError::Lost { descriptors: needed }));
                 }
                 Err(RecvError::Io { call, source }) => {
                     return Err(BroadcastError::Io { call, source });
@@ -102,6 +183,17 @@ impl Members {
                 }
             }
         }
+    }
+
+    /// Notes the next message of a port. Its stamp is the sender's word: one that lies about it
+    /// comes too late itself, or has no more than its share before the others have their turn.
+    fn set_head(&mut self, id: PortId, stamp: u64, head: Head) {
+        let Some(line) = self.lines.get_mut(&id) else { return };
+        let has_had_its_share = self.streak.0 == Some(id) && self.streak.1 >= SHARE;
+        let least = if has_had_its_share && !line.is_resident { self.horizon } else { 0 };
+        line.latest = stamp.max(line.latest).max(least);
+        line.has_head = true;
+        self.heads.insert((line.latest, id), head);
     }
 
     /// How many members can be posted to.
@@ -124,7 +216,7 @@ impl Members {
     }
 
     fn post_no_more(&mut self, id: PortId) {
-        let Some(member) = self.whose.get(&id) else { return };
+        let Some(Line { member, .. }) = self.lines.get(&id) else { return };
         if let Some(ports) = self.open.get_mut(member) {
             ports.retain(|known| *known != id);
             if ports.is_empty() {
@@ -135,7 +227,7 @@ impl Members {
 
     fn forget(&mut self, id: PortId) {
         self.post_no_more(id);
-        self.whose.remove(&id);
+        self.lines.remove(&id);
         drop(self.ports.remove(id));
     }
 
@@ -161,3 +253,6 @@ impl fmt::Debug for Members {
             .finish()
     }
 }
+
+/// Ports that are looked at one by one rather than asking the kernel, which takes as long.
+const MOST_WALKED: usize = 64;

@@ -38,7 +38,7 @@ impl Signature {
     /// In what another member's program differs from ours.
     pub(super) fn compare(self, other: Signature) -> Result<(), AttachError> {
         let pairs = [
-            ("layout version", other.hello.version, self.hello.version),
+            ("version of layout and frames", other.hello.version, self.hello.version),
             ("payload format", other.hello.format, self.hello.format),
             ("schema", other.hello.schema, self.hello.schema),
         ];
