@@ -243,9 +243,13 @@ pub enum RecvError {
     /// This process cannot have as many more descriptors as move with the next message. It stays in
     /// the queue for a tenth of a second of tries; then it comes without them,
     /// and a [`BufferPool`](crate::BufferPool) of the peer is lost.
+    ///
+    /// Also while 256 descriptors that came through this port and were not taken wait to be closed:
+    /// then the message keeps what moves with it until there is room.
     #[error(
-        "the next message needs {needed} descriptors, more than this process has left: close \
-         some, or raise RLIMIT_NOFILE, and receive again"
+        "the next message needs {needed} descriptors, and there is no room for them now: close \
+         some, raise RLIMIT_NOFILE, or wait until those of dropped messages are closed, and \
+         receive again"
     )]
     OutOfDescriptors {
         /// Descriptors of the message.

@@ -187,7 +187,7 @@ fn errors_of_receiving_and_of_messages() {
         RecvError::Cancelled => RecvError::Cancelled,
             ["the wait for a message", "was ended by a `Canceller`", "receive again"];
         RecvError::OutOfDescriptors { .. } => RecvError::OutOfDescriptors { needed: 3 },
-            ["needs 3 descriptors", "more than this process has left", "raise RLIMIT_NOFILE"];
+            ["needs 3 descriptors", "no room for them now", "raise RLIMIT_NOFILE"];
         RecvError::Started => RecvError::Started,
             ["delivers its messages as events", "cannot be read by calls", "use its handlers"];
         RecvError::OutOfMemory { .. } => RecvError::OutOfMemory { len: 9 },

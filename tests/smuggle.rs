@@ -7,6 +7,8 @@
 #[path = "smuggle/capsules.rs"]
 mod capsules;
 mod common;
+#[path = "smuggle/lingering.rs"]
+mod lingering;
 #[path = "smuggle/memory.rs"]
 mod memory;
 #[path = "smuggle/packets.rs"]

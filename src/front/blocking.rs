@@ -2,6 +2,7 @@
 
 use crate::error::{PostError, RecvError};
 use crate::link::payload::Post;
+use crate::os::reaper;
 use crate::port::MessagePort;
 use crate::port::event::MessageEvent;
 use crate::port::receiver::Receiver;
@@ -51,11 +52,38 @@ impl Receiver {
     fn recv_until(&self, limit: Limit) -> Result<MessageEvent<'_>, Box<RecvError>> {
         let mut wait = Waiting { limit, deadline: None, is_first_look: true };
         loop {
-            if let Some(event) = self.poll()? {
-                return Ok(event);
+            match self.poll() {
+                Ok(Some(event)) => return Ok(event),
+                Ok(None) => self.wait(&mut wait)?,
+                Err(failure) => self.wait_for_reaper(&mut wait, failure)?,
             }
-            self.wait(&mut wait)?;
         }
+    }
+
+    /// Waits until more of what came through this port is closed, if that is what the next message
+    /// waits for; otherwise gives the failure back.
+    #[cold]
+    #[inline(never)]
+    fn wait_for_reaper(
+        &self,
+        waiting: &mut Waiting,
+        failure: Box<RecvError>,
+    ) -> Result<(), Box<RecvError>> {
+        if !self.waits_for_reaper() {
+            return Err(failure);
+        }
+        if std::mem::take(&mut waiting.is_first_look) {
+            waiting.deadline = waiting.limit.deadline();
+        }
+        if self.take_cancel_request() {
+            return Err(Box::new(RecvError::Cancelled));
+        }
+        let left = waiting.deadline.map(|at| at.saturating_duration_since(Instant::now()));
+        if left.is_some_and(|left| left.is_zero()) {
+            return Err(Box::new(RecvError::Timeout));
+        }
+        reaper::wait_for_progress(left.unwrap_or(SLICE).min(SLICE));
+        Ok(())
     }
 
     /// Waits until it is worth looking again.
@@ -484,3 +512,5 @@ fn several_processors() -> bool {
 const LEAST_LOOKS: u32 = 60;
 /// Looks after which sleeping is cheaper than going on: some thirty microseconds.
 const MOST_LOOKS: u32 = 1_000;
+/// How long a receiver waits at a time for the reaper, before it looks for a canceller.
+const SLICE: Duration = Duration::from_millis(10);

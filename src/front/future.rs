@@ -4,6 +4,7 @@ use crate::error::{CloseReason, LoopError, MessageError, PostError, RecvError};
 use crate::front::add_error::AddError;
 use crate::link::endpoint::Endpoint;
 use crate::link::payload::Post;
+use crate::os::reaper;
 use crate::port::MessagePort;
 use crate::port::event::MessageEvent;
 use crate::port::message::Message;
@@ -96,6 +97,7 @@ impl MessagePort {
         let (sender, receiver) = self.split();
         // From here on whoever finds nothing has raised the flag.
         let _ = receiver.as_fd();
+        receiver.set_patient(false);
         let sender =
             AsyncSender { sender, reactor: for_sender, wakers: wakers.clone(), kept: None };
         let receiver = AsyncReceiver {
@@ -156,6 +158,7 @@ impl AsyncPort {
     /// # Panics
     /// Never: its halves belong together.
     pub fn into_inner(self) -> MessagePort {
+        self.receiver.receiver.set_patient(true);
         MessagePort::join(self.sender.sender, self.receiver.receiver).expect("halves of one port")
     }
 
@@ -266,6 +269,10 @@ impl AsyncReceiver {
                 Ok(Some(message)) => {
                     self.in_a_row += 1;
                     return Poll::Ready(Ok(message));
+                }
+                Err(_) if self.receiver.waits_for_reaper() => {
+                    reaper::wake_after_progress(context.waker());
+                    return Poll::Pending;
                 }
                 Err(error) => return Poll::Ready(Err(error)),
                 Ok(None) => {}

@@ -7,12 +7,13 @@
 use crate::error::{BufferError, SystemError};
 use crate::link::archive::{self, Receive};
 use crate::link::payload::{self, Post};
+use crate::os::reaper::Foreign;
 use crate::os::{mapping, memfd};
 use memmap2::{Advice, Mmap, MmapMut, MmapOptions};
 use std::any::TypeId;
 use std::fmt;
 use std::ops::{Deref, DerefMut};
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::sync::OnceLock;
 
 /// Memory that can move to another process without a copy: the web's transferable `ArrayBuffer`.
@@ -231,12 +232,14 @@ impl Buffer {
     /// nobody can change, and not to cost memory by being looked at; the latter takes some 10 ns a
     /// page, unless the peer is trusted. The descriptor comes back if not.
     pub(crate) fn import(
-        descriptor: OwnedFd,
+        descriptor: Foreign,
         len: u64,
         is_trusted: bool,
-    ) -> Result<Buffer, (BufferError, OwnedFd)> {
+    ) -> Result<Buffer, (BufferError, Foreign)> {
         match map_foreign(&descriptor, len, is_trusted) {
             Ok(memory) => {
+                // It was found to be plain memory.
+                let descriptor = descriptor.into_owned();
                 Ok(Buffer { memory, descriptor, is_frozen: true, checked: OnceLock::new() })
             }
             Err(error) => Err((error, descriptor)),
@@ -271,7 +274,7 @@ fn map_refused(source: std::io::Error) -> BufferError {
     BufferError::Io { call: "mmap", source }
 }
 
-fn map_foreign(descriptor: &OwnedFd, len: u64, is_trusted: bool) -> Result<Memory, BufferError> {
+fn map_foreign(descriptor: &Foreign, len: u64, is_trusted: bool) -> Result<Memory, BufferError> {
     let nature = memfd::examine(descriptor)?;
     let refused = |what| Err(BufferError::Refused { what });
     if !nature.sealed || !nature.frozen {
@@ -294,9 +297,10 @@ fn map_foreign(descriptor: &OwnedFd, len: u64, is_trusted: bool) -> Result<Memor
     if len == 0 {
         return Ok(Memory::Nothing);
     }
+    let raw = descriptor.as_fd().as_raw_fd();
     // SAFETY: (frozen) the seals were just seen, and no seal can be taken back. Private, as kernels
     // before 6.7 refuse a shared mapping of what is sealed against writing.
-    let bytes = unsafe { MmapOptions::new().len(len).map_copy_read_only(descriptor) };
+    let bytes = unsafe { MmapOptions::new().len(len).map_copy_read_only(raw) };
     Ok(Memory::Final(bytes.map_err(map_refused)?))
 }
 

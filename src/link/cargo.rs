@@ -11,10 +11,11 @@ use crate::link::receiving::Receiving;
 use crate::link::region::Region;
 use crate::link::sending::Sending;
 use crate::link::transfer::{self, Halves, Parts};
+use crate::os::reaper::Foreign;
 use crate::wire::frame::{Entry, MAX_ENTRIES, decode_packet, encode_packet};
 use crate::wire::record::MAX_DESCRIPTORS;
 use std::collections::VecDeque;
-use std::os::fd::{BorrowedFd, OwnedFd};
+use std::os::fd::BorrowedFd;
 
 /// One thing that is to move, still its owner's.
 pub(crate) enum Item<'a> {
@@ -124,9 +125,9 @@ pub(crate) fn forget(items: &mut [Item<'_>]) {
 #[derive(Debug)]
 pub(crate) enum Part {
     Port(Box<Parts>),
-    Buffer { descriptor: OwnedFd, len: u64 },
-    Descriptor(OwnedFd),
-    Pool { descriptor: OwnedFd, number: u32, slots: u64, len: u64 },
+    Buffer { descriptor: Foreign, len: u64 },
+    Descriptor(Foreign),
+    Pool { descriptor: Foreign, number: u32, slots: u64, len: u64 },
 }
 
 /// What can be asked for.
@@ -162,7 +163,7 @@ impl Parcel {
     }
 
     /// Reads a packet. `None` if it is none, or has other descriptors than it says.
-    pub(crate) fn open(bytes: &[u8], descriptors: Vec<OwnedFd>) -> Option<(u64, Parcel)> {
+    pub(crate) fn open(bytes: &[u8], descriptors: Vec<Foreign>) -> Option<(u64, Parcel)> {
         let (sequence, entries) = decode_packet(bytes)?;
         if entries.iter().map(|entry| entry.descriptors()).sum::<usize>() != descriptors.len() {
             return None;
@@ -202,8 +203,13 @@ impl Parcel {
         self.parts.insert(place.min(self.parts.len()), part);
     }
 
-    /// Ends what nobody has taken: each port says that it was dropped.
+    /// Ends what the program has not taken. Of a trusted sender each port says that it was dropped.
+    /// Of another one everything is closed and no more, as mapping a port costs more than sending
+    /// one: the peer of such a port is told by the kernel.
     pub(crate) fn abandon(self) {
+        if !self.is_trusted {
+            return;
+        }
         for part in self.parts {
             if let Part::Port(parts) = part
                 && let Ok(halves) = transfer::unpack(*parts, false)

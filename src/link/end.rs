@@ -121,8 +121,9 @@ impl State {
         self.0 & half.closed() != 0
     }
 
-    pub(crate) fn is_abandoned(self) -> bool {
-        self.0 & ABANDONED != 0
+    /// Whether another process has this end now, with its sockets.
+    pub(crate) fn has_moved(self) -> bool {
+        self.0 & MOVED != 0
     }
 
     /// Why calls of a half fail, if they do.

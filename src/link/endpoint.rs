@@ -3,13 +3,14 @@
 use crate::error::{CloseReason, Corruption, SystemError};
 use crate::link::end::{Event, Half, Reason, State, Step};
 use crate::link::region::Region;
-use crate::os::socket::{self, Discarded, Drained, Rung};
+use crate::os::reaper::{self, Account};
+use crate::os::socket::{self, Drained, Rung, Socket};
 use crate::os::{futex, poll};
 use crate::ring::memory::Memory;
 use crate::ring::notifier::{self, Sleep, Wake};
 use crate::sync::AtomicU32;
 use crate::wire::record::Farewell;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::atomic::{self, AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
@@ -22,8 +23,10 @@ pub(crate) struct Endpoint {
     region: Arc<Region>,
     side: usize,
     epoch: u64,
-    doorbell: OwnedFd,
-    attachments: OwnedFd,
+    doorbell: Socket,
+    attachments: Socket,
+    /// What came through this end and waits to be closed.
+    account: Arc<Account>,
     trusted: AtomicBool,
     /// The [`State`] of the end, which both halves ask.
     state: atomic::AtomicU32,
@@ -48,10 +51,10 @@ pub struct PeerCredentials {
     pub gid: u32,
 }
 
-/// The descriptors of one end: three, the region's included.
+/// The sockets of one end.
 pub(crate) struct Sockets {
-    pub doorbell: OwnedFd,
-    pub attachments: OwnedFd,
+    pub doorbell: Socket,
+    pub attachments: Socket,
 }
 
 impl Endpoint {
@@ -63,6 +66,7 @@ impl Endpoint {
             epoch,
             doorbell,
             attachments,
+            account: Arc::default(),
             trusted: AtomicBool::new(false),
             state: atomic::AtomicU32::new(State::OPEN.word()),
             corruption: Mutex::new(None),
@@ -70,33 +74,37 @@ impl Endpoint {
         }
     }
 
-    /// Closes what is in packets that nobody will receive: those without a record, of a peer that
-    /// died between the two, and those of messages that are left behind. A port in one of them
-    /// would be neither owned nor closed for as long as this socket lives.
+    /// Has what is in packets that this end will not receive closed: packets without a record, of a
+    /// peer that died between the two, and those of messages that are left behind. A port in one of
+    /// them would be neither owned nor closed for as long as this socket lives.
+    ///
+    /// The thread that closes them has a duplicate of the socket. Without a descriptor for it they
+    /// are closed together with this end.
     pub(crate) fn discard_packets(&self) {
-        let mut empty = 0;
-        for _ in 0..MOST_PACKETS {
-            match socket::discard_packet(self.attachments()) {
-                Discarded::Packet => {}
-                Discarded::EmptyOrEnd if empty < MOST_EMPTY => empty += 1,
-                Discarded::EmptyOrEnd | Discarded::Nothing => return,
-            }
+        if socket::holds_something(self.attachments(), self.is_honest())
+            && let Ok(duplicate) = self.attachments().try_clone_to_owned()
+        {
+            reaper::drain_later(duplicate);
         }
     }
 
-    /// The same, now and whenever the sending half asks after the peer: one more may have been
-    /// under way.
+    /// The same once this end receives no more: the peer's next packet is refused.
     pub(crate) fn abandon_packets(&self) {
         if self.learn(Event::Abandoned).sweeps {
+            socket::stop_receiving(self.attachments());
             self.discard_packets();
         }
     }
 
-    /// Closes what has come since the receiving half went.
-    pub(crate) fn discard_late_packets(&self) {
-        if self.state().is_abandoned() {
-            self.discard_packets();
-        }
+    /// Counts what came through this end and waits to be closed.
+    pub(crate) fn account(&self) -> &Arc<Account> {
+        &self.account
+    }
+
+    /// Whether only this crate sends to this end: the peer is trusted, or its end never left this
+    /// process.
+    fn is_honest(&self) -> bool {
+        self.is_trusted() || !self.region.is_shared()
     }
 
     /// Remembers whom this end has met.
@@ -238,15 +246,14 @@ impl Endpoint {
 
     /// Silences the doorbell, and learns whether the peer is gone.
     pub(crate) fn drain_doorbell(&self) -> bool {
-        self.note(socket::drain(self.doorbell.as_fd()) == Drained::HungUp)
-            || self.state().is_hung_up()
+        self.note(self.silence() == Drained::HungUp) || self.state().is_hung_up()
     }
 
     /// Silences the doorbell for a sender that waits on its descriptor. Says whether the receiving
     /// half has to be told, as that ring may have been for it. One system call in the usual case.
     #[cfg(any(feature = "tokio", feature = "async-io"))]
     pub(crate) fn silence_doorbell(&self) -> bool {
-        let drained = socket::drain(self.doorbell.as_fd());
+        let drained = self.silence();
         self.note(drained == Drained::HungUp);
         drained != Drained::Silent
     }
@@ -295,11 +302,27 @@ impl Endpoint {
         futex::wake(word);
     }
 
+    fn silence(&self) -> Drained {
+        match self.doorbell.refuses_descriptors {
+            true => socket::drain(self.doorbell.as_fd()),
+            false => socket::drain_all(self.doorbell.as_fd(), &self.account),
+        }
+    }
+
     fn note(&self, hung_up: bool) -> bool {
         if hung_up {
             let _ = self.learn(Event::HungUp);
         }
         hung_up
+    }
+}
+
+impl Drop for Endpoint {
+    fn drop(&mut self) {
+        let (is_honest, has_moved) = (self.is_honest(), self.state().has_moved());
+        for socket in [&mut self.doorbell, &mut self.attachments] {
+            (socket.is_honest, socket.has_moved) = (is_honest, has_moved);
+        }
     }
 }
 
@@ -322,9 +345,5 @@ impl Sleeper {
     }
 }
 
-/// Packets that are closed at a time; what is left goes with its socket.
-const MOST_PACKETS: u32 = 20_000;
-/// Packets without bytes, which only a hostile peer sends, before they are taken for the end.
-const MOST_EMPTY: u32 = 64;
 /// How long a sender half sleeps at a time before it asks whether the peer is alive.
 const SLICE: Duration = Duration::from_millis(20);

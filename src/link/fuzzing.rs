@@ -2,6 +2,7 @@
 
 use crate::link::region::Region;
 use crate::link::transfer::{self, Parts};
+use crate::os::reaper::Foreign;
 use crate::os::socket;
 use crate::wire::frame::{CAPSULE_LEN, Capsule, Place};
 use crate::wire::layout::{AREA_OFFSET, MAX_SEGMENTS, RegionHeader, VERSION};
@@ -31,7 +32,8 @@ pub fn attach_region(data: &[u8]) {
     drop(region);
     let (doorbell, _peers_doorbell) = socket::stream_pair().expect("sockets are left");
     let (attachments, _peers_attachments) = socket::packet_pair().expect("sockets are left");
-    let parts = Parts::new(capsule, [memfd, doorbell, attachments]);
+    let parts =
+        Parts::new(capsule, [memfd, doorbell, attachments].map(|fd| Foreign::new(fd, None)));
     let Ok((mut sending, mut receiving)) = transfer::unpack(parts, false) else { return };
     for _ in 0..64 {
         match receiving.poll() {

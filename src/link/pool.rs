@@ -16,6 +16,7 @@
 use crate::error::{BufferError, Corruption, SystemError};
 use crate::link::region::mapped;
 use crate::os::mapping::{Mapping, page_size};
+use crate::os::reaper::Foreign;
 use crate::os::{futex, memfd};
 use crate::ring::notifier::{self, Sleep, Wake};
 use crate::sync::Site;
@@ -137,7 +138,7 @@ struct Unmapped {
 
 impl PeerPool {
     /// The pool that the peer says this is, if it can be.
-    pub(crate) fn new(descriptor: OwnedFd, slots: u64, len: u64) -> Result<PeerPool, Corruption> {
+    pub(crate) fn new(descriptor: Foreign, slots: u64, len: u64) -> Result<PeerPool, Corruption> {
         let Ok(count) = u32::try_from(slots) else {
             return Err(Corruption::new("slots of a pool", slots, u32::MAX.into()));
         };
@@ -155,7 +156,10 @@ impl PeerPool {
             slots: count,
             len,
             memory: OnceLock::new(),
-            unmapped: Mutex::new(Unmapped { descriptor: Some(descriptor), dropped: Vec::new() }),
+            unmapped: Mutex::new(Unmapped {
+                descriptor: Some(descriptor.into_owned()),
+                dropped: Vec::new(),
+            }),
             process: process::id(),
         })
     }

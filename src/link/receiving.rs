@@ -39,6 +39,10 @@ pub(crate) struct Receiving {
     pools_in_a_row: u32,
     /// Since when there is no room for the descriptors of the next message.
     short_since: Option<Instant>,
+    /// The next message's packet waits until more of this port's descriptors were closed.
+    waits_for_reaper: bool,
+    /// A look waits a moment for that.
+    is_patient: bool,
 }
 
 /// What stands next when it is not plain to see.
@@ -75,6 +79,8 @@ impl Receiving {
             pools: Vec::new(),
             pools_in_a_row: 0,
             short_since: None,
+            waits_for_reaper: false,
+            is_patient: true,
         }
     }
 
@@ -107,6 +113,7 @@ impl Receiving {
     }
 
     fn settle_and_take(&mut self) -> Result<Option<Payload>, RecvError> {
+        self.waits_for_reaper = false;
         match self.settle()? {
             Next::Attached(record) => self.take_attached(&record),
             // If it is not plain although it was settled, a peer rewrites it, and is heard later.

@@ -3,6 +3,7 @@
 
 use crate::error::{AttachError, ChannelError, Corruption, SystemError};
 use crate::os::mapping::Mapping;
+use crate::os::reaper::Foreign;
 use crate::os::{memfd, random_number};
 use crate::ring::memory::Memory;
 use crate::ring::segment::Geometry;
@@ -16,6 +17,7 @@ use std::ops::Range;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::ptr::NonNull;
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 
 /// The memory of one pair.
 ///
@@ -28,6 +30,8 @@ pub(crate) struct Region {
     schema: u64,
     pair_id: u128,
     object: (u64, u64),
+    /// Another process may have an end.
+    is_shared: AtomicBool,
 }
 
 impl Region {
@@ -65,7 +69,8 @@ impl Region {
         let geometry = Geometry::new(capacity, limit);
         let pair_id = random_id();
         let object = memfd::identity(&memfd)?;
-        let region = Region { mapping, memfd, geometry, schema, pair_id, object };
+        let is_shared = AtomicBool::new(false);
+        let region = Region { mapping, memfd, geometry, schema, pair_id, object, is_shared };
         region.write_identity();
         Ok(Arc::new(region))
     }
@@ -76,17 +81,21 @@ impl Region {
     /// header must say the same. Header words are loaded once, here, and never again. On failure
     /// the descriptor comes back: there may be address space or memory for it later.
     pub(crate) fn attach(
-        memfd: OwnedFd,
+        memfd: Foreign,
         capacity: u64,
         limit: u64,
         schema: u64,
-    ) -> Result<Arc<Region>, (AttachError, OwnedFd)> {
+    ) -> Result<Arc<Region>, (AttachError, Foreign)> {
         match Region::map(&memfd, capacity, limit) {
             Ok((mapping, geometry, object)) => {
-                let mut region = Region { mapping, memfd, geometry, schema, pair_id: 0, object };
+                // It was found to be plain memory.
+                let memfd = memfd.into_owned();
+                let is_shared = AtomicBool::new(true);
+                let mut region =
+                    Region { mapping, memfd, geometry, schema, pair_id: 0, object, is_shared };
                 match region.check_identity() {
                     Ok(pair_id) => region.pair_id = pair_id,
-                    Err(error) => return Err((error, region.memfd)),
+                    Err(error) => return Err((error, Foreign::new(region.memfd, None))),
                 }
                 Ok(Arc::new(region))
             }
@@ -94,8 +103,19 @@ impl Region {
         }
     }
 
+    /// Another process will have an end from now on.
+    pub(crate) fn mark_shared(&self) {
+        // Relaxed: what that process sends comes later, by way of the kernel.
+        self.is_shared.store(true, Relaxed);
+    }
+
+    /// Whether another process may have an end.
+    pub(crate) fn is_shared(&self) -> bool {
+        self.is_shared.load(Relaxed)
+    }
+
     fn map(
-        memfd: &OwnedFd,
+        memfd: &Foreign,
         capacity: u64,
         limit: u64,
     ) -> Result<(Mapping, Geometry, (u64, u64)), AttachError> {

@@ -425,7 +425,6 @@ impl Sending {
 
     /// Asks the kernel about the peer.
     fn gone(&self) -> Option<CloseReason> {
-        self.end.discard_late_packets();
         self.end.ask_hang_up();
         self.known_end()
     }

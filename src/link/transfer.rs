@@ -6,7 +6,8 @@ use crate::link::endpoint::{Endpoint, Sockets};
 use crate::link::receiving::Receiving;
 use crate::link::region::Region;
 use crate::link::sending::Sending;
-use crate::os::socket::{self, Kind};
+use crate::os::reaper::Foreign;
+use crate::os::socket::{self, Kind, Socket};
 use crate::ring::cursor::Cursor;
 use crate::wire::frame::{CAPSULE_LEN, Capsule, Place, Refused};
 use crate::wire::layout::{MAX_SEGMENTS, VERSION};
@@ -25,12 +26,13 @@ pub(crate) fn create_pair(
     let region = Region::create(capacity, limit, schema)?;
     let (doorbell_a, doorbell_b) = socket::stream_pair()?;
     let (attachments_a, attachments_b) = socket::packet_pair()?;
-    socket::refuse_descriptors(doorbell_a.as_fd());
-    socket::refuse_descriptors(doorbell_b.as_fd());
     socket::enlarge(attachments_a.as_fd());
     socket::enlarge(attachments_b.as_fd());
     let end = |side, doorbell, attachments| {
-        let sockets = Sockets { doorbell, attachments };
+        let sockets = Sockets {
+            doorbell: Socket::without_descriptors(doorbell),
+            attachments: Socket::new(attachments),
+        };
         let end = Arc::new(Endpoint::new(region.clone(), side, 0, sockets));
         let sending = Sending::resume(end.clone(), Cursor::start(0), [0; MAX_SEGMENTS], 0)
             .expect("a fresh region is all zero");
@@ -43,16 +45,16 @@ pub(crate) fn create_pair(
 #[derive(Debug)]
 pub(crate) struct Parts {
     pub capsule: [u8; CAPSULE_LEN],
-    pub memory: OwnedFd,
-    pub doorbell: OwnedFd,
-    pub attachments: OwnedFd,
+    pub memory: Foreign,
+    pub doorbell: Foreign,
+    pub attachments: Foreign,
 }
 
 impl Parts {
     /// From descriptors in the order in which they travel.
     pub(crate) fn new(
         capsule: [u8; CAPSULE_LEN],
-        [memory, doorbell, attachments]: [OwnedFd; 3],
+        [memory, doorbell, attachments]: [Foreign; 3],
     ) -> Parts {
         Parts { capsule, memory, doorbell, attachments }
     }
@@ -60,6 +62,7 @@ impl Parts {
 
 /// Publishes all that the next owner must find published.
 pub(crate) fn settle(sending: &mut Sending, receiving: &mut Receiving) {
+    sending.endpoint().region().mark_shared();
     sending.settle();
     receiving.release_everything();
 }
@@ -109,8 +112,9 @@ pub(crate) fn unpack(
         }
         Err((error, _)) => return Err((error, None)),
     };
-    resume(&capsule, region, Sockets { doorbell, attachments }, is_carrier_trusted)
-        .map_err(|error| (error, None))
+    let own = |socket: Foreign| Socket::new(socket.into_owned());
+    let sockets = Sockets { doorbell: own(doorbell), attachments: own(attachments) };
+    resume(&capsule, region, sockets, is_carrier_trusted).map_err(|error| (error, None))
 }
 
 fn check(parts: &Parts) -> Result<Capsule, AttachError> {
@@ -193,22 +197,25 @@ pub(crate) fn into_descriptor(
     Ok(theirs)
 }
 
-/// Receives an end from a packet socket.
-pub(crate) fn receive(socket: BorrowedFd<'_>) -> Result<Halves, AttachError> {
-    if !socket::is_unix(socket, Kind::Packet) {
+/// Receives an end from a packet socket that another process may have made.
+pub(crate) fn receive(socket: OwnedFd) -> Result<Halves, AttachError> {
+    let socket = Foreign::new(socket, None);
+    if !socket::is_unix(socket.as_fd(), Kind::Packet) {
         return Err(AttachError::NotAPort { what: "the descriptor is no packet socket" });
     }
+    // As a socket of our own it is closed here in the usual case, when nothing more waits at it.
+    let socket = Socket::new(socket.into_owned());
     let mut packet = [0; CAPSULE_LEN + 1];
-    let (len, descriptors) = socket::receive_packet(socket, &mut packet)?;
+    let (len, descriptors) = socket::receive_packet(socket.as_fd(), &mut packet)?;
     from_packet(&packet[..len], descriptors)
 }
 
 /// The end that a packet holds: a capsule and three descriptors.
-pub(crate) fn from_packet(packet: &[u8], descriptors: Vec<OwnedFd>) -> Result<Halves, AttachError> {
+pub(crate) fn from_packet(packet: &[u8], descriptors: Vec<Foreign>) -> Result<Halves, AttachError> {
     let Ok(capsule) = packet.try_into() else {
         return Err(AttachError::NotAPort { what: "no capsule came" });
     };
-    let Ok(descriptors) = <[OwnedFd; 3]>::try_from(descriptors) else {
+    let Ok(descriptors) = <[Foreign; 3]>::try_from(descriptors) else {
         return Err(AttachError::NotAPort { what: "another count of descriptors than three" });
     };
     unpack(Parts::new(capsule, descriptors), false).map_err(|(error, _)| error)

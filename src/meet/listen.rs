@@ -9,7 +9,7 @@ use crate::meet::refused::{RefusedClient, RefusedClients};
 use crate::os::epoll::Epoll;
 use crate::os::name::{self, Connected, NoDirectory, Place, SocketFile};
 use crate::os::poll;
-use crate::os::socket::{self, Received};
+use crate::os::socket::{self, Received, Socket};
 use crate::port::MessagePort;
 use crate::port::channel::{ChannelBuilder, MessageChannel};
 use crate::wire::frame::{CAPSULE_LEN, HELLO_LEN, Hello};
@@ -17,7 +17,7 @@ use crate::wire::layout::{VERSION, payload_format};
 use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
 use std::fmt;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd};
 use std::path::{Path, PathBuf};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -49,7 +49,7 @@ use std::time::{Duration, Instant};
 pub struct Listener {
     /// Before the socket: while that one listens no other listener takes the name.
     file: SocketFile,
-    socket: OwnedFd,
+    socket: Socket,
     builder: ChannelBuilder,
     /// Clients that have not said who they are yet, oldest first.
     guests: RefCell<VecDeque<Guest>>,
@@ -58,7 +58,7 @@ pub struct Listener {
 }
 
 struct Guest {
-    socket: OwnedFd,
+    socket: Socket,
     credentials: PeerCredentials,
 }
 
@@ -115,6 +115,7 @@ impl Listener {
         let epoll = Epoll::new()?;
         epoll.add(socket.as_fd(), 0)?;
         let guests = RefCell::new(VecDeque::new());
+        let socket = Socket::new(socket);
         let refused = Cell::default();
         Ok(Listener { file, socket, builder, guests, epoll, refused })
     }
@@ -224,7 +225,7 @@ impl Listener {
         let hello = match socket::receive(guest.socket.as_fd(), &mut bytes, 0) {
             Ok(Received::Nothing) => return Greeted::Silent,
             Ok(Received::Packet(len, _)) => Hello::decode(&bytes[..len]),
-            Ok(Received::CutOff(_) | Received::NoRoom) | Err(_) => None,
+            Ok(Received::CutOff | Received::NoRoom) | Err(_) => None,
         };
         let ours = our_hello(self.builder.schema_id());
         match hello {
@@ -402,7 +403,7 @@ impl Connect {
             match socket::receive(socket.as_fd(), &mut bytes, 3) {
                 Ok(Received::Packet(0, _)) => return Ok(Attempt::HungUp),
                 Ok(Received::Packet(len, descriptors)) => break (len, descriptors),
-                Ok(Received::CutOff(_)) => {
+                Ok(Received::CutOff) => {
                     let what = "the listener's answer was cut off";
                     return Err(AttachError::NotAPort { what }.into());
                 }

@@ -14,6 +14,7 @@ pub(crate) mod memfd;
 pub(crate) mod name;
 pub(crate) mod poll;
 pub(crate) mod process;
+pub(crate) mod reaper;
 pub(crate) mod socket;
 
 use crate::error::SystemError;

@@ -31,7 +31,7 @@
 use crate::error::SystemError;
 use crate::os::named;
 use crate::os::process::Maker;
-use crate::os::socket::fresh;
+use crate::os::socket::{Socket, fresh};
 use nix::errno::Errno;
 use nix::fcntl::{AT_FDCWD, AtFlags, Flock, FlockArg, OFlag, openat};
 use nix::sys::socket::sockopt::PeerCredentials;
@@ -394,11 +394,11 @@ fn open_directory(path: &Path) -> Result<OwnedFd, SystemError> {
 }
 
 /// The next connection, if one waits.
-pub(crate) fn accept(listening: BorrowedFd<'_>) -> Result<Option<OwnedFd>, SystemError> {
+pub(crate) fn accept(listening: BorrowedFd<'_>) -> Result<Option<Socket>, SystemError> {
     loop {
         let flags = SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK;
         match accept4(listening.as_raw_fd(), flags) {
-            Ok(number) => return Ok(Some(fresh(number))),
+            Ok(number) => return Ok(Some(Socket::new(fresh(number)))),
             Err(Errno::EAGAIN) => return Ok(None),
             // One that has gone again is no failure of the others.
             Err(Errno::EINTR | Errno::ECONNABORTED) => {}
@@ -409,7 +409,7 @@ pub(crate) fn accept(listening: BorrowedFd<'_>) -> Result<Option<OwnedFd>, Syste
 
 /// What became of an attempt to connect.
 pub(crate) enum Connected {
-    Yes(OwnedFd),
+    Yes(Socket),
     /// Nobody listens there.
     Nobody,
     /// So many wait that this one has to try again.
@@ -427,7 +427,7 @@ pub(crate) fn connect_to(path: &Path) -> Result<Connected, SystemError> {
     };
     let socket = new_socket()?;
     match connect(socket.as_raw_fd(), &address.value) {
-        Ok(()) => Ok(Connected::Yes(socket)),
+        Ok(()) => Ok(Connected::Yes(Socket::new(socket))),
         Err(Errno::ENOENT | Errno::ENOTDIR) if address.is_short() && !has_proc() => {
             Err(no_proc(path))
         }

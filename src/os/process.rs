@@ -7,6 +7,7 @@
 #![allow(unsafe_code)]
 
 use crate::error::SystemError;
+use crate::os::reaper::Foreign;
 use crate::os::socket::{self, Received};
 use crate::os::{named, poll};
 use nix::errno::Errno;
@@ -127,7 +128,7 @@ fn receive_pidfd(socket: OwnedFd) -> Result<OwnedFd, (OwnedFd, SystemError)> {
     loop {
         match socket::receive(socket.as_fd(), &mut [0; 2], 1) {
             Ok(Received::Packet(_, mut descriptors)) => {
-                received = descriptors.pop().ok_or(Errno::EMFILE);
+                received = descriptors.pop().map(Foreign::into_owned).ok_or(Errno::EMFILE);
             }
             Ok(Received::NoRoom) if Instant::now() < deadline => {
                 thread::sleep(NAP);
@@ -252,13 +253,15 @@ fn reap_leftovers() {
         let pidfd = match leftover {
             Leftover::Child(pidfd) => pidfd,
             Leftover::Unnamed(socket) => match socket::receive(socket.as_fd(), &mut [0; 2], 1) {
-                Ok(Received::Packet(_, mut descriptors)) => match descriptors.pop() {
-                    Some(pidfd) => {
-                        let _ = kill(pidfd.as_fd());
-                        pidfd
+                Ok(Received::Packet(_, mut descriptors)) => {
+                    match descriptors.pop().map(Foreign::into_owned) {
+                        Some(pidfd) => {
+                            let _ = kill(pidfd.as_fd());
+                            pidfd
+                        }
+                        None => continue,
                     }
-                    None => continue,
-                },
+                }
                 _ => {
                     leftovers.push(Leftover::Unnamed(socket));
                     continue;

@@ -6,6 +6,7 @@
 
 use crate::error::SystemError;
 use crate::os::named;
+use crate::os::reaper::{self, Account, Foreign};
 use nix::errno::Errno;
 use nix::sys::resource::{Resource, getrlimit};
 use nix::sys::socket::{
@@ -14,8 +15,9 @@ use nix::sys::socket::{
 };
 use std::io::{self, IoSlice};
 use std::mem;
-use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
-use std::sync::{Condvar, Mutex, PoisonError};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
+use std::process;
+use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::time::Duration;
 
 /// A connected pair of byte-stream sockets, for a doorbell.
@@ -64,13 +66,32 @@ pub(crate) fn ring(doorbell: BorrowedFd<'_>) -> Rung {
 
 /// Takes out what was rung. At most a few calls, however fast somebody rings.
 ///
-/// Descriptors that a hostile peer hangs on the bytes are closed by the kernel, as there is no room
-/// for them; where the kernel can, they are refused at the source, by `refuse_descriptors`.
+/// Only for a doorbell that refuses descriptors: this call would have the kernel close them, and
+/// wait for that. See [`drain_all`].
 pub(crate) fn drain(doorbell: BorrowedFd<'_>) -> Drained {
+    drain_by(|bytes| recv(doorbell.as_raw_fd(), bytes, MsgFlags::MSG_DONTWAIT))
+}
+
+/// The same for a doorbell that a hostile peer may have hung descriptors on: they are received, and
+/// closed as [`Foreign`] ones are.
+pub(crate) fn drain_all(doorbell: BorrowedFd<'_>, account: &Arc<Account>) -> Drained {
+    drain_by(|bytes| {
+        let most = bytes.len();
+        match receive_now(doorbell, bytes, Some(account)) {
+            Ok(Received::Packet(len, descriptors)) if descriptors.is_empty() => Ok(len),
+            // The call ends behind the bytes that had them: more may be there.
+            Ok(Received::Packet(..) | Received::CutOff) => Ok(most),
+            Ok(Received::Nothing | Received::NoRoom) => Err(Errno::EAGAIN),
+            Err(_) => Ok(0),
+        }
+    })
+}
+
+fn drain_by(mut take: impl FnMut(&mut [u8]) -> nix::Result<usize>) -> Drained {
     let mut bytes = [0; 512];
     let mut drained = Drained::Silent;
     for _ in 0..MAX_DRAIN_CALLS {
-        match recv(doorbell.as_raw_fd(), &mut bytes, MsgFlags::MSG_DONTWAIT) {
+        match take(&mut bytes) {
             Ok(0) => return Drained::HungUp,
             // A short read has emptied it: one call in the usual case.
             Ok(len) if len < bytes.len() => return Drained::Rang,
@@ -120,10 +141,9 @@ pub(crate) fn refuse_more(socket: BorrowedFd<'_>) {
 #[derive(Debug)]
 pub(crate) enum Received {
     /// A packet: so many bytes, and its descriptors.
-    Packet(usize, Vec<OwnedFd>),
-    /// One whose bytes or descriptors did not find room, with the descriptors that came: to be
-    /// closed, which may take long.
-    CutOff(Vec<OwnedFd>),
+    Packet(usize, Vec<Foreign>),
+    /// One whose bytes or descriptors did not find room. Those that came are closed.
+    CutOff,
     /// This process cannot have so many more descriptors at the moment. The packet waits.
     NoRoom,
     /// None is there.
@@ -139,9 +159,19 @@ pub(crate) fn receive(
     bytes: &mut [u8],
     count: usize,
 ) -> Result<Received, SystemError> {
+    receive_for(None, socket, bytes, count)
+}
+
+/// The same for a port, which has an account of what is closed for it.
+pub(crate) fn receive_for(
+    account: Option<&Arc<Account>>,
+    socket: BorrowedFd<'_>,
+    bytes: &mut [u8],
+    count: usize,
+) -> Result<Received, SystemError> {
     let _turn = Turn::take();
     if has_room(count) {
-        return receive_now(socket, bytes);
+        return receive_now(socket, bytes, account);
     }
     // So many are made, and given up again.
     let stand_ins: Result<Vec<_>, _> = (0..count).map(|_| socket.try_clone_to_owned()).collect();
@@ -155,7 +185,7 @@ pub(crate) fn receive(
         }
         Err(source) => return Err(SystemError { call: "fcntl(F_DUPFD_CLOEXEC)", source }),
     }
-    receive_now(socket, bytes)
+    receive_now(socket, bytes, account)
 }
 
 /// Whether the highest `count` numbers below the process's limit are free, as they nearly always
@@ -223,18 +253,32 @@ impl Drop for Turn {
 pub(crate) fn receive_packet(
     socket: BorrowedFd<'_>,
     bytes: &mut [u8],
-) -> Result<(usize, Vec<OwnedFd>), SystemError> {
+) -> Result<(usize, Vec<Foreign>), SystemError> {
     let failed = |source| Err(SystemError { call: "recvmsg", source });
-    match receive_now(socket, bytes)? {
+    match receive_now(socket, bytes, None)? {
         Received::Packet(len, descriptors) => Ok((len, descriptors)),
         Received::Nothing => failed(io::ErrorKind::WouldBlock.into()),
-        Received::CutOff(_) | Received::NoRoom => {
+        Received::CutOff | Received::NoRoom => {
             failed(io::Error::other("the packet or its descriptors were cut off"))
         }
     }
 }
 
-/// Takes the next packet out and lets the kernel close its descriptors.
+/// Takes out the packets that wait and lets the kernel close their descriptors, which may take
+/// long: for the reaper's thread.
+pub(crate) fn discard_packets(socket: BorrowedFd<'_>) {
+    let mut empty = 0;
+    for _ in 0..MAX_DISCARDED {
+        match discard_packet(socket) {
+            Discarded::Packet => {}
+            Discarded::EmptyOrEnd if empty < MAX_EMPTY => empty += 1,
+            Discarded::EmptyOrEnd | Discarded::Nothing => return,
+        }
+    }
+}
+
+/// Takes the next packet out and lets the kernel close its descriptors, which may take long: for a
+/// process that has no room to receive them.
 pub(crate) fn discard_packet(socket: BorrowedFd<'_>) -> Discarded {
     let mut byte = [0];
     for _ in 0..MAX_RESETS {
@@ -258,7 +302,100 @@ pub(crate) enum Discarded {
     Nothing,
 }
 
-fn receive_now(socket: BorrowedFd<'_>, bytes: &mut [u8]) -> Result<Received, SystemError> {
+/// Lets no more come to this socket, which is this end's alone.
+pub(crate) fn stop_receiving(socket: BorrowedFd<'_>) {
+    // It fails only where nothing can come any more.
+    let _ = shutdown(socket.as_raw_fd(), Shutdown::Read);
+}
+
+/// Whether something waits at a socket that closing it would close. For a stream socket, and where
+/// only this crate sends to the other end (`is_honest`), the count of bytes tells. Packets without
+/// bytes are seen by the kernel's own count of descriptors alone.
+pub(crate) fn holds_something(socket: BorrowedFd<'_>, is_honest: bool) -> bool {
+    match waiting_bytes(socket) {
+        Some(0) if is_honest => false,
+        _ => has_descriptors_waiting(socket),
+    }
+}
+
+/// Bytes that wait at a socket: FIONREAD. It waits for no lock that another holder can keep.
+fn waiting_bytes(socket: BorrowedFd<'_>) -> Option<u64> {
+    let mut count: libc::c_int = 0;
+    // SAFETY: the call writes one integer to the place that it is given.
+    let answer = unsafe { libc::ioctl(socket.as_raw_fd(), libc::FIONREAD, &raw mut count) };
+    u64::try_from(count).ok().filter(|_| answer == 0)
+}
+
+/// Whether descriptors wait at a socket, as /proc says; also where that is not known.
+fn has_descriptors_waiting(socket: BorrowedFd<'_>) -> bool {
+    let path = format!("/proc/thread-self/fdinfo/{}", socket.as_raw_fd());
+    let Ok(text) = std::fs::read_to_string(path) else { return true };
+    let count = text.lines().find_map(|line| line.strip_prefix("scm_fds:"));
+    count.is_none_or(|count| count.trim() != "0")
+}
+
+/// A socket of this process at which another one may have left descriptors. Dropping it holds up
+/// nobody, and tells the peer at once: what may take long to close goes to the reaper's thread.
+#[derive(Debug)]
+pub(crate) struct Socket {
+    /// `None` only while it is dropped.
+    descriptor: Option<OwnedFd>,
+    /// Descriptors cannot come to it.
+    pub refuses_descriptors: bool,
+    /// Only this crate sends to it: no packet is without bytes.
+    pub is_honest: bool,
+    /// It is another process's by now, or will be.
+    pub has_moved: bool,
+    /// The process that has it: a copy of that process must not shut it down.
+    owner: u32,
+}
+
+impl Socket {
+    pub(crate) fn new(descriptor: OwnedFd) -> Socket {
+        Socket {
+            descriptor: Some(descriptor),
+            refuses_descriptors: false,
+            is_honest: false,
+            has_moved: false,
+            owner: process::id(),
+        }
+    }
+
+    /// One that was just made here, and gets no descriptors, where the kernel can refuse them.
+    pub(crate) fn without_descriptors(descriptor: OwnedFd) -> Socket {
+        let refuses_descriptors = refuse_descriptors(descriptor.as_fd());
+        let mut socket = Socket::new(descriptor);
+        socket.refuses_descriptors = refuses_descriptors;
+        socket
+    }
+}
+
+impl AsFd for Socket {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.descriptor.as_ref().expect("there until it is dropped").as_fd()
+    }
+}
+
+impl Drop for Socket {
+    fn drop(&mut self) {
+        let Some(socket) = self.descriptor.take() else { return };
+        if !self.refuses_descriptors {
+            if !self.has_moved && self.owner == process::id() {
+                // Nothing comes between the look and the close; and the peer hears of it now.
+                let _ = shutdown(socket.as_raw_fd(), Shutdown::Both);
+            }
+            if holds_something(socket.as_fd(), self.is_honest || self.has_moved) {
+                reaper::close_later(socket);
+            }
+        }
+    }
+}
+
+fn receive_now(
+    socket: BorrowedFd<'_>,
+    bytes: &mut [u8],
+    account: Option<&Arc<Account>>,
+) -> Result<Received, SystemError> {
     // Full size, plus what SO_PASSCRED and its like would add; aligned for its headers.
     let mut control = [0u64; 512];
     let mut part = libc::iovec { iov_base: bytes.as_mut_ptr().cast(), iov_len: bytes.len() };
@@ -284,8 +421,10 @@ fn receive_now(socket: BorrowedFd<'_>, bytes: &mut [u8]) -> Result<Received, Sys
     };
     let (descriptors, unasked) = take_descriptors(&message);
     drop(unasked);
+    let foreign = |descriptor| Foreign::new(descriptor, account.cloned());
+    let descriptors = descriptors.into_iter().map(foreign).collect();
     if message.msg_flags & (libc::MSG_TRUNC | libc::MSG_CTRUNC) != 0 {
-        return Ok(Received::CutOff(descriptors));
+        return Ok(Received::CutOff);
     }
     Ok(Received::Packet(len, descriptors))
 }
@@ -352,11 +491,13 @@ pub(crate) enum Kind {
 /// A descriptor that comes unasked is closed by whoever drains or closes the socket, and closing
 /// can be made to take long, by a TCP socket that lingers, say. Only for a socket that was just
 /// made: setting an option waits for the socket's lock, which another holder can keep.
-pub(crate) fn refuse_descriptors(socket: BorrowedFd<'_>) {
+///
+/// Says whether the kernel does so.
+fn refuse_descriptors(socket: BorrowedFd<'_>) -> bool {
     let value: libc::c_int = 0;
     // SAFETY: `value` is valid for the call, with its length. A kernel that does not know the
     // option refuses it.
-    unsafe {
+    let answer = unsafe {
         libc::setsockopt(
             socket.as_raw_fd(),
             libc::SOL_SOCKET,
@@ -365,6 +506,7 @@ pub(crate) fn refuse_descriptors(socket: BorrowedFd<'_>) {
             size_of_val(&value) as libc::socklen_t,
         )
     };
+    answer == 0
 }
 
 fn pair(kind: SockType) -> Result<(OwnedFd, OwnedFd), SystemError> {
@@ -411,6 +553,10 @@ const LONGEST_TURN: Duration = Duration::from_millis(20);
 const MAX_DRAIN_CALLS: u32 = 16;
 /// Resets and interruptions of one call that are waited out.
 const MAX_RESETS: u32 = 16;
+/// Packets that are closed at a time; what is left goes with its socket.
+const MAX_DISCARDED: u32 = 20_000;
+/// Packets without bytes, which only a hostile peer sends, before they are taken for the end.
+const MAX_EMPTY: u32 = 64;
 const SEND_BUFFER: usize = 8 << 20;
 /// `SO_PASSRIGHTS` of Linux 6.16, which the C library's headers do not always have.
 const SO_PASSRIGHTS: libc::c_int = 83;

@@ -75,7 +75,7 @@ pub(crate) fn take_buffer(of: &impl Content) -> Result<Buffer, MessageError> {
 pub(crate) fn take_descriptor(of: &impl Content) -> Result<OwnedFd, MessageError> {
     take(of, Kind::Descriptor, "descriptor", |part, _| {
         let Part::Descriptor(descriptor) = part else { unreachable!("asked for") };
-        Ok(descriptor)
+        Ok(descriptor.into_owned())
     })
 }
 

@@ -203,6 +203,7 @@ impl MessagePort {
 
     /// Sets who is told when the port is started or closed.
     pub(crate) fn set_watcher(&self, watcher: Option<Watcher>) {
+        self.receiver.set_patient(watcher.is_none());
         *self.watcher.borrow_mut() = watcher;
     }
 

@@ -147,6 +147,16 @@ impl Receiver {
         }
     }
 
+    /// See [`Receiving::set_patient`].
+    pub(crate) fn set_patient(&self, is_patient: bool) {
+        self.receiving.borrow_mut().set_patient(is_patient);
+    }
+
+    /// Whether the next message waits until more of what came through this port is closed.
+    pub(crate) fn waits_for_reaper(&self) -> bool {
+        self.receiving.borrow().waits_for_reaper()
+    }
+
     /// Whether the doorbell was silenced since this was last asked.
     #[cfg(any(feature = "tokio", feature = "async-io"))]
     pub(crate) fn has_silenced(&self) -> bool {

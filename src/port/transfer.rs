@@ -212,7 +212,7 @@ impl MessagePort {
     /// [`AttachError`] if it is not such a descriptor, or not of a program that can be talked to,
     /// or if the port was taken out of it before. The descriptor is closed in any case.
     pub fn from_fd(descriptor: OwnedFd) -> Result<MessagePort, AttachError> {
-        transfer::receive(descriptor.as_fd()).map(MessagePort::new)
+        transfer::receive(descriptor).map(MessagePort::new)
     }
 }
 

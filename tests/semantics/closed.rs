@@ -37,7 +37,7 @@ fn c15_near(port: MessagePort) {
     event_loop.run().expect("the loop has no port left");
     assert_eq!(log.take(), [numbers(0..MANY), vec!["a port".into()]].concat());
     assert_eq!(event_loop.ids().count(), 0);
-    assert_eq!(receive_end(&held), CloseReason::PeerDropped, "with the event that it came by");
+    assert_eq!(receive_end(&held), CloseReason::PeerDied, "closed with the event that it came by");
 }
 
 fn c15_far(port: MessagePort) {

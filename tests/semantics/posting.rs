@@ -337,7 +337,7 @@ fn p16_far(port: MessagePort) {
     port.post_bytes(&[0; 8]).expect("room");
     port.post_message(&0u8).expect("room");
     port.post_message(&"two".to_string()).expect("room");
-    assert_eq!(receive_end(&moved.port1), CloseReason::PeerDropped);
+    assert_eq!(receive_end(&moved.port1), CloseReason::PeerDied);
 }
 
 between_two_ends!("posting", p16_what_cannot_be_read_is_a_message_error, p16_near, p16_far);

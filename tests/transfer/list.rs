@@ -126,9 +126,18 @@ pub fn trust(port: &MessagePort) {
     unsafe { port.trust_peer() };
 }
 
+/// Of an untrusted carrier the kernel tells, as the port is closed and no more; over a trusted one
+/// the port itself does.
 #[test]
-fn ports_that_nobody_takes_say_so_to_their_peers() {
+fn ports_that_nobody_takes_end_for_their_peers() {
+    ports_that_nobody_takes_end(channel(), CloseReason::PeerDied);
     let carrier = channel();
+    trust(&carrier.port2);
+    ports_that_nobody_takes_end(carrier, CloseReason::PeerDropped);
+}
+
+#[track_caller]
+fn ports_that_nobody_takes_end(carrier: MessageChannel, reason: CloseReason) {
     let (untaken, taken) = (channel(), channel());
     untaken.port1.post_text("never read").expect("room");
     let list: Vec<Transferable> = vec![taken.port2.into(), untaken.port2.into()];
@@ -137,7 +146,7 @@ fn ports_that_nobody_takes_say_so_to_their_peers() {
     let port = event.take_port().expect("a port");
     assert!(!untaken.port1.is_closed(), "it can still be taken");
     drop(event);
-    assert_eq!(receive_end(&untaken.port1), CloseReason::PeerDropped);
+    assert_eq!(receive_end(&untaken.port1), reason);
     assert_eq!(untaken.port1.undelivered().messages, 1);
     assert_entangled(&taken.port1, &port);
 }
@@ -149,7 +158,7 @@ fn a_message_that_is_discarded_ends_what_moved_with_it() {
     carrier.port1.post_text_with("unwanted", [lost.port2.into()]).expect("room");
     carrier.port1.post_text_with("wanted", [token(5).into()]).expect("room");
     assert!(carrier.port2.discard_next().expect("an open port"));
-    assert_eq!(receive_end(&lost.port1), CloseReason::PeerDropped);
+    assert_eq!(receive_end(&lost.port1), CloseReason::PeerDied);
     let event = receive(&carrier.port2);
     assert_eq!(event.text().expect("a text"), "wanted");
     assert_eq!(number_of(&event.take_descriptor().expect("a descriptor")), 5);

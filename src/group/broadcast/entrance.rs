@@ -6,7 +6,7 @@ use crate::link::transfer;
 use crate::os::crowd::{Crowd, MOST_WAITING};
 use crate::os::epoll::Epoll;
 use crate::os::name;
-use crate::os::socket::{self, Received};
+use crate::os::socket::{self, Received, Socket};
 use crate::port::MessagePort;
 use crate::wire::frame::{CAPSULE_LEN, INTRODUCTION_LEN, Introduction, PORT_DESCRIPTORS};
 use std::collections::VecDeque;
@@ -19,9 +19,9 @@ use std::sync::Arc;
 pub(super) struct Entrance {
     signature: Signature,
     crowd: Arc<Crowd>,
-    socket: OwnedFd,
+    socket: Socket,
     /// Oldest first.
-    guests: VecDeque<OwnedFd>,
+    guests: VecDeque<Socket>,
     /// Bytes that a lane of theirs may hold at the most: they are kept here if nobody receives.
     most_limit: usize,
 }
@@ -37,6 +37,7 @@ enum Heard {
 impl Entrance {
     /// Of a socket that listens in the crowd, under the name that the signature is.
     pub(super) fn new(signature: Signature, crowd: Arc<Crowd>, socket: OwnedFd) -> Entrance {
+        let socket = Socket::new(socket);
         Entrance { signature, crowd, socket, guests: VecDeque::new(), most_limit: USUAL_LIMIT }
     }
 
@@ -106,7 +107,7 @@ impl Entrance {
     /// Hears a guest, who stays if it has said nothing yet, or could not be heard.
     fn attend(
         &mut self,
-        guest: OwnedFd,
+        guest: Socket,
         welcome: &mut impl FnMut(u128, MessagePort) -> Result<(), BroadcastError>,
     ) -> Result<(), BroadcastError> {
         match self.hear(guest.as_fd()) {
@@ -147,7 +148,7 @@ impl Entrance {
         let (len, descriptors) = match socket::receive(guest, &mut bytes, PORT_DESCRIPTORS) {
             Ok(Received::Nothing) => return Ok(Heard::Nothing),
             Ok(Received::Packet(len, descriptors)) => (len, descriptors),
-            Ok(Received::CutOff(_)) => return Ok(Heard::Refused),
+            Ok(Received::CutOff) => return Ok(Heard::Refused),
             Ok(Received::NoRoom) => return Err(no_room().into()),
             Err(error) if error.is_lack() => return Err(error.into()),
             Err(_) => return Ok(Heard::Refused),

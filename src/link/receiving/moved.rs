@@ -5,6 +5,7 @@ use crate::error::{Corruption, RecvError};
 use crate::link::cargo::{Kind, Parcel, Part};
 use crate::link::payload::{Payload, Ticket};
 use crate::link::pool::{PeerPool, Pooled};
+use crate::os::reaper;
 use crate::os::socket::{self, Discarded, Received};
 use crate::ring::consumer::Record;
 use crate::wire::frame::MAX_PACKET_LEN;
@@ -21,7 +22,12 @@ impl Receiving {
     ) -> Result<(), RecvError> {
         self.short_since = None;
         match self.receive_parcel(descriptors, sequence) {
-            Ok(parcel) => parcel.abandon(),
+            Ok(mut parcel) => {
+                parcel.is_trusted = self.end.is_trusted();
+                parcel.abandon();
+            }
+            // Its packet waits behind others that are closed first.
+            Err(error) if self.waits_for_reaper => return Err(error),
             Err(RecvError::OutOfDescriptors { .. }) => {
                 self.short_since = None;
                 socket::discard_packet(self.end.attachments());
@@ -113,16 +119,21 @@ impl Receiving {
         let wrong = |found| Corruption::unequal("number of a packet", found, sequence);
         let mut bytes = [0; MAX_PACKET_LEN + 1];
         for _ in 0..MOST_ORPHANS {
-            let socket = self.end.attachments();
-            let received = match socket::receive(socket, &mut bytes, usize::from(expected)) {
+            let (socket, account) = (self.end.attachments(), self.end.account());
+            self.waits_for_reaper =
+                !account.has_room() && !(self.is_patient && reaper::wait_for_room(account));
+            if self.waits_for_reaper {
+                return Err(RecvError::OutOfDescriptors { needed: expected });
+            }
+            let count = usize::from(expected);
+            let received = match socket::receive_for(Some(account), socket, &mut bytes, count) {
                 // A socket that nobody is connected to, say: nothing will ever come from it.
                 Err(error) if !error.is_lack() => return Err(self.broken(wrong(0))),
                 received => received?,
             };
             match received {
                 Received::NoRoom => return self.short_of_descriptors(expected),
-                Received::CutOff(leftovers) => {
-                    drop(leftovers);
+                Received::CutOff => {
                     self.short_since = None;
                     return Ok(Parcel::lost(expected));
                 }
@@ -158,10 +169,23 @@ impl Receiving {
             return Err(RecvError::OutOfDescriptors { needed });
         }
         self.short_since = None;
+        // There is no room to receive its descriptors into, so that they are closed here.
         if socket::discard_packet(self.end.attachments()) != Discarded::Packet {
             return Err(self.broken(Corruption::unequal("packets beside a message", 0, 1)));
         }
         Ok(Parcel::lost(needed))
+    }
+
+    /// Whether a look waits a moment where more of this port's descriptors are about to be closed.
+    /// Whoever serves other ports as well serves those meanwhile.
+    pub(crate) fn set_patient(&mut self, is_patient: bool) {
+        self.is_patient = is_patient;
+    }
+
+    /// Whether the last look found a message whose packet waits until more of this port's
+    /// descriptors were closed.
+    pub(crate) fn waits_for_reaper(&self) -> bool {
+        self.waits_for_reaper
     }
 
     /// What moved with a message that is alive, if anything is left of it.

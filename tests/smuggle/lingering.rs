@@ -1,0 +1,372 @@
+//! Descriptors whose close takes long hold up no call: a TCP socket that lingers, as the other side
+//! does not read what was sent to it.
+//!
+//! A second one of its kind is closed by a thread before each call, and must still be about it when
+//! the call has returned. So no test needs a clock.
+
+use crate::common::parts::{ATTACHMENTS, Parts};
+use crate::common::role::play;
+use crate::common::{receive, receive_end, receive_text, wait_until, wait_until_asleep};
+use crate::{Entry, Pair, null};
+use messageport::{
+    CloseReason, EventLoop, Listener, MessageChannel, MessagePort, PortSet, PostError, RecvError,
+    Transferable,
+};
+use nix::sys::eventfd::EventFd;
+use nix::sys::socket::{setsockopt, sockopt};
+use std::cell::RefCell;
+use std::fs;
+use std::io::{ErrorKind, Write};
+use std::net::{TcpListener, TcpStream};
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::net::UnixStream;
+use std::rc::Rc;
+use std::sync::mpsc;
+use std::thread::{self, JoinHandle};
+use std::time::Duration;
+
+/// A socket whose last close takes a minute, or until what comes with it is dropped.
+fn lingering() -> (OwnedFd, TcpStream) {
+    let listener = TcpListener::bind("127.0.0.1:0").expect("a port of this machine");
+    setsockopt(&listener, sockopt::RcvBuf, &4096).expect("an option");
+    let mut near = TcpStream::connect(listener.local_addr().expect("bound")).expect("a listener");
+    let (far, _) = listener.accept().expect("a connection");
+    let linger = libc::linger { l_onoff: 1, l_linger: 60 };
+    setsockopt(&near, sockopt::Linger, &linger).expect("an option");
+    near.set_nonblocking(true).expect("a flag");
+    loop {
+        match near.write(&[0; 4096]) {
+            Ok(_) => {}
+            Err(error) if error.kind() == ErrorKind::WouldBlock => return (near.into(), far),
+            Err(error) => panic!("{error}"),
+        }
+    }
+}
+
+/// A close that takes long, and has begun.
+struct Control {
+    thread: JoinHandle<()>,
+    far: TcpStream,
+}
+
+impl Control {
+    fn begin() -> Control {
+        let (near, far) = lingering();
+        let (tell, told) = mpsc::channel();
+        let thread = thread::spawn(move || {
+            tell.send(nix::unistd::gettid()).expect("the test listens");
+            drop(near);
+        });
+        wait_until_asleep(told.recv().expect("the thread runs"));
+        Control { thread, far }
+    }
+
+    #[track_caller]
+    fn assert_still_closing(self, what: &str) {
+        assert!(!self.thread.is_finished(), "{what} was held up by a close");
+        drop(self.far);
+        self.thread.join().expect("the close returns");
+    }
+}
+
+/// Makes a call of which a close that lingers must not hold up the caller.
+#[track_caller]
+fn assert_free<T>(what: &str, act: impl FnOnce() -> T) -> T {
+    let control = Control::begin();
+    let answer = act();
+    control.assert_still_closing(what);
+    answer
+}
+
+/// Leaves a lingering socket in a packet, as the last one who has it.
+fn smuggle(pair: &Pair, sequence: u64, entries: usize) -> TcpStream {
+    let (near, far) = lingering();
+    pair.packet(sequence, &vec![Entry::Descriptor; entries], &[near.as_fd()]);
+    far
+}
+
+fn channel() -> MessageChannel {
+    MessageChannel::new().expect("a channel")
+}
+
+/// Posts a lingering socket as an honest peer does.
+fn post_lingering(port: &MessagePort) -> TcpStream {
+    let (near, far) = lingering();
+    port.post_text_with("it lingers", [near.into()]).expect("room");
+    far
+}
+
+#[test]
+fn a_packet_without_a_record_holds_up_no_try_recv() {
+    fn victim() {
+        let mut pair = Pair::new();
+        let _far = smuggle(&pair, 0, 1);
+        pair.packet(1, &[Entry::Descriptor], &[null().as_fd()]);
+        pair.record(1, 1);
+        assert_free("try_recv", || {
+            assert!(pair.victim.try_recv().expect("an open port").is_some());
+        });
+    }
+    let name = "lingering::a_packet_without_a_record_holds_up_no_try_recv";
+    play(name, &[("victim", victim)]);
+}
+
+#[test]
+fn a_wrong_packet_holds_up_no_recv_with_a_timeout() {
+    fn victim() {
+        let mut pair = Pair::new();
+        let _far = smuggle(&pair, 0, 2);
+        pair.record(1, 0);
+        assert_free("recv_timeout", || {
+            let answer = pair.victim.recv_timeout(Duration::from_millis(1)).map(drop);
+            let Err(RecvError::Closed { reason: CloseReason::Corrupt(_) }) = answer else {
+                panic!("{answer:?}")
+            };
+        });
+    }
+    let name = "lingering::a_wrong_packet_holds_up_no_recv_with_a_timeout";
+    play(name, &[("victim", victim)]);
+}
+
+#[test]
+fn what_is_left_at_the_end_holds_up_neither_the_end_nor_the_drop() {
+    fn victim() {
+        for is_empty in [false, true] {
+            let pair = Pair::new();
+            let (near, _far) = lingering();
+            // Such a packet counts no bytes.
+            let bytes: &[u8] = if is_empty { &[] } else { &[1] };
+            pair.send(bytes, &[near.as_fd()]);
+            drop(near);
+            let Pair { victim, parts, region, .. } = pair;
+            drop((parts, region));
+            assert_free("try_recv", || {
+                wait_until("the end comes", || victim.try_recv().is_err());
+            });
+            assert_free("drop", || drop(victim));
+        }
+    }
+    let name = "lingering::what_is_left_at_the_end_holds_up_neither_the_end_nor_the_drop";
+    play(name, &[("victim", victim)]);
+}
+
+#[test]
+fn dropping_a_port_is_held_up_by_nothing_in_its_queue_and_its_peer_is_told() {
+    fn victim() {
+        for is_empty in [false, true] {
+            let pair = Pair::new();
+            let (near, _far) = lingering();
+            let bytes: &[u8] = if is_empty { &[] } else { &[1] };
+            pair.send(bytes, &[near.as_fd()]);
+            drop(near);
+            let Pair { victim, parts, region, .. } = pair;
+            assert_free("drop", || {
+                drop(victim);
+                let port = parts.into_port().expect("the other end");
+                assert_eq!(receive_end(&port), CloseReason::PeerDropped);
+                // The sockets say so, too.
+                let error = port.post_text_with("late", [null().into()]).expect_err("no peer");
+                assert!(matches!(error.reason(), PostError::Closed { .. }), "{error}");
+            });
+            drop(region);
+        }
+        // And the hang-up alone, while the thread that closes is busy.
+        let MessageChannel { port1, port2 } = channel();
+        let _far = post_lingering(&port1);
+        let parts = Parts::of(port1);
+        assert_free("drop", || {
+            drop(port2);
+            let socket = &parts.descriptors[ATTACHMENTS];
+            let refused = crate::common::parts::send(socket, &[1], &[]);
+            let expected = [nix::errno::Errno::EPIPE, nix::errno::Errno::ECONNRESET];
+            assert!(refused.is_err_and(|errno| expected.contains(&errno)), "{refused:?}");
+        });
+    }
+    let name = "lingering::dropping_a_port_is_held_up_by_nothing_in_its_queue_and_its_peer_is_told";
+    play(name, &[("victim", victim)]);
+}
+
+#[test]
+fn a_sender_whose_receiver_was_dropped_is_held_up_by_nothing_that_comes() {
+    fn victim() {
+        let pair = Pair::new();
+        let _far = smuggle(&pair, 0, 1);
+        let (sender, receiver) = pair.victim.split();
+        assert_free("drop of the receiver", || drop(receiver));
+        // Nothing more can be left there.
+        let socket = &pair.parts.descriptors[ATTACHMENTS];
+        let refused = crate::common::parts::send(socket, &[1], &[null().as_fd()]);
+        assert_eq!(refused, Err(nix::errno::Errno::EPIPE));
+        assert_free("post_bytes", || {
+            sender.post_bytes(b"one way").expect("room");
+            assert!(!sender.is_closed());
+        });
+        assert_free("drop of the sender", || drop(sender));
+    }
+    let name = "lingering::a_sender_whose_receiver_was_dropped_is_held_up_by_nothing_that_comes";
+    play(name, &[("victim", victim)]);
+}
+
+#[test]
+fn events_and_messages_that_are_dropped_hold_up_nobody() {
+    fn victim() {
+        let MessageChannel { port1, port2 } = channel();
+        let _fars: Vec<TcpStream> = (0..4).map(|_| post_lingering(&port1)).collect();
+        assert_free("drop of an event", || drop(receive(&port2)));
+        assert_free("drop of a message", || drop(receive(&port2).into_message()));
+        assert_free("discard_next", || assert!(port2.discard_next().expect("a message")));
+        // What the program takes is the program's.
+        let taken = receive(&port2).take_descriptor().expect("a descriptor");
+        let (sent, kept) = UnixStream::pair().expect("a pair");
+        port1.post_text_with("a socket", [sent.into()]).expect("room");
+        drop(receive(&port2));
+        let _kept = kept;
+        thread::spawn(move || drop(taken));
+    }
+    let name = "lingering::events_and_messages_that_are_dropped_hold_up_nobody";
+    play(name, &[("victim", victim)]);
+}
+
+/// Closing the last reference of a Unix socket closes what is in its queue.
+#[test]
+fn a_socket_with_a_lingering_one_in_its_queue_holds_up_nobody() {
+    fn victim() {
+        let MessageChannel { port1, port2 } = channel();
+        let inner = channel();
+        let _far = post_lingering(&inner.port1);
+        port1.post_text_with("a port", [inner.port2.into()]).expect("room");
+        assert_free("drop of an event", || drop(receive(&port2)));
+        wait_until("its peer is told", || inner.port1.is_closed());
+    }
+    let name = "lingering::a_socket_with_a_lingering_one_in_its_queue_holds_up_nobody";
+    play(name, &[("victim", victim)]);
+}
+
+#[test]
+fn other_ports_of_a_loop_are_served() {
+    fn victim() {
+        let (hostile, honest) = (channel(), channel());
+        let heard = Rc::new(RefCell::new(Vec::new()));
+        let mut event_loop = EventLoop::new().expect("a loop");
+        let (tell, told) = mpsc::channel();
+        for port in [hostile.port2, honest.port2] {
+            let tell = tell.clone();
+            port.on_message(move |event| {
+                let text = event.message().expect("a message").text().expect("a text").to_string();
+                tell.send(text).expect("the test listens");
+            });
+            event_loop.add(port).expect("a descriptor");
+        }
+        let _fars: Vec<TcpStream> = (0..3).map(|_| post_lingering(&hostile.port1)).collect();
+        honest.port1.post_text("honest").expect("room");
+        assert_free("a turn of the loop", || {
+            event_loop.run_until_idle().expect("a turn");
+            heard.borrow_mut().extend(told.try_iter());
+        });
+        assert_eq!(heard.borrow().len(), 4);
+        let _last = post_lingering(&hostile.port1);
+        drop(hostile.port1);
+        assert_free("the end of a port in a loop", || {
+            event_loop.run_until_idle().expect("a turn");
+        });
+    }
+    play("lingering::other_ports_of_a_loop_are_served", &[("victim", victim)]);
+}
+
+#[test]
+fn a_client_that_never_becomes_one_holds_up_no_accept() {
+    fn victim() {
+        let directory = tempfile::tempdir().expect("a directory");
+        let path = directory.path().join("door");
+        let listener = Listener::bind_at(&path, MessageChannel::builder()).expect("a name");
+        let (near, _far) = lingering();
+        let guest = nix::sys::socket::socket(
+            nix::sys::socket::AddressFamily::Unix,
+            nix::sys::socket::SockType::SeqPacket,
+            nix::sys::socket::SockFlag::SOCK_CLOEXEC,
+            None,
+        )
+        .expect("a socket");
+        let address = nix::sys::socket::UnixAddr::new(&path).expect("a short path");
+        nix::sys::socket::connect(std::os::fd::AsRawFd::as_raw_fd(&guest), &address)
+            .expect("it listens");
+        for _ in 0..2 {
+            crate::common::parts::send(&guest, b"no hello", &[near.as_fd()]).expect("room");
+        }
+        drop((guest, near));
+        assert_free("try_accept", || {
+            assert!(listener.try_accept().expect("a listener").is_none());
+        });
+    }
+    play("lingering::a_client_that_never_becomes_one_holds_up_no_accept", &[("victim", victim)]);
+}
+
+/// While a close takes long the port that it came through is served so long as the bound is not
+/// reached, and not any more then; all others are, and it is itself when the close returns.
+#[test]
+fn what_waits_to_be_closed_is_bounded() {
+    fn victim() {
+        let (hostile, honest) = (channel(), channel());
+        let far = post_lingering(&hostile.port1);
+        drop(receive(&hostile.port2));
+        let before = count_descriptors();
+        let flood = || -> Vec<Transferable> {
+            let event = || OwnedFd::from(EventFd::new().expect("a descriptor"));
+            (0..64).map(|_| event().into()).collect()
+        };
+        let mut received = 0;
+        loop {
+            hostile.port1.post_text_with("a flood", flood()).expect("room");
+            match hostile.port2.try_recv() {
+                Ok(Some(event)) => drop(event),
+                Err(RecvError::OutOfDescriptors { needed: 64 }) => break,
+                other => panic!("{other:?}"),
+            }
+            received += 1;
+            assert!(received < 20, "{} descriptors", count_descriptors());
+        }
+        assert!(received > 0, "the bound is not that low");
+        assert!(count_descriptors() <= before + 64 * 10);
+        // It is no error that passes by itself, and its message is not lost.
+        thread::sleep(Duration::from_millis(150));
+        let answer = hostile.port2.recv_timeout(Duration::from_millis(1)).map(drop);
+        assert!(matches!(answer, Err(RecvError::Timeout)), "{answer:?}");
+        let mut set = PortSet::new().expect("a descriptor");
+        set.add(honest.port2).expect("a descriptor");
+        honest.port1.post_text_with("served", flood()).expect("room");
+        let (_, event) = set.recv().expect("a message");
+        assert_eq!(event.expect("a message").take_descriptors().expect("all").len(), 64);
+        drop(far);
+        let event = receive(&hostile.port2);
+        assert_eq!(event.take_descriptors().expect("all").len(), 64);
+        drop(event);
+        hostile.port1.post_text("on").expect("room");
+        assert_eq!(receive_text(&hostile.port2), "on");
+    }
+    play("lingering::what_waits_to_be_closed_is_bounded", &[("victim", victim)]);
+}
+
+#[test]
+fn the_thread_ends_when_it_has_nothing_to_do() {
+    fn victim() {
+        let MessageChannel { port1, port2 } = channel();
+        port1.post_text_with("a device", [null().into()]).expect("room");
+        drop(receive(&port2));
+        wait_until("the thread has gone", || !threads().contains("port-reaper"));
+        // It comes back.
+        let (sent, kept) = crate::watched();
+        port1.post_text_with("a socket", [sent.into()]).expect("room");
+        drop(receive(&port2));
+        wait_until("it is closed", || crate::is_closed(&kept));
+    }
+    play("lingering::the_thread_ends_when_it_has_nothing_to_do", &[("victim", victim)]);
+}
+
+fn count_descriptors() -> usize {
+    fs::read_dir("/proc/self/fd").expect("a process has descriptors").count()
+}
+
+fn threads() -> String {
+    let tasks = fs::read_dir("/proc/self/task").expect("a process has threads");
+    tasks.flatten().filter_map(|task| fs::read_to_string(task.path().join("comm")).ok()).collect()
+}
