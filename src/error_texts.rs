@@ -84,6 +84,16 @@ const CORRUPT: Corruption = Corruption::new("message length", 0x900, 0x400);
 const CORRUPT_PARTS: [&str; 3] =
     ["message length is 0x900", "at most 0x400", "so drop the port and look"];
 
+fn flaw_of_name() -> (fn() -> String, [&'static str; 3]) {
+    let parts = ["\"a/b\" is no name", "it has a '/'", "give another one, of 1 to 64 bytes"];
+    (|| "a/b".to_owned(), parts)
+}
+
+fn flaw_of_directory() -> (&'static str, [&'static str; 3]) {
+    let what = "others can write to it";
+    (what, [PATH, what, "mend it, or set XDG_RUNTIME_DIR"])
+}
+
 #[test]
 fn corruptions_say_what_was_found_what_was_expected_and_what_to_do() {
     check(CORRUPT, CORRUPT_PARTS);
@@ -118,10 +128,12 @@ fn errors_of_channels_and_posts() {
         PostError::Closed { .. } => PostError::Closed { reason: CloseReason::PeerDied },
             ["closed, because the peer's process has ended", "an open port", "make a new channel"];
         PostError::QueueFull { .. } =>
-            PostError::QueueFull { len: u64::MAX, unread: u64::MAX, limit: 1 << 32, is_socket: false },
+            PostError::QueueFull {
+                len: u64::MAX, unread: u64::MAX, limit: 1 << 32, is_socket: false,
+            },
             ["of 18446744073709551615 bytes", "of at most 4294967296 bytes", "wait for room"];
         PostError::TooLarge { .. } => PostError::TooLarge { len: 9, max: 8 },
-            ["of 9 bytes can never fit", "at most 8", "a higher limit, or send the bytes in pieces"];
+            ["of 9 bytes can never fit", "at most 8", "a higher limit, or send the bytes"];
         PostError::Busy => PostError::Busy,
             ["busy with a loan", "one thing at a time", "post again when that has ended"];
         PostError::Serialize(_) => PostError::Serialize(flaw()),
@@ -264,10 +276,8 @@ fn errors_of_memory_and_of_what_arrives() {
 
 #[test]
 fn errors_of_meeting() {
-    let directory = [PATH, "others can write to it", "mend it, or set XDG_RUNTIME_DIR"];
-    let what = "others can write to it";
-    let name = || "a/b".to_owned();
-    let bad_name = ["\"a/b\" is no name", "it has a '/'", "give another one, of 1 to 64 bytes"];
+    let (what, directory) = flaw_of_directory();
+    let (name, bad_name) = flaw_of_name();
     texts!(SpawnError {
         SpawnError::Channel(_) =>
             SpawnError::Channel(ChannelError::Io { call: "mmap", source: refusal() }), MMAP;
@@ -305,6 +315,12 @@ fn errors_of_meeting() {
             ConnectError::Io { call: "bind", source: denial() }.at(PATH.as_ref()), BIND;
         ConnectError::Io { .. } => ConnectError::Io { call: "mmap", source: refusal() }, MMAP;
     });
+}
+
+#[test]
+fn errors_of_broadcasting_and_of_parents() {
+    let (what, directory) = flaw_of_directory();
+    let (name, bad_name) = flaw_of_name();
     texts!(BroadcastError {
         BroadcastError::Closed { .. } => BroadcastError::Closed { name: "prices".into() },
             ["\"prices\"", "was closed here", "open it again"];

@@ -1,5 +1,5 @@
-//! Every error as an [`io::Error`](std::io::Error), for functions that return those: `?` converts. The kind says
-//! what a caller would do about it; the error itself is inside, by `get_ref`.
+//! Every error as an [`io::Error`](std::io::Error), for functions that return those: `?` converts.
+//! The kind says what a caller would do about it; the error itself is inside, by `get_ref`.
 
 use super::{
     AttachError, BroadcastError, BufferError, ChannelError, ConnectError, Corruption, ListenError,
