@@ -122,7 +122,7 @@ pub enum PostError {
          a time: post again when that has ended"
     )]
     Busy,
-    /// The value could not be serialised.
+    /// The value could not be serialised, or has more than 254 levels of pointers.
     #[error(
         "the message could not be serialised, and nothing was posted: expected a value whose own \
          `Serialize` succeeds; correct what the source of this error names"

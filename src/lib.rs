@@ -150,6 +150,7 @@ pub use wire::record::Format;
 #[cfg(fuzzing)]
 #[doc(hidden)]
 pub mod fuzzing {
+    pub use crate::link::archive::fuzzing::{Family, decode, mutate};
     pub use crate::link::fuzzing::attach_region;
     pub use crate::ring::fuzzing::{lane_ops, record_stream};
 }

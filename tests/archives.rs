@@ -13,11 +13,11 @@ mod shared;
 
 use crafted::{Raw, hostile_map, hostile_set};
 use messageport::{
-    Buffer, EventLoop, Message, MessageChannel, MessageError, MessagePort, TypedError, rkyv,
+    Buffer, BufferError, EventLoop, Message, MessageChannel, MessageError, MessagePort, TypedError,
+    rkyv,
 };
 use rkyv::collections::btree_map::ArchivedBTreeMap;
 use rkyv::collections::swiss_table::{ArchivedHashMap, ArchivedHashSet, ArchivedIndexMap};
-use rkyv::rancor::Failure;
 use rkyv::string::ArchivedString;
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::sync::{Arc, Mutex};
@@ -73,7 +73,10 @@ fn no_call_takes_a_crafted_map() {
     }
     let mut buffer = Buffer::new(bytes.len()).unwrap();
     buffer.bytes_mut().unwrap().copy_from_slice(&bytes);
-    assert!(buffer.access::<Words>().unwrap_err().to_string().contains("hash table"));
+    let Err(BufferError::Invalid { source, .. }) = buffer.access::<Words>() else {
+        panic!("the map is refused");
+    };
+    assert!(source.to_string().contains("hash table"), "{source}");
     buffer.seal().unwrap();
     for _ in 0..2 {
         assert!(buffer.access::<Words>().is_err(), "nothing is remembered of what was refused");
@@ -156,5 +159,40 @@ fn rkyv_itself_still_accepts_what_is_crafted() {
     assert!(crafted::rkyv_accepts::<Tree>(&crafted::tree_without_a_first_child()), "{TEXT}");
     type Index = ArchivedIndexMap<ArchivedString, rkyv::rend::u64_le>;
     assert!(crafted::rkyv_accepts::<Index>(&crafted::index_map_with_a_far_index()), "{TEXT}");
-    let _ = rkyv::access::<Map, Failure>(&[]);
+}
+
+/// The errors of values are of a type that keeps its text in every build. `rkyv::rancor::Error` says
+/// nothing in a release build.
+#[test]
+fn what_a_value_says_is_kept_in_every_build() {
+    use messageport::{BroadcastError, PostError};
+    use rkyv::rancor::BoxedError;
+
+    fn kept_by_posts(error: PostError) -> Option<BoxedError> {
+        match error {
+            PostError::Serialize(source) => Some(source),
+            _ => None,
+        }
+    }
+    fn kept_by_members(error: BroadcastError) -> Option<BoxedError> {
+        match error {
+            BroadcastError::Serialize(source) => Some(source),
+            _ => None,
+        }
+    }
+    fn kept_by_buffers(error: BufferError) -> Option<BoxedError> {
+        match error {
+            BufferError::Serialize(source) | BufferError::Invalid { source, .. } => Some(source),
+            _ => None,
+        }
+    }
+    let _ = (kept_by_members, kept_by_buffers);
+    let channel = MessageChannel::new().unwrap();
+    let refused = channel.port1.post_message(&crafted::Failing).unwrap_err();
+    let source = kept_by_posts(refused).expect("the value's own error");
+    assert_eq!(source.to_string(), "no more paper");
+    channel.port1.post_message(&[7u8; 3]).unwrap();
+    let error = channel.port2.recv().unwrap().data::<String>().unwrap_err();
+    let text = reason(&error);
+    assert!(text.contains("pointer overran range"), "{text}");
 }

@@ -162,7 +162,7 @@ fn a_close_from_inside_a_serialisation_takes_place_after_it() {
 
 #[derive(rkyv::Archive, rkyv::Serialize, messageport::SafeArchive)]
 #[rkyv(
-    serialize_bounds(__S: rkyv::ser::Writer),
+    serialize_bounds(__S: rkyv::ser::Writer + rkyv::ser::Allocator, __S::Error: rkyv::rancor::Source),
     bytecheck(bounds(
         __C: rkyv::validation::ArchiveContext,
         __C::Error: rkyv::rancor::Source,
@@ -173,25 +173,76 @@ struct Chain {
     next: Option<Box<Chain>>,
 }
 
-/// The check recurses where the type does: without a bound a peer could overflow our stack.
+fn chain(links: usize) -> Chain {
+    let mut chain = Chain { next: None };
+    for _ in 0..links {
+        chain = Chain { next: Some(Box::new(chain)) };
+    }
+    chain
+}
+
+/// The check recurses where the type does: without a bound a peer could overflow our stack. What it
+/// refuses is refused at the post already.
+#[test]
+fn what_is_nested_too_deeply_is_refused_where_it_is_posted() {
+    let channel = MessageChannel::new().unwrap();
+    for links in [0, 1, 100, 253, 254] {
+        channel.port1.post_message(&chain(links)).unwrap();
+        assert!(channel.port2.recv().unwrap().data::<Chain>().is_ok(), "{links} links");
+    }
+    for links in [255, 256, 300] {
+        let refused = channel.port1.post_message(&chain(links));
+        let Err(PostError::Serialize(source)) = refused else {
+            panic!("{links} links: {refused:?}")
+        };
+        assert!(source.to_string().contains("254 levels of pointers"), "{source}");
+        assert!(channel.port2.try_recv().unwrap().is_none(), "nothing was posted");
+        let refused = messageport::Buffer::archive(&chain(links)).unwrap_err();
+        assert!(matches!(refused, messageport::BufferError::Serialize(_)), "{refused:?}");
+    }
+    // A long value is none that is deep.
+    let wide: Vec<Option<Box<Chain>>> = (0..1000).map(|_| Some(Box::new(chain(2)))).collect();
+    channel.port1.post_message(&wide).unwrap();
+    assert_eq!(
+        channel.port2.recv().unwrap().data::<Vec<Option<Box<Chain>>>>().unwrap().len(),
+        1000
+    );
+}
+
+/// A peer that does not use this crate posts it all the same.
 #[test]
 fn an_archive_that_is_nested_too_deeply_is_invalid() {
-    let post = |port: &MessagePort, links: usize| {
-        let mut chain = Chain { next: None };
-        for _ in 0..links {
-            chain = Chain { next: Some(Box::new(chain)) };
-        }
-        port.post_message(&chain).unwrap();
+    let channel = MessageChannel::new().unwrap();
+    let port = channel.port1;
+    let large_stack = std::thread::Builder::new().stack_size(1 << 30);
+    let post = move || {
+        let chain = chain(200_000);
+        let bytes = rkyv::to_bytes::<rkyv::rancor::BoxedError>(&chain).unwrap();
+        port.post_message(&Archived(&bytes)).unwrap();
         // Dropping it would recurse as well.
         std::mem::forget(chain);
     };
-    let channel = MessageChannel::new().unwrap();
-    post(&channel.port1, 100);
-    assert!(channel.port2.recv().unwrap().data::<Chain>().is_ok());
-    let port = channel.port1;
-    let large_stack = std::thread::Builder::new().stack_size(1 << 30);
-    large_stack.spawn(move || post(&port, 200_000)).unwrap().join().unwrap();
+    large_stack.spawn(post).unwrap().join().unwrap();
     assert!(channel.port2.recv().unwrap().data::<Chain>().is_err());
+}
+
+/// Bytes that are posted as an archive.
+struct Archived<'a>(&'a [u8]);
+
+impl rkyv::Archive for Archived<'_> {
+    type Archived = ();
+    type Resolver = ();
+
+    fn resolve(&self, (): (), _: rkyv::Place<()>) {}
+}
+
+impl<'s> rkyv::Serialize<PostSerializer<'s>> for Archived<'_> {
+    fn serialize(
+        &self,
+        serializer: &mut PostSerializer<'s>,
+    ) -> Result<(), rkyv::rancor::BoxedError> {
+        rkyv::ser::Writer::write(serializer, self.0)
+    }
 }
 
 /// Random operations against a queue, with trust on either end, loans, bursts, trims and events

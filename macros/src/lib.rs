@@ -74,12 +74,28 @@ fn expand(input: &DeriveInput) -> Result<TokenStream, Error> {
             true => quote!(true),
             false => quote!(<#archived as #krate::SafeArchive>::CHECKS),
         });
+    let levels =
+        parts.iter().map(|Part { archived, attributes, .. }| match attributes.omits_bounds {
+            true => quote!(u32::MAX),
+            false => quote!(<#archived as #krate::SafeArchive>::LEVELS),
+        });
     Ok(quote! {
         #[automatically_derived]
         // SAFETY: every field is checked, of every variant; rkyv's derive gives the archived type
         // nothing beyond them.
         unsafe impl #parameters #krate::SafeArchive for #archived #arguments #bounds {
             const CHECKS: bool = false #(| #checks)*;
+            const LEVELS: u32 = {
+                let levels: &[u32] = &[#(#levels),*];
+                let (mut most, mut place) = (0, 0);
+                while place < levels.len() {
+                    if levels[place] > most {
+                        most = levels[place];
+                    }
+                    place += 1;
+                }
+                most
+            };
 
             #[allow(unused_variables, clippy::needless_match)]
             fn check(

@@ -19,6 +19,8 @@
 pub(crate) mod pool;
 
 mod containers;
+#[cfg(any(test, fuzzing))]
+pub(crate) mod fuzzing;
 mod plain;
 mod shared;
 mod tables;
@@ -31,6 +33,7 @@ use rkyv::api::high::HighValidator;
 use rkyv::bytecheck::CheckBytes;
 use rkyv::primitive::{ArchivedIsize, ArchivedUsize};
 use rkyv::rancor::{BoxedError, Failure, Source, Strategy};
+use rkyv::util::AlignedVec;
 use rkyv::validation::Validator;
 use rkyv::validation::archive::ArchiveValidator;
 use rkyv::validation::shared::SharedValidator;
@@ -107,6 +110,10 @@ pub unsafe trait SafeArchive {
     /// Whether there is anything to be checked. If not, [`check`](Self::check) is not called.
     const CHECKS: bool;
 
+    /// The most levels of pointers that a value of this type can have; `u32::MAX` if it contains
+    /// itself.
+    const LEVELS: u32;
+
     /// Checks what rkyv's own check leaves out. The value must lie in the bytes that the check was
     /// begun with.
     ///
@@ -153,6 +160,27 @@ pub(crate) const MAX_DEPTH: usize = 256;
 
 /// Most levels below the root that rkyv's check accepts with [`MAX_DEPTH`].
 pub(crate) const MAX_LEVELS: usize = MAX_DEPTH - 2;
+
+/// The greatest of some [`LEVELS`](SafeArchive::LEVELS).
+pub(crate) const fn most(levels: &[u32]) -> u32 {
+    let mut most = 0;
+    let mut rest = levels;
+    while let [first, others @ ..] = rest {
+        if *first > most {
+            most = *first;
+        }
+        rest = others;
+    }
+    most
+}
+
+/// Whether values of the type may be nested deeper than is read.
+pub(crate) const fn may_be_too_deep<T: Receive>() -> bool {
+    <T::Archived as SafeArchive>::LEVELS > MAX_LEVELS as u32
+}
+
+/// Bytes of an archive that is too deep, at least: each level has a pointer of its own.
+pub(crate) const LEAST_TOO_DEEP: usize = (MAX_LEVELS + 1) * size_of::<ArchivedIsize>();
 
 /// What [`SafeArchive::check`] knows of the archive that it walks.
 #[derive(Debug)]
@@ -297,6 +325,26 @@ where
     let archive = ArchiveValidator::with_max_depth(bytes, NonZeroUsize::new(MAX_DEPTH));
     let mut validator = Validator::new(archive, SharedValidator::new());
     rkyv::api::access_with_context::<T, _, E>(bytes, &mut validator)
+}
+
+/// Refuses an archive that a receiver would refuse, with a text for the sender.
+#[cold]
+pub(crate) fn check_own<T: Receive>(bytes: &[u8]) -> Result<(), BoxedError> {
+    #[derive(Debug, thiserror::Error)]
+    #[error(
+        "no receiver could read the value: it has more than {MAX_LEVELS} levels of pointers, or a \
+         `Serialize` of its own writes what is no archive ({reason}); post a flatter value"
+    )]
+    struct Unreadable {
+        reason: BoxedError,
+    }
+
+    let mut aligned = AlignedVec::<16>::with_capacity(bytes.len());
+    aligned.extend_from_slice(bytes);
+    match access::<T>(&aligned) {
+        Ok(_) => Ok(()),
+        Err(reason) => Err(BoxedError::new(Unreadable { reason })),
+    }
 }
 
 /// Access without a check.

@@ -12,17 +12,18 @@
 mod wide;
 
 use crate::error::SystemError;
+use crate::link::archive::{self, Receive, SafeArchive};
 use crate::link::region::Region;
 use crate::ring::consumer::Record;
 use crate::ring::memory::Memory;
 use crate::ring::producer::{Plan, Producer};
 use crate::sync::{AtomicU64, Ordering};
 use crate::wire::record::Format;
+use rkyv::Serialize;
 use rkyv::api::high::HighSerializer;
 use rkyv::rancor::{BoxedError, Fallible, Strategy};
 use rkyv::ser::allocator::{Arena, ArenaHandle};
 use rkyv::ser::{Positional, Serializer, Writer, sharing::Share};
-use rkyv::{Archive, Serialize};
 use std::marker::PhantomData;
 use std::ops::Range;
 use std::ptr::{self, NonNull};
@@ -30,7 +31,8 @@ use std::ptr::{self, NonNull};
 /// The serializer that [`post_message`](crate::MessagePort::post_message) gives to a value.
 pub type PostSerializer<'a> = HighSerializer<PayloadWriter<'a>, ArenaHandle<'a>, BoxedError>;
 
-/// A value that can be posted: anything that derives [`rkyv::Archive`] and [`rkyv::Serialize`].
+/// A value that can be posted: anything that derives [`rkyv::Archive`], [`rkyv::Serialize`] and
+/// [`SafeArchive`](derive@crate::SafeArchive).
 ///
 /// Implemented for all such types; there is nothing to implement by hand.
 ///
@@ -49,9 +51,9 @@ pub type PostSerializer<'a> = HighSerializer<PayloadWriter<'a>, ArenaHandle<'a>,
 /// assert_eq!(channel.port2.recv()?.data::<Order>()?.item, "lamp");
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
-pub trait Post: Archive + for<'a> Serialize<PostSerializer<'a>> {}
+pub trait Post: Receive + for<'a> Serialize<PostSerializer<'a>> {}
 
-impl<T: Archive + for<'a> Serialize<PostSerializer<'a>>> Post for T {}
+impl<T: Receive + for<'a> Serialize<PostSerializer<'a>>> Post for T {}
 
 /// The bytes of a future record, to be written front to back. Counts on when they are used up.
 ///
@@ -175,10 +177,30 @@ fn run<T: Post>(
     writer: PayloadWriter<'_>,
     arena: &mut Arena,
 ) -> Result<usize, BoxedError> {
-    const { assert!(align_of::<T::Archived>() <= 16, "payloads are aligned to 16 bytes") };
+    const {
+        assert!(align_of::<T::Archived>() <= 16, "payloads are aligned to 16 bytes");
+        // What can never be received is not posted either.
+        let _ = <T::Archived as SafeArchive>::CHECKS;
+    };
     let mut serializer = Serializer::new(writer, arena.acquire(), Share::new());
     rkyv::api::serialize_using::<_, BoxedError>(value, &mut serializer)?;
-    Ok(serializer.into_writer().written)
+    let written = serializer.into_writer().written;
+    if const { archive::may_be_too_deep::<T>() } && written >= archive::LEAST_TOO_DEEP {
+        check_depth(value)?;
+    }
+    Ok(written)
+}
+
+/// Refuses a value that is nested too deep to be read: archives it once more, in private memory,
+/// and checks it there. Types that do not contain themselves never come here, nor do short values.
+#[cold]
+fn check_depth<T: Post>(value: &T) -> Result<(), BoxedError> {
+    let mut bytes = Vec::new();
+    let mut arena = Arena::new();
+    let writer = PayloadWriter::appending(&mut bytes);
+    let mut serializer = Serializer::new(writer, arena.acquire(), Share::new());
+    rkyv::api::serialize_using::<_, BoxedError>(value, &mut serializer)?;
+    archive::check_own::<T>(&bytes)
 }
 
 /// Copies `bytes` to where `plan` says.

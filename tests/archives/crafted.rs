@@ -226,3 +226,23 @@ pub fn index_map_with_a_far_index() -> Vec<u8> {
     put(&mut bytes, control - 4 * (bucket + 1), 77);
     bytes
 }
+
+/// Cannot be serialised.
+pub struct Failing;
+
+#[derive(Debug, thiserror::Error)]
+#[error("no more paper")]
+struct NoMorePaper;
+
+impl Archive for Failing {
+    type Archived = ();
+    type Resolver = ();
+
+    fn resolve(&self, (): (), _: Place<()>) {}
+}
+
+impl<S: Fallible<Error: Source> + ?Sized> Serialize<S> for Failing {
+    fn serialize(&self, _: &mut S) -> Result<(), S::Error> {
+        rkyv::rancor::fail!(NoMorePaper)
+    }
+}

@@ -1,7 +1,7 @@
 //! Archived types that hold others: what they hold is walked.
 #![allow(unsafe_code)]
 
-use super::{ArchiveCheck, SafeArchive};
+use super::{ArchiveCheck, SafeArchive, most};
 use rkyv::boxed::ArchivedBox;
 use rkyv::collections::util::Entry;
 use rkyv::niche::niched_option::NichedOption;
@@ -38,6 +38,7 @@ unsafe impl<T: SafeArchive> SafeArchive for [T] {
         assert_sized::<T>();
         T::CHECKS
     };
+    const LEVELS: u32 = T::LEVELS;
 
     #[inline]
     fn check(&self, check: &mut ArchiveCheck<'_>) -> Result<(), BoxedError> {
@@ -54,6 +55,7 @@ unsafe impl<T: SafeArchive> SafeArchive for [T] {
 // SAFETY: each element is walked.
 unsafe impl<T: SafeArchive, const N: usize> SafeArchive for [T; N] {
     const CHECKS: bool = T::CHECKS && N > 0;
+    const LEVELS: u32 = T::LEVELS;
 
     #[inline]
     fn check(&self, check: &mut ArchiveCheck<'_>) -> Result<(), BoxedError> {
@@ -69,6 +71,7 @@ unsafe impl<T: SafeArchive, const N: usize> SafeArchive for [T; N] {
 // SAFETY: what it points to is walked.
 unsafe impl<T: SafeArchive> SafeArchive for ArchivedVec<T> {
     const CHECKS: bool = <[T]>::CHECKS;
+    const LEVELS: u32 = T::LEVELS.saturating_add(1);
 
     #[inline]
     fn check(&self, check: &mut ArchiveCheck<'_>) -> Result<(), BoxedError> {
@@ -79,6 +82,7 @@ unsafe impl<T: SafeArchive> SafeArchive for ArchivedVec<T> {
 // SAFETY: what it points to is walked.
 unsafe impl<T: SafeArchive + ArchivePointee + ?Sized> SafeArchive for ArchivedBox<T> {
     const CHECKS: bool = T::CHECKS;
+    const LEVELS: u32 = T::LEVELS.saturating_add(1);
 
     #[inline]
     fn check(&self, check: &mut ArchiveCheck<'_>) -> Result<(), BoxedError> {
@@ -89,6 +93,7 @@ unsafe impl<T: SafeArchive + ArchivePointee + ?Sized> SafeArchive for ArchivedBo
 // SAFETY: what it may hold is walked.
 unsafe impl<T: SafeArchive> SafeArchive for ArchivedOption<T> {
     const CHECKS: bool = T::CHECKS;
+    const LEVELS: u32 = T::LEVELS;
 
     #[inline]
     fn check(&self, check: &mut ArchiveCheck<'_>) -> Result<(), BoxedError> {
@@ -99,6 +104,7 @@ unsafe impl<T: SafeArchive> SafeArchive for ArchivedOption<T> {
 // SAFETY: what it may point to is walked.
 unsafe impl<T: SafeArchive + ArchivePointee + ?Sized> SafeArchive for ArchivedOptionBox<T> {
     const CHECKS: bool = T::CHECKS;
+    const LEVELS: u32 = T::LEVELS.saturating_add(1);
 
     #[inline]
     fn check(&self, check: &mut ArchiveCheck<'_>) -> Result<(), BoxedError> {
@@ -109,6 +115,7 @@ unsafe impl<T: SafeArchive + ArchivePointee + ?Sized> SafeArchive for ArchivedOp
 // SAFETY: what it may hold is walked.
 unsafe impl<T: SafeArchive, N: Niching<T> + ?Sized> SafeArchive for NichedOption<T, N> {
     const CHECKS: bool = T::CHECKS;
+    const LEVELS: u32 = T::LEVELS;
 
     #[inline]
     fn check(&self, check: &mut ArchiveCheck<'_>) -> Result<(), BoxedError> {
@@ -119,6 +126,7 @@ unsafe impl<T: SafeArchive, N: Niching<T> + ?Sized> SafeArchive for NichedOption
 // SAFETY: what it holds is walked.
 unsafe impl<T: SafeArchive, E: SafeArchive> SafeArchive for ArchivedResult<T, E> {
     const CHECKS: bool = T::CHECKS | E::CHECKS;
+    const LEVELS: u32 = most(&[T::LEVELS, E::LEVELS]);
 
     #[inline]
     fn check(&self, check: &mut ArchiveCheck<'_>) -> Result<(), BoxedError> {
@@ -132,6 +140,7 @@ unsafe impl<T: SafeArchive, E: SafeArchive> SafeArchive for ArchivedResult<T, E>
 // SAFETY: what it may hold is walked.
 unsafe impl<T: SafeArchive> SafeArchive for ArchivedBound<T> {
     const CHECKS: bool = T::CHECKS;
+    const LEVELS: u32 = T::LEVELS;
 
     #[inline]
     fn check(&self, check: &mut ArchiveCheck<'_>) -> Result<(), BoxedError> {
@@ -147,6 +156,7 @@ macro_rules! check_fields {
         // SAFETY: each field is walked.
         unsafe impl<$($type: SafeArchive),+> SafeArchive for $name<$($type),+> {
             const CHECKS: bool = false $(| $type::CHECKS)+;
+            const LEVELS: u32 = most(&[$($type::LEVELS),+]);
 
             #[inline]
             fn check(&self, check: &mut ArchiveCheck<'_>) -> Result<(), BoxedError> {

@@ -25,6 +25,7 @@ where
         assert!(!F::ALLOW_CYCLES, "a shared pointer that may be a cycle cannot be received");
         T::CHECKS
     };
+    const LEVELS: u32 = T::LEVELS.saturating_add(1);
 
     fn check(&self, check: &mut ArchiveCheck<'_>) -> Result<(), BoxedError> {
         let key = (check.place_of(self.get()), TypeId::of::<ArchivedRc<T, F>>());
@@ -47,6 +48,7 @@ where
     F: Flavor,
 {
     const CHECKS: bool = <ArchivedRc<T, F>>::CHECKS;
+    const LEVELS: u32 = T::LEVELS.saturating_add(1);
 
     fn check(&self, check: &mut ArchiveCheck<'_>) -> Result<(), BoxedError> {
         self.upgrade().map_or(Ok(()), |strong| strong.check(check))

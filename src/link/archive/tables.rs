@@ -20,7 +20,7 @@
 //! The test below tries every start for all small capacities.
 #![allow(unsafe_code)]
 
-use super::{ArchiveCheck, SafeArchive, Unsafe};
+use super::{ArchiveCheck, SafeArchive, Unsafe, most};
 use rkyv::collections::swiss_table::{
     ArchivedHashMap, ArchivedHashSet, ArchivedIndexMap, ArchivedIndexSet,
 };
@@ -140,6 +140,7 @@ fn is_full(byte: u8) -> bool {
 // SAFETY: (control) holds, and what the buckets hold is walked.
 unsafe impl<K: SafeArchive, V: SafeArchive, H> SafeArchive for ArchivedHashMap<K, V, H> {
     const CHECKS: bool = true;
+    const LEVELS: u32 = most(&[K::LEVELS, V::LEVELS]).saturating_add(1);
 
     fn check(&self, check: &mut ArchiveCheck<'_>) -> Result<(), BoxedError> {
         check_table(self, self.len(), check)?;
@@ -158,6 +159,7 @@ unsafe impl<K: SafeArchive, V: SafeArchive, H> SafeArchive for ArchivedHashMap<K
 // SAFETY: (control) holds, and what the buckets hold is walked.
 unsafe impl<K: SafeArchive, H> SafeArchive for ArchivedHashSet<K, H> {
     const CHECKS: bool = true;
+    const LEVELS: u32 = K::LEVELS.saturating_add(1);
 
     fn check(&self, check: &mut ArchiveCheck<'_>) -> Result<(), BoxedError> {
         check_table(self, self.len(), check)?;
@@ -172,6 +174,7 @@ unsafe impl<K: SafeArchive, H> SafeArchive for ArchivedHashSet<K, H> {
 // walked.
 unsafe impl<K: SafeArchive, V: SafeArchive, H> SafeArchive for ArchivedIndexMap<K, V, H> {
     const CHECKS: bool = true;
+    const LEVELS: u32 = most(&[K::LEVELS, V::LEVELS]).saturating_add(1);
 
     fn check(&self, check: &mut ArchiveCheck<'_>) -> Result<(), BoxedError> {
         if let Some(table) = check_table(self, self.len(), check)? {
@@ -192,6 +195,7 @@ unsafe impl<K: SafeArchive, V: SafeArchive, H> SafeArchive for ArchivedIndexMap<
 // SAFETY: as for the map.
 unsafe impl<K: SafeArchive, H> SafeArchive for ArchivedIndexSet<K, H> {
     const CHECKS: bool = true;
+    const LEVELS: u32 = K::LEVELS.saturating_add(1);
 
     fn check(&self, check: &mut ArchiveCheck<'_>) -> Result<(), BoxedError> {
         if let Some(table) = check_table(self, self.len(), check)? {

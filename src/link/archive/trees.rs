@@ -8,7 +8,7 @@
 //! Together they have as many entries as the tree says.
 #![allow(unsafe_code)]
 
-use super::{ArchiveCheck, SafeArchive, Unsafe};
+use super::{ArchiveCheck, SafeArchive, Unsafe, most};
 use rkyv::collections::btree_map::ArchivedBTreeMap;
 use rkyv::collections::btree_set::ArchivedBTreeSet;
 use rkyv::primitive::{ArchivedIsize, ArchivedUsize};
@@ -46,6 +46,10 @@ struct RawInner<K, V, const E: usize> {
 
 const LEAF: u8 = 0;
 const INNER: u8 = 1;
+
+/// Most nodes above each other in an honest tree: each inner one has two children at least, and a
+/// length has 32 bits.
+const MOST_NODES: u32 = 33;
 
 /// The distance of a pointer to nothing.
 const NOTHING: isize = 1;
@@ -117,6 +121,7 @@ where
     V: SafeArchive,
 {
     const CHECKS: bool = true;
+    const LEVELS: u32 = most(&[K::LEVELS, V::LEVELS]).saturating_add(MOST_NODES);
 
     fn check(&self, check: &mut ArchiveCheck<'_>) -> Result<(), BoxedError> {
         check_tree::<_, K, V, E>(self, self.len(), check)?;
@@ -135,6 +140,7 @@ where
 // SAFETY: (nodes) holds, and the entries are walked.
 unsafe impl<K: SafeArchive, const E: usize> SafeArchive for ArchivedBTreeSet<K, E> {
     const CHECKS: bool = true;
+    const LEVELS: u32 = K::LEVELS.saturating_add(MOST_NODES);
 
     fn check(&self, check: &mut ArchiveCheck<'_>) -> Result<(), BoxedError> {
         check_tree::<_, K, (), E>(self, self.len(), check)?;
