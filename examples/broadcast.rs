@@ -84,7 +84,11 @@ fn screen(name: &str) -> Result<(), Box<dyn Error>> {
     let mut event_loop = EventLoop::new()?;
     let handle = event_loop.handle();
     event_loop.add_source(channel, move |_, channel| {
-        if channel.dispatch().is_err() || channel.is_closed() {
+        if let Err(error) = channel.dispatch() {
+            // A lack of descriptors, say. It may pass: the loop comes back after a pause.
+            eprintln!("{error}");
+        }
+        if channel.is_closed() {
             handle.stop();
         }
     })?;

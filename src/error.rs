@@ -28,9 +28,14 @@ pub(crate) struct SystemError {
 impl SystemError {
     /// Whether it is this process or the system that lacks something, and not the peer's doing.
     pub(crate) fn is_lack(&self) -> bool {
-        let lacks = [libc::EMFILE, libc::ENFILE, libc::ENOMEM, libc::ENOBUFS];
-        self.source.raw_os_error().is_some_and(|errno| lacks.contains(&errno))
+        is_lack(&self.source)
     }
+}
+
+/// Whether an error of the kernel says that this process or the system lacks something.
+pub(crate) fn is_lack(source: &io::Error) -> bool {
+    let lacks = [libc::EMFILE, libc::ENFILE, libc::ENOMEM, libc::ENOBUFS];
+    source.raw_os_error().is_some_and(|errno| lacks.contains(&errno))
 }
 
 /// Why a channel could not be made. Nothing is left behind.

@@ -6,12 +6,12 @@ mod common;
 
 use std::env;
 use std::fs::{self, DirBuilder, Permissions};
-use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::os::unix::fs::{DirBuilderExt, PermissionsExt, chown};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use common::role::{command, play, skip};
 use common::{DEADLINE, receive_text};
@@ -19,6 +19,8 @@ use messageport::{
     BroadcastChannel, BroadcastError, Connect, ConnectError, ListenError, Listener, MessageChannel,
     connect,
 };
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use nix::sys::socket::{
     AddressFamily, Backlog, MsgFlags, SockFlag, SockType, UnixAddr, bind, listen, recv, send,
     socket,
@@ -568,4 +570,51 @@ fn silent_clients_are_kept_up_to_a_bound() {
     let last = silent.last().expect("one of them").as_raw_fd();
     let answer = recv(last, &mut byte, MsgFlags::MSG_DONTWAIT);
     assert_eq!(answer, Err(nix::errno::Errno::EAGAIN));
+}
+
+#[test]
+fn a_lack_of_descriptors_wakes_no_listener_again_and_again() {
+    const TEST: &str = "a_lack_of_descriptors_wakes_no_listener_again_and_again";
+    const TURNS: u32 = 5;
+    // Less than the pause, by what a timer may be early.
+    const LEAST_PAUSE: Duration = Duration::from_millis(40);
+    fn lacks() {
+        let place = directory();
+        let path = place.path().join("name");
+        let listener = Listener::bind_at(&path, MessageChannel::builder()).expect("a listener");
+        let hello = hello();
+        let client = stranger(&path);
+        send(client.as_raw_fd(), &hello, MsgFlags::MSG_NOSIGNAL).expect("it is connected");
+        let (usual, most) = getrlimit(Resource::RLIMIT_NOFILE).expect("a limit");
+        let next = fs::File::open("/dev/null").expect("room for one");
+        let number = next.as_raw_fd() as u64;
+        drop(next);
+        setrlimit(Resource::RLIMIT_NOFILE, number, most).expect("a lower limit");
+        let is_readable = || {
+            let mut fds = [PollFd::new(listener.as_fd(), PollFlags::POLLIN)];
+            poll(&mut fds, PollTimeout::ZERO).expect("a poll") > 0
+        };
+        listener.try_accept().expect_err("no descriptor for it");
+        let began = Instant::now();
+        for _ in 0..TURNS {
+            common::wait_until("the listener is to be looked at again", is_readable);
+            listener.try_accept().expect_err("no descriptor for it");
+        }
+        assert!(began.elapsed() >= TURNS * LEAST_PAUSE, "{:?}", began.elapsed());
+        for accept in [
+            |listener: &Listener| listener.accept_timeout(LEAST_PAUSE),
+            |listener: &Listener| listener.accept(),
+        ] {
+            let began = Instant::now();
+            let error = accept(&listener).expect_err("no descriptor for it");
+            assert!(matches!(error, ListenError::Io { .. }), "{error}");
+            assert!(began.elapsed() >= LEAST_PAUSE);
+        }
+        setrlimit(Resource::RLIMIT_NOFILE, usual, most).expect("the usual limit");
+        common::wait_until("the listener is to be looked at again", is_readable);
+        listener.accept_timeout(DEADLINE).expect("the client is still there");
+        drop(client);
+        common::wait_until("nothing is left to do", || !is_readable());
+    }
+    play(TEST, &[("lacks", lacks)]);
 }

@@ -20,9 +20,12 @@ mod members;
 mod order;
 mod signature;
 
-use crate::error::{BROADCAST_PREFIX, BroadcastError, MessageError, PostError, flaw_of_name};
+use crate::error::{
+    BROADCAST_PREFIX, BroadcastError, MessageError, PostError, flaw_of_name, is_lack,
+};
 use crate::link::archive::Receive;
 use crate::link::payload::{self, Post};
+use crate::os::backoff::PAUSE;
 use crate::os::epoll::Epoll;
 use crate::os::eventfd::Bell;
 use crate::os::{name, poll};
@@ -63,7 +66,7 @@ use std::time::{Duration, Instant};
 ///
 /// Any two members share a channel, made by the one that joins later: with *n* members each has
 /// *n - 1* of them, or up to twice as many after joins at the same moment. A channel takes three
-/// descriptors, 8 MiB of address space and 4 KiB of memory at each end; a member six descriptors
+/// descriptors, 8 MiB of address space and 4 KiB of memory at each end; a member seven descriptors
 /// of its own. So some 300 members fit the usual limit of 1024 descriptors; `RLIMIT_NOFILE` raises
 /// that. A post costs one system call that looks for joiners, one copy of the message, one more for
 /// each member, and one more call for each that sleeps. Receiving what has come costs none, with up
@@ -183,10 +186,11 @@ impl BroadcastChannel {
             format: payload_format(),
             schema: builder.schema_id(),
         };
-        let (crowd, entrance) =
-            join::publish(parent.path().join(format!("{BROADCAST_PREFIX}{name}")), hello)?;
+        let directory = parent.path().join(format!("{BROADCAST_PREFIX}{name}"));
+        let epoll = Epoll::new()?;
+        let (crowd, entrance) = join::publish(directory, hello, &epoll)?;
         // From here on dropping it undoes everything.
-        let (epoll, bell, members) = (Epoll::new()?, Bell::new()?, Members::new()?);
+        let (bell, members) = (Bell::new()?, Members::new()?);
         epoll.add(entrance.as_fd(), 0)?;
         epoll.add(members.as_fd(), 0)?;
         epoll.add(bell.as_fd(), 0)?;
@@ -290,12 +294,13 @@ impl BroadcastChannel {
     /// [`Message`](BroadcastError::Message) for one message that is not what
     /// [`require_type`](Self::require_type) asks for, or that there is no memory for;
     /// [`Io`](BroadcastError::Io), also if a joiner could not be taken in for a lack of
-    /// descriptors.
+    /// descriptors: after 50 ms, in which there may be room again.
     pub fn recv(&self) -> Result<Message, BroadcastError> {
         self.recv_until(None)
     }
 
-    /// Waits for the next message of any member, at most for `timeout`.
+    /// Waits for the next message of any member, at most for `timeout`. While there are no
+    /// descriptors for a joiner it tries again every 50 ms, and says so at the end of that time.
     ///
     /// # Errors
     /// As [`recv`](Self::recv), and [`Timeout`](BroadcastError::Timeout).
@@ -398,13 +403,22 @@ impl BroadcastChannel {
     }
 
     fn recv_until(&self, deadline: Option<Instant>) -> Result<Message, BroadcastError> {
+        let mut shortage_until = None;
         loop {
-            if let Some(message) = self.try_recv()? {
-                return Ok(message);
+            let shortage = match self.try_recv() {
+                Ok(Some(message)) => return Ok(message),
+                Ok(None) => None,
+                Err(error) if error.is_lack() && self.shared.lacks_descriptors() => Some(error),
+                Err(error) => return Err(error),
+            };
+            let mut until = deadline;
+            if shortage.is_some() && until.is_none() {
+                // Told after one pause, so that a caller who goes on does not spin.
+                until = Some(*shortage_until.get_or_insert_with(|| Instant::now() + PAUSE));
             }
-            let left = deadline.map(|at| at.saturating_duration_since(Instant::now()));
+            let left = until.map(|at| at.saturating_duration_since(Instant::now()));
             if left.is_some_and(|left| left.is_zero()) {
-                return Err(BroadcastError::Timeout);
+                return Err(shortage.unwrap_or(BroadcastError::Timeout));
             }
             poll::wait_readable(&[self.shared.epoll.as_fd()], left)?;
         }
@@ -462,6 +476,11 @@ impl Shared {
             membership.bell.ring();
         }
     }
+
+    fn lacks_descriptors(&self) -> bool {
+        let membership = self.membership();
+        membership.as_ref().is_some_and(|membership| membership.entrance.lacks_descriptors())
+    }
 }
 
 impl Membership {
@@ -510,6 +529,11 @@ impl Membership {
 }
 
 impl BroadcastError {
+    /// Whether this process or the system lacks something.
+    fn is_lack(&self) -> bool {
+        matches!(self, BroadcastError::Io { source, .. } if is_lack(source))
+    }
+
     /// Why a joiner could not be posted to.
     fn into_post_error(self) -> PostError {
         let (call, source) = match self {
@@ -522,7 +546,8 @@ impl BroadcastError {
 
 /// Readable when a message may be there, or somebody who joins. Wait for it only after
 /// [`try_recv`](BroadcastChannel::try_recv) has said that nothing is there, or after a call of
-/// [`dispatch`](BroadcastChannel::dispatch); then call one of these again.
+/// [`dispatch`](BroadcastChannel::dispatch); then call one of these again. After an error for a
+/// lack of descriptors it is not readable for 50 ms, unless a message comes.
 impl AsFd for BroadcastChannel {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.shared.epoll.as_fd()

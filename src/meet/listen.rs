@@ -6,6 +6,7 @@ use crate::error::{
 use crate::link::endpoint::PeerCredentials;
 use crate::link::transfer;
 use crate::meet::refused::{RefusedClient, RefusedClients};
+use crate::os::backoff::{Backoff, PAUSE};
 use crate::os::epoll::Epoll;
 use crate::os::name::{self, Connected, NoDirectory, Place, SocketFile};
 use crate::os::poll;
@@ -55,6 +56,7 @@ pub struct Listener {
     guests: RefCell<VecDeque<Guest>>,
     epoll: Epoll,
     refused: Cell<RefusedClients>,
+    backoff: Backoff,
 }
 
 struct Guest {
@@ -114,21 +116,24 @@ impl Listener {
         };
         let epoll = Epoll::new()?;
         epoll.add(socket.as_fd(), 0)?;
+        let backoff = Backoff::new(&epoll, 0)?;
         let guests = RefCell::new(VecDeque::new());
         let socket = Socket::new(socket);
         let refused = Cell::default();
-        Ok(Listener { file, socket, builder, guests, epoll, refused })
+        Ok(Listener { file, socket, builder, guests, epoll, refused, backoff })
     }
 
     /// Waits for the next client, and returns the port to it.
     ///
     /// # Errors
-    /// [`ListenError::Channel`] or [`ListenError::Io`]; the listener can go on.
+    /// [`ListenError::Channel`] or [`ListenError::Io`]; the listener can go on. For a lack of
+    /// descriptors the error comes after 50 ms, in which there may be room again.
     pub fn accept(&self) -> Result<MessagePort, ListenError> {
         self.accept_until(None)
     }
 
-    /// Waits for the next client, at most for `timeout`.
+    /// Waits for the next client, at most for `timeout`. While this process is short of descriptors
+    /// it tries again every 50 ms, and says so at the end of that time.
     ///
     /// # Errors
     /// As [`accept`](Self::accept), and [`ListenError::Timeout`].
@@ -186,15 +191,40 @@ impl Listener {
     }
 
     fn accept_until(&self, deadline: Option<Instant>) -> Result<MessagePort, ListenError> {
+        let mut shortage_until = None;
         loop {
-            if let Some(port) = self.try_accept()? {
-                return Ok(port);
+            let shortage = match self.try_accept() {
+                Ok(Some(port)) => return Ok(port),
+                Ok(None) => None,
+                Err(error) if self.backoff.is_on() => Some(error),
+                Err(error) => return Err(error),
+            };
+            let mut until = deadline;
+            if shortage.is_some() && until.is_none() {
+                // Told after one pause, so that a caller who goes on does not spin.
+                until = Some(*shortage_until.get_or_insert_with(|| Instant::now() + PAUSE));
             }
-            let left = deadline.map(|at| at.saturating_duration_since(Instant::now()));
+            let left = left_until(until);
             if left.is_some_and(|left| left.is_zero()) {
-                return Err(ListenError::Timeout);
+                return Err(shortage.unwrap_or(ListenError::Timeout));
             }
             poll::wait_readable(&[self.epoll.as_fd()], left)?;
+        }
+    }
+
+    fn next_connection(&self) -> Result<Option<Socket>, ListenError> {
+        let ours = || std::iter::once(self.socket.as_fd());
+        match name::accept(self.socket.as_fd()) {
+            Err(error) if error.is_lack() => {
+                self.backoff.begin(&self.epoll, ours())?;
+                Err(error.into())
+            }
+            answer => {
+                if self.backoff.is_on() {
+                    self.backoff.end(&self.epoll, ours())?;
+                }
+                Ok(answer?)
+            }
         }
     }
 
@@ -203,7 +233,7 @@ impl Listener {
     fn let_in(&self) -> Result<(), ListenError> {
         let mut guests = self.guests.borrow_mut();
         for _ in 0..MOST_GUESTS {
-            let Some(socket) = name::accept(self.socket.as_fd())? else { break };
+            let Some(socket) = self.next_connection()? else { break };
             let (pid, uid, gid) = name::credentials(socket.as_fd())?;
             let credentials = PeerCredentials { pid, uid, gid };
             if uid != name::user() {
@@ -272,7 +302,7 @@ enum Greeted {
 }
 
 /// Readable when a client may be there: then call [`try_accept`](Listener::try_accept) until it
-/// says that none is.
+/// says that none is. After an error for a lack of descriptors it is not readable for 50 ms.
 impl AsFd for Listener {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.epoll.as_fd()

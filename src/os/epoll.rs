@@ -24,6 +24,22 @@ impl Epoll {
         self.0.add(fd, wanted).map_err(named("epoll_ctl(EPOLL_CTL_ADD)"))
     }
 
+    /// No longer waits for `fd`, if it did.
+    pub(crate) fn leave_out(&self, fd: BorrowedFd<'_>) -> Result<(), SystemError> {
+        match self.0.delete(fd) {
+            Ok(()) | Err(Errno::ENOENT) => Ok(()),
+            Err(errno) => Err(named("epoll_ctl(EPOLL_CTL_DEL)")(errno)),
+        }
+    }
+
+    /// Waits for `fd` as well, with the mark 0, if it did not.
+    pub(crate) fn take_back(&self, fd: BorrowedFd<'_>) -> Result<(), SystemError> {
+        match self.0.add(fd, EpollEvent::new(EpollFlags::EPOLLIN, 0)) {
+            Ok(()) | Err(Errno::EEXIST) => Ok(()),
+            Err(errno) => Err(named("epoll_ctl(EPOLL_CTL_ADD)")(errno)),
+        }
+    }
+
     /// No longer waits for `fd`.
     pub(crate) fn remove(&self, fd: BorrowedFd<'_>) -> Result<(), SystemError> {
         self.0.delete(fd).map_err(named("epoll_ctl(EPOLL_CTL_DEL)"))

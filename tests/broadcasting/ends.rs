@@ -13,7 +13,7 @@ use std::rc::Rc;
 use std::sync::atomic::{AtomicU32, Ordering::SeqCst};
 use std::sync::{Arc, mpsc};
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 fn is_readable(member: &BroadcastChannel) -> bool {
     let mut fds = [PollFd::new(member.as_fd(), PollFlags::POLLIN)];
@@ -260,3 +260,46 @@ fn one_that_only_posts_keeps_no_ends_but_those_with_messages() {
     nothing(&feed);
     assert!(format!("{feed:?}").contains("ports: 0 }"), "{feed:?}");
 }
+
+/// A joiner that cannot be taken in for a lack of descriptors stays at the door. Who waits for this
+/// member's descriptor is not woken by that again and again, and waits end in their time.
+#[test]
+fn a_lack_of_descriptors_wakes_nobody_again_and_again() {
+    const TEST: &str = "ends::a_lack_of_descriptors_wakes_nobody_again_and_again";
+    fn lacks() {
+        let name = Name::new();
+        let member = name.open();
+        let _late = name.open();
+        let (usual, most) = getrlimit(Resource::RLIMIT_NOFILE).expect("a limit");
+        let next = std::fs::File::open("/dev/null").expect("room for one");
+        let number = std::os::fd::AsRawFd::as_raw_fd(&next) as u64;
+        drop(next);
+        // No room for the connection, and room for it and not for its port.
+        for room in [0, 1] {
+            setrlimit(Resource::RLIMIT_NOFILE, number + room, most).expect("a lower limit");
+            member.try_recv().expect_err("the joiner cannot be taken in");
+            let began = Instant::now();
+            for _ in 0..TURNS {
+                wait_until("the member is to be looked at again", || is_readable(&member));
+                assert!(member.dispatch().is_err(), "the joiner cannot be taken in");
+            }
+            assert!(began.elapsed() >= TURNS * LEAST_PAUSE, "{:?}", began.elapsed());
+            let began = Instant::now();
+            let error = member.recv_timeout(LEAST_PAUSE).expect_err("no message");
+            assert!(matches!(error, BroadcastError::Io { .. }), "{error}");
+            assert!(began.elapsed() >= LEAST_PAUSE);
+            let began = Instant::now();
+            member.recv().expect_err("it is said after a pause");
+            assert!(began.elapsed() >= LEAST_PAUSE);
+        }
+        setrlimit(Resource::RLIMIT_NOFILE, usual, most).expect("the usual limit");
+        wait_until("the member is to be looked at again", || is_readable(&member));
+        wait_for_others(&member, 1);
+        wait_until_quiet(&member);
+    }
+    play(TEST, &[("lacks", lacks)]);
+}
+
+const TURNS: u32 = 5;
+/// Less than the pause, by what a timer may be early.
+const LEAST_PAUSE: Duration = Duration::from_millis(40);

@@ -3,6 +3,7 @@
 use crate::error::{AttachError, BroadcastError, SystemError};
 use crate::group::broadcast::signature::Signature;
 use crate::link::transfer;
+use crate::os::backoff::Backoff;
 use crate::os::crowd::{Crowd, MOST_WAITING};
 use crate::os::epoll::Epoll;
 use crate::os::name;
@@ -20,6 +21,7 @@ pub(super) struct Entrance {
     signature: Signature,
     crowd: Arc<Crowd>,
     socket: Socket,
+    backoff: Backoff,
     /// Oldest first.
     guests: VecDeque<Socket>,
     /// Bytes that a lane of theirs may hold at the most: they are kept here if nobody receives.
@@ -36,9 +38,21 @@ enum Heard {
 
 impl Entrance {
     /// Of a socket that listens in the crowd, under the name that the signature is.
-    pub(super) fn new(signature: Signature, crowd: Arc<Crowd>, socket: OwnedFd) -> Entrance {
+    pub(super) fn new(
+        signature: Signature,
+        crowd: Arc<Crowd>,
+        socket: OwnedFd,
+        backoff: Backoff,
+    ) -> Entrance {
         let socket = Socket::new(socket);
-        Entrance { signature, crowd, socket, guests: VecDeque::new(), most_limit: USUAL_LIMIT }
+        Entrance {
+            signature,
+            crowd,
+            socket,
+            backoff,
+            guests: VecDeque::new(),
+            most_limit: USUAL_LIMIT,
+        }
     }
 
     /// Takes in nobody whose lanes may hold more than this, nor more than 64 MiB.
@@ -66,6 +80,27 @@ impl Entrance {
     /// A lack of descriptors is an error, and who waits goes on waiting. One guest's failure holds
     /// up no other: all are heard, and the first error is told then.
     pub(super) fn take_in(
+        &mut self,
+        epoll: &Epoll,
+        welcome: impl FnMut(u128, MessagePort) -> Result<(), BroadcastError>,
+    ) -> Result<(), BroadcastError> {
+        let taken_in = self.take_in_all(epoll, welcome);
+        let sockets = std::iter::once(self.socket.as_fd())
+            .chain(self.guests.iter().map(|guest| guest.as_fd()));
+        match &taken_in {
+            Err(error) if error.is_lack() => self.backoff.begin(epoll, sockets)?,
+            _ if self.backoff.is_on() => self.backoff.end(epoll, sockets)?,
+            _ => {}
+        }
+        taken_in
+    }
+
+    /// Whether descriptors were lacking when joiners were last looked for.
+    pub(super) fn lacks_descriptors(&self) -> bool {
+        self.backoff.is_on()
+    }
+
+    fn take_in_all(
         &mut self,
         epoll: &Epoll,
         mut welcome: impl FnMut(u128, MessagePort) -> Result<(), BroadcastError>,

@@ -114,7 +114,10 @@ impl BroadcastChannel {
     /// });
     /// let mut event_loop = EventLoop::new()?;
     /// event_loop.add_source(answering, |_, answering| {
-    ///     answering.dispatch().expect("a member");
+    ///     if let Err(error) = answering.dispatch() {
+    ///         // A lack of descriptors, say. It may pass: the loop comes back in 50 ms.
+    ///         eprintln!("{error}");
+    ///     }
     /// })?;
     /// asking.post_text("Is anybody there?")?;
     /// event_loop.run_until_idle()?;

@@ -5,6 +5,7 @@ use crate::group::broadcast::Membership;
 use crate::group::broadcast::entrance::Entrance;
 use crate::group::broadcast::signature::Signature;
 use crate::link::transfer;
+use crate::os::backoff::Backoff;
 use crate::os::crowd::Crowd;
 use crate::os::epoll::Epoll;
 use crate::os::name::{self, Connected, NoDirectory};
@@ -22,7 +23,9 @@ use std::time::{Duration, Instant};
 pub(super) fn publish(
     directory: PathBuf,
     hello: Hello,
+    epoll: &Epoll,
 ) -> Result<(Arc<Crowd>, Entrance), BroadcastError> {
+    let backoff = Backoff::new(epoll, 0)?;
     let deadline = Instant::now() + PATIENCE;
     for attempt in 0.. {
         let crowd = Crowd::make(&directory).map_err(|error| match error {
@@ -35,7 +38,8 @@ pub(super) fn publish(
             if let Some(socket) =
                 socket.map_err(|error| BroadcastError::from(error).at(&directory))?
             {
-                return Ok((crowd.clone(), Entrance::new(signature, crowd, socket)));
+                let entrance = Entrance::new(signature, crowd.clone(), socket, backoff);
+                return Ok((crowd, entrance));
             }
         }
         // On a busy machine an attempt may take long.

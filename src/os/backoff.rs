@@ -1,0 +1,69 @@
+//! A pause in watching sockets while this process is short of descriptors: timerfd_create(2).
+//!
+//! A socket with a client that cannot be taken in stays readable. Whoever waits for it would be
+//! woken again at once, and fail again, for as long as the shortage lasts.
+
+use crate::error::SystemError;
+use crate::os::epoll::Epoll;
+use crate::os::named;
+use nix::sys::time::TimeSpec;
+use nix::sys::timer::TimerSetTimeFlags;
+use nix::sys::timerfd::{ClockId, Expiration, TimerFd, TimerFlags};
+use std::cell::Cell;
+use std::os::fd::{AsFd, BorrowedFd};
+use std::time::Duration;
+
+/// Wakes the waiting side after a pause. Made beforehand: in a shortage there is no descriptor.
+pub(crate) struct Backoff {
+    timer: TimerFd,
+    is_on: Cell<bool>,
+}
+
+impl Backoff {
+    /// One whose timer `epoll` waits for.
+    pub(crate) fn new(epoll: &Epoll, mark: u64) -> Result<Backoff, SystemError> {
+        let flags = TimerFlags::TFD_CLOEXEC | TimerFlags::TFD_NONBLOCK;
+        let timer =
+            TimerFd::new(ClockId::CLOCK_MONOTONIC, flags).map_err(named("timerfd_create"))?;
+        epoll.add(timer.as_fd(), mark)?;
+        Ok(Backoff { timer, is_on: Cell::new(false) })
+    }
+
+    /// Whether the sockets are not watched at the moment.
+    pub(crate) fn is_on(&self) -> bool {
+        self.is_on.get()
+    }
+
+    /// Stops watching `sockets`, and wakes the waiting side after a pause.
+    pub(crate) fn begin<'s>(
+        &self,
+        epoll: &Epoll,
+        sockets: impl Iterator<Item = BorrowedFd<'s>>,
+    ) -> Result<(), SystemError> {
+        for socket in sockets {
+            // Out of the set: one that hung up would be reported whatever is asked for.
+            epoll.leave_out(socket)?;
+        }
+        self.is_on.set(true);
+        let pause = Expiration::OneShot(TimeSpec::from_duration(PAUSE));
+        // This makes the descriptor unreadable as well.
+        let flags = TimerSetTimeFlags::empty();
+        self.timer.set(pause, flags).map_err(named("timerfd_settime"))
+    }
+
+    /// Watches `sockets` again, as there is room.
+    pub(crate) fn end<'s>(
+        &self,
+        epoll: &Epoll,
+        sockets: impl Iterator<Item = BorrowedFd<'s>>,
+    ) -> Result<(), SystemError> {
+        for socket in sockets {
+            epoll.take_back(socket)?;
+        }
+        self.is_on.set(false);
+        self.timer.unset().map_err(named("timerfd_settime"))
+    }
+}
+
+/// How long nothing is tried that failed for a lack of descriptors.
+pub(crate) const PAUSE: Duration = Duration::from_millis(50);
