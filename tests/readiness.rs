@@ -3,6 +3,8 @@
 //! `tests/asynchronous.rs` has the same for tasks.
 
 mod common;
+#[path = "readiness/edges.rs"]
+mod edges;
 
 use common::ends::between_two_ends;
 use common::messages::stop_and_go;

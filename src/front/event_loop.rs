@@ -196,7 +196,7 @@ impl EventLoop {
     /// [`AddError`] with the port, if the kernel refuses.
     pub fn add(&mut self, port: impl Into<MessagePort>) -> Result<PortId, AddError> {
         let (id, port) = (self.next, port.into());
-        if let Err(error) = self.epoll.add(port.as_fd(), id) {
+        if let Err(error) = self.epoll.add(port.receiver().level_triggered_fd(), id) {
             return Err(AddError::new(error.into(), port));
         }
         self.next += 1;

@@ -96,7 +96,7 @@ impl MessagePort {
         };
         let (sender, receiver) = self.split();
         // From here on whoever finds nothing has raised the flag.
-        let _ = receiver.as_fd();
+        let _ = receiver.level_triggered_fd();
         receiver.set_patient(false);
         let sender =
             AsyncSender { sender, reactor: for_sender, wakers: wakers.clone(), kept: None };

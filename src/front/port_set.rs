@@ -7,7 +7,7 @@ use crate::os::epoll::{Epoll, MOST_EVENTS};
 use crate::port::MessagePort;
 use crate::port::event::MessageEvent;
 use crate::port::events::{Called, Watcher};
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::fmt;
 use std::os::fd::{AsFd, BorrowedFd};
@@ -40,6 +40,8 @@ pub struct PortSet {
     /// Ports that were closed here, which nothing else tells of.
     called: Arc<Called>,
     state: RefCell<State>,
+    /// Somebody asked for the descriptor.
+    is_nested: Cell<bool>,
 }
 
 #[derive(Default)]
@@ -81,7 +83,14 @@ impl PortSet {
         let (ports, state) = (BTreeMap::new(), RefCell::default());
         // No bell: while one of its methods waits, no port of the set can be closed here.
         let called = Arc::new(Called::new(None));
-        Ok(PortSet { epoll: Epoll::new()?, ports, next: 0, called, state })
+        Ok(PortSet {
+            epoll: Epoll::new()?,
+            ports,
+            next: 0,
+            called,
+            state,
+            is_nested: Cell::new(false),
+        })
     }
 
     /// Takes a port in.
@@ -90,7 +99,10 @@ impl PortSet {
     /// [`AddError`] with the port, if the kernel refuses.
     pub fn add(&mut self, port: MessagePort) -> Result<PortId, AddError> {
         let id = self.next;
-        if let Err(error) = self.epoll.add(port.as_fd(), id) {
+        if self.is_nested.get() {
+            let _ = port.as_fd();
+        }
+        if let Err(error) = self.epoll.add(port.receiver().level_triggered_fd(), id) {
             return Err(AddError::new(error.into(), port));
         }
         self.next += 1;
@@ -169,6 +181,11 @@ impl PortSet {
     /// [`LoopError::Io`].
     pub fn try_recv(&self) -> Result<Option<(PortId, Said<'_>)>, LoopError> {
         self.recv_until(Some(Instant::now()))
+    }
+
+    /// The descriptor, for a watcher of ours that is level-triggered.
+    pub(crate) fn level_triggered_fd(&self) -> BorrowedFd<'_> {
+        self.epoll.as_fd()
     }
 
     fn recv_until(
@@ -274,9 +291,12 @@ impl PortSet {
 }
 
 /// Readable when a message may be there: call [`try_recv`](PortSet::try_recv) until it says that
-/// none is, and only then wait.
+/// none is, and only then wait. The watcher may be edge-triggered, as that of a port may be.
 impl AsFd for PortSet {
     fn as_fd(&self) -> BorrowedFd<'_> {
+        if !self.is_nested.replace(true) {
+            self.ports.values().for_each(|port| _ = port.as_fd());
+        }
         self.epoll.as_fd()
     }
 }

@@ -4,7 +4,7 @@ use crate::error::{CloseReason, Corruption, SystemError};
 use crate::link::end::{Event, Half, Reason, State, Step};
 use crate::link::region::Region;
 use crate::os::reaper::{self, Account};
-use crate::os::socket::{self, Drained, Rung, Socket};
+use crate::os::socket::{self, DrainTo, Drained, Rung, Socket};
 use crate::os::{futex, poll};
 use crate::ring::memory::Memory;
 use crate::ring::notifier::{self, Sleep, Wake};
@@ -245,15 +245,15 @@ impl Endpoint {
     }
 
     /// Silences the doorbell, and learns whether the peer is gone.
-    pub(crate) fn drain_doorbell(&self) -> bool {
-        self.note(self.silence() == Drained::HungUp) || self.state().is_hung_up()
+    pub(crate) fn drain_doorbell(&self, to: DrainTo) -> bool {
+        self.note(self.silence(to) == Drained::HungUp) || self.state().is_hung_up()
     }
 
     /// Silences the doorbell for a sender that waits on its descriptor. Says whether the receiving
     /// half has to be told, as that ring may have been for it. One system call in the usual case.
     #[cfg(any(feature = "tokio", feature = "async-io"))]
     pub(crate) fn silence_doorbell(&self) -> bool {
-        let drained = self.silence();
+        let drained = self.silence(DrainTo::Silence);
         self.note(drained == Drained::HungUp);
         drained != Drained::Silent
     }
@@ -302,10 +302,10 @@ impl Endpoint {
         futex::wake(word);
     }
 
-    fn silence(&self) -> Drained {
+    fn silence(&self, to: DrainTo) -> Drained {
         match self.doorbell.refuses_descriptors {
-            true => socket::drain(self.doorbell.as_fd()),
-            false => socket::drain_all(self.doorbell.as_fd(), &self.account),
+            true => socket::drain(self.doorbell.as_fd(), to),
+            false => socket::drain_all(self.doorbell.as_fd(), &self.account, to),
         }
     }
 

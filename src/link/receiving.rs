@@ -9,6 +9,7 @@ use crate::link::endpoint::{Endpoint, Sleeper};
 use crate::link::payload::{Payload, Ticket};
 use crate::link::pool::PeerPool;
 use crate::link::slots::{Lent, Slots};
+use crate::os::socket::DrainTo;
 use crate::ring::consumer::{Consumer, Peek, Record};
 use crate::ring::cursor::Cursor;
 use crate::ring::notifier::{Sleep, Wait, Wake};
@@ -24,8 +25,8 @@ pub(crate) struct Receiving {
     consumer: Consumer,
     slots: Slots,
     lent: Lent,
-    /// Somebody waits on the doorbell's descriptor whenever nothing is there.
-    readiness: bool,
+    /// How the doorbell's descriptor is waited for whenever nothing is there, if it is.
+    watched: Option<DrainTo>,
     /// The doorbell was silenced, which may have rung for the other half.
     silenced: bool,
     /// Looks that found nothing, and when the kernel was last asked about the peer.
@@ -71,7 +72,7 @@ impl Receiving {
             consumer,
             slots: Slots::default(),
             lent: Lent::default(),
-            readiness: false,
+            watched: None,
             silenced: false,
             empty_looks: 0,
             asked: Instant::now(),
@@ -179,7 +180,7 @@ impl Receiving {
     pub(crate) fn prepare_wait(&mut self) -> Result<Wait, RecvError> {
         self.map_pools();
         // The kernel is asked before the last look: a message committed before the death is seen.
-        let hung_up = self.end.drain_doorbell();
+        let hung_up = self.end.drain_doorbell(self.watched.unwrap_or(DrainTo::Silence));
         self.silenced = true;
         match self.consumer.prepare_wait(Sleep::Doorbell) {
             Ok(Wait::Ready) => Ok(Wait::Ready),
@@ -206,12 +207,18 @@ impl Receiving {
 
     /// From now on, whenever nothing is there the flag is up, so that the doorbell's descriptor
     /// becomes readable with the next message. The flag goes up at once as well.
-    pub(crate) fn announce_by_doorbell(&mut self) {
-        if !self.readiness && !self.end.state().is_receiving_over() {
+    ///
+    /// A watcher that is not this crate's may be told of changes alone (`EPOLLET`, mio, a poll of
+    /// io_uring): then `to` is [`DrainTo::TheEnd`], and a look that finds nothing has emptied the
+    /// socket.
+    pub(crate) fn announce_by_doorbell(&mut self, to: DrainTo) {
+        if self.watched.is_none() && !self.end.state().is_receiving_over() {
             // What it finds is found again by the next look.
             let _ = self.consumer.prepare_wait(Sleep::Doorbell);
         }
-        self.readiness = true;
+        if self.watched != Some(DrainTo::TheEnd) {
+            self.watched = Some(to);
+        }
     }
 
     /// Takes a message's memory back, and releases its bytes in the ring if it lay there.
@@ -371,7 +378,7 @@ impl Receiving {
             return Err(self.ended_by(Event::Drained { after_hang_up: false }));
         }
         // A hang-up may have been learned of since the look.
-        if self.readiness || self.end.state().is_hung_up() {
+        if self.watched.is_some() || self.end.state().is_hung_up() {
             return self.prepare_wait();
         }
         self.empty_looks = self.empty_looks.wrapping_add(1);

@@ -64,18 +64,30 @@ pub(crate) fn ring(doorbell: BorrowedFd<'_>) -> Rung {
     }
 }
 
-/// Takes out what was rung. At most a few calls, however fast somebody rings.
+/// How far a doorbell is drained.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum DrainTo {
+    /// Until it is silent, as far as can be told without a call more. What is left in it, be it the
+    /// end, keeps the descriptor readable: enough for a waiter that asks for its level.
+    Silence,
+    /// Until the kernel says that nothing is left, or that this is the end. A waiter that is told
+    /// of changes alone hears of nothing that came before.
+    TheEnd,
+}
+
+/// Takes out what was rung. At most a few calls, however fast somebody rings; to the end at most
+/// as many as empty a socket of the usual size.
 ///
 /// Only for a doorbell that refuses descriptors: this call would have the kernel close them, and
 /// wait for that. See [`drain_all`].
-pub(crate) fn drain(doorbell: BorrowedFd<'_>) -> Drained {
-    drain_by(|bytes| recv(doorbell.as_raw_fd(), bytes, MsgFlags::MSG_DONTWAIT))
+pub(crate) fn drain(doorbell: BorrowedFd<'_>, to: DrainTo) -> Drained {
+    drain_by(to, |bytes| recv(doorbell.as_raw_fd(), bytes, MsgFlags::MSG_DONTWAIT))
 }
 
 /// The same for a doorbell that a hostile peer may have hung descriptors on: they are received, and
 /// closed as [`Foreign`] ones are.
-pub(crate) fn drain_all(doorbell: BorrowedFd<'_>, account: &Arc<Account>) -> Drained {
-    drain_by(|bytes| {
+pub(crate) fn drain_all(doorbell: BorrowedFd<'_>, account: &Arc<Account>, to: DrainTo) -> Drained {
+    drain_by(to, |bytes| {
         let most = bytes.len();
         match receive_now(doorbell, bytes, Some(account)) {
             Ok(Received::Packet(len, descriptors)) if descriptors.is_empty() => Ok(len),
@@ -87,14 +99,19 @@ pub(crate) fn drain_all(doorbell: BorrowedFd<'_>, account: &Arc<Account>) -> Dra
     })
 }
 
-fn drain_by(mut take: impl FnMut(&mut [u8]) -> nix::Result<usize>) -> Drained {
+fn drain_by(to: DrainTo, mut take: impl FnMut(&mut [u8]) -> nix::Result<usize>) -> Drained {
     let mut bytes = [0; 512];
     let mut drained = Drained::Silent;
-    for _ in 0..MAX_DRAIN_CALLS {
+    let most = match to {
+        DrainTo::Silence => MAX_DRAIN_CALLS,
+        DrainTo::TheEnd => MAX_DRAIN_CALLS_TO_THE_END,
+    };
+    for _ in 0..most {
         match take(&mut bytes) {
             Ok(0) => return Drained::HungUp,
-            // A short read has emptied it: one call in the usual case.
-            Ok(len) if len < bytes.len() => return Drained::Rang,
+            // A short read has emptied it: one call in the usual case. Whether the end stands
+            // behind what it read takes a second one.
+            Ok(len) if len < bytes.len() && to == DrainTo::Silence => return Drained::Rang,
             Ok(_) => drained = Drained::Rang,
             // A reset is reported once, before the end of the stream.
             Err(Errno::EINTR | Errno::ECONNRESET) => {}
@@ -551,6 +568,7 @@ fn number(socket: BorrowedFd<'_>, option: libc::c_int) -> Option<libc::c_int> {
 /// How long a thread waits for its turn: some thousand times as long as a turn takes.
 const LONGEST_TURN: Duration = Duration::from_millis(20);
 const MAX_DRAIN_CALLS: u32 = 16;
+const MAX_DRAIN_CALLS_TO_THE_END: u32 = 1024;
 /// Resets and interruptions of one call that are waited out.
 const MAX_RESETS: u32 = 16;
 /// Packets that are closed at a time; what is left goes with its socket.

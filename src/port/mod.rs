@@ -490,7 +490,10 @@ impl MessagePort {
 /// Call `as_fd` once, before anything else; wait for it only after
 /// [`try_recv`](MessagePort::try_recv) has said that nothing is there, and then call `try_recv`
 /// until it says so again. A `try_recv` that was made before the first `as_fd` does not count: what
-/// comes between the two would not ring. (tokio's `AsyncFd` demands the same order.)
+/// comes between the two would not ring. (tokio's `AsyncFd` demands the same order.) The watcher
+/// may be level-triggered or edge-triggered (`EPOLLET`, mio, a poll of io_uring): a `try_recv` that
+/// says that nothing is there has read everything from the socket that came before, the peer's end
+/// included.
 ///
 /// ```
 /// use nix::poll::{PollFd, PollFlags, PollTimeout, poll};

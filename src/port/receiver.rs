@@ -5,6 +5,7 @@ use crate::link::cargo::Parcel;
 use crate::link::endpoint::Endpoint;
 use crate::link::payload::Ticket;
 use crate::link::receiving::Receiving;
+use crate::os::socket::DrainTo;
 use crate::port::cancel::{Canceller, Switch};
 use crate::port::event::MessageEvent;
 use crate::port::stats::LaneStats;
@@ -186,6 +187,12 @@ impl Receiver {
         &self.spin
     }
 
+    /// The doorbell, for a watcher of ours that is level-triggered: one call fewer for each ring.
+    pub(crate) fn level_triggered_fd(&self) -> BorrowedFd<'_> {
+        self.receiving.borrow_mut().announce_by_doorbell(DrainTo::Silence);
+        self.end.doorbell()
+    }
+
     pub(crate) fn endpoint(&self) -> &Arc<Endpoint> {
         &self.end
     }
@@ -209,9 +216,12 @@ impl Drop for Receiver {
 
 /// The doorbell. Wait for it to be readable only after `try_recv` has said that nothing is there:
 /// that call raises the flag which makes the peer ring.
+///
+/// The watcher may be edge-triggered: when `try_recv` has said that nothing is there, everything
+/// that came before has been read from the socket, the peer's end included.
 impl AsFd for Receiver {
     fn as_fd(&self) -> BorrowedFd<'_> {
-        self.receiving.borrow_mut().announce_by_doorbell();
+        self.receiving.borrow_mut().announce_by_doorbell(DrainTo::TheEnd);
         self.end.doorbell()
     }
 }

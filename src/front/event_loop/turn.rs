@@ -148,7 +148,7 @@ impl EventLoop {
         }
         self.holding += usize::from(!std::mem::replace(&mut slot.holds_run, true));
         if !slot.is_watched {
-            if let Err(error) = self.epoll.add(slot.port.as_fd(), id) {
+            if let Err(error) = self.epoll.add(slot.port.receiver().level_triggered_fd(), id) {
                 self.delay(id);
                 return Err(error.into());
             }

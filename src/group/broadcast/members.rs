@@ -240,7 +240,7 @@ impl Members {
 
 impl AsFd for Members {
     fn as_fd(&self) -> BorrowedFd<'_> {
-        self.ports.as_fd()
+        self.ports.level_triggered_fd()
     }
 }
 
