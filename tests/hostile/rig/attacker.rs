@@ -72,6 +72,10 @@ impl Attacker {
     pub fn step(&mut self, guests: &mut Guests) -> bool {
         if self.rng.below(self.calm) == 0 {
             self.act(guests);
+            if self.rng.below(2) == 0 {
+                // Left as it is for a while: the next commit publishes an honest tail again.
+                return false;
+            }
         }
         let twins = self.twins();
         let had_room = self.peer.post_some(24, twins, &mut self.rng);

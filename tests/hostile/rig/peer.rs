@@ -2,7 +2,7 @@
 //! implementation of the protocol. A peer made of these is honest until it chooses not to be.
 
 use crate::common::messages::{Parcel, Rng, mix};
-use crate::common::parts::{ATTACHMENTS, DOORBELL, Parts, receive};
+use crate::common::parts::{ATTACHMENTS, DOORBELL, PACKETS, Parts, receive};
 use crate::common::region::{self, CLOSE, JUMP, MESSAGE, PADDING, Region, record};
 use messageport::rkyv::{rancor, to_bytes};
 use messageport::{MessageChannel, MessagePort};
@@ -14,11 +14,11 @@ use std::sync::LazyLock;
 use std::sync::atomic::Ordering::{Acquire, Relaxed, Release, SeqCst};
 use std::sync::atomic::fence;
 
-/// Lane of the peer's posts, and of the victim's.
+/// Lane of the peer's posts, and of the victim's, of a [`pair`].
 pub const INTO: usize = 0;
 pub const FROM: usize = 1;
 
-const CAPACITY: u64 = 4096;
+pub const CAPACITY: u64 = 4096;
 pub const LIMIT: u64 = 64 << 10;
 const SEGMENTS: usize = 5;
 /// A record's header, and the room that is kept for one.
@@ -32,13 +32,17 @@ pub struct Peer {
     pub parts: Parts,
     pub writing: Writing,
     pub reading: Reading,
+    /// Lane of this peer's posts, and of the victim's.
+    into: usize,
+    from: usize,
     /// Packets sent so far.
     pub sequence: u64,
 }
 
-/// A producer on lane `INTO`.
+/// The producer of one lane.
 #[derive(Default)]
 pub struct Writing {
+    lane: usize,
     place: Place,
     head: u64,
     /// For each segment the position after the jump by which it was last left.
@@ -49,9 +53,10 @@ pub struct Writing {
     pub highest: u64,
 }
 
-/// A consumer on lane `FROM`.
+/// The consumer of the other one.
 #[derive(Default)]
 pub struct Reading {
+    lane: usize,
     place: Place,
     /// This peer does not know any more where the victim's records start: it has lied too much.
     is_lost: bool,
@@ -112,10 +117,7 @@ impl Place {
 pub fn pair() -> (MessagePort, Peer) {
     let builder = MessageChannel::builder().capacity(CAPACITY as usize).limit(LIMIT as usize);
     let MessageChannel { port1, port2 } = builder.build().expect("a channel");
-    let parts = Parts::of(port1);
-    let region = Region::map(File::from(parts.duplicate(0)));
-    let (writing, reading) = (Writing::default(), Reading::default());
-    (port2, Peer { region, parts, writing, reading, sequence: 0 })
+    (port2, Peer::of(port1))
 }
 
 /// The word that stands at an offset of the region when it is part of a payload. It tells the
@@ -166,7 +168,7 @@ fn archives() -> &'static [Vec<u8>] {
 impl Writing {
     /// Learns what the victim has released. What this peer has scribbled there itself is ignored.
     fn refresh(&mut self, region: &Region) {
-        let head = region.word(region::head(INTO)).load(Acquire);
+        let head = region.word(region::head(self.lane)).load(Acquire);
         if head > self.head && head <= self.place.position {
             self.head = head;
             while self.unread.front().is_some_and(|record| record.end <= head) {
@@ -194,7 +196,7 @@ impl Writing {
         }
         if record > until_end && self.used() + until_end + record <= size && !wanders {
             let padding = region::record(until_end - HEADER, PADDING, 0);
-            region.write_record(region.area(INTO, self.place.offset()), padding, 0);
+            region.write_record(region.area(self.lane, self.place.offset()), padding, 0);
             self.place.position += until_end;
             return true;
         }
@@ -204,7 +206,7 @@ impl Writing {
         let Some(next) = all.find(|segment| self.is_free(*segment) && holds(*segment)) else {
             return false;
         };
-        let at = region.area(INTO, self.place.offset());
+        let at = region.area(self.lane, self.place.offset());
         region.write_record(at, region::record(0, JUMP, 0), next as u64);
         self.place.position += HEADER;
         self.left[self.place.segment] = self.place.position;
@@ -226,7 +228,7 @@ impl Writing {
                 return false;
             }
         }
-        let at = region.area(INTO, self.place.offset());
+        let at = region.area(self.lane, self.place.offset());
         let twin = fill(at + HEADER as usize);
         region.write_record(at, header, detail);
         self.place.position += record_len(len);
@@ -244,12 +246,12 @@ impl Reading {
 
     /// Steps over what the victim has posted, some of it, and gives it back.
     fn take_some(&mut self, region: &Region) {
-        let tail = region.word(region::tail(FROM)).load(Acquire);
+        let tail = region.word(region::tail(self.lane)).load(Acquire);
         for _ in 0..64 {
             if self.place.position == tail || self.is_lost {
                 break;
             }
-            let at = region.area(FROM, self.place.offset());
+            let at = region.area(self.lane, self.place.offset());
             let header = region.word(at).load(Relaxed);
             let (len, kind) = (header & 0xffff_ffff, header >> 32 & 0xff);
             let next = region.word(at + 8).load(Relaxed) as usize;
@@ -267,12 +269,31 @@ impl Reading {
         }
         if !self.is_lost {
             self.highest = self.highest.max(self.place.position);
-            region.word(region::head(FROM)).store(self.place.position, Release);
+            region.word(region::head(self.lane)).store(self.place.position, Release);
         }
     }
 }
 
 impl Peer {
+    /// Takes a port of that capacity and limit apart, and goes on where it stands.
+    pub fn of(port: MessagePort) -> Peer {
+        let parts = Parts::of(port);
+        assert_eq!(parts.words[3..5], [CAPACITY, LIMIT], "the sizes that are known here");
+        let region = Region::map(File::from(parts.duplicate(0)));
+        let into = (parts.words[1] >> 32) as usize;
+        let place = |at: usize| Place {
+            position: parts.words[at],
+            entered: parts.words[at + 1],
+            segment: parts.words[at + 2] as usize,
+        };
+        let left = std::array::from_fn(|segment| parts.words[14 + segment]);
+        let highest = parts.words[6];
+        let writing = Writing { lane: into, place: place(6), left, highest, ..Writing::default() };
+        let reading = Reading { lane: 1 - into, place: place(9), ..Reading::default() };
+        let sequence = parts.words[PACKETS];
+        Peer { region, parts, writing, reading, into, from: 1 - into, sequence }
+    }
+
     /// Posts up to `most` messages of all kinds, by one commit, and says whether there was room for
     /// any. One in `twins` has a twin.
     pub fn post_some(&mut self, most: u64, twins: u64, rng: &mut Rng) -> bool {
@@ -296,9 +317,9 @@ impl Peer {
     /// Publishes what is staged, and rings if the victim sleeps.
     pub fn commit(&mut self) {
         self.writing.highest = self.writing.highest.max(self.writing.place.position);
-        self.region.word(region::tail(INTO)).store(self.writing.place.position, Release);
+        self.region.word(region::tail(self.into)).store(self.writing.place.position, Release);
         fence(SeqCst);
-        let flag = self.region.half_word(region::message_sleeper(INTO));
+        let flag = self.region.half_word(region::message_sleeper(self.into));
         if flag.load(Relaxed) != 0 && flag.swap(0, SeqCst) == 2 {
             self.ring(&[0]);
         }
@@ -334,7 +355,7 @@ impl Peer {
 
     /// Whether the victim has released everything before `position`.
     pub fn has_released(&self, position: u64) -> bool {
-        self.region.word(region::head(INTO)).load(Relaxed) >= position
+        self.region.word(region::head(self.into)).load(Relaxed) >= position
     }
 
     /// Stages a record of one word that says that a packet is beside it.
@@ -407,11 +428,11 @@ impl Peer {
 
     /// What the victim has published that it cannot have done if it kept the rules itself.
     pub fn accusation(&self) -> Option<String> {
-        let head = self.region.word(region::head(INTO)).load(Acquire);
+        let head = self.region.word(region::head(self.into)).load(Acquire);
         if head > self.writing.highest {
             return Some(format!("head {head:#x} beyond each tail {:#x}", self.writing.highest));
         }
-        let tail = self.region.word(region::tail(FROM)).load(Acquire);
+        let tail = self.region.word(region::tail(self.from)).load(Acquire);
         let most = self.reading.highest + LIMIT;
         (tail > most).then(|| format!("tail {tail:#x} beyond what was released and the limit"))
     }

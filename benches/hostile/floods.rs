@@ -1,0 +1,103 @@
+//! Round trips of an honest client to a process that a hostile one floods.
+
+use crate::play::start;
+use crate::served::FRONTS;
+use messageport::{BroadcastChannel, MessageChannel};
+use std::time::{Duration, Instant};
+
+/// What the other client does, the first two for comparison. A port that nobody floods; and one
+/// whose process takes as much of the processor as a flooder, and does nothing else.
+const ATTACKS: [&str; 9] = [
+    "nothing",
+    "burner",
+    "bytes",
+    "bell",
+    "descriptors",
+    "ports",
+    "large ports",
+    "buffers",
+    "long",
+];
+
+/// Nothing travels beside the messages of a channel, and its doorbells are not at hand.
+const FOR_CHANNELS: [&str; 4] = ["nothing", "burner", "bytes", "long"];
+
+struct Times(Vec<Duration>);
+
+impl Times {
+    fn at(&self, part: f64) -> Duration {
+        let last = self.0.len() - 1;
+        self.0[((self.0.len() as f64 * part) as usize).min(last)]
+    }
+}
+
+/// Floods each front for `time` in each way. Says which medians are far above those without.
+pub fn run(time: Duration) -> Vec<String> {
+    let mut misses = Vec::new();
+    println!("\n| front | beside | median | p99 | longest | median / idle | p99 / burner |");
+    println!("|---|---|---|---|---|---|---|");
+    for front in FRONTS {
+        let attacks: &[&str] = if *front == "BroadcastChannel" { &FOR_CHANNELS } else { &ATTACKS };
+        let (mut idle, mut burner) = (Duration::ZERO, Duration::ZERO);
+        for attack in attacks {
+            let times = round_trips(front, attack, time);
+            let (median, p99, longest) = (times.at(0.5), times.at(0.99), times.at(1.0));
+            match *attack {
+                "nothing" => idle = median,
+                "burner" => burner = p99,
+                _ => {}
+            }
+            let over_idle = median.as_secs_f64() / idle.as_secs_f64();
+            let over_burner = match *attack {
+                "nothing" => "–".to_owned(),
+                _ => format!("{:.1}", p99.as_secs_f64() / burner.as_secs_f64()),
+            };
+            println!(
+                "| `{front}` | {attack} | {median:.1?} | {p99:.1?} | {longest:.1?} | \
+                 {over_idle:.1} | {over_burner} |"
+            );
+            // Ten times is the goal on a calm machine.
+            if over_idle > 100.0 && median > 100 * burner {
+                misses.push(format!("{front} beside {attack}: {median:?}, idle {idle:?}"));
+            }
+        }
+    }
+    misses
+}
+
+fn round_trips(front: &str, attack: &str, time: Duration) -> Times {
+    let name = format!("hostile-{}", std::process::id());
+    let role = format!("serve:{front}/{attack}/{name}");
+    let served = start(&role, MessageChannel::builder());
+    if front == "BroadcastChannel" {
+        let channel = BroadcastChannel::open(&name).expect("a channel");
+        served.port().recv().expect("the server has joined");
+        return collect(time, || {
+            channel.post_text("ping").expect("room");
+            while !channel.recv().expect("an answer").text().is_ok_and(|text| text == "pong") {}
+        });
+    }
+    let port = served.port();
+    collect(time, || {
+        port.post_text("ping").expect("room");
+        port.recv().expect("an answer");
+    })
+}
+
+/// Times of round trips, with a pause after each, so that both sides sleep.
+fn collect(time: Duration, mut round_trip: impl FnMut()) -> Times {
+    // The other client needs a while to begin.
+    let warm_up = Instant::now();
+    while warm_up.elapsed() < time / 4 {
+        round_trip();
+    }
+    let (start, mut times) = (Instant::now(), Vec::new());
+    while start.elapsed() < time || times.len() < 8 {
+        let began = Instant::now();
+        round_trip();
+        times.push(began.elapsed());
+        std::thread::sleep(Duration::from_micros(100));
+    }
+    times.sort();
+    Times(times)
+}
