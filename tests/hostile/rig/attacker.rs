@@ -45,6 +45,10 @@ pub struct Attacker {
     provoked: Arc<AtomicBool>,
     /// The largest head that it published on lane `FROM`.
     given_back: u64,
+    /// Steps for which it does nothing, so that the victim comes to where the lie is.
+    quiet: u64,
+    /// Times that a word flickers at most.
+    rounds: u32,
 }
 
 impl Attacker {
@@ -58,7 +62,17 @@ impl Attacker {
         let steps = if strategy == Strategy::FlickeringHeaders { 4 } else { 9 };
         let calm = 1 << rng.below(steps);
         let is_gentle = rng.below(2) == 0;
-        Attacker { peer, strategy, rng, calm, is_gentle, provoked, given_back: 0 }
+        Attacker {
+            peer,
+            strategy,
+            rng,
+            calm,
+            is_gentle,
+            provoked,
+            given_back: 0,
+            quiet: 0,
+            rounds: 0,
+        }
     }
 
     /// Fills the lane with honest messages, so that the victim has something to do.
@@ -68,8 +82,14 @@ impl Attacker {
     }
 
     /// One step: some honest work, and now and then an attack. Says whether there was room for
-    /// more messages.
-    pub fn step(&mut self, guests: &mut Guests) -> bool {
+    /// more messages. `is_beside`: the victim runs at the same time, so that it is worth while to
+    /// have a word flicker for long.
+    pub fn step(&mut self, guests: &mut Guests, is_beside: bool) -> bool {
+        self.rounds = if is_beside { 4000 } else { 1 };
+        if self.quiet > 0 {
+            self.quiet -= 1;
+            return false;
+        }
         if self.rng.below(self.calm) == 0 {
             self.act(guests);
             if self.rng.below(2) == 0 {
@@ -136,6 +156,9 @@ impl Attacker {
         let kind = if self.is_gentle { 2 + rng.below(2) } else { rng.below(16) };
         if !matches!(kind, 2 | 3) {
             self.provoked.store(true, Release);
+        }
+        if matches!(kind, 0 | 1 | 7) {
+            self.quiet = rng.below(100);
         }
         match kind {
             0 => {
@@ -209,7 +232,9 @@ impl Attacker {
 
     /// One of the records that the victim reads next.
     fn next_record(&mut self) -> Option<Staged> {
-        let index = self.rng.below(8).saturating_sub(4);
+        // A flickering word has to be ahead of the victim, who goes on meanwhile.
+        let ahead = if self.rounds > 1 { 40 } else { 4 };
+        let index = self.rng.below(ahead);
         self.peer.unread(index)
     }
 
@@ -217,7 +242,7 @@ impl Attacker {
     fn flicker(&mut self, at: usize, other: u64, record: &Staged) {
         let word = self.peer.region.word(at);
         let honest = word.load(Relaxed);
-        for round in 0..2000 {
+        for round in 0..self.rounds {
             word.store(other, Relaxed);
             word.store(honest, Relaxed);
             if round % 8 == 7 && self.peer.has_released(record.end) {

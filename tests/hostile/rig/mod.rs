@@ -62,7 +62,7 @@ impl Desk {
     /// What the attacking thread does.
     fn attack(&self) {
         while !self.is_over.load(Relaxed) {
-            let had_room = self.stage.lock().expect("no step panics").step();
+            let had_room = self.stage.lock().expect("no step panics").step(true);
             if !had_room {
                 thread::yield_now();
             }
@@ -72,7 +72,7 @@ impl Desk {
     /// A step in place of the attacking thread, if that is not at it.
     fn help(&self) {
         if let Ok(mut stage) = self.stage.try_lock() {
-            stage.step();
+            stage.step(false);
         }
     }
 
@@ -89,8 +89,8 @@ impl Desk {
 }
 
 impl Stage {
-    fn step(&mut self) -> bool {
-        let had_room = self.attacker.step(&mut self.guests);
+    fn step(&mut self, is_beside: bool) -> bool {
+        let had_room = self.attacker.step(&mut self.guests, is_beside);
         self.accusations.extend(self.attacker.accusation());
         had_room
     }
