@@ -52,7 +52,7 @@
 //! - After the last message every receiving call says `Closed`, with a [`CloseReason`]; also when
 //!   the peer was killed. Blocked calls wake up for it.
 //! - The peer counts as hostile unless [`trust_peer`](MessagePort::trust_peer) says otherwise:
-//!   whatever it does, this API stays safe.
+//!   whatever it does, this API stays memory-safe. `docs/safety.md` lists the harm that it can do.
 //! - While both sides keep up there is no system call.
 //!
 //! The repository's `docs` folder has the layout, the protocol, the safety argument and the

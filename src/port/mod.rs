@@ -41,8 +41,9 @@ use target::EventTarget;
 ///
 /// A port posts and receives messages, each in the order it was posted. It is `Send` but not
 /// `Sync`: one thread at a time, or two after [`split`](Self::split). Its peer may be another
-/// thread or another process, and may do what it likes: this API stays safe, and the worst a
-/// hostile peer can do is end the conversation.
+/// thread or another process, and may do what it likes: this API stays memory-safe and does not
+/// panic. A hostile peer can end the conversation, fill its lane up to the limit, and delay calls
+/// by removing shared pages; `docs/safety.md` lists every harm, what bounds it, and the remedy.
 ///
 /// When the peer closes its port, drops it, or dies, everything that it had posted is delivered,
 /// and then every receiving call says `Closed`, with the reason.
