@@ -1,8 +1,9 @@
 //! How long calls take beside a hostile peer, and how long an honest client waits whose server has
 //! one. Prints the two tables of `docs/safety.md`.
 //!
-//! With `MESSAGEPORT_BENCH_QUICK` the floods last for fractions of a second, and medians are held
-//! against those of the same run without an attack, with much room: the promise is about medians.
+//! With `MESSAGEPORT_BENCH_QUICK` the floods last for fractions of a second. Medians that are far
+//! above those of the same run without a flood are named behind the table. Nothing is asserted, as
+//! in the other benchmarks: nothing about time holds on every machine.
 
 #![allow(unsafe_code, missing_docs)]
 
@@ -41,8 +42,9 @@ fn main() {
     println!("hostile on {}{}", play::machine(), if quick { ", quick mode" } else { "" });
     if wanted("floods") {
         let time = Duration::from_millis(if quick { 300 } else { 4000 });
-        let misses = floods::run(time);
-        assert!(!quick || misses.is_empty(), "{misses:#?}");
+        for miss in floods::run(time) {
+            println!("missed: {miss}");
+        }
     }
     if wanted("calls") {
         calls::run(Duration::from_millis(if quick { 200 } else { 3000 }));

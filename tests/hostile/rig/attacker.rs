@@ -158,7 +158,7 @@ impl Attacker {
             self.provoked.store(true, Release);
         }
         if matches!(kind, 0 | 1 | 7) {
-            self.quiet = rng.below(100);
+            self.quiet = rng.below(3000);
         }
         match kind {
             0 => {
@@ -167,7 +167,9 @@ impl Attacker {
                 region.word(region::tail(INTO)).store(tail, Release);
             }
             7 => {
-                // Further than the lane is long: the victim must not follow.
+                // Further than the lane is long: the victim must not follow, though something that
+                // looks like a record is there.
+                self.peer.writing.leave_bait(region);
                 let tail = self.peer.tail().wrapping_add(LIMIT + 16 * (1 + rng.below(1 << 20)));
                 region.word(region::tail(INTO)).store(tail, Release);
             }

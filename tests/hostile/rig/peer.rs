@@ -177,6 +177,12 @@ impl Writing {
         }
     }
 
+    /// Writes an empty message where the next record will stand, without publishing it.
+    pub fn leave_bait(&self, region: &Region) {
+        let at = region.area(self.lane, self.place.offset());
+        region.write_record(at, record(0, MESSAGE, BYTES), 0);
+    }
+
     fn used(&self) -> u64 {
         let place = self.place;
         (place.position - self.head).min(place.position - place.entered) + HEADER
