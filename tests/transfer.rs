@@ -27,6 +27,8 @@ mod locked;
 mod moving;
 #[path = "transfer/relay.rs"]
 mod relay;
+#[path = "transfer/shares.rs"]
+mod shares;
 
 use common::{receive, receive_text};
 use messageport::{MessageChannel, MessagePort, Transferable};

@@ -28,7 +28,8 @@ use std::time::{Duration, Instant};
 
 /// Delivers the events of many ports, on the thread that runs it.
 ///
-/// A port that is [started](MessagePort::start) has its messages delivered, at most 64 of them
+/// A port that is [started](MessagePort::start) has its messages delivered, at most 64 of them (a
+/// descriptor beside a message and each 4 KiB of one count as much as a message)
 /// before the others have their turn. A port that is not started keeps its messages, and costs a
 /// turn nothing. When a port has said `close` it is dropped, and [`run`](EventLoop::run) returns
 /// once no port is left. A port that was closed here before it was started stays until what is in

@@ -247,7 +247,12 @@ impl PortSet {
             }
             match port.try_recv() {
                 Ok(None) => {}
-                Ok(Some(event)) => return Some((PortId::new(id), Ok(event))),
+                Ok(Some(event)) => {
+                    // What others have is asked for behind few costly messages, or many others.
+                    let state = &mut *self.state.borrow_mut();
+                    state.given = state.given.saturating_add(event.cost() - 1);
+                    return Some((PortId::new(id), Ok(event)));
+                }
                 Err(error) => {
                     if matches!(error, RecvError::Closed { .. }) {
                         self.state.borrow_mut().ended.insert(id);

@@ -44,6 +44,8 @@ pub(crate) struct Receiving {
     waits_for_reaper: bool,
     /// A look waits a moment for that.
     is_patient: bool,
+    /// Descriptors that were received since it was last asked.
+    cost: u32,
 }
 
 /// What stands next when it is not plain to see.
@@ -82,6 +84,7 @@ impl Receiving {
             short_since: None,
             waits_for_reaper: false,
             is_patient: true,
+            cost: 0,
         }
     }
 

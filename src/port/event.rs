@@ -291,6 +291,13 @@ impl<'p> MessageEvent<'p> {
         content::transferred(self)
     }
 
+    /// What receiving it has cost: 1, and as much for each descriptor and each 4 KiB. Those who
+    /// serve several ports charge it.
+    pub(crate) fn cost(&self) -> u32 {
+        let pages = u32::try_from(self.bytes().len() / 4096).unwrap_or(u32::MAX);
+        pages.saturating_add(1).saturating_add(self.receiver.take_cost())
+    }
+
     /// The same as a message of its own, which borrows nothing: copies the bytes, and takes along
     /// what moved with it.
     pub fn into_message(self) -> Message {

@@ -219,6 +219,12 @@ impl MessagePort {
         self.sender.is_closing()
     }
 
+    /// What the messages cost that were delivered since this was last asked; one without anything
+    /// beside it costs 1.
+    pub(crate) fn take_spent(&self) -> u32 {
+        self.spent.take()
+    }
+
     pub(crate) fn has_said_close(&self) -> bool {
         self.has_said_close.get()
     }
@@ -231,6 +237,8 @@ impl MessagePort {
         match self.receiver.try_recv() {
             Ok(None) => Delivered::Nothing,
             Ok(Some(message)) => {
+                let cost = message.cost();
+                self.spent.set(self.spent.get().saturating_add(cost));
                 match self.validator.get().map_or(Ok(()), |validate| validate(&message)) {
                     Ok(()) => {
                         self.fire(EventType::Message, scope, |event| event.with_message(&message))

@@ -48,6 +48,11 @@ impl Message {
         Message { blocks, len: bytes.len(), format, parcel: RefCell::new(parcel) }
     }
 
+    /// See [`MessageEvent::cost`], without descriptors.
+    pub(crate) fn cost(&self) -> u32 {
+        u32::try_from(self.len / 4096).unwrap_or(u32::MAX).saturating_add(1)
+    }
+
     /// Closes what moved with it.
     pub(crate) fn abandon_parcel(&mut self) {
         if let Some(parcel) = self.parcel.get_mut().take() {

@@ -71,6 +71,8 @@ pub struct MessagePort {
     /// Messages are delivered as events.
     is_started: Cell<bool>,
     has_said_close: Cell<bool>,
+    /// What the messages cost that were delivered as events.
+    spent: Cell<u32>,
     /// The loop that has the port, if one has.
     watcher: RefCell<Option<Watcher>>,
     /// Of a typed port: what a message must be.
@@ -92,6 +94,7 @@ impl MessagePort {
             events: EventTarget::default(),
             is_started: Cell::new(false),
             has_said_close: Cell::new(false),
+            spent: Cell::new(0),
             watcher: RefCell::new(None),
             validator: Cell::new(None),
         }

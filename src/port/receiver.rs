@@ -148,6 +148,11 @@ impl Receiver {
         }
     }
 
+    /// Descriptors that were received since this was last asked, with messages or without.
+    pub(crate) fn take_cost(&self) -> u32 {
+        self.receiving.borrow_mut().take_cost()
+    }
+
     /// See [`Receiving::set_patient`].
     pub(crate) fn set_patient(&self, is_patient: bool) {
         self.receiving.borrow_mut().set_patient(is_patient);

@@ -167,14 +167,15 @@ impl EventLoop {
         let Some(slot) = self.ports.get(&id) else { return false };
         let scope =
             Lender { ports: &self.ports, lent: &self.lent, deferred: &self.deferred, served: id };
-        let mut count = 0;
+        // By what they cost: a message with many descriptors, or of many bytes, is a share alone.
+        let mut count: u32 = 0;
         loop {
             let delivered = match slot.port.is_started() {
                 true => slot.port.deliver(Some(&scope)),
                 false => slot.port.deliver_early_close(Some(&scope)),
             };
             match delivered {
-                Delivered::Event => count += 1,
+                Delivered::Event => count += slot.port.take_spent().max(1),
                 Delivered::Nothing => return count > 0,
                 Delivered::Later => {
                     self.delay(id);
@@ -190,7 +191,7 @@ impl EventLoop {
                 }
             }
             // What a handler wants done comes before the next message.
-            if count == SHARE || !self.deferred.borrow().is_empty() {
+            if count >= SHARE || !self.deferred.borrow().is_empty() {
                 self.make_ready(id);
                 return true;
             }

@@ -85,7 +85,8 @@ impl BroadcastChannel {
         self.events.set_hook(Box::new(hook));
     }
 
-    /// Delivers what has come as events, 64 of them at the most, and says how many. None on a
+    /// Delivers what has come as events, 64 of them at the most, fewer if they are longer than 4 KiB
+    /// each, and says how many. None on a
     /// channel that is closed. What is left makes the descriptor readable, so that an
     /// [`EventLoop`](crate::EventLoop) comes back for it.
     ///
@@ -128,13 +129,15 @@ impl BroadcastChannel {
         order::sit(&self.shared);
         let rivals = order::rivals(&self.shared);
         let _come_back = ComeBack(&self.shared);
+        let mut spent: u32 = 0;
         for count in 0..SHARE {
-            if self.shared.gives_way(&rivals) {
+            if self.shared.gives_way(&rivals) || spent >= SHARE {
                 return Ok(count);
             }
             match self.next() {
                 // Nothing of this channel is borrowed here: a handler may post, receive and close.
                 Ok(Some(Ok(message))) => {
+                    spent = spent.saturating_add(message.cost());
                     let event = Event::of_host(EventType::Message, self);
                     self.fire(&event.with_broadcast(&message));
                 }

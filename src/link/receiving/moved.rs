@@ -140,6 +140,7 @@ impl Receiving {
                 Received::Nothing => return Err(self.broken(wrong(0))),
                 Received::Packet(len, descriptors) => {
                     let count = descriptors.len();
+                    self.cost = self.cost.saturating_add(count as u32);
                     let Some((found, parcel)) = Parcel::open(&bytes[..len], descriptors) else {
                         return Err(self.broken(wrong(count as u64)));
                     };
@@ -174,6 +175,11 @@ impl Receiving {
             return Err(self.broken(Corruption::unequal("packets beside a message", 0, 1)));
         }
         Ok(Parcel::lost(needed))
+    }
+
+    /// Descriptors that were received since this was last asked.
+    pub(crate) fn take_cost(&mut self) -> u32 {
+        std::mem::take(&mut self.cost)
     }
 
     /// Whether a look waits a moment where more of this port's descriptors are about to be closed.

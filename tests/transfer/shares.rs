@@ -1,0 +1,41 @@
+//! A port's turn in a loop is measured by what its messages cost: few of them if they have many
+//! descriptors beside them or many bytes, before another port is served.
+
+use crate::channel;
+use messageport::{Buffer, EventLoop, MessagePort, Transferable};
+use std::sync::mpsc;
+
+const MESSAGES: usize = 60;
+
+/// How many of the messages that a port has in its queue a loop delivers before the one message of
+/// a port that was added later. The program takes nothing that comes with them.
+fn served_before(post: impl Fn(&MessagePort)) -> usize {
+    let (hostile, honest) = (channel(), channel());
+    let (tell, told) = mpsc::channel();
+    let mut event_loop = EventLoop::new().expect("a loop");
+    (0..MESSAGES).for_each(|_| post(&hostile.port1));
+    honest.port1.post_text("honest").expect("room");
+    for (is_honest, port) in [(false, hostile.port2), (true, honest.port2)] {
+        let tell = tell.clone();
+        port.on_message(move |_| tell.send(is_honest).expect("the test listens"));
+        event_loop.add(port).expect("a descriptor");
+    }
+    event_loop.run_until_idle().expect("a turn");
+    let order: Vec<bool> = told.try_iter().collect();
+    assert_eq!(order.len(), MESSAGES + 1, "all are delivered");
+    order.iter().position(|is_honest| *is_honest).expect("the honest one")
+}
+
+#[test]
+fn descriptors_and_bytes_take_a_ports_share() {
+    let plain = served_before(|port| port.post_text("plain").expect("room"));
+    assert_eq!(plain, MESSAGES, "as many are one share");
+    let buffers = served_before(|port| {
+        let buffer = || Buffer::from_slice(b"x").expect("a buffer");
+        let list: Vec<Transferable> = (0..8).map(|_| buffer().into()).collect();
+        port.post_text_with("buffers", list).expect("room");
+    });
+    assert!(buffers <= 10, "{buffers} messages with 8 descriptors each");
+    let long = served_before(|port| port.post_bytes(&[7; 64 << 10]).expect("room"));
+    assert!(long <= 5, "{long} messages of 64 KiB each");
+}
