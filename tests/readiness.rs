@@ -161,3 +161,8 @@ fn by_sleeping(port: MessagePort) {
 }
 
 between_two_ends!(a_sleeper_misses_nothing, by_sleeping, sends_few);
+
+#[cfg(not(any(feature = "tokio", feature = "async-io")))]
+#[test]
+#[ignore = "run `cargo test --all-features`: without a reactor no test of AsyncPort is compiled"]
+fn tasks_are_tested_as_well() {}
