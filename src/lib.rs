@@ -91,6 +91,7 @@ pub use error::{
 };
 #[cfg(not(messageport_loom))]
 pub use front::add_error::AddError;
+#[cfg(not(messageport_loom))]
 pub use front::blocking::Iter;
 #[cfg(not(messageport_loom))]
 pub use front::event_loop::{EventLoop, LoopHandle, PortId, SourceId};

@@ -1,19 +1,20 @@
 //! The one door to atomics and cells: the standard ones, or loom's under `cfg(messageport_loom)`.
 //! A name of our own: dependencies of the tests have a `cfg(loom)` as well, and would follow it.
 //!
-//! Every ordering that is stronger than `Relaxed` and every fence of the ring passes through
-//! [`ordering`] or [`fence`] with the [`Site`] it stands at.
-//! In a normal build both are the identity and cost nothing.
-//! Under loom one site at a time can be weakened, and a model must then fail: so each ordering of
-//! the ring is shown to be needed, by `ring::models`.
+//! Every ordering that is stronger than `Relaxed` and every fence of the crate passes through
+//! [`ordering`] or [`fence`] with the [`Site`] it stands at; so does each step of the ring that a
+//! sleeper relies on, through [`step`].
+//! In a normal build all three are the identity and cost nothing.
+//! Under loom one site at a time can be weakened, and a model must then fail: so each of them is
+//! shown to be needed, by `ring::models`.
 
 #[cfg(messageport_loom)]
-pub(crate) use loom::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+pub(crate) use loom::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 #[cfg(not(messageport_loom))]
-pub(crate) use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+pub(crate) use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 
-/// A place in the ring where memory is ordered, or where two steps must be one. The table in
-/// `ring/mod.rs` names each one's partner.
+/// A place where memory is ordered, where two steps must be one, or where a step must not be left
+/// out. The table in `ring/mod.rs` names each one's partner.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Site {
     /// `tail` is stored after the records it covers.
@@ -24,6 +25,10 @@ pub(crate) enum Site {
     PublishHead,
     /// `head` is loaded before the bytes before it are overwritten.
     ReadHead,
+    /// The same, by a producer that goes on where another owner stopped.
+    ResumeHead,
+    /// The same, before a drained lane is left for a smaller segment.
+    HeadOnWayHome,
     /// Between storing `tail` or `head` and looking at the sleeper's flag.
     FenceBeforeLook,
     /// Between raising the flag and looking again.
@@ -32,6 +37,22 @@ pub(crate) enum Site {
     FenceReaderGone,
     /// A sleeper's flag is read and cleared in one step.
     TakeFlag,
+    /// A sleeper that does not sleep takes its flag back.
+    Disarm,
+    /// A producer that is about to sleep asks whether it could hop instead.
+    LookForHop,
+    /// A release gives back the control records behind the message as well.
+    ReleaseControls,
+    /// A slot's count is stored after its bytes were used.
+    ReturnSlot,
+    /// A slot's count is loaded before its bytes are written again.
+    TakeSlot,
+    /// A request is stored after what its maker did before.
+    Request,
+    /// A request is seen before what is done for it.
+    SeeRequest,
+    /// The same, by the one that takes it.
+    TakeRequest,
 }
 
 #[cfg(not(messageport_loom))]
@@ -44,6 +65,13 @@ pub(crate) const fn ordering(_site: Site, ordering: Ordering) -> Ordering {
 #[inline]
 pub(crate) fn fence(_site: Site) {
     std::sync::atomic::fence(Ordering::SeqCst);
+}
+
+/// Whether a step is taken: always, but in the twin of a model.
+#[cfg(not(messageport_loom))]
+#[inline(always)]
+pub(crate) const fn step(_site: Site) -> bool {
+    true
 }
 
 /// Stores a sleeper's flag, which its waker takes by [`swap_flag`].
@@ -59,7 +87,7 @@ pub(crate) fn swap_flag(_site: Site, flag: &AtomicU32, value: u32, ordering: Ord
 }
 
 #[cfg(messageport_loom)]
-pub(crate) use weakened::{ALL_SITES, fence, ordering, store_flag, swap_flag, with_weakened};
+pub(crate) use weakened::{ALL_SITES, fence, ordering, step, store_flag, swap_flag, with_weakened};
 
 /// The switch that lets a model run with one ordering taken away.
 #[cfg(messageport_loom)]
@@ -67,15 +95,25 @@ mod weakened {
     use super::{AtomicU32, Ordering, Site};
     use std::cell::Cell;
 
-    pub(crate) const ALL_SITES: [Site; 8] = [
+    pub(crate) const ALL_SITES: [Site; 18] = [
         Site::PublishTail,
         Site::ReadTail,
         Site::PublishHead,
         Site::ReadHead,
+        Site::ResumeHead,
+        Site::HeadOnWayHome,
         Site::FenceBeforeLook,
         Site::FenceBeforeSleep,
         Site::FenceReaderGone,
         Site::TakeFlag,
+        Site::Disarm,
+        Site::LookForHop,
+        Site::ReleaseControls,
+        Site::ReturnSlot,
+        Site::TakeSlot,
+        Site::Request,
+        Site::SeeRequest,
+        Site::TakeRequest,
     ];
 
     thread_local! {
@@ -91,6 +129,10 @@ mod weakened {
         if WEAKENED.get() != Some(site) {
             loom::sync::atomic::fence(Ordering::SeqCst);
         }
+    }
+
+    pub(crate) fn step(site: Site) -> bool {
+        WEAKENED.get() != Some(site)
     }
 
     /// By a swap as well: loom knows no order between a plain store and an earlier swap of another

@@ -15,6 +15,7 @@ use crate::os::eventfd::Bell;
 use crate::port::MessagePort;
 use crate::port::events::{Called, Watcher};
 use crate::port::target::ListenerFailure;
+use crate::ring::handover;
 use handle::Shared;
 use std::any::Any;
 use std::cell::{Cell, RefCell};
@@ -22,7 +23,7 @@ use std::collections::{BTreeMap, VecDeque};
 use std::fmt;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::rc::Rc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
@@ -424,15 +425,13 @@ impl EventLoop {
     /// Whether the loop was asked to [stop](LoopHandle::stop), and neither [`run`](Self::run) nor
     /// [`take_stop_request`](Self::take_stop_request) has taken the request since.
     pub fn is_stopping(&self) -> bool {
-        // Acquire: pairs with the Release in `stop`.
-        self.shared.is_stopped.load(Ordering::Acquire)
+        handover::has_request(&self.shared.is_stopped)
     }
 
     /// Takes a request to [stop](LoopHandle::stop), so that it does not end the next `run`. Says
     /// whether there was one.
     pub fn take_stop_request(&mut self) -> bool {
-        // Acquire: pairs with the Release in `stop`.
-        self.is_stopping() && self.shared.is_stopped.swap(false, Ordering::Acquire)
+        self.is_stopping() && handover::take_request(&self.shared.is_stopped)
     }
 
     /// Whether nothing can come any more, unless another thread gives work.

@@ -18,6 +18,7 @@ use crate::link::region::mapped;
 use crate::os::mapping::{Mapping, page_size};
 use crate::os::reaper::Foreign;
 use crate::os::{futex, memfd};
+use crate::ring::handover;
 use crate::ring::notifier::{self, Sleep, Wake};
 use crate::sync::Site;
 use std::cell::Cell;
@@ -83,12 +84,7 @@ impl PoolMemory {
     }
 
     fn free(&self, slot: u32) {
-        let freed = self.freed(slot);
-        // Relaxed: only who has the slot counts on, and it came here by a record, or by `take`.
-        let count = freed.load(Ordering::Relaxed).wrapping_add(1);
-        // Release: pairs with the Acquire in `PoolMaker::take_slot`; the bytes are no longer used
-        // here.
-        freed.store(count, Ordering::Release);
+        handover::return_slot(self.freed(slot));
         if notifier::look(self.waiting(), Site::FenceBeforeLook) != Wake::Nobody {
             futex::wake(self.waiting());
         }
@@ -292,8 +288,7 @@ impl PoolMaker {
     }
 
     fn take_slot(&self, slot: u32) -> Option<PooledBuffer> {
-        // Acquire: pairs with the Release in `free`; who had it before is through with it.
-        let count = self.memory.freed(slot).load(Ordering::Acquire);
+        let count = handover::slot_count(self.memory.freed(slot));
         let is_free = self.noted[slot as usize].replace(count) != count;
         is_free.then(|| PooledBuffer { memory: self.memory.clone(), slot })
     }

@@ -3,8 +3,9 @@
 use crate::error::SystemError;
 use crate::link::endpoint::Endpoint;
 use crate::os::eventfd::Bell;
+use crate::ring::handover;
 use std::os::fd::{AsFd, BorrowedFd};
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Weak};
 
 /// Ends a blocked call of a port, from any thread.
@@ -46,9 +47,7 @@ impl Canceller {
 
     /// Ends the blocked call, or else the next one. At most two system calls; never blocks.
     pub fn cancel(&self) {
-        // Release: pairs with the Acquire in `take_request`; what the caller did before is seen by
-        // the one whose call ends.
-        self.switch.requested.store(true, Ordering::Release);
+        handover::request(&self.switch.requested);
         self.switch.bell.ring();
         if let Some(end) = self.switch.end.upgrade() {
             end.interrupt_sender();
@@ -67,8 +66,7 @@ impl Switch {
         // First the bell: a request that comes between the two rings again, and is taken here or in
         // the next round. The other way round a late ring would stay, with nobody to silence it.
         self.bell.silence();
-        // Acquire: pairs with the Release in `cancel`.
-        self.requested.swap(false, Ordering::Acquire)
+        handover::take_request(&self.requested)
     }
 
     /// Readable once a request stands.

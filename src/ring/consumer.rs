@@ -9,7 +9,7 @@ use crate::ring::cursor::{Cursor, distance};
 use crate::ring::memory::Memory;
 use crate::ring::notifier::{self, Sleep, Wait, Wake};
 use crate::ring::segment::{Geometry, Span};
-use crate::sync::{Ordering, Site, ordering};
+use crate::sync::{Ordering, Site, ordering, step};
 use crate::wire::layout::RECORD_ALIGN;
 use crate::wire::record::{Beside, Farewell, Format, HEADER_LEN, Header, record_len};
 
@@ -151,7 +151,7 @@ impl Consumer {
     #[inline(always)]
     pub(crate) fn release(&mut self, position: u64) -> Wake {
         self.released = position;
-        if position == self.cursor.position {
+        if position == self.cursor.position && step(Site::ReleaseControls) {
             self.pass_known_controls();
             self.released = self.cursor.position;
         }

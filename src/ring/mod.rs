@@ -71,23 +71,41 @@
 //! |---|---|---|---|
 //! | `PublishTail` | `tail`, `Producer::commit` → | `ReadTail` | headers and payload before it |
 //! | `ReadTail` | `tail`, → `Consumer::refresh_tail` | `PublishTail` | the same |
-//! | `PublishHead` | `head`, `Consumer::release` → | `ReadHead` | that the bytes were read |
+//! | `PublishHead` | `head`, `Consumer::release` → | the next three | that the bytes were read |
 //! | `ReadHead` | `head`, → `Producer::refresh_head` | `PublishHead` | the same |
-//! | `FenceBeforeLook` | store `tail`, `head`; load the flag | the next | either is seen |
-//! | `FenceBeforeSleep` | store the flag; load `tail`, `head` | the other two | either is seen |
+//! | `ResumeHead` | `head`, → `Producer::resume` | `PublishHead` | the same |
+//! | `HeadOnWayHome` | `head`, → `Producer::way_home`, `go_home` | `PublishHead` | the same |
+//! | `FenceBeforeLook` | store `tail`, `head`, a slot's count; load the flag | the next | either is seen |
+//! | `FenceBeforeSleep` | store the flag; load `tail`, `head`, counts | the other two | either is seen |
 //! | `FenceReaderGone` | store `reader_gone`; load the flag | `FenceBeforeSleep` | either is seen |
 //! | `TakeFlag` | the flag, sleeper → waker | `notifier::arm` | each flag, once |
+//! | `ReturnSlot` | a slot's count, `handover::return_slot` → | `TakeSlot` | that its bytes were used |
+//! | `TakeSlot` | a slot's count, → `handover::slot_count` | `ReturnSlot` | the same |
+//! | `Request` | a request, `handover::request` → | the next two | what was done before it |
+//! | `SeeRequest` | a request, → `handover::has_request` | `Request` | the same |
+//! | `TakeRequest` | a request, → `handover::take_request` | `Request` | the same |
+//!
+//! Three steps have a site as well, though they order nothing: without `Disarm` a flag is left,
+//! without `LookForHop` and `ReleaseControls` a producer sleeps over room.
 //!
 //! | Weakened | Models that fail | How |
 //! |---|---|---|
-//! | `PublishTail` to Relaxed | ring, growth, messages | a unit is read while it is written |
-//! | `ReadTail` to Relaxed | ring, growth, messages | a unit is read while it is written |
-//! | `PublishHead` to Relaxed | ring, growth | a unit is overwritten while it is read |
+//! | `PublishTail` to Relaxed | ring, quick, growth, messages | a unit is read while it is written |
+//! | `ReadTail` to Relaxed | ring, quick, growth, messages | a unit is read while it is written |
+//! | `PublishHead` to Relaxed | ring, growth, resumed | a unit is overwritten while it is read |
 //! | `ReadHead` to Relaxed | ring, growth | a unit is overwritten while it is read |
-//! | `FenceBeforeLook` deleted | messages, room, hop | a sleep without end |
-//! | `FenceBeforeSleep` deleted | messages, room, hop, `reader_gone` | a sleep without end |
+//! | `ResumeHead` to Relaxed | resumed | a unit is overwritten while it is read |
+//! | `HeadOnWayHome` to Relaxed | `way_home` | a unit is overwritten while it is read |
+//! | `FenceBeforeLook` deleted | messages, room, hop, slot | a sleep without end |
+//! | `FenceBeforeSleep` deleted | messages, room, hop, `reader_gone`, slot | a sleep without end |
 //! | `FenceReaderGone` deleted | `reader_gone` | a sleep without end |
 //! | `TakeFlag` as load, then clear | take, messages | a sleep without end |
+//! | `Disarm` left out | messages, room | a flag is left |
+//! | `LookForHop` left out | `late_hop` | a sleep without end |
+//! | `ReleaseControls` left out | controls | a sleep without end |
+//! | `ReturnSlot`, `TakeSlot` to Relaxed | slot | bytes are written while they are used |
+//! | `Request` to Relaxed | request, both ways | what was done before is not seen |
+//! | `SeeRequest`, `TakeRequest` to Relaxed | request, its own way | the same |
 //!
 //! `Relaxed` is everything else: the bytes of the area, which `tail` and `head` order; the flags
 //! and `reader_gone`, which the fences order; the counters, by which nothing is decided.
@@ -100,6 +118,7 @@
 
 pub(crate) mod consumer;
 pub(crate) mod cursor;
+pub(crate) mod handover;
 #[cfg(any(test, fuzzing))]
 pub(crate) mod lane;
 pub(crate) mod memory;

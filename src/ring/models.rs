@@ -6,20 +6,25 @@
 //! it; a lost wake-up leaves a thread asleep that nobody will wake, which loom reports.
 //!
 //! `loom_whole` runs the models; `loom_weakened` takes one ordering or one step away at a time and
-//! wants them to fail.
+//! wants them to fail. Posts and looks go the ways of the link: the quick one first, where the
+//! model has it, and the other one when that finds nothing.
+
+mod loom_weakened;
 
 use std::sync::Arc;
 
+use loom::cell::UnsafeCell;
 use loom::sync::Notify;
 use loom::thread;
 
 use crate::ring::consumer::{Consumer, Peek, Record};
+use crate::ring::handover;
 use crate::ring::lane;
 use crate::ring::memory::Memory;
-use crate::ring::notifier::{Sleep, Wait, Wake};
+use crate::ring::notifier::{self, Sleep, Wait, Wake};
 use crate::ring::producer::{Producer, Refusal};
 use crate::ring::segment::Geometry;
-use crate::sync::Ordering;
+use crate::sync::{AtomicBool, AtomicU32, Ordering, Site};
 use crate::wire::record::{Farewell, Format};
 
 /// Publishing, reading and reuse in a segment that goes round, without a wait.
@@ -31,6 +36,43 @@ fn ring() {
     let mut lane = Lane::new(Geometry::new(128, 128), &[1, 1, 1, 1, 2, 1]);
     lane.preload(4, 1);
     lane.race(4);
+}
+
+/// The same by the quick ways: a place in the run, a look at a plain message.
+fn quick() {
+    let mut lane = Lane::new(Geometry::new(128, 128), &[1, 1, 1, 1, 1, 1]);
+    lane.is_quick = true;
+    lane.preload(4, 1);
+    lane.race(4);
+}
+
+/// A producer whose owner is another one from here on. What it knows of `head` it loads once, when
+/// it takes the end over.
+fn resumed() {
+    let mut lane = Lane::new(Geometry::new(128, 128), &[1, 1, 1, 1, 2]);
+    lane.preload(4, 1);
+    let Lane { producer, mut consumer, units, .. } = lane;
+    let (memory, geometry) = (producer.memory().clone(), *producer.geometry());
+    let (cursor, left) = (producer.cursor(), producer.left());
+    drop(producer);
+    let posting = thread::spawn(move || {
+        let resumed = Producer::resume(memory, geometry, cursor, left);
+        post(&mut resumed.expect("an honest peer"), 4, units[4], false).is_ok()
+    });
+    for number in 1..4 {
+        assert!(receive_next(&mut consumer, number, units[number], false));
+    }
+    if posting.join().expect("the producer ends") {
+        assert!(receive_next(&mut consumer, 4, units[4], false), "a message is lost");
+    }
+}
+
+/// The producer goes back to the segment that a burst has left, once the lane has drained: the
+/// record there covers bytes of the first one.
+fn way_home() {
+    let mut lane = Lane::new(Geometry::new(128, 256), &[5, 1, 1, 1]);
+    lane.preload(3, 0);
+    lane.race(3);
 }
 
 /// The same for segments that are left and entered again: each message fills one of the two.
@@ -63,6 +105,43 @@ fn hop() {
     lane.run();
 }
 
+/// The other segments become free by the release that also empties the only one that holds the next
+/// message: a producer that is about to sleep then finds no room, but can hop.
+fn late_hop() {
+    let mut lane = Lane::new(Geometry::new(64, 256), &[2, 2, 6, 6]);
+    lane.preload(3, 0);
+    let Lane { mut producer, mut consumer, bells, units, .. } = lane;
+    let producer_bells = bells.clone();
+    let posting = thread::spawn(move || {
+        assert!(post_waiting(&mut producer, &producer_bells, 3, units[3], false));
+    });
+    for number in 0..3 {
+        let record = next_waiting(&mut consumer, &bells, false);
+        read(&consumer, &record, number, units[number]);
+        consumer.take(&record);
+    }
+    bells.room.wake(consumer.release(consumer.position()));
+    let record = next_waiting(&mut consumer, &bells, false);
+    bells.room.wake(receive(&mut consumer, &record, 3, units[3]));
+    posting.join().expect("the producer ends");
+}
+
+/// The consumer takes a message, and looks again only when the producer has posted the next one:
+/// for that the jump behind the message has to be given back with it.
+fn controls() {
+    let mut lane = Lane::new(Geometry::new(64, 256), &[6, 6]);
+    lane.preload(1, 0);
+    let Lane { mut producer, mut consumer, bells, units, .. } = lane;
+    let producer_bells = bells.clone();
+    let posting = thread::spawn(move || {
+        assert!(post_waiting(&mut producer, &producer_bells, 1, units[1], false));
+    });
+    let record = next_waiting(&mut consumer, &bells, false);
+    bells.room.wake(receive(&mut consumer, &record, 0, units[0]));
+    posting.join().expect("the producer ends");
+    assert!(receive_next(&mut consumer, 1, units[1], false), "a message is lost");
+}
+
 /// The consumer leaves, while the producer waits for room that nobody will make.
 fn reader_gone() {
     let mut lane = Lane::new(Geometry::new(128, 128), &[1; 4]);
@@ -70,7 +149,7 @@ fn reader_gone() {
     let Lane { mut producer, mut consumer, bells, .. } = lane;
     let producer_bells = bells.clone();
     let posting = thread::spawn(move || {
-        let sent = post_waiting(&mut producer, &producer_bells, 3, 1);
+        let sent = post_waiting(&mut producer, &producer_bells, 3, 1, false);
         assert!(!sent, "there was no room");
     });
     bells.room.wake(consumer.leave(Farewell::Dropped));
@@ -87,6 +166,69 @@ fn take() {
     lane.run();
 }
 
+/// A slot of a pool comes back while its maker waits for one, and is written again.
+fn slot() {
+    struct Slot {
+        count: AtomicU32,
+        waiting: AtomicU32,
+        bytes: Cell,
+    }
+    let slot = Arc::new(Slot {
+        count: AtomicU32::new(0),
+        waiting: AtomicU32::new(0),
+        bytes: Cell::default(),
+    });
+    let bell = Bell::default();
+    let user = thread::spawn({
+        let (slot, bell) = (slot.clone(), bell.clone());
+        move || {
+            slot.bytes.read();
+            handover::return_slot(&slot.count);
+            bell.wake(notifier::look(&slot.waiting, Site::FenceBeforeLook));
+        }
+    });
+    // As `BufferPool` waits: it looks, and looks again with the flag up.
+    while handover::slot_count(&slot.count) == 0 {
+        notifier::arm(&slot.waiting, Sleep::Doorbell);
+        if handover::slot_count(&slot.count) == 0 {
+            bell.sleep();
+        }
+        notifier::disarm(&slot.waiting);
+    }
+    slot.bytes.write();
+    user.join().expect("the user ends");
+}
+
+/// A request is raised, and seen or taken: then what was done before it is seen as well.
+fn request(is_there: fn(&AtomicBool) -> bool) {
+    let shared = Arc::new((AtomicBool::new(false), Cell::default()));
+    let maker = thread::spawn({
+        let shared = shared.clone();
+        move || {
+            shared.1.write();
+            handover::request(&shared.0);
+        }
+    });
+    if is_there(&shared.0) {
+        shared.1.read();
+    }
+    maker.join().expect("the maker ends");
+}
+
+/// Bytes that loom tracks.
+#[derive(Default)]
+struct Cell(UnsafeCell<u8>);
+
+impl Cell {
+    fn read(&self) {
+        self.0.with(|_| ());
+    }
+
+    fn write(&self) {
+        self.0.with_mut(|_| ());
+    }
+}
+
 /// Both ends, and how each is woken. Messages are numbered in their payload.
 struct Lane {
     producer: Producer,
@@ -96,13 +238,16 @@ struct Lane {
     units: &'static [u64],
     posted: usize,
     taken: usize,
+    /// Whether the quick ways are tried first.
+    is_quick: bool,
 }
 
 impl Lane {
     fn new(geometry: Geometry, units: &'static [u64]) -> Lane {
         let memory = Memory::on_heap(geometry.limit());
         let (producer, consumer) = lane::fresh(&memory, geometry, 0u64.wrapping_sub(64));
-        Lane { producer, consumer, bells: Bells::default(), units, posted: 0, taken: 0 }
+        let bells = Bells::default();
+        Lane { producer, consumer, bells, units, posted: 0, taken: 0, is_quick: false }
     }
 
     /// Posts the first messages, and takes some of them, before the threads start.
@@ -111,11 +256,11 @@ impl Lane {
         for number in 0..posts {
             if number == before_takes {
                 (0..takes).for_each(|number| {
-                    receive_next(&mut self.consumer, number, self.units[number]);
+                    receive_next(&mut self.consumer, number, self.units[number], self.is_quick);
                 });
             }
-            let wake = post(&mut self.producer, number, self.units[number]).expect("there is room");
-            assert_eq!(wake, Wake::Nobody);
+            let wake = post(&mut self.producer, number, self.units[number], self.is_quick);
+            assert_eq!(wake, Ok(Wake::Nobody), "there is room");
         }
         (self.posted, self.taken) = (posts, takes);
     }
@@ -124,55 +269,78 @@ impl Lane {
     /// in another, nobody waiting. What is left then is taken afterwards: nothing is lost, doubled
     /// or out of order.
     fn race(self, takes: usize) {
-        let Lane { mut producer, mut consumer, units, posted, mut taken, .. } = self;
+        let Lane { mut producer, mut consumer, units, posted, mut taken, is_quick, .. } = self;
         let posting = thread::spawn(move || {
             (posted..units.len())
-                .find(|&number| post(&mut producer, number, units[number]).is_err())
+                .find(|&number| post(&mut producer, number, units[number], is_quick).is_err())
                 .unwrap_or(units.len())
         });
         for _ in 0..takes {
-            taken += usize::from(receive_next(&mut consumer, taken, units[taken]));
+            taken += usize::from(receive_next(&mut consumer, taken, units[taken], is_quick));
         }
         let posted = posting.join().expect("the producer ends");
         while taken < posted {
-            assert!(receive_next(&mut consumer, taken, units[taken]), "a message is lost");
+            let found = receive_next(&mut consumer, taken, units[taken], is_quick);
+            assert!(found, "a message is lost");
             taken += 1;
         }
         assert_eq!(consumer.peek(), Ok(Peek::Empty));
     }
 
     /// Posts what is left in one thread and receives all in another, each waiting if it has to.
+    /// Who no longer sleeps has left no flag.
     fn run(self) {
-        let Lane { mut producer, mut consumer, bells, units, posted, taken } = self;
+        let Lane { mut producer, mut consumer, bells, units, posted, taken, is_quick } = self;
         let producer_bells = bells.clone();
         let posting = thread::spawn(move || {
             for number in posted..units.len() {
-                assert!(post_waiting(&mut producer, &producer_bells, number, units[number]));
+                let units = units[number];
+                assert!(post_waiting(&mut producer, &producer_bells, number, units, is_quick));
             }
         });
         for number in taken..units.len() {
-            let record = next_waiting(&mut consumer, &bells);
+            let record = next_waiting(&mut consumer, &bells, is_quick);
             bells.room.wake(receive(&mut consumer, &record, number, units[number]));
         }
         posting.join().expect("the producer ends");
+        let sleepers = &consumer.memory().lane().sleepers;
+        for flag in [&sleepers.message_sleeper, &sleepers.room_sleeper] {
+            // Relaxed: after the threads.
+            assert_eq!(flag.load(Ordering::Relaxed), 0, "{FLAG_LEFT}");
+        }
     }
 }
 
 /// Writes and commits message `number`.
-fn post(producer: &mut Producer, number: usize, units: u64) -> Result<Wake, Refusal> {
-    let plan = producer.plan(16 * units)?;
+fn post(
+    producer: &mut Producer,
+    number: usize,
+    units: u64,
+    is_quick: bool,
+) -> Result<Wake, Refusal> {
+    let quick = if is_quick { producer.plan_in_run(16 * units) } else { None };
+    let plan = quick.map_or_else(|| producer.plan(16 * units), Ok)?;
     let first = plan.payload_offset();
     for unit in 0..units {
         producer.memory().write_unit(first + 16 * unit, [number as u64, unit]);
     }
     producer.stage(plan, (16 * units) as u32, Format::Bytes);
+    if is_quick && !producer.has_run() {
+        producer.renew_run(producer.geometry().segment_len(producer.cursor().segment));
+    }
     Ok(producer.commit())
 }
 
 /// The link's loop around `post`. Says whether the message was sent; not, if nobody reads.
-fn post_waiting(producer: &mut Producer, bells: &Bells, number: usize, units: u64) -> bool {
+fn post_waiting(
+    producer: &mut Producer,
+    bells: &Bells,
+    number: usize,
+    units: u64,
+    is_quick: bool,
+) -> bool {
     loop {
-        match post(producer, number, units) {
+        match post(producer, number, units, is_quick) {
             Ok(wake) => {
                 bells.message.wake(wake);
                 return true;
@@ -189,13 +357,17 @@ fn post_waiting(producer: &mut Producer, bells: &Bells, number: usize, units: u6
         }
         if producer.prepare_wait(16 * units, Sleep::Doorbell) == Wait::Sleep {
             bells.room.sleep();
+            producer.cancel_wait();
         }
     }
 }
 
 /// The link's loop around `peek`.
-fn next_waiting(consumer: &mut Consumer, bells: &Bells) -> Record {
+fn next_waiting(consumer: &mut Consumer, bells: &Bells, is_quick: bool) -> Record {
     loop {
+        if is_quick && let Some(record) = consumer.glance() {
+            return record;
+        }
         match consumer.peek().expect("an honest peer") {
             Peek::Message(record) => return record,
             Peek::Empty if consumer.has_unreleased() => {
@@ -204,6 +376,7 @@ fn next_waiting(consumer: &mut Consumer, bells: &Bells) -> Record {
             Peek::Empty => {
                 if consumer.prepare_wait(Sleep::Doorbell) == Ok(Wait::Sleep) {
                     bells.message.sleep();
+                    consumer.cancel_wait();
                 }
             }
             Peek::Closed(farewell) => panic!("nobody closed, but it says {farewell:?}"),
@@ -212,8 +385,10 @@ fn next_waiting(consumer: &mut Consumer, bells: &Bells) -> Record {
 }
 
 /// Receives message `number` if it is there, and says whether it was.
-fn receive_next(consumer: &mut Consumer, number: usize, units: u64) -> bool {
-    let Peek::Message(record) = consumer.peek().expect("an honest peer") else { return false };
+fn receive_next(consumer: &mut Consumer, number: usize, units: u64, is_quick: bool) -> bool {
+    let quick = if is_quick { consumer.glance() } else { None };
+    let found = quick.map_or_else(|| consumer.peek().expect("an honest peer"), Peek::Message);
+    let Peek::Message(record) = found else { return false };
     let wake = receive(consumer, &record, number, units);
     assert_eq!(wake, Wake::Nobody);
     true
@@ -221,13 +396,18 @@ fn receive_next(consumer: &mut Consumer, number: usize, units: u64) -> bool {
 
 /// Reads message `number`, takes and releases it.
 fn receive(consumer: &mut Consumer, record: &Record, number: usize, units: u64) -> Wake {
+    read(consumer, record, number, units);
+    consumer.take(record);
+    consumer.release(record.end)
+}
+
+/// Reads message `number`, and compares it.
+fn read(consumer: &Consumer, record: &Record, number: usize, units: u64) {
     assert_eq!(u64::from(record.len), 16 * units);
     for unit in 0..units {
         let found = consumer.memory().read_unit(record.payload_offset + 16 * unit);
         assert_eq!(found, [number as u64, unit], "message {number}");
     }
-    consumer.take(record);
-    consumer.release(record.end)
 }
 
 /// The doorbell of either end.
@@ -263,9 +443,17 @@ struct Model {
 
 const RING: Model = Model { run: ring, preemptions: None };
 const GROWTH: Model = Model { run: growth, preemptions: None };
+const QUICK: Model = Model { run: quick, preemptions: None };
+const RESUMED: Model = Model { run: resumed, preemptions: None };
+const WAY_HOME: Model = Model { run: way_home, preemptions: None };
+const CONTROLS: Model = Model { run: controls, preemptions: Some(3) };
+const SLOT: Model = Model { run: slot, preemptions: None };
+const SEEN_REQUEST: Model = Model { run: || request(handover::has_request), preemptions: None };
+const TAKEN_REQUEST: Model = Model { run: || request(handover::take_request), preemptions: None };
 const MESSAGES: Model = Model { run: messages, preemptions: None };
 const ROOM: Model = Model { run: room, preemptions: None };
 const HOP: Model = Model { run: hop, preemptions: Some(3) };
+const LATE_HOP: Model = Model { run: late_hop, preemptions: Some(3) };
 const READER_GONE: Model = Model { run: reader_gone, preemptions: None };
 const TAKE: Model = Model { run: take, preemptions: None };
 
@@ -277,12 +465,46 @@ impl Model {
     }
 }
 
+/// What a model says that finds a sleeper's flag up when nobody sleeps.
+const FLAG_LEFT: &str = "a flag is left";
+
 mod loom_whole {
     use super::*;
 
     #[test]
     fn the_ring_loses_and_tears_nothing() {
         RING.check();
+    }
+
+    #[test]
+    fn nor_do_its_quick_ways() {
+        QUICK.check();
+    }
+
+    #[test]
+    fn a_new_owner_overwrites_nothing_that_is_read() {
+        RESUMED.check();
+    }
+
+    #[test]
+    fn the_way_home_overwrites_nothing_that_is_read() {
+        WAY_HOME.check();
+    }
+
+    #[test]
+    fn a_release_gives_back_what_stands_behind_the_message() {
+        CONTROLS.check();
+    }
+
+    #[test]
+    fn a_slot_is_written_again_after_its_user_is_through() {
+        SLOT.check();
+    }
+
+    #[test]
+    fn a_request_publishes_what_was_done_before() {
+        SEEN_REQUEST.check();
+        TAKEN_REQUEST.check();
     }
 
     #[test]
@@ -306,6 +528,11 @@ mod loom_whole {
     }
 
     #[test]
+    fn a_hop_that_becomes_possible_late_is_made() {
+        LATE_HOP.check();
+    }
+
+    #[test]
     fn a_reader_that_leaves_wakes_the_producer() {
         READER_GONE.check();
     }
@@ -313,89 +540,5 @@ mod loom_whole {
     #[test]
     fn a_flag_left_behind_takes_no_other_away() {
         TAKE.check();
-    }
-}
-
-mod loom_weakened {
-    use super::*;
-    use crate::sync::{ALL_SITES, Site, with_weakened};
-    use std::panic::{AssertUnwindSafe, catch_unwind};
-
-    /// What loom says when one end reads a unit that the other may be writing.
-    const RACE: &str = "Causality violation";
-    /// What loom says when everybody sleeps.
-    const LOST_WAKE: &str = "deadlock";
-
-    /// Asserts that each model fails without `site`, for the reason it is there.
-    fn fail_without(site: Site, reason: &str, models: &[Model]) {
-        for (index, model) in models.iter().enumerate() {
-            let outcome = catch_unwind(AssertUnwindSafe(|| {
-                with_weakened(site, || model.check());
-            }));
-            let panic = outcome.expect_err(&format!("model {index} holds without {site:?}"));
-            let said = match panic.downcast::<String>() {
-                Ok(said) => *said,
-                Err(_) => "a panic without a text".to_owned(),
-            };
-            assert!(said.contains(reason), "model {index} without {site:?} says: {said}");
-        }
-    }
-
-    #[test]
-    fn without_publish_tail_release_the_ring_model_fails() {
-        fail_without(Site::PublishTail, RACE, &[RING, GROWTH, MESSAGES]);
-    }
-
-    #[test]
-    fn without_read_tail_acquire_the_ring_model_fails() {
-        fail_without(Site::ReadTail, RACE, &[RING, GROWTH, MESSAGES]);
-    }
-
-    #[test]
-    fn without_publish_head_release_the_ring_and_growth_models_fail() {
-        fail_without(Site::PublishHead, RACE, &[RING, GROWTH]);
-    }
-
-    #[test]
-    fn without_read_head_acquire_the_ring_and_growth_models_fail() {
-        fail_without(Site::ReadHead, RACE, &[RING, GROWTH]);
-    }
-
-    #[test]
-    fn without_the_wakers_fence_the_message_and_room_models_fail() {
-        fail_without(Site::FenceBeforeLook, LOST_WAKE, &[MESSAGES, ROOM, HOP]);
-    }
-
-    #[test]
-    fn without_the_sleepers_fence_the_message_and_room_models_fail() {
-        fail_without(Site::FenceBeforeSleep, LOST_WAKE, &[MESSAGES, ROOM, HOP, READER_GONE]);
-    }
-
-    #[test]
-    fn without_the_leavers_fence_the_reader_gone_model_fails() {
-        fail_without(Site::FenceReaderGone, LOST_WAKE, &[READER_GONE]);
-    }
-
-    #[test]
-    fn without_one_step_to_take_a_flag_the_take_model_fails() {
-        fail_without(Site::TakeFlag, LOST_WAKE, &[TAKE, MESSAGES]);
-    }
-
-    /// A site that comes later needs a twin above: this match does not compile without it.
-    #[test]
-    fn every_site_has_a_twin() {
-        let twins = ALL_SITES.map(|site| match site {
-            Site::PublishTail
-            | Site::ReadTail
-            | Site::PublishHead
-            | Site::ReadHead
-            | Site::FenceBeforeLook
-            | Site::FenceBeforeSleep
-            | Site::FenceReaderGone
-            | Site::TakeFlag => site,
-        });
-        for (index, site) in twins.iter().enumerate() {
-            assert!(!twins[..index].contains(site), "{site:?} is listed twice");
-        }
     }
 }

@@ -14,7 +14,7 @@
 //! of the port left behind harmless: it costs one spurious wake. (Load, then clear, would take a
 //! newer flag away unseen.)
 
-use crate::sync::{AtomicU32, Ordering, Site, fence, store_flag, swap_flag};
+use crate::sync::{AtomicU32, Ordering, Site, fence, step, store_flag, swap_flag};
 
 /// What a waker has to do.
 #[must_use = "a sleeper that is not woken sleeps for ever"]
@@ -67,8 +67,10 @@ pub(crate) fn arm(flag: &AtomicU32, sleep: Sleep) {
 
 /// Takes the flag back when a sleep ends otherwise than by a wake.
 pub(crate) fn disarm(flag: &AtomicU32) {
-    // Relaxed: a waker that took the flag first rings once too often, which costs one look.
-    flag.swap(NOBODY, Ordering::Relaxed);
+    if step(Site::Disarm) {
+        // Relaxed: a waker that took the flag first rings once too often, which costs one look.
+        flag.swap(NOBODY, Ordering::Relaxed);
+    }
 }
 
 /// Puts a flag back that was taken for a wake that the kernel refused: the next commit tries again.

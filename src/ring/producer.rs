@@ -12,7 +12,7 @@ use crate::ring::cursor::{Cursor, distance, reached};
 use crate::ring::memory::Memory;
 use crate::ring::notifier::{self, Sleep, Wait, Wake};
 use crate::ring::segment::{Geometry, RESERVE, Span};
-use crate::sync::{Ordering, Site, ordering};
+use crate::sync::{Ordering, Site, ordering, step};
 use crate::wire::layout::{MAX_SEGMENTS, ProducedLine, RECORD_ALIGN};
 use crate::wire::record::{Beside, Farewell, Format, HEADER_LEN, Header, record_len};
 
@@ -87,7 +87,7 @@ impl Producer {
         left: [u64; MAX_SEGMENTS],
     ) -> Result<Producer, Corruption> {
         // Acquire: pairs with the Release in `Consumer::release`.
-        let head = memory.lane().consumer.head.load(ordering(Site::ReadHead, Ordering::Acquire));
+        let head = memory.lane().consumer.head.load(ordering(Site::ResumeHead, Ordering::Acquire));
         let behind = distance(cursor.position, head);
         if behind > geometry.limit() || !behind.is_multiple_of(RESERVE) {
             return Err(Corruption::step(
@@ -322,7 +322,7 @@ impl Producer {
 
     /// Jumps home now, if the burst that led away has drained. Commits. Says whether it jumped.
     pub(crate) fn go_home(&mut self) -> Result<Option<Wake>, Refusal> {
-        self.refresh_head()?;
+        self.refresh_head_at(Site::HeadOnWayHome)?;
         if self.cursor.segment == 0 || self.head != self.cursor.position {
             return Ok(None);
         }
@@ -341,7 +341,8 @@ impl Producer {
         let flag = &self.memory.lane().sleepers.room_sleeper;
         notifier::arm(flag, sleep);
         let full = matches!(self.plan(len), Err(Refusal::Full));
-        if full && self.hop_target(record_len(len)).is_none() && self.reader_gone() == 0 {
+        let could_hop = || step(Site::LookForHop) && self.hop_target(record_len(len)).is_some();
+        if full && !could_hop() && self.reader_gone() == 0 {
             return Wait::Sleep;
         }
         self.cancel_wait();
@@ -431,7 +432,7 @@ impl Producer {
         else {
             return Ok(None);
         };
-        self.refresh_head()?;
+        self.refresh_head_at(Site::HeadOnWayHome)?;
         let drained = self.head == self.cursor.position;
         Ok(drained.then(|| self.jumping_to(home, record)))
     }
@@ -519,9 +520,13 @@ impl Producer {
     }
 
     fn refresh_head(&mut self) -> Result<(), Refusal> {
+        self.refresh_head_at(Site::ReadHead)
+    }
+
+    fn refresh_head_at(&mut self, site: Site) -> Result<(), Refusal> {
         let lane = self.memory.lane();
         // Acquire: pairs with the Release in `Consumer::release`; the bytes before it were read.
-        let head = lane.consumer.head.load(ordering(Site::ReadHead, Ordering::Acquire));
+        let head = lane.consumer.head.load(ordering(site, Ordering::Acquire));
         let outstanding = distance(self.committed, self.head);
         let released = distance(head, self.head);
         if released > outstanding || !released.is_multiple_of(RESERVE) {
@@ -589,6 +594,6 @@ impl Plan {
 const NEVER: u64 = i64::MAX as u64;
 /// Records in a row that a smaller segment must have sufficed for before a drained lane goes there:
 /// so a stream that mixes large and small messages does not jump to and fro.
-const ROOMY_RECORDS_BEFORE_HOME: u32 = 64;
+const ROOMY_RECORDS_BEFORE_HOME: u32 = if cfg!(messageport_loom) { 2 } else { 64 };
 /// Room below which serialising in place is not tried.
 const LEAST_OPEN_ROOM: u64 = 64;

@@ -2,9 +2,10 @@
 
 use super::EventLoop;
 use crate::port::events::Called;
+use crate::ring::handover;
 use std::collections::VecDeque;
 use std::fmt;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 /// Reaches an [`EventLoop`] from other threads.
@@ -19,8 +20,7 @@ impl LoopHandle {
     /// [`run_until_idle`](EventLoop::run_until_idle) that is going on returns, and leaves the
     /// request for `run`: see [`EventLoop::is_stopping`]. Several requests are one.
     pub fn stop(&self) {
-        // Release: pairs with the Acquire in `is_stopping` and `take_stop_request`.
-        self.shared.is_stopped.store(true, Ordering::Release);
+        handover::request(&self.shared.is_stopped);
         self.shared.called.ring();
     }
 
