@@ -6,6 +6,8 @@
 
 #[path = "tidy/figures.rs"]
 mod figures;
+#[path = "tidy/shared.rs"]
+mod shared;
 #[path = "tidy/tokens.rs"]
 mod tokens;
 

@@ -75,11 +75,11 @@
 //! | `ReadHead` | `head`, → `Producer::refresh_head` | `PublishHead` | the same |
 //! | `ResumeHead` | `head`, → `Producer::resume` | `PublishHead` | the same |
 //! | `HeadOnWayHome` | `head`, → `Producer::way_home`, `go_home` | `PublishHead` | the same |
-//! | `FenceBeforeLook` | store `tail`, `head`, a slot's count; load the flag | the next | either is seen |
-//! | `FenceBeforeSleep` | store the flag; load `tail`, `head`, counts | the other two | either is seen |
+//! | `FenceBeforeLook` | store `tail`, `head`, count; load the flag | the next | either is seen |
+//! | `FenceBeforeSleep` | store the flag; load those | the other two | either is seen |
 //! | `FenceReaderGone` | store `reader_gone`; load the flag | `FenceBeforeSleep` | either is seen |
 //! | `TakeFlag` | the flag, sleeper → waker | `notifier::arm` | each flag, once |
-//! | `ReturnSlot` | a slot's count, `handover::return_slot` → | `TakeSlot` | that its bytes were used |
+//! | `ReturnSlot` | a count, `handover::return_slot` → | `TakeSlot` | that the slot was used |
 //! | `TakeSlot` | a slot's count, → `handover::slot_count` | `ReturnSlot` | the same |
 //! | `Request` | a request, `handover::request` → | the next two | what was done before it |
 //! | `SeeRequest` | a request, → `handover::has_request` | `Request` | the same |
@@ -90,8 +90,8 @@
 //!
 //! | Weakened | Models that fail | How |
 //! |---|---|---|
-//! | `PublishTail` to Relaxed | ring, quick, growth, messages | a unit is read while it is written |
-//! | `ReadTail` to Relaxed | ring, quick, growth, messages | a unit is read while it is written |
+//! | `PublishTail` to Relaxed | ring, quick, growth, messages | a unit is read too early |
+//! | `ReadTail` to Relaxed | ring, quick, growth, messages | a unit is read too early |
 //! | `PublishHead` to Relaxed | ring, growth, resumed | a unit is overwritten while it is read |
 //! | `ReadHead` to Relaxed | ring, growth | a unit is overwritten while it is read |
 //! | `ResumeHead` to Relaxed | resumed | a unit is overwritten while it is read |
