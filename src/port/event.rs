@@ -128,8 +128,8 @@ impl<'p> MessageEvent<'p> {
     /// The message as an owned `T`, checked.
     ///
     /// Values that `Rc` or `Arc` share in the archive are shared again. A message that has such
-    /// values is deserialised three times in all, as the peer may have made two pointers of
-    /// different types lead to one value.
+    /// values is deserialised twice, as the peer may have made two pointers of different types lead
+    /// to one value.
     ///
     /// # Errors
     /// As [`data`](Self::data), and what the deserialisation itself refuses.
