@@ -100,6 +100,7 @@ fn a_source_that_panics_is_called_again_and_holds_up_no_other() {
 /// As it is not listened to for a while, it does not keep a loop busy.
 #[test]
 fn a_source_that_always_panics_lets_the_loop_rest() {
+    let _watch = watch("a_source_that_always_panics_lets_the_loop_rest");
     let log = Log::new();
     let mut event_loop = reporting_loop(&log);
     let (mut near, far) = UnixStream::pair().expect("a pair");

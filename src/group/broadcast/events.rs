@@ -93,8 +93,9 @@ impl BroadcastChannel {
     /// Members of one name that are delivered on one thread take turns, so that messages come in
     /// the order of their posts, and each in the order in which the members were opened. So a call
     /// may deliver fewer than are there, or none: another member then has an older message, and its
-    /// descriptor is readable. A member that is read by [`recv`](Self::recv) and its like, or whose
-    /// `dispatch` is not called, holds up no other for long.
+    /// descriptor is readable. Each turn costs a few system calls. A member that is read by
+    /// [`recv`](Self::recv) and its like, or whose `dispatch` is not called, holds up no other for
+    /// long.
     ///
     /// This is what a source of a loop calls. A message that comes while there is no listener is
     /// dropped by it, as on the web; before the first call everything is kept. Reading by
