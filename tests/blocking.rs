@@ -1,11 +1,17 @@
 //! Sleeping and waking: nobody is slept over, nobody waits for himself, and everybody who waits can
 //! be called back.
 
+#![allow(unsafe_code)]
+
 #[path = "blocking/cancel.rs"]
 mod cancel;
 mod common;
+#[path = "common/filter.rs"]
+mod filter;
 #[path = "blocking/readiness.rs"]
 mod readiness;
+#[path = "blocking/refused.rs"]
+mod refused;
 
 use common::messages::{Rng, Stream};
 use common::region::{self, Region};

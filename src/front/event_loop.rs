@@ -76,6 +76,8 @@ pub struct EventLoop {
     /// latest.
     delayed: VecDeque<u64>,
     retry_at: Instant,
+    /// When all ports are looked at next, whatever epoll says.
+    look_again_at: Duration,
     /// Sources that panicked, and when each is listened to again.
     resting: VecDeque<(Instant, u64)>,
     /// Somebody asked for the descriptor.
@@ -181,6 +183,7 @@ impl EventLoop {
             lent: RefCell::default(),
             delayed: VecDeque::new(),
             retry_at: Instant::now(),
+            look_again_at: Duration::ZERO,
             resting: VecDeque::new(),
             is_nested: Cell::new(false),
             deferred: RefCell::default(),

@@ -3,6 +3,8 @@
 use crate::error::{LoopError, RecvError};
 use crate::front::add_error::AddError;
 use crate::front::event_loop::PortId;
+use crate::link::endpoint::LOOK_AGAIN;
+use crate::os::clock;
 use crate::os::epoll::{Epoll, MOST_EVENTS};
 use crate::port::MessagePort;
 use crate::port::event::MessageEvent;
@@ -42,6 +44,8 @@ pub struct PortSet {
     state: RefCell<State>,
     /// Somebody asked for the descriptor.
     is_nested: Cell<bool>,
+    /// When all ports are looked at next, whatever epoll says.
+    look_again_at: Cell<Duration>,
 }
 
 #[derive(Default)]
@@ -90,6 +94,7 @@ impl PortSet {
             called,
             state,
             is_nested: Cell::new(false),
+            look_again_at: Cell::default(),
         })
     }
 
@@ -212,15 +217,32 @@ impl PortSet {
 
     /// Asks the kernel which ports may have something. Says whether there are any.
     fn ask(&self, timeout: Option<Duration>) -> Result<bool, LoopError> {
-        let state = &mut *self.state.borrow_mut();
         let called = self.called.take();
-        let timeout = if called.is_empty() { timeout } else { Some(Duration::ZERO) };
+        let was_lost = self.look_for_lost();
+        let is_idle = called.is_empty() && !was_lost;
+        // A ring of a peer, or one of ours, may have been refused.
+        let longest = if is_idle { LOOK_AGAIN } else { Duration::ZERO };
+        let timeout = Some(timeout.map_or(longest, |timeout| timeout.min(longest)));
+        let state = &mut *self.state.borrow_mut();
         let mut marks = std::mem::take(&mut state.marks);
         self.epoll.wait(&mut marks, timeout)?;
         called.iter().chain(&marks).for_each(|id| state.queue(*id));
         state.given = 0;
         state.marks = marks;
-        Ok(!called.is_empty() || !state.marks.is_empty())
+        Ok(!is_idle || !state.marks.is_empty())
+    }
+
+    /// Once a second: has ports looked at that have something although nothing rang, and rings
+    /// again where that was refused. Says whether there is any.
+    fn look_for_lost(&self) -> bool {
+        let now = clock::coarse();
+        if now < self.look_again_at.get() {
+            return false;
+        }
+        self.look_again_at.set(now + LOOK_AGAIN);
+        self.ports.values().for_each(|port| port.endpoint().ring_again());
+        self.queue_news();
+        self.has_queued()
     }
 
     /// Asks the ports that may have something, in their turns.

@@ -24,6 +24,7 @@ use crate::error::{
     BROADCAST_PREFIX, BroadcastError, MessageError, PostError, flaw_of_name, is_lack,
 };
 use crate::link::archive::Receive;
+use crate::link::endpoint::LOOK_AGAIN;
 use crate::link::payload::{self, Post};
 use crate::os::backoff::PAUSE;
 use crate::os::epoll::Epoll;
@@ -420,7 +421,9 @@ impl BroadcastChannel {
             if left.is_some_and(|left| left.is_zero()) {
                 return Err(shortage.unwrap_or(BroadcastError::Timeout));
             }
-            poll::wait_readable(&[self.shared.epoll.as_fd()], left)?;
+            // A member's ring may have been refused: then the next look finds what it posted.
+            let left = left.map_or(LOOK_AGAIN, |left| left.min(LOOK_AGAIN));
+            poll::wait_readable(&[self.shared.epoll.as_fd()], Some(left))?;
         }
     }
 }

@@ -8,7 +8,7 @@ use crate::os::socket::{self, DrainTo, Drained, Rung, Socket};
 use crate::os::{futex, poll};
 use crate::ring::memory::Memory;
 use crate::ring::notifier::{self, Sleep, Wake};
-use crate::sync::AtomicU32;
+use crate::sync::{AtomicU32, Site};
 use crate::wire::record::Farewell;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::atomic::{self, AtomicBool, Ordering};
@@ -28,6 +28,8 @@ pub(crate) struct Endpoint {
     /// What came through this end and waits to be closed.
     account: Arc<Account>,
     trusted: AtomicBool,
+    /// The kernel has refused a ring, and the sleeper's flag is up still.
+    owes_ring: AtomicBool,
     /// The [`State`] of the end, which both halves ask.
     state: atomic::AtomicU32,
     /// What the peer wrote, where that is the reason.
@@ -68,6 +70,7 @@ impl Endpoint {
             attachments,
             account: Arc::default(),
             trusted: AtomicBool::new(false),
+            owes_ring: AtomicBool::new(false),
             state: atomic::AtomicU32::new(State::OPEN.word()),
             corruption: Mutex::new(None),
             met: OnceLock::new(),
@@ -235,6 +238,7 @@ impl Endpoint {
 
     /// Asks the kernel whether the peer is gone. One system call, until the answer is yes.
     pub(crate) fn ask_hang_up(&self) -> bool {
+        self.ring_again();
         self.state().is_hung_up() || self.ask_hang_up_again()
     }
 
@@ -246,6 +250,7 @@ impl Endpoint {
 
     /// Silences the doorbell, and learns whether the peer is gone.
     pub(crate) fn drain_doorbell(&self, to: DrainTo) -> bool {
+        self.ring_again();
         self.note(self.silence(to) == Drained::HungUp) || self.state().is_hung_up()
     }
 
@@ -263,22 +268,60 @@ impl Endpoint {
     pub(crate) fn wake(&self, wake: Wake, memory: &Memory, sleeper: Sleeper) {
         match wake {
             Wake::Nobody => {}
-            Wake::Doorbell => match socket::ring(self.doorbell.as_fd()) {
-                Rung::Rings => {}
-                Rung::HungUp => _ = self.note(true),
-                Rung::Failed => notifier::put_back(sleeper.flag(memory), Sleep::Doorbell),
-            },
+            Wake::Doorbell => self.ring(memory, sleeper),
             Wake::Futex => futex::wake(sleeper.flag(memory)),
         }
     }
 
-    /// Sleeps until the doorbell rings, the peer goes, `interrupt` is readable or `deadline` comes.
+    /// Rings. A ring that the kernel refuses, for lack of memory, is tried again at once, and then
+    /// at each later call of either half that waits or finds nothing.
+    #[cold]
+    fn ring(&self, memory: &Memory, sleeper: Sleeper) {
+        for _ in 0..RING_TRIES {
+            match socket::ring(self.doorbell.as_fd()) {
+                Rung::Rings => return,
+                Rung::HungUp => {
+                    self.note(true);
+                    return;
+                }
+                Rung::Failed => {}
+            }
+        }
+        notifier::put_back(sleeper.flag(memory), Sleep::Doorbell);
+        // Relaxed: it says only that there may be something to do; the flag says what.
+        self.owes_ring.store(true, Ordering::Relaxed);
+    }
+
+    /// Tries a ring again that the kernel has refused.
+    #[inline]
+    pub(crate) fn ring_again(&self) {
+        if self.owes_ring.load(Ordering::Relaxed) {
+            self.pay_rings();
+        }
+    }
+
+    #[cold]
+    fn pay_rings(&self) {
+        self.owes_ring.store(false, Ordering::Relaxed);
+        let lanes = [(self.outgoing(), Sleeper::Receiver), (self.incoming(), Sleeper::Sender)];
+        for (lane, sleeper) in lanes {
+            let memory = self.region.lane(lane);
+            let wake = notifier::look(sleeper.flag(&memory), Site::FenceBeforeLook);
+            self.wake(wake, &memory, sleeper);
+        }
+    }
+
+    /// Sleeps until the doorbell rings, the peer goes, `interrupt` is readable or `deadline` comes,
+    /// and at most for a second: the kernel may have refused the peer's ring. Less long while this
+    /// end owes its peer one.
     pub(crate) fn sleep_on_doorbell(
         &self,
         interrupt: Option<BorrowedFd<'_>>,
         deadline: Option<Instant>,
     ) -> Result<(), SystemError> {
-        let timeout = deadline.map(|at| at.saturating_duration_since(Instant::now()));
+        let most = if self.owes_ring.load(Ordering::Relaxed) { SLICE } else { LOOK_AGAIN };
+        let left = deadline.map(|at| at.saturating_duration_since(Instant::now()));
+        let timeout = Some(left.map_or(most, |left| left.min(most)));
         match interrupt {
             Some(interrupt) => poll::wait_readable(&[self.doorbell.as_fd(), interrupt], timeout),
             None => poll::wait_readable(&[self.doorbell.as_fd()], timeout),
@@ -347,3 +390,8 @@ impl Sleeper {
 
 /// How long a sender half sleeps at a time before it asks whether the peer is alive.
 const SLICE: Duration = Duration::from_millis(20);
+/// How often a ring is tried before the call that wakes goes on.
+const RING_TRIES: u32 = 4;
+/// How long a sleep lasts at most before its owner looks by itself whether there is something: a
+/// ring may have been refused, and its sender may never call again.
+pub(crate) const LOOK_AGAIN: Duration = Duration::from_secs(1);

@@ -377,6 +377,7 @@ impl Receiving {
     /// What follows from an empty lane: `Sleep` if the caller is told so.
     fn found_nothing(&mut self) -> Result<Wait, RecvError> {
         self.release_controls();
+        self.end.ring_again();
         if self.end.state().is_closed_here(Half::Receiving) {
             return Err(self.ended_by(Event::Drained { after_hang_up: false }));
         }

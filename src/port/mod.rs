@@ -497,7 +497,8 @@ impl MessagePort {
 /// comes between the two would not ring. (tokio's `AsyncFd` demands the same order.) The watcher
 /// may be level-triggered or edge-triggered (`EPOLLET`, mio, a poll of io_uring): a `try_recv` that
 /// says that nothing is there has read everything from the socket that came before, the peer's end
-/// included.
+/// included. A ring that the kernel refused to the peer for lack of memory comes with the peer's
+/// next call on its port: wait with a timeout where the program must not depend on that.
 ///
 /// ```
 /// use nix::poll::{PollFd, PollFlags, PollTimeout, poll};

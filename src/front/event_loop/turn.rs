@@ -1,12 +1,15 @@
 //! One turn: who is served, for how long, and what is done afterwards.
 //!
-//! No turn walks through all ports. A port is looked at because epoll names it, because it has
+//! No turn walks through all ports, but for one a second that looks for messages whose ring was
+//! refused. A port is looked at because epoll names it, because it has
 //! called ([`Watcher`](crate::port::events::Watcher)), because the program had it in its hands, or
 //! because it is behind its time.
 
 use super::lend::Lender;
 use super::{BELL, Deferred, EventLoop, PortId};
 use crate::error::LoopError;
+use crate::link::endpoint::LOOK_AGAIN;
+use crate::os::clock;
 use crate::port::events::Delivered;
 use crate::port::target::ListenerFailure;
 use std::collections::VecDeque;
@@ -41,6 +44,7 @@ impl EventLoop {
             self.make_ready(id);
         }
         self.retry_delayed(was_something);
+        self.look_for_lost();
         let mut outcome = self.watch_rested();
         // Those that become ready meanwhile have their turn later.
         for _ in 0..self.ready.len() {
@@ -69,7 +73,26 @@ impl EventLoop {
         let delayed = (!self.delayed.is_empty()).then_some(RETRY);
         let rested = self.resting.front().map(|(due, _)| due);
         let rested = rested.map(|due| due.saturating_duration_since(Instant::now()));
-        delayed.into_iter().chain(rested).chain(timeout).min()
+        let again = (!self.ports.is_empty()).then_some(LOOK_AGAIN);
+        delayed.into_iter().chain(rested).chain(timeout).chain(again).min()
+    }
+
+    /// Looks at all ports that are waited for, once a second: the kernel may have refused a ring
+    /// of a peer that never calls again, or one of ours.
+    fn look_for_lost(&mut self) {
+        let now = clock::coarse();
+        if now < self.look_again_at {
+            return;
+        }
+        self.look_again_at = now + LOOK_AGAIN;
+        let mut lost = Vec::new();
+        for (id, slot) in &self.ports {
+            slot.port.endpoint().ring_again();
+            if slot.is_watched && slot.port.receiver().has_news() {
+                lost.push(*id);
+            }
+        }
+        lost.into_iter().for_each(|id| self.make_ready(id));
     }
 
     /// Looks at the ports that were set aside and that the program had in its hands since: it may

@@ -1,0 +1,151 @@
+//! Rings that the kernel refuses (ENOBUFS), for the last message before a silence: no sleep that
+//! has a timeout of ours waits for a call that never comes.
+
+use crate::common::role::{play, skip};
+use crate::common::{DEADLINE, receive_text};
+use crate::filter::{When, answer};
+use messageport::{BroadcastChannel, EventLoop, MessageChannel, MessagePort, PortSet};
+use nix::sys::socket::{MsgFlags, recv};
+use std::os::fd::{AsFd, AsRawFd};
+use std::sync::mpsc::{Receiver, Sender, channel};
+use std::thread;
+use std::time::{Duration, Instant};
+
+/// Runs `act` in a thread whose rings are refused, once; it then keeps what it has and does nothing
+/// more until the returned handle is dropped. `None` where there is no filter.
+fn refused<T: Send + 'static>(act: impl FnOnce() -> T + Send + 'static) -> Option<Sender<()>> {
+    let (done, is_done) = channel();
+    let (keep, end): (Sender<()>, Receiver<()>) = channel();
+    thread::spawn(move || {
+        let installed = answer(libc::SYS_sendto, When::Always, libc::ENOBUFS);
+        let kept = installed.is_ok().then(act);
+        done.send(installed).expect("the test waits for it");
+        let _ = end.recv();
+        drop(kept);
+    });
+    match is_done.recv().expect("the thread lives") {
+        Ok(()) => Some(keep),
+        Err(error) => {
+            skip(&format!("no seccomp filter here: {error}"));
+            None
+        }
+    }
+}
+
+/// Has `sleep` wait in a thread for one message that is posted while the rings are refused. The
+/// time that it took is printed, and not judged: a sleeper that misses the ring waits for
+/// `DEADLINE`.
+fn sleeps_through(what: &'static str, sleep: fn(MessagePort) -> bool) {
+    let MessageChannel { port1, port2 } = MessageChannel::new().expect("a channel");
+    let sleeper = thread::spawn(move || {
+        let start = Instant::now();
+        (sleep(port2), start.elapsed())
+    });
+    // It sleeps by then, or the test shows nothing; it does not fail for that.
+    thread::sleep(Duration::from_millis(200));
+    let poster = refused(move || {
+        port1.post_text("one").expect("room");
+        port1
+    });
+    if poster.is_none() {
+        return;
+    }
+    let (was_there, took) = sleeper.join().expect("no panic");
+    println!("{what}: awake after {took:?}, of which 0.2 s were before the post");
+    assert!(was_there, "{what} slept for {took:?} although a message was there");
+}
+
+#[test]
+fn f25_a_refused_ring_ends_every_sleep_all_the_same() {
+    const TEST: &str = "refused::f25_a_refused_ring_ends_every_sleep_all_the_same";
+    fn sleeps() {
+        sleeps_through("a receiver", |port| port.recv_timeout(DEADLINE / 2).is_ok());
+        sleeps_through("a set", |port| {
+            let mut set = PortSet::new().expect("a set");
+            set.add(port).expect("room for a port");
+            let said = set.recv_timeout(DEADLINE / 2).expect("a set");
+            said.is_some_and(|(_, said)| said.is_ok())
+        });
+        sleeps_through("a loop", |port| {
+            let (saw, has_seen) = channel();
+            port.on_message(move |_| saw.send(()).expect("the loop's owner waits"));
+            let mut event_loop = EventLoop::new().expect("a loop");
+            event_loop.add(port).expect("room for a port");
+            let deadline = Instant::now() + DEADLINE / 2;
+            while has_seen.try_recv().is_err() && Instant::now() < deadline {
+                event_loop.poll_once(DEADLINE / 2).expect("the loop waits");
+            }
+            Instant::now() < deadline
+        });
+    }
+    play(TEST, &[("sleeps", sleeps)]);
+}
+
+#[test]
+fn f25_a_refused_ring_of_a_broadcast_is_found() {
+    const TEST: &str = "refused::f25_a_refused_ring_of_a_broadcast_is_found";
+    fn sleeps() {
+        let name = format!("refused-{}", std::process::id());
+        let here = BroadcastChannel::open(&name).expect("a member");
+        let there = BroadcastChannel::open(&name).expect("a member");
+        // Both know each other by then.
+        there.post_text("first").expect("room");
+        assert_eq!(here.recv_timeout(DEADLINE).expect("a message").text().expect("text"), "first");
+        let sleeper = thread::spawn(move || {
+            let start = Instant::now();
+            (here.recv_timeout(DEADLINE / 2).is_ok(), start.elapsed())
+        });
+        thread::sleep(Duration::from_millis(200));
+        let poster = refused(move || {
+            there.post_text("second").expect("room");
+            there
+        });
+        if poster.is_none() {
+            return;
+        }
+        let (was_there, took) = sleeper.join().expect("no panic");
+        println!("a member: awake after {took:?}");
+        assert!(was_there, "it slept for {took:?} although a message was there");
+    }
+    play(TEST, &[("sleeps", sleeps)]);
+}
+
+/// The poster's own wait rings again: nothing else tells a watcher of the descriptor.
+#[test]
+fn f25_a_refused_ring_is_tried_again_by_the_posters_next_call() {
+    const TEST: &str = "refused::f25_a_refused_ring_is_tried_again_by_the_posters_next_call";
+    fn rings_again() {
+        let MessageChannel { port1, port2 } = MessageChannel::new().expect("a channel");
+        let bell = port2.as_fd();
+        let rings = || {
+            let answer =
+                recv(bell.as_raw_fd(), &mut [0; 8], MsgFlags::MSG_DONTWAIT | MsgFlags::MSG_PEEK);
+            answer.is_ok()
+        };
+        let calls: [(&str, fn(&MessagePort)); 4] = [
+            ("a look", |port| assert!(port.try_recv().expect("an open port").is_none())),
+            ("a wait", |port| _ = port.recv_timeout(Duration::from_millis(1))),
+            ("a question", |port| assert!(!port.is_closed())),
+            ("a post", |port| port.post_text("two").expect("room")),
+        ];
+        let mut port = port1;
+        for (what, call) in calls {
+            while port2.try_recv().expect("an open port").is_some() {}
+            assert!(!rings());
+            let (back, is_back) = channel();
+            let poster = refused(move || {
+                port.post_text("one").expect("room");
+                back.send(port).expect("the test waits for it");
+            });
+            if poster.is_none() {
+                return;
+            }
+            port = is_back.recv().expect("it comes back");
+            assert!(!rings(), "the filter has refused the ring");
+            call(&port);
+            assert!(rings(), "{what} did not ring again: {port2:#?}");
+            assert_eq!(receive_text(&port2), "one");
+        }
+    }
+    play(TEST, &[("rings_again", rings_again)]);
+}
