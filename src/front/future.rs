@@ -32,8 +32,8 @@ use std::task::{Context, Poll, ready};
 /// that never runs dry lets other tasks have their turn after each 64 messages, or after fewer of
 /// those with descriptors beside them or many bytes: each descriptor and each 4 KiB count as one.
 ///
-/// It starts no timer: a wake-up that the kernel refused to the poster for lack of memory comes with
-/// the poster's next call. Put a timeout around a wait that must not depend on that.
+/// It starts no timer: a wake-up that the kernel refused to the poster for lack of memory comes
+/// with the poster's next call. Put a timeout around a wait that must not depend on that.
 ///
 /// As a [`Stream`] it gives messages until the end, those that could not be had as errors among
 /// them; as a [`Sink`] it takes bytes, and keeps one message that found no room until it is

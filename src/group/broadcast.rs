@@ -24,7 +24,7 @@ use crate::error::{
     BROADCAST_PREFIX, BroadcastError, MessageError, PostError, flaw_of_name, is_lack,
 };
 use crate::link::archive::Receive;
-use crate::link::endpoint::LOOK_AGAIN;
+use crate::link::endpoint::bounded_sleep;
 use crate::link::payload::{self, Post};
 use crate::os::backoff::PAUSE;
 use crate::os::epoll::Epoll;
@@ -421,9 +421,7 @@ impl BroadcastChannel {
             if left.is_some_and(|left| left.is_zero()) {
                 return Err(shortage.unwrap_or(BroadcastError::Timeout));
             }
-            // A member's ring may have been refused: then the next look finds what it posted.
-            let left = left.map_or(LOOK_AGAIN, |left| left.min(LOOK_AGAIN));
-            poll::wait_readable(&[self.shared.epoll.as_fd()], Some(left))?;
+            poll::wait_readable(&[self.shared.epoll.as_fd()], bounded_sleep(left))?;
         }
     }
 }

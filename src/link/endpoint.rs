@@ -395,3 +395,8 @@ const RING_TRIES: u32 = 4;
 /// How long a sleep lasts at most before its owner looks by itself whether there is something: a
 /// ring may have been refused, and its sender may never call again.
 pub(crate) const LOOK_AGAIN: Duration = Duration::from_secs(1);
+
+/// How long a sleep may last of which this much is left: no ring is relied on for longer.
+pub(crate) fn bounded_sleep(left: Option<Duration>) -> Option<Duration> {
+    Some(left.map_or(LOOK_AGAIN, |left| left.min(LOOK_AGAIN)))
+}
