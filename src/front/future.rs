@@ -72,6 +72,8 @@ pub struct AsyncReceiver {
     has_ended: bool,
     /// Messages since it last let others have their turn.
     in_a_row: u32,
+    /// The last message was taken out, and there was no memory for a copy.
+    has_lost: bool,
 }
 
 /// Both halves hear one doorbell, and whoever silences it tells the other one. Both have to silence
@@ -109,6 +111,7 @@ impl MessagePort {
             wakers,
             has_ended: false,
             in_a_row: 0,
+            has_lost: false,
         };
         Ok(AsyncPort { sender, receiver })
     }
@@ -118,7 +121,8 @@ impl AsyncPort {
     /// The next message. Cancel-safe.
     ///
     /// # Errors
-    /// As [`MessagePort::recv`].
+    /// As [`MessagePort::recv`]. A message that this end, which trusts its peer, has no memory for
+    /// a copy of is lost.
     pub async fn recv(&mut self) -> Result<Message, RecvError> {
         self.receiver.recv().await
     }
@@ -263,10 +267,13 @@ impl AsyncReceiver {
                 self.reactor.use_up();
             }
             let mut cost = 0;
-            let answer = self.receiver.try_recv().map(|event| {
-                event.map(|event| {
-                    cost = event.cost();
-                    event.into_message()
+            let answer = self.receiver.try_recv().and_then(|event| {
+                let Some(event) = event else { return Ok(None) };
+                cost = event.cost();
+                let len = event.bytes().len() as u64;
+                event.try_into_message().map(Some).map_err(|_| {
+                    self.has_lost = true;
+                    RecvError::OutOfMemory { len }
                 })
             });
             // Whatever the look found: the ring that it silenced may have been for room.
@@ -307,7 +314,9 @@ impl Stream for AsyncReceiver {
             Ok(message) => Poll::Ready(Some(Ok(message))),
             Err(RecvError::OutOfMemory { len }) => {
                 // It may never fit; what is lost is said.
-                let _ = self.receiver.discard_next();
+                if !std::mem::take(&mut self.has_lost) {
+                    let _ = self.receiver.discard_next();
+                }
                 Poll::Ready(Some(Err(MessageError::OutOfMemory { len })))
             }
             // The message comes without them in a tenth of a second.

@@ -368,6 +368,20 @@ impl Payload {
     }
 }
 
+/// Makes the memory of a private copy a vector that holds the copy.
+///
+/// # Panics
+/// If it is not this payload's memory.
+pub(crate) fn into_blocks(payload: &Payload, mut memory: Vec<Block>) -> Vec<Block> {
+    let count = payload.bytes().len().div_ceil(size_of::<Block>());
+    let is_its_own = memory.as_ptr().cast() == payload.start.as_ptr().cast_const();
+    assert!(is_its_own && count <= memory.capacity(), "the memory of another payload");
+    // SAFETY: (payload) `copied` has written `count` blocks from the start of this vector, and
+    // nobody writes there since.
+    unsafe { memory.set_len(count) };
+    memory
+}
+
 /// Copies `count` blocks that a peer may write at the same time. Which bytes of such a write are
 /// seen is anybody's guess; each is loaded once.
 ///

@@ -6,7 +6,7 @@ use crate::error::{CloseReason, Corruption, RecvError, SystemError};
 use crate::link::cargo::Parcel;
 use crate::link::end::{Event, Half};
 use crate::link::endpoint::{Endpoint, Sleeper};
-use crate::link::payload::{Payload, Ticket};
+use crate::link::payload::{Block, Payload, Ticket};
 use crate::link::pool::PeerPool;
 use crate::link::slots::{Lent, Slots};
 use crate::os::socket::DrainTo;
@@ -236,6 +236,14 @@ impl Receiving {
             self.release_taken();
         } else if let Some(position) = free {
             self.release(position);
+        }
+    }
+
+    /// Takes the memory of a message that is a private copy; `None` for one that is lent in the ring.
+    pub(crate) fn take_memory(&mut self, ticket: Ticket) -> Option<Vec<Block>> {
+        match ticket {
+            Ticket::Slot(number) => Some(self.slots.take_memory(number)),
+            Ticket::Lent(_) => None,
         }
     }
 

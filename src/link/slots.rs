@@ -47,6 +47,11 @@ impl Slots {
         Ok(())
     }
 
+    /// Takes the memory of a slot that is in use. The slot itself is put back later, empty.
+    pub(crate) fn take_memory(&mut self, ticket: u64) -> Vec<Block> {
+        std::mem::take(&mut self.slots[ticket as usize])
+    }
+
     #[inline(always)]
     pub(crate) fn put(&mut self, ticket: u64) {
         let idle = self.idle + self.bytes_of(ticket);

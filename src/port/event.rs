@@ -5,7 +5,7 @@ use crate::link::archive::pool::ReceiveDeserializer;
 use crate::link::archive::{self, Receive};
 use crate::link::buffer::Buffer;
 use crate::link::cargo::{Kind, Parcel};
-use crate::link::payload::Payload;
+use crate::link::payload::{self, Payload};
 use crate::link::pool::PooledBuffer;
 use crate::port::MessagePort;
 use crate::port::content::{self, Content};
@@ -220,6 +220,10 @@ impl<'p> MessageEvent<'p> {
 
     /// Takes the next descriptor that moved with the message. Nothing is known of what it is.
     ///
+    /// Closing it can take long, and releases every `fcntl` (POSIX) lock that this process holds on
+    /// the same file, whether it was taken out of the event or not: see the repository's
+    /// `docs/safety.md`.
+    ///
     /// # Errors
     /// [`MessageError::NothingLeft`]; [`MessageError::Lost`].
     ///
@@ -298,11 +302,44 @@ impl<'p> MessageEvent<'p> {
         pages.saturating_add(1).saturating_add(self.receiver.take_cost())
     }
 
-    /// The same as a message of its own, which borrows nothing: copies the bytes, and takes along
-    /// what moved with it.
+    /// Converts the event into an owned [`Message`], which borrows nothing. What moved with it goes
+    /// along.
+    ///
+    /// A short message is copied. A long one that is a private copy already is taken as it is.
+    ///
+    /// # Panics
+    /// On a port that [trusts its peer](crate::MessagePort::trust_peer), if there is no memory for
+    /// a copy: [`try_into_message`](Self::try_into_message) says so instead. On other ports it
+    /// never fails.
     pub fn into_message(self) -> Message {
-        let parcel = self.receiver.take_parcel(self.payload.ticket());
-        Message::new(&self, parcel)
+        self.try_into_message().unwrap_or_else(|error| panic!("{error}"))
+    }
+
+    /// Converts the event into an owned [`Message`].
+    ///
+    /// # Errors
+    /// [`MessageError::OutOfMemory`] if there is no memory for a copy, which is needed only on a
+    /// port that [trusts its peer](crate::MessagePort::trust_peer). The message is dropped then,
+    /// with what moved with it.
+    ///
+    /// ```
+    /// let channel = messageport::MessageChannel::new()?;
+    /// channel.port1.post_text("to be kept")?;
+    /// let message = channel.port2.recv()?.try_into_message()?;
+    /// drop(channel);
+    /// assert_eq!(message.text()?, "to be kept");
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn try_into_message(self) -> Result<Message, MessageError> {
+        let (len, ticket) = (self.bytes().len(), self.payload.ticket());
+        let take = || {
+            let memory = self.receiver.take_memory(ticket)?;
+            Some(payload::into_blocks(&self.payload, memory))
+        };
+        let copy = || Message::copy_of(&self);
+        let blocks = if len > MOST_COPIED { take().or_else(copy) } else { copy().or_else(take) };
+        let blocks = blocks.ok_or(MessageError::OutOfMemory { len: len as u64 })?;
+        Ok(Message::new(blocks, len, self.format(), self.receiver.take_parcel(ticket)))
     }
 }
 
@@ -336,3 +373,7 @@ impl fmt::Debug for MessageEvent<'_> {
             .finish_non_exhaustive()
     }
 }
+
+/// Bytes of a message that is copied rather than taken with its memory, which is kept for the next
+/// message then.
+const MOST_COPIED: usize = 64 << 10;

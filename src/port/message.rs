@@ -40,12 +40,25 @@ pub struct Message {
 }
 
 impl Message {
-    pub(crate) fn new(event: &MessageEvent<'_>, parcel: Option<Parcel>) -> Message {
+    /// A message of the first `len` bytes of `blocks`.
+    pub(crate) fn new(
+        blocks: Vec<Block>,
+        len: usize,
+        format: Format,
+        parcel: Option<Parcel>,
+    ) -> Message {
+        Message { blocks, len, format, parcel: RefCell::new(parcel) }
+    }
+
+    /// A copy of an event's bytes. `None` if there is no memory for it.
+    pub(crate) fn copy_of(event: &MessageEvent<'_>) -> Option<Vec<Block>> {
         let bytes = event.bytes();
-        let mut blocks = vec![Block::default(); bytes.len().div_ceil(size_of::<Block>())];
+        let count = bytes.len().div_ceil(size_of::<Block>());
+        let mut blocks = Vec::new();
+        blocks.try_reserve_exact(count).ok()?;
+        blocks.resize(count, Block::default());
         blocks_as_bytes_mut(&mut blocks)[..bytes.len()].copy_from_slice(bytes);
-        let format = event.format();
-        Message { blocks, len: bytes.len(), format, parcel: RefCell::new(parcel) }
+        Some(blocks)
     }
 
     /// See [`MessageEvent::cost`], without descriptors.

@@ -355,8 +355,11 @@ impl MessagePort {
     ///
     /// # Safety
     /// Every process that holds, held or will hold either end of this channel must write its shared
-    /// memory through this crate only. A peer that does otherwise can change what safe code holds a
-    /// `&[u8]` to, which is undefined behaviour.
+    /// memory through this crate only, and each end must be one port at any time: no end was or
+    /// will be handed out twice, by its parts, by [`from_fd`](Self::from_fd) of two descriptors of
+    /// one end, or by a forked child. A peer that does otherwise can change what safe code holds a
+    /// `&[u8]` to, and two ports that are the same end can lend the same bytes as two `&mut [u8]`:
+    /// both are undefined behaviour.
     ///
     /// ```
     /// let channel = messageport::MessageChannel::new()?;

@@ -3,7 +3,7 @@
 use crate::error::{CloseReason, RecvError};
 use crate::link::cargo::Parcel;
 use crate::link::endpoint::Endpoint;
-use crate::link::payload::Ticket;
+use crate::link::payload::{Block, Ticket};
 use crate::link::receiving::Receiving;
 use crate::os::socket::DrainTo;
 use crate::port::cancel::{Canceller, Switch};
@@ -117,6 +117,11 @@ impl Receiver {
     /// Takes out what moved with a message that is alive.
     pub(crate) fn take_parcel(&self, ticket: Ticket) -> Option<Parcel> {
         self.receiving.borrow_mut().take_parcel(ticket)
+    }
+
+    /// Takes the memory of a message that is a private copy.
+    pub(crate) fn take_memory(&self, ticket: Ticket) -> Option<Vec<Block>> {
+        self.receiving.borrow_mut().take_memory(ticket)
     }
 
     /// Works on what moved with a message that is alive.

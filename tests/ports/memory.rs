@@ -4,11 +4,13 @@
 #![allow(unsafe_code)]
 
 use super::channel;
+use crate::common::limits::{allow_all_address_space, allow_more_address_space};
 use crate::common::messages::{Rng, Stream};
 use crate::common::region::Region;
-use crate::common::wanted;
+use crate::common::role::play;
 use crate::common::watchdog::{progress, watch};
-use messageport::{MessageChannel, MessagePort, PostError};
+use crate::common::{receive, wanted};
+use messageport::{MessageChannel, MessageError, MessagePort, PostError};
 use std::time::{Duration, Instant};
 
 const KIB: u64 = 1 << 10;
@@ -196,4 +198,40 @@ fn a_pair_that_keeps_up_stays_in_its_first_segment() {
     }
     assert_eq!(port1.stats().sent.growth, 0);
     assert!(region.memory() <= CAPACITY + 8 * KIB, "{} bytes", region.memory());
+}
+
+/// The second copy of a message is as long as the peer likes, too.
+#[test]
+fn a_message_becomes_an_owned_one_where_there_is_no_memory_for_a_second_copy() {
+    // More than glibc has reserved for a thread, whatever it was given back before.
+    const LEN: usize = 66 << 20;
+    fn victim() {
+        let builder = MessageChannel::builder().limit(256 << 20);
+        let MessageChannel { port1, port2 } = builder.build().expect("a channel");
+        let posted = vec![7; LEN];
+        port1.post_bytes(&posted).expect("room");
+        let event = receive(&port2);
+        allow_more_address_space(LEN as u64 / 4);
+        let message = event.into_message();
+        assert!(message.bytes().len() == LEN && message.bytes().iter().all(|byte| *byte == 7));
+        drop(message);
+        allow_all_address_space();
+        port1.post_bytes(&posted).expect("room");
+        drop(posted);
+        // In place there is only one copy: the ring's.
+        #[allow(unsafe_code)]
+        // SAFETY: both ends are this test's.
+        unsafe {
+            port2.trust_peer();
+        }
+        let event = receive(&port2);
+        allow_more_address_space(LEN as u64 / 4);
+        let refused = event.try_into_message().map(drop).expect_err("no memory");
+        assert!(matches!(refused, MessageError::OutOfMemory { len } if len == LEN as u64));
+        allow_all_address_space();
+        port1.post_text("on").expect("room");
+        assert_eq!(receive(&port2).text().expect("a text"), "on");
+    }
+    let name = "memory::a_message_becomes_an_owned_one_where_there_is_no_memory_for_a_second_copy";
+    play(name, &[("victim", victim)]);
 }
