@@ -7,6 +7,8 @@
 #[path = "smuggle/capsules.rs"]
 mod capsules;
 mod common;
+#[path = "smuggle/guards.rs"]
+mod guards;
 #[path = "smuggle/lingering.rs"]
 mod lingering;
 #[path = "smuggle/memory.rs"]

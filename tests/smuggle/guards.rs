@@ -1,0 +1,78 @@
+//! Small guards, each of which one line holds: what a packet says of itself, sockets that refuse
+//! descriptors, and what a core dump leaves out.
+
+use crate::common::census::REGION;
+use crate::common::parts::{ATTACHMENTS, DOORBELL, Parts, send};
+use crate::common::role::{play, skip};
+use crate::{Entry, Pair, assert_broken, null};
+use messageport::{AttachError, MessageChannel};
+use nix::errno::Errno;
+use std::fs;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
+
+/// `SO_PASSRIGHTS` of Linux 6.16. Says whether the kernel has it.
+fn pass_rights(socket: BorrowedFd<'_>, yes: bool) -> bool {
+    const SO_PASSRIGHTS: libc::c_int = 83;
+    let value = libc::c_int::from(yes);
+    let len = size_of_val(&value) as libc::socklen_t;
+    let (raw, place) = (socket.as_raw_fd(), (&raw const value).cast());
+    // SAFETY: the value outlives the call, and is as long as it says.
+    unsafe { libc::setsockopt(raw, libc::SOL_SOCKET, SO_PASSRIGHTS, place, len) == 0 }
+}
+
+#[test]
+fn f1_a_packet_with_more_descriptors_than_its_entries_have_ends_the_carrier() {
+    let mut pair = Pair::new();
+    let (one, other) = (null(), null());
+    pair.packet(0, &[Entry::Descriptor], &[one.as_fd(), other.as_fd()]);
+    // The record and the packet agree; the list in the packet does not.
+    pair.record(2, 0);
+    assert_broken(&pair.victim, "one entry, two descriptors");
+}
+
+#[test]
+fn a_port_whose_socket_refuses_descriptors_is_refused() {
+    fn victim() {
+        let MessageChannel { port1, port2 } = MessageChannel::new().expect("a channel");
+        let parts = Parts::of(port2);
+        if !pass_rights(parts.descriptors[ATTACHMENTS].as_fd(), false) {
+            return skip("the kernel has no SO_PASSRIGHTS");
+        }
+        let error = parts.into_port().map(drop).expect_err("it could get no attachment");
+        let AttachError::NotAPort { what } = error else { panic!("{error}") };
+        assert!(what.contains("refuses descriptors"), "{what}");
+        drop(port1);
+    }
+    play("guards::a_port_whose_socket_refuses_descriptors_is_refused", &[("victim", victim)]);
+}
+
+#[test]
+fn the_doorbells_of_a_channel_refuse_descriptors() {
+    fn victim() {
+        let MessageChannel { port1, port2 } = MessageChannel::new().expect("a channel");
+        let ends = [port1, port2].map(Parts::of);
+        if !pass_rights(ends[0].descriptors[ATTACHMENTS].as_fd(), true) {
+            return skip("the kernel has no SO_PASSRIGHTS");
+        }
+        for end in &ends {
+            let doorbell = &end.descriptors[DOORBELL];
+            assert_eq!(send(doorbell, &[1], &[null().as_fd()]), Err(Errno::EPERM));
+            assert_eq!(send(doorbell, &[1], &[]), Ok(()), "it rings");
+        }
+    }
+    play("guards::the_doorbells_of_a_channel_refuse_descriptors", &[("victim", victim)]);
+}
+
+/// Messages may be secrets: `dd` stands for "do not dump".
+#[test]
+fn a_core_dump_leaves_regions_out() {
+    fn victim() {
+        let _channel = MessageChannel::new().expect("a channel");
+        let maps = fs::read_to_string("/proc/self/smaps").expect("a process has mappings");
+        let mut lines = maps.lines();
+        lines.by_ref().find(|line| line.contains(REGION)).expect("the region is mapped");
+        let flags = lines.find(|line| line.starts_with("VmFlags:")).expect("it has flags");
+        assert!(flags.split(' ').any(|flag| flag == "dd"), "{flags}");
+    }
+    play("guards::a_core_dump_leaves_regions_out", &[("victim", victim)]);
+}
