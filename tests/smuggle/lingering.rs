@@ -25,13 +25,13 @@ use std::sync::mpsc;
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
-/// A socket whose last close takes a minute, or until what comes with it is dropped.
-fn lingering() -> (OwnedFd, TcpStream) {
+/// A socket whose last close takes so many seconds, or until what comes with it is dropped.
+fn lingering_for(seconds: libc::c_int) -> (OwnedFd, TcpStream) {
     let listener = TcpListener::bind("127.0.0.1:0").expect("a port of this machine");
     setsockopt(&listener, sockopt::RcvBuf, &4096).expect("an option");
     let mut near = TcpStream::connect(listener.local_addr().expect("bound")).expect("a listener");
     let (far, _) = listener.accept().expect("a connection");
-    let linger = libc::linger { l_onoff: 1, l_linger: 60 };
+    let linger = libc::linger { l_onoff: 1, l_linger: seconds };
     setsockopt(&near, sockopt::Linger, &linger).expect("an option");
     near.set_nonblocking(true).expect("a flag");
     loop {
@@ -43,6 +43,11 @@ fn lingering() -> (OwnedFd, TcpStream) {
     }
 }
 
+/// One that lingers for much longer than the control: a call that waits for it ends afterwards.
+fn lingering() -> (OwnedFd, TcpStream) {
+    lingering_for(40)
+}
+
 /// A close that takes long, and has begun.
 struct Control {
     thread: JoinHandle<()>,
@@ -51,7 +56,7 @@ struct Control {
 
 impl Control {
     fn begin() -> Control {
-        let (near, far) = lingering();
+        let (near, far) = lingering_for(20);
         let (tell, told) = mpsc::channel();
         let thread = thread::spawn(move || {
             tell.send(nix::unistd::gettid()).expect("the test listens");
