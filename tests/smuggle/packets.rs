@@ -310,7 +310,8 @@ fn a_trusted_peer_s_pool_that_is_none_ends_the_carrier() {
 
 #[test]
 fn f52_endless_pools_do_not_keep_a_look_busy() {
-    const POOLS: u64 = 800;
+    // More than one look takes, and few enough for a socket of the usual size.
+    const POOLS: u64 = 150;
     let mut pair = Pair::new();
     let device = null();
     for number in 0..POOLS {
