@@ -154,6 +154,7 @@ pub mod fuzzing {
     pub use crate::link::archive::fuzzing::{Family, decode, mutate};
     pub use crate::link::fuzzing::attach_region;
     pub use crate::ring::fuzzing::{lane_ops, record_stream};
+    pub use crate::wire::fuzzing::frames;
 }
 
 /// The example of the README is compiled and run like the others.

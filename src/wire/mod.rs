@@ -2,5 +2,7 @@
 
 #[cfg(not(messageport_loom))]
 pub(crate) mod frame;
+#[cfg(all(any(test, fuzzing), not(messageport_loom)))]
+pub(crate) mod fuzzing;
 pub(crate) mod layout;
 pub(crate) mod record;
