@@ -7,8 +7,14 @@
 #![allow(unsafe_code)]
 
 // Miri and AddressSanitizer see nothing of what assembly does.
-#[cfg_attr(all(target_arch = "x86_64", not(any(miri, fuzzing))), path = "payload/x86_64.rs")]
-#[cfg_attr(not(all(target_arch = "x86_64", not(any(miri, fuzzing)))), path = "payload/portable.rs")]
+#[cfg_attr(
+    all(target_arch = "x86_64", not(any(miri, fuzzing, messageport_portable))),
+    path = "payload/x86_64.rs"
+)]
+#[cfg_attr(
+    not(all(target_arch = "x86_64", not(any(miri, fuzzing, messageport_portable)))),
+    path = "payload/portable.rs"
+)]
 mod wide;
 
 use crate::error::SystemError;
