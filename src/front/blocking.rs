@@ -2,6 +2,7 @@
 
 use crate::error::{PostError, RecvError};
 use crate::link::payload::Post;
+use crate::os;
 use crate::os::reaper;
 use crate::port::MessagePort;
 use crate::port::event::MessageEvent;
@@ -505,7 +506,7 @@ fn spin(estimate: &Cell<u32>, mut look: impl FnMut() -> bool) -> bool {
 
 fn several_processors() -> bool {
     static SEVERAL: OnceLock<bool> = OnceLock::new();
-    *SEVERAL.get_or_init(|| std::thread::available_parallelism().is_ok_and(|count| count.get() > 1))
+    *SEVERAL.get_or_init(os::several_processors)
 }
 
 /// Looks before a sleep that are always tried: one or two microseconds.

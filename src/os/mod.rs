@@ -20,7 +20,9 @@ pub(crate) mod socket;
 
 use crate::error::SystemError;
 use nix::errno::Errno;
+use nix::sched::{CpuSet, sched_getaffinity};
 use nix::time::{ClockId, clock_gettime};
+use nix::unistd::Pid;
 use std::hash::{BuildHasher, RandomState};
 
 /// Names the call that an errno comes from.
@@ -43,4 +45,14 @@ pub(crate) fn monotonic_microseconds() -> u64 {
 pub(crate) fn monotonic_nanoseconds() -> u64 {
     let now = clock_gettime(ClockId::CLOCK_MONOTONIC).expect("this clock is always there");
     now.tv_sec() as u64 * 1_000_000_000 + now.tv_nsec() as u64
+}
+
+/// Whether this thread may run on more than one processor: sched_getaffinity(2). A quota of time is
+/// not looked at, as `std::thread::available_parallelism` does: that opens files.
+pub(crate) fn several_processors() -> bool {
+    match sched_getaffinity(Pid::from_raw(0)) {
+        Ok(set) => (0..CpuSet::count()).filter(|cpu| set.is_set(*cpu) == Ok(true)).count() > 1,
+        // EINVAL: there are more of them than the set has places.
+        Err(errno) => errno == Errno::EINVAL,
+    }
 }

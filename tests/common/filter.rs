@@ -31,6 +31,19 @@ pub fn kill_at(number: c_long) -> io::Result<()> {
     act(number, When::Always, libc::SECCOMP_RET_KILL_PROCESS)
 }
 
+/// From here on the kernel kills this process, by SIGSYS, when this thread, or one that it starts,
+/// makes any other call. The filter stays in programs that they run.
+pub fn kill_at_all_but(numbers: impl Iterator<Item = c_long>) -> io::Result<()> {
+    let mut program = vec![load(0)];
+    for number in numbers {
+        // Past the next step if it is another one.
+        program.push(sock_filter { jf: 1, ..unless(BPF_JEQ, number as u32) });
+        program.push(give(libc::SECCOMP_RET_ALLOW));
+    }
+    program.push(give(libc::SECCOMP_RET_KILL_PROCESS));
+    install(&mut program)
+}
+
 fn act(number: c_long, when: When, action: u32) -> io::Result<()> {
     // Offsets in `struct seccomp_data`: the number, and the low half of each argument.
     let mut program = vec![load(0), unless(BPF_JEQ, number as u32)];
