@@ -175,6 +175,33 @@ fn f45_an_address_space_limit_is_an_error_that_names_the_remedy() {
 }
 
 #[test]
+fn a_limit_of_locked_memory_is_an_error_that_names_it_until_the_channel_is_smaller() {
+    const TEST: &str =
+        "a_limit_of_locked_memory_is_an_error_that_names_it_until_the_channel_is_smaller";
+    fn locks() {
+        // Root has no such limit.
+        if nix::unistd::geteuid().is_root() {
+            nix::unistd::seteuid(nix::unistd::Uid::from_raw(4711)).expect("root becomes anybody");
+        }
+        let (_, most) = getrlimit(Resource::RLIMIT_MEMLOCK).expect("a limit");
+        if most < 8 * MIB as u64 {
+            return skip("this process may lock too little memory");
+        }
+        limit_to(Resource::RLIMIT_MEMLOCK, 8 * MIB as u64);
+        // SAFETY: the call takes an integer.
+        assert_eq!(unsafe { libc::mlockall(libc::MCL_FUTURE) }, 0);
+        let error = refused(MessageChannel::new());
+        assert!(error.contains("mmap") && error.contains("RLIMIT_MEMLOCK"), "{error}");
+        assert!(error.contains("`limit`"), "{error}");
+        let small = MessageChannel::builder().limit(MIB).build().expect("it is small enough");
+        works(&small);
+        let bounded = MessageChannel::builder().bounded().build().expect("it is small enough");
+        works(&bounded);
+    }
+    play(TEST, &[("locks", locks)]);
+}
+
+#[test]
 fn t8_a_shortage_of_descriptors_is_an_error_that_leaks_none() {
     fn creator() {
         let (soft, _) = getrlimit(Resource::RLIMIT_NOFILE).expect("limits can be read");

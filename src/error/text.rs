@@ -22,7 +22,7 @@ fn remedy(call: &str, errno: Errno) -> &'static str {
         Errno::EMFILE => "close descriptors, or raise RLIMIT_NOFILE",
         Errno::ENFILE => "the system has no more open files; close some, or raise fs.file-max",
         Errno::EAGAIN | Errno::EPERM if call.starts_with("mmap") || call.starts_with("madvise") => {
-            "pages could not be locked; raise RLIMIT_MEMLOCK, lock with MCL_ONFAULT, or give the \
+            "this process locks its memory, and RLIMIT_MEMLOCK is too low; raise it, or give the \
              channel's builder a smaller `limit`"
         }
         Errno::ENOMEM | Errno::ENOBUFS => {

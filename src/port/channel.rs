@@ -102,6 +102,12 @@ impl ChannelBuilder {
     ///
     /// The largest message takes `limit / 2 - 32` bytes, or `capacity / 2 - 32` when the limit is
     /// the capacity.
+    ///
+    /// A lane takes this much address space. It takes memory only as it fills, unless the process
+    /// locks its memory by `mlockall(MCL_FUTURE)`: then the kernel makes all of it at once, 128 MiB
+    /// for an idle channel of the default sizes, and counts it against `RLIMIT_MEMLOCK`. Add
+    /// `MCL_ONFAULT` to have pages only as they are used; a smaller limit, or
+    /// [`bounded`](Self::bounded), serves against `RLIMIT_MEMLOCK`.
     #[must_use]
     pub fn limit(self, bytes: usize) -> ChannelBuilder {
         ChannelBuilder { limit: Limit::Bytes(bytes as u64), ..self }
