@@ -6,6 +6,8 @@
 //! cargo run --example broadcast screen     # one more screen, until a feed says that it closes
 //! cargo run --example broadcast feed       # a feed, which waits for at least one screen
 //! ```
+// The derives' `unsafe impl`s are no code of this program.
+#![forbid(unsafe_code)]
 
 use std::env;
 use std::error::Error;

@@ -124,8 +124,8 @@ pub unsafe trait SafeArchive {
 
 /// A type that can be received: an archive that can be checked completely.
 ///
-/// Implemented for all types that derive [`rkyv::Archive`] and [`SafeArchive`](derive@SafeArchive),
-/// and for std's; there is nothing to implement by hand.
+/// Implemented for all types that derive [`rkyv::Archive`] and
+/// [`SafeArchive`](derive@crate::SafeArchive), and for std's; there is nothing to implement by hand.
 ///
 /// ```
 /// fn sum<T: messageport::Receive>(port: &messageport::MessagePort, add: impl Fn(&T::Archived)) {

@@ -40,7 +40,9 @@ pub type PostSerializer<'a> = HighSerializer<PayloadWriter<'a>, ArenaHandle<'a>,
 /// A value that can be posted: anything that derives [`rkyv::Archive`], [`rkyv::Serialize`] and
 /// [`SafeArchive`](derive@crate::SafeArchive).
 ///
-/// Implemented for all such types; there is nothing to implement by hand.
+/// Implemented for all such types; there is nothing to implement by hand. A value of another
+/// crate's type without `SafeArchive` goes as bytes: what `rkyv::to_bytes` made of it, by
+/// `post_bytes`; the receiver gives [`MessageEvent::bytes`](crate::MessageEvent::bytes) to rkyv.
 ///
 /// ```
 /// use messageport::{MessageChannel, rkyv};

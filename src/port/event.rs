@@ -81,11 +81,12 @@ impl<'p> MessageEvent<'p> {
     ///
     /// ```
     /// # use messageport::rkyv;
-    /// #[derive(rkyv::Archive, rkyv::Serialize)]
+    /// /// What another crate reads: the archive of a number and nothing else.
+    /// #[derive(rkyv::Archive)]
     /// struct Foreign { id: u64 }
     ///
     /// # let channel = messageport::MessageChannel::new()?;
-    /// channel.port1.post_message(&Foreign { id: 7 })?;
+    /// channel.port1.post_message(&7u64)?;
     /// let event = channel.port2.recv()?;
     /// // SAFETY: it holds one number.
     /// let foreign = unsafe { event.data_checked_by_rkyv_only::<Foreign>() }?;
