@@ -211,6 +211,14 @@ fn check_depth<T: Post>(value: &T) -> Result<(), BoxedError> {
     archive::check_own::<T>(&bytes)
 }
 
+/// Wipes the payload bytes of a plan whose message is not posted after all.
+#[cold]
+pub(crate) fn wipe(producer: &Producer, plan: &Plan) {
+    let (place, len) = (planned(producer, plan, plan.payload_room()), plan.payload_room());
+    // SAFETY: (planned) the bytes are the producer's alone, and their pages were made.
+    unsafe { place.as_ptr().write_bytes(0, len as usize) };
+}
+
 /// Copies `bytes` to where `plan` says.
 #[inline(always)]
 pub(crate) fn fill(producer: &Producer, plan: &Plan, bytes: &[u8]) {

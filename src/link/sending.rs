@@ -126,8 +126,16 @@ impl Sending {
     #[cold]
     #[inline(never)]
     fn stage_value_again<T: Post>(&mut self, value: &T, len: u64) -> Result<(), PostError> {
-        let (plan, len) = self.write_value_again(value, len)?;
-        self.stage(plan, len, Format::Archive);
+        let begun = self.producer.plan_open_in_run(self.wish());
+        match self.write_value_again(value, len) {
+            Ok((plan, len)) => self.stage(plan, len, Format::Archive),
+            Err(error) => {
+                if let Some(plan) = begun {
+                    payload::wipe(&self.producer, &plan);
+                }
+                return Err(error);
+            }
+        }
         Ok(())
     }
 
@@ -155,7 +163,11 @@ impl Sending {
             }
             None => self.serialize(value, None)?,
         };
-        self.write_value_again(value, len)
+        self.write_value_again(value, len).inspect_err(|_| {
+            if let Some(plan) = &open {
+                payload::wipe(&self.producer, plan);
+            }
+        })
     }
 
     /// The same, once the length is known.
@@ -168,6 +180,7 @@ impl Sending {
         let plan = self.plan(len)?;
         let again = self.serialize(value, Some(&plan))?;
         if again != len {
+            payload::wipe(&self.producer, &plan);
             return Err(PostError::Serialize(rancor::Source::new(payload::LengthChanged {
                 len,
                 again,
@@ -511,8 +524,19 @@ impl Sending {
     /// The value's bytes: written where `plan` says, or only counted.
     #[inline(always)]
     fn serialize<T: Post>(&mut self, value: &T, plan: Option<&Plan>) -> Result<u64, PostError> {
-        payload::serialize(value, &self.producer, plan, &mut self.arena)
-            .map_err(PostError::Serialize)
+        match payload::serialize(value, &self.producer, plan, &mut self.arena) {
+            Ok(len) => Ok(len),
+            Err(error) => Err(self.not_serialized(plan, error)),
+        }
+    }
+
+    /// A value that failed half-way leaves nothing in the ring that its peer could read.
+    #[cold]
+    fn not_serialized(&self, plan: Option<&Plan>, error: rancor::BoxedError) -> PostError {
+        if let Some(plan) = plan {
+            payload::wipe(&self.producer, plan);
+        }
+        PostError::Serialize(error)
     }
 
     #[cold]

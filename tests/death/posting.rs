@@ -4,7 +4,7 @@
 use super::{linger, parent, start};
 use crate::common::role::play;
 use crate::common::{DEADLINE, kill_process, refusal};
-use messageport::{CloseReason, MessagePort, PostError, Sender};
+use messageport::{CloseReason, MessagePort, PostError, RecvError, Sender};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -110,4 +110,27 @@ fn a_death_ends_posts_that_are_seldom() {
         }
     }
     play(TEST, &[("posts", posts), ("lingers", lingers)]);
+}
+
+/// Neither a descriptor that is watched nor a wait asks the kernel here.
+#[test]
+fn a_receiver_that_only_looks_learns_of_a_death() {
+    const TEST: &str = "posting::a_receiver_that_only_looks_learns_of_a_death";
+    fn looks() {
+        let (port, mut child) = start(TEST, "lingers").into_parts();
+        wait_for_the_child(&port);
+        assert!(port.try_recv().expect("the peer lives").is_none());
+        kill_process(child.id());
+        child.wait().expect("a child of our own");
+        let deadline = Instant::now() + DEADLINE / 2;
+        let end = loop {
+            match port.try_recv() {
+                Ok(None) => assert!(Instant::now() < deadline, "never noticed: {port:#?}"),
+                answer => break answer.map(|event| event.is_some()),
+            }
+        };
+        let reason = CloseReason::PeerDied;
+        assert!(matches!(end, Err(RecvError::Closed { reason: why }) if why == reason), "{end:?}");
+    }
+    play(TEST, &[("looks", looks), ("lingers", lingers)]);
 }

@@ -2,12 +2,14 @@
 
 use super::{assert_empty, assert_works, channel};
 use crate::common::messages::chain;
+use crate::common::region::Region;
 use crate::common::{receive, receive_end, receive_text, refusal};
 use messageport::rkyv::rancor::{Fallible, Source, fail};
 use messageport::rkyv::ser::Writer;
 use messageport::{CloseReason, MessageChannel, MessagePort, PostError, rkyv};
 use std::cell::Cell;
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::atomic::Ordering::SeqCst;
 
 /// Archives as nothing, after having written what `write` says.
 struct Odd<F>(F);
@@ -202,4 +204,40 @@ fn a_close_inside_a_serialize_that_fails_takes_place_all_the_same() {
     port1.post_message(&Closing(&port1)).expect_err("it refuses");
     assert_eq!(refusal(port1.post_text("late")), CloseReason::Local);
     assert_eq!(receive_end(&port2), CloseReason::PeerClosed);
+}
+
+/// How many bytes of a lane's area are these.
+fn count_in_area(region: &Region, byte: u8) -> usize {
+    let words = (0..region.limit() / 8).map(|word| region.word(region.area(0, 8 * word)));
+    words.flat_map(|word| word.load(SeqCst).to_le_bytes()).filter(|found| *found == byte).count()
+}
+
+#[test]
+fn a_message_that_is_not_posted_leaves_no_byte_in_shared_memory() {
+    let MessageChannel { port1, port2 } = growing();
+    let region = Region::of(&port1);
+    for round in 0..3 {
+        for after in [1, 10, 256, 257, 3_000, 50_000] {
+            port1.post_message(&Failing { after }).expect_err("it refuses");
+            assert_eq!(count_in_area(&region, 0xee), 0, "round {round}, after {after} bytes");
+        }
+        // Too large, after its first bytes were written.
+        let error = port1.post_message(&Odd(|| vec![0xee; 2 << 20])).expect_err("too large");
+        assert!(matches!(error, PostError::TooLarge { .. }), "{error}");
+        assert_eq!(count_in_area(&region, 0xee), 0, "round {round}, too large");
+        // Another length the second time.
+        let len = Cell::new(5_000);
+        let shrinks = Odd(|| vec![0xee; len.replace(len.get() - 1)]);
+        port1.post_message(&shrinks).expect_err("another length");
+        assert_eq!(count_in_area(&region, 0xee), 0, "round {round}, another length");
+        // Written, and then its transfer list is refused.
+        let closed = channel().port1;
+        closed.close();
+        port1.post_bytes_with(&[0xee; 100], [closed.into()]).expect_err("a closed port");
+        assert_eq!(count_in_area(&region, 0xee), 0, "round {round}, a closed port");
+        // So that the next round is on the fast path.
+        port1.post_text("between").expect("room");
+        assert_eq!(receive_text(&port2), "between");
+    }
+    assert_works(&port1, &port2);
 }

@@ -128,6 +128,21 @@ impl Sending {
         descriptors: u16,
         items: &mut [Item<'_>],
     ) -> Result<(), PostError> {
+        let beside = self.send_beside(len, descriptors, items).inspect_err(|_| {
+            payload::wipe(&self.producer, &plan);
+        })?;
+        self.post_planned(plan, len, format, beside);
+        cargo::forget(items);
+        Ok(())
+    }
+
+    /// Sends the packet of a message, if it has one.
+    fn send_beside(
+        &mut self,
+        len: u32,
+        descriptors: u16,
+        items: &mut [Item<'_>],
+    ) -> Result<Beside, PostError> {
         cargo::check_open(items)?;
         let mut beside = Beside::Nothing;
         if descriptors > 0 {
@@ -138,9 +153,7 @@ impl Sending {
                 .map_err(|error| self.packet_refused(error, len))?;
             self.packets = self.packets.wrapping_add(1);
         }
-        self.post_planned(plan, len, format, beside);
-        cargo::forget(items);
-        Ok(())
+        Ok(beside)
     }
 
     #[cold]
