@@ -239,7 +239,8 @@ impl Receiving {
         }
     }
 
-    /// Takes the memory of a message that is a private copy; `None` for one that is lent in the ring.
+    /// Takes the memory of a message that is a private copy. `None` for one that is lent in the
+    /// ring.
     pub(crate) fn take_memory(&mut self, ticket: Ticket) -> Option<Vec<Block>> {
         match ticket {
             Ticket::Slot(number) => Some(self.slots.take_memory(number)),

@@ -85,8 +85,8 @@ impl BroadcastChannel {
         self.events.set_hook(Box::new(hook));
     }
 
-    /// Delivers what has come as events, 64 of them at the most, fewer if they are longer than 4 KiB
-    /// each, and says how many. None on a
+    /// Delivers what has come as events, 64 of them at the most, fewer if they are longer than
+    /// 4 KiB each, and says how many. None on a
     /// channel that is closed. What is left makes the descriptor readable, so that an
     /// [`EventLoop`](crate::EventLoop) comes back for it.
     ///
