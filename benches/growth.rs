@@ -103,6 +103,13 @@ fn creation(harness: &mut Harness) {
     let memory = pages::channel_memory() - memory;
     println!("\nan idle pair: {memory} bytes of memory, {descriptors} descriptors for both ends");
     drop(channel);
+    let pairs = pages::room_for_pairs().min(2_000);
+    let make = || MessageChannel::new().expect("a channel");
+    let [heap, shared, tables, kernel] = pages::idle_pairs(pairs, make);
+    println!(
+        "in all, each of {pairs} idle pairs: {heap} bytes of heap, {shared} shared, {tables} of \
+         page tables, {kernel} in the kernel"
+    );
     let count = harness.count(2_000, 20);
     let subjects = [
         Subject::new(BARE_CALLS, 0, count, || Timed(pages::bare_pair)),

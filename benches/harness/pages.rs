@@ -7,8 +7,10 @@ use std::os::unix::net::UnixStream;
 use std::time::{Duration, Instant};
 
 use memmap2::{Advice, MmapRaw};
+use messageport::MessageChannel;
 use nix::fcntl::{FcntlArg, SealFlag, fcntl};
 use nix::sys::memfd::{MFdFlags, memfd_create};
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use nix::sys::socket::{AddressFamily, SockFlag, SockType, socketpair};
 
 use super::local::Timed;
@@ -81,6 +83,44 @@ pub fn channel_memory() -> u64 {
         .filter(|metadata| seen.insert(metadata.ino()))
         .map(|metadata| metadata.blocks() * BLOCK)
         .sum()
+}
+
+/// What idle pairs take in all, each: bytes of the heap, of shared memory, of page tables, and of
+/// the kernel's objects.
+///
+/// Differences before and after making many, from `mallinfo2`, the blocks of the memfds, `VmPTE` of
+/// `/proc/self/status`, and `Slab` of `/proc/meminfo`, which other processes change as well.
+pub fn idle_pairs(count: u64, make: impl Fn() -> MessageChannel) -> [u64; 4] {
+    let now = || {
+        // SAFETY: it takes nothing, and returns a struct of numbers.
+        let heap = unsafe { libc::mallinfo2() };
+        let in_use = (heap.uordblks + heap.hblkhd) as u64;
+        let tables = kibibytes("/proc/self/status", "VmPTE:");
+        [in_use, channel_memory(), tables, kibibytes("/proc/meminfo", "Slab:")]
+    };
+    // What a process does once for all of its channels is not a channel's.
+    drop(make());
+    let before = now();
+    let pairs: Vec<_> = (0..count).map(|_| make()).collect();
+    let after = now();
+    drop(pairs);
+    [0, 1, 2, 3].map(|index| after[index].saturating_sub(before[index]) / count)
+}
+
+/// How many pairs this process may have, once its soft limit of descriptors is its hard one.
+pub fn room_for_pairs() -> u64 {
+    let (_, hard) = getrlimit(Resource::RLIMIT_NOFILE).expect("limits can be read");
+    setrlimit(Resource::RLIMIT_NOFILE, hard, hard).expect("a soft limit can be raised");
+    // Five descriptors a pair, and some for everything else.
+    hard.saturating_sub(100) / 5
+}
+
+/// Bytes that a line of a file of the kernel says in KiB.
+fn kibibytes(path: &str, name: &str) -> u64 {
+    let text = fs::read_to_string(path).expect("a file of the kernel");
+    let line = text.lines().find(|line| line.starts_with(name)).expect("a line of that name");
+    let number = line.split_ascii_whitespace().nth(1).expect("a number");
+    number.parse::<u64>().expect("a number") << 10
 }
 
 /// Makes and drops the kernel objects of a pair: a sealed, sparse memfd with its mapping, two
