@@ -67,7 +67,7 @@ use std::time::{Duration, Instant};
 ///
 /// Any two members share a channel, made by the one that joins later: with *n* members each has
 /// *n - 1* of them, or up to twice as many after joins at the same moment. A channel takes three
-/// descriptors, 8 MiB of address space and 4 KiB of memory at each end; a member seven descriptors
+/// descriptors, 8 MiB of address space and 15 KiB of memory at each end; a member seven descriptors
 /// of its own. So some 300 members fit the usual limit of 1024 descriptors; `RLIMIT_NOFILE` raises
 /// that. A post costs one system call that looks for joiners, one copy of the message, one more for
 /// each member, and one more call for each that sleeps. Receiving what has come costs none, with up

@@ -208,6 +208,18 @@ macro_rules! sized {
     };
 }
 
+/// The same for a transport whose records are written and read by pointer, so that their length is
+/// not bounded by a stack.
+macro_rules! sized_by_pointer {
+    ($transport:ident, $bytes:expr, $otherwise:expr, $function:ident($($argument:expr),*)) => {
+        match $bytes {
+            0x4_0000 => $function::<$transport<0x4_0000>>($($argument),*),
+            0x10_0000 => $function::<$transport<0x10_0000>>($($argument),*),
+            bytes => sized!($transport, bytes, $otherwise, $function($($argument),*)),
+        }
+    };
+}
+
 /// The same for a peer of the table.
 macro_rules! sized_answer {
     ($transport:ident, $function:ident, $abilities:expr) => {
@@ -278,13 +290,10 @@ fn libraries() -> Vec<Entry> {
         Entry {
             name: "shmem-ipc",
             kind: Kind::FixedPeer,
-            about: "0.3, `sharedring` of items as long as a message, polled without its event \
-                    counters, received in place and as many as there are; asleep by them",
-            answer: sized_answer!(
-                ShmemIpc,
-                between,
-                Abilities { handoff: Ok(handoffs::shmem_ipc), ..FIXED }
-            ),
+            about: "0.3, `sharedring` of items as long as a message, written by pointer, polled \
+                    without its event counters, received in place and as many as there are; \
+                    asleep by them",
+            answer: shmem_ipc,
         },
         Entry {
             name: "shmem-ipc-copied",
@@ -421,6 +430,15 @@ pub fn ports(is_trusted: bool, work: Work, site: &Site) -> Answer {
     }
 }
 
+/// The answer of shmem-ipc, whose items may be as long as a message of any row.
+fn shmem_ipc(work: Work, site: &Site) -> Answer {
+    let abilities = Abilities { handoff: Ok(handoffs::shmem_ipc), most: 1 << 20, ..FIXED };
+    // A hand-off has no records of its size: any type of the transport answers.
+    let bytes = if matches!(work, Work::Handoff { .. }) { 64 } else { work.bytes() };
+    let otherwise = Answer::Lacks("items of these lengths only: 8 B, 64 B and on, up to 1 MiB");
+    sized_by_pointer!(ShmemIpc, bytes, otherwise, between(&abilities, work, site))
+}
+
 /// The answer of what a private copy costs, where both sides spin.
 fn shmem_ipc_copied(work: Work, site: &Site) -> Answer {
     match work {
@@ -448,7 +466,9 @@ fn serve_as(name: &str, invited: Invited) {
             1024 => play::<Ringfire<1024>>(invited),
             _ => play::<Blobs>(invited),
         },
-        "shmem-ipc" => sized!(ShmemIpc, bytes, unreachable!("no such item"), play(invited)),
+        "shmem-ipc" => {
+            sized_by_pointer!(ShmemIpc, bytes, unreachable!("no such item"), play(invited))
+        }
         "shmem-ipc-copied" => sized!(Copied, bytes, unreachable!("no such item"), play(invited)),
         "ipmpsc" => play::<Ipmpsc>(invited),
         "ipc-channel" => play::<IpcChannel>(invited),
