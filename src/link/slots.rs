@@ -146,3 +146,44 @@ const MOST_POOLED: usize = 16;
 const MOST_POOLED_BYTES: usize = 2 << 20;
 /// Slots beyond which all are forgotten once none is in use.
 const MOST_SLOTS: usize = 1 << 10;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Takes so many slots at once, each with room for `len` bytes, and gives all of them back.
+    fn use_at_once(slots: &mut Slots, count: u64, len: usize) {
+        let mut tickets = Vec::new();
+        for _ in 0..count {
+            slots.make_room(len).expect("there is memory");
+            tickets.push(slots.next().expect("there is a free slot").0);
+            slots.take_next();
+        }
+        tickets.into_iter().for_each(|ticket| slots.put(ticket));
+    }
+
+    fn kept(slots: &Slots) -> (usize, usize) {
+        let buffers = slots.slots.iter().filter(|buffer| buffer.capacity() > 0);
+        let bytes = buffers.clone().map(|buffer| buffer.capacity() * size_of::<Block>());
+        (buffers.count(), bytes.sum())
+    }
+
+    #[test]
+    fn copies_that_were_given_back_keep_few_buffers_and_few_bytes() {
+        let mut slots = Slots::default();
+        use_at_once(&mut slots, 100, 64);
+        assert!((1..=MOST_POOLED).contains(&kept(&slots).0), "{:?}", kept(&slots));
+        use_at_once(&mut slots, 4, MOST_POOLED_BYTES / 2);
+        assert!((1..=MOST_POOLED_BYTES).contains(&kept(&slots).1), "{:?}", kept(&slots));
+        use_at_once(&mut slots, 1, MOST_POOLED_BYTES + 1);
+        assert!(kept(&slots).1 <= MOST_POOLED_BYTES, "{:?}", kept(&slots));
+        assert_eq!(slots.idle, kept(&slots).1);
+    }
+
+    #[test]
+    fn a_crowd_of_copies_is_forgotten_once_none_is_in_use() {
+        let mut slots = Slots::default();
+        use_at_once(&mut slots, MOST_SLOTS as u64 + 1, 64);
+        assert!(slots.slots.len() <= MOST_SLOTS, "{} slots", slots.slots.len());
+    }
+}
