@@ -125,7 +125,7 @@ pub unsafe trait SafeArchive {
 /// A type that can be received: an archive that can be checked completely.
 ///
 /// Implemented for all types that derive [`rkyv::Archive`] and
-/// [`SafeArchive`](derive@crate::SafeArchive), and for std's; there is nothing to implement by hand.
+/// [`SafeArchive`](derive@crate::SafeArchive), and for std's; there is nothing to write by hand.
 ///
 /// ```
 /// fn sum<T: messageport::Receive>(port: &messageport::MessagePort, add: impl Fn(&T::Archived)) {
