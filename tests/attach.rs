@@ -34,11 +34,10 @@ fn victim() {
         Err(error) => chain(error),
     };
     drop(answer);
-    let after = Census::take();
-    // What was inherited is closed as well, once it was known to be for this process.
-    let closed = before.descriptors - after.descriptors;
-    assert!(closed <= 1, "{before:?}, {after:?}");
-    assert_eq!((after.memfds, after.mappings), (before.memfds, before.mappings));
+    // What was inherited is closed as well, once it was known to be for this process. What came on
+    // it is closed by a thread of its own, a moment later.
+    let closed = usize::from(!text.contains("not started as a worker"));
+    Census { descriptors: before.descriptors - closed, ..before }.wait_for(&text);
     println!("\nverdict: {text}, {closed} closed");
 }
 
