@@ -1,5 +1,8 @@
 //! What the two halves of one end share: the region, the sockets, and what is known of the peer.
 
+#[cfg(test)]
+mod tests;
+
 use crate::error::{CloseReason, Corruption, SystemError};
 use crate::link::end::{Event, Half, Reason, State, Step};
 use crate::link::region::Region;

@@ -187,6 +187,11 @@ impl PeerPool {
         Ok(self.memory.get().expect("mapped"))
     }
 
+    #[cfg(test)]
+    pub(crate) fn is_mapped(&self) -> bool {
+        self.memory.get().is_some()
+    }
+
     fn unmapped(&self) -> MutexGuard<'_, Unmapped> {
         self.unmapped.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -399,6 +404,7 @@ const NEVER: u32 = u32::MAX;
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::os::futex::sleeping;
 
     #[test]
     fn a_count_that_wraps_around_tells_free_from_taken() {
@@ -414,5 +420,17 @@ mod tests {
             assert_eq!(maker.in_use(), 0);
         }
         assert_eq!(memory.freed(0).load(Ordering::Relaxed), 2);
+    }
+    #[test]
+    fn a_slot_that_comes_back_ends_the_wait_for_one() {
+        let (memory, _) = PoolMemory::create(1, 1).expect("a pool of one byte");
+        let maker = PoolMaker::new(memory.clone());
+        let buffer = maker.take().expect("a free slot");
+        let is_flag_up = || memory.waiting().load(Ordering::Relaxed) == Sleep::Futex.code();
+        let waiter = memory.clone();
+        let ended = sleeping::start(is_flag_up, move || waiter.wait(sleeping::FOR_EVER, || false));
+        drop(buffer);
+        ended.recv_timeout(sleeping::DEADLINE).expect("the slot's return wakes who waits for it");
+        assert!(!is_flag_up());
     }
 }

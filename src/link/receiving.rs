@@ -1,6 +1,8 @@
 //! The receiving half of one end: looks, copies out or lends, releases, wakes the sender.
 
 mod moved;
+#[cfg(test)]
+mod tests;
 
 use crate::error::{CloseReason, Corruption, RecvError, SystemError};
 use crate::link::cargo::Parcel;

@@ -1,0 +1,79 @@
+//! What is done beside the messages: control records are released, pools counted and mapped.
+
+use super::*;
+use crate::link::pool::PoolMemory;
+use crate::link::sending::Sending;
+use crate::link::transfer;
+use crate::os::reaper::Foreign;
+use crate::wire::record::Format;
+
+/// A sending half, and the receiving half of the other end.
+fn lane() -> (Sending, Receiving) {
+    let ((sending, _), (_, receiving)) =
+        transfer::create_pair(4096, 16_384, 0).expect("a small channel");
+    (sending, receiving)
+}
+
+fn post(sending: &mut Sending) {
+    sending.stage_bytes(&[1; 1000], Format::Bytes).expect("room");
+    sending.commit();
+}
+
+/// A lane in which one control record stands, and nothing else.
+fn lane_with_a_control_record() -> (Sending, Receiving) {
+    let (mut sending, mut receiving) = lane();
+    // They leave the first segment: it has room for three.
+    (0..5).for_each(|_| post(&mut sending));
+    for _ in 0..5 {
+        let payload = receiving.poll().expect("an open end").expect("a message");
+        receiving.give_back(payload.ticket());
+    }
+    assert_eq!(sending.undelivered(), (0, 0));
+    sending.trim().expect("it goes home");
+    let (messages, bytes) = sending.undelivered();
+    assert!(messages == 0 && bytes > 0, "{messages} messages, {bytes} bytes");
+    (sending, receiving)
+}
+
+/// The sender may wait for just the room of the record.
+#[test]
+fn a_look_for_a_message_releases_control_records() {
+    let (mut sending, mut receiving) = lane_with_a_control_record();
+    assert!(!receiving.has_message());
+    assert_eq!(sending.undelivered(), (0, 0));
+}
+
+#[test]
+fn a_wait_for_the_end_releases_control_records() {
+    let (mut sending, mut receiving) = lane_with_a_control_record();
+    assert_eq!(receiving.prepare_wait_for_end().expect("an open end"), Wait::Sleep);
+    assert_eq!(sending.undelivered(), (0, 0));
+}
+
+/// Pools in a row are the mark of a flood; with messages between them they are not in a row.
+#[test]
+fn a_message_that_is_discarded_ends_a_row_of_pools() {
+    let (mut sending, mut receiving) = lane();
+    sending.endpoint().trust();
+    receiving.endpoint().trust();
+    for _ in 0..2 {
+        sending.add_pool(1, 1).expect("a pool of one byte");
+        post(&mut sending);
+        assert!(receiving.discard().expect("an open end"));
+        assert_eq!(receiving.pools_in_a_row, 0);
+    }
+    assert_eq!(receiving.pools.len(), 2);
+}
+
+/// There was no memory for it when it came, and buffers of it that were dropped since wait for it.
+#[test]
+fn a_pool_is_mapped_before_a_sleep() {
+    let (_sending, mut receiving) = lane();
+    let (_, descriptor) = PoolMemory::create(1, 1).expect("a pool of one byte");
+    let pool = PeerPool::new(Foreign::new(descriptor, None), 1, 1).expect("it is one");
+    let pool = Arc::new(pool);
+    receiving.pools.push((0, pool.clone()));
+    assert!(!pool.is_mapped());
+    assert_eq!(receiving.prepare_wait().expect("an open end"), Wait::Sleep);
+    assert!(pool.is_mapped());
+}
