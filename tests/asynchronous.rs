@@ -1,7 +1,12 @@
 //! Ports in async programs: nothing is lost when a future is dropped, on every reactor.
 #![cfg(any(feature = "tokio", feature = "async-io"))]
+#![allow(unsafe_code)]
 
 mod common;
+#[path = "common/filter.rs"]
+mod filter;
+#[path = "asynchronous/lost.rs"]
+mod lost;
 
 use std::cell::Cell;
 use std::future::{Future, poll_fn};

@@ -8,6 +8,8 @@ mod cancel;
 mod common;
 #[path = "common/filter.rs"]
 mod filter;
+#[path = "blocking/lost.rs"]
+mod lost;
 #[path = "blocking/readiness.rs"]
 mod readiness;
 #[path = "blocking/refused.rs"]

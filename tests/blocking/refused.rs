@@ -1,36 +1,15 @@
 //! Rings that the kernel refuses (ENOBUFS), for the last message before a silence: no sleep that
 //! has a timeout of ours waits for a call that never comes.
 
-use crate::common::role::{play, skip};
+use crate::common::role::{play, say};
 use crate::common::{DEADLINE, receive_text};
-use crate::filter::{When, answer};
+use crate::filter::refused;
 use messageport::{BroadcastChannel, EventLoop, MessageChannel, MessagePort, PortSet};
 use nix::sys::socket::{MsgFlags, recv};
 use std::os::fd::{AsFd, AsRawFd};
-use std::sync::mpsc::{Receiver, Sender, channel};
+use std::sync::mpsc::channel;
 use std::thread;
 use std::time::{Duration, Instant};
-
-/// Runs `act` in a thread whose rings are refused, once; it then keeps what it has and does nothing
-/// more until the returned handle is dropped. `None` where there is no filter.
-fn refused<T: Send + 'static>(act: impl FnOnce() -> T + Send + 'static) -> Option<Sender<()>> {
-    let (done, is_done) = channel();
-    let (keep, end): (Sender<()>, Receiver<()>) = channel();
-    thread::spawn(move || {
-        let installed = answer(libc::SYS_sendto, When::Always, libc::ENOBUFS);
-        let kept = installed.is_ok().then(act);
-        done.send(installed).expect("the test waits for it");
-        let _ = end.recv();
-        drop(kept);
-    });
-    match is_done.recv().expect("the thread lives") {
-        Ok(()) => Some(keep),
-        Err(error) => {
-            skip(&format!("no seccomp filter here: {error}"));
-            None
-        }
-    }
-}
 
 /// Has `sleep` wait in a thread for one message that is posted while the rings are refused. The
 /// time that it took is printed. A sleeper that misses the ring waits for half of `DEADLINE`, so a
@@ -51,7 +30,7 @@ fn sleeps_through(what: &'static str, sleep: fn(MessagePort) -> bool) {
         return;
     }
     let (was_there, took) = sleeper.join().expect("no panic");
-    println!("{what}: awake after {took:?}, of which 0.2 s were before the post");
+    say(&format!("{what}: awake after {took:?}, of which 0.2 s were before the post"));
     let is_awake = was_there && took < DEADLINE / 4;
     assert!(is_awake, "{what} slept for {took:?} although a message was there");
 }
@@ -105,7 +84,7 @@ fn f25_a_refused_ring_of_a_broadcast_is_found() {
             return;
         }
         let (was_there, took) = sleeper.join().expect("no panic");
-        println!("a member: awake after {took:?}");
+        say(&format!("a member: awake after {took:?}, of which 0.2 s were before the post"));
         let is_awake = was_there && took < DEADLINE / 4;
         assert!(is_awake, "it slept for {took:?} although a message was there");
     }

@@ -3,7 +3,10 @@
 #![allow(dead_code)]
 
 use std::io;
+use std::sync::mpsc::{Receiver, Sender, channel};
+use std::thread;
 
+use super::common::role::skip;
 use libc::{BPF_ABS, BPF_JEQ, BPF_JMP, BPF_JSET, BPF_K, BPF_LD, BPF_RET, BPF_W};
 use libc::{c_int, c_long, c_ulong, sock_filter, sock_fprog};
 
@@ -24,6 +27,36 @@ pub enum When {
 /// another architecture.
 pub fn answer(number: c_long, when: When, errno: c_int) -> io::Result<()> {
     act(number, when, libc::SECCOMP_RET_ERRNO | errno as u32)
+}
+
+/// Runs `act` in a thread whose wake-ups are refused: rings of a doorbell, wakes of a word that
+/// processes share, rings of a bell. The thread then keeps what `act` returned and does nothing
+/// more until the returned handle is dropped. `None` where there is no filter.
+pub fn refused<T: Send + 'static>(act: impl FnOnce() -> T + Send + 'static) -> Option<Sender<()>> {
+    let (done, is_done) = channel();
+    let (keep, end): (Sender<()>, Receiver<()>) = channel();
+    thread::spawn(move || {
+        let installed = refuse_wakes();
+        let kept = installed.is_ok().then(act);
+        done.send(installed).expect("the test waits for it");
+        let _ = end.recv();
+        drop(kept);
+    });
+    match is_done.recv().expect("the thread lives") {
+        Ok(()) => Some(keep),
+        Err(error) => {
+            skip(&format!("no seccomp filter here: {error}"));
+            None
+        }
+    }
+}
+
+fn refuse_wakes() -> io::Result<()> {
+    answer(libc::SYS_sendto, When::Always, libc::ENOBUFS)?;
+    // The standard library's own words are private to the process, which is another operation.
+    answer(libc::SYS_futex, When::Equals(1, libc::FUTEX_WAKE as u32), libc::ENOMEM)?;
+    // A bell is told by the eight bytes of its number.
+    answer(libc::SYS_write, When::Equals(2, 8), libc::EAGAIN)
 }
 
 /// From here on the kernel kills this process, by SIGSYS, when this thread makes the call.
