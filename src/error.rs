@@ -198,10 +198,12 @@ pub enum PostError {
          until some were received, or raise the limit"
     )]
     TooManyInFlight,
-    /// The peer has chosen not to receive descriptors.
+    /// The channel was made with
+    /// [`refuse_transfers`](crate::ChannelBuilder::refuse_transfers), or the peer's socket takes no
+    /// descriptors.
     #[error(
-        "the peer accepts no transferables: post the message without a list, or through another \
-         port"
+        "this channel refuses transferables, as its maker or the peer has chosen: post the message \
+         without a list, or through another channel"
     )]
     Refused,
     /// The time was up before there was room.
@@ -326,6 +328,18 @@ pub enum MessageError {
         /// Descriptors that it had.
         descriptors: u16,
     },
+    /// It brought ports, buffers or descriptors to a port that
+    /// [refuses](crate::MessagePort::refuse_transfers) them. It was dropped with all that it
+    /// brought.
+    #[error(
+        "the message brought {descriptors} descriptors to a port that refuses transferables, and \
+         was dropped with them: have the peer post it without a list, or do not call \
+         `refuse_transfers`"
+    )]
+    TransfersRefused {
+        /// Descriptors that it brought, as its sender says; a port has three.
+        descriptors: u16,
+    },
     /// There was no memory for a private copy of it. It is lost.
     #[error(
         "no memory for a copy of the message, of {len} bytes, which is lost: free some, and have \
@@ -345,7 +359,9 @@ pub enum MessageError {
         kind: &'static str,
     },
     /// The message names a buffer of a [`BufferPool`](crate::BufferPool) that this end does not
-    /// have: it did not trust its peer when the pool came, or there was no room for its descriptor.
+    /// have: it did not trust its peer when the pool came, it
+    /// [refuses](crate::MessagePort::refuse_transfers) transferables, or there was no room for the
+    /// pool's descriptor.
     #[error(
         "the message's buffer is of a pool that this end does not have: call `trust_peer` before \
          the first look for messages, and leave room for a descriptor"

@@ -156,7 +156,7 @@ fn errors_of_channels_and_posts() {
         PostError::TooManyInFlight => PostError::TooManyInFlight,
             ["too many descriptors", "more than RLIMIT_NOFILE allows", "wait until some"];
         PostError::Refused => PostError::Refused,
-            ["the peer", "accepts no transferables", "post the message without a list"];
+            ["this channel refuses", "its maker or the peer has chosen", "without a list"];
         PostError::Timeout => PostError::Timeout,
             ["no room", "within the time given", "wait for longer"];
         PostError::Cancelled => PostError::Cancelled,
@@ -215,6 +215,8 @@ fn errors_of_receiving_and_of_messages() {
             ["the message is no text", "has to be UTF-8", "read it by `bytes`"];
         MessageError::Lost { .. } => MessageError::Lost { descriptors: 3 },
             ["lost its 3 descriptors", "could have no more", "have it sent again"];
+        MessageError::TransfersRefused { .. } => MessageError::TransfersRefused { descriptors: 3 },
+            ["brought 3 descriptors", "a port that refuses transferables", "without a list"];
         MessageError::OutOfMemory { .. } => MessageError::OutOfMemory { len: 9 },
             ["no memory", "of 9 bytes, which is lost", "have it sent again"];
         MessageError::NothingLeft { .. } => MessageError::NothingLeft { kind: "port" },

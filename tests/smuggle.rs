@@ -15,6 +15,8 @@ mod lingering;
 mod memory;
 #[path = "smuggle/packets.rs"]
 mod packets;
+#[path = "smuggle/refusals.rs"]
+mod refusals;
 
 use common::parts::{ATTACHMENTS, Parts, send};
 use common::region::{MESSAGE, Region, head, record, tail};

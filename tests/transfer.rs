@@ -25,6 +25,8 @@ mod list;
 mod locked;
 #[path = "transfer/moving.rs"]
 mod moving;
+#[path = "transfer/refusals.rs"]
+mod refusals;
 #[path = "transfer/relay.rs"]
 mod relay;
 #[path = "transfer/shares.rs"]

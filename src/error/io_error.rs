@@ -110,6 +110,7 @@ impl AsIoError for MessageError {
             | MessageError::NotText(_)
             | MessageError::UnknownPool => ErrorKind::InvalidData,
             MessageError::Lost { .. } => ErrorKind::QuotaExceeded,
+            MessageError::TransfersRefused { .. } => ErrorKind::Unsupported,
             MessageError::OutOfMemory { .. } => ErrorKind::OutOfMemory,
             MessageError::NothingLeft { .. } => ErrorKind::NotFound,
             MessageError::Port(error) => error.kind(),

@@ -4,7 +4,7 @@
 //! Nothing of a list is touched before all of it was checked; what has left is what the kernel
 //! took.
 
-use crate::error::{PostError, SystemError};
+use crate::error::{MessageError, PostError, SystemError};
 use crate::link::buffer::Buffer;
 use crate::link::pool::Pooled;
 use crate::link::receiving::Receiving;
@@ -147,6 +147,8 @@ pub(crate) struct Parcel {
     pub pooled: Pooled,
     /// Descriptors that the kernel destroyed, as this process could have no more.
     pub lost: u16,
+    /// Descriptors that this end has refused.
+    pub refused: u16,
     /// Whether who sent it was trusted.
     pub is_trusted: bool,
 }
@@ -155,6 +157,20 @@ impl Parcel {
     /// A parcel whose descriptors are lost.
     pub(crate) fn lost(descriptors: u16) -> Parcel {
         Parcel { lost: descriptors, ..Parcel::default() }
+    }
+
+    /// A parcel whose descriptors were refused.
+    pub(crate) fn refused(descriptors: u16) -> Parcel {
+        Parcel { refused: descriptors, ..Parcel::default() }
+    }
+
+    /// Why nothing can be taken, although something was sent.
+    pub(crate) fn check(&self) -> Result<(), MessageError> {
+        match (self.lost, self.refused) {
+            (0, 0) => Ok(()),
+            (0, descriptors) => Err(MessageError::TransfersRefused { descriptors }),
+            (descriptors, _) => Err(MessageError::Lost { descriptors }),
+        }
     }
 
     /// A parcel with what there is of a pooled buffer.

@@ -12,6 +12,7 @@ use crate::os::{futex, poll};
 use crate::ring::memory::Memory;
 use crate::ring::notifier::{self, Sleep, Wake};
 use crate::sync::{AtomicU32, Site};
+use crate::wire::frame::TransferPolicy;
 use crate::wire::record::Farewell;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::atomic::{self, AtomicBool, Ordering};
@@ -31,6 +32,10 @@ pub(crate) struct Endpoint {
     /// What came through this end and waits to be closed.
     account: Arc<Account>,
     trusted: AtomicBool,
+    /// This end refuses what moves with messages.
+    refuses_transfers: AtomicBool,
+    /// The peer does so, as who made the channel has said.
+    peer_refuses_transfers: bool,
     /// The kernel has refused a ring, and the sleeper's flag is up still.
     owes_ring: AtomicBool,
     /// The [`State`] of the end, which both halves ask.
@@ -63,7 +68,13 @@ pub(crate) struct Sockets {
 }
 
 impl Endpoint {
-    pub(crate) fn new(region: Arc<Region>, side: usize, epoch: u64, sockets: Sockets) -> Endpoint {
+    pub(crate) fn new(
+        region: Arc<Region>,
+        side: usize,
+        epoch: u64,
+        policy: TransferPolicy,
+        sockets: Sockets,
+    ) -> Endpoint {
         let Sockets { doorbell, attachments } = sockets;
         Endpoint {
             region,
@@ -73,6 +84,8 @@ impl Endpoint {
             attachments,
             account: Arc::default(),
             trusted: AtomicBool::new(false),
+            refuses_transfers: AtomicBool::new(policy.here_refuses),
+            peer_refuses_transfers: policy.peer_refuses,
             owes_ring: AtomicBool::new(false),
             state: atomic::AtomicU32::new(State::OPEN.word()),
             corruption: Mutex::new(None),
@@ -87,10 +100,12 @@ impl Endpoint {
     /// The thread that closes them has a duplicate of the socket. Without a descriptor for it they
     /// are closed together with this end.
     pub(crate) fn discard_packets(&self) {
-        if socket::holds_something(self.attachments(), self.is_honest())
+        if !self.attachments.refuses_descriptors
+            && !self.account.is_drained_soon()
+            && socket::holds_something(self.attachments(), self.is_honest())
             && let Ok(duplicate) = self.attachments().try_clone_to_owned()
         {
-            reaper::drain_later(duplicate);
+            reaper::drain_later(duplicate, &self.account);
         }
     }
 
@@ -163,6 +178,26 @@ impl Endpoint {
 
     pub(crate) fn trust(&self) {
         self.trusted.store(true, Ordering::Relaxed);
+    }
+
+    /// Which ends refuse what moves with messages, as far as this one knows.
+    pub(crate) fn transfer_policy(&self) -> TransferPolicy {
+        TransferPolicy {
+            here_refuses: self.refuses_transfers(),
+            peer_refuses: self.peer_refuses_transfers,
+        }
+    }
+
+    /// Whether this end refuses what moves with messages.
+    pub(crate) fn refuses_transfers(&self) -> bool {
+        // Relaxed: it turns once, by a thread that has both halves.
+        self.refuses_transfers.load(Ordering::Relaxed)
+    }
+
+    /// From now on, and for good: packets that were drained are missed by nobody then, not by a
+    /// later owner of this end either.
+    pub(crate) fn refuse_transfers(&self) {
+        self.refuses_transfers.store(true, Ordering::Relaxed);
     }
 
     /// How far this end has come to its end, as far as is known without asking.

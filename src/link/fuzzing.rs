@@ -4,7 +4,7 @@ use crate::link::region::Region;
 use crate::link::transfer::{self, Parts};
 use crate::os::reaper::Foreign;
 use crate::os::socket;
-use crate::wire::frame::{CAPSULE_LEN, Capsule, Place};
+use crate::wire::frame::{CAPSULE_LEN, Capsule, Place, TransferPolicy};
 use crate::wire::layout::{AREA_OFFSET, MAX_SEGMENTS, RegionHeader, VERSION};
 use crate::wire::record::Format;
 use std::fs::File;
@@ -63,6 +63,7 @@ fn honest_capsule() -> Capsule {
         outgoing: place,
         incoming: place,
         packets: 0,
+        policy: TransferPolicy::default(),
         is_trusted: false,
         left: [0; MAX_SEGMENTS],
     }

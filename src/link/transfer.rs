@@ -9,7 +9,7 @@ use crate::link::sending::Sending;
 use crate::os::reaper::Foreign;
 use crate::os::socket::{self, Kind, Socket};
 use crate::ring::cursor::Cursor;
-use crate::wire::frame::{CAPSULE_LEN, Capsule, Place, Refused};
+use crate::wire::frame::{CAPSULE_LEN, Capsule, Place, Refused, TransferPolicy};
 use crate::wire::layout::{MAX_SEGMENTS, VERSION};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
@@ -22,18 +22,24 @@ pub(crate) fn create_pair(
     capacity: u64,
     limit: u64,
     schema: u64,
+    refuses_transfers: bool,
 ) -> Result<(Halves, Halves), ChannelError> {
     let region = Region::create(capacity, limit, schema)?;
     let (doorbell_a, doorbell_b) = socket::stream_pair()?;
     let (attachments_a, attachments_b) = socket::packet_pair()?;
     socket::enlarge(attachments_a.as_fd());
     socket::enlarge(attachments_b.as_fd());
+    let policy =
+        TransferPolicy { here_refuses: refuses_transfers, peer_refuses: refuses_transfers };
     let end = |side, doorbell, attachments| {
         let sockets = Sockets {
             doorbell: Socket::without_descriptors(doorbell),
-            attachments: Socket::new(attachments),
+            attachments: match refuses_transfers {
+                true => Socket::without_descriptors(attachments),
+                false => Socket::new(attachments),
+            },
         };
-        let end = Arc::new(Endpoint::new(region.clone(), side, 0, sockets));
+        let end = Arc::new(Endpoint::new(region.clone(), side, 0, policy, sockets));
         let sending = Sending::resume(end.clone(), Cursor::start(0), [0; MAX_SEGMENTS], 0)
             .expect("a fresh region is all zero");
         (sending, Receiving::resume(end, Cursor::start(0)))
@@ -85,6 +91,7 @@ pub(crate) fn capsule(sending: &Sending, receiving: &Receiving) -> [u8; CAPSULE_
         incoming: place(receiving.consumer().cursor()),
         packets: sending.packets(),
         is_trusted: end.is_trusted(),
+        policy: end.transfer_policy(),
         left: sending.left(),
     };
     capsule.encode()
@@ -130,8 +137,9 @@ fn check(parts: &Parts) -> Result<Capsule, AttachError> {
     if !socket::is_unix(doorbell, Kind::Stream) || !socket::is_unix(attachments, Kind::Packet) {
         return Err(AttachError::NotAPort { what: "sockets of another type" });
     }
-    // No option is set on them: that would wait for a lock which a former owner can keep.
-    if !socket::takes_descriptors(attachments) {
+    // No option is set on them: that would wait for a lock which a former owner can keep. An end
+    // that refuses transferables has such a socket: there it only says the same once more.
+    if !capsule.policy.here_refuses && !socket::takes_descriptors(attachments) {
         return Err(AttachError::NotAPort { what: "a socket that refuses descriptors" });
     }
     Ok(capsule)
@@ -145,7 +153,8 @@ fn resume(
 ) -> Result<Halves, AttachError> {
     let outgoing = check_place(capsule.outgoing, &region)?;
     let incoming = check_place(capsule.incoming, &region)?;
-    let end = Arc::new(Endpoint::new(region, capsule.side as usize, capsule.epoch, sockets));
+    let (side, policy) = (capsule.side as usize, capsule.policy);
+    let end = Arc::new(Endpoint::new(region, side, capsule.epoch, policy, sockets));
     if is_carrier_trusted && capsule.is_trusted {
         end.trust();
     }

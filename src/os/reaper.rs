@@ -17,7 +17,7 @@ use std::collections::VecDeque;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::process;
-use std::sync::atomic::{AtomicU32, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicUsize, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::task::Waker;
 use std::thread;
@@ -36,6 +36,8 @@ pub(crate) struct Foreign {
 #[derive(Debug, Default)]
 pub(crate) struct Account {
     waiting: AtomicUsize,
+    /// The port's socket is to be drained, and the thread has not begun with it.
+    is_drained_soon: AtomicBool,
 }
 
 impl Foreign {
@@ -73,6 +75,12 @@ impl Account {
         self.waiting.load(Ordering::Relaxed) < MOST_OF_ONE
             && is_within(2 * WAITING.load(Ordering::Relaxed))
     }
+
+    /// Whether what waits at the port's socket now is drained without a further job.
+    pub(crate) fn is_drained_soon(&self) -> bool {
+        // Relaxed: who reads an old `true` leaves a packet to the next job, or to the socket's end.
+        self.is_drained_soon.load(Ordering::Relaxed)
+    }
 }
 
 /// Closes a descriptor in the thread.
@@ -80,9 +88,13 @@ pub(crate) fn close_later(descriptor: OwnedFd) {
     hand_over(Job { descriptor, task: Task::Close, account: None });
 }
 
-/// Takes out everything that waits at a socket in the thread, and closes it there.
-pub(crate) fn drain_later(socket: OwnedFd) {
-    hand_over(Job { descriptor: socket, task: Task::Drain, account: None });
+/// Takes out everything that waits at a port's socket in the thread, and closes it there. The
+/// kernel does both in one call: no descriptor gets a number in this process, so that closing it
+/// releases no `fcntl` lock of the process.
+pub(crate) fn drain_later(socket: OwnedFd, account: &Arc<Account>) {
+    // Relaxed: see `is_drained_soon`.
+    account.is_drained_soon.store(true, Ordering::Relaxed);
+    hand_over(Job { descriptor: socket, task: Task::Drain, account: Some(account.clone()) });
 }
 
 /// Waits until the thread has closed something, at most for `timeout`.
@@ -151,6 +163,11 @@ enum Task {
 impl Job {
     fn run(self) {
         if self.task == Task::Drain {
+            if let Some(account) = &self.account {
+                // Relaxed: see `is_drained_soon`. First the word, so that what comes from now on
+                // has a job of its own.
+                account.is_drained_soon.store(false, Ordering::Relaxed);
+            }
             socket::discard_packets(self.descriptor.as_fd());
         }
         drop(self.descriptor);
@@ -236,8 +253,8 @@ fn start(queue: &mut Queue) -> bool {
 }
 
 fn work() {
-    while let Some(mut job) = next() {
-        let account = job.account.take();
+    while let Some(job) = next() {
+        let account = job.account.clone();
         job.run();
         // Relaxed: see `has_room`.
         WAITING.fetch_sub(1, Ordering::Relaxed);

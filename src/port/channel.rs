@@ -52,7 +52,7 @@ impl MessageChannel {
     }
 }
 
-/// Sizes of a channel, for both directions alike.
+/// Sizes of a channel, for both directions alike, and what it carries.
 ///
 /// A lane starts in a ring of `capacity` bytes and grows, by further segments of the same memory,
 /// up to `limit` bytes. Memory is taken as messages come, not before.
@@ -62,6 +62,7 @@ impl MessageChannel {
 /// | `capacity` | 64 KiB | 4 KiB | 4 GiB |
 /// | `limit` | 64 MiB | `capacity` | 4 GiB |
 /// | `schema` | 0 | | |
+/// | `refuse_transfers` | not called | | |
 ///
 /// ```
 /// use messageport::MessageChannel;
@@ -76,6 +77,7 @@ pub struct ChannelBuilder {
     capacity: u64,
     limit: Limit,
     schema: u64,
+    refuses_transfers: bool,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -86,7 +88,12 @@ enum Limit {
 
 impl Default for ChannelBuilder {
     fn default() -> ChannelBuilder {
-        ChannelBuilder { capacity: DEFAULT_CAPACITY, limit: Limit::Bytes(DEFAULT_LIMIT), schema: 0 }
+        ChannelBuilder {
+            capacity: DEFAULT_CAPACITY,
+            limit: Limit::Bytes(DEFAULT_LIMIT),
+            schema: 0,
+            refuses_transfers: false,
+        }
     }
 }
 
@@ -127,6 +134,31 @@ impl ChannelBuilder {
         ChannelBuilder { schema: id, ..self }
     }
 
+    /// Both ends refuse transferables: no port, buffer or descriptor goes through this channel, in
+    /// either direction. The ends themselves can move, and refuse wherever they are.
+    ///
+    /// A post with a list that is not empty fails at once with
+    /// [`Refused`](crate::PostError::Refused), and gives the list back. What a hostile peer sends
+    /// all the same, the kernel refuses (from Linux 6.16 on), or this end drops, as
+    /// [`MessagePort::refuse_transfers`] says.
+    ///
+    /// ```
+    /// use messageport::{MessageChannel, PostError};
+    ///
+    /// let channel = MessageChannel::builder().refuse_transfers().build()?;
+    /// let file = std::fs::File::open("Cargo.toml")?;
+    /// let error = channel.port1.post_text_with("a file", [file.into()]).unwrap_err();
+    /// assert!(matches!(error.reason(), PostError::Refused));
+    /// assert_eq!(error.into_list().len(), 1);
+    /// channel.port1.post_text("words alone")?;
+    /// assert_eq!(channel.port2.recv()?.text()?, "words alone");
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    #[must_use]
+    pub fn refuse_transfers(self) -> ChannelBuilder {
+        ChannelBuilder { refuses_transfers: true, ..self }
+    }
+
     pub(crate) fn schema_id(&self) -> u64 {
         self.schema
     }
@@ -150,7 +182,8 @@ impl ChannelBuilder {
             Limit::Bytes(bytes) => bytes.next_power_of_two().max(capacity),
         };
         debug_assert!(((limit / capacity).trailing_zeros() as usize) < MAX_SEGMENTS);
-        let (end1, end2) = transfer::create_pair(capacity, limit, self.schema)?;
+        let (end1, end2) =
+            transfer::create_pair(capacity, limit, self.schema, self.refuses_transfers)?;
         Ok(MessageChannel { port1: MessagePort::new(end1), port2: MessagePort::new(end2) })
     }
 }

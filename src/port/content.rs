@@ -90,7 +90,7 @@ pub(crate) fn take_pooled(of: &impl Content) -> Result<PooledBuffer, MessageErro
             parcel.pooled = Pooled::Unknown;
             Some(Err(MessageError::UnknownPool))
         }
-        Pooled::Nothing => None,
+        Pooled::Nothing => parcel.check().err().map(Err),
     });
     taken.flatten().unwrap_or(Err(MessageError::NothingLeft { kind: "pooled buffer" }))
 }
@@ -105,10 +105,9 @@ pub(crate) fn take_all<C: Content, T>(
     kind: Kind,
     take: impl Fn(&C) -> Result<T, MessageError>,
 ) -> Result<Vec<T>, MessageError> {
-    match of.with_parcel(|parcel| (parcel.lost, parcel.count(kind))) {
+    match of.with_parcel(|parcel| parcel.check().map(|()| parcel.count(kind))) {
         None => Ok(Vec::new()),
-        Some((0, count)) => (0..count).map(|_| take(of)).collect(),
-        Some((descriptors, _)) => Err(MessageError::Lost { descriptors }),
+        Some(count) => (0..count?).map(|_| take(of)).collect(),
     }
 }
 
@@ -119,9 +118,9 @@ fn take<T>(
     name: &'static str,
     make: impl FnOnce(Part, bool) -> Result<T, (MessageError, Option<Part>)>,
 ) -> Result<T, MessageError> {
-    let taken = of.with_parcel(|parcel| match parcel.lost {
-        0 => Ok(parcel.take(kind).map(|taken| (taken, parcel.is_trusted))),
-        descriptors => Err(MessageError::Lost { descriptors }),
+    let taken = of.with_parcel(|parcel| {
+        parcel.check()?;
+        Ok(parcel.take(kind).map(|taken| (taken, parcel.is_trusted)))
     });
     let Some(((place, part), is_trusted)) = taken.transpose()?.flatten() else {
         return Err(MessageError::NothingLeft { kind: name });
@@ -139,7 +138,22 @@ pub(crate) fn require(of: &impl Content, expected: Format) -> Result<(), Message
     if found == expected {
         return Ok(());
     }
+    // One that was refused has no bytes, and so is not what it was posted as.
+    check_refused(of)?;
     Err(MessageError::Format { expected: expected.name(), found: found.name() })
+}
+
+/// Whether the port has refused what the message brought, and so the message.
+#[inline]
+pub(crate) fn check_refused(of: &impl Content) -> Result<(), MessageError> {
+    if !of.content().is_empty() {
+        return Ok(());
+    }
+    let refused = of.with_parcel(|parcel| parcel.refused).unwrap_or(0);
+    match refused {
+        0 => Ok(()),
+        descriptors => Err(MessageError::TransfersRefused { descriptors }),
+    }
 }
 
 fn invalid<T>(source: BoxedError) -> MessageError {

@@ -62,7 +62,9 @@ impl<'p> MessageEvent<'p> {
     /// # Errors
     /// [`MessageError::Invalid`] if the bytes are no valid archive of a `T`, whoever wrote them, or
     /// one with more than 254 levels of pointers;
-    /// [`MessageError::Format`] if the message was posted as bytes or text. The port lives on.
+    /// [`MessageError::Format`] if the message was posted as bytes or text;
+    /// [`MessageError::TransfersRefused`] if it brought what the port
+    /// [refuses](crate::MessagePort::refuse_transfers). The port lives on.
     #[inline]
     pub fn data<T: Receive>(&self) -> Result<&T::Archived, MessageError> {
         content::data::<T>(self)
@@ -106,7 +108,9 @@ impl<'p> MessageEvent<'p> {
     ///
     /// # Safety
     /// The bytes must be a valid archive of a `T`: the poster must have posted a `T`, in a format
-    /// that this program shares, and the poster must be trusted.
+    /// that this program shares, and the poster must be trusted. A message that brought
+    /// transferables to a port that [refuses](crate::MessagePort::refuse_transfers) them has no
+    /// bytes.
     ///
     /// ```
     /// # let channel = messageport::MessageChannel::new()?;
@@ -149,7 +153,9 @@ impl<'p> MessageEvent<'p> {
         content::deserialize(self)
     }
 
-    /// The message's bytes, whatever they were posted as. 16-aligned.
+    /// The message's bytes, whatever they were posted as. 16-aligned. None if it brought
+    /// transferables to a port that [refuses](crate::MessagePort::refuse_transfers) them:
+    /// [`take_descriptors`](Self::take_descriptors) tells that from a message without bytes.
     ///
     /// ```
     /// # let channel = messageport::MessageChannel::new()?;
@@ -190,7 +196,9 @@ impl<'p> MessageEvent<'p> {
     ///
     /// # Errors
     /// [`MessageError::NothingLeft`]; [`MessageError::Lost`] if this process could not have the
-    /// descriptors; [`MessageError::Port`] if it is none that can be used. If the kernel refused a
+    /// descriptors; [`MessageError::TransfersRefused`] if the port
+    /// [refuses](crate::MessagePort::refuse_transfers) them;
+    /// [`MessageError::Port`] if it is none that can be used. If the kernel refused a
     /// call, the port is still there, and can be taken again later. This port lives on.
     ///
     /// ```
@@ -223,10 +231,11 @@ impl<'p> MessageEvent<'p> {
     ///
     /// Closing it can take long, and releases every `fcntl` (POSIX) lock that this process holds on
     /// the same file, whether it was taken out of the event or not: see the repository's
-    /// `docs/safety.md`.
+    /// `docs/safety.md`. A port that [refuses](crate::MessagePort::refuse_transfers) transferables
+    /// receives none.
     ///
     /// # Errors
-    /// [`MessageError::NothingLeft`]; [`MessageError::Lost`].
+    /// [`MessageError::NothingLeft`]; [`MessageError::Lost`]; [`MessageError::TransfersRefused`].
     ///
     /// ```
     /// use std::io::Read;
@@ -278,7 +287,7 @@ impl<'p> MessageEvent<'p> {
     /// Takes all descriptors that are left, in the order of the list.
     ///
     /// # Errors
-    /// [`MessageError::Lost`].
+    /// [`MessageError::Lost`]; [`MessageError::TransfersRefused`].
     pub fn take_descriptors(&self) -> Result<Vec<OwnedFd>, MessageError> {
         content::take_all(self, Kind::Descriptor, MessageEvent::take_descriptor)
     }

@@ -3,6 +3,7 @@
 use crate::error::{CloseReason, MessageError, RecvError};
 use crate::os::eventfd::Bell;
 use crate::port::MessagePort;
+use crate::port::content;
 use crate::port::outcome::Outcome;
 use crate::port::target::{
     Event, EventListener, EventType, InvalidState, ListenerFailure, ListenerId, ListenerOptions,
@@ -239,7 +240,10 @@ impl MessagePort {
             Ok(Some(message)) => {
                 let cost = message.cost();
                 self.spent.set(self.spent.get().saturating_add(cost));
-                match self.validator.get().map_or(Ok(()), |validate| validate(&message)) {
+                let valid = content::check_refused(&message).and_then(|()| {
+                    self.validator.get().map_or(Ok(()), |validate| validate(&message))
+                });
+                match valid {
                     Ok(()) => {
                         self.fire(EventType::Message, scope, |event| event.with_message(&message))
                     }

@@ -177,6 +177,49 @@ impl MessagePort {
         self.sender().post_text_with(text, transfer)
     }
 
+    /// Refuses transferables at this end, for good: no port, buffer or descriptor that the peer
+    /// sends enters this process. For a port whose peer may be hostile, before the first message is
+    /// received.
+    ///
+    /// A message that brings any is dropped with what it brought. In its place
+    /// [`recv`](Self::recv) and its like return an event without bytes, whose `data`, `text` and
+    /// `take_*` say [`TransfersRefused`](crate::MessageError::TransfersRefused); where messages are
+    /// events, a `messageerror` says so. The next message comes as ever. A
+    /// [`BufferPool`](crate::BufferPool) of the peer is refused as well.
+    ///
+    /// What is refused is never received: the kernel closes it, in a call that the crate's own
+    /// thread makes, so that no close holds this thread up, and no `fcntl` lock of this process is
+    /// released. (Where that thread cannot be started the caller makes the call.)
+    ///
+    /// Posts of this end go on, with a list too, unless the whole channel was made so, by
+    /// [`ChannelBuilder::refuse_transfers`](crate::ChannelBuilder::refuse_transfers). The refusal
+    /// belongs to the end and moves with it: its next owner's port refuses as well, and its process
+    /// learns that by [`refuses_transfers`](Self::refuses_transfers).
+    ///
+    /// ```
+    /// use messageport::{MessageChannel, MessageError};
+    ///
+    /// let channel = MessageChannel::new()?;
+    /// channel.port2.refuse_transfers();
+    /// let file = std::fs::File::open("Cargo.toml")?;
+    /// channel.port1.post_text_with("a file", [file.into()])?;
+    /// channel.port1.post_text("words alone")?;
+    ///
+    /// let refused = channel.port2.recv()?.text().unwrap_err();
+    /// assert!(matches!(refused, MessageError::TransfersRefused { descriptors: 1 }));
+    /// assert_eq!(channel.port2.recv()?.text()?, "words alone");
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn refuse_transfers(&self) {
+        self.endpoint().refuse_transfers();
+    }
+
+    /// Whether this end refuses transferables: by [`refuse_transfers`](Self::refuse_transfers), by
+    /// its channel's builder, or by a former owner.
+    pub fn refuses_transfers(&self) -> bool {
+        self.endpoint().refuses_transfers()
+    }
+
     /// The whole port as one descriptor, to be passed on by other means: another program's socket,
     /// an inherited descriptor, systemd's store. [`from_fd`](Self::from_fd) makes it a port again,
     /// once.

@@ -13,7 +13,8 @@
 //! +0x30 outgoing   position u64, entered u64, segment u64
 //! +0x48 incoming   position u64, entered u64, segment u64
 //! +0x60 packets    u64   packets that this end has sent beside its messages
-//! +0x68 trusted    u64   1: the peer is trusted; believed only if a trusted peer sends it
+//! +0x68 flags      u64   1: the peer is trusted; believed only if a trusted peer sends it
+//!                        2: this end refuses transferables · 4: its peer does
 //! +0x70 left       u64×21  outgoing: the position after the jump by which each segment was left
 //!
 //! packet
@@ -64,7 +65,17 @@ pub(crate) struct Capsule {
     pub incoming: Place,
     pub packets: u64,
     pub is_trusted: bool,
+    pub policy: TransferPolicy,
     pub left: [u64; MAX_SEGMENTS],
+}
+
+/// Which ends of a channel refuse what moves with a message.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct TransferPolicy {
+    /// This end receives none.
+    pub here_refuses: bool,
+    /// The other end receives none.
+    pub peer_refuses: bool,
 }
 
 /// Where an end stands in one lane.
@@ -98,7 +109,9 @@ impl Capsule {
             self.incoming.entered,
             self.incoming.segment,
             self.packets,
-            u64::from(self.is_trusted),
+            u64::from(self.is_trusted)
+                | u64::from(self.policy.here_refuses) << 1
+                | u64::from(self.policy.peer_refuses) << 2,
         ];
         let mut bytes = [0; CAPSULE_LEN];
         for (place, word) in bytes.chunks_exact_mut(8).zip(words.into_iter().chain(self.left)) {
@@ -118,6 +131,8 @@ impl Capsule {
             entered: word(index + 1),
             segment: word(index + 2),
         };
+        // A word with bits that nobody knows says nothing.
+        let flags = if word(13) <= 7 { word(13) } else { 0 };
         let (version, side) = (word(1) as u32, (word(1) >> 32) as u32);
         if word(0) != MAGIC {
             return Err(Refused::NotACapsule);
@@ -134,7 +149,8 @@ impl Capsule {
             outgoing: place(6),
             incoming: place(9),
             packets: word(12),
-            is_trusted: word(13) == 1,
+            is_trusted: flags & 1 != 0,
+            policy: TransferPolicy { here_refuses: flags & 2 != 0, peer_refuses: flags & 4 != 0 },
             left: std::array::from_fn(|segment| word(14 + segment)),
         };
         if side > 1 { Err(Refused::NotACapsule) } else { Ok(capsule) }
@@ -312,6 +328,7 @@ mod tests {
         incoming: Place { position: 48, entered: 32, segment: 1 },
         packets: 5,
         is_trusted: true,
+        policy: TransferPolicy { here_refuses: true, peer_refuses: false },
         left: [3; MAX_SEGMENTS],
     };
 

@@ -11,7 +11,7 @@ use std::fs;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 
 /// `SO_PASSRIGHTS` of Linux 6.16. Says whether the kernel has it.
-fn pass_rights(socket: BorrowedFd<'_>, yes: bool) -> bool {
+pub fn pass_rights(socket: BorrowedFd<'_>, yes: bool) -> bool {
     const SO_PASSRIGHTS: libc::c_int = 83;
     let value = libc::c_int::from(yes);
     let len = size_of_val(&value) as libc::socklen_t;

@@ -9,8 +9,8 @@ use crate::common::role::play;
 use crate::common::{receive, receive_end, receive_text, wait_until, wait_until_asleep};
 use crate::{Entry, Pair, null};
 use messageport::{
-    CloseReason, EventLoop, Listener, MessageChannel, MessagePort, PortSet, PostError, RecvError,
-    Transferable,
+    CloseReason, EventLoop, Listener, MessageChannel, MessageError, MessagePort, PortSet,
+    PostError, RecvError, Transferable,
 };
 use nix::sys::eventfd::EventFd;
 use nix::sys::socket::{setsockopt, sockopt};
@@ -114,6 +114,26 @@ fn a_packet_without_a_record_holds_up_no_try_recv() {
     }
     let name = "lingering::a_packet_without_a_record_holds_up_no_try_recv";
     play(name, &[("victim", victim)]);
+}
+
+/// On a port that refuses transferables nothing of it is received, and nothing is closed here.
+#[test]
+fn a_refused_packet_holds_up_no_call() {
+    fn victim() {
+        let mut pair = Pair::new();
+        pair.victim.refuse_transfers();
+        let _fars = [smuggle(&pair, 0, 1), smuggle(&pair, 1, 1), smuggle(&pair, 2, 1)];
+        (0..3).for_each(|sequence| pair.record(1, sequence));
+        assert_free("try_recv", || {
+            let event = pair.victim.try_recv().expect("an open port").expect("a message");
+            let refused = event.take_descriptor().map(drop).expect_err("refused");
+            assert!(matches!(refused, MessageError::TransfersRefused { descriptors: 1 }));
+        });
+        assert_free("discard_next", || assert!(pair.victim.discard_next().expect("open")));
+        assert_free("recv", || assert!(pair.victim.recv().expect("open").bytes().is_empty()));
+        assert_free("a move", || pair.victim.into_fd().expect("an open port"));
+    }
+    play("lingering::a_refused_packet_holds_up_no_call", &[("victim", victim)]);
 }
 
 #[test]

@@ -9,7 +9,7 @@ use crate::os::reaper;
 use crate::os::socket::{self, Discarded, Received};
 use crate::ring::consumer::Record;
 use crate::wire::frame::MAX_PACKET_LEN;
-use crate::wire::record::Beside;
+use crate::wire::record::{Beside, Format};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -21,6 +21,10 @@ impl Receiving {
         sequence: u64,
     ) -> Result<(), RecvError> {
         self.short_since = None;
+        if self.end.refuses_transfers() {
+            self.end.discard_packets();
+            return Ok(());
+        }
         match self.receive_parcel(descriptors, sequence) {
             Ok(mut parcel) => {
                 parcel.is_trusted = self.end.is_trusted();
@@ -40,6 +44,11 @@ impl Receiving {
     /// Takes a message and what is beside it, which `settle` has made memory ready for.
     #[cold]
     pub(super) fn take_attached(&mut self, record: &Record) -> Result<Option<Payload>, RecvError> {
+        if let Beside::Packet { descriptors, .. } = record.beside
+            && self.end.refuses_transfers()
+        {
+            return self.take_refused(record, descriptors).map(Some);
+        }
         let mut parcel = match record.beside {
             Beside::Packet { descriptors, sequence } => {
                 self.receive_parcel(descriptors, sequence)?
@@ -55,6 +64,26 @@ impl Receiving {
         Ok(payload)
     }
 
+    /// Takes a message that brought what this end refuses: its bytes are not copied, and its packet
+    /// is not received. Packets come for nothing that this end takes, so that none is waited for.
+    fn take_refused(&mut self, record: &Record, descriptors: u16) -> Result<Payload, RecvError> {
+        self.end.discard_packets();
+        let no_memory = RecvError::OutOfMemory { len: 0 };
+        let empty = Record { len: 0, format: Format::Bytes, ..*record };
+        let (true, Some((ticket, blocks))) = (self.slots.make_room(0).is_ok(), self.slots.next())
+        else {
+            return Err(no_memory);
+        };
+        let memory = self.consumer.memory();
+        let payload = Payload::copied(memory, &empty, blocks, ticket).ok_or(no_memory)?;
+        self.slots.take_next();
+        (self.empty_looks, self.pools_in_a_row) = (0, 0);
+        self.consumer.take(record);
+        self.release_taken();
+        self.parcels.push((payload.ticket(), Parcel::refused(descriptors)));
+        Ok(payload)
+    }
+
     /// The slot that a record names. Without trust there is nothing to give: it stays with the
     /// peer.
     pub(super) fn pooled(&mut self, pool: u32, slot: u32) -> Result<Parcel, RecvError> {
@@ -67,14 +96,15 @@ impl Receiving {
         }
     }
 
-    /// Takes in a pool, of a trusted peer; of another one it is closed.
+    /// Takes in a pool, of a trusted peer; of another one, or where this end refuses transferables,
+    /// it is closed.
     pub(super) fn take_pool(&mut self, record: &Record, sequence: u64) -> Result<(), RecvError> {
         let in_a_row = self.pools_in_a_row + 1;
         if in_a_row > MOST_POOLS_IN_A_ROW || self.pools.len() == MOST_POOLS {
             let (found, bound) = (in_a_row.into(), MOST_POOLS_IN_A_ROW.into());
             return Err(self.broken(Corruption::new("pools in a row", found, bound)));
         }
-        if self.end.is_trusted() {
+        if self.end.is_trusted() && !self.end.refuses_transfers() {
             let mut parcel = self.receive_parcel(1, sequence)?;
             if let Some((_, Part::Pool { descriptor, number, slots, len })) =
                 parcel.take(Kind::Pool)

@@ -10,7 +10,7 @@ use crate::wire::record::Format;
 /// A sending half, and the receiving half of the other end.
 fn lane() -> (Sending, Receiving) {
     let ((sending, _), (_, receiving)) =
-        transfer::create_pair(4096, 16_384, 0).expect("a small channel");
+        transfer::create_pair(4096, 16_384, 0, false).expect("a small channel");
     (sending, receiving)
 }
 

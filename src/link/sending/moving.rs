@@ -47,6 +47,9 @@ impl Sending {
             return Err(PoolError::NotTrusted);
         }
         self.check_open()?;
+        if self.end.transfer_policy().peer_refuses {
+            return Err(PostError::Refused.into());
+        }
         self.commit();
         if self.pools.len() == MOST_POOLS {
             return Err(PoolError::TooMany { max: MOST_POOLS });
@@ -112,6 +115,9 @@ impl Sending {
 
     fn begin_with(&mut self, items: &[Item<'_>]) -> Result<u16, PostError> {
         self.check_open()?;
+        if !items.is_empty() && self.end.transfer_policy().peer_refuses {
+            return Err(PostError::Refused);
+        }
         let descriptors = cargo::check_shape(items, self.end.region())?;
         // What a burst has staged must not wait behind the packet of a message that is in sight.
         self.commit();
