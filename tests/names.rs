@@ -198,7 +198,7 @@ fn a_relative_name_is_one_place_whatever_the_directory() {
         env::set_current_dir(there.path()).expect("a directory");
         drop(listener);
         assert!(precious.iter().all(|path| path.exists()));
-        assert_eq!(entries(here.path()), [PathBuf::new(); 0]);
+        assert_eq!(entries(here.path()), Vec::<PathBuf>::new());
     }
     play(TEST, &[("moves", moves)]);
 }
@@ -293,7 +293,7 @@ fn nothing_is_made_in_the_runtime_directory_of_another_user() {
         let listener = Listener::bind("news").expect("a listener");
         let member = BroadcastChannel::open("prices").expect("a member");
         let runtime = PathBuf::from(env::var_os("XDG_RUNTIME_DIR").expect("it is set"));
-        assert_eq!(entries(&runtime), [PathBuf::new(); 0]);
+        assert_eq!(entries(&runtime), Vec::<PathBuf>::new());
         assert_eq!(listener.path(), names_in(&env::temp_dir()).join("news"));
         drop(member);
     }
@@ -454,14 +454,14 @@ fn a_channel_without_proc_is_an_error_that_leaves_nothing() {
         let error = BroadcastChannel::open("prices").expect_err("no /proc");
         assert!(matches!(error, BroadcastError::Directory { .. }), "{error}");
         assert!(error.to_string().contains("/proc"), "{error}");
-        assert_eq!(entries(&names_in(&env::temp_dir())), [PathBuf::new(); 0]);
+        assert_eq!(entries(&names_in(&env::temp_dir())), Vec::<PathBuf>::new());
         // A listener whose path is short needs none.
         let listener = Listener::bind("news").expect("a listener");
         meet(&listener, || welcomed(connect("news")));
         let error = Listener::bind(&"n".repeat(64)).expect_err("no way to so long a path");
         assert!(chain(&error).contains("/proc"), "{error}");
         drop(listener);
-        assert_eq!(entries(&names_in(&env::temp_dir())), [PathBuf::new(); 0]);
+        assert_eq!(entries(&names_in(&env::temp_dir())), Vec::<PathBuf>::new());
     }
     fn starts() {
         let above = directory();
@@ -490,7 +490,7 @@ fn a_user_without_a_number_has_no_names() {
             let error = chain(&BroadcastChannel::open("prices").expect_err("no user"));
             assert!(error.contains("namespace"), "{error}");
         });
-        assert_eq!(entries(&env::temp_dir()), [PathBuf::new(); 0]);
+        assert_eq!(entries(&env::temp_dir()), Vec::<PathBuf>::new());
     }
     fn starts() {
         let temporary = directory();

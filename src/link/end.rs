@@ -366,8 +366,8 @@ mod tests {
         for_all(|state, _, _| {
             let next = state.on(Event::Corrupted).next;
             for half in HALVES {
-                let first = HALVES.iter().filter_map(|half| state.said(*half));
-                let first = first.filter(|reason| *reason != Reason::Local).next();
+                let mut first = HALVES.iter().filter_map(|half| state.said(*half));
+                let first = first.find(|reason| *reason != Reason::Local);
                 let reason = state.reason(half).or(first).unwrap_or(Reason::Corrupt);
                 assert_eq!(next.said(half), Some(reason), "{state:?}");
             }

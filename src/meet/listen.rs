@@ -388,7 +388,7 @@ impl Connect {
         let went_away = || ConnectError::WentAway { path: path.to_owned() };
         let mut pause = FIRST_PAUSE;
         match self.attempt(path, deadline)? {
-            Attempt::Met(port) => return Ok(port),
+            Attempt::Met(port) => return Ok(*port),
             Attempt::Nobody => return Err(ConnectError::Nobody { path: path.to_owned() }),
             Attempt::HungUp => {}
         }
@@ -400,7 +400,7 @@ impl Connect {
             thread::sleep(left.map_or(pause, |left| left.min(pause)));
             pause = LONGEST_PAUSE.min(2 * pause);
             match self.attempt(path, deadline)? {
-                Attempt::Met(port) => return Ok(port),
+                Attempt::Met(port) => return Ok(*port),
                 Attempt::Nobody => return Err(went_away()),
                 Attempt::HungUp => {}
             }
@@ -450,13 +450,13 @@ impl Connect {
         }
         let port = MessagePort::new(transfer::from_packet(&bytes[..len], descriptors)?);
         port.endpoint().has_met(PeerCredentials { pid, uid, gid });
-        Ok(Attempt::Met(port))
+        Ok(Attempt::Met(Box::new(port)))
     }
 }
 
 /// What became of an attempt to connect.
 enum Attempt {
-    Met(MessagePort),
+    Met(Box<MessagePort>),
     /// Nobody listens there.
     Nobody,
     /// The listener took the connection in, or was about to, and has gone.

@@ -68,7 +68,7 @@ fn put(bytes: &mut [u8], at: usize, number: u32) {
 
 /// Where the pointer at `at` leads.
 fn follow(bytes: &[u8], at: usize) -> usize {
-    at.strict_add_signed(number(bytes, at) as isize)
+    at.checked_add_signed(number(bytes, at) as isize).expect("a place in the bytes")
 }
 
 /// An archived string of `len` bytes, `offset` bytes from where it stands: not of the message.

@@ -180,7 +180,7 @@ fn trees(kind: u8, bytes: &[u8]) -> bool {
         2 => read::<BTreeSet<u32>>(bytes, |set| {
             show(set);
             (0..300u32).for_each(|key| see(set.get(&key.into())));
-            set.iter().for_each(|key| show(key));
+            set.iter().for_each(show);
         }),
         3 => read::<BTreeMap<u64, Vec<String>>>(bytes, |map| {
             show(map);
@@ -189,7 +189,7 @@ fn trees(kind: u8, bytes: &[u8]) -> bool {
         }),
         _ => read::<BTreeMap<u8, BTreeSet<u16>>>(bytes, |map| {
             show(map);
-            map.values().for_each(|set| set.iter().for_each(|key| show(key)));
+            map.values().for_each(|set| set.iter().for_each(show));
         }),
     }
 }
@@ -201,12 +201,12 @@ fn shared(kind: u8, bytes: &[u8]) -> bool {
             compare(all);
             hash(all);
         }),
-        1 => read::<Vec<(Rc<u32>, Rc<usize>)>>(bytes, |all| show(all)),
+        1 => read::<Vec<(Rc<u32>, Rc<usize>)>>(bytes, show),
         2 => read::<Vec<Arc<str>>>(bytes, |all| {
             show(all);
             hash(all);
         }),
-        3 => read::<(Vec<Rc<[u8]>>, Vec<Arc<[u16]>>)>(bytes, |all| show(all)),
+        3 => read::<(Vec<Rc<[u8]>>, Vec<Arc<[u16]>>)>(bytes, show),
         // Its paths are many: nothing is done here that would follow them all.
         4 => read::<Vec<Rc<Node>>>(bytes, |all| show(&all.len())),
         5 => read::<(Option<Rc<String>>, Vec<Weak<String>>)>(bytes, |all| {
@@ -252,7 +252,7 @@ fn text(kind: u8, bytes: &[u8]) -> bool {
             show(all);
             hash(all);
         }),
-        _ => read::<Tree>(bytes, |tree| show(tree)),
+        _ => read::<Tree>(bytes, show),
     }
 }
 

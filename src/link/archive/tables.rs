@@ -248,7 +248,7 @@ mod tests {
                     .filter(|&(_, &byte)| is_full(byte))
                     .map(|(at, _)| at % capacity),
             );
-            if group.iter().any(|&byte| byte == EMPTY) {
+            if group.contains(&EMPTY) {
                 return Some(read);
             }
             loop {

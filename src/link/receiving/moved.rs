@@ -151,7 +151,7 @@ impl Receiving {
         for _ in 0..MOST_ORPHANS {
             let (socket, account) = (self.end.attachments(), self.end.account());
             self.waits_for_reaper =
-                !account.has_room() && !(self.is_patient && reaper::wait_for_room(account));
+                !(account.has_room() || self.is_patient && reaper::wait_for_room(account));
             if self.waits_for_reaper {
                 return Err(RecvError::OutOfDescriptors { needed: expected });
             }

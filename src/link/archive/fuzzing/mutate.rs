@@ -195,7 +195,7 @@ fn shared(kind: u8, n: usize, random: &mut Random) -> AlignedVec {
         }
         _ => {
             let map = (0..n).map(|key| (key as u8, random.word())).collect::<Map<u8, String>>();
-            archive(&vec![Rc::new(map); 3])
+            archive(&std::iter::repeat_n(Rc::new(map), 3).collect::<Vec<_>>())
         }
     }
 }
@@ -249,7 +249,7 @@ fn nested(kind: u8, n: usize, random: &mut Random) -> AlignedVec {
     match kind % 7 {
         0 => archive(&(0..n).map(|len| vec![7u8; len % 9]).collect::<Vec<_>>()),
         1 => {
-            let inner = |len: usize| (len % 3 != 0).then(|| (7u16, vec![-1i32; len % 5]));
+            let inner = |len: usize| (!len.is_multiple_of(3)).then(|| (7u16, vec![-1i32; len % 5]));
             archive(&(0..n).map(|len| (1u8, 2u64, inner(len))).collect::<Vec<_>>())
         }
         2 => {

@@ -28,6 +28,7 @@ pub(super) enum Shape {
 #[derive(Archive, Serialize, Deserialize, messageport_macros::SafeArchive)]
 #[messageport(crate = crate)]
 pub(super) struct Niches {
+    #[expect(clippy::box_collection, reason = "a pointer to what holds a pointer")]
     #[rkyv(with = Niche)]
     pub boxed: Option<Box<String>>,
     #[rkyv(with = Niche)]
