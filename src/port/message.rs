@@ -66,13 +66,6 @@ impl Message {
         u32::try_from(self.len / 4096).unwrap_or(u32::MAX).saturating_add(1)
     }
 
-    /// Closes what moved with it.
-    pub(crate) fn abandon_parcel(&mut self) {
-        if let Some(parcel) = self.parcel.get_mut().take() {
-            parcel.abandon();
-        }
-    }
-
     /// Takes its last bytes off. `None` if there are not so many.
     pub(crate) fn split_off_end<const N: usize>(&mut self) -> Option<[u8; N]> {
         let end = *self.bytes().last_chunk()?;

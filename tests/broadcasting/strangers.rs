@@ -11,10 +11,10 @@ use nix::sys::socket::{
     sendmsg, socket,
 };
 use std::fs::{self, OpenOptions};
-use std::io::IoSlice;
+use std::io::{IoSlice, Read};
 use std::os::fd::{AsRawFd, OwnedFd, RawFd};
 use std::os::unix::fs::OpenOptionsExt;
-use std::os::unix::net::UnixListener;
+use std::os::unix::net::{UnixListener, UnixStream};
 
 /// Connects to the only member.
 fn stranger(name: &Name) -> OwnedFd {
@@ -295,6 +295,26 @@ fn a_name_on_its_way_is_swept_when_it_is_old_and_dead() {
     assert!(!place(3).exists(), "it is old now");
     drop((member, alive));
     fs::remove_dir_all(name.directory()).expect("ours");
+}
+
+/// No member sends ports, buffers or descriptors; who does is no member, and none of them enters.
+#[test]
+fn what_comes_with_a_message_is_refused_and_ends_its_channel() {
+    let name = Name::new();
+    let member = name.open();
+    let guest = stranger(&name);
+    let (packet, descriptors, port) = port_behind(introduction(VERSION, 0));
+    post(&guest, &packet, &numbers(&descriptors));
+    drop(descriptors);
+    let (sent, mut kept) = UnixStream::pair().expect("a pair");
+    kept.set_nonblocking(true).expect("a flag");
+    port.post_text_with(&stamped("take this"), [sent.into()]).expect("room");
+    nothing(&member);
+    wait_until("the channel has ended", || port.is_closed());
+    wait_until("what came is closed", || matches!(kept.read(&mut [0]), Ok(0)));
+    let other = name.open();
+    other.post_text("a member").expect("room");
+    assert_eq!(text(&member), "a member");
 }
 
 /// Each message ends with its stamp. What has none is of no member, whose channel ends; a stamp

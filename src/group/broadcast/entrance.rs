@@ -201,6 +201,8 @@ impl Entrance {
                 if is_larger || port.require_schema(self.signature.hello.schema).is_err() {
                     return Ok(Heard::Refused);
                 }
+                // Whoever made it: nothing moves with what members post.
+                port.refuse_transfers();
                 Ok(Heard::Member(introduction.member, Box::new(port)))
             }
             // It is lost, and its sender sees it end.

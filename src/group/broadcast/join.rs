@@ -95,7 +95,8 @@ fn meet(
     epoll: &Epoll,
 ) -> Result<(), BroadcastError> {
     let ours = membership.entrance.signature();
-    let MessageChannel { port1, mut port2 } = builder.build()?;
+    // Nothing moves with what members post.
+    let MessageChannel { port1, mut port2 } = builder.refuse_transfers().build()?;
     membership.entrance.refuse_above(port1.limit());
     let mut deadline = None;
     let mut pause = FIRST_PAUSE;

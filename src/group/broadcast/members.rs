@@ -157,11 +157,10 @@ impl Members {
             let Some((id, said)) = self.ports.look_once(has_head) else { return Ok(()) };
             match said.map(MessageEvent::into_message) {
                 Ok(mut message) => {
-                    // No member sends anything along; what came all the same is not kept for it.
-                    message.abandon_parcel();
                     match message.split_off_end().map(u64::from_le_bytes) {
                         Some(stamp) => self.set_head(id, stamp, Ok(message)),
-                        // No member has sent it.
+                        // No member has sent it. So it is with what brought something along, which
+                        // its port has refused.
                         None => self.forget(id),
                     }
                 }
@@ -171,15 +170,16 @@ impl Members {
                     self.step_over(id);
                     self.set_head(id, 0, Err(MessageError::OutOfMemory { len }));
                 }
-                Err(RecvError::OutOfDescriptors { needed }) => {
-                    self.step_over(id);
-                    self.set_head(id, 0, Err(MessageError::Lost { descriptors: needed }));
-                }
                 Err(RecvError::Io { call, source }) => {
                     return Err(BroadcastError::Io { call, source });
                 }
-                Err(RecvError::Timeout | RecvError::Cancelled | RecvError::Started) => {
-                    unreachable!("a port of our own that is only asked what is there")
+                Err(
+                    RecvError::Timeout
+                    | RecvError::Cancelled
+                    | RecvError::Started
+                    | RecvError::OutOfDescriptors { .. },
+                ) => {
+                    unreachable!("a port that refuses transfers, and is only asked what is there")
                 }
             }
         }
