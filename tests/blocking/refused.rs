@@ -103,7 +103,8 @@ fn f25_a_refused_ring_is_tried_again_by_the_posters_next_call() {
                 recv(bell.as_raw_fd(), &mut [0; 8], MsgFlags::MSG_DONTWAIT | MsgFlags::MSG_PEEK);
             answer.is_ok()
         };
-        let calls: [(&str, fn(&MessagePort)); 4] = [
+        type Call = fn(&MessagePort);
+        let calls: [(&str, Call); 4] = [
             ("a look", |port| assert!(port.try_recv().expect("an open port").is_none())),
             ("a wait", |port| _ = port.recv_timeout(Duration::from_millis(1))),
             ("a question", |port| assert!(!port.is_closed())),

@@ -9,7 +9,9 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 /// Every way to post a short message.
-fn ways() -> Vec<(&'static str, fn(&Sender) -> Result<(), PostError>)> {
+type Way = fn(&Sender) -> Result<(), PostError>;
+
+fn ways() -> Vec<(&'static str, Way)> {
     vec![
         ("bytes", |sender| sender.post_bytes(&[7; 8])),
         ("text", |sender| sender.post_text("a text")),
