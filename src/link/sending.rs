@@ -90,6 +90,7 @@ impl Sending {
     #[inline(always)]
     pub(crate) fn stage_value<T: Post>(&mut self, value: &T) -> Result<(), PostError> {
         let wish = self.wish();
+        self.look_after_peer_if_due();
         if !self.is_over()
             && let Some(plan) = self.producer.plan_open_in_run(wish)
         {
@@ -107,6 +108,7 @@ impl Sending {
     /// Serialises `value` to a place that takes no thought, if there is room for all of it.
     #[inline(always)]
     fn write_value_in_run<T: Post>(&mut self, value: &T) -> Result<Option<(Plan, u32)>, PostError> {
+        self.look_after_peer_if_due();
         if self.is_over() {
             return Ok(None);
         }
@@ -127,15 +129,9 @@ impl Sending {
     #[inline(never)]
     fn stage_value_again<T: Post>(&mut self, value: &T, len: u64) -> Result<(), PostError> {
         let begun = self.producer.plan_open_in_run(self.wish());
-        match self.write_value_again(value, len) {
-            Ok((plan, len)) => self.stage(plan, len, Format::Archive),
-            Err(error) => {
-                if let Some(plan) = begun {
-                    payload::wipe(&self.producer, &plan);
-                }
-                return Err(error);
-            }
-        }
+        let written = self.write_value_again(value, len);
+        let (plan, len) = written.inspect_err(|_| self.wipe(begun.as_ref()))?;
+        self.stage(plan, len, Format::Archive);
         Ok(())
     }
 
@@ -163,11 +159,7 @@ impl Sending {
             }
             None => self.serialize(value, None)?,
         };
-        self.write_value_again(value, len).inspect_err(|_| {
-            if let Some(plan) = &open {
-                payload::wipe(&self.producer, plan);
-            }
-        })
+        self.write_value_again(value, len).inspect_err(|_| self.wipe(open.as_ref()))
     }
 
     /// The same, once the length is known.
@@ -203,6 +195,7 @@ impl Sending {
     /// Stages bytes if that takes no thought, and says whether it did. `stage_bytes` always does.
     #[inline(always)]
     pub(crate) fn stage_in_run(&mut self, bytes: &[u8], format: Format) -> bool {
+        self.look_after_peer_if_due();
         if self.is_over() {
             return false;
         }
@@ -225,6 +218,7 @@ impl Sending {
         // A burst that is committed while the loan is open could not be: so it is now.
         self.commit();
         let in_place = self.end.is_trusted();
+        self.look_after_peer_if_due();
         if !self.is_over()
             && let Some(plan) = self.producer.plan_in_run(len as u64)
             && (in_place || len <= size_of_val(self.scratch.as_slice()))
@@ -442,9 +436,18 @@ impl Sending {
         self.known_end()
     }
 
+    /// One compare. A fast sender looks at the clock once in 64 posts.
+    #[inline(always)]
+    fn look_after_peer_if_due(&mut self) {
+        if self.producer.is_recheck_due() {
+            self.look_after_peer();
+        }
+    }
+
     /// Asks the kernel about the peer if it was not asked for a while. The kernel alone knows that
     /// a peer has died that was not asleep: it does not wake, and nobody else ever says so.
     #[cold]
+    #[inline(never)]
     fn look_after_peer(&mut self) {
         let (asks, posts) = self.pulse.beat(clock::coarse());
         self.producer.recheck_after(posts);
@@ -464,9 +467,7 @@ impl Sending {
     }
 
     fn check_open(&mut self) -> Result<(), PostError> {
-        if self.producer.is_recheck_due() {
-            self.look_after_peer();
-        }
+        self.look_after_peer_if_due();
         match self.known_end() {
             None => Ok(()),
             Some(reason) => Err(PostError::Closed { reason }),
@@ -533,10 +534,15 @@ impl Sending {
     /// A value that failed half-way leaves nothing in the ring that its peer could read.
     #[cold]
     fn not_serialized(&self, plan: Option<&Plan>, error: rancor::BoxedError) -> PostError {
+        self.wipe(plan);
+        PostError::Serialize(error)
+    }
+
+    #[cold]
+    fn wipe(&self, plan: Option<&Plan>) {
         if let Some(plan) = plan {
             payload::wipe(&self.producer, plan);
         }
-        PostError::Serialize(error)
     }
 
     #[cold]

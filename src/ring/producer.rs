@@ -34,8 +34,7 @@ pub(crate) struct Producer {
     /// Bytes that may be written at the cursor without a further thought.
     run: u64,
     left: [u64; MAX_SEGMENTS],
-    /// The count of messages at which the fast path ends once, so that the link looks after what
-    /// the ring does not know.
+    /// The count of messages at which the link looks after what the ring does not know.
     recheck_at: u64,
     /// Records in a row that would have gone round in a smaller segment than the present one.
     roomy_records: u32,
@@ -120,14 +119,11 @@ impl Producer {
     /// The place for a record of exactly `len` payload bytes, if it is plain: at the cursor, on
     /// pages that are made. Otherwise `plan` finds one.
     ///
-    /// Three compares. All of a post that finds such a place stays in registers; a result that goes
+    /// Two compares. All of a post that finds such a place stays in registers; a result that goes
     /// through memory is stored by words and loaded by pairs of them, which stalls.
     #[inline(always)]
     pub(crate) fn plan_in_run(&self, len: u64) -> Option<Plan> {
         if len > self.geometry.largest_at_home() || record_len(len) > self.run {
-            return None;
-        }
-        if self.is_recheck_due() {
             return None;
         }
         if self.cursor.segment != 0 && self.may_go_home() {
@@ -136,7 +132,7 @@ impl Producer {
         Some(self.plan_at_cursor(record_len(len)))
     }
 
-    /// Ends the fast path once after so many more messages.
+    /// Makes a recheck due after so many more messages.
     pub(crate) fn recheck_after(&mut self, messages: u32) {
         self.recheck_at = self.counters.messages.wrapping_add(u64::from(messages));
     }

@@ -26,17 +26,24 @@ impl Pulse {
     /// The allowed posts are used up. Says whether the kernel is to be asked now, and how many
     /// posts are allowed until the next look.
     pub(super) fn beat(&mut self, now: Duration) -> (bool, u32) {
-        let passed = now.saturating_sub(self.looked).as_micros().max(1);
-        let fitting = u128::from(self.posts) * LOOK_EVERY.as_micros() / passed;
-        // Twice as many at the most: what was fast once may be slow now.
-        let most = self.posts.saturating_mul(2).min(MOST_POSTS);
-        self.posts = u32::try_from(fitting).unwrap_or(MOST_POSTS).clamp(1, most);
+        let passed = now.saturating_sub(self.looked);
         self.looked = now;
+        // Twice as many at the most: what was fast once may be slow now.
+        let most = (self.posts * 2).min(MOST_POSTS);
+        self.posts = if passed < LOOK_EVERY / 2 { most } else { self.fitting(passed).min(most) };
         let asks = now.saturating_sub(self.asked) >= ASK_EVERY;
         if asks {
             self.asked = now;
         }
         (asks, self.posts)
+    }
+
+    /// How many posts take as long as the looks are to be apart, if the last ones took `passed`.
+    /// Apart from the usual path, as a division costs more than all of that.
+    #[cold]
+    fn fitting(&self, passed: Duration) -> u32 {
+        let fitting = u128::from(self.posts) * LOOK_EVERY.as_nanos() / passed.as_nanos();
+        u32::try_from(fitting).map_or(MOST_POSTS, |fitting| fitting.max(1))
     }
 }
 
