@@ -298,6 +298,26 @@ fn a_flooded_port_leaves_turns_to_others_of_its_task() {
     });
 }
 
+/// Copying a long message takes milliseconds; it is done in parts.
+#[test]
+fn a_long_message_leaves_turns_to_others_of_its_task() {
+    on_each("a_long_message_leaves_turns_to_others_of_its_task", async || {
+        const LONG: usize = 8 << 20;
+        let [flood, other] = [(); 2].map(|()| MessageChannel::new().expect("a channel"));
+        flood.port1.post_bytes(&vec![7; LONG]).expect("room");
+        other.port1.post_text("let me in").expect("room");
+        let (mut flooded, mut quiet) = (into_async(flood.port2), into_async(other.port2));
+        let received = Cell::new(0);
+        let taking = async { received.set(flooded.recv().await.expect("a message").bytes().len()) };
+        let waiting = async {
+            quiet.recv().await.expect("a message");
+            received.get()
+        };
+        let ((), before) = futures_lite::future::zip(taking, waiting).await;
+        assert_eq!((before, received.get()), (0, LONG));
+    });
+}
+
 /// Posts that wait for room are dropped at each poll, and tried again: none is lost or doubled.
 #[test]
 fn a_post_that_is_dropped_after_each_poll_is_posted_once() {

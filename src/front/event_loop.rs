@@ -373,7 +373,8 @@ impl EventLoop {
         Ok(())
     }
 
-    /// Delivers events until nothing is there at the moment. Once the loop is
+    /// Delivers events until nothing can be had at the moment. A message whose descriptors wait
+    /// until earlier ones of its port are closed stays for a later turn. Once the loop is
     /// [being stopped](Self::is_stopping) it delivers a fair share and returns; the request is left
     /// for `run`.
     ///
@@ -385,7 +386,8 @@ impl EventLoop {
     }
 
     /// Waits for events at most for `timeout`, and delivers a fair share of what has come. Says
-    /// whether there was anything.
+    /// whether there was anything: an event, or a part of a message of more than 2 MiB, which an
+    /// untrusted port copies in parts between the turns of other ports.
     ///
     /// Does not wait if [`run`](Self::run) would return at once, as no port and no source is there
     /// that something could come of, and while the loop is [being stopped](Self::is_stopping). So a

@@ -4,6 +4,7 @@ use crate::error::{CloseReason, LoopError, MessageError, PostError, RecvError};
 use crate::front::add_error::AddError;
 use crate::link::endpoint::Endpoint;
 use crate::link::payload::Post;
+use crate::link::receiving::parts::Polled;
 use crate::os::reaper;
 use crate::port::MessagePort;
 use crate::port::message::Message;
@@ -31,6 +32,8 @@ use std::task::{Context, Poll, ready};
 /// async-io with the feature `async-io`; with both, on tokio's inside of a tokio runtime. A port
 /// that never runs dry lets other tasks have their turn after each 64 messages, or after fewer of
 /// those with descriptors beside them or many bytes: each descriptor and each 4 KiB count as one.
+/// An untrusted port copies a message of more than 2 MiB in parts of 256 KiB, with a turn of the
+/// others after each part.
 ///
 /// It starts no timer: a wake-up that the kernel refused to the poster for lack of memory comes
 /// with the poster's next call. Put a timeout around a wait that must not depend on that.
@@ -267,8 +270,10 @@ impl AsyncReceiver {
                 self.reactor.use_up();
             }
             let mut cost = 0;
-            let answer = self.receiver.try_recv().and_then(|event| {
-                let Some(event) = event else { return Ok(None) };
+            let polled = self.receiver.poll_in_parts().map_err(|failure| *failure);
+            let is_unfinished = matches!(polled, Ok(Polled::Unfinished));
+            let answer = polled.and_then(|polled| {
+                let Polled::Message(event) = polled else { return Ok(None) };
                 cost = event.cost();
                 let len = event.bytes().len() as u64;
                 event.try_into_message().map(Some).map_err(|_| {
@@ -286,10 +291,14 @@ impl AsyncReceiver {
                     return Poll::Ready(Ok(message));
                 }
                 Err(_) if self.receiver.waits_for_reaper() => {
-                    reaper::wake_after_progress(context.waker());
+                    reaper::wake_for_room(self.receiver.endpoint().account(), context.waker());
                     return Poll::Pending;
                 }
                 Err(error) => return Poll::Ready(Err(error)),
+                Ok(None) if is_unfinished => {
+                    self.reactor.give_way(context);
+                    return Poll::Pending;
+                }
                 Ok(None) => {}
             }
             self.in_a_row = 0;

@@ -4,12 +4,14 @@ use crate::error::{LoopError, RecvError};
 use crate::front::add_error::AddError;
 use crate::front::event_loop::PortId;
 use crate::link::endpoint::LOOK_AGAIN;
+use crate::link::receiving::parts::Polled;
+use crate::os::backoff::Backoff;
 use crate::os::clock;
 use crate::os::epoll::{Epoll, MOST_EVENTS};
 use crate::port::MessagePort;
 use crate::port::event::MessageEvent;
 use crate::port::events::{Called, Watcher};
-use std::cell::{Cell, RefCell};
+use std::cell::{Cell, OnceCell, RefCell};
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::fmt;
 use std::os::fd::{AsFd, BorrowedFd};
@@ -21,6 +23,10 @@ use std::time::{Duration, Instant};
 /// Fair: a port that has given a message goes behind the others that have one. The end of a port is
 /// told once, and then it is silent until it is taken out. So is that of a port which was closed
 /// here, behind what was in its queue.
+///
+/// A message of more than 2 MiB is copied out of an untrusted port in parts of 256 KiB, and what
+/// other ports have is given between two parts. A port that brings descriptors faster than they can
+/// be closed is left out for 10 ms at a time.
 ///
 /// ```
 /// use messageport::{MessageChannel, PortSet};
@@ -46,6 +52,8 @@ pub struct PortSet {
     is_nested: Cell<bool>,
     /// When all ports are looked at next, whatever epoll says.
     look_again_at: Cell<Duration>,
+    /// Tells when ports that are delayed are looked at next. There from the first such port on.
+    backoff: OnceCell<Backoff>,
 }
 
 #[derive(Default)]
@@ -56,6 +64,8 @@ struct State {
     queued: BTreeSet<u64>,
     /// Ports that have said their end.
     ended: BTreeSet<u64>,
+    /// Ports whose next message waits until more of what came through them is closed.
+    delayed: Vec<u64>,
     marks: Vec<u64>,
     /// Messages since the kernel was asked for other ports that have one.
     given: u32,
@@ -95,6 +105,7 @@ impl PortSet {
             state,
             is_nested: Cell::new(false),
             look_again_at: Cell::default(),
+            backoff: OnceCell::new(),
         })
     }
 
@@ -126,6 +137,7 @@ impl PortSet {
         if state.queued.remove(&id.number()) {
             state.ready.retain(|ready| *ready != id.number());
         }
+        state.delayed.retain(|delayed| *delayed != id.number());
         if !state.ended.remove(&id.number()) {
             // It fails only for a descriptor that is not there.
             let _ = self.epoll.remove(port.endpoint().doorbell());
@@ -197,6 +209,7 @@ impl PortSet {
         &self,
         deadline: Option<Instant>,
     ) -> Result<Option<(PortId, Said<'_>)>, LoopError> {
+        let mut is_last_look = false;
         loop {
             if self.state.borrow().given >= SHARE {
                 // Ports that had nothing a while ago may have something now.
@@ -206,11 +219,21 @@ impl PortSet {
                 self.state.borrow_mut().given += 1;
                 return Ok(Some(said));
             }
+            if self.has_queued() {
+                // A part of a long message was copied, which is there whatever the time is.
+                continue;
+            }
+            if is_last_look {
+                return Ok(None);
+            }
             let left = deadline.map(|at| at.saturating_duration_since(Instant::now()));
             let any = self.ask(left)?;
             if left.is_some_and(|left| left.is_zero()) {
                 // One look more, and not as many as somebody rings who has nothing to say.
-                return Ok(if any { self.look() } else { None });
+                is_last_look = true;
+                if !any {
+                    return Ok(None);
+                }
             }
         }
     }
@@ -226,6 +249,10 @@ impl PortSet {
         let state = &mut *self.state.borrow_mut();
         let mut marks = std::mem::take(&mut state.marks);
         self.epoll.wait(&mut marks, timeout)?;
+        if marks.contains(&PAUSE_IS_OVER) {
+            self.end_pause(state)?;
+            marks.retain(|mark| *mark != PAUSE_IS_OVER);
+        }
         called.iter().chain(&marks).for_each(|id| state.queue(*id));
         state.given = 0;
         state.marks = marks;
@@ -245,9 +272,42 @@ impl PortSet {
         self.has_queued()
     }
 
-    /// Asks the ports that may have something, in their turns.
+    /// Does not look at a port until a pause is over: what came through it is closed first. Says
+    /// whether the kernel allows it.
+    fn delay(&self, id: u64, port: &MessagePort) -> bool {
+        let backoff = match self.backoff.get() {
+            Some(backoff) => backoff,
+            None => match Backoff::new(&self.epoll, PAUSE_IS_OVER, PAUSE) {
+                Ok(backoff) => self.backoff.get_or_init(|| backoff),
+                Err(_) => return false,
+            },
+        };
+        let doorbell = port.endpoint().doorbell();
+        let is_out = match backoff.is_on() {
+            true => self.epoll.leave_out(doorbell),
+            false => backoff.begin(&self.epoll, std::iter::once(doorbell)),
+        };
+        if is_out.is_ok() {
+            self.state.borrow_mut().delayed.push(id);
+        }
+        is_out.is_ok()
+    }
+
+    /// Has the ports looked at that were delayed.
+    fn end_pause(&self, state: &mut State) -> Result<(), LoopError> {
+        let Some(backoff) = self.backoff.get() else { return Ok(()) };
+        let doorbell = |id: &u64| Some((self.ports.get(id)?.endpoint().doorbell(), *id));
+        backoff.end(&self.epoll, state.delayed.iter().filter_map(doorbell))?;
+        for id in std::mem::take(&mut state.delayed) {
+            state.queue(id);
+        }
+        Ok(())
+    }
+
+    /// Asks the ports that may have something, in their turns. After a part of a long message the
+    /// kernel is asked for others.
     fn look(&self) -> Option<(PortId, Said<'_>)> {
-        let (id, said) = self.look_once(|_| false)?;
+        let (id, said) = self.look_with(MessagePort::poll_in_parts, |_| false)?;
         if said.is_ok() {
             // Behind the others: it may have more.
             self.state.borrow_mut().queue(id.number());
@@ -261,15 +321,33 @@ impl PortSet {
         &self,
         has_enough: impl Fn(PortId) -> bool,
     ) -> Option<(PortId, Said<'_>)> {
+        self.look_with(
+            |port| Ok(port.try_recv()?.map_or(Polled::Nothing, Polled::Message)),
+            has_enough,
+        )
+    }
+
+    fn look_with<'s>(
+        &'s self,
+        poll: impl Fn(&'s MessagePort) -> Result<Polled<MessageEvent<'s>>, RecvError>,
+        has_enough: impl Fn(PortId) -> bool,
+    ) -> Option<(PortId, Said<'s>)> {
         loop {
             let id = self.state.borrow_mut().next()?;
             let Some(port) = self.ports.get(&id) else { continue };
             if self.state.borrow().ended.contains(&id) || has_enough(PortId::new(id)) {
                 continue;
             }
-            match port.try_recv() {
-                Ok(None) => {}
-                Ok(Some(event)) => {
+            match poll(port) {
+                Ok(Polled::Nothing) => {}
+                Ok(Polled::Unfinished) => {
+                    let state = &mut *self.state.borrow_mut();
+                    state.queue(id);
+                    state.given = SHARE;
+                    return None;
+                }
+                Err(_) if port.receiver().waits_for_reaper() && self.delay(id, port) => {}
+                Ok(Polled::Message(event)) => {
                     // What others have is asked for behind few costly messages, or many others.
                     let state = &mut *self.state.borrow_mut();
                     state.given = state.given.saturating_add(event.cost() - 1);
@@ -336,3 +414,7 @@ impl fmt::Debug for PortSet {
 
 /// Messages that are given before ports that had none are asked again.
 const SHARE: u32 = 64;
+/// The mark of the timer; ports have smaller ones.
+const PAUSE_IS_OVER: u64 = u64::MAX;
+/// How long a port is not looked at whose descriptors are yet to be closed.
+const PAUSE: Duration = Duration::from_millis(10);

@@ -11,7 +11,7 @@ use crate::link::receiving::Receiving;
 use crate::link::region::Region;
 use crate::link::sending::Sending;
 use crate::link::transfer::{self, Halves, Parts};
-use crate::os::reaper::Foreign;
+use crate::os::reaper::{self, Foreign};
 use crate::wire::frame::{Entry, MAX_ENTRIES, decode_packet, encode_packet};
 use crate::wire::record::MAX_DESCRIPTORS;
 use std::collections::VecDeque;
@@ -224,6 +224,9 @@ impl Parcel {
     /// one: the peer of such a port is told by the kernel.
     pub(crate) fn abandon(self) {
         if !self.is_trusted {
+            if self.parts.len() >= MANY {
+                reaper::close_all(self.parts.into_iter().flat_map(Part::into_descriptors));
+            }
             return;
         }
         for part in self.parts {
@@ -237,6 +240,16 @@ impl Parcel {
 }
 
 impl Part {
+    fn into_descriptors(self) -> impl Iterator<Item = Foreign> {
+        let (first, others) = match self {
+            Part::Port(parts) => (parts.memory, Some([parts.doorbell, parts.attachments])),
+            Part::Buffer { descriptor, .. }
+            | Part::Descriptor(descriptor)
+            | Part::Pool { descriptor, .. } => (descriptor, None),
+        };
+        std::iter::once(first).chain(others.into_iter().flatten())
+    }
+
     fn kind(&self) -> Kind {
         match self {
             Part::Port(_) => Kind::Port,
@@ -252,3 +265,6 @@ fn farewell((mut sending, mut receiving): Halves) {
     sending.close(Farewell::Dropped);
     receiving.leave(Farewell::Dropped);
 }
+
+/// Things of one message that are closed together, away from the caller.
+const MANY: usize = 16;

@@ -348,6 +348,18 @@ impl Payload {
         Some(Payload { start, traits: traits_of(record) | IS_COPY, ticket })
     }
 
+    /// A payload that [`copy_further`] has copied out in full. The pool keeps `blocks` as they are
+    /// until `ticket` comes back.
+    pub(crate) fn of_copy(record: &Record, blocks: &mut Vec<Block>, ticket: u64) -> Payload {
+        let count = (record.len as usize).div_ceil(size_of::<Block>());
+        assert_eq!(blocks.len(), count, "the copy of another payload, or a part of one");
+        Payload {
+            start: NonNull::from(blocks.as_mut_slice()).cast(),
+            traits: traits_of(record) | IS_COPY,
+            ticket,
+        }
+    }
+
     /// A record's payload in the ring of a trusted peer, released when `ticket` is given back.
     #[inline(always)]
     pub(crate) fn in_ring(memory: &Memory, record: &Record, ticket: u64) -> Payload {
@@ -382,6 +394,28 @@ impl Payload {
         // SAFETY: (payload).
         unsafe { std::slice::from_raw_parts(self.start.as_ptr(), self.traits as u32 as usize) }
     }
+}
+
+/// Copies at most `most` blocks more of a record's payload behind those that `blocks` holds, which
+/// has room for all of them. Says whether it holds the whole payload now.
+pub(crate) fn copy_further(
+    memory: &Memory,
+    record: &Record,
+    blocks: &mut Vec<Block>,
+    most: usize,
+) -> bool {
+    let (done, all) = (blocks.len(), (record.len as usize).div_ceil(size_of::<Block>()));
+    let count = most.min(all - done);
+    assert!(done + count <= blocks.capacity(), "more blocks than there is room for");
+    let (offset, len) = (done * size_of::<Block>(), count * size_of::<Block>());
+    let from = memory.bytes(record.payload_offset + offset as u64, len as u64);
+    let to = NonNull::from(blocks.spare_capacity_mut()).cast::<u8>();
+    // SAFETY: the source was just checked, and starts at a multiple of 16; there is room for
+    // `count` blocks behind those that are there, which nobody else has.
+    unsafe { copy_out(from, to, count) };
+    // SAFETY: as many were just written.
+    unsafe { blocks.set_len(done + count) };
+    done + count == all
 }
 
 /// Makes the memory of a private copy a vector that holds the copy.

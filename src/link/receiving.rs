@@ -1,6 +1,7 @@
 //! The receiving half of one end: looks, copies out or lends, releases, wakes the sender.
 
 mod moved;
+pub(crate) mod parts;
 #[cfg(test)]
 mod tests;
 
@@ -10,6 +11,7 @@ use crate::link::end::{Event, Half};
 use crate::link::endpoint::{Endpoint, Sleeper};
 use crate::link::payload::{Block, Payload, Ticket};
 use crate::link::pool::PeerPool;
+use crate::link::receiving::parts::{Polled, Unfinished};
 use crate::link::slots::{Lent, Slots};
 use crate::os::socket::DrainTo;
 use crate::ring::consumer::{Consumer, Peek, Record};
@@ -48,6 +50,8 @@ pub(crate) struct Receiving {
     is_patient: bool,
     /// Descriptors that were received since it was last asked.
     cost: u32,
+    /// The copy of the next message, as far as it has come.
+    unfinished: Option<Unfinished>,
 }
 
 /// What stands next when it is not plain to see.
@@ -55,15 +59,15 @@ pub(crate) struct Receiving {
 enum Next {
     /// Nothing.
     Nothing,
-    /// A message that is plain to see by now.
-    Plain,
-    /// A message with something beside it.
-    Attached(Record),
+    /// A message, for which there is memory.
+    Message(Record),
+    /// A long message, of which a part was copied.
+    Unfinished,
 }
 
 /// What a poll came to that was not plain.
 struct Thought {
-    payload: Option<Payload>,
+    polled: Polled<Payload>,
     failure: Option<Box<RecvError>>,
 }
 
@@ -87,6 +91,7 @@ impl Receiving {
             waits_for_reaper: false,
             is_patient: true,
             cost: 0,
+            unfinished: None,
         }
     }
 
@@ -101,9 +106,10 @@ impl Receiving {
     pub(crate) fn poll(&mut self) -> Result<Option<Payload>, Box<RecvError>> {
         match self.take_at_once() {
             Some(payload) => Ok(Some(payload)),
-            None => match self.poll_with_thought() {
+            None => match self.poll_with_thought(usize::MAX) {
                 Thought { failure: Some(failure), .. } => Err(failure),
-                Thought { payload, .. } => Ok(payload),
+                Thought { polled: Polled::Message(payload), .. } => Ok(Some(payload)),
+                Thought { .. } => Ok(None),
             },
         }
     }
@@ -111,20 +117,29 @@ impl Receiving {
     /// The same where it takes a thought.
     #[cold]
     #[inline(never)]
-    fn poll_with_thought(&mut self) -> Thought {
-        match self.settle_and_take() {
-            Ok(payload) => Thought { payload, failure: None },
-            Err(error) => Thought { payload: None, failure: Some(Box::new(error)) },
+    fn poll_with_thought(&mut self, part: usize) -> Thought {
+        match self.settle_and_take(part) {
+            Ok(polled) => Thought { polled, failure: None },
+            Err(error) => Thought { polled: Polled::Nothing, failure: Some(Box::new(error)) },
         }
     }
 
-    fn settle_and_take(&mut self) -> Result<Option<Payload>, RecvError> {
+    fn settle_and_take(&mut self, part: usize) -> Result<Polled<Payload>, RecvError> {
         self.waits_for_reaper = false;
-        match self.settle()? {
-            Next::Attached(record) => self.take_attached(&record),
-            // If it is not plain although it was settled, a peer rewrites it, and is heard later.
-            Next::Plain => Ok(self.take_at_once()),
-            Next::Nothing => Ok(None),
+        match self.settle(part)? {
+            Next::Message(record) => Ok(match self.take_settled(&record)? {
+                Some(payload) => Polled::Message(payload),
+                None => Polled::Nothing,
+            }),
+            Next::Nothing => Ok(Polled::Nothing),
+            Next::Unfinished => Ok(Polled::Unfinished),
+        }
+    }
+
+    fn take_settled(&mut self, record: &Record) -> Result<Option<Payload>, RecvError> {
+        match record.beside {
+            Beside::Nothing => Ok(self.take_slowly(record)),
+            _ => self.take_attached(record),
         }
     }
 
@@ -169,6 +184,7 @@ impl Receiving {
             Beside::Pool { .. } => unreachable!("taken in"),
         }
         self.pools_in_a_row = 0;
+        self.unfinished = None;
         self.consumer.take(&record);
         self.release_taken();
         Ok(true)
@@ -330,20 +346,26 @@ impl Receiving {
     /// Lends or copies out a message. `None` if there is no memory for the copy.
     #[inline(always)]
     fn take(&mut self, record: &Record) -> Option<Payload> {
-        self.empty_looks = 0;
-        self.pools_in_a_row = 0;
         if self.end.is_trusted() {
             self.consumer.take(record);
+            (self.empty_looks, self.pools_in_a_row) = (0, 0);
             let start = record.end.wrapping_sub(record_len(u64::from(record.len)));
             let ticket = self.lent.lend(start);
             return Some(Payload::in_ring(self.consumer.memory(), record, ticket));
         }
         let (ticket, blocks) = self.slots.next()?;
         let payload = Payload::copied(self.consumer.memory(), record, blocks, ticket)?;
+        self.finish_copy(record);
+        Some(payload)
+    }
+
+    /// Steps over a message whose copy is in the next slot.
+    #[inline(always)]
+    fn finish_copy(&mut self, record: &Record) {
+        (self.empty_looks, self.pools_in_a_row) = (0, 0);
         self.slots.take_next();
         self.consumer.take(record);
         self.release(record.end);
-        Some(payload)
     }
 
     /// What stands next, past the peer's pools, which are taken in.
@@ -361,20 +383,13 @@ impl Receiving {
     }
 
     /// Finds out what stands next when that is not plain: passes control records, and makes room
-    /// for a copy.
+    /// for a copy, or makes the copy in parts of `part` bytes where the message is longer.
     #[cold]
-    fn settle(&mut self) -> Result<Next, RecvError> {
+    fn settle(&mut self, part: usize) -> Result<Next, RecvError> {
         self.check_open()?;
         loop {
             match self.look()? {
-                Peek::Message(record) => {
-                    let len = record.len as usize;
-                    if !self.end.is_trusted() && self.slots.make_room(len).is_err() {
-                        return Err(RecvError::OutOfMemory { len: u64::from(record.len) });
-                    }
-                    let is_plain = record.beside == Beside::Nothing;
-                    return Ok(if is_plain { Next::Plain } else { Next::Attached(record) });
-                }
+                Peek::Message(record) => return self.settle_message(record, part),
                 Peek::Closed(farewell) => return Err(self.ended_by(Event::FoundFarewell(farewell))),
                 Peek::Empty => {
                     if self.found_nothing()? == Wait::Sleep {

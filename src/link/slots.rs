@@ -47,6 +47,14 @@ impl Slots {
         Ok(())
     }
 
+    /// Gives the slot that is taken next other memory; `make_room` has made sure of a slot.
+    pub(crate) fn replace_next(&mut self, blocks: Vec<Block>) {
+        let ticket = *self.free.last().expect("a free slot");
+        self.idle -= self.bytes_of(ticket);
+        self.slots[ticket as usize] = blocks;
+        self.idle += self.bytes_of(ticket);
+    }
+
     /// Takes the memory of a slot that is in use. The slot itself is put back later, empty.
     pub(crate) fn take_memory(&mut self, ticket: u64) -> Vec<Block> {
         std::mem::take(&mut self.slots[ticket as usize])

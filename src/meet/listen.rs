@@ -116,7 +116,7 @@ impl Listener {
         };
         let epoll = Epoll::new()?;
         epoll.add(socket.as_fd(), 0)?;
-        let backoff = Backoff::new(&epoll, 0)?;
+        let backoff = Backoff::new(&epoll, 0, PAUSE)?;
         let guests = RefCell::new(VecDeque::new());
         let socket = Socket::new(socket);
         let refused = Cell::default();
@@ -221,7 +221,7 @@ impl Listener {
             }
             answer => {
                 if self.backoff.is_on() {
-                    self.backoff.end(&self.epoll, ours())?;
+                    self.backoff.end(&self.epoll, ours().map(|socket| (socket, 0)))?;
                 }
                 Ok(answer?)
             }

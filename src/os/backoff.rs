@@ -1,7 +1,8 @@
-//! A pause in watching sockets while this process is short of descriptors: timerfd_create(2).
+//! A pause in watching sockets while what they have cannot be taken: timerfd_create(2).
 //!
-//! A socket with a client that cannot be taken in stays readable. Whoever waits for it would be
-//! woken again at once, and fail again, for as long as the shortage lasts.
+//! A socket with a client that cannot be taken in stays readable, and so does the doorbell of a
+//! port whose next message has to wait. Whoever waits for it would be woken again at once, and fail
+//! again, for as long as that lasts.
 
 use crate::error::SystemError;
 use crate::os::epoll::Epoll;
@@ -13,20 +14,21 @@ use std::cell::Cell;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::time::Duration;
 
-/// Wakes the waiting side after a pause. Made beforehand: in a shortage there is no descriptor.
+/// Wakes the waiting side after a pause. Made beforehand where what lacks may be descriptors.
 pub(crate) struct Backoff {
     timer: TimerFd,
+    pause: Duration,
     is_on: Cell<bool>,
 }
 
 impl Backoff {
     /// One whose timer `epoll` waits for.
-    pub(crate) fn new(epoll: &Epoll, mark: u64) -> Result<Backoff, SystemError> {
+    pub(crate) fn new(epoll: &Epoll, mark: u64, pause: Duration) -> Result<Backoff, SystemError> {
         let flags = TimerFlags::TFD_CLOEXEC | TimerFlags::TFD_NONBLOCK;
         let timer =
             TimerFd::new(ClockId::CLOCK_MONOTONIC, flags).map_err(named("timerfd_create"))?;
         epoll.add(timer.as_fd(), mark)?;
-        Ok(Backoff { timer, is_on: Cell::new(false) })
+        Ok(Backoff { timer, pause, is_on: Cell::new(false) })
     }
 
     /// Whether the sockets are not watched at the moment.
@@ -45,20 +47,20 @@ impl Backoff {
             epoll.leave_out(socket)?;
         }
         self.is_on.set(true);
-        let pause = Expiration::OneShot(TimeSpec::from_duration(PAUSE));
+        let pause = Expiration::OneShot(TimeSpec::from_duration(self.pause));
         // This makes the descriptor unreadable as well.
         let flags = TimerSetTimeFlags::empty();
         self.timer.set(pause, flags).map_err(named("timerfd_settime"))
     }
 
-    /// Watches `sockets` again, as there is room.
+    /// Watches `sockets` again, each with its mark.
     pub(crate) fn end<'s>(
         &self,
         epoll: &Epoll,
-        sockets: impl Iterator<Item = BorrowedFd<'s>>,
+        sockets: impl Iterator<Item = (BorrowedFd<'s>, u64)>,
     ) -> Result<(), SystemError> {
-        for socket in sockets {
-            epoll.take_back(socket)?;
+        for (socket, mark) in sockets {
+            epoll.take_back(socket, mark)?;
         }
         self.is_on.set(false);
         self.timer.unset().map_err(named("timerfd_settime"))

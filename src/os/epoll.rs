@@ -32,9 +32,9 @@ impl Epoll {
         }
     }
 
-    /// Waits for `fd` as well, with the mark 0, if it did not.
-    pub(crate) fn take_back(&self, fd: BorrowedFd<'_>) -> Result<(), SystemError> {
-        match self.0.add(fd, EpollEvent::new(EpollFlags::EPOLLIN, 0)) {
+    /// Waits for `fd` as well, if it did not.
+    pub(crate) fn take_back(&self, fd: BorrowedFd<'_>, mark: u64) -> Result<(), SystemError> {
+        match self.0.add(fd, EpollEvent::new(EpollFlags::EPOLLIN, mark)) {
             Ok(()) | Err(Errno::EEXIST) => Ok(()),
             Err(errno) => Err(named("epoll_ctl(EPOLL_CTL_ADD)")(errno)),
         }

@@ -36,6 +36,8 @@ pub(crate) struct Foreign {
 #[derive(Debug, Default)]
 pub(crate) struct Account {
     waiting: AtomicUsize,
+    /// There was no room: there is none until few are waiting.
+    is_full: AtomicBool,
     /// The port's socket is to be drained, and the thread has not begun with it.
     is_drained_soon: AtomicBool,
 }
@@ -68,12 +70,29 @@ impl Drop for Foreign {
     }
 }
 
+/// Closes many descriptors. Which of them would be closed at once is not asked: the question costs
+/// more than the hand-over.
+pub(crate) fn close_all(descriptors: impl Iterator<Item = Foreign>) {
+    let job = |mut foreign: Foreign| {
+        let descriptor = foreign.descriptor.take()?;
+        Some(Job { descriptor, task: Task::Close, account: foreign.account.take() })
+    };
+    hand_over_all(descriptors.filter_map(job).collect());
+}
+
 impl Account {
     /// Whether more may be received through the port. If not, [`wait_for_progress`] waits.
     pub(crate) fn has_room(&self) -> bool {
-        // Relaxed: a bound, not a lock; who reads an old number receives one packet more or less.
-        self.waiting.load(Ordering::Relaxed) < MOST_OF_ONE
-            && is_within(2 * WAITING.load(Ordering::Relaxed))
+        // Relaxed, all: a bound, not a lock; who reads an old number receives one packet more or
+        // less.
+        let is_full = self.is_full.load(Ordering::Relaxed);
+        let bound = if is_full { MOST_OF_ONE / 4 } else { MOST_OF_ONE };
+        let has_room = self.waiting.load(Ordering::Relaxed) < bound
+            && is_within(2 * WAITING.load(Ordering::Relaxed));
+        if is_full == has_room {
+            self.is_full.store(!has_room, Ordering::Relaxed);
+        }
+        has_room
     }
 
     /// Whether what waits at the port's socket now is drained without a further job.
@@ -132,9 +151,9 @@ pub(crate) fn wait_for_room(account: &Account) -> bool {
     }
 }
 
-/// Wakes a task once the thread has closed something.
+/// Wakes a task once its port may receive again, as the thread has closed enough.
 #[cfg(any(feature = "tokio", feature = "async-io"))]
-pub(crate) fn wake_after_progress(waker: &Waker) {
+pub(crate) fn wake_for_room(account: &Arc<Account>, waker: &Waker) {
     if is_forked() {
         return waker.wake_by_ref();
     }
@@ -143,8 +162,8 @@ pub(crate) fn wake_after_progress(waker: &Waker) {
     if WAITING.load(Ordering::Relaxed) == 0 {
         drop(queue);
         waker.wake_by_ref();
-    } else if !queue.wakers.iter().any(|known| known.will_wake(waker)) {
-        queue.wakers.push(waker.clone());
+    } else if !queue.wakers.iter().any(|(_, known)| known.will_wake(waker)) {
+        queue.wakers.push((account.clone(), waker.clone()));
     }
 }
 
@@ -183,8 +202,8 @@ struct Queue {
     began: Option<Instant>,
     /// Threads that wait for progress.
     onlookers: u32,
-    /// Tasks that wait for progress.
-    wakers: Vec<Waker>,
+    /// Tasks that wait for room, each with its port's account.
+    wakers: Vec<(Arc<Account>, Waker)>,
 }
 
 static QUEUE: Mutex<Queue> = Mutex::new(Queue {
@@ -220,20 +239,25 @@ fn is_forked() -> bool {
 
 /// Gives a job to the thread, or does it here where that cannot be.
 fn hand_over(job: Job) {
+    hand_over_all(vec![job]);
+}
+
+/// Gives jobs to the thread under one lock, or does them here where that cannot be.
+fn hand_over_all(jobs: Vec<Job>) {
     if is_forked() {
-        return job.run();
+        return jobs.into_iter().for_each(Job::run);
     }
     let mut queue = lock();
     if !is_within(queue.jobs.len()) || (!queue.is_running && !start(&mut queue)) {
         drop(queue);
-        return job.run();
+        return jobs.into_iter().for_each(Job::run);
     }
-    // Relaxed: see `has_room`.
-    WAITING.fetch_add(1, Ordering::Relaxed);
-    if let Some(account) = &job.account {
+    // Relaxed, both: see `has_room`.
+    WAITING.fetch_add(jobs.len(), Ordering::Relaxed);
+    for account in jobs.iter().filter_map(|job| job.account.as_ref()) {
         account.waiting.fetch_add(1, Ordering::Relaxed);
     }
-    queue.jobs.push_back(job);
+    queue.jobs.extend(jobs);
     if queue.is_idle {
         NEWS.notify_one();
     }
@@ -270,10 +294,16 @@ fn tell_progress() {
     if queue.onlookers > 0 {
         PROGRESS.notify_all();
     }
-    let wakers = std::mem::take(&mut queue.wakers);
+    if queue.wakers.is_empty() {
+        return;
+    }
+    // Relaxed: this thread counted it.
+    let is_done = WAITING.load(Ordering::Relaxed) == 0;
+    let wakers: Vec<_> =
+        queue.wakers.extract_if(.., |(account, _)| is_done || account.has_room()).collect();
     drop(queue);
     // A waker runs code of the executor's, which may panic: the others are woken all the same.
-    for waker in wakers {
+    for (_, waker) in wakers {
         let _ = catch_unwind(AssertUnwindSafe(|| waker.wake()));
     }
 }
@@ -319,3 +349,24 @@ const MOMENT: Duration = Duration::from_millis(20);
 const THREAD_NAME: &str = "port-reaper";
 /// Bytes: it makes system calls, and little else.
 const STACK: usize = 128 << 10;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// One descriptor that is closed is no reason to receive sixty-four more.
+    #[test]
+    fn a_port_that_was_full_has_no_room_until_few_of_its_descriptors_wait() {
+        let account = Account::default();
+        for (waiting, has_room) in [
+            (MOST_OF_ONE - 1, true),
+            (MOST_OF_ONE, false),
+            (MOST_OF_ONE / 4, false),
+            (MOST_OF_ONE / 4 - 1, true),
+            (MOST_OF_ONE - 1, true),
+        ] {
+            account.waiting.store(waiting, Ordering::Relaxed);
+            assert_eq!(account.has_room(), has_room, "{waiting} are waiting");
+        }
+    }
+}

@@ -1,6 +1,7 @@
 //! A port as an event target: its listeners, its handlers, and the delivery of what has come.
 
 use crate::error::{CloseReason, MessageError, RecvError};
+use crate::link::receiving::parts::Polled;
 use crate::os::eventfd::Bell;
 use crate::port::MessagePort;
 use crate::port::content;
@@ -65,6 +66,8 @@ impl Watcher {
 pub(crate) enum Delivered {
     /// An event; perhaps there are more.
     Event,
+    /// A part of a long message: the rest after others had their turn.
+    Part,
     /// Nothing is there.
     Nothing,
     /// Something is there that cannot be had at the moment: to be tried again a little later.
@@ -235,9 +238,10 @@ impl MessagePort {
         if self.has_said_close.get() {
             return Delivered::End;
         }
-        match self.receiver.try_recv() {
-            Ok(None) => Delivered::Nothing,
-            Ok(Some(message)) => {
+        match self.receiver.poll_in_parts().map_err(|failure| *failure) {
+            Ok(Polled::Nothing) => Delivered::Nothing,
+            Ok(Polled::Unfinished) => Delivered::Part,
+            Ok(Polled::Message(message)) => {
                 let cost = message.cost();
                 self.spent.set(self.spent.get().saturating_add(cost));
                 let valid = content::check_refused(&message).and_then(|()| {

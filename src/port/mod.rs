@@ -22,6 +22,7 @@ use crate::error::{
 };
 use crate::link::endpoint::{Endpoint, PeerCredentials};
 use crate::link::payload::Post;
+use crate::link::receiving::parts::Polled;
 use crate::link::transfer::Halves;
 use burst::Burst;
 use cancel::Canceller;
@@ -226,6 +227,18 @@ impl MessagePort {
             return Err(RecvError::Started);
         }
         self.receiver.poll().map_err(|failure| {
+            self.end_if_broken(&failure);
+            *failure
+        })
+    }
+
+    /// The same for those who serve other ports as well, of whose long messages it copies a part.
+    #[inline(always)]
+    pub(crate) fn poll_in_parts(&self) -> Result<Polled<MessageEvent<'_>>, RecvError> {
+        if self.is_started.get() {
+            return Err(RecvError::Started);
+        }
+        self.receiver.poll_in_parts().map_err(|failure| {
             self.end_if_broken(&failure);
             *failure
         })

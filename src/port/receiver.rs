@@ -5,6 +5,7 @@ use crate::link::cargo::Parcel;
 use crate::link::endpoint::Endpoint;
 use crate::link::payload::{Block, Ticket};
 use crate::link::receiving::Receiving;
+use crate::link::receiving::parts::Polled;
 use crate::os::socket::DrainTo;
 use crate::port::cancel::{Canceller, Switch};
 use crate::port::event::MessageEvent;
@@ -112,6 +113,16 @@ impl Receiver {
 
     pub(crate) fn leave(&self, farewell: Farewell) {
         self.receiving.borrow_mut().leave(farewell);
+    }
+
+    /// The same for those who serve other ports as well; see [`Receiving::poll_in_parts`].
+    #[inline(always)]
+    pub(crate) fn poll_in_parts(&self) -> Result<Polled<MessageEvent<'_>>, Box<RecvError>> {
+        Ok(match self.receiving.borrow_mut().poll_in_parts()? {
+            Polled::Message(payload) => Polled::Message(MessageEvent::new(payload, self)),
+            Polled::Nothing => Polled::Nothing,
+            Polled::Unfinished => Polled::Unfinished,
+        })
     }
 
     /// Takes out what moved with a message that is alive.

@@ -1,8 +1,8 @@
 //! A port's turn in a loop is measured by what its messages cost: few of them if they have many
 //! descriptors beside them or many bytes, before another port is served.
 
-use crate::channel;
-use messageport::{Buffer, EventLoop, MessagePort, Transferable};
+use crate::{channel, receive};
+use messageport::{Buffer, EventLoop, MessagePort, PortSet, Transferable};
 use std::sync::mpsc;
 
 const MESSAGES: usize = 60;
@@ -38,4 +38,44 @@ fn descriptors_and_bytes_take_a_ports_share() {
     assert!(buffers <= 10, "{buffers} messages with 8 descriptors each");
     let long = served_before(|port| port.post_bytes(&[7; 64 << 10]).expect("room"));
     assert!(long <= 5, "{long} messages of 64 KiB each");
+}
+
+/// Copying one takes milliseconds; it is done in parts.
+#[test]
+fn others_have_their_turn_while_a_long_message_is_copied() {
+    const LONG: usize = 8 << 20;
+    let (hostile, honest) = (channel(), channel());
+    let (tell, told) = mpsc::channel();
+    let mut event_loop = EventLoop::new().expect("a loop");
+    hostile.port1.post_bytes(&vec![7; LONG]).expect("room");
+    honest.port1.post_text("honest").expect("room");
+    for port in [hostile.port2, honest.port2] {
+        let tell = tell.clone();
+        port.on_message(move |event| {
+            let message = event.message().expect("a message");
+            tell.send(message.bytes().len()).expect("the test listens");
+        });
+        event_loop.add(port).expect("a descriptor");
+    }
+    event_loop.run_until_idle().expect("turns");
+    assert_eq!(told.try_iter().collect::<Vec<_>>(), ["honest".len(), LONG]);
+
+    let (hostile, honest) = (channel(), channel());
+    let mut set = PortSet::new().expect("a descriptor");
+    let hostile_id = set.add(hostile.port2).expect("a descriptor");
+    set.add(honest.port2).expect("a descriptor");
+    hostile.port1.post_bytes(&vec![7; LONG]).expect("room");
+    honest.port1.post_text("honest").expect("room");
+    let next = || {
+        let (_, message) = set.try_recv().expect("a turn").expect("it is there");
+        message.expect("a message").bytes().len()
+    };
+    assert_eq!([next(), next()], ["honest".len(), LONG]);
+    assert!(set.try_recv().expect("a turn").is_none());
+    // A port that is taken out while its message is copied has lost nothing.
+    let (_, honest) = (hostile.port1.post_bytes(&vec![8; LONG]).expect("room"), honest.port1);
+    honest.post_text("honest").expect("room");
+    assert_eq!(next(), "honest".len());
+    let port = set.remove(hostile_id).expect("a member");
+    assert_eq!(receive(&port).bytes(), vec![8; LONG]);
 }

@@ -200,6 +200,7 @@ impl EventLoop {
             match delivered {
                 Delivered::Event => count += slot.port.take_spent().max(1),
                 Delivered::Nothing => return count > 0,
+                Delivered::Part => count = SHARE,
                 Delivered::Later => {
                     self.delay(id);
                     return count > 0;

@@ -89,7 +89,9 @@ impl Entrance {
             .chain(self.guests.iter().map(|guest| guest.as_fd()));
         match &taken_in {
             Err(error) if error.is_lack() => self.backoff.begin(epoll, sockets)?,
-            _ if self.backoff.is_on() => self.backoff.end(epoll, sockets)?,
+            _ if self.backoff.is_on() => {
+                self.backoff.end(epoll, sockets.map(|socket| (socket, 0)))?
+            }
             _ => {}
         }
         taken_in

@@ -5,7 +5,7 @@ use crate::group::broadcast::Membership;
 use crate::group::broadcast::entrance::Entrance;
 use crate::group::broadcast::signature::Signature;
 use crate::link::transfer;
-use crate::os::backoff::Backoff;
+use crate::os::backoff::{Backoff, PAUSE};
 use crate::os::crowd::Crowd;
 use crate::os::epoll::Epoll;
 use crate::os::name::{self, Connected, NoDirectory};
@@ -25,7 +25,7 @@ pub(super) fn publish(
     hello: Hello,
     epoll: &Epoll,
 ) -> Result<(Arc<Crowd>, Entrance), BroadcastError> {
-    let backoff = Backoff::new(epoll, 0)?;
+    let backoff = Backoff::new(epoll, 0, PAUSE)?;
     let deadline = Instant::now() + PATIENCE;
     for attempt in 0.. {
         let crowd = Crowd::make(&directory).map_err(|error| match error {

@@ -57,7 +57,7 @@ impl Receiving {
             Beside::Nothing | Beside::Pool { .. } => unreachable!("settled as attached"),
         };
         parcel.is_trusted = self.end.is_trusted();
-        let payload = self.take(record);
+        let payload = self.take_slowly(record);
         if let Some(payload) = &payload {
             self.parcels.push((payload.ticket(), parcel));
         }

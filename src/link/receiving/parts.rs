@@ -1,0 +1,109 @@
+//! Copies of long messages, made in parts: whoever serves other ports as well serves those between
+//! two parts.
+//!
+//! Nothing else depends on a part. The message stands in the lane until all of it was copied, so
+//! that it can be discarded, moved with its end, or copied at once from where the parts stop.
+
+#[cfg(test)]
+mod tests;
+
+use super::{Next, Receiving};
+use crate::error::RecvError;
+use crate::link::payload::{Block, Payload, copy_further};
+use crate::ring::consumer::Record;
+use crate::wire::record::Beside;
+
+/// What a look came to that copies no more than a part.
+pub(crate) enum Polled<T> {
+    Message(T),
+    /// Nothing is there.
+    Nothing,
+    /// A part of a message was copied: more is to be done at once, after others had their turn.
+    Unfinished,
+}
+
+/// A message that is being copied. Its header was read once, when the copy began: a peer that
+/// rewrites it does not make the copy begin again.
+pub(super) struct Unfinished {
+    /// Where the message stands in the lane.
+    at: u64,
+    record: Record,
+    /// What was copied so far, with room for all of it.
+    blocks: Vec<Block>,
+}
+
+impl Receiving {
+    /// Takes the next message if it is short. Of a longer one copies a part; the last part gives
+    /// the message.
+    #[inline(always)]
+    pub(crate) fn poll_in_parts(&mut self) -> Result<Polled<Payload>, Box<RecvError>> {
+        match self.take_at_once() {
+            Some(payload) => Ok(Polled::Message(payload)),
+            None => {
+                let thought = self.poll_with_thought(PART);
+                thought.failure.map_or(Ok(thought.polled), Err)
+            }
+        }
+    }
+
+    /// Makes memory ready for a message's copy, or copies one that is longer than `part` bytes.
+    pub(super) fn settle_message(
+        &mut self,
+        mut record: Record,
+        part: usize,
+    ) -> Result<Next, RecvError> {
+        if self.end.is_trusted() {
+            return Ok(Next::Message(record));
+        }
+        let is_refused =
+            matches!(record.beside, Beside::Packet { .. }) && self.end.refuses_transfers();
+        // One that stands elsewhere was taken since.
+        let at = self.consumer.position();
+        let unfinished = self.unfinished.take().filter(|copy| copy.at == at);
+        let len = if is_refused { 0 } else { record.len as usize };
+        if unfinished.is_none() && len <= part {
+            return match self.slots.make_room(len) {
+                Ok(()) => Ok(Next::Message(record)),
+                Err(_) => Err(RecvError::OutOfMemory { len: u64::from(record.len) }),
+            };
+        }
+        let mut copy = match unfinished {
+            Some(copy) => copy,
+            None => Unfinished::begin(at, record)?,
+        };
+        record = copy.record;
+        let most = part / size_of::<Block>();
+        let is_whole = copy_further(self.consumer.memory(), &record, &mut copy.blocks, most);
+        self.unfinished = Some(copy);
+        Ok(if is_whole { Next::Message(record) } else { Next::Unfinished })
+    }
+
+    /// Lends or copies out a message that was settled, which may have been copied by now.
+    pub(super) fn take_slowly(&mut self, record: &Record) -> Option<Payload> {
+        let Some(Unfinished { blocks, .. }) = self.unfinished.take() else {
+            return self.take(record);
+        };
+        self.slots.make_room(0).ok()?;
+        self.slots.replace_next(blocks);
+        let (ticket, blocks) = self.slots.next()?;
+        let payload = Payload::of_copy(record, blocks, ticket);
+        blocks.clear();
+        self.finish_copy(record);
+        Some(payload)
+    }
+}
+
+impl Unfinished {
+    fn begin(at: u64, record: Record) -> Result<Unfinished, RecvError> {
+        let mut blocks = Vec::new();
+        let count = (record.len as usize).div_ceil(size_of::<Block>());
+        match blocks.try_reserve_exact(count) {
+            Ok(()) => Ok(Unfinished { at, record, blocks }),
+            Err(_) => Err(RecvError::OutOfMemory { len: u64::from(record.len) }),
+        }
+    }
+}
+
+/// Bytes of a message that are copied before others have their turn. First touching as many takes
+/// some 50 us.
+const PART: usize = 256 << 10;
