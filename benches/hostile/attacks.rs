@@ -34,9 +34,8 @@ pub fn play(name: &str, port: MessagePort) {
     }
     port.post_text("here I am").expect("room");
     match name {
-        "burner" => loop {
-            std::hint::spin_loop();
-        },
+        "burner" => burn(1),
+        "two burners" => burn(2),
         "nothing" => loop {
             thread::park();
         },
@@ -62,11 +61,22 @@ fn play_as_member(attack: &str, channel: &str) {
     let long = vec![7; LONG_FOR_MEMBERS];
     loop {
         match attack {
-            "burner" => std::hint::spin_loop(),
+            "burner" => burn(1),
+            "two burners" => burn(2),
             "bytes" => drop(channel.post_bytes(&[7; 8])),
             "long" => drop(channel.post_bytes(&long)),
             _ => thread::park(),
         }
+    }
+}
+
+/// Keeps so many processors busy.
+fn burn(count: usize) -> ! {
+    for _ in 1..count {
+        thread::spawn(|| burn(1));
+    }
+    loop {
+        std::hint::spin_loop();
     }
 }
 

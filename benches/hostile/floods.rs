@@ -5,11 +5,13 @@ use crate::served::FRONTS;
 use messageport::{BroadcastChannel, MessageChannel};
 use std::time::{Duration, Instant};
 
-/// What the other client does, the first two for comparison. A port that nobody floods; and one
-/// whose process takes as much of the processor as a flooder, and does nothing else.
-const ATTACKS: [&str; 9] = [
+/// What the other client does, the first three for comparison. A port that nobody floods; one whose
+/// process takes as much of the processor as a flooder, and does nothing else; and one that takes
+/// as much as a flooder and the serving process together.
+const ATTACKS: [&str; 10] = [
     "nothing",
     "burner",
+    "two burners",
     "bytes",
     "bell",
     "descriptors",
@@ -20,7 +22,7 @@ const ATTACKS: [&str; 9] = [
 ];
 
 /// Nothing travels beside the messages of a channel, and its doorbells are not at hand.
-const FOR_CHANNELS: [&str; 4] = ["nothing", "burner", "bytes", "long"];
+const FOR_CHANNELS: [&str; 5] = ["nothing", "burner", "two burners", "bytes", "long"];
 
 struct Times(Vec<Duration>);
 
@@ -34,27 +36,33 @@ impl Times {
 /// Floods each front for `time` in each way. Says which medians are far above those without.
 pub fn run(time: Duration) -> Vec<String> {
     let mut misses = Vec::new();
-    println!("\n| front | beside | median | p99 | longest | median / idle | p99 / burner |");
-    println!("|---|---|---|---|---|---|---|");
+    println!(
+        "\n| front | beside | median | p99 | longest | median / idle | p99 / burner | \
+         p99 / two burners |"
+    );
+    println!("|---|---|---|---|---|---|---|---|");
     for front in FRONTS {
         let attacks: &[&str] = if *front == "BroadcastChannel" { &FOR_CHANNELS } else { &ATTACKS };
-        let (mut idle, mut burner) = (Duration::ZERO, Duration::ZERO);
+        let [mut idle, mut burner, mut two_burners] = [Duration::ZERO; 3];
         for attack in attacks {
             let times = round_trips(front, attack, time);
             let (median, p99, longest) = (times.at(0.5), times.at(0.99), times.at(1.0));
             match *attack {
                 "nothing" => idle = median,
                 "burner" => burner = p99,
+                "two burners" => two_burners = p99,
                 _ => {}
             }
             let over_idle = median.as_secs_f64() / idle.as_secs_f64();
-            let over_burner = match *attack {
-                "nothing" => "–".to_owned(),
-                _ => format!("{:.1}", p99.as_secs_f64() / burner.as_secs_f64()),
+            let over = |p99_beside: Duration| match p99_beside {
+                Duration::ZERO => "–".to_owned(),
+                beside => format!("{:.1}", p99.as_secs_f64() / beside.as_secs_f64()),
             };
             println!(
                 "| `{front}` | {attack} | {median:.1?} | {p99:.1?} | {longest:.1?} | \
-                 {over_idle:.1} | {over_burner} |"
+                 {over_idle:.1} | {} | {} |",
+                over(burner),
+                over(two_burners),
             );
             // Ten times is the goal on a calm machine.
             if over_idle > 100.0 && median > 100 * burner {
