@@ -104,10 +104,7 @@ pub use group::broadcast::BroadcastChannel;
 #[cfg(not(messageport_loom))]
 pub use group::collection::{CollectionError, Member, MemberId, PortCollection};
 #[cfg(not(messageport_loom))]
-pub use link::archive::{
-    ArchiveCheck, Receive, SafeArchive,
-    pool::{Counting, ReceiveDeserializer, SharedValues},
-};
+pub use link::archive::{ArchiveCheck, Receive, SafeArchive, pool::ReceiveDeserializer};
 #[cfg(not(messageport_loom))]
 pub use link::buffer::{Buffer, BufferMut};
 #[cfg(not(messageport_loom))]

@@ -26,18 +26,18 @@ mod shared;
 mod tables;
 mod trees;
 
+pub(crate) use pool::deserialize;
 pub(crate) use shared::Shared;
 
-use pool::{Counting, ReceiveDeserializer};
 use rkyv::api::high::HighValidator;
 use rkyv::bytecheck::CheckBytes;
 use rkyv::primitive::{ArchivedIsize, ArchivedUsize};
-use rkyv::rancor::{BoxedError, Failure, Source, Strategy};
+use rkyv::rancor::{BoxedError, Failure, Source};
 use rkyv::util::AlignedVec;
 use rkyv::validation::Validator;
 use rkyv::validation::archive::ArchiveValidator;
 use rkyv::validation::shared::SharedValidator;
-use rkyv::{Archive, Deserialize, Portable};
+use rkyv::{Archive, Portable};
 use std::num::NonZeroUsize;
 
 /// An archived type whose safe functions are safe on bytes that a hostile peer wrote.
@@ -139,7 +139,7 @@ pub trait Receive:
     Archived: Portable
                   + SafeArchive
                   + for<'a> CheckBytes<HighValidator<'a, Failure>>
-                  + for<'a> CheckBytes<Strategy<Counting<'a>, BoxedError>>,
+                  + for<'a> CheckBytes<HighValidator<'a, BoxedError>>,
 >
 {
 }
@@ -149,7 +149,7 @@ impl<T> Receive for T where
         Archived: Portable
                       + SafeArchive
                       + for<'a> CheckBytes<HighValidator<'a, Failure>>
-                      + for<'a> CheckBytes<Strategy<Counting<'a>, BoxedError>>,
+                      + for<'a> CheckBytes<HighValidator<'a, BoxedError>>,
     >
 {
 }
@@ -314,8 +314,7 @@ fn explain<T: Receive>(bytes: &[u8]) -> BoxedError {
     #[error("the bytes changed while they were being checked")]
     struct Changed;
 
-    let mut counting = Counting::new(bytes);
-    match rkyv::api::access_with_context::<T::Archived, _, BoxedError>(bytes, &mut counting) {
+    match access_by_rkyv::<T::Archived, BoxedError>(bytes) {
         Err(error) => error,
         Ok(_) => BoxedError::new(Changed),
     }
@@ -361,12 +360,4 @@ pub(crate) fn check_own<T: Receive>(bytes: &[u8]) -> Result<(), BoxedError> {
 pub(crate) unsafe fn access_unchecked<T: Portable>(bytes: &[u8]) -> &T {
     // SAFETY: the caller's word.
     unsafe { rkyv::access_unchecked::<T>(bytes) }
-}
-
-/// An owned value of an archive, checked.
-pub(crate) fn deserialize<T>(bytes: &[u8]) -> Result<T, BoxedError>
-where
-    T: Receive<Archived: Deserialize<T, ReceiveDeserializer>>,
-{
-    pool::deserialize::<T>(bytes)
 }

@@ -132,9 +132,8 @@ impl<'p> MessageEvent<'p> {
 
     /// The message as an owned `T`, checked.
     ///
-    /// Values that `Rc` or `Arc` share in the archive are shared again. A message that has such
-    /// values is deserialised twice, as the peer may have made two pointers of different types lead
-    /// to one value.
+    /// Values that `Rc` or `Arc` share in the archive are shared again by pointers of one type.
+    /// [`ReceiveDeserializer`] says what a type does that contains itself behind such a pointer.
     ///
     /// # Errors
     /// As [`data`](Self::data), and what the deserialisation itself refuses.

@@ -1,236 +1,203 @@
-//! Deserialising what shares values: nothing is taken for another type than it was made as.
+//! Deserialising what shares values: a pointer comes out as the type that it is asked for as.
 //!
 //! rkyv's pool knows a shared value by its place in the archive alone. If two pointers of different
 //! types, which have the same archived type, lead to one place (`Rc<u32>` and `Rc<usize>`, say), it
 //! hands out the first one's memory as the second one's. No program posts that, but a hostile peer
-//! can.
+//! can. Nothing that rkyv tells a pool identifies the type: it gives a function that drops the
+//! value, and the compiler merges the functions of types that are dropped by the same code.
 //!
-//! So an archive in which two pointers lead to one place is deserialised twice. The first time each
-//! pointer makes a value of its own, and tells how that would be dropped, which is another function
-//! for each type. If all pointers to one place tell the same, the second time shares. What the
-//! first time costs is known before, from a check that counts, and bounded.
-//!
-//! Nothing here ends a deserialisation half-way: rkyv leaks what was made until then.
+//! So the deserializer of this crate is no [`Pooling`](rkyv::de::Pooling), to which rkyv's own
+//! `Deserialize` of `Rc` and `Arc` is bound. Those here take its place. They know the type, and
+//! look a value up by its place and its type.
 #![allow(unsafe_code)]
 
-use super::{MAX_DEPTH, Receive, walk};
-use rkyv::Deserialize;
-use rkyv::de::{ErasedPtr, Metadata, Pool, Pooling, PoolingState};
-use rkyv::rancor::{BoxedError, Source, Strategy};
-use rkyv::validation::archive::ArchiveValidator;
-use rkyv::validation::shared::{SharedValidator, ValidationState};
-use rkyv::validation::{ArchiveContext, SharedContext};
-use std::alloc::Layout;
-use std::any::TypeId;
+use super::{Receive, access};
+use rkyv::de::SharedPointer;
+use rkyv::ptr_meta::Pointee;
+use rkyv::rancor::{BoxedError, Fallible, ResultExt};
+use rkyv::rc::{ArcFlavor, ArchivedRc, ArchivedRcWeak, RcFlavor};
+use rkyv::traits::LayoutRaw;
+use rkyv::{ArchiveUnsized, Deserialize, DeserializeUnsized};
+use std::any::{Any, TypeId};
 use std::collections::HashMap;
-use std::mem;
-use std::num::NonZeroUsize;
-use std::ops::Range;
+use std::rc::{self, Rc};
+use std::sync::{self, Arc};
 
 /// The deserializer that a received archive is given.
-pub type ReceiveDeserializer = Strategy<SharedValues, BoxedError>;
-
-/// Values that are shared in an archive which is being deserialised.
+///
+/// Pointers of one type to one value of the archive share one value. Where a peer made pointers of
+/// several types lead to one value, each type has a value of its own.
+///
+/// It is no [`rkyv::de::Pooling`]. A type that contains itself behind `Rc` or `Arc` says by its
+/// bounds that it is deserialised by such a pool, so its derive of [`rkyv::Deserialize`] does not
+/// fit. It implements the trait by hand:
+///
+/// ```
+/// use messageport::{MessageChannel, ReceiveDeserializer, SafeArchive, rkyv};
+/// use rkyv::rancor::{BoxedError, Source};
+/// use rkyv::{Archive, Deserialize, Serialize};
+/// use std::rc::Rc;
+///
+/// #[derive(Archive, Serialize, SafeArchive)]
+/// #[rkyv(
+///     serialize_bounds(__S: rkyv::ser::Writer + rkyv::ser::Sharing, __S::Error: Source),
+///     bytecheck(bounds(
+///         __C: rkyv::validation::ArchiveContext + rkyv::validation::SharedContext,
+///         __C::Error: Source,
+///     ))
+/// )]
+/// struct Node {
+///     name: String,
+///     #[rkyv(omit_bounds)]
+///     next: Option<Rc<Node>>,
+/// }
+///
+/// impl Deserialize<Node, ReceiveDeserializer> for ArchivedNode {
+///     fn deserialize(&self, from: &mut ReceiveDeserializer) -> Result<Node, BoxedError> {
+///         Ok(Node { name: self.name.deserialize(from)?, next: self.next.deserialize(from)? })
+///     }
+/// }
+///
+/// let channel = MessageChannel::new()?;
+/// let last = Rc::new(Node { name: "last".to_string(), next: None });
+/// channel.port1.post_message(&Node { name: "first".to_string(), next: Some(last) })?;
+/// let first: Node = channel.port2.recv()?.deserialize()?;
+/// assert_eq!(first.next.expect("another node").name, "last");
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 #[derive(Debug)]
-pub struct SharedValues {
-    stage: Stage,
+pub struct ReceiveDeserializer {
+    /// A pointer to each value that was made, by the value's place and the pointer's type.
+    made: HashMap<(usize, TypeId), Box<dyn Any>>,
 }
 
-#[derive(Debug)]
-enum Stage {
-    /// Each pointer makes a value of its own.
-    Apart(Apart),
-    /// Each place has one type, and one value.
-    Together(Pool),
+impl Fallible for ReceiveDeserializer {
+    type Error = BoxedError;
 }
 
-/// INVARIANT (own): each value in `made` was finished with its drop function, and is dropped once.
-#[derive(Debug, Default)]
-struct Apart {
-    made: Vec<Made>,
-    /// How a value at each place is dropped.
-    types: HashMap<usize, unsafe fn(ErasedPtr)>,
-    /// Values of two types were made at one place.
-    has_two_types: bool,
-}
-
-#[derive(Debug)]
-struct Made {
-    pointer: ErasedPtr,
-    drop: unsafe fn(ErasedPtr),
-}
-
-impl Drop for Made {
-    fn drop(&mut self) {
-        // SAFETY: (own).
-        unsafe { (self.drop)(self.pointer) }
-    }
-}
-
-/// Bytes of an archive that its values may take when each pointer has a value of its own, beside
-/// `APART_FACTOR` times its length.
-const APART_BYTES: usize = 64 << 20;
-const APART_FACTOR: usize = 16;
-
-/// What a shared value costs at least, however small it is in the archive.
-const LEAST_COST: usize = 64;
-
-#[derive(Clone, Copy, Debug, thiserror::Error)]
-enum Refusal {
-    #[error(
-        "two pointers of different types lead to one shared value: the sender did not serialise it \
-         with rkyv"
-    )]
-    TwoTypes,
-    #[error(
-        "the values would take {cost} bytes of archive if none was shared, too many to deserialise \
-         (at most {most}): read them in place by `data`"
-    )]
-    TooMuch { cost: usize, most: usize },
-}
-
-impl Pooling<BoxedError> for SharedValues {
-    fn start_pooling(&mut self, address: usize) -> PoolingState {
-        match &mut self.stage {
-            // The check has refused cycles, so this ends.
-            Stage::Apart(_) => PoolingState::Started,
-            Stage::Together(pool) => Pooling::<BoxedError>::start_pooling(pool, address),
-        }
-    }
-
-    unsafe fn finish_pooling(
+impl ReceiveDeserializer {
+    /// A pointer to the value at this place. It is made if there is none of this type yet. The
+    /// archive's check has refused cycles, so this ends.
+    fn share<T, P>(
         &mut self,
-        address: usize,
-        pointer: ErasedPtr,
-        drop: unsafe fn(ErasedPtr),
-    ) -> Result<(), BoxedError> {
-        match &mut self.stage {
-            Stage::Apart(apart) => {
-                apart.made.push(Made { pointer, drop });
-                let known = *apart.types.entry(address).or_insert(drop);
-                apart.has_two_types |= !std::ptr::fn_addr_eq(known, drop);
-                Ok(())
-            }
-            // SAFETY: the caller's word.
-            Stage::Together(pool) => unsafe { pool.finish_pooling(address, pointer, drop) },
+        archived: &T::Archived,
+        from_raw: unsafe fn(*const T) -> P,
+    ) -> Result<P, BoxedError>
+    where
+        T: ArchiveUnsized + ?Sized,
+        T::Archived: DeserializeUnsized<T, ReceiveDeserializer>,
+        P: SharedPointer<T> + Clone + 'static,
+    {
+        let place = (archived as *const T::Archived).cast::<()>().addr();
+        let key = (place, TypeId::of::<P>());
+        if let Some(made) = self.made.get(&key) {
+            let pointer = made.downcast_ref::<P>().expect("the key has the type");
+            return Ok(pointer.clone());
         }
+        let value = P::alloc(archived.deserialize_metadata()).into_error()?;
+        // SAFETY: room for a value with this metadata was just allocated.
+        unsafe { archived.deserialize_unsized(self, value) }?;
+        // SAFETY: it was allocated by `alloc`, has a value now, and is given away here only.
+        let raw = unsafe { P::from_value(value) };
+        // SAFETY: the callers pass the `from_raw` of `P`, and rkyv makes of `raw` what its
+        // `into_raw` gives; nothing else owns it.
+        let pointer = unsafe { from_raw(raw) };
+        self.made.insert(key, Box::new(pointer.clone()));
+        Ok(pointer)
     }
 }
+
+/// The same for `Rc` and for `Arc`.
+macro_rules! deserialize_shared {
+    ($pointer:ident, $weak:ty, $flavor:ty) => {
+        impl<T> Deserialize<$pointer<T>, ReceiveDeserializer> for ArchivedRc<T::Archived, $flavor>
+        where
+            T: ArchiveUnsized + LayoutRaw + Pointee + ?Sized + 'static,
+            T::Archived: DeserializeUnsized<T, ReceiveDeserializer>,
+        {
+            fn deserialize(
+                &self,
+                deserializer: &mut ReceiveDeserializer,
+            ) -> Result<$pointer<T>, BoxedError> {
+                deserializer.share(self.get(), $pointer::from_raw)
+            }
+        }
+
+        impl<T> Deserialize<$weak, ReceiveDeserializer> for ArchivedRcWeak<T::Archived, $flavor>
+        where
+            T: ArchiveUnsized + LayoutRaw + Pointee + 'static,
+            T::Archived: DeserializeUnsized<T, ReceiveDeserializer>,
+        {
+            fn deserialize(
+                &self,
+                deserializer: &mut ReceiveDeserializer,
+            ) -> Result<$weak, BoxedError> {
+                let Some(strong) = self.upgrade() else { return Ok(<$weak>::new()) };
+                let strong: $pointer<T> = strong.deserialize(deserializer)?;
+                Ok($pointer::downgrade(&strong))
+            }
+        }
+    };
+}
+
+deserialize_shared!(Rc, rc::Weak<T>, RcFlavor);
+deserialize_shared!(Arc, sync::Weak<T>, ArcFlavor);
 
 /// An owned value of an archive, checked.
-pub(super) fn deserialize<T>(bytes: &[u8]) -> Result<T, BoxedError>
+pub(crate) fn deserialize<T>(bytes: &[u8]) -> Result<T, BoxedError>
 where
     T: Receive<Archived: Deserialize<T, ReceiveDeserializer>>,
 {
-    let mut counting = Counting::new(bytes);
-    let archived =
-        rkyv::api::access_with_context::<T::Archived, _, BoxedError>(bytes, &mut counting)?;
-    walk::<T>(archived, bytes)?;
-    if counting.is_shared {
-        counting.check_cost(bytes.len())?;
-        check_types::<T>(archived)?;
-    }
-    let mut values = SharedValues { stage: Stage::Together(Pool::new()) };
-    archived.deserialize(Strategy::wrap(&mut values))
+    access::<T>(bytes)?.deserialize(&mut ReceiveDeserializer { made: HashMap::new() })
 }
 
-/// Refuses shared values that are pointed to as different types.
-#[cold]
-fn check_types<T>(archived: &T::Archived) -> Result<(), BoxedError>
-where
-    T: Receive<Archived: Deserialize<T, ReceiveDeserializer>>,
-{
-    let mut values = SharedValues { stage: Stage::Apart(Apart::default()) };
-    drop(archived.deserialize(Strategy::wrap(&mut values))?);
-    match values.stage {
-        Stage::Apart(Apart { has_two_types: true, .. }) => Err(BoxedError::new(Refusal::TwoTypes)),
-        _ => Ok(()),
-    }
-}
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use rkyv::rancor::Failure;
 
-/// rkyv's check, counting what the values cost when each shared pointer has one of its own.
-#[derive(Debug)]
-pub struct Counting<'a> {
-    archive: ArchiveValidator<'a>,
-    shared: SharedValidator,
-    /// Bytes of the value that is being checked, with all that it points to.
-    cost: usize,
-    /// What was counted for the values around this one.
-    outer: Vec<usize>,
-    /// What the value at each place costs.
-    costs: HashMap<usize, usize>,
-    /// Two pointers lead to one place.
-    is_shared: bool,
-}
-
-impl<'a> Counting<'a> {
-    pub(super) fn new(bytes: &'a [u8]) -> Counting<'a> {
-        Counting {
-            archive: ArchiveValidator::with_max_depth(bytes, NonZeroUsize::new(MAX_DEPTH)),
-            shared: SharedValidator::new(),
-            cost: 0,
-            outer: Vec::new(),
-            costs: HashMap::new(),
-            is_shared: false,
-        }
+    fn twice<P: Clone>(pointer: &P) -> [P; 2] {
+        [pointer.clone(), pointer.clone()]
     }
 
-    fn check_cost(&self, len: usize) -> Result<(), BoxedError> {
-        let (cost, most) = (self.cost, APART_BYTES + APART_FACTOR * len);
-        if cost > most {
-            return Err(BoxedError::new(Refusal::TooMuch { cost, most }));
-        }
-        Ok(())
-    }
-}
-
-// SAFETY: rkyv's own answers.
-unsafe impl<E: Source> ArchiveContext<E> for Counting<'_> {
-    fn check_subtree_ptr(&mut self, pointer: *const u8, layout: &Layout) -> Result<(), E> {
-        self.archive.check_subtree_ptr(pointer, layout)
-    }
-
-    unsafe fn push_subtree_range(
-        &mut self,
-        root: *const u8,
-        end: *const u8,
-    ) -> Result<Range<usize>, E> {
-        self.cost = self.cost.saturating_add(end.addr().saturating_sub(root.addr()));
-        // SAFETY: the caller's word.
-        unsafe { self.archive.push_subtree_range(root, end) }
-    }
-
-    unsafe fn pop_subtree_range(&mut self, range: Range<usize>) -> Result<(), E> {
-        // SAFETY: the caller's word.
-        unsafe { self.archive.pop_subtree_range(range) }
-    }
-}
-
-impl<E: Source> SharedContext<E> for Counting<'_> {
-    fn start_shared(
-        &mut self,
-        shared_type_id: TypeId,
-        pointer: ErasedPtr,
-        metadata_is_eq: unsafe fn(Metadata, Metadata) -> bool,
-    ) -> Result<ValidationState, E> {
-        let state = self.shared.start_shared(shared_type_id, pointer, metadata_is_eq)?;
-        match state {
-            ValidationState::Started => self.outer.push(mem::take(&mut self.cost)),
-            ValidationState::Finished => {
-                self.is_shared = true;
-                let cost = self.costs.get(&pointer.data_address().addr()).copied();
-                self.cost = self.cost.saturating_add(cost.unwrap_or(LEAST_COST));
-            }
-            ValidationState::Pending => {}
-        }
-        Ok(state)
+    /// Without the kernel, so that Miri runs it.
+    #[test]
+    fn pointers_of_every_form_come_out_shared() {
+        type Form = (
+            [Rc<[u16]>; 2],
+            [Arc<str>; 2],
+            [Rc<()>; 2],
+            [Arc<String>; 2],
+            (Rc<String>, rc::Weak<String>, sync::Weak<u8>),
+        );
+        let word = Rc::new("word".to_owned());
+        let form: Form = (
+            twice(&Rc::from([7, 8, 9])),
+            twice(&Arc::from("text")),
+            twice(&Rc::new(())),
+            twice(&Arc::new("word".to_owned())),
+            (Rc::clone(&word), Rc::downgrade(&word), sync::Weak::new()),
+        );
+        let bytes = rkyv::to_bytes::<Failure>(&form).expect("an honest value");
+        let (numbers, texts, empty, words, (word, weak, dead)) =
+            deserialize::<Form>(&bytes).expect("an honest archive");
+        assert!(Rc::ptr_eq(&numbers[0], &numbers[1]) && *numbers[0] == [7, 8, 9]);
+        assert!(Arc::ptr_eq(&texts[0], &texts[1]) && &*texts[0] == "text");
+        assert!(Arc::ptr_eq(&words[0], &words[1]) && *words[0] == "word");
+        assert!(weak.ptr_eq(&Rc::downgrade(&word)) && *word == "word");
+        assert!(dead.upgrade().is_none());
+        assert_eq!(Rc::strong_count(&empty[0]), 2, "nothing is left behind");
+        assert_eq!((Rc::strong_count(&word), Rc::weak_count(&word)), (1, 1));
     }
 
-    fn finish_shared(&mut self, shared_type_id: TypeId, pointer: ErasedPtr) -> Result<(), E> {
-        self.shared.finish_shared(shared_type_id, pointer)?;
-        let cost = self.cost.saturating_add(LEAST_COST);
-        self.costs.insert(pointer.data_address().addr(), cost);
-        self.cost = self.outer.pop().unwrap_or(0).saturating_add(cost);
-        Ok(())
+    /// Both are archived as 32 bits, and of one place each makes what it needs.
+    #[test]
+    fn one_place_is_a_value_of_each_type() {
+        let bytes = rkyv::to_bytes::<Failure>(&twice(&twice(&Rc::new(7u32))));
+        type Both = (Rc<u32>, Rc<usize>, Rc<u32>, Rc<usize>);
+        let (narrow, wide, other_narrow, other_wide) =
+            deserialize::<Both>(&bytes.expect("an honest value")).expect("right for both");
+        assert!(Rc::ptr_eq(&narrow, &other_narrow) && Rc::ptr_eq(&wide, &other_wide));
+        assert_eq!((*narrow, *wide), (7, 7));
     }
 }

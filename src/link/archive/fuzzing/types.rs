@@ -1,9 +1,9 @@
 //! Types of the program's own, for the decode targets.
 
+use super::ReceiveDeserializer;
 use rkyv::collections::swiss_table::{ArchivedIndexMap, IndexMapResolver};
-use rkyv::de::Pooling;
 use rkyv::niche::niching::{Bool, NaN};
-use rkyv::rancor::{Fallible, Source};
+use rkyv::rancor::{BoxedError, Fallible, Source};
 use rkyv::rend::u64_le;
 use rkyv::ser::{Allocator, Sharing, Writer};
 use rkyv::string::ArchivedString;
@@ -63,10 +63,9 @@ pub(super) enum Tree {
 }
 
 /// Shares others like it.
-#[derive(Archive, Serialize, Deserialize, messageport_macros::SafeArchive)]
+#[derive(Archive, Serialize, messageport_macros::SafeArchive)]
 #[rkyv(
     serialize_bounds(__S: Writer + Sharing, __S::Error: Source),
-    deserialize_bounds(__D: Pooling, __D::Error: Source),
     bytecheck(bounds(__C: ArchiveContext + SharedContext, __C::Error: Source))
 )]
 #[messageport(crate = crate)]
@@ -75,6 +74,12 @@ pub(super) struct Node {
     pub left: Option<Rc<Node>>,
     #[rkyv(omit_bounds)]
     pub right: Option<Rc<Node>>,
+}
+
+impl Deserialize<Node, ReceiveDeserializer> for ArchivedNode {
+    fn deserialize(&self, from: &mut ReceiveDeserializer) -> Result<Node, BoxedError> {
+        Ok(Node { left: self.left.deserialize(from)?, right: self.right.deserialize(from)? })
+    }
 }
 
 /// Archived as an index map, in this order.
