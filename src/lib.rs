@@ -149,7 +149,7 @@ pub use wire::record::Format;
 #[doc(hidden)]
 pub mod fuzzing {
     pub use crate::link::archive::fuzzing::{Family, decode, mutate};
-    pub use crate::link::fuzzing::attach_region;
+    pub use crate::link::fuzzing::{attach_region, memory::foreign_memory};
     pub use crate::ring::fuzzing::{lane_ops, record_stream};
     pub use crate::wire::fuzzing::frames;
 }

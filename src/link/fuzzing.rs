@@ -1,4 +1,6 @@
-//! What the fuzzer runs on this floor: an end that somebody else made.
+//! What the fuzzer runs on this floor: ends and memory that somebody else made.
+
+pub(crate) mod memory;
 
 use crate::link::region::Region;
 use crate::link::transfer::{self, Parts};
@@ -77,6 +79,14 @@ const CAPACITY: u64 = 4096;
 const LIMIT: u64 = 16_384;
 const _: () = assert!(VERSION == 3, "look at the honest capsule again");
 
+/// The files of a target's corpus; the published crate has none.
+#[cfg(test)]
+fn corpus(target: &str) -> impl Iterator<Item = Vec<u8>> {
+    let folder = format!("{}/fuzz/corpus/{target}", env!("CARGO_MANIFEST_DIR"));
+    let files = std::fs::read_dir(folder).into_iter().flatten();
+    files.map(|entry| std::fs::read(entry.expect("an entry").path()).expect("a readable file"))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -88,9 +98,6 @@ mod tests {
 
     #[test]
     fn ends_of_the_corpus_do_no_harm() {
-        let corpus = concat!(env!("CARGO_MANIFEST_DIR"), "/fuzz/corpus/attach_region");
-        for entry in std::fs::read_dir(corpus).into_iter().flatten() {
-            attach_region(&std::fs::read(entry.unwrap().path()).unwrap());
-        }
+        corpus("attach_region").for_each(|data| attach_region(&data));
     }
 }

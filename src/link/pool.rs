@@ -385,7 +385,7 @@ fn slots_start(slots: u64) -> u64 {
 }
 
 /// Bytes of a pool; `None` if that is no number.
-fn total(slots: u64, len: u64) -> Option<u64> {
+pub(crate) fn total(slots: u64, len: u64) -> Option<u64> {
     let stride = len.checked_next_multiple_of(page_size())?;
     let counts = COUNT_LEN.checked_mul(slots)?.checked_add(COUNTS)?;
     let start = counts.checked_next_multiple_of(page_size())?;
