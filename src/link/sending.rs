@@ -517,6 +517,9 @@ impl Sending {
     /// Only between trusted ends: the call waits for a lock that a hostile peer could hold. Pages
     /// that stay because it failed are no loss.
     fn give_back(&mut self, from: u32) {
+        // Loads the receiver's position, which decides what is free. A lane with few messages needs
+        // no room, so nothing else loads it for long. A wrong one is found again.
+        let _ = self.producer.unreleased();
         let in_use = (from, self.producer.cursor().segment);
         let region = self.end.region();
         let _ = self.supply.reclaim_idle(region, &self.producer, in_use, Instant::now());

@@ -98,11 +98,15 @@ fn a_flood_of_an_untrusted_pair_is_bounded_and_loses_nothing() {
 /// A pair whose ends trust each other, and its region.
 fn trusted_pair() -> (MessageChannel, Region) {
     let (channel, region) = pair();
+    trust(&channel);
+    (channel, region)
+}
+
+fn trust(channel: &MessageChannel) {
     // SAFETY: both ends stay in the test that asked for them.
     unsafe { channel.port1.trust_peer() };
     // SAFETY: the same.
     unsafe { channel.port2.trust_peer() };
-    (channel, region)
 }
 
 #[test]
@@ -144,6 +148,39 @@ fn a_trusted_pair_keeps_its_memory_for_the_next_burst() {
         assert!(Instant::now() < deadline, "no round took less than a second\n{port1:#?}");
         progress();
     }
+}
+
+/// Bytes that a pair still has when it posts a few short messages a while after a burst.
+fn left_after_pauses(MessageChannel { port1, port2 }: &MessageChannel) -> u64 {
+    let region = Region::of(port1);
+    let short = || {
+        port1.post_bytes(&[7; 1000]).expect("room");
+        port2.try_recv().expect("an open port").expect("a message");
+    };
+    let posted = flood(port1, Stream { seed: 5 }, 0, usize::MAX);
+    assert_eq!(drain(port2, Stream { seed: 5 }, 0, usize::MAX), posted);
+    assert!(region.memory() > LIMIT / 2, "{} bytes", region.memory());
+    // Until the lane has gone home.
+    (0..100).for_each(|_| short());
+    // What is idle for a second is given back.
+    std::thread::sleep(Duration::from_millis(1100));
+    (0..40).for_each(|_| short());
+    region.memory()
+}
+
+/// A sender with little to say looks for idle pages long before it has gone round its lane.
+#[test]
+fn a_few_messages_are_enough_for_a_trusted_pair_to_give_memory_back() {
+    let _watch = watch("a_few_messages_are_enough_for_a_trusted_pair_to_give_memory_back");
+    let capacity = LIMIT / 4;
+    let builder = MessageChannel::builder().capacity(capacity as usize).limit(LIMIT as usize);
+    let [untrusted, trusted] = [(), ()].map(|()| builder.build().expect("a channel"));
+    trust(&trusted);
+    let left = left_after_pauses(&trusted);
+    assert!(left < LIMIT / 2, "{left} bytes are left: {:#?}", trusted.port1);
+    // Between others a call for that could be held up.
+    let left = left_after_pauses(&untrusted);
+    assert!(left > LIMIT / 2, "{left} bytes are left: {:#?}", untrusted.port1);
 }
 
 #[test]
