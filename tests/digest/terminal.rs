@@ -4,8 +4,8 @@
 use std::fs::File;
 use std::io::Read;
 use std::os::fd::{AsRawFd, FromRawFd};
-use std::os::unix::process::ExitStatusExt;
-use std::process::Stdio;
+use std::os::unix::process::{CommandExt, ExitStatusExt};
+use std::process::{Command, Stdio};
 use std::sync::{Arc, Mutex};
 use std::thread;
 
@@ -20,6 +20,7 @@ fn an_interrupt_clears_the_bar_before_it_ends_the_program() {
         let mut command = digest();
         command.arg("-").env("TERM", "xterm").current_dir(oracle.folder.path());
         command.stdin(Stdio::piped()).stdout(Stdio::null()).stderr(far);
+        take_signals_by_default(&mut command);
         let mut child = command.spawn().expect("the example");
         // It has the far side as well, and what is read ends only when all have closed it.
         drop(command);
@@ -39,6 +40,19 @@ fn an_interrupt_clears_the_bar_before_it_ends_the_program() {
         });
         drop(stdin);
     }
+}
+
+/// A shell that runs the tests in the background has them ignore SIGINT, which a child inherits.
+fn take_signals_by_default(command: &mut Command) {
+    let prepare = || {
+        for signal in [libc::SIGINT, libc::SIGTERM] {
+            // SAFETY: the call takes integers, and the default action runs no code of ours.
+            unsafe { libc::signal(signal, libc::SIG_DFL) };
+        }
+        Ok(())
+    };
+    // SAFETY: the closure makes async-signal-safe calls only.
+    unsafe { command.pre_exec(prepare) };
 }
 
 /// Both sides of a new terminal of 24 lines.
