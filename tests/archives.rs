@@ -134,6 +134,13 @@ fn every_kind_of_table_and_tree_is_checked() {
     // Inside of each other, and of what holds them.
     let (bytes, _) = crafted::map_in_a_map();
     assert!(read::<HashMap<u8, Vec<Option<Words>>>>(&bytes).is_err());
+    let [set, map] = crafted::trees_in_tables();
+    for text in [
+        read::<HashSet<BTreeMap<String, String>>>(&set).unwrap_err(),
+        read::<HashMap<BTreeMap<String, String>, u8>>(&map).unwrap_err(),
+    ] {
+        assert!(text.contains("no entry"), "{text}");
+    }
 }
 
 #[test]

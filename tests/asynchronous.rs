@@ -72,6 +72,27 @@ fn messages_come_and_go() {
 }
 
 #[test]
+fn a_port_that_no_reactor_takes_comes_back() {
+    on_each("a_port_that_no_reactor_takes_comes_back", async || {
+        let MessageChannel { port1, port2 } = MessageChannel::new().expect("a channel");
+        #[cfg(feature = "tokio")]
+        let runtime = tokio::runtime::Handle::try_current().ok();
+        let attempt = thread::spawn(move || {
+            #[cfg(feature = "tokio")]
+            let _inside = runtime.as_ref().map(|runtime| runtime.enter());
+            // Each half needs a duplicate of the doorbell's descriptor.
+            let duplicates = filter::When::Equals(1, libc::F_DUPFD_CLOEXEC as u32);
+            filter::answer(libc::SYS_fcntl, duplicates, libc::EMFILE).expect("a filter");
+            port2.into_async().expect_err("no descriptor is left")
+        });
+        let refused = attempt.join().expect("no panic");
+        assert!(refused.to_string().contains("RLIMIT_NOFILE"), "{refused}");
+        port1.post_text("as before").expect("room");
+        assert_eq!(common::receive_text(&refused.into_inner()), "as before");
+    });
+}
+
+#[test]
 fn a_post_waits_for_room_and_both_halves_hear_one_doorbell() {
     on_each("a_post_waits_for_room_and_both_halves_hear_one_doorbell", async || {
         const COUNT: u64 = 3_000;

@@ -15,7 +15,8 @@ use common::role::{command, play};
 use common::watchdog::watch;
 use common::{DEADLINE, die, receive_end, receive_text, wait_until};
 use messageport::{
-    CloseReason, Connect, ConnectError, ListenError, Listener, MessageChannel, connect,
+    CloseReason, Connect, ConnectError, ListenError, Listener, MessageChannel, RefusedClients,
+    connect,
 };
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::socket::{AddressFamily, MsgFlags, SockFlag, SockType, UnixAddr, recv, send, socket};
@@ -202,24 +203,32 @@ fn f38_another_schema_is_refused_by_both_numbers() {
     let (_directory, path) = place();
     let listener =
         Listener::bind_at(&path, MessageChannel::builder().schema(7)).expect("a listener");
+    assert_eq!(listener.refused(), RefusedClients::default());
     thread::scope(|scope| {
-        let wrong = scope.spawn(|| Connect::new().schema(8).at(&path));
-        wait_until("the wrong one was sent away", || {
-            assert!(listener.try_accept().expect("a listener").is_none());
-            wrong.is_finished()
-        });
-        let error = wrong.join().expect("no panic").expect_err("another schema").to_string();
-        assert!(
-            error.contains("schema") && error.contains("0x7") && error.contains("0x8"),
-            "{error}"
-        );
+        // The listener counts all of them, and tells of the last one.
+        for (count, schema) in [(1, 8), (2, 9), (3, 0)] {
+            let place = &path;
+            let wrong = scope.spawn(move || Connect::new().schema(schema).at(place));
+            wait_until("the wrong one was sent away", || {
+                assert!(listener.try_accept().expect("a listener").is_none());
+                wrong.is_finished()
+            });
+            let error = wrong.join().expect("no panic").expect_err("another schema").to_string();
+            let theirs = format!("{schema:#x}");
+            assert!(
+                error.contains("schema") && error.contains("0x7") && error.contains(&theirs),
+                "{error}"
+            );
+            let refused = listener.refused();
+            assert_eq!(refused.count, count);
+            let last = refused.last.expect("the wrong one");
+            assert_eq!((last.what, last.found, last.expected), ("schema", schema, 7));
+            assert_eq!(last.credentials.pid, std::process::id());
+            let words = last.to_string();
+            let says = words.contains(&format!("schema, {theirs}")) && words.contains("has 0x7");
+            assert!(says, "{words}");
+        }
         let refused = listener.refused();
-        assert_eq!(refused.count, 1);
-        let last = refused.last.expect("the wrong one");
-        assert_eq!((last.what, last.found, last.expected), ("schema", 8, 7));
-        assert_eq!(last.credentials.pid, std::process::id());
-        let words = last.to_string();
-        assert!(words.contains("schema, 0x8") && words.contains("has 0x7"), "{words}");
         let right = scope.spawn(|| Connect::new().schema(7).at(&path));
         let port = listener.accept_timeout(DEADLINE).expect("a client");
         assert_eq!(port.schema(), 7);

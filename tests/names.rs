@@ -183,6 +183,19 @@ fn a_listener_that_takes_nobody_in_keeps_its_name() {
     assert!(stream.exists());
 }
 
+/// Somebody else may remove a listener's file; then the name is the next listener's.
+#[test]
+fn a_listener_leaves_the_file_of_the_next_one_alone() {
+    let place = directory();
+    let path = place.path().join("name");
+    let bind = || Listener::bind_at(&path, MessageChannel::builder()).expect("a listener");
+    let robbed = bind();
+    fs::remove_file(&path).expect("our own");
+    let next = bind();
+    drop(robbed);
+    meet(&next, || welcomed(Connect::new().at(&path)));
+}
+
 #[test]
 fn a_relative_name_is_one_place_whatever_the_directory() {
     const TEST: &str = "a_relative_name_is_one_place_whatever_the_directory";
@@ -545,6 +558,11 @@ fn another_user_s_client_and_listener_are_refused() {
         send(foreign.as_raw_fd(), &hello, MsgFlags::MSG_NOSIGNAL).expect("it is connected");
         assert!(listener.try_accept().expect("a listener").is_none());
         assert!(format!("{listener:?}").contains("waiting: 0"), "{listener:?}");
+        let refused = listener.refused();
+        let last = refused.last.expect("both are foreign");
+        // That one, and `connect` itself.
+        assert_eq!((refused.count, last.credentials.uid), (2, OTHER_USER));
+        assert_eq!((last.what, last.found, last.expected), ("user", OTHER_USER.into(), 0));
         // One of our own that says the same is let in.
         let own = stranger(&path);
         send(own.as_raw_fd(), &hello, MsgFlags::MSG_NOSIGNAL).expect("it is connected");

@@ -6,6 +6,7 @@ mod common;
 #[path = "common/filter.rs"]
 mod filter;
 
+use std::error::Error;
 use std::os::fd::AsFd;
 use std::os::unix::net::UnixStream;
 use std::thread;
@@ -159,7 +160,8 @@ fn a_port_that_was_closed_here_says_its_end_once() {
 /// An error of a loop or of a set gives back what was to be taken in, and is an error as any other.
 #[test]
 fn what_could_not_be_added_comes_back() {
-    fn is_error<T: std::error::Error + Send + Sync + 'static>(_: &T) {}
+    fn is_error<T: Error + Send + Sync + 'static>(_: &T) {}
+    let _watch = watch("what_could_not_be_added_comes_back");
     let (one, other) = (channel(), channel());
     thread::spawn(move || {
         let mut event_loop = EventLoop::new().expect("a loop");
@@ -169,6 +171,7 @@ fn what_could_not_be_added_comes_back() {
         let refused = event_loop.add(one.port2).expect_err("no room");
         is_error(&refused);
         assert!(refused.to_string().contains("epoll_ctl"), "{refused}");
+        assert!(refused.source().is_some(), "the kernel's own error stands behind it");
         let refused = set.add(refused.into_inner()).expect_err("no room");
         let (LoopError::Io { call, source: error }, port) = refused.into_parts() else {
             panic!("another error")
@@ -179,6 +182,9 @@ fn what_could_not_be_added_comes_back() {
         let refused = event_loop.add_source(source, |_, _| {}).expect_err("no room");
         is_error(&refused);
         let _source: UnixStream = refused.into_inner();
+        // Nothing of them is left behind, for which either would wait.
+        assert!(set.is_empty() && event_loop.ids().next().is_none());
+        event_loop.run().expect("it returns at once");
         // Where the reason alone is wanted, `?` makes it that; the port is dropped then.
         let add = |mut event_loop: EventLoop| -> Result<(), LoopError> {
             event_loop.add(other.port2)?;

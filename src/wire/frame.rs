@@ -412,5 +412,10 @@ mod tests {
         assert_eq!(changed(0, b'X'), Err(Refused::NotACapsule));
         assert_eq!(changed(8, 9), Err(Refused::Version(9)));
         assert_eq!(changed(12, 2), Err(Refused::NotACapsule));
+        // A flag of another version: what the others mean beside it is not known.
+        let distrusting =
+            Capsule { is_trusted: false, policy: TransferPolicy::default(), ..CAPSULE };
+        assert_eq!(changed(0x68, 0x0b), Ok(distrusting));
+        assert_eq!(changed(0x69, 1), Ok(distrusting));
     }
 }

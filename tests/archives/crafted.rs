@@ -176,6 +176,19 @@ pub fn map_in_a_map() -> (Vec<u8>, usize) {
     (bytes, table)
 }
 
+/// A tree with an empty leaf in a set, and one as the key of a map.
+pub fn trees_in_tables() -> [Vec<u8>; 2] {
+    let tree: BTreeMap<String, String> = (0..7).map(|i| (format!("k{i}"), "v".into())).collect();
+    let set = rkyv::to_bytes::<Error>(&HashSet::from([tree.clone()])).unwrap().to_vec();
+    let map = rkyv::to_bytes::<Error>(&HashMap::from([(tree, 1u8)])).unwrap().to_vec();
+    // One bucket of two: a pointer to the root and a length, and a value with its padding.
+    [(set, 8), (map, 12)].map(|(bytes, bucket_len)| {
+        let control = follow(&bytes, bytes.len() - 12);
+        let bucket = (0..2).find(|&bucket| bytes[control + bucket] & 0x80 == 0).unwrap();
+        empty_leaf(bytes, control - bucket_len * (bucket + 1), node_end(8))
+    })
+}
+
 /// Offsets in the nodes of a tree with strings as keys, and values of `value` bytes.
 fn node_end(value: usize) -> usize {
     4 + 5 * 8 + 5 * value
@@ -185,16 +198,19 @@ fn node_end(value: usize) -> usize {
 /// iterating reads it.
 pub fn tree_with_an_empty_leaf() -> Vec<u8> {
     let map: BTreeMap<String, String> = (0..7).map(|i| (format!("k{i}"), "v".into())).collect();
-    empty_leaf(rkyv::to_bytes::<Error>(&map).unwrap().to_vec(), node_end(8))
+    let bytes = rkyv::to_bytes::<Error>(&map).unwrap().to_vec();
+    let root = bytes.len() - 8;
+    empty_leaf(bytes, root, node_end(8))
 }
 
 pub fn set_with_an_empty_leaf() -> Vec<u8> {
     let set: BTreeSet<String> = (0..7).map(|i| format!("k{i}")).collect();
-    empty_leaf(rkyv::to_bytes::<Error>(&set).unwrap().to_vec(), node_end(0))
+    let bytes = rkyv::to_bytes::<Error>(&set).unwrap().to_vec();
+    let root = bytes.len() - 8;
+    empty_leaf(bytes, root, node_end(0))
 }
 
-fn empty_leaf(mut bytes: Vec<u8>, node_end: usize) -> Vec<u8> {
-    let root = bytes.len() - 8;
+fn empty_leaf(mut bytes: Vec<u8>, root: usize, node_end: usize) -> Vec<u8> {
     let inner = follow(&bytes, root);
     assert_eq!(bytes[inner], 1, "an inner node");
     let leaf = follow(&bytes, inner + node_end);

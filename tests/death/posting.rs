@@ -27,6 +27,12 @@ fn ways() -> Vec<(&'static str, Way)> {
             Ok(())
         }),
         ("waiting", |sender| sender.post_text_timeout("a text", DEADLINE)),
+        ("bytes with a list", |sender| {
+            sender.post_bytes_with(&[7; 8], []).map_err(|error| error.into_parts().0)
+        }),
+        ("value with a list", |sender| {
+            sender.post_message_with(&7u64, []).map_err(|error| error.into_parts().0)
+        }),
     ]
 }
 

@@ -281,6 +281,14 @@ mod tests {
         }
     }
 
+    /// A lookup in a table without an empty byte would not end.
+    #[test]
+    fn a_table_has_an_empty_bucket() {
+        for capacity in 1..=70 {
+            assert!(!check(&honest(capacity, |_| true), capacity), "{capacity} buckets");
+        }
+    }
+
     #[test]
     fn no_control_byte_may_lie() {
         for capacity in (2..=70).chain([255, 256, 300]) {
