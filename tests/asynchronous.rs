@@ -23,8 +23,8 @@ use common::wanted;
 use common::watchdog::{progress, watch};
 use futures_util::{SinkExt, StreamExt};
 use messageport::{
-    AsyncPort, CloseReason, Message, MessageChannel, MessagePort, PostError, RecvError, Worker,
-    parent_port,
+    AsyncPort, Buffer, CloseReason, Message, MessageChannel, MessagePort, PostError, RecvError,
+    Transferable, Worker, parent_port,
 };
 
 /// Runs a test on every reactor that is compiled in.
@@ -89,6 +89,37 @@ fn a_port_that_no_reactor_takes_comes_back() {
         assert!(refused.to_string().contains("RLIMIT_NOFILE"), "{refused}");
         port1.post_text("as before").expect("room");
         assert_eq!(common::receive_text(&refused.into_inner()), "as before");
+    });
+}
+
+/// Each descriptor beside a message, and each 4 KiB of it, count as a message.
+#[test]
+fn a_task_lets_others_have_their_turn_after_few_costly_messages() {
+    on_each("a_task_lets_others_have_their_turn_after_few_costly_messages", async || {
+        const MESSAGES: usize = 60;
+        let in_a_row = async |post: fn(&MessagePort)| {
+            let MessageChannel { port1, port2 } = MessageChannel::new().expect("a channel");
+            (0..MESSAGES).for_each(|_| post(&port1));
+            let (mut receiving, received) = (into_async(port2), Cell::new(0));
+            let all = async {
+                for _ in 0..MESSAGES {
+                    receiving.recv().await.expect("a message");
+                    received.set(received.get() + 1);
+                }
+            };
+            futures_lite::future::zip(all, async { received.get() }).await.1
+        };
+        let plain = in_a_row(|port| port.post_text("plain").expect("room")).await;
+        assert_eq!(plain, MESSAGES, "as many are one share");
+        let buffers = in_a_row(|port| {
+            let buffer = || Buffer::from_slice(b"x").expect("a buffer");
+            let list: Vec<Transferable> = (0..8).map(|_| buffer().into()).collect();
+            port.post_text_with("buffers", list).expect("room");
+        });
+        let buffers = buffers.await;
+        assert!(buffers <= 10, "{buffers} messages with 8 descriptors each");
+        let long = in_a_row(|port| port.post_bytes(&[7; 64 << 10]).expect("room")).await;
+        assert!(long <= 5, "{long} messages of 64 KiB each");
     });
 }
 

@@ -4,7 +4,7 @@
 //! A second one of its kind is closed by a thread before each call, and must still be about it when
 //! the call has returned. So no test needs a clock.
 
-use crate::common::parts::{ATTACHMENTS, Parts};
+use crate::common::parts::{ATTACHMENTS, DOORBELL, Parts, send};
 use crate::common::role::play;
 use crate::common::{receive, receive_end, wait_until, wait_until_asleep};
 use crate::{Entry, Pair, null};
@@ -266,6 +266,26 @@ fn a_socket_with_a_lingering_one_in_its_queue_holds_up_nobody() {
     }
     let name = "lingering::a_socket_with_a_lingering_one_in_its_queue_holds_up_nobody";
     play(name, &[("victim", victim)]);
+}
+
+/// A doorbell of another maker may take descriptors.
+#[test]
+fn what_hangs_on_a_doorbell_holds_up_no_look() {
+    fn victim() {
+        let MessageChannel { port1: _port1, port2 } = channel();
+        let mut parts = Parts::of(port2);
+        let (near, ringing) = UnixStream::pair().expect("a pair");
+        parts.descriptors[DOORBELL] = near.into();
+        let port = parts.into_port().expect("a port");
+        // From now on each look that finds nothing silences the doorbell.
+        let _ = port.as_fd();
+        let (socket, _far) = lingering();
+        send(&ringing.into(), &[1], &[socket.as_fd()]).expect("room");
+        drop(socket);
+        let found = assert_free("try_recv", || port.try_recv().map(|event| event.is_some()));
+        assert!(matches!(found, Ok(false) | Err(RecvError::Closed { .. })), "{found:?}");
+    }
+    play("lingering::what_hangs_on_a_doorbell_holds_up_no_look", &[("victim", victim)]);
 }
 
 #[test]

@@ -7,9 +7,12 @@ use std::sync::mpsc;
 
 const MESSAGES: usize = 60;
 
+/// Posts one message.
+type Post = fn(&MessagePort);
+
 /// How many of the messages that a port has in its queue a loop delivers before the one message of
 /// a port that was added later. The program takes nothing that comes with them.
-fn served_before(post: impl Fn(&MessagePort)) -> usize {
+fn served_before(post: Post) -> usize {
     let (hostile, honest) = (channel(), channel());
     let (tell, told) = mpsc::channel();
     let mut event_loop = EventLoop::new().expect("a loop");
@@ -26,18 +29,38 @@ fn served_before(post: impl Fn(&MessagePort)) -> usize {
     order.iter().position(|is_honest| *is_honest).expect("the honest one")
 }
 
+/// How many messages of a port a set gives before the one message of a port that had none at first.
+fn given_before(post: Post) -> usize {
+    let (hostile, honest) = (channel(), channel());
+    let mut set = PortSet::new().expect("a set");
+    let flood = set.add(hostile.port2).expect("a descriptor");
+    set.add(honest.port2).expect("a descriptor");
+    // Both have been asked, and had nothing.
+    assert!(set.try_recv().expect("a set").is_none());
+    (0..MESSAGES).for_each(|_| post(&hostile.port1));
+    let next = || set.try_recv().expect("a set").expect("a message").0;
+    assert_eq!(next(), flood);
+    honest.port1.post_text("honest").expect("room");
+    1 + (1..=MESSAGES).position(|_| next() != flood).expect("the honest one")
+}
+
+const PLAIN: Post = |port| port.post_text("plain").expect("room");
+const BUFFERS: Post = |port| {
+    let buffer = || Buffer::from_slice(b"x").expect("a buffer");
+    let list: Vec<Transferable> = (0..8).map(|_| buffer().into()).collect();
+    port.post_text_with("buffers", list).expect("room");
+};
+const LONG: Post = |port| port.post_bytes(&[7; 64 << 10]).expect("room");
+
 #[test]
 fn descriptors_and_bytes_take_a_ports_share() {
-    let plain = served_before(|port| port.post_text("plain").expect("room"));
-    assert_eq!(plain, MESSAGES, "as many are one share");
-    let buffers = served_before(|port| {
-        let buffer = || Buffer::from_slice(b"x").expect("a buffer");
-        let list: Vec<Transferable> = (0..8).map(|_| buffer().into()).collect();
-        port.post_text_with("buffers", list).expect("room");
-    });
-    assert!(buffers <= 10, "{buffers} messages with 8 descriptors each");
-    let long = served_before(|port| port.post_bytes(&[7; 64 << 10]).expect("room"));
-    assert!(long <= 5, "{long} messages of 64 KiB each");
+    for before in [served_before, given_before] {
+        assert_eq!(before(PLAIN), MESSAGES, "as many are one share");
+        let buffers = before(BUFFERS);
+        assert!(buffers <= 10, "{buffers} messages with 8 descriptors each");
+        let long = before(LONG);
+        assert!(long <= 5, "{long} messages of 64 KiB each");
+    }
 }
 
 /// Copying one takes milliseconds; it is done in parts.
