@@ -1,22 +1,21 @@
-//! What comes back when a loop or a set could not take something in.
+//! The error of a loop, set or reactor that refused a port or a source.
 
 use crate::error::{AsIoError, LoopError};
 use crate::port::MessagePort;
 use std::fmt;
 use std::sync::{Mutex, PoisonError};
 
-/// An [`EventLoop`](crate::EventLoop), a [`PortSet`](crate::PortSet) or a reactor could not take
-/// something in. It comes back by [`into_inner`](Self::into_inner), and can be used as before.
+/// An [`EventLoop`](crate::EventLoop), a [`PortSet`](crate::PortSet) or a reactor refused a port or
+/// a source. [`into_inner`](Self::into_inner) returns it, as usable as before.
 ///
-/// `?` makes it a [`LoopError`] where that is what a function returns; what was refused is dropped
-/// then.
+/// In a function that returns [`LoopError`], `?` converts the error, and drops the port or source.
 ///
 /// ```
 /// use messageport::{EventLoop, LoopError};
 /// use std::fs::File;
 ///
 /// let mut event_loop = EventLoop::new()?;
-/// // Files of a disk cannot be waited for.
+/// // Regular files cannot be watched.
 /// let error = event_loop.add_source(File::open("Cargo.toml")?, |_, _| {}).unwrap_err();
 /// assert!(matches!(error.reason(), LoopError::Io { .. }));
 /// let _file = error.into_inner();
@@ -33,17 +32,17 @@ impl<T> AddError<T> {
         AddError { reason, refused: Box::new(Mutex::new(refused)) }
     }
 
-    /// Why it was not taken in.
+    /// The reason of the refusal.
     pub fn reason(&self) -> &LoopError {
         &self.reason
     }
 
-    /// What was to be taken in.
+    /// Returns the port or source.
     pub fn into_inner(self) -> T {
         self.into_parts().1
     }
 
-    /// Both.
+    /// Returns both.
     pub fn into_parts(self) -> (LoopError, T) {
         (self.reason, self.refused.into_inner().unwrap_or_else(PoisonError::into_inner))
     }

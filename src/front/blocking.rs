@@ -1,4 +1,4 @@
-//! Blocking calls: look for a while, then sleep so that a message, room or the peer's end wakes.
+//! Blocking calls: spin for a while, then sleep until a message, room or the peer's end.
 
 use crate::error::{PostError, RecvError};
 use crate::link::payload::Post;
@@ -48,7 +48,7 @@ impl Receiver {
         Iter { receiver: self, port: None }
     }
 
-    /// What is there at once is taken without a look at the clock.
+    /// A message that is already there is returned without reading the clock.
     #[inline(always)]
     fn recv_until(&self, limit: Limit) -> Result<MessageEvent<'_>, Box<RecvError>> {
         let mut wait = Waiting { limit, deadline: None, is_first_look: true };
@@ -61,8 +61,8 @@ impl Receiver {
         }
     }
 
-    /// Waits until more of what came through this port is closed, if that is what the next message
-    /// waits for; otherwise gives the failure back.
+    /// If the next message waits until received descriptors of this port are closed, waits for
+    /// that. Returns any other failure.
     #[cold]
     #[inline(never)]
     fn wait_for_reaper(
@@ -87,7 +87,7 @@ impl Receiver {
         Ok(())
     }
 
-    /// Waits until it is worth looking again.
+    /// Waits until another look may find a message.
     #[cold]
     #[inline(never)]
     fn wait(&self, waiting: &mut Waiting) -> Result<(), Box<RecvError>> {
@@ -125,7 +125,7 @@ impl Limit {
     fn deadline(self) -> Option<Instant> {
         match self {
             Limit::None => None,
-            // Beyond what the clock can say is for ever.
+            // A deadline that the clock cannot represent means no deadline.
             Limit::Timeout(timeout) => Instant::now().checked_add(timeout),
             Limit::Deadline(deadline) => Some(deadline),
         }
@@ -135,7 +135,7 @@ impl Limit {
 /// A call that waits.
 struct Waiting {
     limit: Limit,
-    /// Known from the first look on that found nothing.
+    /// Set by the first look that finds nothing.
     deadline: Option<Instant>,
     is_first_look: bool,
 }
@@ -144,7 +144,7 @@ impl Sender {
     /// Posts a value, waiting for room. See [`MessagePort::post_message_timeout`].
     ///
     /// # Errors
-    /// Any [`PostError`] but `QueueFull`.
+    /// Any [`PostError`] except `QueueFull`.
     pub fn post_message_timeout<T: Post>(
         &self,
         value: &T,
@@ -156,7 +156,7 @@ impl Sender {
     /// Posts bytes, waiting for room. See [`MessagePort::post_bytes_timeout`].
     ///
     /// # Errors
-    /// Any [`PostError`] but `QueueFull` and `Serialize`.
+    /// Any [`PostError`] except `QueueFull` and `Serialize`.
     pub fn post_bytes_timeout(&self, bytes: &[u8], timeout: Duration) -> Result<(), PostError> {
         self.retry(timeout, || self.post_bytes(bytes))
     }
@@ -164,7 +164,7 @@ impl Sender {
     /// Posts text, waiting for room. See [`MessagePort::post_text_timeout`].
     ///
     /// # Errors
-    /// Any [`PostError`] but `QueueFull` and `Serialize`.
+    /// Any [`PostError`] except `QueueFull` and `Serialize`.
     pub fn post_text_timeout(&self, text: &str, timeout: Duration) -> Result<(), PostError> {
         self.retry(timeout, || self.post_text(text))
     }
@@ -172,16 +172,16 @@ impl Sender {
     /// Waits until a message of `len` bytes would fit. See [`MessagePort::wait_for_room`].
     ///
     /// # Errors
-    /// Any [`PostError`] but `QueueFull` and `Serialize`.
+    /// Any [`PostError`] except `QueueFull` and `Serialize`.
     pub fn wait_for_room(&self, len: usize, timeout: Duration) -> Result<(), PostError> {
         self.retry(timeout, || self.has_room(len as u64))
     }
 
-    /// Posts a value and what moves with it, waiting for room. See
+    /// Posts a value and transfers a list, waiting for room. See
     /// [`MessagePort::post_message_with_timeout`].
     ///
     /// # Errors
-    /// [`TransferError`] with any reason but `QueueFull`, and with the list.
+    /// [`TransferError`] with the list, for any reason except `QueueFull`.
     pub fn post_message_with_timeout<T: Post>(
         &self,
         value: &T,
@@ -202,7 +202,7 @@ impl Sender {
         posted.map_err(|reason| TransferError::new(reason, list))
     }
 
-    /// Runs `attempt` until it answers otherwise than by `QueueFull`.
+    /// Runs `attempt` until its result is not `QueueFull`.
     fn retry(
         &self,
         timeout: Duration,
@@ -217,8 +217,8 @@ impl Sender {
             spin(self.spin_estimate(), || self.may_fit(needed));
         }
         loop {
-            // Room in the socket is learned of by trying: once the flag is up, since whoever makes
-            // it, by receiving, releases afterwards.
+            // Only another attempt shows room in the socket. It is made after the flag is raised:
+            // the receiver makes that room first, and then releases and looks at the flag.
             if is_socket {
                 self.raise_room_flag();
             }
@@ -246,14 +246,14 @@ impl Sender {
 impl MessagePort {
     /// Waits for the next message.
     ///
-    /// Looks for some microseconds first, for longer where that has paid of late, and then sleeps.
-    /// A message, the peer's end, its death included, and a [`Canceller`](crate::Canceller) wake
-    /// it. While messages keep coming there is no system call.
+    /// First spins for some microseconds, or longer if that has found messages recently, and then
+    /// sleeps. A message, a [`Canceller`](crate::Canceller), and the peer's end or death wake it.
+    /// It makes no system call while messages keep coming.
     ///
     /// # Errors
     /// [`Closed`](RecvError::Closed) after the last message, with the reason;
-    /// [`Cancelled`](RecvError::Cancelled); [`OutOfMemory`](RecvError::OutOfMemory) if there is no
-    /// memory for a private copy; [`Io`](RecvError::Io) if the kernel refuses to wait.
+    /// [`Cancelled`](RecvError::Cancelled); [`OutOfMemory`](RecvError::OutOfMemory) if allocating a
+    /// private copy failed; [`Io`](RecvError::Io) if the kernel refuses to wait.
     ///
     /// ```
     /// let channel = messageport::MessageChannel::new()?;
@@ -266,7 +266,7 @@ impl MessagePort {
         self.recv_until(Limit::None)
     }
 
-    /// Waits for the next message, at most for `timeout`; not at all for `Duration::ZERO`.
+    /// Waits for the next message, at most for `timeout`. `Duration::ZERO` does not wait.
     ///
     /// # Errors
     /// As [`recv`](Self::recv), and [`Timeout`](RecvError::Timeout).
@@ -328,14 +328,15 @@ impl MessagePort {
         Iter { receiver: self.receiver(), port: Some(self) }
     }
 
-    /// Posts a value, waiting for room at most for `timeout`; `Duration::MAX` means for ever.
+    /// Posts a value, waiting for room at most for `timeout`. `Duration::MAX` means no limit.
     ///
-    /// The peer's end and a [`Canceller`](crate::Canceller) end the wait; the peer's death is
-    /// noticed within 20 ms. Whoever waits here while its peer does the same waits in vain.
+    /// The peer's end and a [`Canceller`](crate::Canceller) end the wait. The call notices the
+    /// peer's death within 20 ms. If both ends wait for room in this call, neither makes room for
+    /// the other.
     ///
     /// # Errors
-    /// As [`post_message`](Self::post_message) but for `QueueFull`, and
-    /// [`Timeout`](PostError::Timeout), [`Cancelled`](PostError::Cancelled).
+    /// As [`post_message`](Self::post_message) except `QueueFull`; also
+    /// [`Timeout`](PostError::Timeout) and [`Cancelled`](PostError::Cancelled).
     ///
     /// ```
     /// use messageport::{MessageChannel, PostError};
@@ -362,7 +363,7 @@ impl MessagePort {
     /// Posts bytes, waiting for room like [`post_message_timeout`](Self::post_message_timeout).
     ///
     /// # Errors
-    /// As there, but for `Serialize`.
+    /// As there, except `Serialize`.
     ///
     /// ```
     /// use std::time::Duration;
@@ -378,7 +379,7 @@ impl MessagePort {
     /// Posts text, waiting for room like [`post_message_timeout`](Self::post_message_timeout).
     ///
     /// # Errors
-    /// As there, but for `Serialize`.
+    /// As there, except `Serialize`.
     ///
     /// ```
     /// use std::time::Duration;
@@ -391,9 +392,9 @@ impl MessagePort {
         self.sender().post_text_timeout(text, timeout)
     }
 
-    /// Posts a value and moves what is in the list, waiting for room like
-    /// [`post_message_timeout`](Self::post_message_timeout): in the ring, and in the socket beside
-    /// it.
+    /// Posts a value and transfers a list. Waits like
+    /// [`post_message_timeout`](Self::post_message_timeout) for room in the ring, and in the socket
+    /// for the list.
     ///
     /// # Errors
     /// [`TransferError`] with the list; the reason is never `QueueFull`.
@@ -416,12 +417,11 @@ impl MessagePort {
         self.sender().post_message_with_timeout(value, transfer, timeout)
     }
 
-    /// Waits until a message of `len` bytes would fit, like
-    /// [`post_message_timeout`](Self::post_message_timeout): for a loan, say. Room that is there
-    /// stays, as only this end fills it.
+    /// Waits like [`post_message_timeout`](Self::post_message_timeout) until a message of `len`
+    /// bytes fits, for example before a loan. The room stays, as only this end fills it.
     ///
     /// # Errors
-    /// As there, but for `Serialize`.
+    /// As there, except `Serialize`.
     ///
     /// ```
     /// use std::time::Duration;
@@ -436,7 +436,7 @@ impl MessagePort {
     }
 }
 
-/// Messages as they come; made by [`MessagePort::iter`].
+/// An iterator over messages, made by [`MessagePort::iter`].
 ///
 /// ```
 /// let channel = messageport::MessageChannel::new()?;
@@ -449,7 +449,7 @@ impl MessagePort {
 #[derive(Debug)]
 pub struct Iter<'p> {
     receiver: &'p Receiver,
-    /// A whole port may be started meanwhile, and then its messages are not for an iterator.
+    /// An undivided port can be started meanwhile. Then its messages are delivered as events.
     port: Option<&'p MessagePort>,
 }
 
@@ -483,10 +483,11 @@ impl<'p> IntoIterator for &'p Receiver {
     }
 }
 
-/// Looks again and again, for as long as that has paid of late. Says whether it did this time.
+/// Spins for as long as that has been enough recently. Returns whether `look` succeeded.
 ///
-/// `estimate` follows how many looks it took when looking was enough, and falls when it was not:
-/// the way of glibc's adaptive mutex. On one processor nothing can come while we look.
+/// As in glibc's adaptive mutex, `estimate` follows the number of looks of successful spins, and
+/// falls after an unsuccessful one. On a single processor the peer cannot run meanwhile, so there
+/// is no spin.
 fn spin(estimate: &Cell<u32>, mut look: impl FnMut() -> bool) -> bool {
     if !several_processors() {
         return look();
@@ -509,9 +510,9 @@ fn several_processors() -> bool {
     *SEVERAL.get_or_init(os::several_processors)
 }
 
-/// Looks before a sleep that are always tried: one or two microseconds.
+/// The least looks before a sleep: one or two microseconds.
 const LEAST_LOOKS: u32 = 60;
-/// Looks after which sleeping is cheaper than going on: some thirty microseconds.
+/// The most looks: after some thirty microseconds sleeping is cheaper.
 const MOST_LOOKS: u32 = 1_000;
-/// How long a receiver waits at a time for the reaper, before it looks for a canceller.
+/// How long a receiver waits for the reaper before it checks again for a canceller.
 const SLICE: Duration = Duration::from_millis(10);

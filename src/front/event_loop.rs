@@ -29,23 +29,21 @@ use std::time::{Duration, Instant};
 
 /// Delivers the events of many ports, on the thread that runs it.
 ///
-/// A port that is [started](MessagePort::start) has its messages delivered, at most 64 of them (a
-/// descriptor beside a message and each 4 KiB of one count as much as a message)
-/// before the others have their turn. A port that is not started keeps its messages, and costs a
-/// turn nothing. When a port has said `close` it is dropped, and [`run`](EventLoop::run) returns
-/// once no port is left. A port that was closed here before it was started stays until what is in
-/// its queue was delivered, or read by calls.
+/// The loop delivers the messages of each [started](MessagePort::start) port. It delivers at most
+/// 64 of one port before it serves the others; each descriptor beside a message and each 4 KiB of
+/// its length count as one more. A port that is not started keeps its messages, and costs a turn
+/// nothing. The loop drops a port after its `close` event, and [`run`](EventLoop::run) returns when
+/// no port is left. A port that was closed here before it was started stays until its queue is
+/// empty.
 ///
-/// Inside a handler the event lends the loop's ports, by
-/// [`Event::loop_port`](crate::Event::loop_port), and [`Event::defer`](crate::Event::defer) has
-/// something done by the loop afterwards: that is how ports are added, taken and moved away from
-/// inside a handler, the one that is being served included.
+/// Inside a handler, [`Event::loop_port`](crate::Event::loop_port) borrows the loop's ports, and
+/// [`Event::defer`](crate::Event::defer) runs an action after the handler. Such an action can add,
+/// take and transfer ports, including the port that the loop is serving.
 ///
-/// A panic ends neither the loop nor anything that is queued, be it in a listener, a source, work
-/// of a [`LoopHandle`], or a deferred action: it is reported, by
-/// [`MessagePort::on_listener_failure`] for a listener and by
-/// [`EventLoop::on_listener_failure`] for the others, and the loop goes on. What panicked is called
-/// again when it is due again. (A program that is built with `panic = "abort"` ends, of course.)
+/// A panic in a listener, a source, work of a [`LoopHandle`] or a deferred action ends neither the
+/// loop nor queued work. [`MessagePort::on_listener_failure`] reports it for a listener, and
+/// [`EventLoop::on_listener_failure`] for the others. The loop calls the same code again when it is
+/// due. A program that is built with `panic = "abort"` ends.
 ///
 /// ```
 /// use messageport::{EventLoop, MessageChannel};
@@ -66,29 +64,28 @@ pub struct EventLoop {
     epoll: Epoll,
     ports: BTreeMap<u64, Slot>,
     next: u64,
-    /// Ports that have to be looked at, whatever epoll says.
+    /// Ports to serve in the next turn, whatever epoll reports.
     ready: VecDeque<u64>,
-    /// Ports for which `run` goes on.
+    /// The number of ports for which `run` continues.
     holding: usize,
-    /// Ports that were set aside, and that the program has had in its hands since.
+    /// Ports that were set aside, and that the program has borrowed since.
     lent: RefCell<Vec<u64>>,
-    /// Ports whose next message cannot be had at the moment, and when they are tried again at the
-    /// latest.
+    /// Ports whose next message cannot be received at present, and the latest time of the next
+    /// attempt.
     delayed: VecDeque<u64>,
     retry_at: Instant,
-    /// When all ports are looked at next, whatever epoll says.
+    /// When the loop next looks at all ports, whatever epoll reports.
     look_again_at: Duration,
-    /// Sources that panicked, and when each is listened to again.
+    /// Sources that panicked, and when the loop watches each of them again.
     resting: VecDeque<(Instant, u64)>,
-    /// Somebody asked for the descriptor.
+    /// The program has asked for the loop's descriptor.
     is_nested: Cell<bool>,
     deferred: RefCell<VecDeque<Box<dyn Any>>>,
     shared: Arc<Shared>,
     marks: Vec<u64>,
-    /// What else is waited for, and what to do then. A source is out of its place while it is
-    /// served.
+    /// Other descriptors that the loop watches, with their callbacks. `None` while one is called.
     sources: BTreeMap<u64, Option<Source>>,
-    /// What is told of panics.
+    /// Called for each panic.
     hook: Option<Hook>,
 }
 
@@ -101,16 +98,16 @@ struct Source {
 
 struct Slot {
     port: MessagePort,
-    /// Its doorbell is waited for.
+    /// The loop watches its doorbell.
     is_watched: bool,
-    /// What stands next cannot be had at the moment.
+    /// Its next message cannot be received at present.
     is_delayed: bool,
     is_ready: bool,
-    /// `run` goes on for it: more may come of it.
+    /// `run` continues for it: it may have more events.
     holds_run: bool,
-    /// Nothing more comes of it.
+    /// It has no more events.
     has_ended: bool,
-    /// It is in the list of those that were lent.
+    /// It is in the list `lent`.
     is_lent: Cell<bool>,
 }
 
@@ -127,12 +124,12 @@ impl Slot {
         }
     }
 
-    /// Whether it waits to be started, with messages, and nothing tells of it.
+    /// Whether it has messages, is not started, and is not watched.
     fn is_aside(&self) -> bool {
         !self.is_watched && !self.is_delayed && !self.has_ended
     }
 
-    /// Gives the port into the program's hands, which may read by calls what it was set aside for.
+    /// Lends the port to the program, which may receive the messages that it was set aside for.
     fn lend(&self, id: u64, lent: &RefCell<Vec<u64>>) -> &MessagePort {
         if self.is_aside() && !self.is_lent.replace(true) {
             lent.borrow_mut().push(id);
@@ -143,8 +140,7 @@ impl Slot {
 
 type Deferred = Box<dyn FnOnce(&mut EventLoop)>;
 
-/// Tells the ports of an [`EventLoop`], or of a [`PortSet`](crate::PortSet), apart; never used
-/// twice.
+/// Identifies a port in an [`EventLoop`] or a [`PortSet`](crate::PortSet). It is never reused.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct PortId(u64);
 
@@ -163,7 +159,7 @@ impl PortId {
 }
 
 impl EventLoop {
-    /// A loop without ports. Takes two descriptors.
+    /// Creates a loop without ports. It uses two descriptors.
     ///
     /// # Errors
     /// [`LoopError::Io`].
@@ -194,11 +190,10 @@ impl EventLoop {
         })
     }
 
-    /// Takes a port in, a typed one with its type: then what is no such message is a
-    /// `messageerror`.
+    /// Adds a port. If it is a typed port, a message of another type is a `messageerror`.
     ///
     /// # Errors
-    /// [`AddError`] with the port, if the kernel refuses.
+    /// [`AddError`] with the port, if the kernel refuses to watch it.
     pub fn add(&mut self, port: impl Into<MessagePort>) -> Result<PortId, AddError> {
         let (id, port) = (self.next, port.into());
         if let Err(error) = self.epoll.add(port.receiver().level_triggered_fd(), id) {
@@ -208,17 +203,17 @@ impl EventLoop {
         port.set_watcher(Some(Watcher { shared: self.shared.called.clone(), id }));
         self.ports.insert(id, Slot::new(port));
         self.holding += 1;
-        // What has come before is looked for at the next turn.
+        // The next turn looks for messages that came before.
         self.ready.push_back(id);
         self.shared.called.ring();
         Ok(PortId(id))
     }
 
-    /// Takes a port out again, for other uses: with its listeners, and as started as it is.
+    /// Removes a port and returns it. It keeps its listeners, and stays started if it was.
     ///
-    /// A port whose peer has ended can be taken out as well, and moved: its next owner is told of
-    /// the end. The last to do so is an action that a listener of its `close` has
-    /// [deferred](crate::Event::defer), as the loop drops the port behind it.
+    /// A port whose peer has ended can be taken too, and transferred: its next owner learns of the
+    /// end. The last chance is an action that a listener of its `close` has
+    /// [deferred](crate::Event::defer), as the loop drops the port after that.
     ///
     /// ```
     /// use messageport::{EventLoop, MessageChannel};
@@ -246,30 +241,31 @@ impl EventLoop {
         Some(slot.port)
     }
 
-    /// Takes a port out and drops it. Says whether it was there.
+    /// Removes a port and drops it. Returns whether it was there.
     pub fn remove(&mut self, id: PortId) -> bool {
         self.take(id).is_some()
     }
 
-    /// A port of this loop.
+    /// Returns a port of this loop.
     pub fn get(&self, id: PortId) -> Option<&MessagePort> {
         self.ports.get(&id.0).map(|slot| slot.lend(id.0, &self.lent))
     }
 
-    /// The ports of this loop, except one that has said its end and is about to be dropped.
+    /// Returns the ports of this loop, except a port that has ended and that the loop will drop.
     pub fn ids(&self) -> impl Iterator<Item = PortId> {
         self.ports.iter().filter(|(_, slot)| !slot.has_ended).map(|(id, _)| PortId(*id))
     }
 
-    /// Waits for something else as well: a [`Listener`](crate::Listener), a socket, a timer's
-    /// descriptor. `on_ready` is called whenever it is readable, and has to use that up. Sources
-    /// that are readable at the same time are served in the order in which they were added. While
-    /// there is a source [`run`](Self::run) goes on without ports, until it is stopped.
+    /// Adds another source of events: a [`Listener`](crate::Listener), a socket, a timer's
+    /// descriptor. The loop calls `on_ready` whenever it is readable, and `on_ready` has to consume
+    /// what makes it readable. Sources that are readable at the same time are served in the order
+    /// in which they were added. While the loop has a source, [`run`](Self::run) continues without
+    /// ports until it is stopped.
     ///
-    /// A source that panics stays, and is called again a hundredth of a second later.
+    /// A source that panics stays in the loop, which calls it again after 10 ms.
     ///
     /// # Errors
-    /// [`AddError`] with the source, if the kernel refuses: a file of a disk cannot be waited for.
+    /// [`AddError`] with the source, if the kernel refuses to watch it, as it does a regular file.
     ///
     /// ```
     /// use messageport::{EventLoop, Listener, connect};
@@ -314,8 +310,8 @@ impl EventLoop {
         Ok(SourceId(id))
     }
 
-    /// Takes a source out and drops it. Says whether it was there. The one that is being served
-    /// goes when that is through.
+    /// Removes a source and drops it. Returns whether it was there. The source that the loop is
+    /// serving is dropped after its callback returns.
     pub fn remove_source(&mut self, id: SourceId) -> bool {
         match self.sources.remove(&id.0) {
             None => false,
@@ -329,13 +325,13 @@ impl EventLoop {
         }
     }
 
-    /// A handle that stops the loop, or gives it work, from another thread.
+    /// Returns a handle by which other threads stop the loop, or give it work.
     pub fn handle(&self) -> LoopHandle {
         LoopHandle { shared: self.shared.clone() }
     }
 
-    /// Sets what is told of panics in sources, in work of a [`LoopHandle`], and in deferred
-    /// actions. Without it the panic's own message, on standard error, is all that is seen.
+    /// Sets the hook that is called for panics in sources, in work of a [`LoopHandle`], and in
+    /// deferred actions. Without a hook only the panic's message appears, on standard error.
     ///
     /// ```
     /// use messageport::{EventLoop, ListenerFailure};
@@ -358,11 +354,11 @@ impl EventLoop {
         self.hook = Some(Box::new(hook));
     }
 
-    /// Delivers events until the loop is [stopped](LoopHandle::stop), or nothing is left to wait
-    /// for: no port, no source, and no work.
+    /// Delivers events until the loop is [stopped](LoopHandle::stop), or has no port, no source and
+    /// no work.
     ///
-    /// A port that was closed here and never started counts as none, though messages may be in its
-    /// queue: it stays, and they are delivered by the next `run` once it is started.
+    /// A port that was closed here and never started does not count, even if its queue has
+    /// messages. It stays in the loop, and the next `run` delivers them once it is started.
     ///
     /// # Errors
     /// [`LoopError::Io`] if the kernel refuses to wait.
@@ -373,10 +369,10 @@ impl EventLoop {
         Ok(())
     }
 
-    /// Delivers events until nothing can be had at the moment. A message whose descriptors wait
-    /// until earlier ones of its port are closed stays for a later turn. Once the loop is
-    /// [being stopped](Self::is_stopping) it delivers a fair share and returns; the request is left
-    /// for `run`.
+    /// Delivers events until there are none at present. A message whose descriptors wait until
+    /// earlier ones of its port are closed stays for a later turn. While the loop is
+    /// [being stopped](Self::is_stopping) it delivers one share of each port, leaves the request
+    /// for `run`, and returns.
     ///
     /// # Errors
     /// As [`run`](Self::run).
@@ -385,13 +381,13 @@ impl EventLoop {
         Ok(())
     }
 
-    /// Waits for events at most for `timeout`, and delivers a fair share of what has come. Says
-    /// whether there was anything: an event, or a part of a message of more than 2 MiB, which an
-    /// untrusted port copies in parts between the turns of other ports.
+    /// Waits for events at most for `timeout`, and delivers one share of each port. Returns whether
+    /// there was an event, or a part of a long message: an untrusted port copies a message of more
+    /// than 2 MiB in parts, between the turns of other ports.
     ///
-    /// Does not wait if [`run`](Self::run) would return at once, as no port and no source is there
-    /// that something could come of, and while the loop is [being stopped](Self::is_stopping). So a
-    /// program with a loop of its own asks for that, and tells a stop from a timeout:
+    /// Does not wait if [`run`](Self::run) would return at once for lack of ports and sources, nor
+    /// while the loop is [being stopped](Self::is_stopping). A program that calls this in its own
+    /// loop distinguishes a stop from a timeout as follows:
     ///
     /// ```
     /// use messageport::{EventLoop, MessageChannel};
@@ -427,19 +423,19 @@ impl EventLoop {
         }
     }
 
-    /// Whether the loop was asked to [stop](LoopHandle::stop), and neither [`run`](Self::run) nor
-    /// [`take_stop_request`](Self::take_stop_request) has taken the request since.
+    /// Whether there is a request to [stop](LoopHandle::stop) that neither [`run`](Self::run) nor
+    /// [`take_stop_request`](Self::take_stop_request) has taken.
     pub fn is_stopping(&self) -> bool {
         handover::has_request(&self.shared.is_stopped)
     }
 
-    /// Takes a request to [stop](LoopHandle::stop), so that it does not end the next `run`. Says
+    /// Takes a request to [stop](LoopHandle::stop), so that it does not end the next `run`. Returns
     /// whether there was one.
     pub fn take_stop_request(&mut self) -> bool {
         self.is_stopping() && handover::take_request(&self.shared.is_stopped)
     }
 
-    /// Whether nothing can come any more, unless another thread gives work.
+    /// Whether no event can come, unless another thread gives work.
     fn is_empty(&mut self) -> bool {
         self.look_at_lent();
         let is_through = self.holding == 0 && self.sources.is_empty() && self.ready.is_empty();
@@ -453,17 +449,17 @@ impl EventLoop {
 
 impl Drop for EventLoop {
     fn drop(&mut self) {
-        // Taken out before it is dropped: what it owns may reach for the queue.
+        // Taken out before it is dropped: its drop may access the queue.
         let left = self.shared.work().take();
         drop(left);
     }
 }
 
-/// Readable when [`run_until_idle`](EventLoop::run_until_idle) may find something: so it nests in
-/// any other loop that is level-triggered. Once the descriptor was asked for, it also stays
-/// readable while a port waits for room for descriptors or for memory, which has to be tried again
-/// and again. A port that is not started but read by calls does not make it readable at its end,
-/// which the next turn tells.
+/// Readable when [`run_until_idle`](EventLoop::run_until_idle) may find an event. So the loop can
+/// be nested in any other loop that is level-triggered. After the first call of `as_fd` the
+/// descriptor also stays readable while a port lacks descriptors or memory for its next message, as
+/// that has to be retried. The end of a port that is not started but read by calls does not make it
+/// readable; the next turn delivers that end.
 impl AsFd for EventLoop {
     fn as_fd(&self) -> BorrowedFd<'_> {
         if !self.is_nested.replace(true) && self.has_retries() {
@@ -482,5 +478,5 @@ impl fmt::Debug for EventLoop {
     }
 }
 
-/// The mark of the loop's own bell.
+/// The mark of the loop's bell in epoll.
 const BELL: u64 = u64::MAX;

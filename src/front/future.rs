@@ -1,4 +1,4 @@
-//! Ports for async programs: they wait on the runtime's reactor, and start no thread.
+//! Ports for async programs. They wait on the runtime's reactor, and start no thread of their own.
 
 use crate::error::{CloseReason, LoopError, MessageError, PostError, RecvError};
 use crate::front::add_error::AddError;
@@ -26,20 +26,19 @@ use std::task::{Context, Poll, ready};
 
 /// A port for async programs; made by [`MessagePort::into_async`].
 ///
-/// It gives messages of their own, which are copied also between trusted ends, and is `Send`, as
-/// are its futures. A future of it that is dropped loses nothing: a message that was not returned
-/// is still in the queue. It waits on tokio's reactor with the feature `tokio`, and on that of
-/// async-io with the feature `async-io`; with both, on tokio's inside of a tokio runtime. A port
-/// that never runs dry lets other tasks have their turn after each 64 messages, or after fewer of
-/// those with descriptors beside them or many bytes: each descriptor and each 4 KiB count as one.
-/// An untrusted port copies a message of more than 2 MiB in parts of 256 KiB, with a turn of the
-/// others after each part.
+/// It returns owned messages, which it copies between trusted ends too. The port and its futures
+/// are `Send`. Dropping a future loses nothing: a message that was not returned is still in the
+/// queue. With the feature `tokio` it waits on tokio's reactor, with `async-io` on that of
+/// async-io; with both, on tokio's if it is made inside a tokio runtime. A port with messages all
+/// the time yields to other tasks after 64 messages. Each descriptor beside a message and each
+/// 4 KiB of its length count as one more. An untrusted port copies a message of more than 2 MiB in
+/// parts of 256 KiB, and yields after each part.
 ///
-/// It starts no timer: a wake-up that the kernel refused to the poster for lack of memory comes
-/// with the poster's next call. Put a timeout around a wait that must not depend on that.
+/// It starts no timer. If the kernel refuses the poster's wake-up for lack of memory, the poster's
+/// next call repeats it. Put a timeout around a wait that must not depend on that.
 ///
-/// As a [`Stream`] it gives messages until the end, those that could not be had as errors among
-/// them; as a [`Sink`] it takes bytes, and keeps one message that found no room until it is
+/// As a [`Stream`] it yields messages until the end, and an error for each message that could not
+/// be received. As a [`Sink`] it takes bytes. It keeps one message that found no room until it is
 /// flushed.
 ///
 #[cfg_attr(feature = "tokio", doc = "```")]
@@ -63,7 +62,7 @@ pub struct AsyncSender {
     sender: Sender,
     reactor: Reactor,
     wakers: Arc<Wakers>,
-    /// What the sink has taken and not posted.
+    /// A message that the sink has accepted and not posted.
     kept: Option<Vec<u8>>,
 }
 
@@ -73,28 +72,28 @@ pub struct AsyncReceiver {
     reactor: Reactor,
     wakers: Arc<Wakers>,
     has_ended: bool,
-    /// Messages since it last let others have their turn.
+    /// Messages since it last yielded to other tasks, by their cost.
     in_a_row: u32,
-    /// The last message was taken out, and there was no memory for a copy.
+    /// The last message was removed from the queue, and allocating a copy failed.
     has_lost: bool,
 }
 
-/// Both halves hear one doorbell, and whoever silences it tells the other one. Both have to silence
-/// it: tokio hears only of a ring that is new, and a doorbell that is full takes no more.
+/// Both halves wait on one doorbell, and the half that silences it wakes the other. Both have to
+/// silence it: tokio reports only new rings, and a full doorbell accepts none.
 #[derive(Default)]
 struct Wakers {
-    /// Waits for room.
+    /// The task that waits for room.
     sender: AtomicWaker,
-    /// Waits for a message.
+    /// The task that waits for a message.
     receiver: AtomicWaker,
 }
 
 impl MessagePort {
-    /// Makes the port one for async programs. Takes two descriptors more.
+    /// Converts the port for async programs. It uses two more descriptors.
     ///
     /// # Errors
-    /// [`AddError`] with the port, if the reactor takes no descriptor, or if there is none: with
-    /// the feature `tokio` alone, outside of a runtime.
+    /// [`AddError`] with the port, if the reactor refuses its descriptors, or if there is no
+    /// reactor: outside a tokio runtime with the feature `tokio` alone.
     pub fn into_async(self) -> Result<AsyncPort, AddError> {
         let wakers = Arc::new(Wakers::default());
         let reactor = || Reactor::new(self.endpoint());
@@ -103,7 +102,7 @@ impl MessagePort {
             (Err(error), _) | (_, Err(error)) => return Err(AddError::new(error, self)),
         };
         let (sender, receiver) = self.split();
-        // From here on whoever finds nothing has raised the flag.
+        // From here on a look that finds nothing has raised the flag.
         let _ = receiver.level_triggered_fd();
         receiver.set_patient(false);
         let sender =
@@ -124,16 +123,17 @@ impl AsyncPort {
     /// The next message. Cancel-safe.
     ///
     /// # Errors
-    /// As [`MessagePort::recv`]. A message that this end, which trusts its peer, has no memory for
-    /// a copy of is lost.
+    /// As [`MessagePort::recv`]. If this end trusts its peer, and allocating the copy fails, the
+    /// message is lost.
     pub async fn recv(&mut self) -> Result<Message, RecvError> {
         self.receiver.recv().await
     }
 
-    /// Posts a value, waiting for room. Dropped before its end it has posted nothing.
+    /// Posts a value, waiting for room. A future that is dropped before it is ready has posted
+    /// nothing.
     ///
     /// # Errors
-    /// As [`MessagePort::post_message`], but for `QueueFull`.
+    /// As [`MessagePort::post_message`], except `QueueFull`.
     pub async fn post_message<T: Post>(&mut self, value: &T) -> Result<(), PostError> {
         self.sender.post_message(value).await
     }
@@ -146,7 +146,7 @@ impl AsyncPort {
         self.sender.post_bytes(bytes).await
     }
 
-    /// Posts a value, and moves ports, buffers and descriptors with it. Does not wait.
+    /// Posts a value, and transfers ports, buffers and descriptors with it. Does not wait.
     ///
     /// # Errors
     /// As [`MessagePort::post_message_with`].
@@ -158,12 +158,12 @@ impl AsyncPort {
         self.sender.post_message_with(value, transfer)
     }
 
-    /// Parts it into halves for two tasks.
+    /// Splits it into halves for two tasks.
     pub fn split(self) -> (AsyncSender, AsyncReceiver) {
         (self.sender, self.receiver)
     }
 
-    /// The port again, for other uses.
+    /// Returns the port.
     ///
     /// # Panics
     /// Never: its halves belong together.
@@ -196,7 +196,7 @@ impl AsyncSender {
         poll_fn(|context| self.poll_post(context, |sender| sender.post_bytes(bytes))).await
     }
 
-    /// Posts a value, and moves what is in the list. Does not wait.
+    /// Posts a value, and transfers a list with it. Does not wait.
     ///
     /// # Errors
     /// As [`MessagePort::post_message_with`].
@@ -208,7 +208,7 @@ impl AsyncSender {
         self.sender.post_message_with(value, transfer)
     }
 
-    /// Tries, silences the doorbell, raises the flag, and tries again before it waits.
+    /// Tries to post, silences the doorbell, raises the flag, and tries again before it waits.
     fn poll_post(
         &mut self,
         context: &mut Context<'_>,
@@ -235,7 +235,7 @@ impl AsyncSender {
         }
     }
 
-    /// Posts what the sink has kept.
+    /// Posts the message that the sink has kept.
     fn poll_kept(&mut self, context: &mut Context<'_>) -> Poll<Result<(), PostError>> {
         let Some(kept) = self.kept.take() else { return Poll::Ready(Ok(())) };
         match self.poll_post(context, |sender| sender.post_bytes(&kept)) {
@@ -263,7 +263,7 @@ impl AsyncReceiver {
             self.reactor.give_way(context);
             return Poll::Pending;
         }
-        // Before the look, as the sender may silence the doorbell right behind it.
+        // Before the look, as the sending half may silence the doorbell right after it.
         self.wakers.receiver.register(context.waker());
         loop {
             if !self.receiver.has_news() {
@@ -281,7 +281,7 @@ impl AsyncReceiver {
                     RecvError::OutOfMemory { len }
                 })
             });
-            // Whatever the look found: the ring that it silenced may have been for room.
+            // In any case: the ring that the look silenced may have been for room.
             if self.receiver.has_silenced() {
                 self.wakers.sender.wake();
             }
@@ -322,7 +322,7 @@ impl Stream for AsyncReceiver {
         match ready!(self.poll_recv(context)) {
             Ok(message) => Poll::Ready(Some(Ok(message))),
             Err(RecvError::OutOfMemory { len }) => {
-                // It may never fit; what is lost is said.
+                // It may never fit, so it is dropped, and the error reports that.
                 if !std::mem::take(&mut self.has_lost) {
                     let _ = self.receiver.discard_next();
                 }
@@ -421,7 +421,7 @@ impl Sink<Vec<u8>> for AsyncPort {
     }
 }
 
-/// A duplicate of the doorbell's descriptor: each half waits by one of its own.
+/// A duplicate of the doorbell's descriptor. Each half waits on its own duplicate.
 struct Doorbell(OwnedFd);
 
 impl AsFd for Doorbell {
@@ -436,7 +436,7 @@ impl AsRawFd for Doorbell {
     }
 }
 
-/// What tells a task that the doorbell has rung.
+/// Wakes a task when the doorbell rings.
 enum Reactor {
     #[cfg(feature = "tokio")]
     Tokio(tokio::net::UnixStream),
@@ -461,7 +461,7 @@ impl Reactor {
 
     #[cfg(all(feature = "tokio", not(feature = "async-io")))]
     fn of(doorbell: Doorbell) -> io::Result<Reactor> {
-        // Asked first, as tokio panics where there is no runtime.
+        // Asked first, as tokio panics outside a runtime.
         tokio::runtime::Handle::try_current().map_err(io::Error::other)?;
         Reactor::on_tokio(doorbell)
     }
@@ -473,8 +473,7 @@ impl Reactor {
 
     #[cfg(feature = "tokio")]
     fn on_tokio(doorbell: Doorbell) -> io::Result<Reactor> {
-        // The reactor wants it so. It changes nothing for us: each of the socket's calls has
-        // MSG_DONTWAIT, whatever its description says.
+        // The reactor requires it. It has no effect here: each call on the socket has MSG_DONTWAIT.
         let stream = std::os::unix::net::UnixStream::from(doorbell.0);
         stream.set_nonblocking(true)?;
         tokio::net::UnixStream::from_std(stream).map(Reactor::Tokio)
@@ -482,12 +481,12 @@ impl Reactor {
 
     #[cfg(feature = "async-io")]
     fn on_async_io(doorbell: Doorbell) -> io::Result<Reactor> {
-        // The socket's calls have MSG_DONTWAIT each; its description is not touched.
+        // Each call on the socket has MSG_DONTWAIT, so its flags stay as they are.
         async_io::Async::new_nonblocking(doorbell).map(Reactor::AsyncIo)
     }
 
-    /// Ready once the doorbell has rung since the last time that this said so. The caller looks
-    /// again, and comes back here until this is pending.
+    /// Ready if the doorbell has rung since this was last ready. The caller then looks again, and
+    /// repeats this until it is pending.
     fn poll_rung(&self, context: &mut Context<'_>) -> Poll<io::Result<()>> {
         match self {
             #[cfg(feature = "tokio")]
@@ -501,11 +500,11 @@ impl Reactor {
         }
     }
 
-    /// Has the task polled again once others had their turn.
+    /// Has the task polled again after the other tasks.
     fn give_way(&self, context: &mut Context<'_>) {
         match self {
-            // A task that merely wakes itself is polled again before tokio asks for readiness: it
-            // does so at every 61st poll. One that yields is not.
+            // Tokio looks for readiness only at every 61st poll if a task merely wakes itself, and
+            // before the next poll if it yields.
             #[cfg(feature = "tokio")]
             Reactor::Tokio(_) => _ = pin!(tokio::task::yield_now()).poll(context),
             #[cfg(feature = "async-io")]
@@ -513,18 +512,18 @@ impl Reactor {
         }
     }
 
-    /// Forgets the ring that has led here, before a look that silences the doorbell: otherwise
-    /// `poll_rung` would tell of it once more, and cost a second look. What rings after this is
-    /// told, and so is a hang-up, each time.
+    /// Forgets the last ring, before a look that silences the doorbell. Otherwise `poll_rung` would
+    /// report it again, which costs a second look. `poll_rung` still reports later rings, and a
+    /// hang-up each time.
     fn use_up(&self) {
         match self {
             #[cfg(feature = "tokio")]
             Reactor::Tokio(stream) => {
-                // Nothing is read here: this only says that the readiness is used up.
+                // This reads nothing: it only clears the readiness.
                 let used_up = || Err::<(), _>(io::ErrorKind::WouldBlock.into());
                 let _ = stream.try_io(tokio::io::Interest::READABLE, used_up);
             }
-            // It forgets by itself, when it is asked.
+            // It clears the readiness itself, when it is polled.
             #[cfg(feature = "async-io")]
             Reactor::AsyncIo(_) => {}
         }
@@ -552,5 +551,5 @@ impl fmt::Debug for AsyncReceiver {
     }
 }
 
-/// Messages of one port before other tasks have their turn.
+/// Messages of one port before it yields to other tasks.
 const SHARE: u32 = 64;

@@ -18,11 +18,10 @@ use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-/// Ports that are received from together: each message comes with the port that it is from.
+/// Receives from many ports. Each message comes with the id of its port.
 ///
-/// Fair: a port that has given a message goes behind the others that have one. The end of a port is
-/// told once, and then it is silent until it is taken out. So is that of a port which was closed
-/// here, behind what was in its queue.
+/// Ports with messages take turns. The set reports the end of a port once, after its last message;
+/// so it does for a port that was closed here. The port then stays in the set until it is removed.
 ///
 /// A message of more than 2 MiB is copied out of an untrusted port in parts of 256 KiB, and what
 /// other ports have is given between two parts. A port that brings descriptors faster than they can
@@ -45,12 +44,12 @@ pub struct PortSet {
     epoll: Epoll,
     ports: BTreeMap<u64, MessagePort>,
     next: u64,
-    /// Ports that were closed here, which nothing else tells of.
+    /// Ports that were closed here, which no descriptor reports.
     called: Arc<Called>,
     state: RefCell<State>,
-    /// Somebody asked for the descriptor.
+    /// The program has asked for the set's descriptor.
     is_nested: Cell<bool>,
-    /// When all ports are looked at next, whatever epoll says.
+    /// When the set next looks at all ports, whatever epoll reports.
     look_again_at: Cell<Duration>,
     /// Tells when ports that are delayed are looked at next. There from the first such port on.
     backoff: OnceCell<Backoff>,
@@ -58,16 +57,16 @@ pub struct PortSet {
 
 #[derive(Default)]
 struct State {
-    /// Ports that may have something, in the order of their turns.
+    /// Ports that may have a message or an end, in the order of their turns.
     ready: VecDeque<u64>,
     /// The same ports, to find them.
     queued: BTreeSet<u64>,
-    /// Ports that have said their end.
+    /// Ports whose end was reported.
     ended: BTreeSet<u64>,
     /// Ports whose next message waits until more of what came through them is closed.
     delayed: Vec<u64>,
     marks: Vec<u64>,
-    /// Messages since the kernel was asked for other ports that have one.
+    /// Messages since epoll was last asked for other ports, by their cost.
     given: u32,
 }
 
@@ -85,11 +84,11 @@ impl State {
     }
 }
 
-/// What one of the ports said: a message, or why there is none and will be none.
+/// What one of the ports has: a message, or the reason why it has no more.
 pub type Said<'p> = Result<MessageEvent<'p>, RecvError>;
 
 impl PortSet {
-    /// A set of no ports. Takes one descriptor.
+    /// Creates an empty set. It uses one descriptor.
     ///
     /// # Errors
     /// [`LoopError::Io`].
@@ -109,10 +108,10 @@ impl PortSet {
         })
     }
 
-    /// Takes a port in.
+    /// Adds a port.
     ///
     /// # Errors
-    /// [`AddError`] with the port, if the kernel refuses.
+    /// [`AddError`] with the port, if the kernel refuses to watch it.
     pub fn add(&mut self, port: MessagePort) -> Result<PortId, AddError> {
         let id = self.next;
         if self.is_nested.get() {
@@ -124,12 +123,12 @@ impl PortSet {
         self.next += 1;
         port.set_watcher(Some(Watcher { shared: self.called.clone(), id }));
         self.ports.insert(id, port);
-        // What has come before is looked for at the next turn.
+        // The next call looks for messages that came before.
         self.state.get_mut().queue(id);
         Ok(PortId::new(id))
     }
 
-    /// Takes a port out again.
+    /// Removes a port and returns it.
     pub fn remove(&mut self, id: PortId) -> Option<MessagePort> {
         let port = self.ports.remove(&id.number())?;
         port.set_watcher(None);
@@ -145,24 +144,24 @@ impl PortSet {
         Some(port)
     }
 
-    /// Has the next turn look at a port whatever its doorbell says: somebody else has silenced it.
+    /// Has the next turn look at a port even if its doorbell is silent: other code silenced it.
     pub(crate) fn look_again(&mut self, id: PortId) {
         if self.ports.contains_key(&id.number()) {
             self.state.get_mut().queue(id.number());
         }
     }
 
-    /// A port of the set: to be posted to. Receiving from it by itself is allowed.
+    /// Returns a port of the set, for posts. Receiving from it is allowed too.
     pub fn get(&self, id: PortId) -> Option<&MessagePort> {
         self.ports.get(&id.number())
     }
 
-    /// The ports of the set.
+    /// Returns the ports of the set.
     pub fn iter(&self) -> impl Iterator<Item = (PortId, &MessagePort)> {
         self.ports.iter().map(|(id, port)| (PortId::new(*id), port))
     }
 
-    /// How many ports there are, those that have ended included.
+    /// The number of ports, including those that have ended.
     pub fn len(&self) -> usize {
         self.ports.len()
     }
@@ -172,7 +171,7 @@ impl PortSet {
         self.ports.is_empty()
     }
 
-    /// Waits for the next message of any port. For ever, if there is no port that lives.
+    /// Waits for the next message of any port, without end if every port has ended.
     ///
     /// # Errors
     /// [`LoopError::Io`].
@@ -192,7 +191,7 @@ impl PortSet {
         self.recv_until(Instant::now().checked_add(timeout))
     }
 
-    /// The next message of any port, if one is there.
+    /// Returns the next message of any port, if there is one.
     ///
     /// # Errors
     /// [`LoopError::Io`].
@@ -200,7 +199,7 @@ impl PortSet {
         self.recv_until(Some(Instant::now()))
     }
 
-    /// The descriptor, for a watcher of ours that is level-triggered.
+    /// The descriptor, for a level-triggered watcher of this crate.
     pub(crate) fn level_triggered_fd(&self) -> BorrowedFd<'_> {
         self.epoll.as_fd()
     }
@@ -212,7 +211,7 @@ impl PortSet {
         let mut is_last_look = false;
         loop {
             if self.state.borrow().given >= SHARE {
-                // Ports that had nothing a while ago may have something now.
+                // Ports that had no message a while ago may have one now.
                 self.ask(Some(Duration::ZERO))?;
             }
             if let Some(said) = self.look() {
@@ -229,7 +228,7 @@ impl PortSet {
             let left = deadline.map(|at| at.saturating_duration_since(Instant::now()));
             let any = self.ask(left)?;
             if left.is_some_and(|left| left.is_zero()) {
-                // One look more, and not as many as somebody rings who has nothing to say.
+                // One more look, and not more: a peer may ring again and again without a message.
                 is_last_look = true;
                 if !any {
                     return Ok(None);
@@ -238,7 +237,7 @@ impl PortSet {
         }
     }
 
-    /// Asks the kernel which ports may have something. Says whether there are any.
+    /// Asks epoll which ports may have a message. Returns whether there are any.
     fn ask(&self, timeout: Option<Duration>) -> Result<bool, LoopError> {
         let called = self.called.take();
         let was_lost = self.look_for_lost();
@@ -259,8 +258,8 @@ impl PortSet {
         Ok(!is_idle || !state.marks.is_empty())
     }
 
-    /// Once a second: has ports looked at that have something although nothing rang, and rings
-    /// again where that was refused. Says whether there is any.
+    /// Once a second: queues ports that have a message although no ring came, and repeats refused
+    /// rings. Returns whether a port is queued.
     fn look_for_lost(&self) -> bool {
         let now = clock::coarse();
         if now < self.look_again_at.get() {
@@ -272,8 +271,8 @@ impl PortSet {
         self.has_queued()
     }
 
-    /// Does not look at a port until a pause is over: what came through it is closed first. Says
-    /// whether the kernel allows it.
+    /// Leaves a port out for a pause, in which its received descriptors are closed. Returns whether
+    /// the kernel allows it.
     fn delay(&self, id: u64, port: &MessagePort) -> bool {
         let backoff = match self.backoff.get() {
             Some(backoff) => backoff,
@@ -293,7 +292,7 @@ impl PortSet {
         is_out.is_ok()
     }
 
-    /// Has the ports looked at that were delayed.
+    /// Queues the ports that were delayed.
     fn end_pause(&self, state: &mut State) -> Result<(), LoopError> {
         let Some(backoff) = self.backoff.get() else { return Ok(()) };
         let doorbell = |id: &u64| Some((self.ports.get(id)?.endpoint().doorbell(), *id));
@@ -304,19 +303,19 @@ impl PortSet {
         Ok(())
     }
 
-    /// Asks the ports that may have something, in their turns. After a part of a long message the
-    /// kernel is asked for others.
+    /// Receives from the queued ports, in turn. After a part of a long message, epoll is asked for
+    /// other ports.
     fn look(&self) -> Option<(PortId, Said<'_>)> {
         let (id, said) = self.look_with(MessagePort::poll_in_parts, |_| false)?;
         if said.is_ok() {
-            // Behind the others: it may have more.
+            // It may have more, so it is queued behind the others.
             self.state.borrow_mut().queue(id.number());
         }
         Some((id, said))
     }
 
-    /// The same, but for ports that `has_enough` names. One that has given a message is not asked
-    /// again until it is named to [`look_again`](Self::look_again), or is found to have more.
+    /// The same without ports for which `has_enough` is true. A port that has given a message is
+    /// queued again by [`look_again`](Self::look_again), or when it is found to have more.
     pub(crate) fn look_once(
         &self,
         has_enough: impl Fn(PortId) -> bool,
@@ -348,7 +347,7 @@ impl PortSet {
                 }
                 Err(_) if port.receiver().waits_for_reaper() && self.delay(id, port) => {}
                 Ok(Polled::Message(event)) => {
-                    // What others have is asked for behind few costly messages, or many others.
+                    // After a few costly messages, or many others, epoll is asked for other ports.
                     let state = &mut *self.state.borrow_mut();
                     state.given = state.given.saturating_add(event.cost() - 1);
                     return Some((PortId::new(id), Ok(event)));
@@ -356,7 +355,7 @@ impl PortSet {
                 Err(error) => {
                     if matches!(error, RecvError::Closed { .. }) {
                         self.state.borrow_mut().ended.insert(id);
-                        // Its hang-up would be told again and again.
+                        // Otherwise epoll would report its hang-up each time.
                         let _ = self.epoll.remove(port.endpoint().doorbell());
                     } else {
                         self.state.borrow_mut().queue(id);
@@ -367,8 +366,8 @@ impl PortSet {
         }
     }
 
-    /// Has every port looked at that the kernel names. Each answer names some of them, and the next
-    /// one goes on with others.
+    /// Queues every port that epoll reports. One call of epoll reports some of them, and the next
+    /// call reports others.
     pub(crate) fn ask_all(&self) -> Result<(), LoopError> {
         for _ in 0..=self.ports.len() / MOST_EVENTS {
             self.ask(Some(Duration::ZERO))?;
@@ -379,7 +378,7 @@ impl PortSet {
         Ok(())
     }
 
-    /// Has every port looked at that has something in its memory, without a system call.
+    /// Queues every port that has a record in its memory, without a system call.
     pub(crate) fn queue_news(&self) {
         let state = &mut *self.state.borrow_mut();
         for (id, port) in &self.ports {
@@ -389,14 +388,14 @@ impl PortSet {
         }
     }
 
-    /// Whether a port is yet to be looked at.
+    /// Whether a port is queued.
     pub(crate) fn has_queued(&self) -> bool {
         !self.state.borrow().ready.is_empty()
     }
 }
 
-/// Readable when a message may be there: call [`try_recv`](PortSet::try_recv) until it says that
-/// none is, and only then wait. The watcher may be edge-triggered, as that of a port may be.
+/// Readable when there may be a message. Call [`try_recv`](PortSet::try_recv) until it returns
+/// `None`, and only then wait. The watcher may be edge-triggered, as for a port.
 impl AsFd for PortSet {
     fn as_fd(&self) -> BorrowedFd<'_> {
         if !self.is_nested.replace(true) {
@@ -412,7 +411,7 @@ impl fmt::Debug for PortSet {
     }
 }
 
-/// Messages that are given before ports that had none are asked again.
+/// Messages that are returned before epoll is asked again.
 const SHARE: u32 = 64;
 /// The mark of the timer; ports have smaller ones.
 const PAUSE_IS_OVER: u64 = u64::MAX;

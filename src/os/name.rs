@@ -1,19 +1,20 @@
 //! Names in the file system by which processes of one user meet: unix(7), flock(2).
 //!
-//! This module and `crowd.rs` own how names live on disk. Names stand in the *names directory*:
-//! `$XDG_RUNTIME_DIR/messageport` if the runtime directory is the user's own, or else
-//! `messageport-<user>` in the temporary directory. A listener may also stand at any other path.
+//! This module and `crowd.rs` define how names are stored on disk. Names are files in the *names
+//! directory*: `$XDG_RUNTIME_DIR/messageport` if the user owns the runtime directory, otherwise
+//! `messageport-<user>` in the temporary directory. A listener can also use any other path.
 //!
 //! ```text
 //! path              | made by          | may be removed by           | proved how
 //! ------------------+------------------+-----------------------------+---------------------------
-//! the names         | who first needs  | nobody                      | owner and mode are checked
-//! directory, 0700   | it               |                             | at each use
-//! <name>, a packet  | its listener     | its maker, when it goes     | same process, device, inode
-//! socket, 0600      |                  | a later listener, under the | a connection is refused, so
-//!                   |                  | lock                        | nobody listens
-//! <name>.lock       | who takes a name | the same, when it has the   | it holds the file's lock;
-//!                   |                  | name                        | a killed one's is free
+//! the names         | its first user   | no process                  | owner and mode are checked
+//! directory, 0700   |                  |                             | at each use
+//! <name>, a packet  | its listener     | the process that made it,   | same process, device, inode
+//! socket, 0600      |                  | on drop                     |
+//!                   |                  | a later listener, under the | a connection is refused, so
+//!                   |                  | lock                        | no process listens
+//! <name>.lock       | a listener that  | the same listener, once it  | it holds the file's lock,
+//!                   | takes a name     | has the name                | which ends with its process
 //! broadcast.<name>/ | the first member | a member that leaves        | rmdir fails unless it is
 //! 0700              |                  |                             | empty
 //!  <member>.new     | a joiner, until  | the joiner                  | it has just made it
@@ -23,10 +24,10 @@
 //!                   |                  |                             | two members share a name
 //! ```
 //!
-//! Files in a temporary directory are cleaned up by age. `systemd-tmpfiles` spares a socket that
-//! the kernel lists under its path, and everything in a directory on which a process holds a lock.
-//! So a listener binds its socket at the real path where that fits into a socket's address, and
-//! listeners and members hold a shared lock on the directory that they are in.
+//! System services remove old files from temporary directories. `systemd-tmpfiles` keeps a socket
+//! that the kernel lists under its path, and every file in a directory that a process has locked.
+//! So a listener binds its socket at the real path if that fits into a socket address, and
+//! listeners and members hold a shared lock on their directory.
 
 use crate::error::SystemError;
 use crate::os::named;
@@ -50,21 +51,21 @@ use std::path::{Path, PathBuf};
 use std::thread;
 use std::time::Duration;
 
-/// Process, user and group at the other end of a socket, when it was connected.
+/// Process, user and group of the peer at the time when the socket was connected.
 pub(crate) fn credentials(socket: BorrowedFd<'_>) -> Result<(u32, u32, u32), SystemError> {
     let found = getsockopt(&socket, PeerCredentials).map_err(named("getsockopt(SO_PEERCRED)"))?;
     Ok((found.pid() as u32, found.uid(), found.gid()))
 }
 
-/// Our own user: the effective one, which is the one that others see at a socket of ours.
+/// The effective user of this process, which is what peers see on its sockets.
 pub(crate) fn user() -> u32 {
     geteuid().as_raw()
 }
 
-/// Makes sure that our user is told apart from others.
+/// Checks that the user number of this process identifies one user.
 ///
-/// In a user namespace the kernel shows every user without a number there as 65534. So that number
-/// names somebody only where all users have their own.
+/// In a user namespace the kernel shows every user without a number there as 65534. So 65534
+/// identifies one user only in a namespace in which all users have numbers.
 pub(crate) fn check_user() -> Result<(), SystemError> {
     if user() != NOBODY {
         return Ok(());
@@ -79,16 +80,16 @@ pub(crate) fn check_user() -> Result<(), SystemError> {
     Err(SystemError { call: "geteuid", source })
 }
 
-/// A directory of the user's alone, open. As long as it is, nothing in it is cleaned up for its
-/// age: it is locked.
+/// An open and locked directory that only this user can enter. While it is locked,
+/// `systemd-tmpfiles` removes nothing from it.
 pub(crate) struct Directory {
     file: Flock<File>,
     path: PathBuf,
 }
 
-/// Why there is no directory.
+/// Why a directory cannot be used.
 pub(crate) enum NoDirectory {
-    /// It is not as it has to be.
+    /// Its type, owner or mode is wrong.
     Flaw(PathBuf, &'static str),
     System(SystemError),
 }
@@ -99,10 +100,11 @@ impl From<SystemError> for NoDirectory {
     }
 }
 
-/// Where this user's names are.
+/// The path of the names directory.
 pub(crate) fn names_path() -> PathBuf {
     let runtime = std::env::var_os("XDG_RUNTIME_DIR").map(PathBuf::from);
-    // Another user's is passed on by `sudo -E`: what root made there would lock that user out.
+    // `sudo -E` passes another user's directory on. If root made files there, that user could not
+    // use them.
     let is_ours = |path: &PathBuf| {
         let found = fs::metadata(path);
         path.is_absolute() && found.is_ok_and(|found| found.is_dir() && found.uid() == user())
@@ -113,7 +115,7 @@ pub(crate) fn names_path() -> PathBuf {
     }
 }
 
-/// The directory of this user's names, made if it is not there.
+/// Opens the names directory, and creates it if it does not exist.
 pub(crate) fn names_directory() -> Result<Directory, NoDirectory> {
     for _ in 0..MOST_ATTEMPTS {
         if let Some((directory, _)) = Directory::make(names_path())? {
@@ -124,8 +126,8 @@ pub(crate) fn names_directory() -> Result<Directory, NoDirectory> {
 }
 
 impl Directory {
-    /// Makes the directory if it is not there, and says whether it did. `None` if somebody removed
-    /// it meanwhile, or is about to clean it up: then try again.
+    /// Opens the directory, and creates it if it does not exist. Returns whether it was created.
+    /// Returns `None` if another process removed it meanwhile, or is cleaning it up: try again.
     pub(crate) fn make(path: PathBuf) -> Result<Option<(Directory, bool)>, NoDirectory> {
         let made = match DirBuilder::new().mode(0o700).create(&path) {
             Ok(()) => true,
@@ -133,22 +135,22 @@ impl Directory {
             Err(error) if error.kind() == io::ErrorKind::NotFound => {
                 return Err(NoDirectory::Flaw(path, "the directory above it is not there"));
             }
-            // What is wrong shows when it is opened; if it is not there, then this is.
+            // If it exists, opening it below finds what is wrong. If not, this error is the reason.
             Err(source) => match fs::symlink_metadata(&path) {
                 Ok(_) => false,
                 Err(_) => return Err(SystemError { call: "mkdir", source }.into()),
             },
         };
         if made {
-            // The umask may have taken rights of ours. The directory was just made by us, and is
-            // opened below to be looked at.
+            // The umask may have removed permissions. This process has just created the directory,
+            // and checks it below.
             let _ = fs::set_permissions(&path, Permissions::from_mode(0o700));
         }
         let Some(file) = open_own_directory(&path)? else { return Ok(None) };
         match Flock::lock(File::from(file), FlockArg::LockSharedNonblock) {
             Ok(file) => Ok(Some((Directory { file, path }, made))),
             Err((_, Errno::EWOULDBLOCK)) => {
-                // It is being cleaned up at the moment.
+                // Another process is cleaning it up.
                 thread::sleep(Duration::from_millis(1));
                 Ok(None)
             }
@@ -160,8 +162,8 @@ impl Directory {
         &self.path
     }
 
-    /// Where a name in it is, by a path that leads into this very directory whatever became of its
-    /// own, and that is short.
+    /// A short path of a file in it. It leads into this directory even if the directory was moved
+    /// or removed.
     pub(crate) fn place(&self, name: &str) -> PathBuf {
         format!("/proc/self/fd/{}/{name}", self.file.as_raw_fd()).into()
     }
@@ -173,7 +175,7 @@ impl AsFd for Directory {
     }
 }
 
-/// Opens a directory and makes sure that it is the user's alone. `None` if it is not there.
+/// Opens a directory, and checks that only this user can enter it. `None` if it does not exist.
 fn open_own_directory(path: &Path) -> Result<Option<OwnedFd>, NoDirectory> {
     let flaw = |what| Err(NoDirectory::Flaw(path.to_owned(), what));
     let flags = OFlag::O_RDONLY | OFlag::O_DIRECTORY | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
@@ -192,18 +194,18 @@ fn open_own_directory(path: &Path) -> Result<Option<OwnedFd>, NoDirectory> {
         return flaw("others than its user may enter it");
     }
     if found.st_mode & 0o700 != 0o700 {
-        // Made under another umask, or by somebody who has not come to this yet.
+        // It was created under another umask, or its creator has not set the mode yet.
         fchmod(&file, Mode::S_IRWXU).map_err(named("fchmod"))?;
     }
     Ok(Some(file))
 }
 
-/// Makes sure that the names directory is the user's alone, if it is there.
+/// If the names directory exists, checks that only this user can enter it.
 pub(crate) fn check_names_directory() -> Result<(), NoDirectory> {
     open_own_directory(&names_path()).map(drop)
 }
 
-/// Where a listener stands: a file in a directory that is open.
+/// The path of a listener: a file in an open directory.
 pub(crate) struct Place {
     directory: PlaceDirectory,
     name: OsString,
@@ -223,7 +225,8 @@ impl Place {
         Place { directory: PlaceDirectory::OfNames(directory), name: name.into(), path }
     }
 
-    /// Any path. It is the same place whatever directory this process changes to.
+    /// A file at any path. A relative path is resolved now, so a later change of the working
+    /// directory has no effect.
     pub(crate) fn of_path(path: &Path) -> Result<Place, SystemError> {
         let path =
             std::path::absolute(path).map_err(|source| SystemError { call: "getcwd", source })?;
@@ -250,7 +253,7 @@ impl Place {
         fstatat(self.directory(), name, AtFlags::AT_SYMLINK_NOFOLLOW)
     }
 
-    /// Takes hold of the lock beside it. `None` if somebody else has it.
+    /// Locks the file beside it. `None` if another process holds the lock.
     fn hold(&self) -> Result<Option<Hold<'_>>, SystemError> {
         let mut name = self.name.clone();
         name.push(LOCK_ENDING);
@@ -264,7 +267,7 @@ impl Place {
             let file = File::from(file.map_err(named(OPEN_LOCK))?);
             let kind = fstat(&file).map_err(named("fstat"))?;
             if !has_kind(&kind, SFlag::S_IFREG) || kind.st_size != 0 {
-                // Somebody's own file, which is not ours to remove.
+                // This file belongs to another program, so it must not be removed.
                 return Err(named(OPEN_LOCK)(Errno::EEXIST));
             }
             let file = match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
@@ -272,16 +275,16 @@ impl Place {
                 Err((_, Errno::EWOULDBLOCK)) => return Ok(None),
                 Err((_, errno)) => return Err(named("flock")(errno)),
             };
-            // Whoever let go of it has removed it meanwhile: then this is not the one to hold.
+            // The previous owner may have removed this file. Then a lock on it excludes no process.
             if self.look(&name).is_ok_and(|found| identity(&found) == identity(&kind)) {
                 return Ok(Some(Hold { place: self, name, _file: file }));
             }
         }
     }
 
-    /// Whether somebody listens here. What is left of a listener that was killed is removed.
+    /// Whether a process listens here. Removes the socket file of a listener that was killed.
     fn is_taken(&self) -> Result<bool, SystemError> {
-        // Any other file stays, and `bind` says that the address is in use.
+        // A file of another type stays, and `bind` then fails with EADDRINUSE.
         if !self.look(&self.name).is_ok_and(|found| has_kind(&found, SFlag::S_IFSOCK)) {
             return Ok(false);
         }
@@ -291,7 +294,7 @@ impl Place {
                 Ok(false)
             }
             Ok(Connected::Yes(_) | Connected::Busy) => Ok(true),
-            // Somebody listens by another kind of socket.
+            // A process listens with another type of socket.
             Err(error) if error.source.raw_os_error() == Some(libc::EPROTOTYPE) => Ok(true),
             Err(error) => Err(error),
         }
@@ -303,7 +306,7 @@ impl Place {
         let _ = unlinkat(self.directory(), &*self.name, UnlinkatFlags::NoRemoveDir);
     }
 
-    /// Listens by a socket that was just bound here. The identity of its file.
+    /// Starts to listen on a socket that was just bound here. Returns the identity of its file.
     fn begin(&self, socket: &OwnedFd) -> Result<(u64, u64), SystemError> {
         let found = self.look(&self.name).map_err(named("fstatat"))?;
         let mode = Mode::S_IRUSR | Mode::S_IWUSR;
@@ -314,8 +317,8 @@ impl Place {
     }
 }
 
-/// A file that one process at a time holds while it takes a name; gone, and free, when that one
-/// ends.
+/// The locked file of a process that is taking a name. One process at a time can hold it. The
+/// kernel unlocks it when that process ends.
 struct Hold<'p> {
     place: &'p Place,
     name: OsString,
@@ -324,13 +327,13 @@ struct Hold<'p> {
 
 impl Drop for Hold<'_> {
     fn drop(&mut self) {
-        // Before the lock goes, so that nobody can have taken it yet.
+        // The lock is still held, so no other process can have locked this file.
         let _ = unlinkat(self.place.directory(), &*self.name, UnlinkatFlags::NoRemoveDir);
     }
 }
 
-/// A packet socket that listens at `place`, and the file that it is. `None` if somebody else
-/// listens there, or is about to.
+/// Listens at `place`. Returns the packet socket and its file. `None` if another process listens
+/// there, or is taking the name.
 pub(crate) fn listen_at(place: Place) -> Result<Option<(OwnedFd, SocketFile)>, SystemError> {
     let address = Address::of(&place.path)?;
     let Some(hold) = place.hold()? else { return Ok(None) };
@@ -350,12 +353,12 @@ pub(crate) fn listen_at(place: Place) -> Result<Option<(OwnedFd, SocketFile)>, S
             return Err(error);
         }
     };
-    // Not before it listens: until then it looks like one whose listener has died.
+    // Only now: until the socket listens, its file looks like one of a dead listener.
     drop(hold);
     Ok(Some((socket, SocketFile { place, identity, maker: Maker::this() })))
 }
 
-/// The file of a listening socket, removed when this goes.
+/// The file of a listening socket. Dropping this removes the file.
 pub(crate) struct SocketFile {
     place: Place,
     identity: (u64, u64),
@@ -370,8 +373,9 @@ impl SocketFile {
 
 impl Drop for SocketFile {
     fn drop(&mut self) {
-        // Another's, if somebody has removed ours and listens there now. While ours listens, no
-        // listener of this crate takes the name between the look and the removal.
+        // If another process removed this file and listens here now, the file is not ours. While
+        // our socket listens, no listener of this crate can take the name between the check and
+        // the removal.
         let found = self.place.look(&self.place.name);
         let is_ours = found.is_ok_and(|found| identity(&found) == self.identity);
         if is_ours && self.maker.is_this() {
@@ -393,26 +397,26 @@ fn open_directory(path: &Path) -> Result<OwnedFd, SystemError> {
     openat(AT_FDCWD, path, flags, Mode::empty()).map_err(named("open of the directory"))
 }
 
-/// The next connection, if one waits.
+/// Accepts the next connection, if there is one.
 pub(crate) fn accept(listening: BorrowedFd<'_>) -> Result<Option<Socket>, SystemError> {
     loop {
         let flags = SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK;
         match accept4(listening.as_raw_fd(), flags) {
             Ok(number) => return Ok(Some(Socket::new(fresh(number)))),
             Err(Errno::EAGAIN) => return Ok(None),
-            // One that has gone again is no failure of the others.
+            // A client that has disconnected does not concern the others.
             Err(Errno::EINTR | Errno::ECONNABORTED) => {}
             Err(errno) => return Err(named("accept4")(errno)),
         }
     }
 }
 
-/// What became of an attempt to connect.
+/// The result of an attempt to connect.
 pub(crate) enum Connected {
     Yes(Socket),
-    /// Nobody listens there.
+    /// No process listens there.
     Nobody,
-    /// So many wait that this one has to try again.
+    /// The backlog of the listener is full: try again.
     Busy,
 }
 
@@ -437,8 +441,8 @@ pub(crate) fn connect_to(path: &Path) -> Result<Connected, SystemError> {
     }
 }
 
-/// The address of a socket at a path: the path itself where it fits, or else one through the
-/// descriptor of the directory.
+/// The address of a socket at a path: the path itself if it fits, otherwise a path through the
+/// descriptor of its directory.
 struct Address {
     value: UnixAddr,
     directory: Option<OwnedFd>,
@@ -464,7 +468,7 @@ impl Address {
     }
 }
 
-/// Whether descriptors can be reached by paths.
+/// Whether /proc is mounted, so that a descriptor has a path.
 pub(crate) fn has_proc() -> bool {
     fs::symlink_metadata("/proc/self/fd").is_ok()
 }
@@ -487,13 +491,13 @@ pub(super) fn address(path: &Path) -> Result<UnixAddr, SystemError> {
     UnixAddr::new(path).map_err(named("the address of a socket"))
 }
 
-/// What the file that is held while a name is taken ends in.
+/// The ending of the lock file.
 pub(crate) const LOCK_ENDING: &str = ".lock";
-/// What is said to have failed when that file is not as it has to be.
+/// The name of the failed call in an error about the lock file.
 const OPEN_LOCK: &str = "open of the file beside it that ends in .lock";
-/// The number of a user that has none in this user namespace.
+/// The number that the kernel shows for a user without a number in this user namespace.
 const NOBODY: u32 = 65534;
-/// How often a directory is made that somebody else removes, or cleans, at the same time.
+/// How often to create the directory while other processes remove it or clean it up.
 const MOST_ATTEMPTS: u32 = 1000;
-/// Clients that may wait to be let in.
+/// The most clients that can wait to be accepted.
 const BACKLOG: i32 = 128;

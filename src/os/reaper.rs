@@ -1,14 +1,13 @@
-//! Closing what others made, away from the caller.
+//! A thread that closes descriptors of other processes, so that no caller waits for a close.
 //!
-//! The last close of a descriptor can take as long as its maker likes: a TCP socket lingers, a file
-//! of a FUSE daemon asks the daemon, a Unix socket closes what waits in its queue. So a descriptor
-//! that came from outside is wrapped in [`Foreign`] from the moment it arrives until the program
-//! takes it. What surely closes at once is closed by the caller. Everything else goes to one thread
-//! of this process, which does nothing else, is started when it is first needed, and ends when it
-//! has had nothing to do for a while.
+//! The process that made a descriptor can make its last close take arbitrarily long: a TCP socket
+//! lingers, a FUSE file asks its daemon, a Unix socket closes the descriptors in its queue. So each
+//! received descriptor is wrapped in [`Foreign`] until the program takes it. If a close is known to
+//! be quick, the caller makes it. All other descriptors go to one thread of this process, which
+//! only closes them. It starts when it is first needed, and ends after some idle time.
 //!
-//! The caller closes after all where there is no such thread: where the kernel refuses to start
-//! one, in a child of a bare `fork`, and when [`MOST_WAITING`] jobs wait.
+//! The caller closes a descriptor itself if it cannot use the thread: if the kernel refuses to
+//! start one, in a child of a bare `fork`, and while [`MOST_WAITING`] jobs are queued.
 
 use crate::os::{memfd, socket};
 use nix::sys::resource::{Resource, getrlimit};
@@ -23,7 +22,7 @@ use std::task::Waker;
 use std::thread;
 use std::time::{Duration, Instant};
 
-/// A descriptor that another process may have made. Dropping it holds up nobody.
+/// A descriptor that another process may have made. Dropping it never waits for the close.
 #[derive(Debug)]
 pub(crate) struct Foreign {
     /// `None` only while it is dropped.
@@ -31,24 +30,24 @@ pub(crate) struct Foreign {
     account: Option<Arc<Account>>,
 }
 
-/// How many descriptors of one port wait to be closed: a port that fills the queue is not served
-/// until the thread has caught up.
+/// Counts the descriptors of one port that are queued to be closed. A port with too many of them
+/// receives no more until the thread has caught up.
 #[derive(Debug, Default)]
 pub(crate) struct Account {
     waiting: AtomicUsize,
     /// There was no room: there is none until few are waiting.
     is_full: AtomicBool,
-    /// The port's socket is to be drained, and the thread has not begun with it.
+    /// A job to drain the port's socket is queued, and the thread has not started it.
     is_drained_soon: AtomicBool,
 }
 
 impl Foreign {
-    /// One that counts for nobody, or for the port that it came through.
+    /// Wraps a descriptor. With an account it counts for the port that it came through.
     pub(crate) fn new(descriptor: OwnedFd, account: Option<Arc<Account>>) -> Foreign {
         Foreign { descriptor: Some(descriptor), account }
     }
 
-    /// The descriptor, which its new owner closes.
+    /// Unwraps the descriptor. Its new owner closes it.
     pub(crate) fn into_owned(mut self) -> OwnedFd {
         self.descriptor.take().expect("taken once, with the value")
     }
@@ -81,10 +80,9 @@ pub(crate) fn close_all(descriptors: impl Iterator<Item = Foreign>) {
 }
 
 impl Account {
-    /// Whether more may be received through the port. If not, [`wait_for_progress`] waits.
+    /// Whether the port may receive more descriptors. If not, [`wait_for_progress`] waits.
     pub(crate) fn has_room(&self) -> bool {
-        // Relaxed, all: a bound, not a lock; who reads an old number receives one packet more or
-        // less.
+        // Relaxed, all: a bound, not a lock. An old value only admits or delays one packet.
         let is_full = self.is_full.load(Ordering::Relaxed);
         let bound = if is_full { MOST_OF_ONE / 4 } else { MOST_OF_ONE };
         let has_room = self.waiting.load(Ordering::Relaxed) < bound
@@ -95,20 +93,21 @@ impl Account {
         has_room
     }
 
-    /// Whether what waits at the port's socket now is drained without a further job.
+    /// Whether a queued job will drain what is in the port's socket now.
     pub(crate) fn is_drained_soon(&self) -> bool {
-        // Relaxed: who reads an old `true` leaves a packet to the next job, or to the socket's end.
+        // Relaxed: after an old `true` the packet stays until the next job, or until the socket is
+        // closed.
         self.is_drained_soon.load(Ordering::Relaxed)
     }
 }
 
-/// Closes a descriptor in the thread.
+/// Has the thread close a descriptor.
 pub(crate) fn close_later(descriptor: OwnedFd) {
     hand_over(Job { descriptor, task: Task::Close, account: None });
 }
 
-/// Takes out everything that waits at a port's socket in the thread, and closes it there. The
-/// kernel does both in one call: no descriptor gets a number in this process, so that closing it
+/// Has the thread discard all packets that are in a port's socket. The kernel closes their
+/// descriptors in the same call. They never get a number in this process, so that closing them
 /// releases no `fcntl` lock of the process.
 pub(crate) fn drain_later(socket: OwnedFd, account: &Arc<Account>) {
     // Relaxed: see `is_drained_soon`.
@@ -116,13 +115,13 @@ pub(crate) fn drain_later(socket: OwnedFd, account: &Arc<Account>) {
     hand_over(Job { descriptor: socket, task: Task::Drain, account: Some(account.clone()) });
 }
 
-/// Waits until the thread has closed something, at most for `timeout`.
+/// Waits until the thread has finished a job, at most for `timeout`.
 pub(crate) fn wait_for_progress(timeout: Duration) {
     if is_forked() {
         return;
     }
     let mut queue = lock();
-    // Relaxed: what is counted now is done later, and the thread takes the lock after that.
+    // Relaxed: the thread takes the lock after each job that is counted here, and notifies then.
     if WAITING.load(Ordering::Relaxed) == 0 {
         return;
     }
@@ -132,8 +131,8 @@ pub(crate) fn wait_for_progress(timeout: Duration) {
     queue.onlookers -= 1;
 }
 
-/// Waits a moment until the port of an account may receive again, if the thread makes progress.
-/// Says whether it may.
+/// Waits up to [`MOMENT`] until the account has room, while the thread makes progress. Returns
+/// whether it has room.
 pub(crate) fn wait_for_room(account: &Account) -> bool {
     if is_forked() {
         return account.has_room();
@@ -151,7 +150,7 @@ pub(crate) fn wait_for_room(account: &Account) -> bool {
     }
 }
 
-/// Wakes a task once its port may receive again, as the thread has closed enough.
+/// Wakes a task once its port has room for more descriptors.
 #[cfg(any(feature = "tokio", feature = "async-io"))]
 pub(crate) fn wake_for_room(account: &Arc<Account>, waker: &Waker) {
     if is_forked() {
@@ -183,8 +182,8 @@ impl Job {
     fn run(self) {
         if self.task == Task::Drain {
             if let Some(account) = &self.account {
-                // Relaxed: see `is_drained_soon`. First the word, so that what comes from now on
-                // has a job of its own.
+                // Relaxed: see `is_drained_soon`. Cleared before the drain, so that a packet that
+                // arrives from now on gets another job.
                 account.is_drained_soon.store(false, Ordering::Relaxed);
             }
             socket::discard_packets(self.descriptor.as_fd());
@@ -196,9 +195,9 @@ impl Job {
 struct Queue {
     jobs: VecDeque<Job>,
     is_running: bool,
-    /// The thread waits for a job.
+    /// The thread is waiting for a job.
     is_idle: bool,
-    /// When the thread began with the job that it does, if it does one.
+    /// When the thread started its present job, if it has one.
     began: Option<Instant>,
     /// Threads that wait for progress.
     onlookers: u32,
@@ -216,28 +215,28 @@ static QUEUE: Mutex<Queue> = Mutex::new(Queue {
 });
 static NEWS: Condvar = Condvar::new();
 static PROGRESS: Condvar = Condvar::new();
-/// Jobs that are not done.
+/// Jobs that are not finished.
 static WAITING: AtomicUsize = AtomicUsize::new(0);
-/// The process that the thread is of; 0 before the first job.
+/// The process that owns the thread; 0 before the first job.
 static OWNER: AtomicU32 = AtomicU32::new(0);
 
 fn lock() -> MutexGuard<'static, Queue> {
     QUEUE.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// Whether this process is a copy of one that has used the queue: the copy has no thread, and the
-/// lock may have been held when it was made.
+/// Whether this process was forked from one that has used the queue. It then has no such thread,
+/// and the lock may have been held at the time of the fork.
 fn is_forked() -> bool {
     let this = process::id();
-    // Relaxed: it is written once, before this process first takes the lock, and a copy of the
-    // process has what was written.
+    // Relaxed: it is written once, before this process first takes the lock, and a forked process
+    // inherits the value.
     match OWNER.compare_exchange(0, this, Ordering::Relaxed, Ordering::Relaxed) {
         Ok(_) => false,
         Err(owner) => owner != this,
     }
 }
 
-/// Gives a job to the thread, or does it here where that cannot be.
+/// Queues a job for the thread, or runs it here if the thread cannot take it.
 fn hand_over(job: Job) {
     hand_over_all(vec![job]);
 }
@@ -263,13 +262,13 @@ fn hand_over_all(jobs: Vec<Job>) {
     }
 }
 
-/// Starts the thread, which runs no handler of a signal of the program's.
+/// Starts the thread, with all signals blocked: it must not run the program's signal handlers.
 fn start(queue: &mut Queue) -> bool {
     let before = SigSet::all().thread_swap_mask(SigmaskHow::SIG_SETMASK);
     let started =
         thread::Builder::new().name(THREAD_NAME.into()).stack_size(STACK).spawn(work).is_ok();
     if let Ok(before) = before {
-        // It was in force a moment ago.
+        // Restores the mask of this thread.
         let _ = before.thread_set_mask();
     }
     queue.is_running = started;
@@ -302,13 +301,13 @@ fn tell_progress() {
     let wakers: Vec<_> =
         queue.wakers.extract_if(.., |(account, _)| is_done || account.has_room()).collect();
     drop(queue);
-    // A waker runs code of the executor's, which may panic: the others are woken all the same.
+    // A waker runs code of the executor, which may panic. The other tasks must still be woken.
     for (_, waker) in wakers {
         let _ = catch_unwind(AssertUnwindSafe(|| waker.wake()));
     }
 }
 
-/// The next job. `None` if there was none for so long that the thread ends.
+/// Waits for the next job. `None` after [`PATIENCE`] without one: the thread then ends.
 fn next() -> Option<Job> {
     let mut queue = lock();
     queue.began = None;
@@ -329,25 +328,25 @@ fn next() -> Option<Job> {
     }
 }
 
-/// Whether one job more may wait beside `waiting` others: as many may as a quarter of the
-/// descriptors that this process can have. A system call only where it is not clear.
+/// Whether another job may be queued behind `waiting` others. The bound is a quarter of
+/// `RLIMIT_NOFILE`, and [`MOST_WAITING`]. Asks the kernel only above [`LEAST_BOUND`].
 fn is_within(waiting: usize) -> bool {
     let limit = || getrlimit(Resource::RLIMIT_NOFILE).map_or(0, |(soft, _)| soft);
     waiting < LEAST_BOUND || (waiting < MOST_WAITING && (waiting as u64) < limit() / 4)
 }
 
-/// Jobs that wait, at the most.
+/// The most jobs that can be queued.
 const MOST_WAITING: usize = 1 << 10;
 const LEAST_BOUND: usize = 16;
-/// Descriptors of one port that wait before it is not served any more.
+/// The most descriptors of one port that can be queued before it receives no more.
 const MOST_OF_ONE: usize = 256;
 /// How long the thread waits for a job before it ends.
 const PATIENCE: Duration = Duration::from_secs(2);
-/// How long a caller waits for the thread, and how long a job takes before the thread counts as
+/// How long a caller waits for the thread, and how long a job may take until the thread counts as
 /// stuck.
 const MOMENT: Duration = Duration::from_millis(20);
 const THREAD_NAME: &str = "port-reaper";
-/// Bytes: it makes system calls, and little else.
+/// The thread's stack in bytes. It makes little more than system calls.
 const STACK: usize = 128 << 10;
 
 #[cfg(test)]

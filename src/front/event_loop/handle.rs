@@ -1,4 +1,4 @@
-//! What other threads can do to a loop.
+//! The handle by which other threads reach a loop.
 
 use super::EventLoop;
 use crate::port::events::Called;
@@ -8,24 +8,25 @@ use std::fmt;
 use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-/// Reaches an [`EventLoop`] from other threads.
+/// Stops an [`EventLoop`], or gives it work, from other threads.
 #[derive(Clone)]
 pub struct LoopHandle {
     pub(super) shared: Arc<Shared>,
 }
 
 impl LoopHandle {
-    /// Ends the [`run`](EventLoop::run) that is going on, or else the next one, before its next
-    /// turn. A [`poll_once`](EventLoop::poll_once) or
-    /// [`run_until_idle`](EventLoop::run_until_idle) that is going on returns, and leaves the
-    /// request for `run`: see [`EventLoop::is_stopping`]. Several requests are one.
+    /// Ends the present call of [`run`](EventLoop::run), or the next one, before its next turn.
+    /// A present call of [`poll_once`](EventLoop::poll_once) or
+    /// [`run_until_idle`](EventLoop::run_until_idle) returns, and leaves the request for `run`: see
+    /// [`EventLoop::is_stopping`]. Several requests count as one.
     pub fn stop(&self) {
         handover::request(&self.shared.is_stopped);
         self.shared.called.ring();
     }
 
-    /// Has the loop's thread do something, at its next turn; one system call. Says whether the loop
-    /// is there: work for one that is gone is dropped, as is what was left when it went.
+    /// Runs `work` on the loop's thread, in its next turn. Makes one system call. Returns whether
+    /// the loop still exists: work for a dropped loop is dropped, and so is work that it left
+    /// undone.
     ///
     /// ```
     /// let event_loop = messageport::EventLoop::new()?;
@@ -38,7 +39,7 @@ impl LoopHandle {
     pub fn post(&self, work: impl FnOnce(&mut EventLoop) + Send + 'static) -> bool {
         let mut queue = self.shared.work();
         let Some(queued) = queue.as_mut() else {
-            // What it owns may come back here when it is dropped.
+            // Its drop may call this function again.
             drop(queue);
             return false;
         };
@@ -55,12 +56,12 @@ impl fmt::Debug for LoopHandle {
     }
 }
 
-/// What handles of other threads reach.
+/// The part of a loop that its handles share.
 pub(super) struct Shared {
-    /// Its bell is the loop's own.
+    /// Its bell wakes the loop.
     pub(super) called: Arc<Called>,
     pub(super) is_stopped: AtomicBool,
-    /// `None` once the loop is gone.
+    /// `None` after the loop was dropped.
     pub(super) work: Mutex<Option<VecDeque<Work>>>,
 }
 

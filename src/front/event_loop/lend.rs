@@ -1,4 +1,4 @@
-//! What a handler can reach of the loop that calls it.
+//! The part of a loop that its handlers can reach.
 
 use super::{Deferred, EventLoop, PortId, Slot};
 use crate::port::MessagePort;
@@ -7,7 +7,7 @@ use std::any::Any;
 use std::cell::RefCell;
 use std::collections::{BTreeMap, VecDeque};
 
-/// What a handler can reach of the loop.
+/// The part of the loop that a handler can reach.
 pub(super) struct Lender<'l> {
     pub(super) ports: &'l BTreeMap<u64, Slot>,
     pub(super) lent: &'l RefCell<Vec<u64>>,
@@ -35,26 +35,26 @@ impl Scope for Lender<'_> {
 }
 
 impl<'e> Event<'e> {
-    /// The id of the port that this event is delivered to; `None` if no loop delivers it.
+    /// The id of the port that this event is delivered to. `None` if no loop delivers it.
     pub fn port_id(&self) -> Option<PortId> {
         self.scope().map(|scope| PortId(scope.served()))
     }
 
-    /// A port of the loop that delivers this event; `None` for other ids and other events.
+    /// Returns a port of the loop that delivers this event. `None` for other ids and other events.
     pub fn loop_port(&self, id: PortId) -> Option<&'e MessagePort> {
         self.scope()?.port(id.0)
     }
 
-    /// All ports of the loop that delivers this event, but those that have said their end: a server
-    /// answers all of its clients so.
+    /// Returns all ports of the loop that delivers this event, except those that have ended. For
+    /// example, a server can answer all of its clients.
     pub fn loop_ports(&self) -> impl Iterator<Item = (PortId, &'e MessagePort)> {
         let scope = self.scope();
         let ids = scope.map_or_else(Vec::new, |scope| scope.ids());
         ids.into_iter().filter_map(move |id| Some((PortId(id), scope?.port(id)?)))
     }
 
-    /// Has the loop do something once this event's listeners have returned. Says whether a loop
-    /// delivers this event; otherwise nothing is done.
+    /// Has the loop run an action after this event's listeners have returned. Returns whether a
+    /// loop delivers this event; otherwise the action is dropped.
     pub fn defer(&self, action: impl FnOnce(&mut EventLoop) + 'static) -> bool {
         let Some(scope) = self.scope() else { return false };
         let action: Deferred = Box::new(action);

@@ -1,9 +1,8 @@
-//! One turn: who is served, for how long, and what is done afterwards.
+//! One turn of the loop: which ports it serves, for how long, and what it does afterwards.
 //!
-//! No turn walks through all ports, but for one a second that looks for messages whose ring was
-//! refused. A port is looked at because epoll names it, because it has
-//! called ([`Watcher`](crate::port::events::Watcher)), because the program had it in its hands, or
-//! because it is behind its time.
+//! A turn does not walk through all ports, except once a second to find messages whose ring was
+//! refused. A turn looks at a port if epoll reports it, if it has called its
+//! [`Watcher`](crate::port::events::Watcher), if the program has borrowed it, or if a retry is due.
 
 use super::lend::Lender;
 use super::{BELL, Deferred, EventLoop, PortId};
@@ -18,9 +17,9 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::time::{Duration, Instant};
 
 impl EventLoop {
-    /// Waits, and serves every port that has something once. Says whether anything was there.
+    /// Waits, and serves every port with events once. Returns whether there were any.
     ///
-    /// A port that cannot be watched keeps no other from being served.
+    /// If a port cannot be watched, the others are served all the same.
     pub(super) fn turn(&mut self, timeout: Option<Duration>) -> Result<bool, LoopError> {
         self.look_at_lent();
         let timeout = self.shortened(timeout);
@@ -33,7 +32,7 @@ impl EventLoop {
                 id => self.make_ready(id),
             }
         }
-        // In the order in which they were added.
+        // Sources are served in the order in which they were added.
         marks.retain(|id| self.sources.contains_key(id));
         marks.sort_unstable();
         let mut was_something = !marks.is_empty();
@@ -46,7 +45,7 @@ impl EventLoop {
         self.retry_delayed(was_something);
         self.look_for_lost();
         let mut outcome = self.watch_rested();
-        // Those that become ready meanwhile have their turn later.
+        // Ports that become ready meanwhile are served in the next turn.
         for _ in 0..self.ready.len() {
             let Some(id) = self.ready.pop_front() else { break };
             match self.serve(id) {
@@ -58,14 +57,14 @@ impl EventLoop {
         }
         self.look_at_lent();
         if !self.ready.is_empty() || (self.is_nested.get() && self.has_retries()) {
-            // So that a loop in which this one nests comes back for the rest. Where none does, what
-            // is delayed waits for its time.
+            // Makes the descriptor readable, so that an outer loop comes back for the rest. Without
+            // an outer loop, delayed ports wait for their time.
             self.shared.called.ring();
         }
         outcome.map(|()| was_something)
     }
 
-    /// How long a turn may wait.
+    /// The longest time that a turn may wait.
     fn shortened(&self, timeout: Option<Duration>) -> Option<Duration> {
         if !self.ready.is_empty() {
             return Some(Duration::ZERO);
@@ -77,8 +76,8 @@ impl EventLoop {
         delayed.into_iter().chain(rested).chain(timeout).chain(again).min()
     }
 
-    /// Looks at all ports that are waited for, once a second: the kernel may have refused a ring
-    /// of a peer that never calls again, or one of ours.
+    /// Looks at all watched ports once a second: the kernel may have refused a ring of a peer that
+    /// never calls again, or a ring of this end.
     fn look_for_lost(&mut self) {
         let now = clock::coarse();
         if now < self.look_again_at {
@@ -95,8 +94,8 @@ impl EventLoop {
         lost.into_iter().for_each(|id| self.make_ready(id));
     }
 
-    /// Looks at the ports that were set aside and that the program had in its hands since: it may
-    /// have read what stood before the end.
+    /// Looks at ports that were set aside and that the program has borrowed since: it may have
+    /// received the messages before their end.
     pub(super) fn look_at_lent(&mut self) {
         for id in std::mem::take(self.lent.get_mut()) {
             let Some(slot) = self.ports.get(&id) else { continue };
@@ -107,8 +106,8 @@ impl EventLoop {
         }
     }
 
-    /// Gives delayed ports another turn: all of them when nothing else is there, and otherwise some
-    /// of them from time to time.
+    /// Retries delayed ports: all of them if the turn had no event, otherwise some from time to
+    /// time.
     fn retry_delayed(&mut self, was_something: bool) {
         if self.delayed.is_empty() {
             return;
@@ -128,7 +127,7 @@ impl EventLoop {
         }
     }
 
-    /// Listens again to sources that panicked a while ago.
+    /// Watches sources again that panicked a while ago.
     fn watch_rested(&mut self) -> Result<(), LoopError> {
         let now = if self.resting.is_empty() { return Ok(()) } else { Instant::now() };
         while self.resting.front().is_some_and(|(due, _)| *due <= now) {
@@ -142,7 +141,7 @@ impl EventLoop {
         Ok(())
     }
 
-    /// Whether something is to be tried again that no descriptor tells of.
+    /// Whether there is a retry that no descriptor reports.
     pub(super) fn has_retries(&self) -> bool {
         !self.delayed.is_empty() || !self.resting.is_empty()
     }
@@ -151,7 +150,7 @@ impl EventLoop {
         let Some(mut source) = self.sources.get_mut(&id).and_then(Option::take) else { return };
         let is_well = self.isolate(|event_loop| (source.on_ready)(event_loop));
         if !is_well {
-            // It may not have used up what made it readable.
+            // It may not have consumed what made it readable.
             let _ = self.epoll.remove(source.fd.as_fd());
             self.resting.push_back((Instant::now() + RETRY, id));
         }
@@ -162,7 +161,7 @@ impl EventLoop {
         }
     }
 
-    /// Delivers a share of what a port has. Says whether it had anything.
+    /// Delivers a share of a port's messages. Returns whether it had any.
     fn serve(&mut self, id: u64) -> Result<bool, LoopError> {
         let Some(slot) = self.ports.get_mut(&id) else { return Ok(false) };
         slot.is_ready = false;
@@ -177,8 +176,8 @@ impl EventLoop {
             }
             slot.is_watched = true;
         }
-        // Listeners are isolated one by one. What else may panic is code of the program that checks
-        // a message, or that is run when a listener is dropped.
+        // A panic of a listener is caught at the listener. This catches one in the program's code
+        // that checks a message, or that runs when a listener is dropped.
         Ok(catch_unwind(AssertUnwindSafe(|| self.deliver_share(id))).unwrap_or_else(|panic| {
             self.report(&ListenerFailure::Panic(panic));
             self.delay(id);
@@ -190,7 +189,7 @@ impl EventLoop {
         let Some(slot) = self.ports.get(&id) else { return false };
         let scope =
             Lender { ports: &self.ports, lent: &self.lent, deferred: &self.deferred, served: id };
-        // By what they cost: a message with many descriptors, or of many bytes, is a share alone.
+        // Counts cost: one message with many descriptors, or of many bytes, can be a whole share.
         let mut count: u32 = 0;
         loop {
             let delivered = match slot.port.is_started() {
@@ -214,7 +213,7 @@ impl EventLoop {
                     return true;
                 }
             }
-            // What a handler wants done comes before the next message.
+            // Deferred actions of a handler run before the next message.
             if count >= SHARE || !self.deferred.borrow().is_empty() {
                 self.make_ready(id);
                 return true;
@@ -222,8 +221,8 @@ impl EventLoop {
         }
     }
 
-    /// Tries a port again a little later. Until then its doorbell, which rings for what cannot be
-    /// had, is not waited for.
+    /// Retries a port a little later. Until then its doorbell is not watched, as it rings for a
+    /// message that cannot be received.
     fn delay(&mut self, id: u64) {
         self.unwatch(id);
         if let Some(slot) = self.ports.get_mut(&id)
@@ -236,8 +235,8 @@ impl EventLoop {
         }
     }
 
-    /// Lets a port be that has messages and is not started. A hang-up behind them would be told
-    /// again and again.
+    /// Stops watching a port that has messages and is not started. Otherwise epoll would report a
+    /// hang-up behind them each time.
     fn set_aside(&mut self, id: u64) {
         self.unwatch(id);
         if let Some(slot) = self.ports.get(&id)
@@ -247,7 +246,7 @@ impl EventLoop {
         }
     }
 
-    /// Nothing more comes of a port, which stays until what its listeners deferred is done.
+    /// Marks a port as ended. It stays until the deferred actions of its listeners are done.
     fn end(&mut self, id: u64) {
         self.unwatch(id);
         self.let_go(id);
@@ -262,7 +261,7 @@ impl EventLoop {
         }
     }
 
-    /// `run` does not go on for this port.
+    /// Lets `run` return although this port is in the loop.
     fn let_go(&mut self, id: u64) {
         if let Some(slot) = self.ports.get_mut(&id) {
             self.holding -= usize::from(std::mem::replace(&mut slot.holds_run, false));
@@ -273,7 +272,7 @@ impl EventLoop {
         if let Some(slot) = self.ports.get_mut(&id)
             && std::mem::replace(&mut slot.is_watched, false)
         {
-            // It fails only for a descriptor that is not there.
+            // It fails only if epoll does not have the descriptor.
             let _ = self.epoll.remove(slot.port.endpoint().doorbell());
         }
     }
@@ -287,8 +286,8 @@ impl EventLoop {
         }
     }
 
-    /// Does what other threads have given by now. One by one, so that nothing is lost behind a
-    /// panic, and so that work which runs the loop itself finds the rest.
+    /// Runs the work that other threads have given so far. It takes one item at a time, so that a
+    /// panic loses no other item, and so that work which runs the loop finds the rest.
     fn do_work(&mut self) -> bool {
         let count = self.shared.work().as_ref().map_or(0, VecDeque::len);
         for _ in 0..count {
@@ -310,8 +309,7 @@ impl EventLoop {
         self.deferred.get_mut().pop_front()
     }
 
-    /// Runs code of the program. A panic in it is reported, and goes no further. Says whether there
-    /// was none.
+    /// Runs code of the program, and reports a panic in it. Returns whether there was no panic.
     fn isolate(&mut self, act: impl FnOnce(&mut EventLoop)) -> bool {
         let outcome = catch_unwind(AssertUnwindSafe(|| act(self)));
         match outcome {
@@ -323,16 +321,16 @@ impl EventLoop {
         }
     }
 
-    /// Without a hook nothing more is said: the panic has printed its message by itself.
+    /// Without a hook this does nothing: the panic has already printed its message.
     fn report(&mut self, failure: &ListenerFailure) {
         if let Some(hook) = &mut self.hook {
-            // A hook that panics is left alone.
+            // A panic of the hook is ignored.
             let _ = catch_unwind(AssertUnwindSafe(|| hook(failure)));
         }
     }
 }
 
-/// Messages of one port before the others have their turn.
+/// Messages of one port before the others are served.
 const SHARE: u32 = 64;
-/// How soon a message that cannot be had is tried again, and a source is served that panicked.
+/// The delay before a message that could not be received, or a source that panicked, is retried.
 const RETRY: Duration = Duration::from_millis(10);
