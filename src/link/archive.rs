@@ -134,6 +134,10 @@ pub unsafe trait SafeArchive {
 ///     }
 /// }
 /// ```
+#[diagnostic::on_unimplemented(
+    message = "`{Self}` cannot be received as a message",
+    note = "add `#[derive(rkyv::Archive, messageport::SafeArchive)]` to the type"
+)]
 pub trait Receive:
     Archive<
     Archived: Portable

@@ -59,6 +59,10 @@ pub type PostSerializer<'a> = HighSerializer<PayloadWriter<'a>, ArenaHandle<'a>,
 /// assert_eq!(channel.port2.recv()?.data::<Order>()?.item, "lamp");
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
+#[diagnostic::on_unimplemented(
+    message = "`{Self}` cannot be posted as a message",
+    note = "add `#[derive(rkyv::Archive, rkyv::Serialize, messageport::SafeArchive)]` to the type"
+)]
 pub trait Post: Receive + for<'a> Serialize<PostSerializer<'a>> {}
 
 impl<T: Receive + for<'a> Serialize<PostSerializer<'a>>> Post for T {}

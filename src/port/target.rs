@@ -235,6 +235,10 @@ impl fmt::Debug for Event<'_> {
 /// A listener as an object.
 ///
 /// DOM: [`EventListener`](https://dom.spec.whatwg.org/#callbackdef-eventlistener).
+#[diagnostic::on_unimplemented(
+    message = "`{Self}` is not a listener object",
+    note = "implement `EventListener` for it, or give a closure to `add_event_listener`"
+)]
 pub trait EventListener: Send + Sync {
     /// Called with each event that it listens to.
     ///
