@@ -58,6 +58,9 @@
 //! The repository's `docs` folder has the layout, the protocol, the safety argument and the
 //! measurements.
 #![deny(missing_docs)]
+#![cfg_attr(docsrs, feature(doc_cfg))]
+// Else every item would say that it is not there under loom.
+#![cfg_attr(docsrs, doc(auto_cfg = false))]
 
 #[cfg(not(all(target_os = "linux", target_pointer_width = "64")))]
 compile_error!("messageport needs 64-bit Linux");
@@ -96,6 +99,7 @@ pub use front::blocking::Iter;
 #[cfg(not(messageport_loom))]
 pub use front::event_loop::{EventLoop, LoopHandle, PortId, SourceId};
 #[cfg(all(not(messageport_loom), any(feature = "tokio", feature = "async-io")))]
+#[cfg_attr(docsrs, doc(cfg(any(feature = "tokio", feature = "async-io"))))]
 pub use front::future::{AsyncPort, AsyncReceiver, AsyncSender};
 #[cfg(not(messageport_loom))]
 pub use front::port_set::{PortSet, Said};
@@ -154,7 +158,15 @@ pub mod fuzzing {
     pub use crate::wire::fuzzing::frames;
 }
 
-/// The example of the README is compiled and run like the others.
+/// The programs of the documents for users are compiled and run like the examples above.
 #[cfg(doctest)]
-#[doc = include_str!("../README.md")]
-struct Readme;
+mod documents {
+    #[doc = include_str!("../README.md")]
+    struct Readme;
+    // Its programs use tokio.
+    #[cfg(feature = "tokio")]
+    #[doc = include_str!("../docs/guide.md")]
+    struct Guide;
+    #[doc = include_str!("../docs/migrating.md")]
+    struct Migrating;
+}

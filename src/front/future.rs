@@ -94,6 +94,7 @@ impl MessagePort {
     /// # Errors
     /// [`AddError`] with the port, if the reactor refuses its descriptors, or if there is no
     /// reactor: outside a tokio runtime with the feature `tokio` alone.
+    #[cfg_attr(docsrs, doc(cfg(any(feature = "tokio", feature = "async-io"))))]
     pub fn into_async(self) -> Result<AsyncPort, AddError> {
         let wakers = Arc::new(Wakers::default());
         let reactor = || Reactor::new(self.endpoint());
