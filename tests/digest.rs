@@ -1,5 +1,7 @@
 //! The example `digest` against `sha256sum`, and against processes that are killed.
 
+#[path = "common/example.rs"]
+mod example;
 #[path = "digest/oracle.rs"]
 mod oracle;
 #[path = "digest/processes.rs"]
@@ -15,7 +17,8 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::thread;
 
-use crate::oracle::{Oracle, assert_same, digest, noise, program};
+use crate::example::example;
+use crate::oracle::{Oracle, assert_same, digest, noise};
 use crate::processes::{
     await_that, finish, is_alive, kill, kill_new_worker, peak_memory, workers, write,
 };
@@ -201,7 +204,7 @@ fn a_file_for_which_no_worker_can_be_had_is_a_clear_error() {
     let file = oracle.file("file".to_owned(), b"content");
     // Enough descriptors for the file, and too few for the channel to a worker.
     let mut command = Command::new("sh");
-    command.args(["-c", "ulimit -n 5; exec \"$0\" \"$1\""]).arg(program()).arg(file);
+    command.args(["-c", "ulimit -n 5; exec \"$0\" \"$1\""]).arg(example("digest")).arg(file);
     let output = finish(oracle.start(&mut command), b"");
     let errors = String::from_utf8_lossy(&output.stderr);
     assert_eq!(output.status.code(), Some(1), "{errors}");
@@ -253,7 +256,7 @@ fn results_that_cannot_be_written_and_wrong_options_are_failures() {
 fn closed_standard_streams_are_reported_as_sha256sum_reports_them() {
     let Some(oracle) = Oracle::find() else { return };
     oracle.file("file".to_owned(), b"content");
-    let ours = program();
+    let ours = example("digest");
     // A closed input matters to those who read it, a closed output to those who write.
     for arguments in ["- <&-", "file - <&-", "file <&-", "file >&-", "missing >&-", "--help >&-"] {
         let [ours, theirs] = [ours.as_path(), Path::new("sha256sum")].map(|program| {

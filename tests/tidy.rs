@@ -6,6 +6,8 @@
 
 #[path = "tidy/figures.rs"]
 mod figures;
+#[path = "tidy/readme.rs"]
+mod readme;
 #[path = "tidy/shared.rs"]
 mod shared;
 #[path = "tidy/tokens.rs"]
@@ -574,10 +576,10 @@ fn the_layout_is_documented() {
 }
 
 #[test]
-fn the_times_of_the_readme_stand_in_the_performance_page() {
+fn times_of_the_readme_and_the_comparison_stand_in_the_performance_page() {
     let (readme, page) = (read("README.md"), read("docs/performance.md"));
-    let claimed = figures::times(figures::section(&readme, "## How fast\n"));
-    assert!(claimed.len() > 20, "the table is there: {claimed:?}");
+    let claimed = figures::times(&(readme + &read("docs/compare.md")));
+    assert!(claimed.len() > 20, "the tables are there: {claimed:?}");
     let unknown: Vec<_> = claimed.difference(&figures::times(&page)).cloned().collect();
     assert!(unknown.is_empty(), "not in docs/performance.md: {unknown:?}");
 }

@@ -1,14 +1,14 @@
 //! What is right: `sha256sum` says it.
 
-use std::env;
 use std::ffi::{OsStr, OsString};
 use std::fs;
 use std::iter;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::{Child, Command, Output, Stdio};
 
 use tempfile::TempDir;
 
+use crate::example::example;
 use crate::processes::finish;
 
 /// A folder of files, and `sha256sum` to say what is right.
@@ -78,17 +78,7 @@ pub fn assert_same(ours: &Output, theirs: &Output) {
 
 /// The example, to be given arguments.
 pub fn digest() -> Command {
-    Command::new(program())
-}
-
-/// The example's path: Cargo puts examples beside the folder of the test binaries.
-pub fn program() -> PathBuf {
-    let test = env::current_exe().expect("the path of this test");
-    let profile = test.parent().and_then(Path::parent).expect("target/<profile>/deps/<test>");
-    let program = profile.join("examples/digest");
-    // `cargo test --test digest` alone does not build it.
-    assert!(program.exists(), "not built: run `cargo build --example digest`, or all tests");
-    program
+    Command::new(example("digest"))
 }
 
 /// Bytes in which no two chunks are equal: what repeats has a prime length.

@@ -16,13 +16,6 @@ pub fn times(text: &str) -> BTreeSet<String> {
         .collect()
 }
 
-/// The part of a document under one heading, up to the next one of that level.
-pub fn section<'a>(document: &'a str, heading: &str) -> &'a str {
-    let start = document.find(heading).unwrap_or_else(|| panic!("no {heading:?}"));
-    let rest = &document[start + heading.len()..];
-    &rest[..rest.find("\n## ").unwrap_or(rest.len())]
-}
-
 #[test]
 fn times_are_found_as_they_are_written() {
     let text = "| typed 190 ns; `pipe`* 17.2 ns (1.5), 5 MiB, or 3 µs. |\n0.4\nms ns";
@@ -30,5 +23,4 @@ fn times_are_found_as_they_are_written() {
         times(text).into_iter().collect::<Vec<_>>(),
         ["0.4 ms", "17.2 ns", "190 ns", "3 µs"]
     );
-    assert_eq!(section("a\n## One\nb\n## Two\nc", "## One\n"), "b");
 }
