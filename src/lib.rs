@@ -1,22 +1,25 @@
-//! The web's `MessagePort`, between native processes on Linux, at shared-memory speed.
+//! Fast IPC for Linux: typed messages between processes through lock-free rings in shared memory.
 //!
-//! A [`MessageChannel`] is two entangled [`MessagePort`]s: what is posted to one is received from
-//! the other, in order. The ports share one region of memory that holds a lock-free ring for each
-//! direction; messages are serialised by [`rkyv`] straight into it, and read from it after a check.
+//! A [`MessageChannel`] has two ends, its [`MessagePort`]s. What is posted at one is received at
+//! the other, whole and in order; both ends post and receive. [`rkyv`] serialises a value straight
+//! into shared memory, and the receiver reads it there, after a check, without parsing it. The
+//! design is that of the web's [`MessagePort`][web].
 //!
 //! ```
-//! use messageport::{MessageChannel, rkyv};
+//! use messageport::{MessageChannel, SafeArchive};
 //!
-//! #[derive(rkyv::Archive, rkyv::Serialize, messageport::SafeArchive)]
+//! #[derive(rkyv::Archive, rkyv::Serialize, SafeArchive)]
 //! struct Order { id: u64, item: String }
 //!
 //! let MessageChannel { port1, port2 } = MessageChannel::new()?;
-//! port1.post_message(&Order { id: 7, item: "lamp".into() })?;
+//! port1.post_message(&Order { id: 7, item: "lamp".to_string() })?;
 //!
 //! let event = port2.recv()?;
 //! assert_eq!(event.data::<Order>()?.item, "lamp");
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
+//!
+//! [web]: https://developer.mozilla.org/en-US/docs/Web/API/MessagePort
 //!
 //! # Between processes
 //!
@@ -33,30 +36,38 @@
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 //!
-//! Ports move: [`post_message_with`](MessagePort::post_message_with) takes ports, [`Buffer`]s and
-//! descriptors along with a message. Strangers meet by a name, through a [`Listener`] and
-//! [`connect`].
+//! Unrelated programs of one user connect by a name, through a [`Listener`] and [`connect`].
+//! [`post_message_with`](MessagePort::post_message_with) sends ports, [`Buffer`]s and file
+//! descriptors along with a message, so a third process can also connect two others.
 //!
-//! # Many ports
+//! # Which type for what
 //!
-//! An [`EventLoop`] calls the handlers of many ports on one thread; a [`PortSet`] waits for many
-//! without callbacks; a [`PortCollection`] posts to many, and a [`BroadcastChannel`] to whoever has
-//! joined its name. The features `tokio` and `async-io` have
-//! `AsyncPort`.
+//! | Task | Type |
+//! |---|---|
+//! | messages of one type each way | [`TypedPort`] |
+//! | many ports on one thread, with callbacks | [`EventLoop`] |
+//! | many ports on one thread, without callbacks | [`PortSet`] |
+//! | async, with the feature `tokio` or `async-io` | `AsyncPort` |
+//! | two threads for one port | [`Sender`] and [`Receiver`], by [`MessagePort::split`] |
+//! | one message to many ports | [`PortCollection`] |
+//! | one message to all programs that joined a name | [`BroadcastChannel`] |
+//! | large data, again and again, between ends that trust each other | [`BufferPool`] |
+//! | large data that the receiver keeps | [`Buffer`] |
+//! | sizes, limits, no transferables | [`ChannelBuilder`] |
 //!
-//! # What is promised
+//! # What you can rely on
 //!
-//! - `Ok` of a post means that the message is in shared memory and arrives whatever happens to the
-//!   sender. A post never blocks: the lane grows up to its limit, and then says
+//! - A post never blocks. `Ok` means that the message is in shared memory: the receiver can read it
+//!   even if the sender is killed at once. A queue grows up to its limit; then a post returns
 //!   [`QueueFull`](PostError::QueueFull).
-//! - After the last message every receiving call says `Closed`, with a [`CloseReason`]; also when
-//!   the peer was killed. Blocked calls wake up for it.
-//! - The peer counts as hostile unless [`trust_peer`](MessagePort::trust_peer) says otherwise:
+//! - After the last message every receiving call returns `Closed` with a [`CloseReason`], also when
+//!   the peer was killed. Calls that wait return too.
+//! - The peer counts as hostile until [`trust_peer`](MessagePort::trust_peer) says otherwise:
 //!   whatever it does, this API stays memory-safe. `docs/safety.md` lists the harm that it can do.
-//! - While both sides keep up there is no system call.
+//! - While neither process has to wait, a message takes no system call.
 //!
-//! The repository's `docs` folder has the layout, the protocol, the safety argument and the
-//! measurements.
+//! The package's `docs` folder has a guide with a program for each task, pages for those who come
+//! from another library, the trust model, the measurements, and the protocol.
 #![deny(missing_docs)]
 #![cfg_attr(docsrs, feature(doc_cfg))]
 // Else every item would say that it is not there under loom.
