@@ -1,12 +1,12 @@
-//! Prices for whoever wants them: any number of programs join one name, and each of them has what
-//! any other posts.
+//! Prices for any number of programs: they join one name, and each receives what every other one
+//! posts.
 //!
 //! ```text
-//! cargo run --example broadcast            # a feed and three screens, as processes of their own
-//! cargo run --example broadcast screen     # one more screen, until a feed says that it closes
+//! cargo run --example broadcast            # a feed and three screens, each a process
+//! cargo run --example broadcast screen     # one more screen, until a feed closes
 //! cargo run --example broadcast feed       # a feed, which waits for at least one screen
 //! ```
-// The derives' `unsafe impl`s are no code of this program.
+// The `unsafe impl`s of the derives do not count: they come from another crate.
 #![forbid(unsafe_code)]
 
 use std::env;
@@ -30,17 +30,17 @@ fn main() -> Result<(), Box<dyn Error>> {
     match env::args().nth(1).as_deref() {
         Some("feed") => feed(&name, env::var("SCREENS").map_or(Ok(1), |count| count.parse())?),
         Some("screen") => screen(&name),
-        _ => everybody(),
+        _ => all_roles(),
     }
 }
 
-fn everybody() -> Result<(), Box<dyn Error>> {
+fn all_roles() -> Result<(), Box<dyn Error>> {
     let name = format!("prices-{}", std::process::id());
     let start = |role: &str| {
         let mut command = Command::new(env::current_exe()?);
         command.arg(role).env("NAME", &name).env("SCREENS", SCREENS.to_string()).spawn()
     };
-    // In any order: nobody has to be there first.
+    // The order does not matter.
     let mut children = vec![start("feed")?];
     for _ in 0..SCREENS {
         children.push(start("screen")?);
@@ -87,7 +87,7 @@ fn screen(name: &str) -> Result<(), Box<dyn Error>> {
     let handle = event_loop.handle();
     event_loop.add_source(channel, move |_, channel| {
         if let Err(error) = channel.dispatch() {
-            // A lack of descriptors, say. It may pass: the loop comes back after a pause.
+            // Too few descriptors, say. That may pass: the loop calls again after a pause.
             eprintln!("{error}");
         }
         if channel.is_closed() {

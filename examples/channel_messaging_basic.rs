@@ -1,5 +1,5 @@
-//! MDN's first demo of channel messaging: a page hands one end of a channel to an inline frame, and
-//! the frame answers through it. Page and frame are two processes.
+//! MDN's first demo of channel messaging: a page sends one port of a channel to an inline frame,
+//! and the frame answers through it. Here the page and the frame are two processes.
 //!
 //! ```text
 //! cargo run --example channel_messaging_basic
@@ -27,7 +27,7 @@ fn page() -> Result<(), Box<dyn Error>> {
     });
     frame.port().post_text_with("Hello from the main page!", [port2.into()])?;
 
-    // Ends when the frame has dropped its end.
+    // Ends when the frame has dropped its port.
     let mut event_loop = EventLoop::new()?;
     event_loop.add(port1)?;
     event_loop.run()?;

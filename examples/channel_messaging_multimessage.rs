@@ -1,6 +1,6 @@
-//! MDN's second demo of channel messaging: what is typed into the page goes to a frame, which keeps a
-//! list of it and answers each message. Page and frame are two processes; the terminal stands for the
-//! page's form, and the end of its input closes the page.
+//! MDN's second demo of channel messaging: a page sends what is typed into it to a frame, which
+//! keeps a list of it and answers each message. Here the page and the frame are two processes, the
+//! terminal is the page's form, and the end of input closes the page.
 //!
 //! ```text
 //! printf 'one\ntwo\n' | cargo run --example channel_messaging_multimessage
@@ -31,7 +31,7 @@ fn page() -> Result<(), Box<dyn Error>> {
         io::stdout().flush()?;
     }
     port1.close();
-    // The frame says what it has, and ends.
+    // The frame sends its list, and ends.
     println!("page: {}", frame.port().recv()?.text()?);
     Ok(())
 }

@@ -1,4 +1,4 @@
-//! A room: one loop serves many clients, and whatever one of them says goes to all.
+//! A chat room: one loop serves many clients, and sends what one of them says to all.
 //!
 //! ```text
 //! cargo run --example event_loop
@@ -30,7 +30,7 @@ fn main() -> Result<(), Box<dyn Error + Send + Sync>> {
         event_loop.add(port2)?;
         clients.push(thread::spawn(move || client(number, &port1)));
     }
-    // Ends when the last client has gone.
+    // Ends when the last client has left.
     event_loop.run()?;
     for client in clients {
         client.join().map_err(|_| "a client has panicked")??;
@@ -38,7 +38,7 @@ fn main() -> Result<(), Box<dyn Error + Send + Sync>> {
     Ok(())
 }
 
-/// Says one thing, and leaves once it has heard everybody.
+/// Says one thing, and leaves once it has heard every client.
 fn client(number: u32, room: &MessagePort) -> Result<(), Box<dyn Error + Send + Sync>> {
     room.post_text(&format!("hello from client {number}"))?;
     let mut heard = Vec::new();

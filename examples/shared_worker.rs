@@ -1,4 +1,5 @@
-//! The native `SharedWorker`: a counter under a name, which any number of programs of this user share.
+//! A server with a name: a counter that any number of programs of this user share. On the web this
+//! is a `SharedWorker`.
 //!
 //! ```text
 //! cargo run --example shared_worker           # plays all the roles: a worker and three clients
@@ -23,11 +24,11 @@ fn main() -> Result<(), Box<dyn Error>> {
     match env::args().nth(1).as_deref() {
         Some("worker") => worker(&name, env::var("CLIENTS").map_or(Ok(1), |count| count.parse())?),
         Some("client") => client(&name),
-        _ => everybody(),
+        _ => all_roles(),
     }
 }
 
-fn everybody() -> Result<(), Box<dyn Error>> {
+fn all_roles() -> Result<(), Box<dyn Error>> {
     let name = format!("shared-counter-{}", std::process::id());
     let start = |role: &str| {
         let mut command = Command::new(env::current_exe()?);
@@ -45,13 +46,13 @@ fn everybody() -> Result<(), Box<dyn Error>> {
     Ok(())
 }
 
-/// Serves until so many clients have come, and all have gone.
+/// Serves until the expected number of clients has come, and all of them have left.
 fn worker(name: &str, expected: u32) -> Result<(), Box<dyn Error>> {
     let listener = Listener::bind(name)?;
     let total = Arc::new(AtomicU64::new(0));
     let mut event_loop = EventLoop::new()?;
     let mut clients = 0;
-    // Looks for new clients between the turns of those that are there.
+    // Accepts new clients between the turns of those that are connected.
     while clients < expected || event_loop.ids().count() > 0 {
         while let Some(port) = listener.try_accept()? {
             clients += 1;

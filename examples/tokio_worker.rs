@@ -1,5 +1,5 @@
-//! A tokio program that has worker processes count primes. One worker dies at its third task, and
-//! one falls silent at its second: their tasks are given to others, and the sum is right.
+//! A tokio program whose worker processes count primes. One worker dies at its third task, and one
+//! stops answering at its second. Other workers get their tasks, and the sum is right.
 //!
 //! ```text
 //! cargo run --release --features tokio --example tokio_worker
@@ -19,15 +19,15 @@ use tokio::time::timeout;
 
 type Failure = Box<dyn Error + Send + Sync>;
 
-/// How each worker behaves; one that is lost is followed by one that works.
+/// How each worker behaves. A worker that is lost is replaced by one that works.
 const WORKERS: [&str; 4] = ["works", "dies", "falls-silent", "works"];
-/// All primes below this are counted, a chunk at a time.
+/// The workers count all primes below this, a chunk at a time.
 const LIMIT: u64 = 1_000_000;
 const CHUNK: u64 = 20_000;
 const PRIMES: u64 = 78_498;
 /// How long a worker may take for one chunk.
 const PATIENCE: Duration = Duration::from_secs(2);
-/// Workers that may be lost before it is no use to go on.
+/// Workers that may be lost before the program gives up.
 const MOST_LOST: usize = 20;
 
 fn main() -> Result<(), Failure> {
@@ -39,7 +39,7 @@ fn main() -> Result<(), Failure> {
 
 // The supervisor.
 
-/// What is to be done, and what is known. A chunk is named by its first number.
+/// What is left to do, and the result so far. A chunk is named by its first number.
 struct Tasks {
     waiting: VecDeque<u64>,
     primes: u64,
@@ -70,7 +70,7 @@ fn lock(tasks: &Mutex<Tasks>) -> MutexGuard<'_, Tasks> {
     tasks.lock().expect("nobody panics with it")
 }
 
-/// Keeps a worker at work until nothing is left to do: after one that is lost, the next.
+/// Keeps one worker busy until nothing is left to do, and replaces each that is lost.
 async fn fill_post(tasks: Arc<Mutex<Tasks>>, behaviour: &str) -> Result<(), Failure> {
     let mut behaviour = behaviour;
     while let Some(why) = employ(&tasks, behaviour).await? {
@@ -85,7 +85,7 @@ async fn fill_post(tasks: Arc<Mutex<Tasks>>, behaviour: &str) -> Result<(), Fail
     Ok(())
 }
 
-/// Gives a new worker one task after the other. Says how it was lost, if it was.
+/// Gives a new worker one task after the other. Returns how it was lost, if it was.
 async fn employ(tasks: &Mutex<Tasks>, behaviour: &str) -> Result<Option<String>, Failure> {
     let mut command = Command::new(env::current_exe()?);
     command.arg(behaviour);
@@ -111,8 +111,8 @@ async fn employ(tasks: &Mutex<Tasks>, behaviour: &str) -> Result<Option<String>,
     }
 }
 
-/// A task through the port as a sink, and its answer through the port as a stream. An error says
-/// what the worker did instead.
+/// Sends a task through the port as a sink, and receives the answer from the port as a stream. The
+/// error is what the worker did instead.
 async fn ask(port: &mut AsyncPort, first: u64) -> Result<u64, String> {
     let refused = |error| format!("takes no task: {error}");
     port.send(first.to_le_bytes().to_vec()).await.map_err(refused)?;

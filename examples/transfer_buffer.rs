@@ -1,11 +1,11 @@
-//! Frames go through three processes, and none of them copies a pixel.
+//! Frames pass through three processes, and none of them copies a pixel.
 //!
 //! ```text
 //! camera (this process) → meter → display → camera, which compares
 //! ```
 //!
-//! A frame is a buffer. Posting it seals it, so that the next process reads it where it is, certain
-//! that it cannot change any more, and may pass it on.
+//! A frame is a buffer. Posting it seals it against changes. The next process maps it, reads it in
+//! place, and may pass it on.
 //!
 //! ```text
 //! cargo run --release --example transfer_buffer [FRAMES]
@@ -56,7 +56,7 @@ fn camera(frames: u32) -> Result<(), Box<dyn Error>> {
     Ok(())
 }
 
-/// Measures each frame and passes it on as it is.
+/// Measures each frame and passes it on unchanged.
 fn meter() -> Result<(), Box<dyn Error>> {
     let camera = parent_port()?;
     let display = camera.recv()?.take_port()?;

@@ -1,7 +1,7 @@
-//! A broker introduces two workers to each other, and exits. They go on talking.
+//! A broker connects two workers with each other, and exits. They continue without it.
 //!
-//! The broker makes a channel and moves one end of it to each worker. What the first one posts
-//! before the second one has its end waits in the channel: the queue moves along.
+//! The broker makes a channel and sends one port to each worker. What the first worker posts before
+//! the second one has its port waits in the channel: a port moves with its queue.
 //!
 //! ```text
 //! cargo run --release --example transfer_port
@@ -24,14 +24,14 @@ fn main() -> Result<(), Box<dyn Error>> {
     }
 }
 
-/// Starts the broker, sees it go, and prints what the workers say afterwards.
+/// Starts the broker, waits for its end, and prints what the workers say afterwards.
 fn audience() -> Result<(), Box<dyn Error>> {
     let mut broker = this_program("broker")?.stdout(Stdio::piped()).spawn()?;
     let said = BufReader::new(broker.stdout.take().ok_or("the output is piped")?);
     if !broker.wait()?.success() {
         return Err("the broker has failed".into());
     }
-    println!("the broker has gone");
+    println!("the broker has exited");
     // The workers hold the pipe as well: it ends when both have ended.
     let lines = said.lines().collect::<Result<Vec<_>, _>>()?;
     lines.iter().for_each(|line| println!("{line}"));
@@ -44,7 +44,7 @@ fn broker() -> Result<(), Box<dyn Error>> {
     for (role, port) in [("asks", port1), ("answers", port2)] {
         let worker = Worker::spawn(this_program(role)?)?;
         worker.port().post_text_with("your partner", [port.into()])?;
-        // Apart, neither ends the other: the worker outlives this process.
+        // Without a `Worker`, nothing ends the child: it outlives this process.
         drop(worker.into_parts());
     }
     Ok(())
@@ -65,7 +65,7 @@ fn asks(partner: &MessagePort) -> Result<(), Box<dyn Error>> {
 }
 
 fn answers(partner: &MessagePort) -> Result<(), Box<dyn Error>> {
-    // Ends when the other one has gone.
+    // Ends when the other worker has ended.
     for question in partner {
         let number = question.data::<u64>()?.to_native();
         partner.post_message(&(number * number))?;
