@@ -2,8 +2,8 @@
 //!
 //! A [`MessageChannel`] has two ends, its [`MessagePort`]s. What is posted at one is received at
 //! the other, whole and in order; both ends post and receive. [`rkyv`] serialises a value straight
-//! into shared memory, and the receiver reads it there, after a check, without parsing it. The
-//! design is that of the web's [`MessagePort`][web].
+//! into shared memory, and the receiver checks it and reads it without parsing it. The design is
+//! that of the web's [`MessagePort`][web].
 //!
 //! ```
 //! use messageport::{MessageChannel, SafeArchive};
