@@ -174,8 +174,8 @@ pub mod fuzzing {
 mod documents {
     #[doc = include_str!("../README.md")]
     struct Readme;
-    // Its programs use tokio.
-    #[cfg(feature = "tokio")]
+    // Its programs use both.
+    #[cfg(all(feature = "tokio", feature = "async-io"))]
     #[doc = include_str!("../docs/guide.md")]
     struct Guide;
     #[doc = include_str!("../docs/migrating.md")]

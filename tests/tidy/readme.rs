@@ -193,6 +193,15 @@ fn links_lead_to_files_and_those_of_the_readme_to_packaged_ones() {
 }
 
 #[test]
+fn every_section_of_the_guide_has_a_program() {
+    let guide = read("docs/guide.md");
+    let sections: Vec<&str> = guide.split("\n## ").skip(1).collect();
+    assert!(sections.len() >= 15, "the guide has its sections");
+    let without = sections.iter().filter(|section| blocks(section, "rust").is_empty());
+    report(without.map(|section| format!("no program: {:?}", section.lines().next())).collect());
+}
+
+#[test]
 fn what_one_writes_here_is_compiled() {
     report(check_right_column("docs/migrating.md", &read("docs/migrating.md")));
 }
