@@ -1,7 +1,7 @@
 //! Every error that a caller can get. Floor 0.
 //!
-//! Our own bug is an assertion; the peer's bytes are [`CloseReason::Corrupt`] and a closed port;
-//! the kernel's refusal names its call.
+//! A bug of this crate is an assertion; bad bytes of the peer are [`CloseReason::Corrupt`] and a
+//! closed port; a refusal of the kernel names its call.
 
 mod end;
 mod io_error;
@@ -17,7 +17,7 @@ pub use meeting::{BroadcastError, ConnectError, ListenError, ParentPortError, Sp
 use std::io;
 use thiserror::Error;
 
-/// A refusal of the kernel: which call, and why.
+/// A call that the kernel refused, and why.
 #[derive(Debug, Error)]
 #[error("{}", text::refused(call, source))]
 pub(crate) struct SystemError {
@@ -26,23 +26,23 @@ pub(crate) struct SystemError {
 }
 
 impl SystemError {
-    /// Whether it is this process or the system that lacks something, and not the peer's doing.
+    /// Whether this process or the system is out of something, rather than the peer being at fault.
     pub(crate) fn is_lack(&self) -> bool {
         is_lack(&self.source)
     }
 }
 
-/// Whether an error of the kernel says that this process or the system lacks something.
+/// Whether an error of the kernel says that this process or the system is out of something.
 pub(crate) fn is_lack(source: &io::Error) -> bool {
     let lacks = [libc::EMFILE, libc::ENFILE, libc::ENOMEM, libc::ENOBUFS];
     source.raw_os_error().is_some_and(|errno| lacks.contains(&errno))
 }
 
-/// Why a channel could not be made. Nothing is left behind.
+/// Why a channel could not be created. Nothing is left behind.
 #[derive(Debug, Error)]
 #[non_exhaustive]
 pub enum ChannelError {
-    /// The builder's `capacity` or `limit` is beyond what a lane can have.
+    /// The builder's `capacity` or `limit` is above the maximum of a lane.
     #[error(
         "{name} of {found} bytes is too large: expected at most {max}; give the builder a smaller \
          one"
@@ -50,9 +50,9 @@ pub enum ChannelError {
     TooLarge {
         /// `capacity` or `limit`.
         name: &'static str,
-        /// Bytes asked for, rounded up.
+        /// Bytes requested, rounded up.
         found: u64,
-        /// Most bytes.
+        /// The maximum, in bytes.
         max: u64,
     },
     /// A resource limit of this process is below what the region needs.
@@ -61,9 +61,9 @@ pub enum ChannelError {
          smaller `limit`, or raise the resource limit"
     )]
     ResourceLimit {
-        /// `RLIMIT_FSIZE` or `RLIMIT_AS`.
+        /// The limit: `RLIMIT_FSIZE` or `RLIMIT_AS`.
         resource: &'static str,
-        /// Bytes that it allows.
+        /// Bytes that the limit allows.
         allowed: u64,
         /// Bytes of the region.
         needed: u64,
@@ -73,7 +73,7 @@ pub enum ChannelError {
         "the kernel lacks {missing}: messageport needs Linux 5.14 or later, so update the kernel"
     )]
     KernelTooOld {
-        /// What it lacks.
+        /// The missing feature.
         missing: &'static str,
     },
     /// The kernel refused a call.
@@ -86,30 +86,32 @@ pub enum ChannelError {
     },
 }
 
-/// Why a message was not posted. Nothing of it is in the ring, and the port is as it was.
+/// Why a message was not posted. Nothing of it is in the ring, and the port is unchanged.
 #[derive(Debug, Error)]
 #[non_exhaustive]
 pub enum PostError {
-    /// Nobody will read it.
+    /// The port is closed, so no peer will read the message.
     #[error("the port is closed, because {reason}: a post needs an open port; make a new channel")]
     Closed {
         /// Which end closed it, and how.
         reason: CloseReason,
     },
-    /// The lane holds as much unread as its limit allows, or the rest is too short for this one; or
-    /// the socket beside it holds as many unread packets of transferables as it can.
+    /// The message does not fit now.
+    ///
+    /// The lane holds as much unread as its limit allows, or what is left is too short for this
+    /// message; or the socket for transferables is full of unread packets.
     #[error("no room for a message of {len} bytes: {}", text::full(*unread, *limit, *is_socket))]
     QueueFull {
         /// Bytes of the message.
         len: u64,
         /// Bytes that the peer has not released.
         unread: u64,
-        /// Most bytes of a lane.
+        /// The limit of a lane, in bytes.
         limit: u64,
-        /// Whether it is the queue of transferables that is full, and not the lane.
+        /// Whether the socket for transferables is full, not the lane.
         is_socket: bool,
     },
-    /// It can never fit this channel.
+    /// The message can never fit this channel.
     #[error(
         "a message of {len} bytes can never fit, as this channel takes at most {max}: give it a \
          higher limit, or send the bytes in pieces (through a port, also in a `Buffer`)"
@@ -117,11 +119,12 @@ pub enum PostError {
     TooLarge {
         /// Bytes of the message.
         len: u64,
-        /// Bytes of the largest message.
+        /// The longest message that fits, in bytes.
         max: u64,
     },
-    /// Another post, loan or burst of the same port is at work: this one came from inside a
-    /// `Serialize`, or a [`Loan`](crate::Loan) is alive.
+    /// The port is in use by another post, loan or burst.
+    ///
+    /// The call came from inside a `Serialize`, or a [`Loan`](crate::Loan) is alive.
     #[error(
         "the port is busy with a loan or a value that is being serialised, and does one thing at \
          a time: post again when that has ended"
@@ -133,7 +136,7 @@ pub enum PostError {
          `Serialize` succeeds; correct what the source of this error names"
     )]
     Serialize(#[source] rkyv::rancor::BoxedError),
-    /// More is to move with one message than one packet takes.
+    /// The list has more items or descriptors than one message can carry.
     #[error(
         "{transferables} transferables with {descriptors} descriptors are too many for a message: \
          it takes {max_transferables} and {max_descriptors}, a port having three; post several"
@@ -141,43 +144,44 @@ pub enum PostError {
     TooManyTransferables {
         /// Transferables in the list.
         transferables: usize,
-        /// Descriptors that they have together.
+        /// Descriptors that they have in total.
         descriptors: usize,
-        /// Most transferables of a message.
+        /// The most transferables of a message.
         max_transferables: usize,
-        /// Most descriptors of a message.
+        /// The most descriptors of a message.
         max_descriptors: usize,
     },
-    /// The list has the other end of the very channel that the message would go through: nobody
-    /// could receive it there. (HTML loses the message and the port.)
+    /// The list contains the other end of the channel that carries the message.
+    ///
+    /// No process could receive it there. (On the web, the message and the port are lost.)
     #[error(
         "transferable {index} is the other end of the channel that is to carry it, where nobody \
          could receive it: post it through another port"
     )]
     TransferLoop {
-        /// Place in the list.
+        /// Index in the list.
         index: usize,
     },
-    /// The list has a port that was closed here.
+    /// The list contains a port that was closed here.
     #[error(
         "transferable {index} is a closed port, and only an open one moves: leave it out of the \
          list"
     )]
     Detached {
-        /// Place in the list.
+        /// Index in the list.
         index: usize,
     },
-    /// The list has a port that has a [`BufferPool`](crate::BufferPool), at either end: pools stay
-    /// where they are mapped.
+    /// The list contains a port that has a [`BufferPool`](crate::BufferPool), at either end. Pools
+    /// stay where they are mapped.
     #[error(
         "transferable {index} is a port with a buffer pool, whose memory stays mapped where it \
          is: move a port without one"
     )]
     HasPool {
-        /// Place in the list.
+        /// Index in the list.
         index: usize,
     },
-    /// The buffer is not of a pool that was made through this very port.
+    /// The buffer is not from a pool that was made through this port.
     #[error(
         "the buffer belongs to another port's pool: post it through the port that made the pool"
     )]
@@ -191,22 +195,23 @@ pub enum PostError {
         /// Buffers of the pool.
         count: u32,
     },
-    /// This user has too many descriptors in flight: more than `RLIMIT_NOFILE`, all sockets
-    /// counted.
+    /// This user has too many descriptors in flight, counting all sockets: more than
+    /// `RLIMIT_NOFILE`.
     #[error(
         "too many descriptors of this user are in flight, more than RLIMIT_NOFILE allows: wait \
          until some were received, or raise the limit"
     )]
     TooManyInFlight,
-    /// The channel was made with
-    /// [`refuse_transfers`](crate::ChannelBuilder::refuse_transfers), or the peer's socket takes no
-    /// descriptors.
+    /// The channel or the peer refuses transferables.
+    ///
+    /// The channel was made with [`refuse_transfers`](crate::ChannelBuilder::refuse_transfers), or
+    /// the peer's socket takes no descriptors.
     #[error(
         "this channel refuses transferables, as its maker or the peer has chosen: post the message \
          without a list, or through another channel"
     )]
     Refused,
-    /// The time was up before there was room.
+    /// The time was up before the message fitted.
     #[error(
         "no room for the message within the time given: wait for longer, or see that the peer \
          receives"
@@ -218,7 +223,7 @@ pub enum PostError {
          on"
     )]
     Cancelled,
-    /// The kernel refused a call: a lack of memory for fresh pages, most likely.
+    /// The kernel refused a call, usually for lack of memory for fresh pages.
     #[error("{}", text::refused(call, source))]
     Io {
         /// The call.
@@ -232,7 +237,7 @@ pub enum PostError {
 #[derive(Debug, Error)]
 #[non_exhaustive]
 pub enum RecvError {
-    /// There will be no more. Every message that was committed has been delivered.
+    /// No more messages can come, and every committed message has been delivered.
     #[error(
         "the port is closed, because {reason}: every message before was delivered, and none can \
          follow; make a new channel"
@@ -247,12 +252,13 @@ pub enum RecvError {
     /// A [`Canceller`](crate::Canceller) ended the wait.
     #[error("the wait for a message was ended by a `Canceller`: receive again to go on")]
     Cancelled,
-    /// This process cannot have as many more descriptors as move with the next message. It stays in
-    /// the queue for a tenth of a second of tries; then it comes without them,
-    /// and a [`BufferPool`](crate::BufferPool) of the peer is lost.
+    /// This process has too few free descriptors for the next message.
     ///
-    /// Also while 256 descriptors that came through this port and were not taken wait to be closed:
-    /// then the message keeps what moves with it until there is room.
+    /// The message stays in the queue for a tenth of a second of retries. After that it comes
+    /// without its transferables, and a [`BufferPool`](crate::BufferPool) of the peer is lost.
+    ///
+    /// The error also comes while 256 descriptors wait to be closed that came through this port and
+    /// were not taken. In that case the message keeps its transferables until there is room.
     #[error(
         "the next message needs {needed} descriptors, and there is no room for them now: close \
          some, raise RLIMIT_NOFILE, or wait until those of dropped messages are closed, and \
@@ -262,13 +268,13 @@ pub enum RecvError {
         /// Descriptors of the message.
         needed: u16,
     },
-    /// The port delivers events: it was started, or has a handler of messages.
+    /// The port delivers events: it was started, or has a handler for messages.
     #[error(
         "the port delivers its messages as events, and cannot be read by calls as well: use its \
          handlers, or a port that has none"
     )]
     Started,
-    /// No memory for a private copy of the next message, which stays in the queue.
+    /// A private copy of the next message cannot be allocated. The message stays in the queue.
     #[error(
         "no memory for a copy of the next message, of {len} bytes, which stays in the queue: free \
          some and receive again, or step over it by `discard_next`"
@@ -287,7 +293,7 @@ pub enum RecvError {
     },
 }
 
-/// Why a message is not what it was asked to be. The port lives on.
+/// Why a message could not be read as requested. The port stays usable.
 #[derive(Debug, Error)]
 #[non_exhaustive]
 pub enum MessageError {
@@ -302,15 +308,15 @@ pub enum MessageError {
         /// What the validation found.
         source: rkyv::rancor::BoxedError,
     },
-    /// The message was posted as something else.
+    /// The message was posted in another format.
     #[error(
         "the message was posted as {found}, but {expected} was asked for: read it by the method \
          for what was posted"
     )]
     Format {
-        /// What was asked for.
+        /// The format that was requested.
         expected: &'static str,
-        /// How it was posted.
+        /// The format that it was posted in.
         found: &'static str,
     },
     /// The bytes are not UTF-8.
@@ -319,28 +325,29 @@ pub enum MessageError {
          text"
     )]
     NotText(#[source] std::str::Utf8Error),
-    /// What moved with the message was lost: this process could have no more descriptors.
+    /// The transferables were lost: this process had too few free descriptors.
     #[error(
         "the message has lost its {descriptors} descriptors, as this process could have no more: \
          close some or raise RLIMIT_NOFILE, and have it sent again"
     )]
     Lost {
-        /// Descriptors that it had.
+        /// The number of descriptors that it had.
         descriptors: u16,
     },
-    /// It brought ports, buffers or descriptors to a port that
-    /// [refuses](crate::MessagePort::refuse_transfers) them. It was dropped with all that it
-    /// brought.
+    /// It brought transferables to a port that [refuses](crate::MessagePort::refuse_transfers)
+    /// them.
+    ///
+    /// The message was dropped with everything that it brought.
     #[error(
         "the message brought {descriptors} descriptors to a port that refuses transferables, and \
          was dropped with them: have the peer post it without a list, or do not call \
          `refuse_transfers`"
     )]
     TransfersRefused {
-        /// Descriptors that it brought, as its sender says; a port has three.
+        /// The number of descriptors that it brought, as the sender claims; a port has three.
         descriptors: u16,
     },
-    /// There was no memory for a private copy of it. It is lost.
+    /// A private copy of the message could not be allocated. The message is lost.
     #[error(
         "no memory for a copy of the message, of {len} bytes, which is lost: free some, and have \
          it sent again"
@@ -349,87 +356,89 @@ pub enum MessageError {
         /// Bytes of the message.
         len: u64,
     },
-    /// Nothing of that kind moved with the message, or all of it was taken.
+    /// No transferable of that kind came with the message, or all of them were taken.
     #[error(
         "the message has no {kind} left in it: take no more of them than came with it, and each \
          once"
     )]
     NothingLeft {
-        /// What was asked for.
+        /// The kind that was requested.
         kind: &'static str,
     },
-    /// The message names a buffer of a [`BufferPool`](crate::BufferPool) that this end does not
-    /// have: it did not trust its peer when the pool came, it
-    /// [refuses](crate::MessagePort::refuse_transfers) transferables, or there was no room for the
-    /// pool's descriptor.
+    /// The message's buffer is from a [`BufferPool`](crate::BufferPool) that this end does not
+    /// have.
+    ///
+    /// It did not trust its peer when the pool came, it
+    /// [refuses](crate::MessagePort::refuse_transfers) transferables, or the process was out of
+    /// descriptors.
     #[error(
         "the message's buffer is of a pool that this end does not have: call `trust_peer` before \
          the first look for messages, and leave room for a descriptor"
     )]
     UnknownPool,
-    /// What moved with the message as a port is none that can be used.
+    /// The transferred port is not usable.
     #[error(transparent)]
     Port(AttachError),
-    /// What moved with the message as a buffer is none that can be used.
+    /// The transferred buffer is not usable.
     #[error(transparent)]
     Buffer(BufferError),
 }
 
-/// Why a [`BufferPool`](crate::BufferPool) cannot be made.
+/// Why a [`BufferPool`](crate::BufferPool) could not be created.
 #[derive(Debug, Error)]
 #[non_exhaustive]
 pub enum PoolError {
     /// The port is not trusted: a pool is memory that both ends write.
     #[error("a buffer pool needs trust: call `trust_peer` at both ends first")]
     NotTrusted,
-    /// A pool of nothing.
+    /// The pool would have no buffers, or buffers of no bytes.
     #[error(
         "a pool of {count} buffers of {len} bytes is empty: ask for at least one buffer of one \
          byte"
     )]
     Empty {
-        /// Buffers asked for.
+        /// Buffers requested.
         count: u32,
         /// Bytes of each.
         len: usize,
     },
-    /// A port has so many pools at the most, those that were dropped included.
+    /// The port has had as many pools as it can, dropped ones included.
     #[error(
         "the port has had {max} pools already, which is all that it takes: make one pool with \
          more buffers, or use another port"
     )]
     TooMany {
-        /// Most pools of a port.
+        /// The most pools of a port.
         max: usize,
     },
-    /// It could not be announced to the peer.
+    /// The pool could not be announced to the peer.
     #[error(transparent)]
     Post(#[from] PostError),
-    /// Its memory could not be made.
+    /// The pool's memory could not be allocated.
     #[error(transparent)]
     Memory(#[from] BufferError),
 }
 
-/// Why a [`Buffer`](crate::Buffer) cannot be made or used.
+/// Why a [`Buffer`](crate::Buffer) could not be created or used.
 #[derive(Debug, Error)]
 #[non_exhaustive]
 pub enum BufferError {
-    /// It can no longer be written: it was received, sealed or posted. `into_mut` makes a private
-    /// copy.
+    /// The buffer can no longer be written: it was received, sealed or posted. `into_mut` makes a
+    /// private copy.
     #[error("the buffer is sealed, so its bytes cannot change: take a private copy by `into_mut`")]
     Sealed,
-    /// It would exceed `RLIMIT_FSIZE`.
+    /// The buffer would exceed `RLIMIT_FSIZE`.
     #[error(
         "a buffer of {len} bytes exceeds RLIMIT_FSIZE ({allowed} bytes): make a smaller one, or \
          raise the limit"
     )]
     TooLarge {
-        /// Bytes asked for.
+        /// Bytes requested.
         len: u64,
         /// Bytes that the limit allows.
         allowed: u64,
     },
-    /// What the peer sent is not memory that nobody can change.
+    /// The peer sent something other than sealed memory.
     #[error(
         "what was sent is no buffer: {what}, where sealed memory is expected; have the peer send \
          a `Buffer`"
@@ -444,15 +453,15 @@ pub enum BufferError {
          succeeds; correct what the source of this error names"
     )]
     Serialize(#[source] rkyv::rancor::BoxedError),
-    /// The value took another length when it was serialised again.
+    /// The value had another length when it was serialised again.
     #[error(
         "the value took {len} bytes at first and {again} bytes when it was serialised again: have \
          its `Serialize` write the same each time"
     )]
     LengthChanged {
-        /// Bytes at first.
+        /// Bytes the first time.
         len: usize,
-        /// Bytes then.
+        /// Bytes the second time.
         again: usize,
     },
     /// The bytes are not a valid archive of the type.
@@ -476,30 +485,30 @@ pub enum BufferError {
     },
 }
 
-/// A port carries another schema than was required.
+/// A port carries another schema than the required one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
 #[error(
     "the channel carries schema {found:#x}, but {required:#x} is required: have its creator's \
      builder say this `schema`"
 )]
 pub struct SchemaError {
-    /// What was required.
+    /// The schema that was required.
     pub required: u64,
-    /// What the channel's creator said.
+    /// The schema that the channel's creator chose.
     pub found: u64,
 }
 
-/// Why a descriptor or region from elsewhere is not accepted as a port.
+/// Why a descriptor or region from elsewhere was not accepted as a port.
 #[derive(Debug, Error)]
 #[non_exhaustive]
 pub enum AttachError {
-    /// It is not what a port is made of.
+    /// It is not a port of this crate.
     #[error("what arrived is no port: {what}; have the peer send a port of this crate")]
     NotAPort {
         /// What is wrong with it.
         what: &'static str,
     },
-    /// It was made by a program that cannot be talked to.
+    /// It was made by an incompatible program.
     #[error(
         "the other program uses another {what}, {found:#x}, where this one has {expected:#x}: \
          build both with the same version of this crate and the same schema"
@@ -507,12 +516,12 @@ pub enum AttachError {
     Differs {
         /// What differs: the layout version, the payload format, …
         what: &'static str,
-        /// The other program's.
+        /// The other program's value.
         found: u64,
-        /// This program's.
+        /// This program's value.
         expected: u64,
     },
-    /// Its words contradict each other.
+    /// Its contents contradict each other.
     #[error(transparent)]
     Corrupt(Corruption),
     /// The kernel refused a call.
@@ -525,7 +534,7 @@ pub enum AttachError {
     },
 }
 
-/// Why an [`EventLoop`](crate::EventLoop) or a [`PortSet`](crate::PortSet) cannot go on.
+/// Why an [`EventLoop`](crate::EventLoop) or a [`PortSet`](crate::PortSet) could not continue.
 #[derive(Debug, Error)]
 #[non_exhaustive]
 pub enum LoopError {

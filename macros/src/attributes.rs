@@ -99,7 +99,7 @@ impl Field {
     }
 }
 
-/// Passes over what an attribute of rkyv's says that is of no account here.
+/// Skips what an rkyv attribute contains that does not matter here.
 fn skip(meta: &ParseNestedMeta<'_>) -> Result<(), Error> {
     while !meta.input.is_empty() && !meta.input.peek(Token![,]) {
         meta.input.parse::<TokenTree>()?;

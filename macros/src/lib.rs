@@ -11,22 +11,22 @@ use syn::{
 
 /// Derives `messageport::SafeArchive` for the archived form of a type.
 ///
-/// It stands beside `rkyv::Archive` and reads that derive's `#[rkyv(..)]` attributes. If the crate
-/// `messageport` has another name or is re-exported, say where it is:
-/// `#[messageport(crate = other::path)]`.
+/// Use it beside `rkyv::Archive`; it reads that derive's `#[rkyv(..)]` attributes. If the crate
+/// `messageport` has another name or is re-exported, name its path: `#[messageport(crate =
+/// other::path)]`.
 #[proc_macro_derive(SafeArchive, attributes(messageport, rkyv))]
 pub fn safe_archive(input: proc_macro::TokenStream) -> proc_macro::TokenStream {
     let input = syn::parse_macro_input!(input as DeriveInput);
     expand(&input).unwrap_or_else(Error::into_compile_error).into()
 }
 
-/// A field of the source type: how it is found in the archived type, and of what type it is there.
+/// A field of the source type, and its place and type in the archived type.
 struct Part {
-    /// What a pattern names it: its own name, or its place.
+    /// Its name in a pattern: its own name, or its index.
     member: TokenStream,
     archived: TokenStream,
     attributes: Field,
-    /// Whether its type depends on the parameters of the type that has it.
+    /// Whether its type depends on the parameters of the type that contains it.
     is_generic: bool,
 }
 
@@ -68,7 +68,7 @@ fn expand(input: &DeriveInput) -> Result<TokenStream, Error> {
     bounds.predicates.extend(parts.iter().flat_map(|part| predicates(part, krate, &rkyv)));
     let (parameters, arguments, bounds) = generics.split_for_impl();
     // A type that contains itself says so by `omit_bounds`, without which rkyv's derive does not
-    // compile. It is walked whatever it holds: the constant cannot be made from itself.
+    // compile. It is always walked: the constant cannot be computed from itself.
     let checks =
         parts.iter().map(|Part { archived, attributes, .. }| match attributes.omits_bounds {
             true => quote!(true),
@@ -152,8 +152,8 @@ fn arm(pattern: &TokenStream, parts: &[Part], krate: &Path) -> TokenStream {
     }
 }
 
-/// What rkyv's own derive demands of a field, and that its archived form is safe. Only what depends
-/// on a parameter is demanded, as the body proves the rest.
+/// What rkyv's own derive requires of a field, and that its archived form is safe. Only what
+/// depends on a parameter is required, as the body proves the rest.
 fn predicates(part: &Part, krate: &Path, rkyv: &Path) -> Vec<WherePredicate> {
     let Part { archived, attributes, is_generic, .. } = part;
     if attributes.omits_bounds || !is_generic {

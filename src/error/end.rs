@@ -3,9 +3,9 @@
 use std::fmt;
 use thiserror::Error;
 
-/// What a peer wrote that no program using this crate writes.
+/// A value that a peer wrote and that no program using this crate writes.
 ///
-/// The port that met it is closed: nothing more is read from the peer.
+/// The port that found it is closed: nothing more is read from the peer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
 #[error(
     "{what} is {found:#x}, {expected}: the peer is broken or hostile, so drop the port and look at \
@@ -68,7 +68,7 @@ impl Corruption {
         }
     }
 
-    /// `found` is none of the values that have a meaning.
+    /// `found` is not one of the values that have a meaning.
     pub(crate) const fn unknown(what: &'static str, found: u64) -> Corruption {
         Corruption { what, found, expected: Expected::Another }
     }
@@ -86,10 +86,9 @@ pub enum CloseReason {
     PeerClosed,
     /// The peer dropped its port, or the half of it that served this direction.
     PeerDropped,
-    /// The peer's process ended without a word: it was killed, it crashed, or it exited while it
-    /// held the port.
+    /// The peer's process ended without closing the port: it was killed, crashed, or exited.
     PeerDied,
-    /// The peer wrote what no program using this crate writes.
+    /// The peer wrote something that no program using this crate writes.
     Corrupt(Corruption),
 }
 

@@ -8,7 +8,7 @@ use super::{
 };
 use std::io::ErrorKind;
 
-/// What kind of an [`io::Error`] an error is.
+/// The `ErrorKind` that an error has as an [`io::Error`].
 pub(crate) trait AsIoError {
     fn kind(&self) -> ErrorKind;
 }

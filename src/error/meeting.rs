@@ -1,4 +1,4 @@
-//! Errors of meeting: starting a worker, listening, connecting.
+//! Errors of connecting: starting a worker, listening, connecting, broadcasting.
 
 use super::{AttachError, ChannelError, LoopError, MessageError, PostError, SystemError, text};
 use std::io;
@@ -8,15 +8,15 @@ use thiserror::Error;
 #[derive(Debug, Error)]
 #[non_exhaustive]
 pub enum SpawnError {
-    /// The channel to it could not be made.
+    /// The channel to the child could not be created.
     #[error(transparent)]
     Channel(#[from] ChannelError),
     /// The program could not be started.
     #[error("{}", text::file(program, "to start the program", source))]
     Program {
-        /// Its path or name, as the command has it.
+        /// The program's path or name, as in the command.
         program: std::path::PathBuf,
-        /// Why.
+        /// The error of the system.
         source: io::Error,
     },
     /// The kernel refused another call.
@@ -29,26 +29,26 @@ pub enum SpawnError {
     },
 }
 
-/// Why a [`Listener`](crate::Listener) was not made, or has failed.
+/// Why a [`Listener`](crate::Listener) could not be created, or has failed.
 #[derive(Debug, Error)]
 #[non_exhaustive]
 pub enum ListenError {
-    /// Somebody listens under that name: another process, or this one.
+    /// Another listener has that name, in this process or another one.
     #[error(
         "another listener is at {} already: choose another name, or end that one",
         path.display()
     )]
     InUse {
-        /// Where.
+        /// The path of the name.
         path: std::path::PathBuf,
     },
-    /// A name is a file name of 1 to 64 bytes, without `/`. Some are reserved.
+    /// The name is not a file name of 1 to 64 bytes without `/`, or is reserved.
     #[error(
         "{name:?} is no name, as {}: give another one, of 1 to 64 bytes without '/'",
         flaw_of_listener_name(name).unwrap_or(NO_FLAW)
     )]
     BadName {
-        /// What was given.
+        /// The name that was given.
         name: String,
     },
     /// The directory of names is not this user's alone.
@@ -57,15 +57,15 @@ pub enum ListenError {
         path.display()
     )]
     Directory {
-        /// Which directory.
+        /// The directory.
         path: std::path::PathBuf,
         /// What is wrong with it.
         what: &'static str,
     },
-    /// The channel for a client could not be made. The client was sent away; others can come.
+    /// The channel for a client could not be created. The client was refused; others can connect.
     #[error(transparent)]
     Channel(#[from] ChannelError),
-    /// The time was up before a client came.
+    /// The time was up before a client connected.
     #[error(
         "no client within the time given: wait for longer, or see that clients use the same name"
     )]
@@ -90,51 +90,51 @@ pub enum ListenError {
     },
 }
 
-/// Why there is no connection to a [`Listener`](crate::Listener).
+/// Why a connection to a [`Listener`](crate::Listener) failed.
 #[derive(Debug, Error)]
 #[non_exhaustive]
 pub enum ConnectError {
-    /// Nobody listens there.
+    /// There is no listener at that name.
     #[error(
         "nobody listens at {}: start the listener first, and see that both use the same name",
         path.display()
     )]
     Nobody {
-        /// Where.
+        /// The path of the name.
         path: std::path::PathBuf,
     },
-    /// As for a listener.
+    /// The name is not valid, see [`ListenError::BadName`].
     #[error(
         "{name:?} is no name, as {}: give another one, of 1 to 64 bytes without '/'",
         flaw_of_listener_name(name).unwrap_or(NO_FLAW)
     )]
     BadName {
-        /// What was given.
+        /// The name that was given.
         name: String,
     },
-    /// As for a listener.
+    /// The directory of names is not this user's alone.
     #[error(
         "{}: {what}; names need a directory of the user's own: mend it, or set XDG_RUNTIME_DIR",
         path.display()
     )]
     Directory {
-        /// Which directory.
+        /// The directory.
         path: std::path::PathBuf,
         /// What is wrong with it.
         what: &'static str,
     },
-    /// Another user's process listens there.
+    /// The listener belongs to another user.
     #[error(
         "the listener belongs to user {found}, and only user {ours}, ours, is trusted: run both \
          as one user"
     )]
     ForeignUser {
-        /// Its user.
+        /// The listener's user.
         found: u32,
-        /// This process's.
+        /// This process's user.
         ours: u32,
     },
-    /// The listener was made by a program that cannot be talked to, or sent what is no port.
+    /// The listener belongs to an incompatible program, or did not send a port.
     #[error(transparent)]
     Attach(#[from] AttachError),
     /// The listener did not answer in time.
@@ -143,14 +143,14 @@ pub enum ConnectError {
          accepts"
     )]
     Timeout,
-    /// The listener went away, or hung up without an answer, each time that this process connected.
+    /// The listener went away, or hung up without an answer, in every attempt.
     #[error(
         "the listener at {} went away while this process connected: start it again, or connect \
          again with more time",
         path.display()
     )]
     WentAway {
-        /// Where it was.
+        /// The path where it was.
         path: std::path::PathBuf,
     },
     /// The kernel refused a call about a file: the socket of the name, its lock or its directory.
@@ -173,49 +173,49 @@ pub enum ConnectError {
     },
 }
 
-/// Why a [`BroadcastChannel`](crate::BroadcastChannel) did not do what it was asked to.
+/// Why a call on a [`BroadcastChannel`](crate::BroadcastChannel) failed.
 #[derive(Debug, Error)]
 #[non_exhaustive]
 pub enum BroadcastError {
-    /// It was closed here.
+    /// The channel was closed here.
     #[error("the broadcast channel {name:?} was closed here: open it again to post and receive")]
     Closed {
-        /// Its name.
+        /// The channel's name.
         name: String,
     },
-    /// Some members could not be posted to. The others have the message.
+    /// Some members did not get the message. The others have it.
     #[error(
         "{missed} members missed the message, and {posted} have it: the source of this error says \
          why the first one has not, and what helps"
     )]
     Missed {
-        /// How many members have not got it.
+        /// How many members do not have it.
         missed: usize,
-        /// How many have.
+        /// How many have it.
         posted: usize,
-        /// Why the first of them has not.
+        /// Why the first of them does not.
         #[source]
         first: Box<PostError>,
     },
-    /// The value could not be serialised; nobody has it.
+    /// The value could not be serialised, and was posted to no member.
     #[error(
         "the message could not be serialised, and nobody has it: correct what the source of this \
          error names"
     )]
     Serialize(#[source] rkyv::rancor::BoxedError),
-    /// A message has come that is not what it was declared to be. Later ones can be received.
+    /// A message is not of the declared type. Later messages can be received.
     #[error(transparent)]
     Message(MessageError),
     /// The time was up.
     #[error("no message within the time given: wait for longer, or see that other members post")]
     Timeout,
-    /// A name is a file name of 1 to 64 bytes, without `/`. Some are reserved.
+    /// The name is not a file name of 1 to 64 bytes without `/`, or is reserved.
     #[error(
         "{name:?} is no name, as {}: give another one, of 1 to 64 bytes without '/'",
         flaw_of_name(name).unwrap_or(NO_FLAW)
     )]
     BadName {
-        /// What was given.
+        /// The name that was given.
         name: String,
     },
     /// A directory of names is not this user's alone.
@@ -224,12 +224,13 @@ pub enum BroadcastError {
         path.display()
     )]
     Directory {
-        /// Which directory.
+        /// The directory.
         path: std::path::PathBuf,
         /// What is wrong with it.
         what: &'static str,
     },
-    /// A member takes nobody in: it neither posts nor receives. Nothing is left of the attempt.
+    /// A member accepts no joiners, because it neither posts nor receives. Nothing is left of the
+    /// attempt.
     #[error(
         "the member at {} takes nobody in: have it post or receive, or end its process, \
          which `ss -xlp` names; a higher RLIMIT_NOFILE helps against too many references",
@@ -238,14 +239,13 @@ pub enum BroadcastError {
     Busy {
         /// The member's socket.
         path: std::path::PathBuf,
-        /// What the kernel answered last.
+        /// The last answer of the kernel.
         source: io::Error,
     },
-    /// A member is of a program that cannot be talked to: with another layout, payload format or
-    /// schema.
+    /// A member belongs to an incompatible program: another layout, payload format or schema.
     #[error(transparent)]
     Attach(#[from] AttachError),
-    /// A channel to a member could not be made.
+    /// A channel to a member could not be created.
     #[error(transparent)]
     Channel(#[from] ChannelError),
     /// The kernel refused a call about a file: the socket of the name, its lock or its directory.
@@ -268,7 +268,7 @@ pub enum BroadcastError {
     },
 }
 
-/// Why there is no port to a parent.
+/// Why a process has no port to its parent.
 #[derive(Debug, Error)]
 #[non_exhaustive]
 pub enum ParentPortError {
@@ -281,7 +281,7 @@ pub enum ParentPortError {
         /// The environment variable that names the inherited descriptor.
         variable: &'static str,
     },
-    /// It was asked for before.
+    /// The port was taken by an earlier call.
     #[error(
         "the port to the parent was taken before, and exists once: keep the port of the first \
          call"
@@ -292,12 +292,12 @@ pub enum ParentPortError {
     Attach(#[from] AttachError),
 }
 
-/// What is wrong with a name, if it cannot be a file's in the names directory.
+/// What is wrong with a name, if it cannot be a file name in the names directory.
 pub(crate) fn flaw_of_name(name: &str) -> Option<&'static str> {
     match name {
         "" => Some("it is empty"),
         "." | ".." => Some("it is a directory's"),
-        // Before the others: a path may be what is asked about.
+        // Before the others: the question may be about a path.
         _ if name.ends_with(".lock") => {
             Some("names that end in \".lock\" are reserved for files that guard other names")
         }
@@ -307,7 +307,7 @@ pub(crate) fn flaw_of_name(name: &str) -> Option<&'static str> {
     }
 }
 
-/// As `flaw_of_name`, for a listener, whose names stand beside the directories of channels.
+/// As `flaw_of_name`, for a listener, whose names are beside the directories of channels.
 pub(crate) fn flaw_of_listener_name(name: &str) -> Option<&'static str> {
     match name.starts_with(BROADCAST_PREFIX) {
         true => Some("names that begin with \"broadcast.\" are reserved for broadcast channels"),
@@ -315,7 +315,7 @@ pub(crate) fn flaw_of_listener_name(name: &str) -> Option<&'static str> {
     }
 }
 
-/// What the directory of a channel begins with.
+/// The prefix of a channel's directory.
 pub(crate) const BROADCAST_PREFIX: &str = "broadcast.";
 /// For a name that this crate would not refuse.
 const NO_FLAW: &str = "it was refused";

@@ -2,16 +2,15 @@
 //!
 //! ```text
 //! broadcast.prices/          the directory of the name, the user's own
-//!   00012f…-2-…-0            a packet socket of each member; whoever joins leaves a port at each
+//!   00012f…-2-…-0            a packet socket of each member; each joiner leaves a port there
 //! ```
 //!
-//! A joiner publishes its own socket first and reads the directory afterwards, so of two that join
-//! at the same time at least one finds the other. No lock is taken, and nobody is waited for: a
+//! A joiner publishes its own socket first and then reads the directory, so of two that join at the
+//! same time at least one finds the other. No lock is taken, and no member waits for another: a
 //! port that was left at a socket keeps what is posted to it until the member takes it in, which it
-//! does at each of its calls.
+//! does in each of its calls.
 //!
-//! A message of a member is what was posted and eight bytes behind it, which say when: see
-//! [`order`].
+//! Each message is followed by eight bytes that say when it was posted: see [`order`].
 
 mod entrance;
 mod events;
@@ -47,48 +46,48 @@ use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-/// A member of a broadcast channel: what it posts reaches every other open member of that name, in
-/// any process of this user, once and in its order; never itself.
+/// A member of a named broadcast channel. Each message reaches every other open member once.
 ///
-/// Members come and go at will, and may be killed: the others go on, and need no daemon. A member
-/// receives every message whose post began after its [`open`](Self::open) returned, from each
-/// sender in that one's order. What a member posted before it closed or died is received. A sender
-/// that is killed inside a post may have reached some members and not others.
+/// Members of one name may be in any process of this user; there is no daemon. They can join, leave
+/// and be killed at any time without harm to the others. A member receives every message whose post
+/// began after its [`open`](Self::open) returned, and never its own. Messages of a member that has
+/// closed or died are still received. A sender that is killed inside a post may have reached some
+/// members and not others.
 ///
-/// Order holds for each sender. A member receives messages of several senders in the order of their
-/// posts, as far as these took place on one thread; across threads and processes that is so when
-/// the later message was posted after the earlier one had arrived everywhere.
+/// Each sender's order is kept. Messages of several senders arrive in the order of their posts if
+/// these were made on one thread. Across threads and processes this holds if the later message was
+/// posted after the earlier one had arrived everywhere.
 ///
-/// A message is serialised once and copied to each member; nothing blocks. A member that does not
-/// receive has its messages kept up to the limit, and misses what is posted beyond:
-/// [`BroadcastError::Missed`] tells the poster. Nothing moves with a message.
+/// A message is serialised once and copied to each member; nothing blocks. For a member that does
+/// not receive, messages are kept up to the limit. It misses what is posted beyond, and the sender
+/// gets [`BroadcastError::Missed`]. No transferables can move with a message.
 ///
 /// # What it costs
 ///
-/// Any two members share a channel, made by the one that joins later: with *n* members each has
-/// *n - 1* of them, or up to twice as many after joins at the same moment. A channel takes three
-/// descriptors, 8 MiB of address space and 15 KiB of memory at each end; a member seven descriptors
-/// of its own. So some 300 members fit the usual limit of 1024 descriptors; `RLIMIT_NOFILE` raises
-/// that. A post costs one system call that looks for joiners, one copy of the message, one more for
-/// each member, and one more call for each that sleeps. Receiving what has come costs none, with up
-/// to 64 ports to others; with more it asks the kernel which of them have something.
+/// Any two members share a channel, made by the later one: with *n* members each has *n - 1*, or up
+/// to twice as many after joins at the same moment. Each takes three descriptors, 8 MiB of address
+/// space and 15 KiB of memory at each end, and a member itself takes seven descriptors. So the
+/// usual limit of 1024 descriptors allows some 300 members; `RLIMIT_NOFILE` raises that. A post
+/// costs one system call that looks for joiners, one copy, one more per member, and one more call
+/// for each member that sleeps. Receiving what is there costs no call with up to 64 ports to
+/// others; with more, the kernel is asked which of them have something.
 ///
 /// # Members that do not answer
 ///
-/// One that was killed is noticed by the others as a port's peer is, and its socket's file is
-/// removed by whoever joins next. One that lives and never calls anything takes nobody in: joiners
-/// leave their ports at its socket all the same, up to the system's `net.core.somaxconn` of them
-/// (4096), and up to the user's `RLIMIT_NOFILE` of descriptors that wait so, three each; the joiner
-/// after that waits for five seconds and then says [`BroadcastError::Busy`].
+/// A killed member is noticed like a port's peer, and the next joiner removes its socket's file. A
+/// member that lives but makes no call takes in no joiners. They still leave their ports at its
+/// socket, up to the system's `net.core.somaxconn` (4096) and the user's `RLIMIT_NOFILE` of
+/// descriptors in flight, three each. The next joiner waits for five seconds and then gets
+/// [`BroadcastError::Busy`].
 ///
 /// # Trust
 ///
-/// Only processes of the same user get in. As with any port, what they write is checked: one that
-/// breaks the protocol loses its own channel, and one whose channel would hold more than 64 MiB, or
-/// more than this member's limit if that is higher, is not let in. But a member is who it says it
-/// is: a process of the same user that lies about it can keep messages from another member. And the
-/// joiner makes the channel, so it can keep a call on that channel's sockets from returning, as any
-/// former owner of a port can: broadcasting is for processes of a user that mean each other well.
+/// Only processes of the same user can join, and what they write is checked, as with any port. One
+/// that breaks the protocol loses its own channel. A channel that would hold more than 64 MiB, or
+/// more than this member's limit if that is higher, is refused. But a member's identity is only
+/// claimed: a process that lies can keep messages from another member. The joiner makes the
+/// channel, so it can also block calls on the channel's sockets, as any former owner of a port can.
+/// Use broadcasting only between processes that trust each other.
 ///
 /// HTML:
 /// [`BroadcastChannel`](https://html.spec.whatwg.org/#broadcasting-to-other-browsing-contexts).
@@ -111,21 +110,21 @@ pub struct BroadcastChannel {
     validator: Cell<Option<Validator>>,
 }
 
-/// What other members of this process reach: those that deliver on one thread look at each other's
+/// What other members of this process use: those that deliver on one thread look at each other's
 /// messages.
 struct Shared {
     name: String,
     /// The membership's descriptors.
     epoll: Epoll,
-    /// `None` once it is closed. No code of the program runs while it is locked, and no other
-    /// membership is.
+    /// `None` once closed. While it is locked, no code of the program runs, and no other membership
+    /// is locked.
     membership: Mutex<Option<Membership>>,
     /// In which order members were opened.
     number: u64,
     seat: Mutex<Seat>,
 }
 
-/// Says what is wrong with a message.
+/// Returns what is wrong with a message.
 type Validator = fn(&Message) -> Result<(), MessageError>;
 
 /// What a member has while it is open. Dropped in this order: the name goes first.
@@ -135,29 +134,30 @@ struct Membership {
     _resident: Resident,
     /// Members of this process that had joined when joiners were last taken in.
     joined: u64,
-    /// Rings while something is left that no other descriptor tells of.
+    /// Rings while something is left that no other descriptor reports.
     bell: Bell,
     rings: bool,
 }
 
 impl BroadcastChannel {
-    /// Joins the channel of that name, and makes it if this is the first member.
+    /// Joins the channel of that name; the first member creates it.
     ///
-    /// Costs about forty system calls for each member that is there. Waits for nobody, but for
-    /// members at whose sockets no place is free, for up to five seconds each.
+    /// Costs about forty system calls per existing member. It does not wait, except for members
+    /// whose sockets are full: up to five seconds for each.
     ///
     /// # Errors
     /// [`BadName`](BroadcastError::BadName); [`Directory`](BroadcastError::Directory) if the
-    /// directory of names is not the user's alone; [`Attach`](BroadcastError::Attach) if a member
-    /// is of a program with another layout, format or schema; [`Busy`](BroadcastError::Busy);
-    /// [`Channel`](BroadcastError::Channel) and [`Io`](BroadcastError::Io), for a lack of
-    /// descriptors most likely. Nothing is left behind.
+    /// directory of names is not the user's alone; [`Attach`](BroadcastError::Attach) if a member's
+    /// program uses another layout, format or schema; [`Busy`](BroadcastError::Busy);
+    /// [`Channel`](BroadcastError::Channel) and [`Io`](BroadcastError::Io), usually when out of
+    /// descriptors. Nothing is left behind.
     pub fn open(name: &str) -> Result<BroadcastChannel, BroadcastError> {
         BroadcastChannel::open_with(name, BroadcastChannel::builder())
     }
 
-    /// Joins with channels to those who are there as `builder` makes them. The channels to those
-    /// who join later are of their making; so let all members give the same sizes. The schema must
+    /// Joins, and makes the channels to existing members with `builder`.
+    ///
+    /// Later joiners make their own channels, so use the same sizes in all members. The schema must
     /// be the same.
     ///
     /// # Errors
@@ -222,9 +222,8 @@ impl BroadcastChannel {
         })
     }
 
-    /// The default sizes, to be changed and given to [`open_with`](Self::open_with): a capacity of
-    /// 16 KiB and a limit of 4 MiB, as there are many channels. So a message has 2 MiB - 40 bytes
-    /// at the most.
+    /// The default sizes for [`open_with`](Self::open_with): a capacity of 16 KiB and a limit of 4
+    /// MiB, as there are many channels. So a message has at most 2 MiB - 40 bytes.
     pub fn builder() -> ChannelBuilder {
         MessageChannel::builder().capacity(CAPACITY).limit(LIMIT)
     }
@@ -239,8 +238,8 @@ impl BroadcastChannel {
         self.shared.membership().is_none()
     }
 
-    /// How many other members are open, as far as they have found each other by now: those whose
-    /// `open` has returned are counted. One system call for each.
+    /// How many other members are open, as far as they have found each other; makes one system call
+    /// for each. Members whose `open` has returned are counted.
     ///
     /// # Errors
     /// [`Closed`](BroadcastError::Closed); [`Io`](BroadcastError::Io) if a joiner could not be
@@ -254,16 +253,16 @@ impl BroadcastChannel {
 
     /// Posts a value to every other member; never blocks.
     ///
-    /// Serialises it once. `Ok` means that every member has it in its memory, and receives it
-    /// whatever happens to this process. Members that have ended are left out without a word.
+    /// Serialises it once. `Ok` means that the message is in the memory of every member, which
+    /// receives it whatever happens to this process. Members that have ended are skipped silently.
     ///
     /// HTML: [`postMessage()`](https://html.spec.whatwg.org/#dom-broadcastchannel-postmessage).
     ///
     /// # Errors
     /// [`Closed`](BroadcastError::Closed) after [`close`](Self::close);
-    /// [`Serialize`](BroadcastError::Serialize) with the value's own error, and nobody has it;
-    /// [`Missed`](BroadcastError::Missed) if there was no room for it at some members, or a joiner
-    /// could not be taken in: the others have it.
+    /// [`Serialize`](BroadcastError::Serialize) with the value's own error, if it was not posted to
+    /// any member; [`Missed`](BroadcastError::Missed) if it did not fit at some members, or a
+    /// joiner could not be taken in: the others have it.
     pub fn post_message<T: Post>(&self, value: &T) -> Result<(), BroadcastError> {
         self.shared.with_membership(|_| Ok(()))?;
         let archive = payload::archive(value).map_err(BroadcastError::Serialize)?;
@@ -273,7 +272,7 @@ impl BroadcastChannel {
     /// Posts bytes to every other member; never blocks.
     ///
     /// # Errors
-    /// As [`post_message`](Self::post_message), but for `Serialize`.
+    /// As [`post_message`](Self::post_message), except `Serialize`.
     pub fn post_bytes(&self, bytes: &[u8]) -> Result<(), BroadcastError> {
         self.post_all(copy_of(bytes), Format::Bytes)
     }
@@ -286,22 +285,22 @@ impl BroadcastChannel {
         self.post_all(copy_of(text.as_bytes()), Format::Text)
     }
 
-    /// Waits for the next message of any member. For ever, if none comes: others may join.
+    /// Waits for the next message of any member; waits for ever if none comes, as others may join.
     ///
-    /// Fair: a member that has given a message goes behind the others that have one.
+    /// It is fair: a member that has given a message is placed after the others that have one.
     ///
     /// # Errors
     /// [`Closed`](BroadcastError::Closed) after [`close`](Self::close);
-    /// [`Message`](BroadcastError::Message) for one message that is not what
-    /// [`require_type`](Self::require_type) asks for, or that there is no memory for;
-    /// [`Io`](BroadcastError::Io), also if a joiner could not be taken in for a lack of
-    /// descriptors: after 50 ms, in which there may be room again.
+    /// [`Message`](BroadcastError::Message) for a message that [`require_type`](Self::require_type)
+    /// refuses, or that does not fit in memory; [`Io`](BroadcastError::Io), also if a joiner could
+    /// not be taken in because the process was out of descriptors for 50 ms.
     pub fn recv(&self) -> Result<Message, BroadcastError> {
         self.recv_until(None)
     }
 
-    /// Waits for the next message of any member, at most for `timeout`. While there are no
-    /// descriptors for a joiner it tries again every 50 ms, and says so at the end of that time.
+    /// Waits for the next message of any member for at most `timeout`. While it is out of
+    /// descriptors for a joiner, it retries every 50 ms, and returns that error when the time is
+    /// up.
     ///
     /// # Errors
     /// As [`recv`](Self::recv), and [`Timeout`](BroadcastError::Timeout).
@@ -309,7 +308,7 @@ impl BroadcastChannel {
         self.recv_until(Instant::now().checked_add(timeout))
     }
 
-    /// The next message of any member, if one is there.
+    /// Takes the next message of any member, if there is one.
     ///
     /// # Errors
     /// As [`recv`](Self::recv).
@@ -322,9 +321,10 @@ impl BroadcastChannel {
         }
     }
 
-    /// From now on a message that is not a valid archive of a `T` is an error of its own, for this
-    /// member alone: [`BroadcastError::Message`] where it is received, a `messageerror` where it is
-    /// delivered as an event. Every message is checked so, and once more by
+    /// From now on, refuses messages that are not a valid archive of a `T`, for this member alone.
+    ///
+    /// Such a message is a [`BroadcastError::Message`] where it is received, and a `messageerror`
+    /// where it is delivered as an event. Each message is checked so, and again by
     /// [`data`](Message::data).
     ///
     /// ```
@@ -343,9 +343,9 @@ impl BroadcastChannel {
         self.validator.set(Some(|message| message.data::<T>().map(drop)));
     }
 
-    /// Leaves; the second time it does nothing. Dropping does the same.
+    /// Leaves the channel; does nothing the second time. Dropping does the same.
     ///
-    /// What was posted before reaches the others. What was not received is gone.
+    /// What was posted before reaches the others. What was not received is lost.
     ///
     /// HTML: [`close()`](https://html.spec.whatwg.org/#dom-broadcastchannel-close).
     pub fn close(&self) {
@@ -366,7 +366,7 @@ impl BroadcastChannel {
             let post = |sender: &Sender| sender.post_framed(&frame, format).map_err(without_stamp);
             let (posted, mut missed) = membership.members.post_all(post);
             if let Err(error) = taken_in {
-                // Somebody is there who could not be posted to.
+                // A member is there that could not be posted to.
                 missed.insert(0, error.into_post_error());
             }
             let count = missed.len();
@@ -381,7 +381,7 @@ impl BroadcastChannel {
 
     /// The next message, or what is wrong with it.
     fn next(&self) -> Result<Option<Result<Message, MessageError>>, BroadcastError> {
-        // The check runs code of others, which may come back here: it is no part of the look.
+        // The check runs foreign code, which may come back here, so it is not part of the look.
         let message = self.look()?;
         Ok(message.map(|message| self.validated(message)))
     }
@@ -414,7 +414,7 @@ impl BroadcastChannel {
             };
             let mut until = deadline;
             if shortage.is_some() && until.is_none() {
-                // Told after one pause, so that a caller who goes on does not spin.
+                // Reported after one pause, so that a caller who retries does not spin.
                 until = Some(*shortage_until.get_or_insert_with(|| Instant::now() + PAUSE));
             }
             let left = until.map(|at| at.saturating_duration_since(Instant::now()));
@@ -445,15 +445,15 @@ impl Shared {
         self.seat.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// When the oldest message was posted that is there; none that was posted on this thread before
-    /// `bound` is overlooked. What cannot be looked at now is looked at by the member's own call.
+    /// When the oldest message that is there was posted. It considers every message posted on this
+    /// thread before `bound`. What cannot be looked at now is left to the member's own call.
     fn first(&self, bound: Option<u64>) -> Option<u64> {
         let settle = |membership: &mut Membership| membership.settle(&self.epoll, bound, false);
         self.with_membership(settle).ok().flatten()
     }
 
-    /// Whether one of the others, which deliver on the same thread, has an older message, or the
-    /// same one and was opened before. It is called then, before this member is called again.
+    /// Whether another member that delivers on this thread comes first: it has an older message, or
+    /// the same one and was opened before. That member is called before this one is called again.
     fn gives_way(&self, rivals: &[Arc<Shared>]) -> bool {
         if rivals.is_empty() {
             return false;
@@ -461,14 +461,14 @@ impl Shared {
         let Some(own) = self.first(None) else { return false };
         rivals.iter().any(|rival| {
             let first = rival.first(Some(own));
-            // A look has silenced what would have told it.
+            // A look has drained what would have reported it.
             rival.come_back();
             let is_older = first.is_some_and(|other| (other, rival.number) < (own, self.number));
             is_older && rival.seat().wait_for(rivals.len())
         })
     }
 
-    /// Makes the descriptor readable if something is left that no other descriptor tells of.
+    /// Makes the descriptor readable if something is left that no other descriptor reports.
     fn come_back(&self) {
         if let Some(membership) = &mut *self.membership()
             && membership.members.has_more()
@@ -485,8 +485,8 @@ impl Shared {
 }
 
 impl Membership {
-    /// When the oldest message was posted that is there. None that was posted on this thread before
-    /// that, or before `bound`, is overlooked.
+    /// When the oldest message that is there was posted. It considers every message posted on this
+    /// thread before that, or before `bound`.
     fn settle(
         &mut self,
         epoll: &Epoll,
@@ -522,7 +522,7 @@ impl Membership {
         }
     }
 
-    /// Takes in whoever has come. One system call if nobody has.
+    /// Takes in all joiners. Makes one system call if there are none.
     fn take_in(&mut self, epoll: &Epoll) -> Result<(), BroadcastError> {
         let Membership { entrance, members, .. } = self;
         entrance.take_in(epoll, |member, port| members.add(member, port))
@@ -530,7 +530,7 @@ impl Membership {
 }
 
 impl BroadcastError {
-    /// Whether this process or the system lacks something.
+    /// Whether this process or the system is out of something.
     fn is_lack(&self) -> bool {
         matches!(self, BroadcastError::Io { source, .. } if is_lack(source))
     }
@@ -545,10 +545,10 @@ impl BroadcastError {
     }
 }
 
-/// Readable when a message may be there, or somebody who joins. Wait for it only after
-/// [`try_recv`](BroadcastChannel::try_recv) has said that nothing is there, or after a call of
-/// [`dispatch`](BroadcastChannel::dispatch); then call one of these again. After an error for a
-/// lack of descriptors it is not readable for 50 ms, unless a message comes.
+/// Readable when a message or a joiner may be there. Wait for it only after
+/// [`try_recv`](BroadcastChannel::try_recv) has returned `None`, or after
+/// [`dispatch`](BroadcastChannel::dispatch), and then call one of these again. After an
+/// out-of-descriptors error it is not readable for 50 ms, unless a message comes.
 impl AsFd for BroadcastChannel {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.shared.epoll.as_fd()
@@ -577,14 +577,14 @@ impl fmt::Debug for BroadcastChannel {
     }
 }
 
-/// Bytes, with room behind them for a stamp.
+/// Copies bytes, with room after them for a stamp.
 fn copy_of(bytes: &[u8]) -> Vec<u8> {
     let mut frame = Vec::with_capacity(bytes.len() + STAMP_LEN);
     frame.extend_from_slice(bytes);
     frame
 }
 
-/// The lengths of an error are those of the caller's message.
+/// The lengths in an error are those of the caller's message.
 fn without_stamp(error: PostError) -> PostError {
     match error {
         PostError::TooLarge { len, max } => {

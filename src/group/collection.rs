@@ -7,10 +7,10 @@ use crate::port::sender::Sender;
 use std::collections::BTreeMap;
 use std::fmt;
 
-/// Ports that are posted to together: a message is serialised once and copied to each.
+/// A collection of ports to post to together: a message is serialised once and copied to each.
 ///
-/// Members are owned or lent, whole ports or their sending halves. Nothing moves with such a
-/// message, as it could move to one of them only.
+/// Members are owned or borrowed, and are whole ports or sending halves. No transferables can move
+/// with such a message, as each could move to one member only.
 ///
 /// MDN: `PortCollection`, which HTML no longer has.
 ///
@@ -35,7 +35,7 @@ pub struct PortCollection<'p> {
     next: u64,
 }
 
-/// Tells the members of a [`PortCollection`] apart; never used twice.
+/// Identifies a member of a [`PortCollection`]; never reused.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct MemberId(u64);
 
@@ -43,11 +43,11 @@ pub struct MemberId(u64);
 #[derive(Debug)]
 #[allow(clippy::large_enum_variant)] // Who takes a port out again wants no box around it.
 pub enum Member<'p> {
-    /// A port of its own.
+    /// An owned port.
     Port(MessagePort),
-    /// A sending half of its own.
+    /// An owned sending half.
     Sender(Sender),
-    /// A lent one.
+    /// A borrowed sending half.
     Lent(&'p Sender),
 }
 
@@ -86,12 +86,12 @@ impl Member<'_> {
 }
 
 impl<'p> PortCollection<'p> {
-    /// A collection of nobody.
+    /// Creates an empty collection.
     pub fn new() -> PortCollection<'p> {
         PortCollection::default()
     }
 
-    /// Adds a member, behind the others.
+    /// Adds a member, after the others.
     pub fn add(&mut self, member: impl Into<Member<'p>>) -> MemberId {
         let id = MemberId(self.next);
         self.next += 1;
@@ -99,12 +99,12 @@ impl<'p> PortCollection<'p> {
         id
     }
 
-    /// Takes a member out.
+    /// Removes a member, and returns it.
     pub fn remove(&mut self, id: MemberId) -> Option<Member<'p>> {
         self.members.remove(&id)
     }
 
-    /// A member.
+    /// Borrows a member.
     pub fn get(&self, id: MemberId) -> Option<&Member<'p>> {
         self.members.get(&id)
     }
@@ -124,10 +124,11 @@ impl<'p> PortCollection<'p> {
         self.members.is_empty()
     }
 
-    /// Posts a value to every member, in their order. One that fails holds up no other.
+    /// Posts a value to every member, in their order. A member that fails does not delay the
+    /// others.
     ///
     /// # Errors
-    /// [`CollectionError`] with those that it could not be posted to; the others have it.
+    /// [`CollectionError`] with the members that it could not be posted to; the others have it.
     pub fn post_message<T: Post>(&self, value: &T) -> Result<(), CollectionError> {
         let archive = payload::archive(value).map_err(|error| CollectionError {
             posted: 0,
@@ -153,7 +154,7 @@ impl<'p> PortCollection<'p> {
         self.post_all(|sender| sender.post_text(text))
     }
 
-    /// Takes out the members whose peers are gone or that were closed, and returns them.
+    /// Removes and returns the members that were closed or whose peers are gone.
     pub fn remove_closed(&mut self) -> Vec<(MemberId, Member<'p>)> {
         let closed: Vec<_> = self
             .iter()
@@ -193,11 +194,11 @@ impl fmt::Debug for PortCollection<'_> {
 #[derive(Debug)]
 #[non_exhaustive]
 pub struct CollectionError {
-    /// Members that have it.
+    /// The number of members that have the message.
     pub posted: usize,
-    /// Those that have not, and why, in their order.
+    /// The members that do not have it, and why, in their order.
     pub failures: Vec<(MemberId, PostError)>,
-    /// Why it was posted to nobody: the value could not be serialised.
+    /// Why it was posted to no member: the value could not be serialised.
     pub serialize: Option<PostError>,
 }
 

@@ -11,9 +11,9 @@
 //!   whether there is one or not;
 //! - values that share one another may nest deeper than the limit, as each is checked once.
 //!
-//! [`SafeArchive`] closes these for every type, whatever release of rkyv is in use: it walks the
-//! value after rkyv has found it valid. A type without any of this has nothing to be walked, which
-//! is known when it is compiled.
+//! [`SafeArchive`] closes these gaps for every type, in any release of rkyv: it walks the value
+//! after rkyv has found it valid. A type without any of these has nothing to be walked, which is
+//! known at compile time.
 #![allow(unsafe_code)]
 
 pub(crate) mod pool;
@@ -43,9 +43,11 @@ use std::num::NonZeroUsize;
 /// An archived type whose safe functions are safe on bytes that a hostile peer wrote.
 ///
 /// Derive it beside [`rkyv::Archive`], on the type itself; the derive implements this trait for the
-/// archived form. All archived types of std's types implement it. What a message or a
-/// [`Buffer`](crate::Buffer) is read as must have it, because rkyv's own check is not enough: bytes
-/// that it accepts as a hash map or a B-tree can make a lookup read memory outside of the message.
+/// archived form. The archived forms of std's types implement it.
+///
+/// A message or a [`Buffer`](crate::Buffer) can be read only as a type that has it, because rkyv's
+/// own check is not enough: bytes that it accepts as a hash map or a B-tree can make a lookup read
+/// memory outside of the message.
 ///
 /// ```
 /// use messageport::{MessageChannel, rkyv};
@@ -64,7 +66,7 @@ use std::num::NonZeroUsize;
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
 ///
-/// A type without it is not read:
+/// A type without it cannot be read:
 ///
 /// ```compile_fail,E0277
 /// use messageport::{MessageChannel, rkyv};
@@ -87,8 +89,8 @@ use std::num::NonZeroUsize;
 /// receives::<Vec<Order>>();
 /// ```
 ///
-/// A vector of elements without a size is not read either: its length is backed by no bytes, so a
-/// message of a few bytes could keep a receiver busy for seconds.
+/// A vector of zero-sized elements cannot be read either: no bytes back its length, so a message of
+/// a few bytes could keep a receiver busy for seconds.
 ///
 /// ```compile_fail,E0080
 /// let channel = messageport::MessageChannel::new().unwrap();
@@ -97,24 +99,24 @@ use std::num::NonZeroUsize;
 /// ```
 ///
 /// # Safety
-/// After rkyv's check and [`check`](Self::check) have accepted a value, no safe function of it, nor
-/// of anything that it lends, may read what neither of them has checked, or run for ever. `check`
+/// After rkyv's check and [`check`](Self::check) have accepted a value, no safe function of it, or
+/// of anything that it lends, may read bytes that neither has checked, or run for ever. `check`
 /// must check every field with the field's own implementation, unless the field's `CHECKS` is
-/// false, and `CHECKS` must be true if that of any field is.
+/// false. `CHECKS` must be true if that of any field is.
 #[diagnostic::on_unimplemented(
     message = "`{Self}` is not known to be safe to read from an untrusted peer",
     label = "its source type lacks `#[derive(messageport::SafeArchive)]`",
     note = "add `messageport::SafeArchive` to the derives of the type, beside `rkyv::Archive`"
 )]
 pub unsafe trait SafeArchive {
-    /// Whether there is anything to be checked. If not, [`check`](Self::check) is not called.
+    /// Whether there is anything to check. If not, [`check`](Self::check) is not called.
     const CHECKS: bool;
 
     /// The most levels of pointers that a value of this type can have; `u32::MAX` if it contains
     /// itself.
     const LEVELS: u32;
 
-    /// Checks what rkyv's own check leaves out. The value must lie in the bytes that the check was
+    /// Checks what rkyv's own check leaves out. The value must be in the bytes that the check was
     /// begun with.
     ///
     /// # Errors
@@ -125,7 +127,7 @@ pub unsafe trait SafeArchive {
 /// A type that can be received: an archive that can be checked completely.
 ///
 /// Implemented for all types that derive [`rkyv::Archive`] and
-/// [`SafeArchive`](derive@crate::SafeArchive), and for std's; there is nothing to write by hand.
+/// [`SafeArchive`](derive@crate::SafeArchive), and for std's types; do not implement it yourself.
 ///
 /// ```
 /// fn sum<T: messageport::Receive>(port: &messageport::MessagePort, add: impl Fn(&T::Archived)) {
@@ -178,12 +180,12 @@ pub(crate) const fn most(levels: &[u32]) -> u32 {
     most
 }
 
-/// Whether values of the type may be nested deeper than is read.
+/// Whether values of the type may be nested deeper than is accepted.
 pub(crate) const fn may_be_too_deep<T: Receive>() -> bool {
     <T::Archived as SafeArchive>::LEVELS > MAX_LEVELS as u32
 }
 
-/// Bytes of an archive that is too deep, at least: each level has a pointer of its own.
+/// The least bytes of an archive that is too deep: each level has its own pointer.
 pub(crate) const LEAST_TOO_DEEP: usize = (MAX_LEVELS + 1) * size_of::<ArchivedIsize>();
 
 /// What [`SafeArchive::check`] knows of the archive that it walks.
@@ -235,7 +237,7 @@ impl<'a> ArchiveCheck<'a> {
         ArchiveCheck { bytes, level: 0, deepest: 0, shared: Shared::default() }
     }
 
-    /// Checks what lies behind a pointer.
+    /// Checks what a pointer leads to.
     ///
     /// # Errors
     /// What `act` finds, or that the value is nested too deep.
@@ -309,11 +311,11 @@ fn walk<T: Receive>(value: &T::Archived, bytes: &[u8]) -> Result<(), BoxedError>
     }
 }
 
-/// Says what is wrong with an archive that was refused: an error that carries nothing costs a check
-/// less than one that could carry a text.
+/// Describes what is wrong with a refused archive: a check whose error carries nothing is cheaper
+/// than one whose error could carry a text.
 #[cold]
 fn explain<T: Receive>(bytes: &[u8]) -> BoxedError {
-    /// Only a peer that is trusted, and writes to what it has posted, comes here.
+    /// Only a trusted peer that writes to what it has posted gets here.
     #[derive(Debug, thiserror::Error)]
     #[error("the bytes changed while they were being checked")]
     struct Changed;
@@ -362,6 +364,6 @@ pub(crate) fn check_own<T: Receive>(bytes: &[u8]) -> Result<(), BoxedError> {
 /// # Safety
 /// The bytes must be a valid archive with a `T` at its root.
 pub(crate) unsafe fn access_unchecked<T: Portable>(bytes: &[u8]) -> &T {
-    // SAFETY: the caller's word.
+    // SAFETY: upheld by the caller, see `# Safety`.
     unsafe { rkyv::access_unchecked::<T>(bytes) }
 }

@@ -1,7 +1,7 @@
-//! Memory that moves: filled by one process, sealed, then read by another where it is.
+//! Memory that moves: filled by one process, sealed, then read in place by another.
 //!
-//! The kernel proves that nobody can change a sealed memfd, not even who made it. So its bytes are
-//! a plain `&[u8]`, whoever the peer is: zero-copy and safe.
+//! The kernel guarantees that no process can change a sealed memfd, not even the one that made it.
+//! So its bytes are a plain `&[u8]` even if the peer is hostile: zero-copy and safe.
 #![allow(unsafe_code)]
 
 use crate::error::{BufferError, SystemError};
@@ -16,15 +16,15 @@ use std::ops::{Deref, DerefMut};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::sync::OnceLock;
 
-/// Memory that can move to another process without a copy: the web's transferable `ArrayBuffer`.
+/// Memory that moves to another process without a copy: the web's transferable `ArrayBuffer`.
 ///
-/// A fresh one is filled through [`bytes_mut`](Buffer::bytes_mut). Posting it seals it: from then
-/// on nobody can change it, and the receiver reads it where it is. A receiver that wants to write
-/// takes a private copy of the pages it touches, by [`into_mut`](Buffer::into_mut).
+/// A fresh buffer is filled through [`bytes_mut`](Buffer::bytes_mut). Posting seals it: from then
+/// on no process can change it, and the receiver reads it in place. A receiver that wants to write
+/// uses [`into_mut`](Buffer::into_mut), which copies only the pages that it touches.
 ///
-/// It is worth while for what is passed on, kept, read in part, or must not change under an
-/// untrusted reader. Moving one costs some 20 µs, and making and reading one a page fault for each
-/// 4 KiB: for a payload that is made, sent and read once, copying it through the ring is faster at
+/// Use a buffer for data that is passed on, kept, read in part, or must not change under an
+/// untrusted reader. Moving one costs some 20 µs, and making and reading one a page fault per 4
+/// KiB. For a payload that is made, sent and read once, copying it through the ring is faster at
 /// every size, and a [`BufferPool`](crate::BufferPool) is faster still. See the repository's
 /// `docs/performance.md`.
 ///
@@ -47,11 +47,11 @@ pub struct Buffer {
     memory: Memory,
     descriptor: OwnedFd,
     is_frozen: bool,
-    /// The type of the archive that was found valid; sealed bytes stay valid.
+    /// The type that the archive was found to be; sealed bytes stay valid.
     checked: OnceLock<TypeId>,
 }
 
-/// INVARIANT (alone): until the buffer is frozen, nobody else has the descriptor.
+/// INVARIANT (alone): until the buffer is frozen, no other code has the descriptor.
 /// INVARIANT (frozen): once it is, the kernel refuses every change of the bytes.
 enum Memory {
     /// Being filled; never so once the buffer is frozen.
@@ -63,13 +63,14 @@ enum Memory {
 }
 
 impl Buffer {
-    /// Makes a buffer of `len` zero bytes. All of its memory is made now, some 130 µs for a
-    /// mebibyte; a lack of it is an error here and no signal later. A child of a bare `fork` does
-    /// not have it.
+    /// Creates a buffer of `len` zero bytes.
+    ///
+    /// All of its memory is allocated now (some 130 µs per MiB), so running out of memory is an
+    /// error here and not a signal later. A child of a bare `fork` does not have the memory.
     ///
     /// # Errors
-    /// [`BufferError::Io`] if the kernel refuses: too little memory or address space, no descriptor
-    /// left, `RLIMIT_FSIZE` below `len`.
+    /// [`BufferError::Io`] if the kernel refuses for lack of memory, address space or descriptors;
+    /// [`BufferError::TooLarge`] if `RLIMIT_FSIZE` is below `len`.
     pub fn new(len: usize) -> Result<Buffer, BufferError> {
         let allowed = memfd::file_size_limit()?;
         if allowed < len as u64 {
@@ -95,7 +96,7 @@ impl Buffer {
         Ok(Buffer { memory, descriptor, is_frozen: false, checked: OnceLock::new() })
     }
 
-    /// Makes a buffer with a copy of `bytes`.
+    /// Creates a buffer with a copy of `bytes`.
     ///
     /// # Errors
     /// As [`new`](Self::new).
@@ -111,8 +112,9 @@ impl Buffer {
         Ok(buffer)
     }
 
-    /// Makes a buffer with the archive of `value`, to be read by [`access`](Self::access).
-    /// Serialises twice: first to learn the length.
+    /// Creates a buffer with the archive of `value`, to be read with [`access`](Self::access).
+    ///
+    /// It serialises twice: first to learn the length.
     ///
     /// # Errors
     /// As [`new`](Self::new), and [`BufferError::Serialize`] with the value's own error.
@@ -133,11 +135,12 @@ impl Buffer {
         Ok(buffer)
     }
 
-    /// The archived form of `T` in the buffer, checked: once, if the buffer is sealed, at each call
-    /// otherwise.
+    /// Borrows the archived form of `T` in the buffer, after checking it.
+    ///
+    /// A sealed buffer is checked once, any other at each call.
     ///
     /// # Errors
-    /// [`BufferError::Invalid`] if the bytes are no valid archive of a `T`.
+    /// [`BufferError::Invalid`] if the bytes are not a valid archive of a `T`.
     pub fn access<T>(&self) -> Result<&T::Archived, BufferError>
     where
         T: Receive<Archived: 'static>,
@@ -158,11 +161,11 @@ impl Buffer {
         Ok(value)
     }
 
-    /// The bytes, to be written.
+    /// Borrows the bytes for writing.
     ///
     /// # Errors
-    /// [`BufferError::Sealed`] if the buffer was received, or has been posted before, even if that
-    /// failed: what was sealed stays so.
+    /// [`BufferError::Sealed`] if the buffer was received or sealed, or was posted before, even if
+    /// that post failed.
     pub fn bytes_mut(&mut self) -> Result<&mut [u8], BufferError> {
         match &mut self.memory {
             Memory::Fresh(bytes) => Ok(bytes),
@@ -176,10 +179,10 @@ impl Buffer {
         self.is_frozen
     }
 
-    /// Seals the buffer: from here on nobody can change it. Posting it does the same.
+    /// Seals the buffer, as posting does: from then on no process can change it.
     ///
     /// # Errors
-    /// [`BufferError::Io`] if the kernel refuses; the buffer is as it was, or can no longer be
+    /// [`BufferError::Io`] if the kernel refuses; the buffer is unchanged, or can no longer be
     /// written.
     ///
     /// ```
@@ -193,14 +196,17 @@ impl Buffer {
         Ok(self.freeze()?)
     }
 
-    /// The memory's descriptor, for uses of one's own. `None` before the buffer is sealed: whoever
-    /// had it could write to what this buffer lends.
+    /// The memory's descriptor, for other uses; `None` before the buffer is sealed.
+    ///
+    /// With the descriptor of an unsealed buffer a caller could write to bytes that the buffer
+    /// lends.
     pub fn as_fd(&self) -> Option<BorrowedFd<'_>> {
         self.is_sealed().then(|| self.descriptor.as_fd())
     }
 
-    /// The bytes as a private, writable memory. Of a sealed buffer only the pages that are written
-    /// are copied.
+    /// Converts the buffer into private, writable memory.
+    ///
+    /// Of a sealed buffer, only the pages that are written are copied.
     ///
     /// # Errors
     /// [`BufferError::Io`] if the kernel refuses to map it.
@@ -228,9 +234,9 @@ impl Buffer {
         Ok(BufferMut { bytes })
     }
 
-    /// Takes what a peer has sent as a buffer of `len` bytes, once it is known to be one that
-    /// nobody can change, and not to cost memory by being looked at; the latter takes some 10 ns a
-    /// page, unless the peer is trusted. The descriptor comes back if not.
+    /// Accepts what a peer has sent as a buffer of `len` bytes, if it is sealed, and if reading it
+    /// allocates no memory. Checking the latter takes some 10 ns a page, and is skipped for a
+    /// trusted peer. Otherwise the descriptor is returned.
     pub(crate) fn import(
         descriptor: Foreign,
         len: u64,
@@ -246,15 +252,15 @@ impl Buffer {
         }
     }
 
-    /// Makes the bytes final. The mapping for reading comes before the one for writing goes, so
-    /// that a failure leaves a buffer that can be read.
+    /// Makes the bytes final. The mapping for reading is made before the one for writing is
+    /// removed, so that a failure leaves a buffer that can be read.
     pub(crate) fn freeze(&mut self) -> Result<(), SystemError> {
         if self.is_frozen {
             return Ok(());
         }
         if let Memory::Fresh(bytes) = &self.memory {
             let len = bytes.len();
-            // SAFETY: (alone) nobody else has the descriptor, and this buffer's own writable
+            // SAFETY: (alone) no other code has the descriptor, and this buffer's own writable
             // mapping goes with the assignment below.
             let last = unsafe { MmapOptions::new().len(len).map_copy_read_only(&self.descriptor) };
             let last = last.map_err(|source| SystemError { call: "mmap", source })?;
@@ -286,7 +292,7 @@ fn map_foreign(descriptor: &Foreign, len: u64, is_trusted: bool) -> Result<Memor
     if nature.len != len {
         return refused("it has another length than was said");
     }
-    // The file's count includes what may lie behind its end, and can be given back.
+    // The file's count includes pages beyond its end, which can be freed again.
     let is_there = nature.allocated >= len
         && (is_trusted
             || mapping::bytes_with_memory(descriptor, len)?.is_none_or(|all| all >= len));

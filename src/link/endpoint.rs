@@ -21,8 +21,8 @@ use std::time::{Duration, Instant};
 
 /// One end of one pair.
 ///
-/// The sockets are the kernel's word on the peer: they hang up when the last holder of the other
-/// end has gone, however it went.
+/// The kernel reports the peer's state through the sockets: they hang up when the last holder of
+/// the other end is gone, for whatever reason.
 pub(crate) struct Endpoint {
     region: Arc<Region>,
     side: usize,
@@ -32,32 +32,33 @@ pub(crate) struct Endpoint {
     /// What came through this end and waits to be closed.
     account: Arc<Account>,
     trusted: AtomicBool,
-    /// This end refuses what moves with messages.
+    /// Whether this end refuses transferables.
     refuses_transfers: AtomicBool,
-    /// The peer does so, as who made the channel has said.
+    /// Whether the peer does, as the channel's maker chose.
     peer_refuses_transfers: bool,
-    /// The kernel has refused a ring, and the sleeper's flag is up still.
+    /// The kernel has refused a ring, and the sleeper's flag is still armed.
     owes_ring: AtomicBool,
     /// The [`State`] of the end, which both halves ask.
     state: atomic::AtomicU32,
     /// What the peer wrote, where that is the reason.
     corruption: Mutex<Option<Corruption>>,
-    /// Who held the other end when the two met by a name.
+    /// Who held the other end when the two connected by name.
     met: OnceLock<PeerCredentials>,
 }
 
-/// Who a process is, as the kernel knows it.
+/// The process at the other end, as the kernel identifies it.
 ///
-/// Of a port that was made by [`connect`](crate::connect) or [`Listener`](crate::Listener): who
-/// held the other end when the two met. Ports move, so it may be somebody else's by now.
+/// It is known for ports that were made by [`connect`](crate::connect) or a
+/// [`Listener`](crate::Listener): it is the process that held the other end at that time. Ports can
+/// be moved, so another process may hold it now.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct PeerCredentials {
-    /// Process id. It may have ended, and the number may be another process's by now.
+    /// Process id. The process may have ended, and another one may have the number now.
     pub pid: u32,
-    /// User.
+    /// User id.
     pub uid: u32,
-    /// Group.
+    /// Group id.
     pub gid: u32,
 }
 
@@ -93,12 +94,12 @@ impl Endpoint {
         }
     }
 
-    /// Has what is in packets that this end will not receive closed: packets without a record, of a
-    /// peer that died between the two, and those of messages that are left behind. A port in one of
-    /// them would be neither owned nor closed for as long as this socket lives.
+    /// Has the contents of packets closed that this end will not receive: packets without a record,
+    /// of a peer that died between the two, and those of messages that are left behind. A port in
+    /// one of them would be neither owned nor closed for as long as this socket lives.
     ///
-    /// The thread that closes them has a duplicate of the socket. Without a descriptor for it they
-    /// are closed together with this end.
+    /// The thread that closes them has a duplicate of the socket. If no descriptor is free for
+    /// that, they are closed together with this end.
     pub(crate) fn discard_packets(&self) {
         if !self.attachments.refuses_descriptors
             && !self.account.is_drained_soon()
@@ -128,7 +129,7 @@ impl Endpoint {
         self.is_trusted() || !self.region.is_shared()
     }
 
-    /// Remembers whom this end has met.
+    /// Remembers the process that this end has met.
     pub(crate) fn has_met(&self, peer: PeerCredentials) {
         let _ = self.met.set(peer);
     }
@@ -180,7 +181,7 @@ impl Endpoint {
         self.trusted.store(true, Ordering::Relaxed);
     }
 
-    /// Which ends refuse what moves with messages, as far as this one knows.
+    /// Which ends refuse transferables, as far as this one knows.
     pub(crate) fn transfer_policy(&self) -> TransferPolicy {
         TransferPolicy {
             here_refuses: self.refuses_transfers(),
@@ -188,27 +189,27 @@ impl Endpoint {
         }
     }
 
-    /// Whether this end refuses what moves with messages.
+    /// Whether this end refuses transferables.
     pub(crate) fn refuses_transfers(&self) -> bool {
         // Relaxed: it turns once, by a thread that has both halves.
         self.refuses_transfers.load(Ordering::Relaxed)
     }
 
-    /// From now on, and for good: packets that were drained are missed by nobody then, not by a
-    /// later owner of this end either.
+    /// From now on, for good: then drained packets are not missed, not even by a later owner of
+    /// this end.
     pub(crate) fn refuse_transfers(&self) {
         self.refuses_transfers.store(true, Ordering::Relaxed);
     }
 
-    /// How far this end has come to its end, as far as is known without asking.
+    /// The state of this end, as far as it is known without asking.
     #[inline(always)]
     pub(crate) fn state(&self) -> State {
-        // Relaxed: a half that misses what the other one learns now, hears of it at its next call.
+        // Relaxed: a half that misses what the other one learns now, learns it in its next call.
         // What the state stands for is either in it, or behind a lock.
         State::from_word(self.state.load(Ordering::Relaxed))
     }
 
-    /// Tells the state machine what a half has learned, and says what that half has to do.
+    /// Tells the state machine what a half has learned, and returns what that half has to do.
     #[cold]
     pub(crate) fn learn(&self, event: Event) -> Step {
         let mut state = self.state();
@@ -229,7 +230,7 @@ impl Endpoint {
         let _ = self.learn(Event::Corrupted);
     }
 
-    /// Why calls of a half fail, if they do, as far as was said before.
+    /// Why calls of a half fail, if they do, as far as it was reported before.
     pub(crate) fn said(&self, half: Half) -> Option<CloseReason> {
         self.state().said(half).map(|reason| self.in_words(reason))
     }
@@ -239,12 +240,12 @@ impl Endpoint {
         self.state().reason(half).map(|reason| self.in_words(reason))
     }
 
-    /// Why posts fail, if it is known that they may. What is found stays: a peer may write another
+    /// Why posts fail, if it is known that they may. The finding stays: a peer may write another
     /// reason later.
     #[cold]
     pub(crate) fn find_posting_end(&self) -> Option<CloseReason> {
-        // First what the kernel says: a peer that left in order said so before its sockets closed.
-        // It was asked by another thread perhaps, so that this one asks as well, once.
+        // First ask the kernel: a peer that closed normally said so before its sockets closed.
+        // Perhaps another thread has asked, so this one asks as well, once.
         if self.state().is_hung_up() && self.said(Half::Sending).is_none() {
             self.ask_hang_up_again();
         }
@@ -286,14 +287,14 @@ impl Endpoint {
         self.note(poll::is_hung_up(self.doorbell.as_fd()))
     }
 
-    /// Silences the doorbell, and learns whether the peer is gone.
+    /// Drains the doorbell, and learns whether the peer is gone.
     pub(crate) fn drain_doorbell(&self, to: DrainTo) -> bool {
         self.ring_again();
         self.note(self.silence(to) == Drained::HungUp) || self.state().is_hung_up()
     }
 
-    /// Silences the doorbell for a sender that waits on its descriptor. Says whether the receiving
-    /// half has to be told, as that ring may have been for it. One system call in the usual case.
+    /// Drains the doorbell for a sender that waits on its descriptor. Returns whether the receiving
+    /// half has to be woken, as that ring may have been for it. Usually one system call.
     #[cfg(any(feature = "tokio", feature = "async-io"))]
     pub(crate) fn silence_doorbell(&self) -> bool {
         let drained = self.silence(DrainTo::Silence);
@@ -311,8 +312,8 @@ impl Endpoint {
         }
     }
 
-    /// Rings. A ring that the kernel refuses, for lack of memory, is tried again at once, and then
-    /// at each later call of either half that waits or finds nothing.
+    /// Rings. If the kernel refuses a ring for lack of memory, it is retried at once, and then in
+    /// each later call of either half that waits or finds nothing.
     #[cold]
     fn ring(&self, memory: &Memory, sleeper: Sleeper) {
         for _ in 0..RING_TRIES {
@@ -330,7 +331,7 @@ impl Endpoint {
         self.owes_ring.store(true, Ordering::Relaxed);
     }
 
-    /// Tries a ring again that the kernel has refused.
+    /// Retries a ring that the kernel has refused.
     #[inline]
     pub(crate) fn ring_again(&self) {
         if self.owes_ring.load(Ordering::Relaxed) {
@@ -350,8 +351,8 @@ impl Endpoint {
     }
 
     /// Sleeps until the doorbell rings, the peer goes, `interrupt` is readable or `deadline` comes,
-    /// and at most for a second: the kernel may have refused the peer's ring. Less long while this
-    /// end owes its peer one.
+    /// and for at most a second: the kernel may have refused the peer's ring. It sleeps less while
+    /// this end owes its peer a ring.
     pub(crate) fn sleep_on_doorbell(
         &self,
         interrupt: Option<BorrowedFd<'_>>,
@@ -367,7 +368,7 @@ impl Endpoint {
     }
 
     /// Sleeps on the room flag of `memory` for a slice of time. The caller asks for hang-up and
-    /// looks again in between: a futex says nothing when the peer dies.
+    /// looks again in between: a futex reports nothing when the peer dies.
     pub(crate) fn sleep_on_room(&self, memory: &Memory, deadline: Option<Instant>) {
         let left = deadline.map_or(SLICE, |at| at.saturating_duration_since(Instant::now()));
         let word = &memory.lane().sleepers.room_sleeper;
@@ -378,7 +379,7 @@ impl Endpoint {
     pub(crate) fn interrupt_sender(&self) {
         let memory = self.region.lane(self.outgoing());
         let word = &memory.lane().sleepers.room_sleeper;
-        // First the word, so that a sleep that is about to begin does not.
+        // The word first, so that a sleep that is about to begin does not.
         notifier::disarm(word);
         futex::wake(word);
     }
@@ -407,7 +408,7 @@ impl Drop for Endpoint {
     }
 }
 
-/// Who is to be woken.
+/// Which half to wake.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Sleeper {
     /// Waits for a message.
@@ -426,15 +427,15 @@ impl Sleeper {
     }
 }
 
-/// How long a sender half sleeps at a time before it asks whether the peer is alive.
+/// How long a sender half sleeps before it asks whether the peer is alive.
 const SLICE: Duration = Duration::from_millis(20);
 /// How often a ring is tried before the call that wakes goes on.
 const RING_TRIES: u32 = 4;
-/// How long a sleep lasts at most before its owner looks by itself whether there is something: a
-/// ring may have been refused, and its sender may never call again.
+/// The longest sleep before its owner looks by itself whether there is something: a ring may have
+/// been refused, and its sender may make no further call.
 pub(crate) const LOOK_AGAIN: Duration = Duration::from_secs(1);
 
-/// How long a sleep may last of which this much is left: no ring is relied on for longer.
+/// How long to sleep when this much time is left: no sleep relies on a ring for longer.
 pub(crate) fn bounded_sleep(left: Option<Duration>) -> Option<Duration> {
     Some(left.map_or(LOOK_AGAIN, |left| left.min(LOOK_AGAIN)))
 }

@@ -1,9 +1,8 @@
 //! Payloads: rkyv straight into the ring, and out of it by a private copy or in place.
 //!
-//! What is read from an untrusted peer is copied out once, by relaxed atomic words or in assembly,
-//! into private memory, and only the copy is looked at. On a trusted pair the bytes are used where
-//! they are.
-//! No safe function hands out a reference to memory that an untrusted process can write.
+//! A message of an untrusted peer is copied once into private memory, by relaxed atomic words or in
+//! assembly, and the code uses only that copy. On a trusted pair the bytes are used in place. No
+//! safe function hands out a reference to memory that an untrusted process can write.
 #![allow(unsafe_code)]
 
 // Miri and AddressSanitizer see nothing of what assembly does.
@@ -34,15 +33,14 @@ use std::marker::PhantomData;
 use std::ops::Range;
 use std::ptr::{self, NonNull};
 
-/// The serializer that [`post_message`](crate::MessagePort::post_message) gives to a value.
+/// The serializer that [`post_message`](crate::MessagePort::post_message) passes to a value.
 pub type PostSerializer<'a> = HighSerializer<PayloadWriter<'a>, ArenaHandle<'a>, BoxedError>;
 
 /// A value that can be posted: anything that derives [`rkyv::Archive`], [`rkyv::Serialize`] and
 /// [`SafeArchive`](derive@crate::SafeArchive).
-///
-/// Implemented for all such types; there is nothing to implement by hand. A value of another
-/// crate's type without `SafeArchive` goes as bytes: what `rkyv::to_bytes` made of it, by
-/// `post_bytes`; the receiver gives [`MessageEvent::bytes`](crate::MessageEvent::bytes) to rkyv.
+/// Implemented for all such types; do not implement it yourself. Post a value of another crate's
+/// type that lacks `SafeArchive` as bytes: `post_bytes` of what `rkyv::to_bytes` returns. The
+/// receiver passes [`MessageEvent::bytes`](crate::MessageEvent::bytes) to rkyv.
 ///
 /// ```
 /// use messageport::{MessageChannel, rkyv};
@@ -67,14 +65,14 @@ pub trait Post: Receive + for<'a> Serialize<PostSerializer<'a>> {}
 
 impl<T: Receive + for<'a> Serialize<PostSerializer<'a>>> Post for T {}
 
-/// The bytes of a future record, to be written front to back. Counts on when they are used up.
+/// Writes the bytes of a record from front to back; keeps counting when they are used up.
 ///
-/// Three words, and not one more: a post moves this around, and each further word costs it as much
-/// as the copy of a small message.
+/// It has exactly three words: a post moves this around, and each further word costs as much as the
+/// copy of a small message.
 ///
 /// INVARIANT (room): `start` is valid for writes of `room` bytes while it lives, and they are the
-/// producer's: see `planned`. Without room it is dangling, or it is a `Vec<u8>` that is this
-/// writer's alone, and takes everything.
+/// producer's: see `planned`. Without room it is dangling, or it is a `Vec<u8>` that only this
+/// writer uses, and takes everything.
 #[derive(Debug)]
 pub struct PayloadWriter<'a> {
     start: NonNull<u8>,
@@ -112,7 +110,7 @@ impl Positional for PayloadWriter<'_> {
 impl Writer<BoxedError> for PayloadWriter<'_> {
     #[inline(always)]
     fn write(&mut self, bytes: &[u8]) -> Result<(), BoxedError> {
-        // A value can have this count past any number: it stays there then, beyond all room.
+        // A value can make this count overflow: it saturates, beyond all room.
         let end = self.written.saturating_add(bytes.len());
         if end <= self.room {
             // SAFETY: (room) `end` was just compared with it.
@@ -128,20 +126,20 @@ impl Writer<BoxedError> for PayloadWriter<'_> {
     }
 }
 
-/// Apart, and by value: a writer whose place is lent to a call would lie in memory on the path of a
-/// post too, which doubles what that costs.
+/// A separate function, by value: if a call borrowed the writer, the writer would be kept in memory
+/// in every post, which doubles its cost.
 ///
 /// # Safety
-/// `to` must be a vector that nobody else uses meanwhile.
+/// `to` must be a vector that is not used otherwise meanwhile.
 #[cold]
 #[inline(never)]
 unsafe fn append(mut to: NonNull<Vec<u8>>, bytes: &[u8]) {
-    // SAFETY: the caller's word.
+    // SAFETY: upheld by the caller, see `# Safety`.
     unsafe { to.as_mut() }.extend_from_slice(bytes);
 }
 
-/// Serialises `value` where `plan` says, or only counts without one. Returns how many bytes it took
-/// or would have taken; what exceeds the plan's room is not written.
+/// Serialises `value` where `plan` says; without a plan, only counts. Returns how many bytes it
+/// took or would have taken; what exceeds the plan's room is not written.
 #[inline(always)]
 pub(crate) fn serialize<T: Post>(
     value: &T,
@@ -167,8 +165,8 @@ pub(crate) fn serialize_to<T: Post>(value: &T, bytes: &mut [u8]) -> Result<usize
 }
 
 /// The archive of `value`, to be posted several times. Serialises it once: its `Serialize` may be
-/// costly, and may say something else the second time. The bytes need no alignment of their own, as
-/// pointers in an archive are relative; each copy is aligned where it is received.
+/// costly, and may write something else the second time. The bytes need no alignment, as pointers
+/// in an archive are relative; each copy is aligned where it is received.
 pub(crate) fn archive<T: Post>(value: &T) -> Result<Vec<u8>, BoxedError> {
     let mut bytes = Vec::new();
     run(value, PayloadWriter::appending(&mut bytes), &mut Arena::new())?;
@@ -191,7 +189,7 @@ fn run<T: Post>(
 ) -> Result<usize, BoxedError> {
     const {
         assert!(align_of::<T::Archived>() <= 16, "payloads are aligned to 16 bytes");
-        // What can never be received is not posted either.
+        // A value that can never be received is not posted either.
         let _ = <T::Archived as SafeArchive>::CHECKS;
     };
     let mut serializer = Serializer::new(writer, arena.acquire(), Share::new());
@@ -203,8 +201,8 @@ fn run<T: Post>(
     Ok(written)
 }
 
-/// Refuses a value that is nested too deep to be read: archives it once more, in private memory,
-/// and checks it there. Types that do not contain themselves never come here, nor do short values.
+/// Refuses a value that is nested too deep to be read: archives it again in private memory, and
+/// checks it there. Types that do not contain themselves, and short values, never get here.
 #[cold]
 fn check_depth<T: Post>(value: &T) -> Result<(), BoxedError> {
     let mut bytes = Vec::new();
@@ -215,7 +213,7 @@ fn check_depth<T: Post>(value: &T) -> Result<(), BoxedError> {
     archive::check_own::<T>(&bytes)
 }
 
-/// Wipes the payload bytes of a plan whose message is not posted after all.
+/// Wipes the payload bytes of a plan whose message is not posted.
 #[cold]
 pub(crate) fn wipe(producer: &Producer, plan: &Plan) {
     let (place, len) = (planned(producer, plan, plan.payload_room()), plan.payload_room());
@@ -236,8 +234,8 @@ pub(crate) fn fill(producer: &Producer, plan: &Plan, bytes: &[u8]) {
 ///
 /// INVARIANT (room): `len` initialised bytes from `start` are this end's alone until the half that
 /// reserved them posts or reserves again: in the ring they lie where it stands, and the peer is
-/// trusted not to touch them before they are published. Whoever holds this keeps that half alive,
-/// and from posting.
+/// trusted not to touch them before they are published. The holder of this value keeps that half
+/// alive, and from posting.
 #[derive(Debug)]
 pub(crate) struct Room {
     start: NonNull<u8>,
@@ -301,37 +299,38 @@ pub(crate) fn remove_free(
         return Ok(0);
     }
     // SAFETY: `supply` passes bytes of segments that the consumer has left for good, and of the one
-    // that a drained producer has left, without the jump; while a loan is open its half is lent to
-    // nobody else (`Sender::lending`), and posting it ends the loan first.
+    // that a drained producer has left, without the jump. While a loan is open no other code can
+    // use its half (`Sender::lending`), and posting it ends the loan first.
     unsafe { region.remove(lane, bytes) }
 }
 
 /// A message that was taken out: where its bytes are, until `ticket` is given back.
 ///
-/// INVARIANT (payload): `len` bytes from `start` are initialised, and nobody writes them before the
+/// INVARIANT (payload): `len` bytes from `start` are initialised, and are not written before the
 /// ticket is given back: they are a private copy in a slot of the pool; or they lie in the ring of
-/// a trusted peer, not released yet. Whoever holds this keeps the half that it came from alive.
+/// a trusted peer, not released yet. The holder of this value keeps the half that it came from
+/// alive.
 #[derive(Debug)]
 pub(crate) struct Payload {
     start: NonNull<u8>,
-    /// Length, format and kind in one word. A field with values to spare would hold the tag of the
+    /// Length, format and kind in one word. A field with spare values would hold the tag of the
     /// results that carry this, and each move of such a result stalls.
     traits: u64,
     ticket: u64,
 }
 
-/// Whose a ticket is.
+/// What a ticket belongs to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Ticket {
     /// A slot of the pool, with a private copy.
     Slot(u64),
-    /// A message that is lent where it lies.
+    /// A message that is lent in place.
     Lent(u64),
 }
 
 impl Payload {
-    /// Copies a record's payload out of the area, once, into `blocks`, which the pool keeps as they
-    /// are until `ticket` comes back. `None` if they are too few.
+    /// Copies a record's payload out of the area, once, into `blocks`, which the pool keeps
+    /// unchanged until `ticket` comes back. `None` if they are too few.
     #[inline(always)]
     pub(crate) fn copied(
         memory: &Memory,
@@ -347,7 +346,7 @@ impl Payload {
         wide::prefetch(from, record.len as usize);
         let start = NonNull::from(blocks.spare_capacity_mut()).cast::<u8>();
         // SAFETY: the source was just checked, and starts at a multiple of 16; there is room for
-        // `count` blocks, which nobody else has.
+        // `count` blocks, which no other code has.
         unsafe { copy_out(from, start, count) };
         Some(Payload { start, traits: traits_of(record) | IS_COPY, ticket })
     }
@@ -382,7 +381,7 @@ impl Payload {
         }
     }
 
-    /// What to give back once nobody needs the bytes.
+    /// What to give back once the bytes are not needed any more.
     #[inline(always)]
     pub(crate) fn ticket(&self) -> Ticket {
         if self.traits & IS_COPY != 0 {
@@ -400,8 +399,8 @@ impl Payload {
     }
 }
 
-/// Copies at most `most` blocks more of a record's payload behind those that `blocks` holds, which
-/// has room for all of them. Says whether it holds the whole payload now.
+/// Copies at most `most` more blocks of a record's payload after those in `blocks`, which has room
+/// for all of them. Returns whether it holds the whole payload now.
 pub(crate) fn copy_further(
     memory: &Memory,
     record: &Record,
@@ -415,14 +414,14 @@ pub(crate) fn copy_further(
     let from = memory.bytes(record.payload_offset + offset as u64, len as u64);
     let to = NonNull::from(blocks.spare_capacity_mut()).cast::<u8>();
     // SAFETY: the source was just checked, and starts at a multiple of 16; there is room for
-    // `count` blocks behind those that are there, which nobody else has.
+    // `count` blocks after those that are there, which no other code has.
     unsafe { copy_out(from, to, count) };
     // SAFETY: as many were just written.
     unsafe { blocks.set_len(done + count) };
     done + count == all
 }
 
-/// Makes the memory of a private copy a vector that holds the copy.
+/// Turns the memory of a private copy into a vector that holds the copy.
 ///
 /// # Panics
 /// If it is not this payload's memory.
@@ -431,28 +430,28 @@ pub(crate) fn into_blocks(payload: &Payload, mut memory: Vec<Block>) -> Vec<Bloc
     let is_its_own = memory.as_ptr().cast() == payload.start.as_ptr().cast_const();
     assert!(is_its_own && count <= memory.capacity(), "the memory of another payload");
     // SAFETY: (payload) `copied` has written `count` blocks from the start of this vector, and
-    // nobody writes there since.
+    // nothing has written there since.
     unsafe { memory.set_len(count) };
     memory
 }
 
 /// Copies `count` blocks that a peer may write at the same time. Which bytes of such a write are
-/// seen is anybody's guess; each is loaded once.
+/// seen is unspecified; each is loaded once.
 ///
 /// # Safety
 /// `from` must be valid for reads by atomic words, `to` for writes, both of `count` blocks and
 /// aligned like one; they must not overlap.
 #[inline(always)]
 unsafe fn copy_out(from: NonNull<u8>, to: NonNull<u8>, count: usize) {
-    // SAFETY: the caller's word.
+    // SAFETY: upheld by the caller, see `# Safety`.
     let done = unsafe { wide::copy_out(from, to, count) };
     for word in 2 * done..2 * count {
-        // SAFETY: the caller's word.
+        // SAFETY: upheld by the caller, see `# Safety`.
         let place = unsafe { from.cast::<u64>().add(word) };
         // SAFETY: valid and aligned as above; the peer may write at the same time, and relaxed
         // atomic loads make that a value and not a data race.
         let value = unsafe { AtomicU64::from_ptr(place.as_ptr()) }.load(Ordering::Relaxed);
-        // SAFETY: the caller's word.
+        // SAFETY: upheld by the caller, see `# Safety`.
         let copy = unsafe { to.cast::<u64>().add(word) };
         // SAFETY: as above, and a block is aligned for words.
         unsafe { copy.write(value) };
@@ -491,24 +490,24 @@ pub(crate) fn blocks_as_bytes(blocks: &[Block]) -> &[u8] {
     unsafe { std::slice::from_raw_parts(blocks.as_ptr().cast(), size_of_val(blocks)) }
 }
 
-/// Copies a message to where its record stands.
+/// Copies a message into its record.
 ///
 /// # Safety
 /// `to` must be 16-aligned and valid for writes of `from.len()` bytes that do not overlap `from`.
 #[inline(always)]
 unsafe fn copy_in(from: &[u8], to: NonNull<u8>) {
-    // SAFETY: the caller's word.
+    // SAFETY: upheld by the caller, see `# Safety`.
     let done = unsafe { wide::copy_in(from, to) };
-    // SAFETY: the caller's word; `done` is at most the length.
+    // SAFETY: upheld by the caller; `done` is at most the length.
     let rest = unsafe { to.add(done) };
-    // SAFETY: the caller's word.
+    // SAFETY: upheld by the caller, see `# Safety`.
     unsafe { copy(&from[done..], rest) };
 }
 
 /// # Safety
 /// `to` must be valid for writes of `from.len()` bytes that do not overlap `from`.
 unsafe fn copy(from: &[u8], to: NonNull<u8>) {
-    // SAFETY: the caller's word.
+    // SAFETY: upheld by the caller, see `# Safety`.
     unsafe { ptr::copy_nonoverlapping(from.as_ptr(), to.as_ptr(), from.len()) };
 }
 

@@ -7,10 +7,10 @@
 //! from the next page on: the slots, each a multiple of a page
 //! ```
 //!
-//! A slot is free, or somebody's. Who has it frees it, wherever it is: in the maker's hands, in a
-//! record, in the receiver's hands. Only the maker takes free ones, and notes in memory of its own
-//! at which count it took each: a slot whose count is another one by now is free. So a slot that
-//! goes over and comes back costs the two cores one line there and one back, and taking it nothing.
+//! A slot is free, or has one user, who frees it: the maker, a record in flight, or the receiver.
+//! Only the maker takes free slots. It notes in private memory at which count it took each one: a
+//! slot whose count has changed since is free. So a slot that goes over and comes back moves one
+//! cache line each way, and taking it moves none.
 #![allow(unsafe_code)]
 
 use crate::error::{BufferError, Corruption, SystemError};
@@ -35,8 +35,8 @@ use std::time::Duration;
 /// The memory of a pool, at one of the two ends.
 ///
 /// INVARIANT (mapping): `mapping` has `total(slots, len)` bytes, of a file whose length is sealed.
-/// INVARIANT (slot): the bytes of a slot are whose it is, at either end; both are trusted to keep
-/// to that, as a pool exists between trusted ends only.
+/// INVARIANT (slot): only the user of a slot touches its bytes, at either end. Both ends are
+/// trusted to keep to that, as a pool exists between trusted ends only.
 pub(crate) struct PoolMemory {
     mapping: Mapping,
     slots: u32,
@@ -44,7 +44,7 @@ pub(crate) struct PoolMemory {
 }
 
 impl PoolMemory {
-    /// Makes a pool, all of its pages included, and the descriptor by which the peer maps it.
+    /// Creates a pool with all of its pages, and the descriptor by which the peer maps it.
     pub(crate) fn create(slots: u32, len: u64) -> Result<(Arc<PoolMemory>, OwnedFd), BufferError> {
         let total = total(u64::from(slots), len).unwrap_or(u64::MAX);
         let allowed = memfd::file_size_limit()?;
@@ -74,7 +74,7 @@ impl PoolMemory {
         self.len
     }
 
-    /// Sleeps until a slot may have come back, at most for `slice`. The caller looks before.
+    /// Sleeps for at most `slice` until a slot may have come back. The caller looks before.
     pub(crate) fn wait(&self, slice: Duration, look: impl FnOnce() -> bool) {
         notifier::arm(self.waiting(), Sleep::Futex);
         if !look() {
@@ -120,7 +120,8 @@ pub(crate) struct PeerPool {
     len: u64,
     memory: OnceLock<Arc<PoolMemory>>,
     unmapped: Mutex<Unmapped>,
-    /// The process that received it. A fork of it has the descriptor too, and no part in the pool.
+    /// The process that received it. A forked child has the descriptor too, but no part in the
+    /// pool.
     process: u32,
 }
 
@@ -128,18 +129,18 @@ pub(crate) struct PeerPool {
 #[derive(Debug)]
 struct Unmapped {
     descriptor: Option<OwnedFd>,
-    /// Slots that were dropped, and are to be freed.
+    /// Slots that were dropped, and are still to be freed.
     dropped: Vec<u32>,
 }
 
 impl PeerPool {
-    /// The pool that the peer says this is, if it can be.
+    /// The pool that the peer announces, if it is valid.
     pub(crate) fn new(descriptor: Foreign, slots: u64, len: u64) -> Result<PeerPool, Corruption> {
         let Ok(count) = u32::try_from(slots) else {
             return Err(Corruption::new("slots of a pool", slots, u32::MAX.into()));
         };
         let expected = if slots == 0 || len == 0 { None } else { total(slots, len) };
-        // It fails only for what is no file of ours.
+        // It fails only for a file that is not ours.
         let found = match memfd::examine(&descriptor) {
             Ok(nature) if nature.sealed && nature.plain_memory => nature.len,
             _ => 0,
@@ -160,7 +161,7 @@ impl PeerPool {
         })
     }
 
-    /// Maps it now, unless it is. What the kernel refuses can be asked for again.
+    /// Maps it now, unless it is mapped. What the kernel refuses can be retried.
     #[inline]
     pub(crate) fn memory(&self) -> Result<&Arc<PoolMemory>, SystemError> {
         match self.memory.get() {
@@ -225,7 +226,7 @@ pub(crate) enum Pooled {
 #[derive(Debug)]
 pub(crate) struct UnmappedBuffer {
     pool: Arc<PeerPool>,
-    /// Unless it became a buffer.
+    /// `None` once it has become a buffer.
     slot: Option<u32>,
 }
 
@@ -253,15 +254,15 @@ impl Drop for UnmappedBuffer {
 
 /// The maker's end of a pool.
 ///
-/// INVARIANT (slot): a slot whose count is not the noted one is nobody's: it was never taken, or
-/// who had it counted on as it freed it. Nobody takes slots but this, as a memory has one maker,
-/// where it was made.
+/// INVARIANT (slot): a slot whose count is not the noted one is free: it was never taken, or its
+/// user increased the count when it freed it. Only this value takes slots, as a memory has one
+/// maker, in the process that made it.
 #[derive(Debug)]
 pub(crate) struct PoolMaker {
     memory: Arc<PoolMemory>,
-    /// At which count each slot was taken last.
+    /// At which count each slot was last taken.
     noted: Vec<Cell<u32>>,
-    /// Where to look first behind the first few.
+    /// Where to look next after the first few.
     next: Cell<u32>,
 }
 
@@ -276,9 +277,9 @@ impl PoolMaker {
         &self.memory
     }
 
-    /// Takes the first free slot: so no more of them are in turn than have to be, and the caches
-    /// hold those. Behind the first few, whose counts are in one pair of lines, it goes round, lest
-    /// it look at all that are in use each time.
+    /// Takes the first free slot: so no more slots than necessary are in turn, and the caches hold
+    /// those. After the first few, whose counts are in one pair of cache lines, it goes round, so
+    /// that it does not look at all slots in use each time.
     pub(crate) fn take(&self) -> Option<PooledBuffer> {
         let slots = self.memory.slots;
         let first = slots.min(FIRST);
@@ -298,7 +299,7 @@ impl PoolMaker {
         is_free.then(|| PooledBuffer { memory: self.memory.clone(), slot })
     }
 
-    /// How many slots are somebody's.
+    /// How many slots are in use.
     pub(crate) fn in_use(&self) -> u32 {
         // Relaxed: a number for people, or a look that another one follows.
         let count = |slot| self.memory.freed(slot).load(Ordering::Relaxed);
@@ -307,10 +308,11 @@ impl PoolMaker {
     }
 }
 
-/// A buffer of a [`BufferPool`](crate::BufferPool): in the hands of the maker, to be filled, or of
-/// the receiver, to be used. Dropping it returns it to the pool.
+/// A buffer of a [`BufferPool`](crate::BufferPool). Dropping it returns it to the pool.
 ///
-/// INVARIANT (slot): the slot is this value's, until it is dropped or handed over.
+/// The maker of the pool fills it and posts it, and the receiver uses it.
+///
+/// INVARIANT (slot): the slot is this value's until it is dropped or handed over.
 pub struct PooledBuffer {
     memory: Arc<PoolMemory>,
     slot: u32,
@@ -325,10 +327,10 @@ impl PooledBuffer {
         self.slot
     }
 
-    /// It was handed over: it is the peer's now.
+    /// It was handed over: the peer owns it now.
     pub(crate) fn forget(self) {
         let mut this = std::mem::ManuallyDrop::new(self);
-        // SAFETY: the value is not dropped, and nobody looks at it again.
+        // SAFETY: the value is not dropped, and is not used again.
         unsafe { std::ptr::drop_in_place(&raw mut this.memory) };
     }
 }
@@ -384,7 +386,7 @@ fn slots_start(slots: u64) -> u64 {
     (COUNTS + COUNT_LEN * slots).next_multiple_of(page_size())
 }
 
-/// Bytes of a pool; `None` if that is no number.
+/// The total length of a pool; `None` if it overflows.
 pub(crate) fn total(slots: u64, len: u64) -> Option<u64> {
     let stride = len.checked_next_multiple_of(page_size())?;
     let counts = COUNT_LEN.checked_mul(slots)?.checked_add(COUNTS)?;
@@ -398,7 +400,7 @@ const COUNTS: u64 = 0x80;
 const COUNT_LEN: u64 = 4;
 /// Slots among which the first free one is taken.
 const FIRST: u32 = 32;
-/// Noted of a slot that was never taken: no count gets there before the first time.
+/// Noted for a slot that was never taken: no count gets there before the first time.
 const NEVER: u32 = u32::MAX;
 
 #[cfg(test)]

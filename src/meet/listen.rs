@@ -1,4 +1,4 @@
-//! Two programs meet by a name: `Listener` on one side, `connect` on the other.
+//! Two programs connect by a name: `Listener` on one side, `connect` on the other.
 
 use crate::error::{
     AttachError, ConnectError, ListenError, PostError, SystemError, flaw_of_listener_name,
@@ -23,14 +23,15 @@ use std::path::{Path, PathBuf};
 use std::thread;
 use std::time::{Duration, Instant};
 
-/// Hands a fresh port to each client that comes by a name: what a `SharedWorker` is on the web.
+/// Gives a fresh port to each client that connects by name, like a `SharedWorker` on the web.
 ///
-/// The name is a socket in the user's runtime directory (`$XDG_RUNTIME_DIR/messageport`, or a
-/// directory of the user's own under the temporary directory where there is none, or where it is
-/// another user's); only processes of the same user get in. A listener that lives keeps its name.
-/// The name goes when the listener is dropped, by the process that made it; after a `kill -9` the
-/// next listener takes it over. `systemd-tmpfiles` leaves it alone. The listener makes the channel
-/// of each client, so its builder's sizes count.
+/// The name is a socket in the user's runtime directory, `$XDG_RUNTIME_DIR/messageport`. If that
+/// variable is not set, or names another user's directory, it is in a directory of the user's own
+/// under the temporary directory. Only processes of the same user can connect.
+///
+/// A listener keeps its name while it lives. The name is removed when the listener is dropped by
+/// the process that made it; after a `kill -9` the next listener takes it over. `systemd-tmpfiles`
+/// does not remove it. The listener makes each client's channel, so the sizes of its builder apply.
 ///
 /// HTML:
 /// [`SharedWorker`](https://html.spec.whatwg.org/#shared-workers-and-the-sharedworker-interface)
@@ -73,8 +74,9 @@ impl Listener {
         Listener::bind_with(name, MessageChannel::builder())
     }
 
-    /// Listens under `name`, with channels as `builder` makes them. A client that names another
-    /// schema than the builder is refused.
+    /// Listens under `name`, with channels as `builder` makes them.
+    ///
+    /// A client that asks for another schema than the builder's is refused.
     ///
     /// # Errors
     /// As [`bind`](Self::bind).
@@ -87,10 +89,11 @@ impl Listener {
         Listener::bind_place(Place::of_name(directory, name), builder)
     }
 
-    /// Listens at a path of one's own choice, whose last part has at most 64 bytes or which has at
-    /// most 107 bytes in all. A relative one is taken from the present directory, once. While the
-    /// path is taken there is a file beside it with the ending `.lock`. Clients use
-    /// [`Connect::at`].
+    /// Listens at a path; clients use [`Connect::at`].
+    ///
+    /// The last part of the path has at most 64 bytes, or the whole path has at most 107 bytes. A
+    /// relative path is resolved once, against the current directory. While the path is in use
+    /// there is a file beside it with the ending `.lock`.
     ///
     /// # Errors
     /// As [`bind`](Self::bind).
@@ -126,14 +129,16 @@ impl Listener {
     /// Waits for the next client, and returns the port to it.
     ///
     /// # Errors
-    /// [`ListenError::Channel`] or [`ListenError::Io`]; the listener can go on. For a lack of
-    /// descriptors the error comes after 50 ms, in which there may be room again.
+    /// [`ListenError::Channel`] or [`ListenError::Io`]; the listener stays usable. An
+    /// out-of-descriptors error comes after 50 ms, in which some may become free.
     pub fn accept(&self) -> Result<MessagePort, ListenError> {
         self.accept_until(None)
     }
 
-    /// Waits for the next client, at most for `timeout`. While this process is short of descriptors
-    /// it tries again every 50 ms, and says so at the end of that time.
+    /// Waits for the next client for at most `timeout`.
+    ///
+    /// While this process is out of descriptors it retries every 50 ms, and returns that error when
+    /// the time is up.
     ///
     /// # Errors
     /// As [`accept`](Self::accept), and [`ListenError::Timeout`].
@@ -141,12 +146,12 @@ impl Listener {
         self.accept_until(Instant::now().checked_add(timeout))
     }
 
-    /// The port to the next client, if one is there.
+    /// Returns the port to the next client, if there is one.
     ///
     /// # Errors
     /// As [`accept`](Self::accept).
     pub fn try_accept(&self) -> Result<Option<MessagePort>, ListenError> {
-        // Who has spoken is heard before anybody has to make place.
+        // Clients that have spoken are heard before any has to make room.
         if let Some(port) = self.greet_all()? {
             return Ok(Some(port));
         }
@@ -154,7 +159,7 @@ impl Listener {
         self.greet_all()
     }
 
-    /// The port to the first guest that has said who it is.
+    /// The port to the first client that has said who it is.
     fn greet_all(&self) -> Result<Option<MessagePort>, ListenError> {
         let mut guests = self.guests.borrow_mut();
         let mut index = 0;
@@ -173,19 +178,20 @@ impl Listener {
         Ok(None)
     }
 
-    /// The ports of clients as they come, without end. An error concerns one client, or a lack of
+    /// Iterates over the ports of clients, without end. An error concerns one client, or a lack of
     /// descriptors that may pass.
     pub fn incoming(&self) -> impl Iterator<Item = Result<MessagePort, ListenError>> {
         std::iter::repeat_with(|| self.accept())
     }
 
-    /// Clients that were sent away, with what the last one had that is not the listener's. A client
-    /// is looked at by the calls that accept.
+    /// How many clients were refused, and how the last one differed from the listener.
+    ///
+    /// Clients are examined by the calls that accept.
     pub fn refused(&self) -> RefusedClients {
         self.refused.get()
     }
 
-    /// Where it listens.
+    /// The path of the listener's socket.
     pub fn path(&self) -> &Path {
         self.file.path()
     }
@@ -201,7 +207,7 @@ impl Listener {
             };
             let mut until = deadline;
             if shortage.is_some() && until.is_none() {
-                // Told after one pause, so that a caller who goes on does not spin.
+                // Reported after one pause, so that a caller who retries does not spin.
                 until = Some(*shortage_until.get_or_insert_with(|| Instant::now() + PAUSE));
             }
             let left = left_until(until);
@@ -228,8 +234,8 @@ impl Listener {
         }
     }
 
-    /// Takes in whoever knocks and is of our user; as many at a time as there is place for, so that
-    /// none of them makes place for another of them.
+    /// Accepts connections of our user; at most as many as there is room for, so that none of them
+    /// displaces another.
     fn let_in(&self) -> Result<(), ListenError> {
         let mut guests = self.guests.borrow_mut();
         for _ in 0..MOST_GUESTS {
@@ -240,7 +246,7 @@ impl Listener {
                 self.note_refused(credentials, ("user", uid.into(), name::user().into()));
                 continue;
             }
-            // Who says nothing for long makes place for others.
+            // A client that has not spoken for long makes room for others.
             if guests.len() == MOST_GUESTS {
                 guests.pop_front();
             }
@@ -302,7 +308,9 @@ enum Greeted {
 }
 
 /// Readable when a client may be there: then call [`try_accept`](Listener::try_accept) until it
-/// says that none is. After an error for a lack of descriptors it is not readable for 50 ms.
+/// returns `None`.
+///
+/// After an out-of-descriptors error it is not readable for 50 ms.
 impl AsFd for Listener {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.epoll.as_fd()
@@ -318,15 +326,15 @@ impl fmt::Debug for Listener {
     }
 }
 
-/// Connects to the [`Listener`] of that name, of this user.
+/// Connects to this user's [`Listener`] of that name.
 ///
 /// # Errors
-/// [`ConnectError`], after five seconds at the latest. [`Connect`] has other ways.
+/// [`ConnectError`], after at most five seconds. [`Connect`] sets other times.
 pub fn connect(name: &str) -> Result<MessagePort, ConnectError> {
     Connect::new().to(name)
 }
 
-/// How to connect: the schema to name, and for how long to wait.
+/// Options of a connection: the schema, and how long to wait.
 ///
 /// ```no_run
 /// use std::time::Duration;
@@ -347,18 +355,18 @@ impl Default for Connect {
 }
 
 impl Connect {
-    /// The defaults: no schema, five seconds.
+    /// Creates the defaults: no schema, five seconds.
     pub fn new() -> Connect {
         Connect::default()
     }
 
-    /// Names a schema, which must be the listener's.
+    /// Sets the schema, which must be the listener's.
     #[must_use]
     pub fn schema(self, id: u64) -> Connect {
         Connect { schema: id, ..self }
     }
 
-    /// Waits for the listener's answer at most for so long.
+    /// Sets how long to wait for the listener's answer.
     #[must_use]
     pub fn timeout(self, timeout: Duration) -> Connect {
         Connect { timeout, ..self }
@@ -376,8 +384,10 @@ impl Connect {
         self.at(name::names_path().join(name))
     }
 
-    /// Connects to the listener at that path. If the listener hangs up without an answer, tries
-    /// again for as long as one is there and the time is not up.
+    /// Connects to the listener at that path.
+    ///
+    /// If the listener hangs up without an answer, retries for as long as a listener is there and
+    /// the time is not up.
     ///
     /// # Errors
     /// [`ConnectError`].
@@ -454,12 +464,12 @@ impl Connect {
     }
 }
 
-/// What became of an attempt to connect.
+/// The result of an attempt to connect.
 enum Attempt {
     Met(Box<MessagePort>),
-    /// Nobody listens there.
+    /// There is no listener.
     Nobody,
-    /// The listener took the connection in, or was about to, and has gone.
+    /// The listener accepted the connection, or was about to, and has gone.
     HungUp,
 }
 
@@ -500,7 +510,7 @@ fn our_hello(schema: u64) -> Hello {
 /// What differs, the other side's number, and ours.
 type Difference = (&'static str, u64, u64);
 
-/// In what the two programs differ first.
+/// The first difference between the two programs.
 fn compare(theirs: Hello, ours: Hello) -> Option<Difference> {
     let pairs = [
         ("layout version", theirs.version, ours.version),
@@ -522,10 +532,10 @@ fn no_room() -> ConnectError {
     ConnectError::Io { call: "recvmsg", source }
 }
 
-/// How long to wait for a listener that has taken a client in and says nothing.
+/// How long to wait for a listener that has accepted a client and says nothing.
 const PATIENCE: Duration = Duration::from_secs(5);
-/// Clients that have not said who they are.
+/// The most clients that have not said who they are.
 const MOST_GUESTS: usize = 128;
-/// How long a client waits before it connects once more.
+/// How long a client waits before its next attempt.
 const FIRST_PAUSE: Duration = Duration::from_millis(1);
 const LONGEST_PAUSE: Duration = Duration::from_millis(20);

@@ -1,4 +1,4 @@
-//! Clients that a listener has sent away, so that the server can tell of them.
+//! Clients that a listener has refused, so that the server can report them.
 
 use crate::link::endpoint::PeerCredentials;
 use std::fmt;
@@ -6,7 +6,7 @@ use std::fmt;
 /// Clients that a [`Listener`](crate::Listener) has refused since it was made.
 ///
 /// A refused client gets an error that says why. The server gets none, so that no client can end a
-/// loop of [`accept`](crate::Listener::accept): it asks here when it likes.
+/// loop of [`accept`](crate::Listener::accept). It can ask here at any time.
 ///
 /// ```
 /// use messageport::{Connect, Listener, MessageChannel};
@@ -27,9 +27,9 @@ use std::fmt;
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct RefusedClients {
-    /// How many there were.
+    /// How many clients were refused.
     pub count: u64,
-    /// The last one of them.
+    /// The last of them.
     pub last: Option<RefusedClient>,
 }
 
@@ -37,14 +37,13 @@ pub struct RefusedClients {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct RefusedClient {
-    /// Who it was, as the kernel says.
+    /// The client's credentials, from the kernel.
     pub credentials: PeerCredentials,
-    /// What it has that is not the listener's: `schema`, `layout version`, `payload format` or
-    /// `user`.
+    /// What differs from the listener: `schema`, `layout version`, `payload format` or `user`.
     pub what: &'static str,
-    /// The client's.
+    /// The client's value.
     pub found: u64,
-    /// The listener's.
+    /// The listener's value.
     pub expected: u64,
 }
 

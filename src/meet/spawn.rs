@@ -10,21 +10,21 @@ use std::path::PathBuf;
 use std::process::{Child, Command, ExitStatus};
 use std::time::Duration;
 
-/// A child process that has the other end of a port, as a worker on the web has.
+/// A child process that holds the other end of a port, like a worker on the web.
 ///
-/// The child inherits one descriptor, and calls [`parent_port`] to have its port. Until then the
-/// port can be posted to, and what is posted waits. If the child ends, however it ends, the port
-/// says `Closed` after the last message that the child posted.
+/// The child inherits one descriptor, and calls [`parent_port`] to get its port. The parent can
+/// post before that, and the messages wait. When the child ends, in whatever way, the port returns
+/// `Closed` after the last message that the child posted.
 ///
-/// Dropping a worker closes its port, gives the child a quarter of a second to end by itself, kills
-/// it if need be, and reaps it. If this process dies, the child's port says `Closed`; nothing else
+/// Dropping a worker closes its port, gives the child 250 ms to exit, then kills it if it still
+/// runs, and reaps it. If this process dies, the child's port returns `Closed`; nothing else
 /// happens to the child.
 ///
-/// The child is named by a pidfd from its start on, and never by its number. So nothing here
-/// signals another process, even where another part of the program reaps the child, by
-/// `waitpid(-1)` or by ignoring SIGCHLD. Dropping waits about two seconds at the most for a child
-/// that was killed; one that cannot be reaped by then, because a debugger holds it, is reaped when
-/// the next worker is started or dropped. A worker cannot be started where `pidfd_open` is refused.
+/// The child is identified by a pidfd from its start, never by its process id. So nothing here
+/// signals another process, even if another part of the program reaps the child with `waitpid(-1)`
+/// or ignores SIGCHLD. Dropping waits at most about two seconds for a killed child. One that cannot
+/// be reaped by then, because a debugger holds it, is reaped when the next worker is started or
+/// dropped. A worker cannot be started where `pidfd_open` is refused.
 ///
 /// A copy of a worker in a forked child does nothing when it is dropped.
 ///
@@ -34,7 +34,7 @@ use std::time::Duration;
 /// use messageport::Worker;
 /// use std::process::Command;
 ///
-/// // `cat` does not know about ports; it inherits one all the same.
+/// // `cat` does not know about ports; it inherits one nevertheless.
 /// let mut command = Command::new("cat");
 /// command.stdin(std::process::Stdio::null());
 /// let mut worker = Worker::spawn(command)?;
@@ -54,7 +54,7 @@ pub struct Worker {
 impl Worker {
     /// Starts a child process with a port of the default sizes.
     ///
-    /// The command may be set up in any way, but for the environment variable
+    /// The command may be set up in any way, except for the environment variable
     /// `MESSAGEPORT_PARENT`, which names the descriptor.
     ///
     /// # Errors
@@ -101,18 +101,20 @@ impl Worker {
         self.child().id()
     }
 
-    /// Waits until the child has ended. A child that reads until its port has ended waits in turn:
-    /// close the port first, by `worker.port().close()`.
+    /// Waits until the child has exited.
+    ///
+    /// A child that reads until its port ends waits in turn: close the port first, with
+    /// `worker.port().close()`.
     ///
     /// # Errors
     /// Those of [`Child::wait`]: ECHILD if another part of the program has reaped the child. Also
-    /// [`TimedOut`](io::ErrorKind::TimedOut) if the child has ended and a process that traces it
+    /// [`TimedOut`](io::ErrorKind::TimedOut) if the child has exited and a process that traces it
     /// (ptrace) keeps its exit status.
     pub fn wait(&mut self) -> io::Result<ExitStatus> {
         self.child_mut().wait()
     }
 
-    /// The child's exit status, if it has ended.
+    /// The child's exit status, if it has exited.
     ///
     /// # Errors
     /// Those of [`Child::try_wait`]: ECHILD if another part of the program has reaped the child.
@@ -120,14 +122,16 @@ impl Worker {
         self.child_mut().try_wait()
     }
 
-    /// Kills the child at once, and reaps it. What it had posted is lost with the worker; take the
-    /// port out by [`into_parts`](Self::into_parts) to read it.
+    /// Kills the child at once, and reaps it.
+    ///
+    /// What it posted is lost with the worker. To read it, take the port out with
+    /// [`into_parts`](Self::into_parts) first.
     ///
     /// HTML: [terminate a worker](https://html.spec.whatwg.org/#terminate-a-worker).
     ///
     /// # Errors
     /// Those of [`wait`](Self::wait), and [`TimedOut`](io::ErrorKind::TimedOut) if the child has
-    /// not ended two seconds after it was killed. It is reaped later then.
+    /// not exited two seconds after it was killed. It is reaped later in that case.
     ///
     /// ```
     /// use messageport::Worker;
@@ -148,8 +152,9 @@ impl Worker {
         child.wait_killed()
     }
 
-    /// The port and the process apart. Neither ends the other any more. The standard library's
-    /// handle waits and kills by process number: leave the reaping to it.
+    /// Separates the port and the process. Neither ends the other any more.
+    ///
+    /// The standard library's handle waits and kills by process id, so leave the reaping to it.
     pub fn into_parts(mut self) -> (MessagePort, Child) {
         let port = self.port.take().expect("taken once, here");
         (port, self.child.take().expect("taken once, here").into_child())
@@ -179,25 +184,24 @@ impl Drop for Worker {
     }
 }
 
-/// The port to the process that started this one by [`Worker::spawn`].
+/// The port to the process that started this one with [`Worker::spawn`].
 ///
-/// There is one, so a second call is an error. The descriptor is checked like any foreign input,
-/// and is closed on exec from here on. Call this early: until then a child of this process inherits
+/// There is one such port, so a second call is an error. The descriptor is checked like any foreign
+/// input, and becomes close-on-exec. Call this early: until then a child of this process inherits
 /// the descriptor, and hides the death of this process from the parent.
 ///
-/// The descriptor's number comes in an environment variable, `MESSAGEPORT_PARENT`, with the
-/// descriptor's inode; a program that sets it itself says that nobody in it owns that number.
+/// The environment variable `MESSAGEPORT_PARENT` holds the descriptor's number and its inode. A
+/// program that sets the variable itself promises that no part of it owns that descriptor.
 ///
 /// HTML: the implicit port of a
 /// [`DedicatedWorkerGlobalScope`](https://html.spec.whatwg.org/#dedicatedworkerglobalscope).
 ///
 /// # Errors
-/// [`NotAWorker`](ParentPortError::NotAWorker) if this process was started otherwise, be it by a
-/// worker that passed its environment on;
-/// [`AlreadyTaken`](ParentPortError::AlreadyTaken);
-/// [`Attach`](ParentPortError::Attach) if what was inherited is not a port, or one of a program
-/// that cannot be talked to.
-///
+/// - [`NotAWorker`](ParentPortError::NotAWorker) if this process was not started by
+///   `Worker::spawn`, even if it inherited the environment of a worker.
+/// - [`AlreadyTaken`](ParentPortError::AlreadyTaken) if the port was taken before.
+/// - [`Attach`](ParentPortError::Attach) if what was inherited is not a port, or comes from an
+///   incompatible program.
 /// ```no_run
 /// let port = messageport::parent_port()?;
 /// for event in &port {
@@ -216,5 +220,5 @@ pub fn parent_port() -> Result<MessagePort, ParentPortError> {
 }
 
 const VARIABLE: &str = "MESSAGEPORT_PARENT";
-/// How long a child may take to end by itself when its worker is dropped.
+/// How long a child may take to exit by itself when its worker is dropped.
 const GRACE: Duration = Duration::from_millis(250);

@@ -1,4 +1,4 @@
-//! Several messages, published at once.
+//! Several messages, published together.
 
 use crate::error::PostError;
 use crate::link::payload::Post;
@@ -7,10 +7,10 @@ use crate::wire::record::Format;
 
 /// Several messages that become visible together: one publication and at most one wake-up for all.
 ///
-/// A message that was staged is posted by [`commit`](Burst::commit), by dropping the burst, and by
-/// any other use of the same port for posting, a `stage` that finds the lane full included; until
-/// then it does not survive the death of this process.
-/// A burst that is leaked loses nothing: the next post, or the port's end, publishes it.
+/// A staged message is posted by [`commit`](Burst::commit), by dropping the burst, or by any other
+/// posting call of the same port (including a `stage` that finds the lane full). Until then it does
+/// not survive the death of this process. Leaking a burst loses nothing: the next post, or the
+/// port's end, publishes it.
 ///
 /// ```
 /// let channel = messageport::MessageChannel::new()?;
@@ -37,8 +37,8 @@ impl<'p> Burst<'p> {
     /// Stages a value.
     ///
     /// # Errors
-    /// As [`post_message`](crate::MessagePort::post_message). What was staged before stays staged;
-    /// at `QueueFull` commit, so that the peer can make room.
+    /// As [`post_message`](crate::MessagePort::post_message). What was staged before stays staged.
+    /// On `QueueFull`, commit, so that the peer can make room.
     pub fn stage<T: Post>(&self, value: &T) -> Result<(), PostError> {
         self.sender.stage(|sending| sending.stage_value(value))
     }
@@ -60,7 +60,7 @@ impl<'p> Burst<'p> {
         self.sender.stage_bytes(text.as_bytes(), Format::Text)
     }
 
-    /// Publishes what was staged. From here on it survives the death of this process.
+    /// Publishes what was staged: from then on it survives the death of this process.
     pub fn commit(self) {}
 }
 

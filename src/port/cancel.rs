@@ -1,4 +1,4 @@
-//! Ending one's own blocked call from another thread.
+//! Ending a blocked call of this process from another thread.
 
 use crate::error::SystemError;
 use crate::link::endpoint::Endpoint;
@@ -10,8 +10,8 @@ use std::sync::{Arc, Weak};
 
 /// Ends a blocked call of a port, from any thread.
 ///
-/// The call that is blocked returns `Cancelled`; if none is, the next one that would block does.
-/// One `cancel` ends one call. A port that is gone is not disturbed.
+/// The blocked call returns `Cancelled`; if no call is blocked, the next one that would block does.
+/// One `cancel` ends one call. If the port is gone, `cancel` does nothing.
 ///
 /// ```
 /// use messageport::{MessageChannel, RecvError};
@@ -45,7 +45,7 @@ impl Canceller {
         Canceller { switch }
     }
 
-    /// Ends the blocked call, or else the next one. At most two system calls; never blocks.
+    /// Ends the blocked call, or else the next one. Never blocks; makes at most two system calls.
     pub fn cancel(&self) {
         handover::request(&self.switch.requested);
         self.switch.bell.ring();
@@ -61,15 +61,16 @@ impl Switch {
         Ok(Arc::new(Switch { requested, bell: Bell::new()?, end }))
     }
 
-    /// Whether the call at work is to end. Asked once per round of a wait.
+    /// Whether the running call has to end. Asked once per round of a wait.
     pub(crate) fn take_request(&self) -> bool {
-        // First the bell: a request that comes between the two rings again, and is taken here or in
-        // the next round. The other way round a late ring would stay, with nobody to silence it.
+        // Drain the bell first: a request that comes between the two steps rings again, and is
+        // taken here or in the next round. In the opposite order a late ring would remain, and no
+        // later step would drain it.
         self.bell.silence();
         handover::take_request(&self.requested)
     }
 
-    /// Readable once a request stands.
+    /// Readable once a request is pending.
     pub(crate) fn bell(&self) -> BorrowedFd<'_> {
         self.bell.as_fd()
     }

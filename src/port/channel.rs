@@ -5,10 +5,11 @@ use crate::link::transfer;
 use crate::port::MessagePort;
 use crate::wire::layout::{DEFAULT_CAPACITY, DEFAULT_LIMIT, MAX_LIMIT, MAX_SEGMENTS, MIN_CAPACITY};
 
-/// Two entangled ports, both in this process: what is posted to one is received from the other.
+/// Two entangled ports in this process: what is posted to one is received from the other.
 ///
-/// A port goes to another thread by moving it, and to a child process by
+/// To use a port on another thread, move it there. To give one to a child process, use
 /// [`Worker::spawn`](crate::Worker::spawn).
+///
 /// HTML: [the `MessageChannel` constructor](https://html.spec.whatwg.org/#dom-messagechannel).
 ///
 /// ```
@@ -28,9 +29,9 @@ pub struct MessageChannel {
 }
 
 impl MessageChannel {
-    /// Makes a channel with the defaults of [`ChannelBuilder`].
+    /// Creates a channel with the defaults of [`ChannelBuilder`].
     ///
-    /// Takes five descriptors, 128 MiB of address space and one page of memory; about a dozen
+    /// Takes five descriptors, 128 MiB of address space and one page of memory, in about a dozen
     /// system calls.
     ///
     /// # Errors
@@ -40,7 +41,7 @@ impl MessageChannel {
         MessageChannel::builder().build()
     }
 
-    /// A builder for other sizes.
+    /// Returns a builder for other sizes.
     ///
     /// ```
     /// let channel = messageport::MessageChannel::builder().capacity(1 << 20).bounded().build()?;
@@ -52,10 +53,10 @@ impl MessageChannel {
     }
 }
 
-/// Sizes of a channel, for both directions alike, and what it carries.
+/// Builds a channel with chosen sizes; they apply to both directions.
 ///
-/// A lane starts in a ring of `capacity` bytes and grows, by further segments of the same memory,
-/// up to `limit` bytes. Memory is taken as messages come, not before.
+/// Each lane starts as a ring of `capacity` bytes. It grows up to `limit` bytes by using further
+/// segments of the same memory. Memory is allocated as messages come, not in advance.
 ///
 /// | | default | least | most |
 /// |---|---|---|---|
@@ -98,49 +99,52 @@ impl Default for ChannelBuilder {
 }
 
 impl ChannelBuilder {
-    /// Bytes of the ring that a lane uses while its receiver keeps up, rounded up to a power of
-    /// two and to 4 KiB. What stays inside the processor's cache is fastest.
+    /// Sets the size of a lane's first ring, used while the receiver keeps up.
+    ///
+    /// It is rounded up to a power of two and to at least 4 KiB. A ring that fits the processor's
+    /// cache is fastest.
     #[must_use]
     pub fn capacity(self, bytes: usize) -> ChannelBuilder {
         ChannelBuilder { capacity: bytes as u64, ..self }
     }
 
-    /// Most bytes of a lane, rounded up to `capacity` times a power of two.
+    /// Sets the largest size of a lane, rounded up to `capacity` times a power of two.
     ///
-    /// The largest message takes `limit / 2 - 32` bytes, or `capacity / 2 - 32` when the limit is
+    /// The largest message has `limit / 2 - 32` bytes, or `capacity / 2 - 32` if the limit equals
     /// the capacity.
     ///
-    /// A lane takes this much address space. It takes memory only as it fills, unless the process
-    /// locks its memory by `mlockall(MCL_FUTURE)`: then the kernel makes all of it at once, 128 MiB
-    /// for an idle channel of the default sizes, and counts it against `RLIMIT_MEMLOCK`. Add
-    /// `MCL_ONFAULT` to have pages only as they are used; a smaller limit, or
-    /// [`bounded`](Self::bounded), serves against `RLIMIT_MEMLOCK`.
+    /// A lane reserves this much address space. It uses memory only as it fills, unless the process
+    /// locks its memory with `mlockall(MCL_FUTURE)`. The kernel then allocates all of it at once
+    /// (128 MiB for an idle channel of the default sizes) and counts it against `RLIMIT_MEMLOCK`.
+    /// Add `MCL_ONFAULT` to get pages only as they are used. To stay within `RLIMIT_MEMLOCK`, use a
+    /// smaller limit or [`bounded`](Self::bounded).
     #[must_use]
     pub fn limit(self, bytes: usize) -> ChannelBuilder {
         ChannelBuilder { limit: Limit::Bytes(bytes as u64), ..self }
     }
 
-    /// Never grow: the limit is the capacity.
+    /// Disables growth: the limit equals the capacity.
     #[must_use]
     pub fn bounded(self) -> ChannelBuilder {
         ChannelBuilder { limit: Limit::Capacity, ..self }
     }
 
-    /// A number that names the set of message types of this channel, chosen by its two programs.
-    /// A port can demand it by [`MessagePort::require_schema`]: bytes of one type can happen to be
-    /// valid bytes of another.
+    /// Sets a number that identifies the set of message types of this channel.
+    ///
+    /// The two programs choose it. A port can demand it with [`MessagePort::require_schema`],
+    /// because bytes of one type can happen to be valid bytes of another.
     #[must_use]
     pub fn schema(self, id: u64) -> ChannelBuilder {
         ChannelBuilder { schema: id, ..self }
     }
 
-    /// Both ends refuse transferables: no port, buffer or descriptor goes through this channel, in
-    /// either direction. The ends themselves can move, and refuse wherever they are.
+    /// Makes both ends refuse transferables: ports, buffers and descriptors, in either direction.
     ///
-    /// A post with a list that is not empty fails at once with
-    /// [`Refused`](crate::PostError::Refused), and gives the list back. What a hostile peer sends
-    /// all the same, the kernel refuses (from Linux 6.16 on), or this end drops, as
-    /// [`MessagePort::refuse_transfers`] says.
+    /// The ends themselves can move, and still refuse after that.
+    ///
+    /// A post with a non-empty list fails at once with [`Refused`](crate::PostError::Refused), and
+    /// returns the list. If a hostile peer sends any nevertheless, the kernel refuses them (from
+    /// Linux 6.16 on), or this end drops them, as [`MessagePort::refuse_transfers`] describes.
     ///
     /// ```
     /// use messageport::{MessageChannel, PostError};
@@ -163,12 +167,16 @@ impl ChannelBuilder {
         self.schema
     }
 
-    /// Makes the channel.
+    /// Creates the channel.
     ///
     /// # Errors
-    /// [`ChannelError::TooLarge`] for a size beyond the most; [`ChannelError::ResourceLimit`] if
-    /// `RLIMIT_FSIZE` or `RLIMIT_AS` is below what the limit needs; [`ChannelError::KernelTooOld`];
-    /// [`ChannelError::Io`] with the call that the kernel refused. Nothing is left behind.
+    /// If it fails, nothing is left behind.
+    ///
+    /// - [`ChannelError::TooLarge`] for a size above the maximum.
+    /// - [`ChannelError::ResourceLimit`] if `RLIMIT_FSIZE` or `RLIMIT_AS` is below what the limit
+    ///   needs.
+    /// - [`ChannelError::KernelTooOld`] if the kernel lacks a feature.
+    /// - [`ChannelError::Io`] with the call that the kernel refused.
     pub fn build(self) -> Result<MessageChannel, ChannelError> {
         let too_large = |name, found| ChannelError::TooLarge { name, found, max: MAX_LIMIT };
         let capacity = self.capacity.max(MIN_CAPACITY);

@@ -1,5 +1,5 @@
 //! What can be asked of a message, wherever its bytes are: in an event that borrows its port, or in
-//! a message of its own.
+//! an owned message.
 
 use crate::error::{BufferError, MessageError};
 use crate::link::archive::pool::ReceiveDeserializer;
@@ -20,7 +20,7 @@ use std::os::fd::OwnedFd;
 pub(crate) trait Content {
     fn content(&self) -> &[u8];
     fn posted_as(&self) -> Format;
-    /// Works on what moved with the message, if anything did.
+    /// Works on the transferables of the message, if it has any.
     fn with_parcel<T>(&self, act: impl FnOnce(&mut Parcel) -> T) -> Option<T>;
 }
 
@@ -111,7 +111,7 @@ pub(crate) fn take_all<C: Content, T>(
     }
 }
 
-/// Takes one part and makes of it what it is; a part that may be tried again goes back.
+/// Takes one transferable and converts it; one that can be retried goes back.
 fn take<T>(
     of: &impl Content,
     kind: Kind,
@@ -138,12 +138,12 @@ pub(crate) fn require(of: &impl Content, expected: Format) -> Result<(), Message
     if found == expected {
         return Ok(());
     }
-    // One that was refused has no bytes, and so is not what it was posted as.
+    // A refused message has no bytes, and so is not what it was posted as.
     check_refused(of)?;
     Err(MessageError::Format { expected: expected.name(), found: found.name() })
 }
 
-/// Whether the port has refused what the message brought, and so the message.
+/// Whether the port has refused the message because of its transferables.
 #[inline]
 pub(crate) fn check_refused(of: &impl Content) -> Result<(), MessageError> {
     if !of.content().is_empty() {

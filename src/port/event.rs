@@ -1,4 +1,4 @@
-//! What arrives.
+//! What arrives: a message that borrows its port.
 
 use crate::error::MessageError;
 use crate::link::archive::pool::ReceiveDeserializer;
@@ -19,12 +19,12 @@ use rkyv::{Archive, Deserialize, Portable};
 use std::fmt;
 use std::os::fd::OwnedFd;
 
-/// A message that was received.
+/// A received message that borrows its port.
 ///
-/// Several may be alive at once. On a port whose peer is not trusted it is a private copy, which
-/// nobody can change; on a trusted one it lies in the ring, whose room is released up to the oldest
-/// event still alive. Dropping gives the memory back. An event that is leaked by `mem::forget` on a
-/// trusted port keeps the room of everything after it.
+/// Several may be alive at once. On an untrusted port the message is a private copy, which no other
+/// process can change. On a trusted port it stays in the ring, and its room is released up to the
+/// oldest event that is still alive. Dropping the event gives the memory back. An event that is
+/// leaked with `mem::forget` on a trusted port keeps the room of everything after it.
 ///
 /// HTML: [`MessageEvent`](https://html.spec.whatwg.org/#messageevent).
 ///
@@ -40,7 +40,7 @@ use std::os::fd::OwnedFd;
 /// ```
 pub struct MessageEvent<'p> {
     payload: Payload,
-    /// The half that it came from: it outlives the event, and so does the region.
+    /// The half that it came from, which outlives the event; so does the region.
     receiver: &'p Receiver,
 }
 
@@ -50,33 +50,36 @@ impl<'p> MessageEvent<'p> {
         MessageEvent { payload, receiver }
     }
 
-    /// Borrows the message as the archived form of `T`, checked.
+    /// Borrows the archived form of `T`, after checking it.
     ///
-    /// The check is rkyv's, and then [`SafeArchive`](trait@crate::SafeArchive)'s for the types that
-    /// need it: hash tables, B-trees and types that contain themselves. After it every safe
-    /// function of the value is safe, whatever the peer wrote.
+    /// The check is rkyv's, and then that of [`SafeArchive`](trait@crate::SafeArchive) for the
+    /// types that need it: hash tables, B-trees and types that contain themselves. After the check
+    /// every safe function of the value is safe, whatever the peer wrote.
     ///
-    /// Each call checks again: from a few nanoseconds for plain structs, more for strings and
-    /// nested vectors. Keep the reference.
+    /// Each call checks again: a few nanoseconds for plain structs, more for strings and nested
+    /// vectors. Keep the reference.
     ///
     /// # Errors
-    /// [`MessageError::Invalid`] if the bytes are no valid archive of a `T`, whoever wrote them, or
-    /// one with more than 254 levels of pointers;
-    /// [`MessageError::Format`] if the message was posted as bytes or text;
-    /// [`MessageError::TransfersRefused`] if it brought what the port
-    /// [refuses](crate::MessagePort::refuse_transfers). The port lives on.
+    /// The port stays usable after each of them.
+    ///
+    /// - [`MessageError::Invalid`] if the bytes are not a valid archive of a `T`, or have more than
+    ///   254 levels of pointers.
+    /// - [`MessageError::Format`] if the message was posted as bytes or text.
+    /// - [`MessageError::TransfersRefused`] if it brought transferables that the port
+    ///   [refuses](crate::MessagePort::refuse_transfers).
     #[inline]
     pub fn data<T: Receive>(&self) -> Result<&T::Archived, MessageError> {
         content::data::<T>(self)
     }
 
-    /// Borrows the message as the archived form of `T`, checked by rkyv alone: for types that do
-    /// not derive [`SafeArchive`](trait@crate::SafeArchive).
+    /// Borrows the archived form of `T`, checked by rkyv alone.
+    ///
+    /// For types that do not derive [`SafeArchive`](trait@crate::SafeArchive).
     ///
     /// # Safety
-    /// `T` contains no hash table, B-tree or index map at any depth, and no shared pointer to a
-    /// type that contains itself; or the poster is trusted. rkyv's check accepts bytes as a map
-    /// whose lookups or iterators then read memory outside of the message.
+    /// Either the poster is trusted, or `T` contains no hash table, B-tree or index map at any
+    /// depth, and no shared pointer to a type that contains itself. rkyv's check accepts bytes as a
+    /// map whose lookups or iterators then read memory outside of the message.
     ///
     /// # Errors
     /// As [`data`](Self::data).
@@ -104,13 +107,12 @@ impl<'p> MessageEvent<'p> {
         content::data_checked_by_rkyv_only::<T>(self)
     }
 
-    /// The message as the archived form of `T`, without a check.
+    /// Borrows the archived form of `T`, without a check.
     ///
     /// # Safety
-    /// The bytes must be a valid archive of a `T`: the poster must have posted a `T`, in a format
-    /// that this program shares, and the poster must be trusted. A message that brought
-    /// transferables to a port that [refuses](crate::MessagePort::refuse_transfers) them has no
-    /// bytes.
+    /// The bytes must be a valid archive of a `T`: the poster must be trusted, and must have posted
+    /// a `T` in a format that this program shares. A message that brought transferables to a port
+    /// that [refuses](crate::MessagePort::refuse_transfers) them has no bytes.
     ///
     /// ```
     /// # let channel = messageport::MessageChannel::new()?;
@@ -126,17 +128,17 @@ impl<'p> MessageEvent<'p> {
         T: Archive,
         T::Archived: Portable,
     {
-        // SAFETY: the caller's word.
+        // SAFETY: upheld by the caller, see `# Safety`.
         unsafe { archive::access_unchecked::<T::Archived>(self.bytes()) }
     }
 
-    /// The message as an owned `T`, checked.
+    /// Returns the message as an owned `T`, after checking it.
     ///
-    /// Values that `Rc` or `Arc` share in the archive are shared again by pointers of one type.
-    /// [`ReceiveDeserializer`] says what a type does that contains itself behind such a pointer.
+    /// Values that `Rc` or `Arc` share in the archive are shared again by pointers of one type. A type
+    /// that contains itself behind such a pointer needs what [`ReceiveDeserializer`] describes.
     ///
     /// # Errors
-    /// As [`data`](Self::data), and what the deserialisation itself refuses.
+    /// As [`data`](Self::data), and whatever the deserialisation itself refuses.
     ///
     /// ```
     /// # let channel = messageport::MessageChannel::new()?;
@@ -152,9 +154,12 @@ impl<'p> MessageEvent<'p> {
         content::deserialize(self)
     }
 
-    /// The message's bytes, whatever they were posted as. 16-aligned. None if it brought
-    /// transferables to a port that [refuses](crate::MessagePort::refuse_transfers) them:
-    /// [`take_descriptors`](Self::take_descriptors) tells that from a message without bytes.
+    /// The message's bytes, whatever it was posted as; aligned to 16 bytes.
+    ///
+    /// Empty if it brought transferables to a port that
+    /// [refuses](crate::MessagePort::refuse_transfers) them.
+    /// [`take_descriptors`](Self::take_descriptors) distinguishes that from a message without
+    /// bytes.
     ///
     /// ```
     /// # let channel = messageport::MessageChannel::new()?;
@@ -167,16 +172,16 @@ impl<'p> MessageEvent<'p> {
         self.payload.bytes()
     }
 
-    /// The message as text.
+    /// Borrows the message as text.
     ///
     /// # Errors
-    /// [`MessageError::Format`] if it was not posted as text, [`MessageError::NotText`] if its
+    /// [`MessageError::Format`] if it was not posted as text; [`MessageError::NotText`] if its
     /// bytes are not UTF-8, which only a peer that does not use this crate can cause.
     pub fn text(&self) -> Result<&str, MessageError> {
         content::text(self)
     }
 
-    /// What it was posted as.
+    /// What the message was posted as.
     ///
     /// ```
     /// # let channel = messageport::MessageChannel::new()?;
@@ -188,17 +193,20 @@ impl<'p> MessageEvent<'p> {
         self.payload.format()
     }
 
-    /// Takes the next port that moved with the message. It stands where its former owner left it.
+    /// Takes the next port that moved with the message. Its queue is as its former owner left it.
     ///
-    /// Checked like any foreign input, and not trusted, unless both it and the port that it came
-    /// through are trusted. Maps it: about a dozen system calls.
+    /// The port is checked like any foreign input. It is trusted only if it was trusted before and
+    /// came through a trusted port. Taking it maps its memory: about a dozen system calls.
     ///
     /// # Errors
-    /// [`MessageError::NothingLeft`]; [`MessageError::Lost`] if this process could not have the
-    /// descriptors; [`MessageError::TransfersRefused`] if the port
-    /// [refuses](crate::MessagePort::refuse_transfers) them;
-    /// [`MessageError::Port`] if it is none that can be used. If the kernel refused a
-    /// call, the port is still there, and can be taken again later. This port lives on.
+    /// This port stays usable after each of them. If the kernel refused a call, the moved port is
+    /// still in the message and can be taken later.
+    ///
+    /// - [`MessageError::NothingLeft`] if no port is left.
+    /// - [`MessageError::Lost`] if this process had too few free descriptors.
+    /// - [`MessageError::TransfersRefused`] if the port
+    ///   [refuses](crate::MessagePort::refuse_transfers) transferables.
+    /// - [`MessageError::Port`] if it is not a usable port.
     ///
     /// ```
     /// use messageport::MessageChannel;
@@ -217,21 +225,21 @@ impl<'p> MessageEvent<'p> {
         content::take_port(self)
     }
 
-    /// Takes the next buffer that moved with the message, once the kernel says that nobody can
-    /// change it.
+    /// Takes the next buffer that moved with the message, once the kernel confirms that no process
+    /// can change it.
     ///
     /// # Errors
-    /// As [`take_port`](Self::take_port), with [`MessageError::Buffer`].
+    /// As [`take_port`](Self::take_port), with [`MessageError::Buffer`] instead of `Port`.
     pub fn take_buffer(&self) -> Result<Buffer, MessageError> {
         content::take_buffer(self)
     }
 
-    /// Takes the next descriptor that moved with the message. Nothing is known of what it is.
+    /// Takes the next descriptor that moved with the message. What it refers to is not checked.
     ///
-    /// Closing it can take long, and releases every `fcntl` (POSIX) lock that this process holds on
-    /// the same file, whether it was taken out of the event or not: see the repository's
-    /// `docs/safety.md`. A port that [refuses](crate::MessagePort::refuse_transfers) transferables
-    /// receives none.
+    /// Closing a descriptor can take long, and releases every `fcntl` (POSIX) lock that this
+    /// process holds on the same file, whether it was taken out of the event or not: see the
+    /// repository's `docs/safety.md`. A port that [refuses](crate::MessagePort::refuse_transfers)
+    /// transferables receives none.
     ///
     /// # Errors
     /// [`MessageError::NothingLeft`]; [`MessageError::Lost`]; [`MessageError::TransfersRefused`].
@@ -255,35 +263,35 @@ impl<'p> MessageEvent<'p> {
 
     /// Takes the pooled buffer that came with the message. Dropping it returns it to its pool.
     ///
-    /// # Errors
-    /// [`MessageError::NothingLeft`] if none came; [`MessageError::UnknownPool`] if this end does
-    /// not have the pool, [`MessageError::Buffer`] if there is no memory to map it, which may be
-    /// tried again: see [`BufferPool`](crate::BufferPool).
+    /// - [`MessageError::NothingLeft`] if none came.
+    /// - [`MessageError::UnknownPool`] if this end does not have the pool.
+    /// - [`MessageError::Buffer`] if it cannot be mapped for lack of memory; the call can be
+    ///   retried, see [`BufferPool`](crate::BufferPool).
     pub fn take_pooled(&self) -> Result<PooledBuffer, MessageError> {
         content::take_pooled(self)
     }
 
-    /// Takes all ports that are left, in the order of the list.
+    /// Takes all remaining ports, in the order of the list.
     ///
     /// HTML: [`ports`](https://html.spec.whatwg.org/#dom-messageevent-ports).
     ///
     /// # Errors
-    /// As [`take_port`](Self::take_port), but for `NothingLeft`; ports taken before the one that
-    /// failed are dropped.
+    /// As [`take_port`](Self::take_port), except `NothingLeft`. Ports that were taken before the
+    /// one that failed are dropped.
     pub fn take_ports(&self) -> Result<Vec<MessagePort>, MessageError> {
         content::take_all(self, Kind::Port, MessageEvent::take_port)
     }
 
-    /// Takes all buffers that are left, in the order of the list.
+    /// Takes all remaining buffers, in the order of the list.
     ///
     /// # Errors
-    /// As [`take_buffer`](Self::take_buffer), but for `NothingLeft`; buffers taken before the one
-    /// that failed are dropped.
+    /// As [`take_buffer`](Self::take_buffer), except `NothingLeft`. Buffers that were taken before
+    /// the one that failed are dropped.
     pub fn take_buffers(&self) -> Result<Vec<Buffer>, MessageError> {
         content::take_all(self, Kind::Buffer, MessageEvent::take_buffer)
     }
 
-    /// Takes all descriptors that are left, in the order of the list.
+    /// Takes all remaining descriptors, in the order of the list.
     ///
     /// # Errors
     /// [`MessageError::Lost`]; [`MessageError::TransfersRefused`].
@@ -291,7 +299,7 @@ impl<'p> MessageEvent<'p> {
         content::take_all(self, Kind::Descriptor, MessageEvent::take_descriptor)
     }
 
-    /// How many ports, buffers and descriptors are left to be taken.
+    /// How many ports, buffers and descriptors remain to be taken.
     ///
     /// ```
     /// let channel = messageport::MessageChannel::new()?;
@@ -304,32 +312,32 @@ impl<'p> MessageEvent<'p> {
         content::transferred(self)
     }
 
-    /// What receiving it has cost: 1, and as much for each descriptor and each 4 KiB. Those who
-    /// serve several ports charge it.
+    /// The cost of receiving it: 1, plus 1 for each descriptor and each 4 KiB. Users of several
+    /// ports charge it to be fair.
     pub(crate) fn cost(&self) -> u32 {
         let pages = u32::try_from(self.bytes().len() / 4096).unwrap_or(u32::MAX);
         pages.saturating_add(1).saturating_add(self.receiver.take_cost())
     }
 
-    /// Converts the event into an owned [`Message`], which borrows nothing. What moved with it goes
-    /// along.
+    /// Converts the event into an owned [`Message`], which borrows nothing.
     ///
-    /// A short message is copied. A long one that is a private copy already is taken as it is.
+    /// Its transferables move along. A short message is copied; a long one that already is a
+    /// private copy keeps its memory.
     ///
     /// # Panics
-    /// On a port that [trusts its peer](crate::MessagePort::trust_peer), if there is no memory for
-    /// a copy: [`try_into_message`](Self::try_into_message) says so instead. On other ports it
-    /// never fails.
+    /// On a port that [trusts its peer](crate::MessagePort::trust_peer), if a copy cannot be
+    /// allocated; [`try_into_message`](Self::try_into_message) returns an error instead. On other
+    /// ports it never fails.
     pub fn into_message(self) -> Message {
         self.try_into_message().unwrap_or_else(|error| panic!("{error}"))
     }
 
-    /// Converts the event into an owned [`Message`].
+    /// Converts the event into an owned [`Message`], or fails if memory runs out.
     ///
     /// # Errors
-    /// [`MessageError::OutOfMemory`] if there is no memory for a copy, which is needed only on a
-    /// port that [trusts its peer](crate::MessagePort::trust_peer). The message is dropped then,
-    /// with what moved with it.
+    /// [`MessageError::OutOfMemory`] if a copy cannot be allocated; only a port that [trusts its
+    /// peer](crate::MessagePort::trust_peer) needs one. The message and its transferables are
+    /// dropped then.
     ///
     /// ```
     /// let channel = messageport::MessageChannel::new()?;
@@ -383,6 +391,6 @@ impl fmt::Debug for MessageEvent<'_> {
     }
 }
 
-/// Bytes of a message that is copied rather than taken with its memory, which is kept for the next
-/// message then.
+/// The longest message that is copied instead of taken with its memory; that memory then serves the
+/// next message.
 const MOST_COPIED: usize = 64 << 10;

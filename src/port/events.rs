@@ -1,4 +1,4 @@
-//! A port as an event target: its listeners, its handlers, and the delivery of what has come.
+//! A port as an event target: its listeners, its handlers, and the delivery of what has arrived.
 
 use crate::error::{CloseReason, MessageError, RecvError};
 use crate::link::receiving::parts::Polled;
@@ -13,15 +13,15 @@ use crate::port::target::{
 use crate::ring::notifier::Wait;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-/// How a port tells the loop that has it of what nobody else would: that it was started, or closed,
-/// from outside.
+/// Tells the event loop that owns a port what it cannot see itself: that the port was started or
+/// closed from outside.
 #[derive(Clone)]
 pub(crate) struct Watcher {
     pub shared: Arc<Called>,
     pub id: u64,
 }
 
-/// Ports that have called, and the bell that they rang, if there is one.
+/// Ports that have called, and the bell that they ring, if there is one.
 pub(crate) struct Called {
     bell: Option<Bell>,
     ids: Mutex<Vec<u64>>,
@@ -40,7 +40,7 @@ impl Called {
         self.bell.iter().for_each(Bell::silence);
     }
 
-    /// The ports that have called since this was last asked.
+    /// Returns the ports that have called since the last call.
     pub(crate) fn take(&self) -> Vec<u64> {
         std::mem::take(&mut self.ids())
     }
@@ -64,25 +64,27 @@ impl Watcher {
 /// What a turn of delivery found.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Delivered {
-    /// An event; perhaps there are more.
+    /// An event; there may be more.
     Event,
     /// A part of a long message: the rest after others had their turn.
     Part,
     /// Nothing is there.
     Nothing,
-    /// Something is there that cannot be had at the moment: to be tried again a little later.
+    /// Something is there that cannot be received at the moment: retry a little later.
     Later,
-    /// Messages are there that nobody wants before the port is started.
+    /// Messages are there, but the port is not started.
     Unwanted,
-    /// There will be no more.
+    /// No more can come.
     End,
 }
 
 impl MessagePort {
-    /// Adds a listener for events of a type. It may reply, and add and remove listeners, from
-    /// inside itself; it returns nothing, or a `Result` whose error is reported.
+    /// Adds a listener for events of a type.
     ///
-    /// Messages are delivered by an [`EventLoop`](crate::EventLoop), once the port is
+    /// The listener may reply, and may add and remove listeners. It returns nothing, or a `Result`
+    /// whose error is reported.
+    ///
+    /// An [`EventLoop`](crate::EventLoop) delivers messages once the port is
     /// [started](Self::start).
     ///
     /// DOM: [`addEventListener`](https://dom.spec.whatwg.org/#dom-eventtarget-addeventlistener).
@@ -108,7 +110,7 @@ impl MessagePort {
         self.events.add(kind.into(), callback(listener), None, options)
     }
 
-    /// Adds an object as a listener. Added twice for one type and phase, it is one listener.
+    /// Adds an object as a listener. Adding it twice for one type and phase adds one listener.
     pub fn add_listener_object(
         &self,
         kind: impl Into<EventType>,
@@ -120,13 +122,14 @@ impl MessagePort {
         self.events.add(kind.into(), listener, Some(object), options)
     }
 
-    /// Removes a listener; it is not called any more, even if it is due in a dispatch that runs.
-    /// Says whether it was there.
+    /// Removes a listener; returns whether it was there.
+    ///
+    /// It is not called any more, even if it is due in a dispatch that is running.
     pub fn remove_event_listener(&self, id: ListenerId) -> bool {
         self.events.remove(id)
     }
 
-    /// Removes the listener that an object is.
+    /// Removes the listener that is this object; returns whether it was there.
     pub fn remove_listener_object(
         &self,
         kind: impl Into<EventType>,
@@ -136,15 +139,15 @@ impl MessagePort {
         self.events.remove_object(&kind.into(), object, capture)
     }
 
-    /// Calls the listeners of an event of the program's own, now. Returns false if one of them has
+    /// Calls the listeners of an event of the program's own, now. Returns false if one of them
     /// cancelled it.
     ///
     /// # Errors
-    /// [`InvalidState`] if the event is being dispatched already.
+    /// [`InvalidState`] if the event is already being dispatched.
     ///
     /// DOM: [`dispatchEvent`](https://dom.spec.whatwg.org/#dom-eventtarget-dispatchevent).
     ///
-    /// The event is taken by value, so that it is not dispatched again, inside a listener or
+    /// The event is taken by value, so that it cannot be dispatched again, inside a listener or
     /// afterwards:
     ///
     /// ```compile_fail,E0382
@@ -157,7 +160,7 @@ impl MessagePort {
         self.events.dispatch(&event.at(self))
     }
 
-    /// Sets the handler of messages, and [starts](Self::start) the port.
+    /// Sets the handler for messages, and [starts](Self::start) the port.
     ///
     /// HTML: [`onmessage`](https://html.spec.whatwg.org/#handler-messageeventtarget-onmessage).
     pub fn on_message<O: Outcome>(&self, handler: impl Fn(&Event<'_>) -> O + Send + 'static) {
@@ -165,31 +168,34 @@ impl MessagePort {
         self.start();
     }
 
-    /// Sets the handler of messages that could not be delivered as what they were declared to be.
+    /// Sets the handler for messages that are not of the declared type.
     pub fn on_message_error<O: Outcome>(&self, handler: impl Fn(&Event<'_>) -> O + Send + 'static) {
         self.events.set_handler(EventType::MessageError, Some(callback(handler)));
     }
 
-    /// Sets the handler of the peer's end.
+    /// Sets the handler for the peer's end.
     pub fn on_close<O: Outcome>(&self, handler: impl Fn(&Event<'_>) -> O + Send + 'static) {
         self.events.set_handler(EventType::Close, Some(callback(handler)));
     }
 
-    /// Empties a handler's slot. A handler that is set afterwards is called behind the listeners
-    /// that were added before.
+    /// Removes a handler. A handler that is set later is called after the listeners that were added
+    /// before.
     pub fn clear_handler(&self, kind: impl Into<EventType>) {
         self.events.set_handler(kind.into(), None);
     }
 
-    /// Whom to tell of listeners that panic or return an error; without it an error is printed to
-    /// standard error. The other listeners are called all the same.
+    /// Sets the hook that is called when a listener panics or returns an error.
+    ///
+    /// Without a hook the error is printed to standard error. In either case the other listeners
+    /// are called.
     pub fn on_listener_failure(&self, hook: impl Fn(&ListenerFailure) + Send + 'static) {
         self.events.set_hook(Box::new(hook));
     }
 
-    /// Enables the delivery of messages as events; for good. What has come before is delivered
-    /// first. A port that delivers events is not to be read by calls: those answer
-    /// [`RecvError::Started`].
+    /// Enables the delivery of messages as events; this cannot be undone.
+    ///
+    /// Messages that came before are delivered first. Receiving calls on the port return
+    /// [`RecvError::Started`] from then on.
     ///
     /// HTML: [`start()`](https://html.spec.whatwg.org/#dom-messageport-start).
     pub fn start(&self) {
@@ -198,14 +204,14 @@ impl MessagePort {
         }
     }
 
-    /// Tells the loop that has this port.
+    /// Tells the event loop that owns this port.
     pub(crate) fn call_watcher(&self) {
         if let Some(watcher) = &*self.watcher.borrow() {
             watcher.call();
         }
     }
 
-    /// Sets who is told when the port is started or closed.
+    /// Sets the watcher that is told when the port is started or closed.
     pub(crate) fn set_watcher(&self, watcher: Option<Watcher>) {
         self.receiver.set_patient(watcher.is_none());
         *self.watcher.borrow_mut() = watcher;
@@ -218,13 +224,13 @@ impl MessagePort {
         self.is_started.get()
     }
 
-    /// Whether this end was closed, by the program or for what its peer has broken.
+    /// Whether this end was closed, by the program or because its peer broke the protocol.
     pub(crate) fn is_closed_here(&self) -> bool {
         self.sender.is_closing()
     }
 
-    /// What the messages cost that were delivered since this was last asked; one without anything
-    /// beside it costs 1.
+    /// The cost of the messages delivered since the last call; a message without transferables
+    /// costs 1.
     pub(crate) fn take_spent(&self) -> u32 {
         self.spent.take()
     }
@@ -233,7 +239,7 @@ impl MessagePort {
         self.has_said_close.get()
     }
 
-    /// Delivers the next thing that has come, if the port is started.
+    /// Delivers what has arrived next, if the port is started.
     pub(crate) fn deliver(&self, scope: Option<&dyn Scope>) -> Delivered {
         if self.has_said_close.get() {
             return Delivered::End;
@@ -258,7 +264,7 @@ impl MessagePort {
             Err(RecvError::Closed { reason }) => self.deliver_close(reason, scope),
             Err(RecvError::OutOfDescriptors { .. }) => Delivered::Later,
             Err(RecvError::OutOfMemory { len }) => {
-                // It may never fit; what is lost is said.
+                // The message may never fit; its loss is reported.
                 let _ = self.receiver.discard_next();
                 self.fire_error(scope, &MessageError::OutOfMemory { len });
                 Delivered::Event
@@ -267,8 +273,8 @@ impl MessagePort {
         }
     }
 
-    /// Delivers the end of a port that was not started, if nothing stands before it. What was in
-    /// its queue when it was closed here waits for its start.
+    /// Delivers the end of a port that was not started, if no message comes before it. If it was
+    /// closed here, what is in its queue waits for its start.
     pub(crate) fn deliver_early_close(&self, scope: Option<&dyn Scope>) -> Delivered {
         if self.has_said_close.get() {
             return Delivered::End;
@@ -288,7 +294,7 @@ impl MessagePort {
     fn deliver_close(&self, reason: CloseReason, scope: Option<&dyn Scope>) -> Delivered {
         self.has_said_close.set(true);
         // It fires at the other end only: not where `close` was called, however the peer ended
-        // then. Asked first, as a port whose peer broke the protocol is closed now.
+        // then. Read it first, as a port whose peer broke the protocol is closed now.
         let is_news = reason != CloseReason::Local && !self.is_closed_here();
         self.end_if_broken(&RecvError::Closed { reason });
         if is_news {
@@ -315,6 +321,6 @@ impl MessagePort {
 
 #[cfg(test)]
 thread_local! {
-    /// How often a port was asked whether it is started: each loop asks so before it delivers.
+    /// How often a port was asked whether it is started: each loop asks before it delivers.
     pub(crate) static LOOKS: std::cell::Cell<u64> = const { std::cell::Cell::new(0) };
 }

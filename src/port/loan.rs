@@ -1,4 +1,4 @@
-//! The bytes of a future message, lent to be filled.
+//! The bytes of a future message, reserved to be filled.
 
 use crate::error::PostError;
 use crate::link::payload::Room;
@@ -7,16 +7,18 @@ use std::fmt;
 use std::io;
 use std::ops::{Deref, DerefMut};
 
-/// The bytes of a future message: fill them, then [`post`](Loan::post).
+/// Reserved bytes of a message: fill them, then [`post`](Loan::post).
 ///
-/// Room for the message is reserved, so posting it cannot fail for lack of room. On a trusted port
-/// the bytes are the ring's own and nothing is copied; otherwise they are private and are copied at
-/// `post`. Until they are written they hold leftovers of what this end wrote before, posted or not:
-/// write all of a message that goes to a peer who may not see that, or [`truncate`](Loan::truncate)
-/// it.
+/// Room for the message is reserved, so posting cannot fail for lack of room. On a trusted port the
+/// bytes are those of the ring, and nothing is copied; otherwise they are private and are copied by
+/// `post`.
 ///
-/// While a loan is open every other post of the port answers [`PostError::Busy`]. Dropping it posts
-/// nothing. Leaking it by `mem::forget` leaves the port busy; the peer still learns of its drop.
+/// Until they are written, the bytes hold leftovers of what this end wrote before, posted or not.
+/// If the peer may not see those, write all of the message or [`truncate`](Loan::truncate) it.
+///
+/// While a loan is open, every other post of the port returns [`PostError::Busy`]. Dropping the
+/// loan posts nothing. Leaking it with `mem::forget` leaves the port busy; the peer still learns
+/// when the port is dropped.
 ///
 /// ```
 /// use std::io::Write;
@@ -31,7 +33,7 @@ use std::ops::{Deref, DerefMut};
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
 pub struct Loan<'p> {
-    /// Kept from posting anything else while this lives.
+    /// Cannot post anything else while the loan lives.
     sender: &'p Sender,
     room: Room,
     written: usize,
@@ -56,13 +58,13 @@ impl<'p> Loan<'p> {
         Ok(())
     }
 
-    /// Shortens the message to its first `len` bytes. A greater length changes nothing.
+    /// Shortens the message to its first `len` bytes; does nothing if it is not longer.
     pub fn truncate(&mut self, len: usize) {
         self.room.truncate(len);
         self.written = self.written.min(len);
     }
 
-    /// Bytes written so far through [`io::Write`], which starts at the front.
+    /// The number of bytes written so far through [`io::Write`], which starts at the front.
     pub fn written(&self) -> usize {
         self.written
     }
@@ -91,7 +93,8 @@ impl DerefMut for Loan<'_> {
     }
 }
 
-/// Writes from the front; what exceeds the loan is not taken, and a full one takes 0 bytes.
+/// Writes from the front. Bytes that exceed the loan are not taken: writing to a full loan returns
+/// 0.
 impl io::Write for Loan<'_> {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         let at = self.written;

@@ -1,4 +1,4 @@
-//! A message of its own, which borrows nothing.
+//! An owned message, which borrows nothing.
 
 use crate::error::MessageError;
 use crate::link::archive::Receive;
@@ -19,8 +19,9 @@ use std::cell::RefCell;
 use std::fmt;
 use std::os::fd::OwnedFd;
 
-/// A message that was received, with its bytes and what moved with it: owned, so that it can go to
-/// another thread or wait for another task. Asked like a [`MessageEvent`].
+/// An owned message, with its bytes and its transferables.
+///
+/// It can go to another thread or be kept for later. It has the methods of a [`MessageEvent`].
 ///
 /// ```
 /// use messageport::MessageChannel;
@@ -40,7 +41,7 @@ pub struct Message {
 }
 
 impl Message {
-    /// A message of the first `len` bytes of `blocks`.
+    /// Makes a message from the first `len` bytes of `blocks`.
     pub(crate) fn new(
         blocks: Vec<Block>,
         len: usize,
@@ -50,7 +51,7 @@ impl Message {
         Message { blocks, len, format, parcel: RefCell::new(parcel) }
     }
 
-    /// A copy of an event's bytes. `None` if there is no memory for it.
+    /// Copies an event's bytes. `None` if the allocation fails.
     pub(crate) fn copy_of(event: &MessageEvent<'_>) -> Option<Vec<Block>> {
         let bytes = event.bytes();
         let count = bytes.len().div_ceil(size_of::<Block>());
@@ -66,7 +67,7 @@ impl Message {
         u32::try_from(self.len / 4096).unwrap_or(u32::MAX).saturating_add(1)
     }
 
-    /// Takes its last bytes off. `None` if there are not so many.
+    /// Removes its last bytes. `None` if it has fewer.
     pub(crate) fn split_off_end<const N: usize>(&mut self) -> Option<[u8; N]> {
         let end = *self.bytes().last_chunk()?;
         self.len -= N;
@@ -108,7 +109,7 @@ impl Message {
         content::deserialize(self)
     }
 
-    /// The message's bytes, 16-aligned.
+    /// The message's bytes, aligned to 16 bytes.
     pub fn bytes(&self) -> &[u8] {
         &blocks_as_bytes(&self.blocks)[..self.len]
     }
@@ -121,7 +122,7 @@ impl Message {
         content::text(self)
     }
 
-    /// What it was posted as.
+    /// What the message was posted as.
     pub fn format(&self) -> Format {
         self.format
     }

@@ -40,17 +40,19 @@ use target::EventTarget;
 
 /// One end of a channel.
 ///
-/// A port posts and receives messages, each in the order it was posted. It is `Send` but not
-/// `Sync`: one thread at a time, or two after [`split`](Self::split). Its peer may be another
-/// thread or another process, and may do what it likes: this API stays memory-safe and does not
-/// panic. A hostile peer can end the conversation, fill its lane up to the limit, and delay calls
-/// by removing shared pages; `docs/safety.md` lists every harm, what bounds it, and the remedy.
+/// A port posts and receives messages, and each direction keeps its order. A port is `Send` but not
+/// `Sync`: one thread uses it at a time, or two threads after [`split`](Self::split).
 ///
-/// When the peer closes its port, drops it, or dies, everything that it had posted is delivered,
-/// and then every receiving call says `Closed`, with the reason.
+/// The peer may be another thread or another process, and may be hostile: whatever it does, this
+/// API stays memory-safe and does not panic. A hostile peer can end the conversation, fill its lane
+/// up to the limit, and delay calls by removing shared pages. `docs/safety.md` lists every harm,
+/// what bounds it, and the remedy.
+///
+/// When the peer closes its port, drops it, or dies, everything that it posted is delivered first.
+/// Then every receiving call returns `Closed`, with the reason.
 ///
 /// HTML: [`MessagePort`](https://html.spec.whatwg.org/#message-ports). Posting to a closed port is
-/// an error here, where the web drops the message silently.
+/// an error here; on the web the message is dropped silently.
 ///
 /// ```
 /// use messageport::{MessageChannel, rkyv};
@@ -69,18 +71,18 @@ pub struct MessagePort {
     sender: Sender,
     receiver: Receiver,
     events: EventTarget,
-    /// Messages are delivered as events.
+    /// Whether messages are delivered as events.
     is_started: Cell<bool>,
     has_said_close: Cell<bool>,
-    /// What the messages cost that were delivered as events.
+    /// The cost of the messages that were delivered as events.
     spent: Cell<u32>,
-    /// The loop that has the port, if one has.
+    /// The event loop that owns the port, if any.
     watcher: RefCell<Option<Watcher>>,
-    /// Of a typed port: what a message must be.
+    /// On a typed port: the check that every message must pass.
     validator: Cell<Option<Validator>>,
 }
 
-/// Says what is wrong with a message.
+/// Returns what is wrong with a message.
 pub(crate) type Validator = fn(&MessageEvent<'_>) -> Result<(), MessageError>;
 
 impl MessagePort {
@@ -103,23 +105,26 @@ impl MessagePort {
 
     /// Posts a value to the other end; never blocks.
     ///
-    /// Serialises straight into shared memory, which grows up to the channel's limit (bytes).
-    /// No system call while the receiver keeps up; one to wake it; one for each step of fresh
-    /// pages, 16 to 64 KiB. `Ok` means that the message is in shared memory and arrives whatever
-    /// happens to this process.
+    /// Serialises straight into shared memory, which grows up to the channel's limit (bytes). Makes
+    /// no system call while the receiver keeps up, one to wake a sleeping receiver, and one for
+    /// each step of fresh pages (16 to 64 KiB). `Ok` means that the message is in shared memory:
+    /// the peer can receive it even if this process dies immediately.
     ///
     /// HTML: [message port post message steps][steps].
     ///
     /// [steps]: https://html.spec.whatwg.org/#message-port-post-message-steps
     ///
     /// # Errors
-    /// [`Closed`](PostError::Closed) if either end is closed or the peer has died;
-    /// [`QueueFull`](PostError::QueueFull) if the peer has left too much unread, or, for a message
-    /// of more than a quarter of the limit, has not yet looked at the lane again;
-    /// [`TooLarge`](PostError::TooLarge) if the message can never fit;
-    /// [`Busy`](PostError::Busy) from inside a `Serialize` of the same port, or while a loan is
-    /// open; [`Serialize`](PostError::Serialize) with the value's own error;
-    /// [`Io`](PostError::Io) for a lack of memory. Nothing of the message is in the ring then.
+    /// If the post fails, nothing of the message is in the ring.
+    ///
+    /// - [`Closed`](PostError::Closed) if either end is closed or the peer has died.
+    /// - [`QueueFull`](PostError::QueueFull) if too much is unread. A message of more than a
+    ///   quarter of the limit can also get it until the peer has looked at the lane again.
+    /// - [`TooLarge`](PostError::TooLarge) if the message can never fit.
+    /// - [`Busy`](PostError::Busy) from inside a `Serialize` of the same port, or while a loan is
+    ///   open.
+    /// - [`Serialize`](PostError::Serialize) with the value's own error.
+    /// - [`Io`](PostError::Io) if memory runs out.
     ///
     /// ```
     /// let channel = messageport::MessageChannel::new()?;
@@ -132,10 +137,10 @@ impl MessagePort {
         self.sender.post_message(value)
     }
 
-    /// Posts bytes; never blocks. Costs one copy of them.
+    /// Posts bytes; never blocks. Copies them once.
     ///
     /// # Errors
-    /// As [`post_message`](Self::post_message), but for `Serialize`.
+    /// As [`post_message`](Self::post_message), except `Serialize`.
     ///
     /// ```
     /// let channel = messageport::MessageChannel::new()?;
@@ -148,7 +153,7 @@ impl MessagePort {
         self.sender.post_bytes(bytes)
     }
 
-    /// Posts text; never blocks. Costs one copy of it.
+    /// Posts text; never blocks. Copies it once.
     ///
     /// # Errors
     /// As [`post_bytes`](Self::post_bytes).
@@ -164,9 +169,9 @@ impl MessagePort {
         self.sender.post_text(text)
     }
 
-    /// Lends the bytes of a future message of `len` bytes, to be filled and then posted.
+    /// Reserves `len` bytes of a message, to be filled and then posted.
     ///
-    /// On a trusted port they lie in the ring, so that a file can be read straight into it.
+    /// On a trusted port the bytes are in the ring, so that a file can be read straight into it.
     ///
     /// # Errors
     /// As [`post_bytes`](Self::post_bytes).
@@ -184,7 +189,7 @@ impl MessagePort {
         self.sender.loan(len)
     }
 
-    /// Begins a burst: messages that are staged one by one and published at once.
+    /// Begins a burst: messages that are staged one by one and published together.
     ///
     /// ```
     /// let channel = messageport::MessageChannel::new()?;
@@ -200,19 +205,20 @@ impl MessagePort {
         self.sender.burst()
     }
 
-    /// Takes the next message, if one is there.
+    /// Takes the next message, if there is one.
     ///
-    /// No system call while messages come or keep coming; while nothing comes, one every tenth of
-    /// a second asks whether the peer is alive. After [`as_fd`](AsFd::as_fd) was called once, a
-    /// look that finds nothing costs one call, which silences the doorbell; before, the first one
-    /// behind a message pauses for some 20 ns, which lets a busy sender get ahead.
+    /// Makes no system call while messages keep coming. While none come, one call every tenth of a
+    /// second asks whether the peer is alive. After the first [`as_fd`](AsFd::as_fd), each look
+    /// that finds nothing costs one call, which drains the doorbell. Before that, the first empty
+    /// look after a message pauses for some 20 ns, which lets a busy sender get ahead.
     ///
     /// # Errors
-    /// [`Closed`](RecvError::Closed) once everything was delivered and no more can come, with the
-    /// reason; the same again at each further call.
-    /// [`OutOfMemory`](RecvError::OutOfMemory) if there is no memory for a private copy.
-    /// [`OutOfDescriptors`](RecvError::OutOfDescriptors) while this process can have none for what
-    /// moves with the message, or for a [`BufferPool`](crate::BufferPool) before it.
+    /// - [`Closed`](RecvError::Closed) once everything was delivered and no more can come, with the
+    ///   reason. Every further call returns the same.
+    /// - [`OutOfMemory`](RecvError::OutOfMemory) if a private copy cannot be allocated.
+    /// - [`OutOfDescriptors`](RecvError::OutOfDescriptors) while this process has too few free
+    ///   descriptors for what moves with the message, or for a [`BufferPool`](crate::BufferPool)
+    ///   that comes before it.
     ///
     /// ```
     /// let channel = messageport::MessageChannel::new()?;
@@ -232,7 +238,7 @@ impl MessagePort {
         })
     }
 
-    /// The same for those who serve other ports as well, of whose long messages it copies a part.
+    /// Like `try_recv`, for users of several ports: it copies a long message in parts.
     #[inline(always)]
     pub(crate) fn poll_in_parts(&self) -> Result<Polled<MessageEvent<'_>>, RecvError> {
         if self.is_started.get() {
@@ -244,13 +250,14 @@ impl MessagePort {
         })
     }
 
-    /// Steps over the next message unread, if one is there, and says whether there was: the way on
-    /// after [`OutOfMemory`](RecvError::OutOfMemory).
+    /// Skips the next message without reading it; returns whether there was one.
+    ///
+    /// Use it to continue after [`OutOfMemory`](RecvError::OutOfMemory).
     ///
     /// # Errors
     /// [`Closed`](RecvError::Closed), as [`try_recv`](Self::try_recv);
-    /// [`OutOfDescriptors`](RecvError::OutOfDescriptors) where a
-    /// [`BufferPool`](crate::BufferPool) stands before it.
+    /// [`OutOfDescriptors`](RecvError::OutOfDescriptors) if a [`BufferPool`](crate::BufferPool)
+    /// comes before the message.
     ///
     /// ```
     /// let channel = messageport::MessageChannel::new()?;
@@ -264,20 +271,22 @@ impl MessagePort {
         self.receiver.discard_next().inspect_err(|error| self.end_if_broken(error))
     }
 
-    /// A handle that ends a blocked call of this port from another thread.
+    /// Returns a handle that ends a blocked call of this port from another thread.
     ///
     /// Takes one descriptor, once per port.
     ///
     /// # Errors
-    /// [`RecvError::Io`] if there is no descriptor for it.
+    /// [`RecvError::Io`] if the process is out of descriptors.
     pub fn canceller(&self) -> Result<Canceller, RecvError> {
         let canceller = self.receiver.canceller()?;
         self.sender.share_switch(canceller.switch());
         Ok(canceller)
     }
 
-    /// Parts the port into halves for two threads. Each ends its own direction when it is dropped.
-    /// They deliver no events: listeners stay behind.
+    /// Splits the port into a sender and a receiver for use on two threads.
+    ///
+    /// Dropping a half ends its own direction. Halves deliver no events: the listeners are not
+    /// called any more.
     ///
     /// ```
     /// use messageport::{MessageChannel, MessagePort};
@@ -294,7 +303,7 @@ impl MessagePort {
         (self.sender, self.receiver)
     }
 
-    /// Puts the halves of one port together again.
+    /// Joins the two halves of a port again.
     ///
     /// # Errors
     /// [`JoinError`] with both halves if they come from different ports.
@@ -306,10 +315,10 @@ impl MessagePort {
         }
     }
 
-    /// Ends the conversation; never blocks, and does nothing the second time.
+    /// Closes this end; never blocks, and does nothing the second time.
     ///
-    /// The peer receives everything posted before, and then `Closed`. What is in this end's queue
-    /// can still be received, and then every call says [`CloseReason::Local`].
+    /// The peer receives everything posted before, and then `Closed`. Messages in this end's own
+    /// queue can still be received; after them every call returns [`CloseReason::Local`].
     ///
     /// HTML: [`close()`](https://html.spec.whatwg.org/#dom-messageport-close).
     ///
@@ -332,11 +341,12 @@ impl MessagePort {
         self.call_watcher();
     }
 
-    /// Whether either end is closed or the peer is gone: posts fail. Messages may still be waiting
-    /// to be received. At most one system call.
+    /// Whether posts fail because either end is closed or the peer is gone.
     ///
-    /// Posts to a peer that has died may still be `Ok` for 100 ms, or for 64 posts if those take
-    /// longer, and `try_recv` may say for 100 ms that nothing is there. Ask here before blocking
+    /// Messages may still be waiting to be received. Makes at most one system call.
+    ///
+    /// After the peer has died, posts may still return `Ok` for 100 ms, or for 64 posts if those
+    /// take longer, and `try_recv` may return `None` for 100 ms. Call `is_closed` before blocking
     /// elsewhere.
     ///
     /// ```
@@ -350,7 +360,7 @@ impl MessagePort {
         self.sender.is_closed()
     }
 
-    /// What was posted and not yet taken by the peer. After its end: what it never took.
+    /// What was posted and not yet taken by the peer; after the peer's end, what it never took.
     ///
     /// ```
     /// let channel = messageport::MessageChannel::new()?;
@@ -363,16 +373,22 @@ impl MessagePort {
         self.sender.undelivered()
     }
 
-    /// Promises that the peer keeps the protocol, so that messages are read and lent in place,
-    /// without a copy. For both directions of this end, and for good.
+    /// Promises that the peer keeps the protocol, so that messages are read and lent in place.
+    ///
+    /// This saves a copy of each message. It holds for both directions of this end, and cannot be
+    /// undone.
     ///
     /// # Safety
-    /// Every process that holds, held or will hold either end of this channel must write its shared
-    /// memory through this crate only, and each end must be one port at any time: no end was or
-    /// will be handed out twice, by its parts, by [`from_fd`](Self::from_fd) of two descriptors of
-    /// one end, or by a forked child. A peer that does otherwise can change what safe code holds a
-    /// `&[u8]` to, and two ports that are the same end can lend the same bytes as two `&mut [u8]`:
-    /// both are undefined behaviour.
+    /// Every process that holds, has held or will hold either end of this channel must write its
+    /// shared memory through this crate only.
+    ///
+    /// Each end must also be exactly one port at any time: no end was or will be duplicated,
+    /// whether through its descriptors, through two calls of [`from_fd`](Self::from_fd) on
+    /// descriptors of one end, or by a forked child.
+    ///
+    /// A peer that breaks the first promise can change bytes that safe code holds as a `&[u8]`. Two
+    /// ports that are the same end can lend the same bytes as two `&mut [u8]`. Both are undefined
+    /// behaviour.
     ///
     /// ```
     /// let channel = messageport::MessageChannel::new()?;
@@ -392,14 +408,14 @@ impl MessagePort {
         self.sender.endpoint().is_trusted()
     }
 
-    /// Gives the memory of past bursts back to the system. Returns how many bytes.
+    /// Returns the memory of past bursts to the system, and how many bytes that were.
     ///
-    /// Frees the pages of what this end has posted and the peer has read, but for the first
-    /// segment. A trusted port does this by itself, while it posts, with what was not in
-    /// use for a second.
+    /// Frees the pages of what this end has posted and the peer has read, except those of the first
+    /// segment. A trusted port does this by itself: while it posts, it frees what was not in use
+    /// for a second.
     ///
-    /// The call waits for a lock that a hostile peer can hold for as long as it lives; then this
-    /// thread hangs. So it is never made unasked on a port that is not trusted.
+    /// The call waits for a lock that a hostile peer can hold for as long as it lives, and this
+    /// thread then hangs. So a port that is not trusted frees pages only when this is called.
     ///
     /// # Errors
     /// [`Io`](PostError::Io) if the kernel refuses; [`Busy`](PostError::Busy) while a loan is open.
@@ -417,7 +433,7 @@ impl MessagePort {
         self.sender.trim()
     }
 
-    /// Counters of both directions. What the peer counts is the peer's word.
+    /// Counters of both directions. The peer writes its own, so a hostile peer can falsify them.
     pub fn stats(&self) -> PortStats {
         PortStats { sent: self.sender.stats(), received: self.receiver.stats() }
     }
@@ -427,12 +443,12 @@ impl MessagePort {
         self.sender.endpoint().region().geometry().capacity() as usize
     }
 
-    /// Most bytes of a lane.
+    /// The largest size of a lane, in bytes.
     pub fn limit(&self) -> usize {
         self.sender.endpoint().region().geometry().limit() as usize
     }
 
-    /// Bytes of the largest message that can be posted.
+    /// The length of the largest message that can be posted, in bytes.
     ///
     /// ```
     /// let channel = messageport::MessageChannel::builder().limit(1 << 20).build()?;
@@ -443,20 +459,20 @@ impl MessagePort {
         self.sender.endpoint().region().geometry().largest_message() as usize
     }
 
-    /// Who held the other end when the two met by a name; `None` for ports that came otherwise.
+    /// Who held the other end when the two connected by name; `None` for ports that came otherwise.
     pub fn peer_credentials(&self) -> Option<PeerCredentials> {
         self.sender.endpoint().met()
     }
 
-    /// The schema that the channel's creator named, or 0.
+    /// The schema that the creator of the channel chose, or 0.
     pub fn schema(&self) -> u64 {
         self.sender.endpoint().region().schema()
     }
 
-    /// Demands that the channel carries a schema.
+    /// Checks that the channel carries a schema.
     ///
     /// # Errors
-    /// [`SchemaError`] with both numbers.
+    /// [`SchemaError`] with both numbers if it carries another one.
     ///
     /// ```
     /// let channel = messageport::MessageChannel::builder().schema(3).build()?;
@@ -471,13 +487,13 @@ impl MessagePort {
         }
     }
 
-    /// A port is read either by events or by calls.
+    /// A port is read either by events or by calls, never by both.
     #[inline]
     pub(crate) fn check_not_started(&self) -> Result<(), RecvError> {
         if self.is_started.get() { Err(RecvError::Started) } else { Ok(()) }
     }
 
-    /// A port whose peer broke the protocol is closed in both directions.
+    /// Closes both directions of a port whose peer broke the protocol.
     #[inline(always)]
     pub(crate) fn end_if_broken(&self, error: &RecvError) {
         if let RecvError::Closed { reason: CloseReason::Corrupt(_) } = error {
@@ -507,14 +523,21 @@ impl MessagePort {
 
 /// The doorbell: readable when a message or the peer's end may be there.
 ///
-/// Call `as_fd` once, before anything else; wait for it only after
-/// [`try_recv`](MessagePort::try_recv) has said that nothing is there, and then call `try_recv`
-/// until it says so again. A `try_recv` that was made before the first `as_fd` does not count: what
-/// comes between the two would not ring. (tokio's `AsyncFd` demands the same order.) The watcher
-/// may be level-triggered or edge-triggered (`EPOLLET`, mio, a poll of io_uring): a `try_recv` that
-/// says that nothing is there has read everything from the socket that came before, the peer's end
-/// included. A ring that the kernel refused to the peer for lack of memory comes with the peer's
-/// next call on its port: wait with a timeout where the program must not depend on that.
+/// Use it in this order:
+///
+/// 1. Call `as_fd` once, before anything else. A `try_recv` from before the first `as_fd` does not
+///    count: what arrives between the two calls does not ring. (tokio's `AsyncFd` demands the same
+///    order.)
+/// 2. Call [`try_recv`](MessagePort::try_recv) until it returns `None`, and only then wait for the
+///    doorbell.
+/// 3. When the doorbell is readable, go back to step 2.
+///
+/// The watcher may be level-triggered or edge-triggered (`EPOLLET`, mio, a poll of io_uring): a
+/// `try_recv` that returns `None` has read everything that came before from the socket, including
+/// the peer's end.
+///
+/// If the kernel refuses a ring to the peer for lack of memory, the peer rings again in its next
+/// call on its port. A program that must not depend on that call waits with a timeout.
 ///
 /// ```
 /// use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
@@ -534,7 +557,7 @@ impl AsFd for MessagePort {
     }
 }
 
-/// Prints what a hang is debugged with: cursors, segments, flags and counters of both lanes.
+/// Prints what is needed to debug a hang: cursors, segments, flags and counters of both lanes.
 impl fmt::Debug for MessagePort {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let region = self.sender.endpoint().region();
@@ -551,7 +574,7 @@ impl fmt::Debug for MessagePort {
     }
 }
 
-/// The halves do not belong to one port. Both come back.
+/// The two halves do not belong to one port. The error returns both.
 ///
 /// ```
 /// use messageport::{MessageChannel, MessagePort};
@@ -579,7 +602,7 @@ impl AsIoError for JoinError {
 into_io_error!(JoinError);
 
 impl JoinError {
-    /// The halves that were to be joined.
+    /// Returns the halves.
     pub fn into_halves(self) -> (Sender, Receiver) {
         self.halves.into_inner().unwrap_or_else(PoisonError::into_inner)
     }

@@ -1,13 +1,14 @@
 //! What listeners return.
 
-/// What a listener may return: nothing, or a `Result` whose error is reported; or it never returns.
+/// What a listener may return: nothing, or a `Result` whose error is reported. It may also never
+/// return.
 #[diagnostic::on_unimplemented(
     message = "a listener cannot return `{Self}`",
     label = "this listener returns `{Self}`",
     note = "return `()`, or `Result<(), E>` whose `E` converts into `Box<dyn Error + Send + Sync>`"
 )]
 pub trait Outcome {
-    /// The error, if there is one.
+    /// Returns the error, if there is one.
     fn into_result(self) -> Result<(), Box<dyn std::error::Error + Send + Sync>>;
 }
 

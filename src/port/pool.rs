@@ -1,4 +1,4 @@
-//! Buffers that go to and fro between two ends that trust each other.
+//! Buffers that pass back and forth between two ends that trust each other.
 
 use crate::error::{AsIoError, PoolError, PostError, into_io_error};
 use crate::link::endpoint::Endpoint;
@@ -10,21 +10,27 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-/// Buffers of one size, mapped at both ends of a trusted channel: handing one over costs what a
-/// small message costs, whatever its size, and giving it back is one store.
+/// Buffers of one size, mapped at both ends of a trusted channel.
 ///
-/// Made at the end that fills them. Dropping the pool leaves buffers that are under way alone; the
-/// memory goes when the last of them, and the port, have gone. A port that has a pool cannot be
-/// moved. It takes 32 pools in its life.
+/// Handing one over costs as much as a small message, whatever the buffer's size; giving it back is
+/// one store.
 ///
-/// The receiver takes the pool in where it stands in the queue, without a word to its user. So
-/// both ends have to trust each other before: a receiver that looked for messages first, by a call
-/// or by a turn of an [`EventLoop`](crate::EventLoop), does not have the pool; nor has one that
-/// could have no descriptor for it. The messages come all the same, with
-/// [`MessageError::UnknownPool`](crate::MessageError::UnknownPool) in place of a buffer, and those
-/// buffers do not come back. A pool that is there but cannot be mapped for a lack of memory loses
-/// nothing: whoever takes a buffer tries again, and what was dropped comes back once a look for
-/// messages, which tries as well, has mapped it. A receiver that sleeps does not look.
+/// The end that fills the buffers creates the pool. Dropping the pool does not affect buffers in
+/// flight: the memory is freed when the last buffer and the port are gone. A port with a pool
+/// cannot be moved. A port can have 32 pools in its life.
+///
+/// # How the receiver gets the pool
+///
+/// The pool is announced by a record in the queue, which the receiver handles without showing it to
+/// its user. So both ends must call `trust_peer` before. The receiver does not have the pool if it
+/// looked for messages before that, by a call or by a turn of an [`EventLoop`](crate::EventLoop),
+/// or if it was out of descriptors. Its messages still arrive, with
+/// [`MessageError::UnknownPool`](crate::MessageError::UnknownPool) instead of a buffer, and those
+/// buffers do not come back.
+///
+/// If the receiver has the pool but cannot map it for lack of memory, nothing is lost. Each attempt
+/// to take a buffer retries. Buffers that were dropped come back once a look for messages, which
+/// retries too, has mapped the pool. A receiver that sleeps does not look.
 ///
 /// ```
 /// use messageport::{BufferPool, MessageChannel};
@@ -53,8 +59,10 @@ pub struct BufferPool {
 }
 
 impl BufferPool {
-    /// Makes `count` buffers of `len` bytes each, all of their memory included, and tells the peer
-    /// of them by a record that it does not see as a message.
+    /// Makes `count` buffers of `len` bytes each, and announces them to the peer.
+    ///
+    /// All of their memory is allocated at once. The peer does not see the announcement as a
+    /// message.
     ///
     /// # Errors
     /// [`PoolError`]; nothing is left behind.
@@ -62,7 +70,7 @@ impl BufferPool {
         BufferPool::for_sender(port.sender(), count, len)
     }
 
-    /// The same, for the half of a port.
+    /// Makes a pool for the sending half of a port. See [`new`](Self::new).
     ///
     /// # Errors
     /// As [`new`](Self::new).
@@ -71,26 +79,28 @@ impl BufferPool {
         Ok(BufferPool { maker: PoolMaker::new(memory), end: sender.endpoint().clone() })
     }
 
-    /// Takes a buffer that nobody has. It holds leftovers. It is the first free one of the pool:
-    /// so one that was in use before is taken before one that never was, as the caches may hold it,
-    /// and buffers to spare cost nothing. While the first 32 are in use, the others take turns.
+    /// [`PostError::PoolInUse`] if all are in use; [`PostError::Closed`] if all are in use and the
+    /// port has ended.
+    /// It is the first free one of the pool: a buffer that was in use, and that the caches may
+    /// still hold, is taken before one that never was. So spare buffers cost nothing. While the
+    /// first 32 are in use, the others take turns.
     ///
     /// # Errors
-    /// [`PostError::PoolInUse`] if all are in use; [`PostError::Closed`] if the peer has gone while
-    /// it had them.
+    /// [`PostError::PoolInUse`] if all are in use; [`PostError::Closed`] if they are in use and the
+    /// peer is gone.
     pub fn take(&self) -> Result<PooledBuffer, PostError> {
         if let Some(buffer) = self.maker.take() {
             return Ok(buffer);
         }
         self.end.ask_hang_up();
         if let Some(reason) = self.end.find_posting_end() {
-            // What it had not received stays in use for as long as its end lives.
+            // Buffers that the peer had not received stay in use for as long as its end lives.
             return Err(PostError::Closed { reason });
         }
         Err(PostError::PoolInUse { count: self.count() })
     }
 
-    /// Takes a buffer, waiting for one at most for `timeout`; `Duration::MAX` means for ever.
+    /// Takes a free buffer, waiting for one for at most `timeout`; `Duration::MAX` waits for ever.
     ///
     /// # Errors
     /// [`PostError::Timeout`]; [`PostError::Closed`], noticed within 20 ms.
@@ -122,7 +132,7 @@ impl BufferPool {
         }
     }
 
-    /// How many buffers somebody has: this program, the peer, or a message on its way.
+    /// How many buffers are in use: by this program, by the peer, or by a message in flight.
     pub fn in_use(&self) -> u32 {
         self.maker.in_use()
     }
@@ -154,7 +164,8 @@ impl fmt::Debug for BufferPool {
 
 impl MessagePort {
     /// Posts a value and hands over a buffer of a [`BufferPool`] that was made through this port.
-    /// Costs what [`post_message`](Self::post_message) costs, whatever the buffer's size.
+    ///
+    /// It costs as much as [`post_message`](Self::post_message), whatever the buffer's size.
     ///
     /// # Errors
     /// [`PooledError`] with the reason and the buffer.
@@ -167,7 +178,7 @@ impl MessagePort {
     }
 }
 
-/// A message with a pooled buffer was not posted. The buffer comes back.
+/// A message with a pooled buffer was not posted. The error returns the buffer.
 #[derive(Debug)]
 pub struct PooledError {
     reason: Box<PostError>,
@@ -205,11 +216,11 @@ impl PooledError {
         &self.reason
     }
 
-    /// The buffer that was to go with it.
+    /// Returns the buffer that should have gone with the message.
     pub fn into_buffer(self) -> PooledBuffer {
         self.buffer
     }
 }
 
-/// How long a wait lasts before the kernel is asked whether the peer is alive.
+/// How long a wait lasts before it asks the kernel whether the peer is alive.
 const SLICE: Duration = Duration::from_millis(20);

@@ -18,10 +18,10 @@ use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::Arc;
 use std::time::Instant;
 
-/// The receiving half of a [`MessagePort`](crate::MessagePort), for a thread of its own.
+/// The receiving half of a [`MessagePort`](crate::MessagePort), for use on its own thread.
 ///
-/// Receives as the port did. Dropping it ends this direction only: posts of the peer fail from then
-/// on, while the [`Sender`](crate::Sender) half goes on.
+/// It receives as the port did. Dropping it ends this direction only: from then on the peer's posts
+/// fail, while the [`Sender`](crate::Sender) half continues.
 ///
 /// ```
 /// use messageport::MessageChannel;
@@ -40,7 +40,7 @@ pub struct Receiver {
     receiving: RefCell<Receiving>,
     end: Arc<Endpoint>,
     switch: OnceCell<Arc<Switch>>,
-    /// How long looking before sleeping has paid of late, in looks.
+    /// How many looks before sleeping have paid off recently.
     spin: Cell<u32>,
 }
 
@@ -51,39 +51,40 @@ impl Receiver {
         Receiver { receiving, end, switch: OnceCell::new(), spin: Cell::new(0) }
     }
 
-    /// Takes the next message, if one is there. See
+    /// Takes the next message, if there is one. See
     /// [`MessagePort::try_recv`](crate::MessagePort::try_recv).
     ///
     /// # Errors
     /// [`RecvError::Closed`] once everything was delivered and no more can come;
-    /// [`RecvError::OutOfMemory`] if there is no memory for a copy; [`RecvError::OutOfDescriptors`]
-    /// while this process can have none for what moves with the message.
+    /// [`RecvError::OutOfMemory`] if a copy cannot be allocated; [`RecvError::OutOfDescriptors`]
+    /// while this process has too few free descriptors for what moves with the message.
     #[inline(always)]
     pub fn try_recv(&self) -> Result<Option<MessageEvent<'_>>, RecvError> {
         self.poll().map_err(|failure| *failure)
     }
 
-    /// The same; see [`Receiving::poll`] for the box.
+    /// Like `try_recv`; see [`Receiving::poll`] for the box.
     #[inline(always)]
     pub(crate) fn poll(&self) -> Result<Option<MessageEvent<'_>>, Box<RecvError>> {
         let payload = self.receiving.borrow_mut().poll()?;
         Ok(payload.map(|payload| MessageEvent::new(payload, self)))
     }
 
-    /// Steps over the next message unread, if one is there. See
-    /// [`MessagePort::discard_next`](crate::MessagePort::discard_next).
+    /// Skips the next message without reading it; returns whether there was one.
+    ///
+    /// See [`MessagePort::discard_next`](crate::MessagePort::discard_next).
     ///
     /// # Errors
-    /// [`RecvError::Closed`], as [`try_recv`](Self::try_recv); [`RecvError::OutOfDescriptors`]
-    /// where a [`BufferPool`](crate::BufferPool) stands before it.
+    /// [`RecvError::Closed`], as [`try_recv`](Self::try_recv); [`RecvError::OutOfDescriptors`] if a
+    /// [`BufferPool`](crate::BufferPool) comes before the message.
     pub fn discard_next(&self) -> Result<bool, RecvError> {
         self.receiving.borrow_mut().discard()
     }
 
-    /// A handle that ends a blocked call of this half from another thread.
+    /// Returns a handle that ends a blocked call of this half from another thread.
     ///
     /// # Errors
-    /// [`RecvError::Io`] if there is no descriptor for it.
+    /// [`RecvError::Io`] if the process is out of descriptors.
     pub fn canceller(&self) -> Result<Canceller, RecvError> {
         if self.switch.get().is_none() {
             let _ = self.switch.set(Switch::new(&self.end)?);
@@ -91,18 +92,20 @@ impl Receiver {
         Ok(Canceller::new(self.switch.get().expect("just set").clone()))
     }
 
-    /// Says that this half reads no more: posts of the peer fail from now on. What is in the queue
-    /// can still be received; then every call says [`CloseReason::Local`].
+    /// Ends this direction: the peer's posts fail from now on.
+    ///
+    /// What is in the queue can still be received; after that every call returns
+    /// [`CloseReason::Local`].
     pub fn close(&self) {
         self.leave(Farewell::Closed);
     }
 
-    /// Whether nothing more will come, though messages may be waiting. At most one system call.
+    /// Whether no more messages can come. Some may still be waiting. Makes at most one system call.
     pub fn is_closed(&self) -> bool {
         self.end_reason().is_some()
     }
 
-    /// Counters of the lane that this half reads. What the peer counts is the peer's word.
+    /// Counters of the lane that this half reads. The peer can falsify those that it writes.
     pub fn stats(&self) -> LaneStats {
         LaneStats::read(self.receiving.borrow().consumer().memory())
     }
@@ -115,7 +118,7 @@ impl Receiver {
         self.receiving.borrow_mut().leave(farewell);
     }
 
-    /// The same for those who serve other ports as well; see [`Receiving::poll_in_parts`].
+    /// Like `poll`, for users of several ports; see [`Receiving::poll_in_parts`].
     #[inline(always)]
     pub(crate) fn poll_in_parts(&self) -> Result<Polled<MessageEvent<'_>>, Box<RecvError>> {
         Ok(match self.receiving.borrow_mut().poll_in_parts()? {
@@ -125,7 +128,7 @@ impl Receiver {
         })
     }
 
-    /// Takes out what moved with a message that is alive.
+    /// Takes the transferables of a message that is alive.
     pub(crate) fn take_parcel(&self, ticket: Ticket) -> Option<Parcel> {
         self.receiving.borrow_mut().take_parcel(ticket)
     }
@@ -135,7 +138,7 @@ impl Receiver {
         self.receiving.borrow_mut().take_memory(ticket)
     }
 
-    /// Works on what moved with a message that is alive.
+    /// Works on the transferables of a message that is alive.
     pub(crate) fn with_parcel<T>(
         &self,
         ticket: Ticket,
@@ -149,7 +152,7 @@ impl Receiver {
         self.receiving.borrow().has_news()
     }
 
-    /// Whether a message stands next, and not the end, nor what is passed unseen.
+    /// Whether the next record is a message: not the end, nor one that is skipped silently.
     pub(crate) fn has_message(&self) -> bool {
         self.receiving.borrow_mut().has_message()
     }
@@ -164,7 +167,7 @@ impl Receiver {
         }
     }
 
-    /// Descriptors that were received since this was last asked, with messages or without.
+    /// How many descriptors were received, with messages or without, since the last call.
     pub(crate) fn take_cost(&self) -> u32 {
         self.receiving.borrow_mut().take_cost()
     }
@@ -179,7 +182,7 @@ impl Receiver {
         self.receiving.borrow().waits_for_reaper()
     }
 
-    /// Whether the doorbell was silenced since this was last asked.
+    /// Whether the doorbell was drained since the last call.
     #[cfg(any(feature = "tokio", feature = "async-io"))]
     pub(crate) fn has_silenced(&self) -> bool {
         self.receiving.borrow_mut().has_silenced()
@@ -189,12 +192,12 @@ impl Receiver {
         self.receiving.borrow_mut().prepare_wait()
     }
 
-    /// Prepares to wait for the end alone: `Ready` if a message stands before it.
+    /// Prepares to wait for the peer's end alone; `Ready` if a message comes before it.
     pub(crate) fn prepare_wait_for_end(&self) -> Result<Wait, RecvError> {
         self.receiving.borrow_mut().prepare_wait_for_end()
     }
 
-    /// Sleeps after `prepare_wait`; a canceller's request ends it.
+    /// Sleeps after `prepare_wait`; a canceller's request ends the sleep.
     pub(crate) fn sleep(&self, deadline: Option<Instant>) -> Result<(), RecvError> {
         let interrupt = self.switch.get().map(|switch| switch.bell());
         Ok(self.receiving.borrow().sleep(interrupt, deadline)?)
@@ -208,7 +211,7 @@ impl Receiver {
         &self.spin
     }
 
-    /// The doorbell, for a watcher of ours that is level-triggered: one call fewer for each ring.
+    /// The doorbell, for a level-triggered watcher of this crate: saves one call per ring.
     pub(crate) fn level_triggered_fd(&self) -> BorrowedFd<'_> {
         self.receiving.borrow_mut().announce_by_doorbell(DrainTo::Silence);
         self.end.doorbell()
@@ -227,19 +230,19 @@ impl Drop for Receiver {
     fn drop(&mut self) {
         let receiving = self.receiving.get_mut();
         receiving.leave(Farewell::Dropped);
-        // Ours, and that of `receiving`. The last user closes the sockets, which does the same, and
-        // which no former owner of them can hold up.
+        // One reference is ours, one that of `receiving`. The last user closes the sockets, which
+        // has the same effect, and no former owner of them can delay that.
         if Arc::strong_count(&self.end) > 2 {
             receiving.abandon_queue();
         }
     }
 }
 
-/// The doorbell. Wait for it to be readable only after `try_recv` has said that nothing is there:
-/// that call raises the flag which makes the peer ring.
+/// The doorbell. Wait for it only after `try_recv` has returned `None`: that call arms the flag
+/// that makes the peer ring.
 ///
-/// The watcher may be edge-triggered: when `try_recv` has said that nothing is there, everything
-/// that came before has been read from the socket, the peer's end included.
+/// The watcher may be edge-triggered: a `try_recv` that returns `None` has read everything that
+/// came before from the socket, including the peer's end.
 impl AsFd for Receiver {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.receiving.borrow_mut().announce_by_doorbell(DrainTo::TheEnd);

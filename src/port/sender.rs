@@ -21,10 +21,10 @@ use std::ops::{Deref, DerefMut};
 use std::sync::Arc;
 use std::time::Instant;
 
-/// The sending half of a [`MessagePort`](crate::MessagePort), for a thread of its own.
+/// The sending half of a [`MessagePort`](crate::MessagePort), for use on its own thread.
 ///
-/// Posts as the port did. Dropping it ends this direction only: the peer receives everything that
-/// was posted, and then `Closed`, while the [`Receiver`](crate::Receiver) half goes on.
+/// It posts as the port did. Dropping it ends this direction only: the peer receives everything
+/// that was posted, and then `Closed`, while the [`Receiver`](crate::Receiver) half continues.
 ///
 /// ```
 /// use messageport::MessageChannel;
@@ -38,16 +38,16 @@ use std::time::Instant;
 /// ```
 pub struct Sender {
     sending: RefCell<Sending>,
-    /// A loan is open: the half is its alone, although not borrowed.
+    /// Whether a loan is open: it has exclusive use of the half, without a borrow of the cell.
     lending: Cell<bool>,
     end: Arc<Endpoint>,
-    /// Of the cancellers of this half, and of the whole port.
+    /// The cancellers of this half, and of the whole port.
     switches: RefCell<Vec<Arc<Switch>>>,
-    /// `close` was called, perhaps while a loan or a serialisation held the half.
+    /// Whether `close` was called, perhaps while a loan or a serialisation used the half.
     closing: Cell<bool>,
-    /// A burst was committed while somebody held the half, or a long loan was given.
+    /// Whether a burst was committed while the half was in use, or a long loan was given.
     unfinished: Cell<bool>,
-    /// How long looking before sleeping has paid of late, in looks.
+    /// How many looks before sleeping have paid off recently.
     spin: Cell<u32>,
 }
 
@@ -68,7 +68,8 @@ impl Sender {
     /// Posts a value. See [`MessagePort::post_message`](crate::MessagePort::post_message).
     ///
     /// # Errors
-    /// Any [`PostError`] but `Timeout` and `Cancelled`; nothing of the message is in the ring then.
+    /// Any [`PostError`] except `Timeout` and `Cancelled`. Nothing of the message is in the ring
+    /// then.
     pub fn post_message<T: Post>(&self, value: &T) -> Result<(), PostError> {
         self.stage_and_commit(|sending| sending.stage_value(value))
     }
@@ -134,7 +135,7 @@ impl Sender {
         })
     }
 
-    /// Lends the bytes of a future message. See [`MessagePort::loan`](crate::MessagePort::loan).
+    /// Reserves the bytes of a message. See [`MessagePort::loan`](crate::MessagePort::loan).
     ///
     /// # Errors
     /// As [`post_message`](Self::post_message).
@@ -153,13 +154,13 @@ impl Sender {
         }
     }
 
-    /// Posts the first `len` bytes of the loan that is open.
+    /// Posts the first `len` bytes of the open loan.
     #[inline(always)]
     pub(crate) fn post_loaned(&self, len: usize) {
         self.sending.borrow_mut().post_reserved(len);
     }
 
-    /// Lets go of the half, and does what was asked for meanwhile.
+    /// Frees the half, and does what was requested meanwhile.
     #[inline(always)]
     pub(crate) fn end_loan(&self) {
         self.lending.set(false);
@@ -173,10 +174,10 @@ impl Sender {
         Burst::new(self)
     }
 
-    /// A handle that ends a blocked call of this half from another thread.
+    /// Returns a handle that ends a blocked call of this half from another thread.
     ///
     /// # Errors
-    /// [`PostError::Io`] if there is no descriptor for it.
+    /// [`PostError::Io`] if the process is out of descriptors.
     pub fn canceller(&self) -> Result<Canceller, PostError> {
         let mut switches = self.switches.borrow_mut();
         if switches.is_empty() {
@@ -185,25 +186,27 @@ impl Sender {
         Ok(Canceller::new(switches[0].clone()))
     }
 
-    /// Says that nothing more will be posted; the peer receives what was posted before. Never
-    /// blocks; the second time it does nothing. An open [`Loan`] can no longer be posted.
+    /// Ends this direction; never blocks, and does nothing the second time.
+    ///
+    /// The peer receives what was posted before. An open [`Loan`] can no longer be posted.
     pub fn close(&self) {
         self.say_farewell(Farewell::Closed);
     }
 
-    /// Whether posts fail because an end is closed. At most one system call.
+    /// Whether posts fail because an end is closed. Makes at most one system call.
     pub fn is_closed(&self) -> bool {
         self.end_reason().is_some()
     }
 
-    /// What was posted and not yet taken by the peer, also after its end. Nothing, while a loan is
-    /// open.
+    /// What was posted and not yet taken by the peer, also after the peer's end.
+    ///
+    /// While a loan is open it is zero.
     pub fn undelivered(&self) -> Undelivered {
         let (messages, bytes) = self.borrow().map_or((0, 0), |mut sending| sending.undelivered());
         Undelivered { messages, bytes }
     }
 
-    /// Gives idle pages back. See [`MessagePort::trim`](crate::MessagePort::trim).
+    /// Returns unused pages to the system. See [`MessagePort::trim`](crate::MessagePort::trim).
     ///
     /// # Errors
     /// [`PostError::Io`] if the kernel refuses, [`PostError::Busy`] while a loan is open.
@@ -211,7 +214,7 @@ impl Sender {
         self.borrow()?.trim()
     }
 
-    /// Counters of the lane that this half writes. What the peer counts is the peer's word.
+    /// Counters of the lane that this half writes. The peer can falsify those that it writes.
     pub fn stats(&self) -> LaneStats {
         LaneStats::read(&self.end.region().lane(self.end.outgoing()))
     }
@@ -238,8 +241,8 @@ impl Sender {
         self.borrow()?.add_pool(slots, len)
     }
 
-    /// Runs `post`, and keeps the list if it failed. What has moved is dropped here: its ports were
-    /// told to say no farewell.
+    /// Runs `post`, and keeps the list if it fails. On success the moved values are dropped here:
+    /// their ports were told not to announce a close.
     pub(crate) fn post_with(
         &self,
         mut list: Vec<Transferable>,
@@ -252,19 +255,19 @@ impl Sender {
         posted.map_err(|reason| TransferError::new(reason, list))
     }
 
-    /// Posts bytes as what they are made of.
+    /// Posts bytes together with their format.
     pub(crate) fn post_framed(&self, bytes: &[u8], format: Format) -> Result<(), PostError> {
         self.post_as(bytes, format)
     }
 
-    /// Posts an archive that was made before.
+    /// Posts an archive that was serialised before.
     pub(crate) fn post_archive(&self, archive: &[u8]) -> Result<(), PostError> {
         self.post_as(archive, Format::Archive)
     }
 
     #[inline(always)]
     fn post_as(&self, bytes: &[u8], format: Format) -> Result<(), PostError> {
-        // No code of others runs meanwhile, so nothing is asked for that `Held` would have to do.
+        // No foreign code runs meanwhile, so nothing is requested that `Held` would have to do.
         if let Some(mut sending) = self.try_borrow()
             && sending.stage_in_run(bytes, format)
         {
@@ -290,8 +293,8 @@ impl Sender {
         self.stage(|sending| sending.stage_bytes(bytes, format))
     }
 
-    /// Runs `stage`, and publishes what is staged: all of it, also what a burst has staged before,
-    /// and also if `stage` failed.
+    /// Runs `stage` and then publishes everything that is staged, including what a burst staged
+    /// before, even if `stage` failed.
     #[inline]
     fn stage_and_commit(
         &self,
@@ -311,7 +314,7 @@ impl Sender {
         stage(&mut *self.borrow()?)
     }
 
-    /// Publishes what is staged; once the half is free, if somebody holds it.
+    /// Publishes what is staged; if the half is in use, once it is free.
     pub(crate) fn commit(&self) {
         match self.borrow() {
             Ok(mut sending) => sending.commit(),
@@ -337,7 +340,7 @@ impl Sender {
         }
     }
 
-    /// Has the peer ring the doorbell when it makes room.
+    /// Asks the peer to ring the doorbell when it makes room.
     #[cfg(any(feature = "tokio", feature = "async-io"))]
     pub(crate) fn raise_doorbell_flag(&self) {
         if let Ok(mut sending) = self.borrow() {
@@ -371,7 +374,7 @@ impl Sender {
         }
     }
 
-    /// Why posts fail after `close`, also while a loan or a serialisation holds the half.
+    /// Why posts fail after `close`, also while a loan or a serialisation uses the half.
     pub(crate) fn close_reason(&self) -> CloseReason {
         let _ = self.end.learn(Event::Closed(Half::Sending));
         self.end.said(Half::Sending).expect("it was closed here")
@@ -385,7 +388,7 @@ impl Sender {
         self.sending.get_mut()
     }
 
-    /// Lets the port's canceller end this half's calls, beside its own.
+    /// Lets the port's canceller end this half's calls, in addition to the half's own.
     pub(crate) fn share_switch(&self, switch: Arc<Switch>) {
         let mut switches = self.switches.borrow_mut();
         if !switches.iter().any(|known| Arc::ptr_eq(known, &switch)) {
@@ -399,7 +402,7 @@ impl Sender {
         Ok(Held { sender: self, sending })
     }
 
-    /// The half, if nobody has it.
+    /// Borrows the half, unless it is in use.
     #[inline(always)]
     fn try_borrow(&self) -> Option<RefMut<'_, Sending>> {
         if self.lending.get() { None } else { self.sending.try_borrow_mut().ok() }
@@ -413,8 +416,8 @@ impl Sender {
     }
 }
 
-/// The half, in use. What was asked for meanwhile, from inside a `Serialize`, is done when the use
-/// ends, however it ends.
+/// The half, in use. When the use ends, in whatever way, it does what was requested meanwhile from
+/// inside a `Serialize`.
 struct Held<'p> {
     sender: &'p Sender,
     sending: RefMut<'p, Sending>,

@@ -1,12 +1,12 @@
-//! Counters that people and tools read.
+//! Counters for people and tools.
 
 use crate::ring::memory::Memory;
 use std::sync::atomic::Ordering::Relaxed;
 
-/// What has passed one lane so far.
+/// Counters of one lane since it was made.
 ///
-/// The numbers live in shared memory: those of the other end are its word, and a hostile peer can
-/// write anything there. Nothing is decided by them.
+/// The numbers are in shared memory. The other end writes its own ones, so a hostile peer can
+/// falsify those. This crate decides nothing by them.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct LaneStats {
@@ -16,9 +16,9 @@ pub struct LaneStats {
     pub bytes: u64,
     /// Messages taken by the receiver.
     pub received: u64,
-    /// Times that the sender woke the receiver.
+    /// How often the sender woke the receiver.
     pub wakes: u64,
-    /// Posts that found no room.
+    /// Posts that did not fit.
     pub full: u64,
     /// Jumps into a larger segment.
     pub growth: u64,
@@ -26,7 +26,7 @@ pub struct LaneStats {
     pub depth: u64,
 }
 
-/// What has passed a port so far, in both directions.
+/// Counters of both directions of a port.
 ///
 /// ```
 /// let channel = messageport::MessageChannel::new()?;
@@ -46,8 +46,8 @@ pub struct PortStats {
 
 /// What was posted and not yet taken by the peer.
 ///
-/// Exact while the peer is at rest or gone in good order. A receiver that is killed between taking
-/// and releasing a message may leave the count one off. The peer's numbers are its word.
+/// Exact while the peer is idle or after it closed normally. If a receiver is killed between taking
+/// and releasing a message, the count may be one off. A hostile peer can falsify it.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Undelivered {
     /// Messages.

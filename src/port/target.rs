@@ -1,7 +1,7 @@
 //! Listeners, and how an event reaches them: the DOM's algorithms, on one target without a tree.
 //!
 //! A listener may add, remove and dispatch from inside itself. So the list only grows while a
-//! dispatch runs; who is removed meanwhile is marked, and swept out when none runs.
+//! dispatch runs: a listener removed meanwhile is marked, and swept out when no dispatch runs.
 
 use crate::error::{AsIoError, CloseReason, MessageError, into_io_error};
 use crate::port::MessagePort;
@@ -22,18 +22,18 @@ use std::sync::atomic::{AtomicBool, Ordering};
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum EventType {
-    /// A message has come.
+    /// A message has arrived.
     Message,
-    /// A message has come that cannot be delivered as what it was declared to be.
+    /// A message has arrived that is not of the declared type.
     MessageError,
-    /// The peer closed its port, dropped it, or has died. After the last message, once.
+    /// The peer closed its port, dropped it, or died. Raised once, after the last message.
     Close,
-    /// One of the program's own.
+    /// An event type of the program's own.
     Other(Cow<'static, str>),
 }
 
 impl From<&'static str> for EventType {
-    /// `message`, `messageerror`, `close`, or one of the program's own.
+    /// Converts `message`, `messageerror`, `close`, or a name of the program's own.
     fn from(name: &'static str) -> EventType {
         match name {
             "message" => EventType::Message,
@@ -53,7 +53,7 @@ pub struct Event<'e> {
     is_cancelable: bool,
     is_trusted: bool,
     port: Option<&'e MessagePort>,
-    /// What it is delivered to, where that is no port.
+    /// What it is delivered to, if that is not a port.
     host: Option<&'e dyn Any>,
     scope: Option<&'e dyn Scope>,
     flags: Flags,
@@ -86,7 +86,7 @@ pub(crate) trait Scope {
 }
 
 impl<'e> Event<'e> {
-    /// An event of the program's own, to be dispatched by [`MessagePort::dispatch_event`].
+    /// Creates an event of the program's own, to be dispatched by [`MessagePort::dispatch_event`].
     pub fn new(kind: impl Into<EventType>) -> Event<'e> {
         Event {
             kind: kind.into(),
@@ -100,13 +100,13 @@ impl<'e> Event<'e> {
         }
     }
 
-    /// Lets listeners cancel it.
+    /// Lets listeners cancel the event.
     #[must_use]
     pub fn cancelable(self) -> Event<'e> {
         Event { is_cancelable: true, ..self }
     }
 
-    /// Gives it something along.
+    /// Attaches a value for the listeners.
     #[must_use]
     pub fn with_detail(self, detail: &'e dyn Any) -> Event<'e> {
         Event { detail: Detail::Own(detail), ..self }
@@ -124,7 +124,7 @@ impl<'e> Event<'e> {
         Event { detail: Detail::Message(message), ..self }
     }
 
-    /// One that the transport delivers to something else than a port.
+    /// An event that the transport delivers to something other than a port.
     pub(crate) fn of_host(kind: EventType, host: &'e dyn Any) -> Event<'e> {
         Event { is_trusted: true, ..Event::new(kind).hosted(host) }
     }
@@ -157,38 +157,40 @@ impl<'e> Event<'e> {
         self.scope
     }
 
-    /// Its type.
+    /// The type of the event.
     pub fn kind(&self) -> &EventType {
         &self.kind
     }
 
-    /// The message, if it is one that came through a port. One of a
-    /// [`BroadcastChannel`](crate::BroadcastChannel) is had by [`broadcast`](Self::broadcast).
+    /// The message, if this is one that came through a port.
+    ///
+    /// For a message of a [`BroadcastChannel`](crate::BroadcastChannel) use
+    /// [`broadcast`](Self::broadcast).
     pub fn message(&self) -> Option<&'e MessageEvent<'e>> {
         if let Detail::Message(message) = self.detail { Some(message) } else { None }
     }
 
-    /// The message, if it is one of a [`BroadcastChannel`](crate::BroadcastChannel).
+    /// The message, if this is one of a [`BroadcastChannel`](crate::BroadcastChannel).
     pub fn broadcast(&self) -> Option<&'e Message> {
         if let Detail::Broadcast(message) = self.detail { Some(message) } else { None }
     }
 
-    /// What is wrong with the message, if it is a `messageerror`.
+    /// What is wrong with the message, if this is a `messageerror`.
     pub fn message_error(&self) -> Option<&'e MessageError> {
         if let Detail::Error(error) = self.detail { Some(error) } else { None }
     }
 
-    /// How the peer ended, if it is a `close`.
+    /// How the peer ended, if this is a `close`.
     pub fn close_reason(&self) -> Option<CloseReason> {
         if let Detail::Close(reason) = self.detail { Some(reason) } else { None }
     }
 
-    /// What came along with an event of the program's own.
+    /// The value attached to an event of the program's own.
     pub fn detail<T: Any>(&self) -> Option<&'e T> {
         if let Detail::Own(detail) = self.detail { detail.downcast_ref() } else { None }
     }
 
-    /// The port that it is delivered to, or dispatched at.
+    /// The port that the event is delivered to or dispatched at.
     ///
     /// # Panics
     /// If the program's own event is not being dispatched, or if it is an event of a
@@ -197,29 +199,29 @@ impl<'e> Event<'e> {
         self.port.expect("an event of a broadcast channel, or not being dispatched, has no port")
     }
 
-    /// Whether the transport made it, and not the program.
+    /// Whether the transport made the event, not the program.
     pub fn is_trusted(&self) -> bool {
         self.is_trusted
     }
 
-    /// Cancels it, if it is cancelable and the listener is not passive.
+    /// Cancels the event, if it is cancelable and the listener is not passive.
     pub fn prevent_default(&self) {
         if self.is_cancelable && !self.flags.is_in_passive.get() {
             self.flags.is_canceled.set(true);
         }
     }
 
-    /// Whether it was cancelled.
+    /// Whether the event was cancelled.
     pub fn default_prevented(&self) -> bool {
         self.flags.is_canceled.get()
     }
 
-    /// From a capturing listener: the others, which do not capture, are not called.
+    /// Called in a capturing listener: listeners that do not capture are not called.
     pub fn stop_propagation(&self) {
         self.flags.is_stopped.set(true);
     }
 
-    /// No further listener is called.
+    /// Prevents all further listeners from being called.
     pub fn stop_immediate_propagation(&self) {
         self.flags.is_stopped.set(true);
         self.flags.is_stopped_at_once.set(true);
@@ -240,10 +242,10 @@ impl fmt::Debug for Event<'_> {
     note = "implement `EventListener` for it, or give a closure to `add_event_listener`"
 )]
 pub trait EventListener: Send + Sync {
-    /// Called with each event that it listens to.
+    /// Called with each event of its type.
     ///
     /// # Errors
-    /// Its own; it is reported, and starves no other listener.
+    /// The listener's own error. It is reported; the other listeners are called nevertheless.
     fn handle_event(
         &self,
         event: &Event<'_>,
@@ -256,7 +258,7 @@ pub trait EventListener: Send + Sync {
 pub enum ListenerFailure {
     /// It returned an error.
     Error(Box<dyn std::error::Error + Send + Sync>),
-    /// It panicked, with this.
+    /// It panicked, with this payload.
     Panic(Box<dyn Any + Send>),
 }
 
@@ -270,30 +272,30 @@ pub struct ListenerOptions {
 }
 
 impl ListenerOptions {
-    /// Called at every event of its type, behind those that capture.
+    /// The default: called at every event of its type, after the capturing listeners.
     pub fn new() -> ListenerOptions {
         ListenerOptions::default()
     }
 
-    /// Removed before its first call.
+    /// Removes the listener before its first call.
     #[must_use]
     pub fn once(self) -> ListenerOptions {
         ListenerOptions { once: true, ..self }
     }
 
-    /// Called before those that do not capture.
+    /// Calls the listener before those that do not capture.
     #[must_use]
     pub fn capture(self) -> ListenerOptions {
         ListenerOptions { capture: true, ..self }
     }
 
-    /// Promises not to cancel events.
+    /// Promises that the listener does not cancel events.
     #[must_use]
     pub fn passive(self) -> ListenerOptions {
         ListenerOptions { passive: true, ..self }
     }
 
-    /// Removed when the signal's controller aborts.
+    /// Removes the listener when the signal's controller aborts.
     #[must_use]
     pub fn signal(self, signal: &AbortSignal) -> ListenerOptions {
         ListenerOptions { signal: Some(signal.clone()), ..self }
@@ -308,14 +310,14 @@ pub struct AbortController {
     signal: AbortSignal,
 }
 
-/// What listeners are added with; see [`AbortController`].
+/// The signal that listeners are added with; see [`AbortController`].
 #[derive(Clone, Debug, Default)]
 pub struct AbortSignal {
     is_aborted: Arc<AtomicBool>,
 }
 
 impl AbortController {
-    /// A controller that has not aborted.
+    /// Creates a controller that has not aborted.
     pub fn new() -> AbortController {
         AbortController::default()
     }
@@ -325,21 +327,21 @@ impl AbortController {
         &self.signal
     }
 
-    /// Aborts: the listeners are not called any more. From any thread.
+    /// Aborts, from any thread: its listeners are not called any more.
     pub fn abort(&self) {
-        // Relaxed: a listener that is being called at this moment is called to its end.
+        // Relaxed: a listener that is running at this moment runs to its end.
         self.signal.is_aborted.store(true, Ordering::Relaxed);
     }
 }
 
 impl AbortSignal {
-    /// Whether it was aborted.
+    /// Whether the controller has aborted.
     pub fn is_aborted(&self) -> bool {
         self.is_aborted.load(Ordering::Relaxed)
     }
 }
 
-/// Names a listener, for its removal.
+/// Identifies a listener, for its removal.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct ListenerId(u64);
 
@@ -353,12 +355,12 @@ struct Entry {
     place: u64,
     kind: EventType,
     callback: Callback,
-    /// What it is, if it is an object.
+    /// The listener, if it is an object.
     object: Option<Arc<dyn EventListener>>,
     is_handler: bool,
     options: ListenerOptions,
     is_removed: Cell<bool>,
-    /// The one that has replaced this handler.
+    /// The handler that replaced this one.
     successor: Cell<Option<usize>>,
 }
 
@@ -413,14 +415,15 @@ impl EventTarget {
         ListenerId(id)
     }
 
-    /// Removes a listener, also one that is due in a dispatch that runs. Says whether it was there.
+    /// Removes a listener, even one that is due in a running dispatch. Returns whether it was
+    /// there.
     pub(crate) fn remove(&self, id: ListenerId) -> bool {
         let entries = self.entries.borrow();
         let found = entries.iter().find(|entry| entry.id == id.0 && entry.is_live());
         found.is_some_and(|entry| !entry.is_removed.replace(true))
     }
 
-    /// Removes the listener that an object is.
+    /// Removes the listener that is this object.
     pub(crate) fn remove_object(
         &self,
         kind: &EventType,
@@ -435,8 +438,8 @@ impl EventTarget {
         found.is_some_and(|entry| !entry.is_removed.replace(true))
     }
 
-    /// Sets the handler of a type. It takes its place in the order when the slot was empty; another
-    /// one takes over the place.
+    /// Sets the handler of a type. It is placed when the slot was empty; a handler that replaces
+    /// another one keeps that place.
     ///
     /// HTML: [event handlers](https://html.spec.whatwg.org/#event-handler-attributes).
     pub(crate) fn set_handler(&self, kind: EventType, callback: Option<Callback>) {
@@ -468,7 +471,7 @@ impl EventTarget {
         }));
     }
 
-    /// Whom to tell of listeners that fail.
+    /// Sets the hook that is called with listeners' failures.
     pub(crate) fn set_hook(&self, hook: Hook) {
         let former = self.hook.replace(Some(Arc::new(std::sync::Mutex::new(hook))));
         // What it owns may come back here when it is dropped.
@@ -535,7 +538,7 @@ impl EventTarget {
         let hook = self.hook.borrow().clone();
         match (hook, failure) {
             (Some(hook), _) => {
-                // A hook that fails, or that is called from inside itself, is left alone.
+                // A hook that fails, or that is called from inside itself, is skipped.
                 if let Ok(hook) = hook.try_lock() {
                     let _ = catch_unwind(AssertUnwindSafe(|| hook(failure)));
                 }
@@ -549,7 +552,7 @@ impl EventTarget {
         }
     }
 
-    /// Forgets who is removed, unless a dispatch runs.
+    /// Drops removed listeners, unless a dispatch runs.
     fn sweep(&self) {
         let Ok(mut entries) = self.entries.try_borrow_mut() else { return };
         if entries.iter().all(|entry| entry.is_live()) {
@@ -568,7 +571,7 @@ impl EventTarget {
     }
 }
 
-/// The event is being dispatched already.
+/// The event is already being dispatched.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error(
     "the event is being dispatched already, which it can be once at a time: dispatch a new one"

@@ -1,4 +1,4 @@
-//! What moves with a message, and what comes back when it could not.
+//! What moves with a message, and what comes back if it cannot.
 
 use crate::error::{AsIoError, AttachError, PostError, into_io_error};
 use crate::link::buffer::Buffer;
@@ -10,7 +10,7 @@ use std::fmt;
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::{Mutex, PoisonError};
 
-/// Something that moves to another process with a message: it is gone here once the post is `Ok`.
+/// Something that moves to another process with a message: once the post is `Ok`, it is gone here.
 ///
 /// HTML: [transferable objects](https://html.spec.whatwg.org/#transferable-objects).
 ///
@@ -29,10 +29,10 @@ use std::sync::{Mutex, PoisonError};
 /// ```
 #[derive(Debug)]
 #[non_exhaustive]
-// A list is short, and who gets a port back wants no box around it.
+// Lists are short, and a caller who gets a port back wants no box around it.
 #[allow(clippy::large_enum_variant)]
 pub enum Transferable {
-    /// A port. It goes on where it stands, with its queue, and its peer does not notice.
+    /// A port. It keeps its queue, and its peer does not notice the move.
     Port(MessagePort),
     /// Memory.
     Buffer(Buffer),
@@ -59,7 +59,7 @@ impl<T: Into<OwnedFd>> From<T> for Transferable {
 }
 
 impl Transferable {
-    /// The same, as the link moves it.
+    /// Borrows it in the form that the link moves.
     pub(crate) fn item(&mut self) -> Item<'_> {
         match self {
             Transferable::Port(port) => {
@@ -75,27 +75,28 @@ impl Transferable {
 impl MessagePort {
     /// Posts a value, and moves ports, buffers and descriptors with it; never blocks.
     ///
-    /// The receiver takes them out of the event, in the order of the list. At most 64 of them, with
-    /// at most 253 descriptors, of which a port has three. Costs one `sendmsg` more than
-    /// [`post_message`](Self::post_message), and some calls to seal each fresh buffer.
+    /// The receiver takes them out of the event, in the order of the list. A message carries at
+    /// most 64 transferables with at most 253 descriptors; a port has three. It costs one `sendmsg`
+    /// more than [`post_message`](Self::post_message), and some calls to seal each fresh buffer.
     ///
-    /// If this process dies after `Ok`, they arrive; before, they are closed with it. If the
-    /// receiver dies before it has received the message, what moves is closed: the peer of a port
-    /// that was lost so says `Closed`.
+    /// If this process dies after `Ok`, they arrive; if it dies before, they are closed with it. If
+    /// the receiver dies before it has received the message, they are closed, and the peer of a
+    /// port lost this way gets `Closed`.
     ///
-    /// HTML: [message port post message steps][steps], with a transfer list. Posting a port through
-    /// its own channel is an error here, where the web loses both; so is posting to a closed port.
+    /// HTML: [message port post message steps][steps], with a transfer list. Two things are errors
+    /// here where the web loses the ports: posting a port through its own channel, and posting to a
+    /// closed port.
     ///
     /// [steps]: https://html.spec.whatwg.org/#message-port-post-message-steps
     ///
     /// # Errors
-    /// [`TransferError`] with the reason, and with the list, unless it is `Ok`: nothing has moved.
-    /// The reasons are those of [`post_message`](Self::post_message), and
+    /// [`TransferError`] with the reason and the list; nothing has moved then. The reasons are
+    /// those of [`post_message`](Self::post_message), and
     /// [`TooManyTransferables`](PostError::TooManyTransferables),
     /// [`TransferLoop`](PostError::TransferLoop), [`Detached`](PostError::Detached),
-    /// [`TooManyInFlight`](PostError::TooManyInFlight), [`Refused`](PostError::Refused). It is
-    /// `QueueFull` as well when the socket beside the ring is: it holds some hundred messages with
-    /// transferables at the least.
+    /// [`TooManyInFlight`](PostError::TooManyInFlight), [`Refused`](PostError::Refused).
+    /// `QueueFull` is also returned when the socket for transferables is full: it holds at least
+    /// some hundred messages.
     ///
     /// ```
     /// use messageport::{Buffer, MessageChannel};
@@ -111,7 +112,7 @@ impl MessagePort {
     /// ```
     ///
     /// # What does not compile
-    /// The list takes its things by value. So a port cannot stand in its own list:
+    /// The list takes its items by value. So a port cannot be in its own list:
     ///
     /// ```compile_fail,E0505
     /// let channel = messageport::MessageChannel::new().unwrap();
@@ -119,7 +120,7 @@ impl MessagePort {
     /// let _ = port.post_message_with(&1u8, [port.into()]);
     /// ```
     ///
-    /// nothing can stand in a list twice:
+    /// nothing can be in a list twice:
     ///
     /// ```compile_fail,E0382
     /// let carrier = messageport::MessageChannel::new().unwrap();
@@ -127,7 +128,7 @@ impl MessagePort {
     /// let _ = carrier.port1.post_message_with(&1u8, [moving.into(), moving.into()]);
     /// ```
     ///
-    /// what has moved is not used any more:
+    /// what has moved cannot be used any more:
     ///
     /// ```compile_fail,E0382
     /// let carrier = messageport::MessageChannel::new().unwrap();
@@ -151,7 +152,7 @@ impl MessagePort {
         self.sender().post_message_with(value, transfer)
     }
 
-    /// Posts bytes, and moves what is in the list; as
+    /// Posts bytes, and moves what is in the list; see
     /// [`post_message_with`](Self::post_message_with).
     ///
     /// # Errors
@@ -164,7 +165,7 @@ impl MessagePort {
         self.sender().post_bytes_with(bytes, transfer)
     }
 
-    /// Posts text, and moves what is in the list; as
+    /// Posts text, and moves what is in the list; see
     /// [`post_message_with`](Self::post_message_with).
     ///
     /// # Errors
@@ -177,24 +178,26 @@ impl MessagePort {
         self.sender().post_text_with(text, transfer)
     }
 
-    /// Refuses transferables at this end, for good: no port, buffer or descriptor that the peer
-    /// sends enters this process. For a port whose peer may be hostile, before the first message is
-    /// received.
+    /// Refuses transferables at this end: no port, buffer or descriptor from the peer enters this
+    /// process.
     ///
-    /// A message that brings any is dropped with what it brought. In its place
-    /// [`recv`](Self::recv) and its like return an event without bytes, whose `data`, `text` and
-    /// `take_*` say [`TransfersRefused`](crate::MessageError::TransfersRefused); where messages are
-    /// events, a `messageerror` says so. The next message comes as ever. A
+    /// This cannot be undone. Call it on a port whose peer may be hostile, before the first message
+    /// is received.
+    ///
+    /// A message that brings any is dropped with them. In its place [`recv`](Self::recv) and the
+    /// other receiving calls return an event without bytes, whose `data`, `text` and `take_*`
+    /// return [`TransfersRefused`](crate::MessageError::TransfersRefused). Where messages are
+    /// delivered as events, a `messageerror` is delivered. The next message comes as usual. A
     /// [`BufferPool`](crate::BufferPool) of the peer is refused as well.
     ///
-    /// What is refused is never received: the kernel closes it, in a call that the crate's own
-    /// thread makes, so that no close holds this thread up, and no `fcntl` lock of this process is
-    /// released. (Where that thread cannot be started the caller makes the call.)
+    /// Refused transferables are never received: the kernel closes them, in a call that the crate's
+    /// own thread makes. So no close delays the caller's thread, and no `fcntl` lock of this
+    /// process is released. (If that thread cannot be started, the caller makes the call.)
     ///
-    /// Posts of this end go on, with a list too, unless the whole channel was made so, by
+    /// This end can still post, also with a list, unless the whole channel refuses, by
     /// [`ChannelBuilder::refuse_transfers`](crate::ChannelBuilder::refuse_transfers). The refusal
-    /// belongs to the end and moves with it: its next owner's port refuses as well, and its process
-    /// learns that by [`refuses_transfers`](Self::refuses_transfers).
+    /// belongs to the end and moves with it: the next owner's port refuses as well, as its
+    /// [`refuses_transfers`](Self::refuses_transfers) reports.
     ///
     /// ```
     /// use messageport::{MessageChannel, MessageError};
@@ -214,18 +217,21 @@ impl MessagePort {
         self.endpoint().refuse_transfers();
     }
 
-    /// Whether this end refuses transferables: by [`refuse_transfers`](Self::refuse_transfers), by
-    /// its channel's builder, or by a former owner.
+    /// Whether this end refuses transferables.
+    ///
+    /// It does so by [`refuse_transfers`](Self::refuse_transfers), by its channel's builder, or
+    /// because a former owner chose it.
     pub fn refuses_transfers(&self) -> bool {
         self.endpoint().refuses_transfers()
     }
 
-    /// The whole port as one descriptor, to be passed on by other means: another program's socket,
-    /// an inherited descriptor, systemd's store. [`from_fd`](Self::from_fd) makes it a port again,
-    /// once.
+    /// Converts the whole port into one descriptor, to be passed on by other means.
     ///
-    /// While it is under way the port takes four descriptors, three of them inside the one. Closing
-    /// the descriptor closes the port.
+    /// Such means are another program's socket, an inherited descriptor, or systemd's descriptor
+    /// store. [`from_fd`](Self::from_fd) converts it back into a port, once.
+    ///
+    /// In transit the port takes four descriptors, three of them inside the one. Closing the
+    /// descriptor closes the port.
     ///
     /// # Errors
     /// [`IntoFdError`] with the port, if the kernel refuses or the port is closed.
@@ -248,21 +254,22 @@ impl MessagePort {
         }
     }
 
-    /// The port that [`into_fd`](Self::into_fd) made a descriptor of, checked like any foreign
-    /// input and never trusted.
+    /// Converts a descriptor made by [`into_fd`](Self::into_fd) back into a port.
+    ///
+    /// The port is checked like any foreign input and never trusted.
     ///
     /// # Errors
-    /// [`AttachError`] if it is not such a descriptor, or not of a program that can be talked to,
-    /// or if the port was taken out of it before. The descriptor is closed in any case.
+    /// [`AttachError`] if it is not such a descriptor, if it comes from an incompatible program, or
+    /// if the port was taken out of it before. The descriptor is closed in any case.
     pub fn from_fd(descriptor: OwnedFd) -> Result<MessagePort, AttachError> {
         transfer::receive(descriptor).map(MessagePort::new)
     }
 }
 
-/// A message with a transfer list was not posted. Nothing has moved: the list comes back by
-/// [`into_list`](TransferError::into_list).
+/// A message with a transfer list was not posted, and nothing has moved.
 ///
-/// Its ports can be used as before. Its buffers may be sealed.
+/// [`into_list`](TransferError::into_list) returns the list. Its ports can be used as before. Its
+/// buffers may be sealed.
 ///
 /// ```
 /// use messageport::{MessageChannel, PostError, Transferable};
@@ -290,12 +297,12 @@ impl TransferError {
         &self.reason
     }
 
-    /// What was to move, in its order.
+    /// Returns the transfer list, in its order.
     pub fn into_list(self) -> Vec<Transferable> {
         self.list.into_inner().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Both.
+    /// Returns the reason and the transfer list.
     pub fn into_parts(self) -> (PostError, Vec<Transferable>) {
         (self.reason, self.list.into_inner().unwrap_or_else(PoisonError::into_inner))
     }
@@ -307,7 +314,8 @@ impl fmt::Debug for TransferError {
     }
 }
 
-/// The reason's own text and source, as every error here that wraps another one and adds a value.
+/// Prints the reason and shares its source, like every error here that adds a value to another
+/// error.
 impl fmt::Display for TransferError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         self.reason.fmt(f)
@@ -326,7 +334,8 @@ impl AsIoError for TransferError {
     }
 }
 
-/// A port could not be made a descriptor. It comes back, and can be used as before.
+/// A port could not be converted into a descriptor. The error returns it, and it can be used as
+/// before.
 pub struct IntoFdError {
     reason: PostError,
     /// Behind a lock, as a port is not `Sync` and an error should be.
@@ -338,7 +347,7 @@ impl IntoFdError {
         IntoFdError { reason, port: Box::new(Mutex::new(port)) }
     }
 
-    /// The port.
+    /// Returns the port.
     pub fn into_port(self) -> MessagePort {
         self.port.into_inner().unwrap_or_else(PoisonError::into_inner)
     }
@@ -347,7 +356,7 @@ impl IntoFdError {
         self.reason
     }
 
-    /// Why it was not made a descriptor.
+    /// Why the port was not converted.
     pub fn reason(&self) -> &PostError {
         &self.reason
     }

@@ -19,13 +19,13 @@ use std::time::{Duration, Instant};
 
 /// A port that receives `Rx` and posts `Tx`; made by [`MessagePort::typed`].
 ///
-/// A message that is no `Rx`, bytes and text among them, is an error of its own, and the next
-/// message comes after it. Each message is checked when it is received, and once more by
+/// A message that is not an `Rx` (bytes and text included) is returned as an error; the next call
+/// gives the message after it. Each message is checked when it is received, and again by
 /// [`TypedEvent::data`]: see [`MessageEvent::data`] for what that costs.
 ///
-/// Everything that has no type goes through [`port`](TypedPort::port), or after
-/// [`into_inner`](Self::into_inner): closing, counters, listeners, halves, trust. An
-/// [`EventLoop`](crate::EventLoop) takes a typed port as it is.
+/// Whatever has no type, such as closing, counters, listeners, halves and trust, is reached through
+/// [`port`](TypedPort::port) or after [`into_inner`](Self::into_inner). An
+/// [`EventLoop`](crate::EventLoop) accepts a typed port directly.
 ///
 /// ```
 /// use messageport::{EventLoop, MessageChannel};
@@ -48,19 +48,19 @@ pub struct TypedPort<Rx, Tx> {
     types: PhantomData<fn(Tx) -> Rx>,
 }
 
-/// A message that was found to be an `Rx`.
+/// A message that was checked to be an `Rx`.
 pub struct TypedEvent<'p, Rx> {
     event: MessageEvent<'p>,
     kind: PhantomData<fn() -> Rx>,
 }
 
-/// Messages of a type as they come; made by [`TypedPort::iter`].
+/// An iterator over messages of one type; made by [`TypedPort::iter`].
 #[derive(Debug)]
 pub struct TypedIter<'p, Rx, Tx> {
     port: &'p TypedPort<Rx, Tx>,
 }
 
-/// Values of a type that are staged one by one and published at once; made by
+/// Values of one type that are staged one by one and published together; made by
 /// [`TypedPort::burst`].
 #[derive(Debug)]
 pub struct TypedBurst<'p, Tx> {
@@ -68,13 +68,13 @@ pub struct TypedBurst<'p, Tx> {
     kind: PhantomData<fn(Tx)>,
 }
 
-/// Why there is no message of the type.
+/// Why no message of the type was received.
 #[derive(Debug, thiserror::Error)]
 pub enum TypedError {
-    /// There is no message.
+    /// No message was received.
     #[error(transparent)]
     Recv(#[from] RecvError),
-    /// There was one, and it is no `Rx`. The port lives on.
+    /// A message was received, and it is not an `Rx`. The port stays usable.
     #[error(transparent)]
     Message(#[from] MessageError),
 }
@@ -91,9 +91,10 @@ impl AsIoError for TypedError {
 into_io_error!(TypedError);
 
 impl MessagePort {
-    /// Fixes the types of both directions. A message that is not a valid `Rx` is an error of its
-    /// own, and a `messageerror` where messages are delivered as events, before any handler sees
-    /// it.
+    /// Fixes the message types of both directions.
+    ///
+    /// A message that is not a valid `Rx` is returned as an error. Where messages are delivered as
+    /// events it raises `messageerror`, before any handler sees it.
     ///
     /// ```
     /// use messageport::{MessageChannel, TypedError};
@@ -142,8 +143,9 @@ impl<Rx: Receive, Tx: Post> TypedPort<Rx, Tx> {
         self.port.post_message_with(value, transfer)
     }
 
-    /// Posts a value and moves what is in the list, waiting for room. See
-    /// [`MessagePort::post_message_with_timeout`].
+    /// Posts a value and moves what is in the list, waiting for room.
+    ///
+    /// See [`MessagePort::post_message_with_timeout`].
     ///
     /// # Errors
     /// As there.
@@ -156,7 +158,7 @@ impl<Rx: Receive, Tx: Post> TypedPort<Rx, Tx> {
         self.port.post_message_with_timeout(value, transfer, timeout)
     }
 
-    /// Begins a burst: values that are staged one by one and published at once.
+    /// Begins a burst: values that are staged one by one and published together.
     ///
     /// ```
     /// let channel = messageport::MessageChannel::new()?;
@@ -175,13 +177,14 @@ impl<Rx: Receive, Tx: Post> TypedPort<Rx, Tx> {
     /// Waits for the next message. See [`MessagePort::recv`].
     ///
     /// # Errors
-    /// [`TypedError::Recv`] as there; [`TypedError::Message`] if it is no `Rx`: it is taken off the
-    /// queue, what moved with it is closed, and the next call gives the next message.
+    /// [`TypedError::Recv`] as there. [`TypedError::Message`] if the message is not an `Rx`: it is
+    /// removed from the queue, what moved with it is closed, and the next call gives the next
+    /// message.
     pub fn recv(&self) -> Result<TypedEvent<'_, Rx>, TypedError> {
         check(self.port.recv()?)
     }
 
-    /// Waits for the next message, at most for `timeout`. See [`MessagePort::recv_timeout`].
+    /// Waits for the next message for at most `timeout`. See [`MessagePort::recv_timeout`].
     ///
     /// # Errors
     /// As [`recv`](Self::recv).
@@ -197,7 +200,7 @@ impl<Rx: Receive, Tx: Post> TypedPort<Rx, Tx> {
         check(self.port.recv_deadline(deadline)?)
     }
 
-    /// The next message, if one is there. See [`MessagePort::try_recv`].
+    /// Takes the next message, if there is one. See [`MessagePort::try_recv`].
     ///
     /// # Errors
     /// As [`recv`](Self::recv).
@@ -205,7 +208,9 @@ impl<Rx: Receive, Tx: Post> TypedPort<Rx, Tx> {
         self.port.try_recv()?.map(check).transpose()
     }
 
-    /// Iterates over messages, waiting for each; one that is no `Rx` is an item too. Ends when
+    /// Iterates over messages, waiting for each.
+    ///
+    /// A message that is not an `Rx` is an `Err` item. The iteration ends when
     /// [`MessagePort::recv`] would fail.
     ///
     /// ```
@@ -223,15 +228,17 @@ impl<Rx: Receive, Tx: Post> TypedPort<Rx, Tx> {
         TypedIter { port: self }
     }
 
-    /// Sets the handler of messages, and starts the port; the handler is given each message that is
-    /// an `Rx`. See [`MessagePort::on_message`], and [`MessagePort::on_message_error`] for the
-    /// others.
+    /// Sets the handler for messages that are an `Rx`, and starts the port.
+    ///
+    /// See [`MessagePort::on_message`], and [`MessagePort::on_message_error`] for the other
+    /// messages.
     pub fn on_message<O: Outcome>(
         &self,
         handler: impl Fn(&Event<'_>, &Rx::Archived) -> O + Send + 'static,
     ) {
         self.port.on_message(move |event| {
-            // An event of the program's own, or of a port that has lost its type, may be no `Rx`.
+            // An event of the program's own, or of a port that has lost its type, may not be an
+            // `Rx`.
             let message = event.message().map(|message| message.data::<Rx>());
             match message {
                 Some(Ok(data)) => handler(event, data).into_result(),
@@ -241,22 +248,23 @@ impl<Rx: Receive, Tx: Post> TypedPort<Rx, Tx> {
         });
     }
 
-    /// Ends the conversation. See [`MessagePort::close`].
+    /// Closes this end. See [`MessagePort::close`].
     pub fn close(&self) {
         self.port.close();
     }
 
-    /// Whether either end is closed or the peer is gone. See [`MessagePort::is_closed`].
+    /// Whether posts fail because either end is closed or the peer is gone. See
+    /// [`MessagePort::is_closed`].
     pub fn is_closed(&self) -> bool {
         self.port.is_closed()
     }
 
-    /// The port, for what has no type.
+    /// The untyped port, for whatever has no type.
     pub fn port(&self) -> &MessagePort {
         &self.port
     }
 
-    /// The port without its types.
+    /// Returns the port without its types.
     pub fn into_inner(self) -> MessagePort {
         self.port.validator.set(None);
         self.port
@@ -293,20 +301,20 @@ impl<Tx: Post> TypedBurst<'_, Tx> {
         self.burst.stage(value)
     }
 
-    /// Publishes what was staged, as dropping does.
+    /// Publishes what was staged; dropping the burst does the same.
     pub fn commit(self) {
         self.burst.commit();
     }
 }
 
-/// The doorbell: see [`MessagePort`]'s.
+/// The doorbell; see [`MessagePort`]'s `AsFd`.
 impl<Rx, Tx> AsFd for TypedPort<Rx, Tx> {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.port.as_fd()
     }
 }
 
-/// The port, which goes on checking what is delivered as events: for an event loop.
+/// Returns the port, which still checks what is delivered as events, for use in an event loop.
 impl<Rx, Tx> From<TypedPort<Rx, Tx>> for MessagePort {
     fn from(typed: TypedPort<Rx, Tx>) -> MessagePort {
         typed.port
@@ -319,15 +327,15 @@ fn check<Rx: Receive>(event: MessageEvent<'_>) -> Result<TypedEvent<'_, Rx>, Typ
 }
 
 impl<'p, Rx: Receive> TypedEvent<'p, Rx> {
-    /// The message. Checked again: keep the reference.
+    /// Borrows the archived value. Each call checks it again, so keep the reference.
     pub fn data(&self) -> &Rx::Archived {
         self.event.data::<Rx>().expect("checked before, and nobody can have changed it")
     }
 
-    /// The message as an owned `Rx`.
+    /// Returns the message as an owned `Rx`.
     ///
     /// # Errors
-    /// What the deserialisation itself refuses. The port lives on.
+    /// What the deserialisation itself refuses. The port stays usable.
     pub fn deserialize(&self) -> Result<Rx, MessageError>
     where
         Rx::Archived: Deserialize<Rx, ReceiveDeserializer>,
@@ -335,7 +343,7 @@ impl<'p, Rx: Receive> TypedEvent<'p, Rx> {
         self.event.deserialize()
     }
 
-    /// The event without its type, for [`MessageEvent::into_message`], say.
+    /// Returns the event without its type, for example for [`MessageEvent::into_message`].
     pub fn into_inner(self) -> MessageEvent<'p> {
         self.event
     }

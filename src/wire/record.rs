@@ -17,15 +17,15 @@
 /// Bytes of a header. Control records consist of nothing else.
 pub(crate) const HEADER_LEN: u64 = 16;
 
-/// What the bytes of a message are.
+/// The format of a message.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum Format {
     /// An rkyv archive, written by `post_message`.
     Archive,
-    /// Bytes without further meaning, written by `post_bytes` or a loan.
+    /// Bytes without a defined meaning, written by `post_bytes` or a loan.
     Bytes,
-    /// UTF-8 text, written by `post_text`. Checked again at the receiver.
+    /// UTF-8 text, written by `post_text`. The receiver checks it again.
     Text,
 }
 
@@ -64,7 +64,7 @@ pub(crate) enum Beside {
         pool: u32,
         slot: u32,
     },
-    /// A packet with a pool in it, for the receiving end itself: there is no message.
+    /// A packet with a pool in it, for the receiving end itself: it is not a message.
     Pool {
         sequence: u64,
     },
@@ -75,9 +75,9 @@ pub(crate) enum Beside {
 pub(crate) enum Header {
     /// `len` bytes of payload follow.
     Message { len: u32, format: Format, beside: Beside },
-    /// `len` bytes up to the segment's end mean nothing.
+    /// `len` bytes up to the segment's end, without meaning.
     Padding { len: u32 },
-    /// The lane goes on at the start of `segment`.
+    /// The lane continues at the start of `segment`.
     Jump { segment: u32 },
     /// The last record of the lane.
     Close { farewell: Farewell },
@@ -113,8 +113,8 @@ impl Header {
         }
     }
 
-    /// Reads a header that a peer wrote, if it is one of a message without a packet. The way that
-    /// most messages go, so it says the same as `decode` in fewer steps.
+    /// Reads a header that a peer wrote, if it is that of a message without a packet. Most messages
+    /// take this path, so it does the same as `decode` in fewer steps.
     #[inline(always)]
     pub(crate) fn decode_message([first, detail]: [u64; 2]) -> Option<(u32, Format)> {
         let format = match (first >> 32) as u32 {
@@ -128,7 +128,7 @@ impl Header {
 
     /// Reads a header that a peer wrote. `None` if no producer of this version writes it.
     ///
-    /// Lengths are not compared with the ring here: that is the consumer's business.
+    /// Lengths are not compared with the ring here: the consumer does that.
     #[inline(always)]
     pub(crate) fn decode([first, detail]: [u64; 2]) -> Option<Header> {
         let descriptors = (first >> 48) as u16;

@@ -1,4 +1,4 @@
-//! A member's own socket: who joins later leaves a port there.
+//! A member's own socket: later joiners leave a port there.
 
 use crate::error::{AttachError, BroadcastError, SystemError};
 use crate::group::broadcast::signature::Signature;
@@ -16,7 +16,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::PathBuf;
 use std::sync::Arc;
 
-/// The socket, its file, and who came and has not spoken yet.
+/// The socket, its file, and joiners that have connected and not spoken yet.
 pub(super) struct Entrance {
     signature: Signature,
     crowd: Arc<Crowd>,
@@ -24,20 +24,21 @@ pub(super) struct Entrance {
     backoff: Backoff,
     /// Oldest first.
     guests: VecDeque<Socket>,
-    /// Bytes that a lane of theirs may hold at the most: they are kept here if nobody receives.
+    /// The most bytes that a lane of a joiner may hold: this member keeps them if it does not
+    /// receive.
     most_limit: usize,
 }
 
 /// What a guest had to say.
 enum Heard {
     Nothing,
-    /// That it is none of us, or has gone; in time, if it was.
+    /// It is not a member, or has gone.
     Refused,
     Member(u128, Box<MessagePort>),
 }
 
 impl Entrance {
-    /// Of a socket that listens in the crowd, under the name that the signature is.
+    /// Makes a socket that listens in the crowd, under the name that the signature spells.
     pub(super) fn new(
         signature: Signature,
         crowd: Arc<Crowd>,
@@ -55,7 +56,7 @@ impl Entrance {
         }
     }
 
-    /// Takes in nobody whose lanes may hold more than this, nor more than 64 MiB.
+    /// Refuses joiners whose lanes may hold more than this and more than 64 MiB.
     pub(super) fn refuse_above(&mut self, limit: usize) {
         self.most_limit = limit.max(USUAL_LIMIT);
     }
@@ -74,11 +75,11 @@ impl Entrance {
         self.crowd.path().join(member.to_string())
     }
 
-    /// Takes in whoever has come, until nobody is left, and gives their ports to `welcome`. One
-    /// system call if nobody has come, and some for each guest that has said nothing yet.
+    /// Takes in all joiners, and gives their ports to `welcome`. Makes one system call if there are
+    /// none, and some for each guest that has not spoken yet.
     ///
-    /// A lack of descriptors is an error, and who waits goes on waiting. One guest's failure holds
-    /// up no other: all are heard, and the first error is told then.
+    /// Being out of descriptors is an error, and waiting joiners keep waiting. A failure of one
+    /// guest does not delay the others: all are heard, and then the first error is returned.
     pub(super) fn take_in(
         &mut self,
         epoll: &Epoll,
@@ -97,7 +98,7 @@ impl Entrance {
         taken_in
     }
 
-    /// Whether descriptors were lacking when joiners were last looked for.
+    /// Whether the process was out of descriptors when joiners were last looked for.
     pub(super) fn lacks_descriptors(&self) -> bool {
         self.backoff.is_on()
     }
@@ -117,7 +118,7 @@ impl Entrance {
             let guest = self.guests.pop_front().expect("counted above");
             note(self.attend(guest, &mut welcome));
         }
-        // As many as can have been waiting when this began; who comes all the time waits.
+        // As many as can have been waiting when this began; guests that keep coming wait.
         for _ in 0..MOST_WAITING {
             let guest = match name::accept(self.socket.as_fd()) {
                 Ok(Some(guest)) => guest,
@@ -134,14 +135,14 @@ impl Entrance {
             if self.guests.len() == MOST_GUESTS {
                 note(self.send_away(&mut welcome));
             }
-            // Without this the guest is heard at the next call for another reason.
+            // Without this the guest is heard in the next call that has another cause.
             note(epoll.add(guest.as_fd(), 0).map_err(BroadcastError::from));
             note(self.attend(guest, &mut welcome));
         }
         first
     }
 
-    /// Hears a guest, who stays if it has said nothing yet, or could not be heard.
+    /// Hears a guest, who stays if it has not spoken yet, or could not be heard.
     fn attend(
         &mut self,
         guest: Socket,
@@ -161,8 +162,8 @@ impl Entrance {
         }
     }
 
-    /// Sends the oldest guest away, who has said nothing for long. If it spoke just now, it is
-    /// heard. If it is about to, it is told, and comes again.
+    /// Sends away the oldest guest, which has not spoken for long. If it has just spoken, it is
+    /// heard. If it is about to, it learns of the refusal and comes again.
     fn send_away(
         &mut self,
         welcome: &mut impl FnMut(u128, MessagePort) -> Result<(), BroadcastError>,
@@ -179,7 +180,7 @@ impl Entrance {
         }
     }
 
-    /// The port that a guest has brought. An error if there is no room for it at the moment.
+    /// The port that a guest has brought. An error if it cannot be received at the moment.
     fn hear(&self, guest: BorrowedFd<'_>) -> Result<Heard, BroadcastError> {
         let mut bytes = [0; INTRODUCTION_LEN + CAPSULE_LEN + 1];
         let (len, descriptors) = match socket::receive(guest, &mut bytes, PORT_DESCRIPTORS) {
@@ -203,11 +204,11 @@ impl Entrance {
                 if is_larger || port.require_schema(self.signature.hello.schema).is_err() {
                     return Ok(Heard::Refused);
                 }
-                // Whoever made it: nothing moves with what members post.
+                // Whichever side made the channel: no transferables move with what members post.
                 port.refuse_transfers();
                 Ok(Heard::Member(introduction.member, Box::new(port)))
             }
-            // It is lost, and its sender sees it end.
+            // The port is lost, and its sender sees it end.
             Err(AttachError::Io { call, source }) => {
                 let error = SystemError { call, source };
                 if error.is_lack() { Err(error.into()) } else { Ok(Heard::Refused) }
@@ -228,7 +229,8 @@ impl Drop for Entrance {
         if !self.crowd.is_ours() {
             return;
         }
-        // First the name, so that nobody comes any more. What waits at the socket goes with it.
+        // The name goes first, so that no guest comes any more. What waits at the socket goes with
+        // it.
         self.crowd.remove(&self.signature.to_string());
         // Fails while others are members.
         self.crowd.remove_directory();
@@ -248,7 +250,7 @@ fn no_room() -> SystemError {
     SystemError { call: "recvmsg", source: std::io::Error::from_raw_os_error(libc::EMFILE) }
 }
 
-/// The default limit of a channel: members who agreed on no sizes have no larger one.
+/// The default limit of a channel: members that did not agree on sizes have none larger.
 const USUAL_LIMIT: usize = 64 << 20;
 /// Guests that have not spoken.
 const MOST_GUESTS: usize = 128;

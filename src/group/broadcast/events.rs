@@ -1,4 +1,4 @@
-//! A member as an event target: its listeners, its handlers, and the delivery of what has come.
+//! A member as an event target: its listeners, its handlers, and the delivery of what has arrived.
 
 use crate::error::BroadcastError;
 use crate::group::broadcast::{BroadcastChannel, SHARE, Shared, order};
@@ -10,15 +10,15 @@ use crate::port::target::{
 use std::sync::Arc;
 
 impl BroadcastChannel {
-    /// Sets the handler of messages. They are delivered by [`dispatch`](Self::dispatch).
+    /// Sets the handler for messages, which [`dispatch`](Self::dispatch) delivers.
     ///
     /// HTML: [`onmessage`](https://html.spec.whatwg.org/#handler-broadcastchannel-onmessage).
     pub fn on_message<O: Outcome>(&self, handler: impl Fn(&Event<'_>) -> O + Send + 'static) {
         self.events.set_handler(EventType::Message, Some(callback(handler)));
     }
 
-    /// Sets the handler of messages that are not what [`require_type`](Self::require_type) asks
-    /// for, or that could not be had.
+    /// Sets the handler for messages that [`require_type`](Self::require_type) refuses, or that
+    /// could not be received.
     ///
     /// HTML:
     /// [`onmessageerror`](https://html.spec.whatwg.org/#handler-broadcastchannel-onmessageerror).
@@ -26,7 +26,7 @@ impl BroadcastChannel {
         self.events.set_handler(EventType::MessageError, Some(callback(handler)));
     }
 
-    /// Empties a handler's slot.
+    /// Removes a handler.
     pub fn clear_handler(&self, kind: impl Into<EventType>) {
         self.events.set_handler(kind.into(), None);
     }
@@ -42,7 +42,7 @@ impl BroadcastChannel {
         self.events.add(kind.into(), callback(listener), None, options)
     }
 
-    /// Adds an object as a listener. Added twice for one type and phase, it is one listener.
+    /// Adds an object as a listener. Adding it twice for one type and phase adds one listener.
     pub fn add_listener_object(
         &self,
         kind: impl Into<EventType>,
@@ -54,13 +54,14 @@ impl BroadcastChannel {
         self.events.add(kind.into(), listener, Some(object), options)
     }
 
-    /// Removes a listener; it is not called any more, even if it is due in a dispatch that runs.
-    /// Says whether it was there.
+    /// Removes a listener; returns whether it was there.
+    ///
+    /// It is not called any more, even if it is due in a dispatch that is running.
     pub fn remove_event_listener(&self, id: ListenerId) -> bool {
         self.events.remove(id)
     }
 
-    /// Removes the listener that an object is.
+    /// Removes the listener that is this object; returns whether it was there.
     pub fn remove_listener_object(
         &self,
         kind: impl Into<EventType>,
@@ -70,36 +71,39 @@ impl BroadcastChannel {
         self.events.remove_object(&kind.into(), object, capture)
     }
 
-    /// Calls the listeners of an event of the program's own, now. Returns false if one of them has
+    /// Calls the listeners of an event of the program's own, now. Returns false if one of them
     /// cancelled it.
     ///
     /// # Errors
-    /// [`InvalidState`] if the event is being dispatched already.
+    /// [`InvalidState`] if the event is already being dispatched.
     pub fn dispatch_event<'e>(&'e self, event: Event<'e>) -> Result<bool, InvalidState> {
         self.events.dispatch(&event.hosted(self))
     }
 
-    /// Whom to tell of listeners that panic or return an error; without it an error is printed to
-    /// standard error. The other listeners are called all the same.
+    /// Sets the hook that is called when a listener panics or returns an error.
+    ///
+    /// Without a hook the error is printed to standard error. In either case the other listeners
+    /// are called.
     pub fn on_listener_failure(&self, hook: impl Fn(&ListenerFailure) + Send + 'static) {
         self.events.set_hook(Box::new(hook));
     }
 
-    /// Delivers what has come as events, 64 of them at the most, fewer if they are longer than
-    /// 4 KiB each, and says how many. None on a
-    /// channel that is closed. What is left makes the descriptor readable, so that an
-    /// [`EventLoop`](crate::EventLoop) comes back for it.
+    /// Delivers up to 64 messages as events, and returns how many.
     ///
-    /// Members of one name that are delivered on one thread take turns, so that messages come in
-    /// the order of their posts, and each in the order in which the members were opened. So a call
-    /// may deliver fewer than are there, or none: another member then has an older message, and its
-    /// descriptor is readable. Each turn costs a few system calls. A member that is read by
-    /// [`recv`](Self::recv) and its like, or whose `dispatch` is not called, holds up no other for
-    /// long.
+    /// Messages longer than 4 KiB count for more. A closed channel delivers none. If messages are
+    /// left, the descriptor stays readable, so that an [`EventLoop`](crate::EventLoop) comes back
+    /// for them.
     ///
-    /// This is what a source of a loop calls. A message that comes while there is no listener is
-    /// dropped by it, as on the web; before the first call everything is kept. Reading by
-    /// [`recv`](Self::recv) and its like takes the same messages.
+    /// Members of one name that deliver on one thread take turns: messages come in the order of
+    /// their posts, and each message in the order in which the members were opened. So a call may
+    /// deliver fewer messages than are there, or none: another member then has an older message,
+    /// and its descriptor is readable. Each turn costs a few system calls. A member that is read by
+    /// [`recv`](Self::recv) and similar calls, or whose `dispatch` is not called, does not delay
+    /// the others for long.
+    ///
+    /// Call this from a source of a loop. It drops a message that comes while there is no listener,
+    /// as on the web; before the first call all messages are kept. [`recv`](Self::recv) and similar
+    /// calls take from the same queue.
     ///
     /// # Errors
     /// [`BroadcastError::Io`]; what was delivered before stays delivered.
@@ -159,7 +163,7 @@ impl BroadcastChannel {
     }
 }
 
-/// Makes the descriptor readable if anything is left, also when code of the program has panicked.
+/// Makes the descriptor readable if anything is left, even after a panic in code of the program.
 struct ComeBack<'m>(&'m Shared);
 
 impl Drop for ComeBack<'_> {
@@ -169,7 +173,8 @@ impl Drop for ComeBack<'_> {
 }
 
 impl<'e> Event<'e> {
-    /// The channel that it is delivered to, or dispatched at, if that is a [`BroadcastChannel`].
+    /// The channel that the event is delivered to or dispatched at, if that is a
+    /// [`BroadcastChannel`].
     pub fn broadcast_channel(&self) -> Option<&'e BroadcastChannel> {
         self.host()?.downcast_ref()
     }

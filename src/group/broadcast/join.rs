@@ -1,4 +1,4 @@
-//! Joining: publish the own socket, then leave a port at each other one.
+//! Joining: publish this member's socket, then leave a port at each other one.
 
 use crate::error::{BroadcastError, PostError, SystemError};
 use crate::group::broadcast::Membership;
@@ -19,7 +19,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-/// Makes the directory if it is not there, and a socket in it that listens.
+/// Makes the directory if it does not exist, and a listening socket in it.
 pub(super) fn publish(
     directory: PathBuf,
     hello: Hello,
@@ -60,10 +60,10 @@ impl From<NoDirectory> for BroadcastError {
     }
 }
 
-/// Leaves a port at the socket of each member that is there, oldest first.
+/// Leaves a port at the socket of each existing member, oldest first.
 ///
-/// Whoever is found there has been published; whoever comes later finds this member. One that has
-/// come here already has a port to us.
+/// Each member that is found has been published; each later one finds this member. A member that
+/// has already come here has a port to us.
 pub(super) fn meet_all(
     crowd: &Crowd,
     builder: ChannelBuilder,
@@ -84,9 +84,9 @@ pub(super) fn meet_all(
     Ok(())
 }
 
-/// Leaves a port at a member's socket; tries for a while if there is no place for it.
+/// Leaves a port at a member's socket; retries for a while if the socket is full.
 ///
-/// Meanwhile it takes in others: they may be waiting for just that.
+/// Meanwhile it takes in others: they may be waiting for exactly that.
 fn meet(
     crowd: &Crowd,
     other: Signature,
@@ -95,7 +95,7 @@ fn meet(
     epoll: &Epoll,
 ) -> Result<(), BroadcastError> {
     let ours = membership.entrance.signature();
-    // Nothing moves with what members post.
+    // No transferables move with what members post.
     let MessageChannel { port1, mut port2 } = builder.refuse_transfers().build()?;
     membership.entrance.refuse_above(port1.limit());
     let mut deadline = None;
@@ -121,12 +121,12 @@ fn meet(
     }
 }
 
-/// What became of an attempt.
+/// The result of an attempt.
 enum Left {
     Done,
-    /// It has left or died; or it is none of ours.
+    /// The member has left or died, or is not one of ours.
     Nobody,
-    /// There is no place for one more at the moment.
+    /// The socket is full at the moment.
     Busy(io::Error),
 }
 
@@ -148,7 +148,7 @@ fn leave(
         }
         Err(error) => return refused(error),
     };
-    // Asked of who lives only: what a dead one spoke is of no account.
+    // Checked only for a live member: the version of a dead one does not matter.
     ours.compare(other)?;
     let words = Introduction { hello: ours.hello, member: ours.member }.encode();
     let (sending, receiving) = port.halves();
@@ -162,12 +162,13 @@ fn leave(
 /// What a refusal of the kernel means.
 fn refused(error: SystemError) -> Result<Left, BroadcastError> {
     match error.source.raw_os_error() {
-        // Nothing that a member has put there: another kind of socket, or what may not be reached.
+        // Not something that a member put there: another kind of socket, or one that we may not
+        // reach.
         Some(libc::EPROTOTYPE | libc::EACCES | libc::EPERM | libc::ELOOP) => Ok(Left::Nobody),
-        // It has gone since it was connected to, or had too many guests that do not speak. The next
-        // attempt tells.
+        // It has gone since the connection, or had too many guests that do not speak. The next
+        // attempt shows which.
         Some(libc::EPIPE | libc::ECONNRESET) => Ok(Left::Busy(error.source)),
-        // Too many descriptors are on their way, or there is no memory for this one.
+        // Too many descriptors are in flight, or there is no memory for this one.
         Some(libc::EAGAIN | libc::ETOOMANYREFS | libc::ENOBUFS | libc::ENOMEM) => {
             Ok(Left::Busy(error.source))
         }
@@ -175,9 +176,9 @@ fn refused(error: SystemError) -> Result<Left, BroadcastError> {
     }
 }
 
-/// How long a joiner waits for place at one member's socket.
+/// How long a joiner waits for room at one member's socket.
 const PATIENCE: Duration = Duration::from_secs(5);
-/// Attempts to publish, however long they take.
+/// The least number of attempts to publish, however long they take.
 const LEAST_ATTEMPTS: u32 = 1000;
 const FIRST_PAUSE: Duration = Duration::from_micros(100);
 const LONGEST_PAUSE: Duration = Duration::from_millis(20);

@@ -12,23 +12,23 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::os::fd::{AsFd, BorrowedFd};
 
-/// Who is there.
+/// The other members that are open.
 ///
-/// There may be two ports to one member, if both joined at the same moment. It is posted to through
-/// the one that was known first, and received from through both: it does likewise, so that nothing
-/// is doubled and each sender's order is kept.
+/// There may be two ports to one member, if both joined at the same moment. Posts go through the
+/// port that was known first, and messages are received through both. The other member does the
+/// same, so that nothing is duplicated and each sender's order is kept.
 pub(super) struct Members {
     ports: PortSet,
-    /// Ports that can be posted to, by their members, oldest member first; the ports in the order
-    /// in which they came to be known.
+    /// Ports that can be posted to, by member, oldest member first; the ports of one member in the
+    /// order in which they became known.
     open: BTreeMap<u128, Vec<PortId>>,
-    /// What each port is, also those that can be received from alone.
+    /// What each port is, including ports that can only be received from.
     lines: BTreeMap<PortId, Line>,
-    /// The next message of each port that has one, the oldest first.
+    /// The next message of each port that has one, oldest first.
     heads: BTreeMap<(u64, PortId), Head>,
-    /// No message that was posted on this thread before that time is overlooked.
+    /// Every message that was posted on this thread before that time is known.
     horizon: u64,
-    /// Whose the last message was, and how many it has given in a row.
+    /// The port that the last message came from, and how many it has given in a row.
     streak: (Option<PortId>, u32),
 }
 
@@ -38,9 +38,9 @@ type Head = Result<Message, MessageError>;
 /// A port to a member.
 struct Line {
     member: u128,
-    /// It is a member of this process.
+    /// Whether it is a member of this process.
     is_resident: bool,
-    /// When its last message was posted. What it says of later ones is no earlier.
+    /// The latest stamp of its messages. A later message with an earlier stamp is given this one.
     latest: u64,
     has_head: bool,
 }
@@ -57,9 +57,9 @@ impl Members {
         })
     }
 
-    /// Takes in a port to a member.
+    /// Adds a port to a member.
     pub(super) fn add(&mut self, member: u128, port: MessagePort) -> Result<(), BroadcastError> {
-        // No member has a third one: whoever says so is none.
+        // No member has a third port: a process that claims so is not a member.
         if self.open.get(&member).is_some_and(|ports| ports.len() == 2) {
             return Ok(());
         }
@@ -75,10 +75,10 @@ impl Members {
         self.open.contains_key(&member)
     }
 
-    /// Posts to each member, oldest first. How many have it, and why others have not.
+    /// Posts to each member, oldest first. Returns how many have it, and why others do not.
     ///
-    /// A port ends only when its member closes or dies, and then all of its ports do. One that
-    /// ended otherwise has met what is no member's doing; the next port of that member is good.
+    /// A port ends only when its member closes or dies, and then all of its ports do. A port that
+    /// ended otherwise met something that no member does; the next port of that member is good.
     pub(super) fn post_all(
         &mut self,
         post: impl Fn(&Sender) -> Result<(), PostError>,
@@ -102,22 +102,22 @@ impl Members {
         (posted, missed)
     }
 
-    /// When the oldest message was posted that is known of.
+    /// When the oldest known message was posted.
     pub(super) fn first(&self) -> Option<u64> {
         self.heads.first_key_value().map(|((stamp, _), _)| *stamp)
     }
 
-    /// Whether no message that was posted on this thread before `stamp` is overlooked.
+    /// Whether every message that was posted on this thread before `stamp` is known.
     pub(super) fn is_known_until(&self, stamp: u64) -> bool {
         self.horizon >= stamp || (!self.heads.is_empty() && self.heads.len() == self.lines.len())
     }
 
-    /// Whether more is there, or may be, that no descriptor tells of.
+    /// Whether more is there, or may be, that no descriptor reports.
     pub(super) fn has_more(&self) -> bool {
         !self.heads.is_empty() || self.ports.has_queued()
     }
 
-    /// Takes out the oldest message that is known of.
+    /// Takes out the oldest known message.
     pub(super) fn pop(&mut self) -> Option<Head> {
         let ((_, id), head) = self.heads.pop_first()?;
         if let Some(line) = self.lines.get_mut(&id) {
@@ -131,8 +131,8 @@ impl Members {
         Some(head)
     }
 
-    /// Looks at every port that may have something; `is_thorough` asks the kernel as well, which
-    /// alone tells of the dead. What was posted before `now` is known of then.
+    /// Looks at every port that may have something. With `is_thorough` it also asks the kernel,
+    /// which alone reports dead members. After that, everything posted before `now` is known.
     pub(super) fn look_everywhere(
         &mut self,
         now: u64,
@@ -165,7 +165,7 @@ impl Members {
                     }
                 }
                 Err(RecvError::Closed { .. }) => self.forget(id),
-                // What can never be had must not stand before what comes after it.
+                // What can never be received must not block what comes after it.
                 Err(RecvError::OutOfMemory { len }) => {
                     self.step_over(id);
                     self.set_head(id, 0, Err(MessageError::OutOfMemory { len }));
@@ -185,8 +185,8 @@ impl Members {
         }
     }
 
-    /// Notes the next message of a port. Its stamp is the sender's word: one that lies about it
-    /// comes too late itself, or has no more than its share before the others have their turn.
+    /// Notes the next message of a port. The sender claims its stamp: a sender that lies is late
+    /// itself, or has no more than its share before the others have their turn.
     fn set_head(&mut self, id: PortId, stamp: u64, head: Head) {
         let Some(line) = self.lines.get_mut(&id) else { return };
         let has_had_its_share = self.streak.0 == Some(id) && self.streak.1 >= SHARE;
@@ -210,7 +210,7 @@ impl Members {
         let port = self.ports.get(id).expect("a port of a member");
         match port.receiver().prepare_wait_for_end() {
             Err(RecvError::Closed { .. }) => self.forget(id),
-            // The question has silenced the doorbell.
+            // The question has drained the doorbell.
             _ => self.ports.look_again(id),
         }
     }
@@ -254,5 +254,6 @@ impl fmt::Debug for Members {
     }
 }
 
-/// Ports that are looked at one by one rather than asking the kernel, which takes as long.
+/// The number of ports up to which each one is looked at rather than asking the kernel, which takes
+/// as long.
 const MOST_WALKED: usize = 64;

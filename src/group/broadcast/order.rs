@@ -1,7 +1,7 @@
-//! In which order messages come out: that of the posts, as far as one thread can tell, and for each
-//! that in which the members were opened.
+//! The order in which messages come out: that of the posts, as far as one thread can tell, and for
+//! each message that in which the members were opened.
 //!
-//! Each post takes a [`stamp`], which travels behind the message. A member gives out the oldest
+//! Each post takes a [`stamp`], which travels after the message. A member gives out the oldest
 //! message of all its ports first. Members of one name that deliver events on one thread give way
 //! to each other: [`sit`] names those that a call of `dispatch` has to look at.
 
@@ -14,7 +14,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::thread::{self, ThreadId};
 
 /// The time of a post, in nanoseconds of a clock that all processes share. Later than every stamp
-/// that this process has taken before.
+/// that this process took before.
 pub(super) fn stamp() -> u64 {
     static LAST: AtomicU64 = AtomicU64::new(0);
     let now = monotonic_nanoseconds();
@@ -49,7 +49,7 @@ pub(super) fn has_joined() {
     count(&JOINED);
 }
 
-/// That a member is of this process, as long as this lives.
+/// Marks a member as one of this process, for as long as this lives.
 pub(super) struct Resident(u128);
 
 impl Resident {
@@ -117,12 +117,12 @@ pub(super) fn rivals(member: &Arc<Shared>) -> Vec<Arc<Shared>> {
 }
 
 impl Seat {
-    /// The member is read by calls, or delivers nothing: no other one waits for it.
+    /// The member is read by calls, or delivers nothing: no other member waits for it.
     pub(super) fn leave(&mut self) {
         self.thread = None;
     }
 
-    /// Gives way to the member once more, unless that was in vain too often.
+    /// Gives way to the member once more, unless that has failed too often.
     pub(super) fn wait_for(&mut self, rivals: usize) -> bool {
         self.waited_for += 1;
         if self.waited_for as usize > PATIENCE * rivals {

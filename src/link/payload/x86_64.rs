@@ -14,7 +14,7 @@ use std::ptr::NonNull;
 pub(super) unsafe fn copy_out(from: NonNull<u8>, to: NonNull<u8>, count: usize) -> usize {
     let mut done = 0;
     while done + 4 <= count {
-        // SAFETY: the caller's word: four blocks are left.
+        // SAFETY: upheld by the caller: four blocks are left.
         let line = unsafe { from.cast::<Block>().add(done) };
         // SAFETY: as above.
         let copy = unsafe { to.cast::<Block>().add(done) };
@@ -43,7 +43,7 @@ pub(super) unsafe fn copy_in(from: &[u8], to: NonNull<u8>) -> usize {
     if from.len() <= MOST_BY_BLOCKS {
         debug_assert!(to.cast::<Block>().is_aligned(), "a store to {to:?} would be a fault");
         for block in from.chunks_exact(size_of::<Block>()) {
-            // SAFETY: the caller's word: the block lies inside of the message's place.
+            // SAFETY: upheld by the caller: the block lies inside the message's place.
             let place = unsafe { to.add(done) };
             // SAFETY: sixteen bytes are read from a slice of as many, and written to where they
             // belong, 16-aligned as the place's start is. In assembly, since a loop of plain copies
@@ -61,7 +61,7 @@ pub(super) unsafe fn copy_in(from: &[u8], to: NonNull<u8>) -> usize {
             done += size_of::<Block>();
         }
     } else if from.len() >= LEAST_BY_LINES {
-        // SAFETY: the caller's word.
+        // SAFETY: upheld by the caller, see `# Safety`.
         done = unsafe { copy_lines(from, to) };
     }
     done
@@ -75,7 +75,7 @@ pub(super) unsafe fn copy_in(from: &[u8], to: NonNull<u8>) -> usize {
 unsafe fn copy_lines(from: &[u8], to: NonNull<u8>) -> usize {
     let mut done = 0;
     for line in from.chunks_exact(LINE) {
-        // SAFETY: the caller's word: the line lies inside of the message's place.
+        // SAFETY: upheld by the caller: the line lies inside the message's place.
         let place = unsafe { to.add(done) };
         // SAFETY: the line is a slice of 64 bytes, and its place is 16-aligned as the message's is.
         unsafe { copy_line(NonNull::from(line).cast(), place) };
@@ -92,8 +92,8 @@ unsafe fn copy_lines(from: &[u8], to: NonNull<u8>) -> usize {
 #[inline(always)]
 unsafe fn copy_line(from: NonNull<u8>, to: NonNull<u8>) {
     debug_assert!(to.cast::<Block>().is_aligned(), "a store to {to:?} would be a fault");
-    // SAFETY: the caller's word. To the language this does what relaxed loads of the single bytes
-    // would do, in some order, each once: a race with the peer gives values and is none of its own.
+    // SAFETY: upheld by the caller. Rust's memory model treats this as one relaxed load per byte, in
+    // some order: a race with the peer gives some values, and is not a data race.
     unsafe {
         std::arch::asm!(
             "movdqu {a}, [{from}]",
