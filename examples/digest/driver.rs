@@ -43,11 +43,11 @@ pub struct Totals {
     pub lost: u64,
 }
 
-/// The worker is of no use any more; says why.
+/// The worker is of no use any more; contains the reason.
 struct Loss(String);
 
 impl<'a> Driver<'a> {
-    /// A driver without a worker yet: the first file brings it.
+    /// A driver without a worker yet: it starts one with the first file.
     pub fn new(
         trusted: bool,
         jobs: &'a Jobs,
@@ -67,15 +67,15 @@ impl<'a> Driver<'a> {
         }
         if let Some(worker) = self.worker.take() {
             self.count_messages(&worker);
-            // Dropping it closes its port, at which it ends.
+            // Dropping it closes its port, which ends it.
         }
         self.totals
     }
 
-    /// Begins the next file if the ones begun are sent. Says whether any is under way.
+    /// Begins the next file if all begun files are sent. Returns whether any is in progress.
     fn refill(&mut self) -> bool {
         while self.tasks.len() < UNDER_WAY && self.tasks.iter().all(may_be_followed) {
-            // A stream may keep this thread waiting for input, so it has the worker for itself.
+            // A stream may keep this thread waiting for input, so it has a worker alone.
             let Some(job) = self.jobs.take(self.tasks.is_empty()) else {
                 break;
             };
@@ -87,7 +87,7 @@ impl<'a> Driver<'a> {
         !self.tasks.is_empty()
     }
 
-    /// Takes the reports there are, then sends one message or waits until that makes sense.
+    /// Takes the reports that are there, then sends one message or waits until that makes sense.
     fn step(&mut self) -> Result<(), Loss> {
         self.take_reports()?;
         let owed: u64 = self.tasks.iter().map(Task::owed).sum();
@@ -101,8 +101,8 @@ impl<'a> Driver<'a> {
         match self.tasks[at].feed(port) {
             Ok(()) => Ok(()),
             Err(Trouble::Port(PostError::QueueFull { .. })) => {
-                // Half of the ring, so that a wake-up is good for several chunks; and not for ever,
-                // because the worker may be waiting for room for a report.
+                // Half of the ring, so that a wake-up serves several chunks. Not for ever, because
+                // the worker may be waiting for room for a report.
                 match port.wait_for_room(port.max_message_len(), PATIENCE) {
                     Ok(()) | Err(PostError::Timeout) => Ok(()),
                     Err(error) => Err(error.into()),
@@ -133,7 +133,7 @@ impl<'a> Driver<'a> {
         self.accept(report)
     }
 
-    /// Notes what the worker says about its first file.
+    /// Handles a report of the worker about its first file.
     fn accept(&mut self, report: Report) -> Result<(), Loss> {
         self.losses = 0;
         let (Report::Checkpoint { job, .. } | Report::Digest { job, .. }) = report;
@@ -162,7 +162,7 @@ impl<'a> Driver<'a> {
     /// Ends the worker, if it has not ended already, and gives its work to the next one.
     fn replace_worker(&mut self, loss: &Loss) {
         if self.worker.is_some() {
-            // What it reported before it died still counts; that it is dead is known already.
+            // What it reported before it died still counts; its death is already known.
             let _ = self.take_reports();
         }
         self.losses += 1;
@@ -214,7 +214,7 @@ fn start_worker(trusted: bool) -> Result<Worker, Loss> {
         command.arg("--trusted");
     }
     // Standard input may be a file to digest, and standard output a pipe whose reader waits for its
-    // end: neither is the worker's to hold.
+    // end, so the worker must hold neither.
     command.stdin(Stdio::null()).stdout(Stdio::null());
     let worker = Worker::spawn_with(command, protocol::channel())
         .map_err(|error| Loss(format!("cannot be started: {error}")))?;
@@ -232,7 +232,7 @@ fn read(event: &MessageEvent<'_>) -> Result<Report, Loss> {
     event.deserialize::<Report>().map_err(|error| Loss(error.to_string()))
 }
 
-/// Whether another file may be begun while this one is under way.
+/// Whether another file may be begun while this one is in progress.
 fn may_be_followed(task: &Task) -> bool {
     task.is_sent() && !task.job.stream
 }
@@ -265,11 +265,11 @@ impl Sum for Totals {
     }
 }
 
-/// Most files that a worker has at once.
+/// The most files that a worker has at once.
 const UNDER_WAY: usize = 8;
 
-/// So many workers in a row that die without a single report are no accident.
+/// This many workers in a row that die without a single report are no accident.
 const GIVE_UP: u32 = 5;
 
-/// How long to wait for room before looking for reports again.
+/// How long to wait for room before it looks for reports again.
 const PATIENCE: Duration = Duration::from_millis(20);

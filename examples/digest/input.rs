@@ -12,7 +12,7 @@ use crate::standard;
 
 /// An open input.
 pub enum Input {
-    /// A regular file: what a lost worker had is read once more.
+    /// A regular file: what a lost worker had is read again.
     Again(Reread),
     /// Anything else: what is not covered by a checkpoint is kept.
     Once(Kept),
@@ -24,7 +24,7 @@ pub struct Reread {
     len: u64,
 }
 
-/// What was read of an input from the last checkpoint on.
+/// What was read of an input since the last checkpoint.
 ///
 /// INVARIANT: all chunks but the last one are full, so that a position says which chunk it is in.
 pub struct Kept {
@@ -32,7 +32,7 @@ pub struct Kept {
     start: u64,
     chunks: VecDeque<Box<[u8]>>,
     last_len: usize,
-    /// Not to be asked twice: a named pipe may have found another writer by then.
+    /// Not to be read again after the end: a named pipe may have another writer by then.
     ended: bool,
     spare: Vec<Box<[u8]>>,
 }
@@ -47,8 +47,8 @@ impl Input {
         }
         let file = File::open(&job.name)?;
         let metadata = file.metadata()?;
-        // The files of /proc are regular and say that they are empty; a second reading of them may
-        // give something else.
+        // The files of /proc are regular and claim to be empty; a second reading of them may give
+        // something else.
         if metadata.is_file() && metadata.len() > 0 {
             Ok(Self::Again(Reread { file, len: metadata.len() }))
         } else {
@@ -104,7 +104,7 @@ impl Kept {
         Ok(count)
     }
 
-    /// Forgets the full chunks before `position`.
+    /// Drops the full chunks before `position`.
     pub fn forget(&mut self, position: u64) {
         let (full, _) = self.place(position);
         for chunk in self.chunks.drain(..full.min(self.chunks.len())) {
@@ -119,7 +119,7 @@ impl Kept {
     }
 }
 
-/// What the system says went wrong, without the number that Rust adds.
+/// The system's error text, without the number that Rust adds.
 pub fn reason(error: &io::Error) -> String {
     let text = error.to_string();
     match text.rfind(" (os error ") {

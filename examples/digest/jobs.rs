@@ -1,4 +1,4 @@
-//! The files to do, shared by all drivers, and what becomes of them.
+//! The files to digest, shared by all drivers, and their results.
 
 use std::collections::VecDeque;
 use std::ffi::OsString;
@@ -12,8 +12,8 @@ pub struct Job {
     pub index: usize,
     /// Its name; `-` is standard input.
     pub name: OsString,
-    /// Whether it is standard input, a pipe, a device: something that is not simply there to be
-    /// read, and may be another name of the same thing.
+    /// Whether it is standard input, a pipe or a device: something that may block when it is read,
+    /// and that may be another name of the same input.
     pub stream: bool,
     /// Its size, as far as it is known before reading.
     pub len: u64,
@@ -50,12 +50,12 @@ impl Jobs {
         }
     }
 
-    /// How many files there were at first.
+    /// How many files there were at the start.
     pub fn len(&self) -> usize {
         self.count
     }
 
-    /// Their size, as far as it was known.
+    /// Their total size, as far as it was known.
     pub fn bytes(&self) -> u64 {
         self.bytes
     }

@@ -18,7 +18,7 @@ use crate::jobs::{Finished, Jobs, Outcome};
 use crate::name::{self, Shown};
 use crate::standard;
 
-/// Prints results in the order of the command line, each as soon as the ones before it are there.
+/// Prints results in the order of the command line, each as soon as those before it are printed.
 pub struct Printer<'a> {
     files: &'a [OsString],
     meter: &'a Meter,
@@ -31,12 +31,12 @@ pub struct Printer<'a> {
 pub struct Meter(Option<ProgressBar>);
 
 impl<'a> Printer<'a> {
-    /// Prints for `files`, and keeps out of the way of `meter`.
+    /// Prints for `files`, without disturbing `meter`.
     pub fn new(files: &'a [OsString], meter: &'a Meter) -> Self {
         Self { files, meter, early: BTreeMap::new(), next: 0, failed: false }
     }
 
-    /// Takes one result and prints what is now complete.
+    /// Takes one result and prints everything that is now complete.
     pub fn take(&mut self, (index, outcome): Finished) {
         self.early.insert(index, outcome);
         while let Some(outcome) = self.early.remove(&self.next) {
@@ -65,7 +65,7 @@ impl<'a> Printer<'a> {
 }
 
 impl Meter {
-    /// A bar as long as the files are.
+    /// A progress bar for the total size.
     pub fn new(jobs: &Jobs) -> Self {
         if !io::stderr().is_terminal() {
             return Self::hidden();
@@ -98,7 +98,7 @@ impl Meter {
         });
     }
 
-    /// So many bytes more are done.
+    /// Advances the bar by this many bytes.
     pub fn advance(&self, bytes: u64) {
         if let Some(bar) = &self.0 {
             bar.inc(bytes);
@@ -126,7 +126,7 @@ impl Meter {
 }
 
 impl Totals {
-    /// The line that says how it went.
+    /// The summary line.
     pub fn summary(&self, options: &Options, elapsed: Duration) -> impl fmt::Display {
         let (files, workers) = (options.files.len(), options.workers.min(options.files.len()));
         let mode = if options.trusted { "trusted" } else { "default" };
@@ -157,12 +157,12 @@ pub fn count(number: usize, what: &str) -> String {
     format!("{number} {what}{plural}")
 }
 
-/// One line on standard error. That it cannot be written is no reason to stop.
+/// One line on standard error. A failure to write it is ignored.
 pub fn report(message: fmt::Arguments<'_>) {
     let _ = io::stderr().write_all(format!("digest: {message}\n").as_bytes());
 }
 
-/// That standard output cannot be written, and why.
+/// Reports that standard output cannot be written, and why.
 pub fn report_write_error(error: &io::Error) {
     report(format_args!("write error: {}", input::reason(error)));
 }
@@ -175,8 +175,8 @@ fn write_line(line: &[u8]) {
         standard::output().and_then(|()| stdout.write_all(line)).and_then(|()| stdout.flush());
     let Err(error) = written else { return };
     if error.kind() == ErrorKind::BrokenPipe {
-        // The reader has seen enough. Rust programs ignore SIGPIPE, so this is what a shell would
-        // show for one that it ends.
+        // The reader has closed the pipe. Rust programs ignore SIGPIPE, so exit with the status
+        // that a shell would show for it.
         process::exit(128 + SIGPIPE);
     }
     report_write_error(&error);

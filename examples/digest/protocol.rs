@@ -29,12 +29,12 @@ pub enum Order {
     Start {
         /// Index of the file on the command line.
         job: u64,
-        /// How many bytes `state` stands for.
+        /// How many bytes `state` covers.
         covered: u64,
-        /// Where to go on from; `None` is the beginning.
+        /// The state to continue from; `None` is the beginning.
         state: Option<State>,
     },
-    /// That was the last chunk.
+    /// The previous chunk was the last one.
     Finish,
 }
 
@@ -69,23 +69,23 @@ pub fn channel() -> ChannelBuilder {
     MessageChannel::builder().capacity(RING).bounded()
 }
 
-/// What this program and its workers are called.
+/// The process name of this program and its workers.
 pub const NAME: &str = "digest";
 
-/// Most bytes in one chunk.
+/// The most bytes in one chunk.
 pub const CHUNK: usize = 128 << 10;
 
 /// Size of the ring between the parent and one worker, per direction.
 ///
-/// Large enough that a wake-up is good for many chunks, small enough for the cache: a quarter of it
-/// cost a fifth more time in the kernel, and twice of it 4 % more time for copying.
+/// Large enough that a wake-up serves many chunks, small enough for the cache: a quarter of it cost
+/// a fifth more time in the kernel, and twice of it 4 % more time for copying.
 pub const RING: usize = 2 << 20;
 
-/// A worker reports its state at least each time it has hashed so many bytes.
+/// A worker reports its state at least once per this many bytes.
 pub const CHECKPOINT: u64 = 1 << 20;
 
-/// Most bytes that one worker may owe a report for. It bounds what the parent keeps of inputs that
-/// can be read only once.
+/// The most bytes for which a worker may owe a report. It bounds what the parent keeps of inputs
+/// that can be read only once.
 pub const WINDOW: u64 = 8 << 20;
 
 const STATE_LEN: usize = size_of::<SerializedState<Sha256>>();

@@ -1,4 +1,4 @@
-//! One file on its way through a worker: what was sent, and what the worker has answered for.
+//! One file on its way through a worker: what was sent, and what the worker has reported on.
 
 use std::io;
 
@@ -13,7 +13,7 @@ pub struct Task {
     /// The file.
     pub job: Job,
     input: Input,
-    /// Bytes that `state` stands for.
+    /// Bytes that `state` covers.
     covered: u64,
     state: Option<State>,
     /// Position after the last byte that was posted.
@@ -32,9 +32,9 @@ enum Step {
 
 /// Why nothing was posted.
 pub enum Trouble {
-    /// The file cannot be read (on).
+    /// The file cannot be read any further.
     Input(io::Error),
-    /// The port did not take it; nothing has changed, so the same call may be tried again.
+    /// The port did not take it; nothing has changed, so the same call may be retried.
     Port(PostError),
 }
 
@@ -89,8 +89,8 @@ impl Task {
                     port.post_bytes(chunk)?;
                     self.sent += chunk.len() as u64;
                 } else if port.is_closed() {
-                    // Posts to a worker that has died succeed for a while. Better to know it before
-                    // a wait for input, so that another one is at work meanwhile.
+                    // Posts to a worker that has died succeed for a while. Check before a wait for
+                    // input, so that another worker can work meanwhile.
                     return Err(PostError::Closed { reason: CloseReason::PeerDied }.into());
                 } else if kept.read_more()? == 0 {
                     self.step = Step::Finish;
@@ -105,7 +105,7 @@ impl Task {
         self.step == Step::Nothing
     }
 
-    /// Bytes that were posted and not answered for.
+    /// Bytes that were posted and not reported on.
     pub fn owed(&self) -> u64 {
         self.sent - self.covered
     }
@@ -125,7 +125,7 @@ impl Task {
         Some(fresh)
     }
 
-    /// Begins again at the last checkpoint: for another worker.
+    /// Starts again at the last checkpoint, for another worker.
     pub fn rewind(&mut self) {
         self.sent = self.covered;
         self.step = Step::Start;

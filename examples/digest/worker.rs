@@ -71,7 +71,8 @@ fn event_or_end(
 ) -> Result<Option<MessageEvent<'_>>, Failure> {
     match answer {
         Ok(event) => Ok(Some(event)),
-        // Closed on purpose or dead: either way nobody waits for this worker any more.
+        // Closed on purpose or dead: in both cases the parent does not wait for this worker any
+        // more.
         Err(RecvError::Closed { .. }) => Ok(None),
         Err(error) => Err(error.into()),
     }
@@ -118,10 +119,10 @@ impl Hash {
     }
 }
 
-/// Waits for room if need be: the parent takes reports whenever it waits for room itself.
+/// Waits for room if necessary: the parent takes reports whenever it waits for room itself.
 fn post(port: &MessagePort, report: &Report) -> Result<(), Failure> {
     match port.post_message_timeout(report, Duration::MAX) {
-        // The next receive says so as well, after what is still to be read.
+        // The next receive returns the end as well, after what is still to be read.
         Err(messageport::PostError::Closed { .. }) => Ok(()),
         answer => Ok(answer?),
     }
@@ -129,5 +130,5 @@ fn post(port: &MessagePort, report: &Report) -> Result<(), Failure> {
 
 type Failure = Box<dyn std::error::Error>;
 
-/// A parent that has sent nothing for so long is waiting for its input.
+/// A parent that has sent nothing for this long is waiting for its input.
 const QUIET: Duration = Duration::from_millis(2);
