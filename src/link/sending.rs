@@ -1,4 +1,4 @@
-//! The sending half of one end: makes pages, writes, commits, wakes, waits for room.
+//! The sending half of one end: allocates pages, writes, commits, wakes, waits for room.
 
 mod moving;
 mod pulse;
@@ -32,11 +32,11 @@ pub(crate) struct Sending {
     last_len: u64,
     /// When and how often the kernel is asked about the peer.
     pulse: Pulse,
-    /// Room for the message of the loan that is open, or was last.
+    /// Room for the message of the current loan, or of the last one.
     reserved: Reserved,
-    /// Packets that left, by this end and its former owners: the next one's sequence.
+    /// Packets sent by this end and its former owners: the next packet's sequence.
     packets: u64,
-    /// The pools that were made here, and announced: a pool's number is its place.
+    /// The pools that were made here and announced; the index is the pool's number.
     pools: Vec<Arc<PoolMemory>>,
 }
 
@@ -48,20 +48,20 @@ struct Reserved {
     in_place: bool,
 }
 
-/// Where room is reserved. While it is, nothing else is posted, so that the plain place need not be
-/// kept: it is where the producer stands.
+/// Where room is reserved. While it is, nothing else is posted, so the contiguous place need not be
+/// kept: it is at the producer's cursor.
 #[derive(Debug)]
 enum Place {
     /// Nowhere: it was posted.
     Nowhere,
-    /// Where a record goes that takes no thought.
+    /// The contiguous place at the cursor.
     Plain,
     Planned(Plan),
 }
 
 impl Sending {
-    /// A sending half that goes on at `cursor`, with segments left when `left` says, after so many
-    /// packets.
+    /// A sending half that continues at `cursor`, with segments left when `left` says, after this
+    /// many packets.
     pub(crate) fn resume(
         end: Arc<Endpoint>,
         cursor: Cursor,
@@ -105,7 +105,7 @@ impl Sending {
         self.stage_value_with_thought(value)
     }
 
-    /// Serialises `value` to a place that takes no thought, if there is room for all of it.
+    /// Fast path: serialises `value` into contiguous room, if all of it fits.
     #[inline(always)]
     fn write_value_in_run<T: Post>(&mut self, value: &T) -> Result<Option<(Plan, u32)>, PostError> {
         self.look_after_peer_if_due();
@@ -135,14 +135,14 @@ impl Sending {
         Ok(())
     }
 
-    /// How much room to try first for a value: a little more than the last one took, and not so
-    /// much that it belongs elsewhere.
+    /// How much room to try first for a value: a little more than the last one took, but not so
+    /// much that it needs another segment.
     #[inline(always)]
     fn wish(&self) -> u64 {
         (self.last_len + self.last_len / 8).clamp(LEAST_WISH, MOST_WISH)
     }
 
-    /// Serialises `value` to where its record will stand; its plan and its length.
+    /// Serialises `value` into the place of its record; returns its plan and its length.
     fn write_value<T: Post>(&mut self, value: &T) -> Result<(Plan, u32), PostError> {
         let wish = self.wish();
         self.check_open()?;
@@ -192,7 +192,7 @@ impl Sending {
         Ok(())
     }
 
-    /// Stages bytes if that takes no thought, and says whether it did. `stage_bytes` always does.
+    /// Fast path: stages the bytes if they fit contiguously. Returns whether they did.
     #[inline(always)]
     pub(crate) fn stage_in_run(&mut self, bytes: &[u8], format: Format) -> bool {
         self.look_after_peer_if_due();
@@ -215,7 +215,7 @@ impl Sending {
     /// Reserves room for a message of `len` bytes.
     #[inline(always)]
     pub(crate) fn reserve(&mut self, len: usize) -> Result<Room, Box<PostError>> {
-        // A burst that is committed while the loan is open could not be: so it is now.
+        // A burst cannot be committed while the loan is open, so it is committed now.
         self.commit();
         let in_place = self.end.is_trusted();
         self.look_after_peer_if_due();
@@ -259,7 +259,7 @@ impl Sending {
         Ok(())
     }
 
-    /// Posts the first `len` bytes of what is reserved.
+    /// Posts the first `len` bytes of the reserved room.
     #[inline(always)]
     pub(crate) fn post_reserved(&mut self, len: usize) {
         if let Place::Plain = self.reserved.place {
@@ -273,7 +273,7 @@ impl Sending {
         self.commit();
     }
 
-    /// Gives back the scratch of a long loan, which has ended.
+    /// Frees the scratch of a long loan, which has ended.
     pub(crate) fn trim_scratch(&mut self) {
         if self.scratch.capacity() * size_of::<Block>() > MOST_SCRATCH {
             self.scratch = Vec::new();
@@ -298,8 +298,8 @@ impl Sending {
         }
     }
 
-    /// Whether a post of `len` bytes would be answered otherwise than by `QueueFull`. For loops
-    /// that look again and again: no system call, no count.
+    /// Whether a post of `len` bytes would return something other than `QueueFull`. For loops that
+    /// look again and again: no system call, no count.
     pub(crate) fn may_fit(&mut self, len: u64) -> bool {
         self.known_end().is_some()
             || !matches!(self.producer.plan(len), Err(Refusal::Full))
@@ -312,13 +312,13 @@ impl Sending {
         self.plan(len).map(drop)
     }
 
-    /// Commits what is staged, raises the flag and looks again.
+    /// Commits what is staged, arms the flag and looks again.
     ///
-    /// Nothing staged may be held back by a wait: the peer would wait for it in turn.
+    /// A wait must not hold back anything staged: the peer would wait for it in turn.
     pub(crate) fn prepare_wait(&mut self, len: u64) -> Result<Wait, PostError> {
         self.commit();
         let wait = self.producer.prepare_wait(len, Sleep::Futex);
-        // A futex says nothing of the peer's death, so the kernel is asked before each slice.
+        // A futex does not report the peer's death, so the kernel is asked before each slice.
         if wait == Wait::Sleep && self.gone().is_some() {
             self.producer.cancel_wait();
             self.check_open()?;
@@ -326,38 +326,39 @@ impl Sending {
         Ok(wait)
     }
 
-    /// Raises the flag for a wait that is for something else than room in the ring. The peer wakes
-    /// whoever raised it at each of its releases.
+    /// Arms the flag for a wait that is not for room in the ring. The peer wakes this half at each
+    /// of its releases.
     pub(crate) fn raise_room_flag(&mut self) {
         self.commit();
         self.producer.raise_room_flag(Sleep::Futex);
     }
 
-    /// Raises the flag so that the peer rings the doorbell: for who waits on its descriptor alone.
+    /// Arms the flag so that the peer rings the doorbell: for a sender that waits on its descriptor
+    /// alone.
     #[cfg(any(feature = "tokio", feature = "async-io"))]
     pub(crate) fn raise_doorbell_flag(&mut self) {
         self.commit();
         self.producer.raise_room_flag(Sleep::Doorbell);
     }
 
-    /// Sleeps as `prepare_wait` announced, for a slice of time at the most. Returns for room, for
-    /// an interruption, at the deadline, and sometimes for nothing.
+    /// Sleeps as `prepare_wait` announced, for at most a slice of time. Returns for room, for an
+    /// interruption, at the deadline, and sometimes spuriously.
     ///
-    /// Waiting for room never touches the doorbell: that one belongs to the receiving half, which
-    /// may be on another thread, or watched by an event loop that must not lose a ring.
+    /// Waiting for room never touches the doorbell: that belongs to the receiving half, which may
+    /// be on another thread, or watched by an event loop that must not lose a ring.
     pub(crate) fn sleep(&self, deadline: Option<Instant>) {
         self.end.sleep_on_room(self.producer.memory(), deadline);
         self.producer.cancel_wait();
     }
 
-    /// Says that nothing more will be posted. Never waits; the second time it does nothing.
+    /// Announces that nothing more will be posted. Never waits; does nothing the second time.
     pub(crate) fn close(&mut self, farewell: Farewell) {
         let _ = self.end.learn(Event::Closed(Half::Sending));
         if !self.end.learn(Event::Farewell(Half::Sending)).says_farewell {
             return;
         }
         // Without memory for the record the peer learns of the end by the hang-up alone, which
-        // comes once the receiving half has gone as well.
+        // comes once the receiving half is dropped as well.
         let cursor = self.producer.cursor();
         if self.supply.ensure_control(self.end.region(), cursor).is_ok() {
             let wake = self.producer.close(farewell);
@@ -367,12 +368,12 @@ impl Sending {
         }
     }
 
-    /// Marks this half as moved away: it says no farewell.
+    /// Marks this half as moved: it announces no close.
     pub(crate) fn forget(&mut self) {
         let _ = self.end.learn(Event::Moved);
     }
 
-    /// Gives idle pages back. Returns bytes.
+    /// Returns idle pages to the system; returns how many bytes.
     pub(crate) fn trim(&mut self) -> Result<u64, PostError> {
         let left = self.producer.cursor();
         self.supply.ensure_control(self.end.region(), left)?;
@@ -395,12 +396,12 @@ impl Sending {
         (self.producer.undelivered_messages(), bytes)
     }
 
-    /// Packets that left so far.
+    /// Packets sent so far.
     pub(crate) fn packets(&self) -> u64 {
         self.packets
     }
 
-    /// Whether this end was closed here, or has moved away.
+    /// Whether this end was closed here, or has moved.
     pub(crate) fn is_finished(&self) -> bool {
         self.end.state().is_closed_here(Half::Sending)
     }
@@ -414,10 +415,10 @@ impl Sending {
         &self.end
     }
 
-    /// Publishes what is staged, and learns how far the peer is, before this end moves.
+    /// Publishes what is staged, and learns the peer's position, before this end moves.
     pub(crate) fn settle(&mut self) {
         self.commit();
-        // A head that cannot be is found again by the next owner.
+        // The next owner finds an impossible head again.
         let _ = self.producer.unreleased();
     }
 
@@ -444,8 +445,8 @@ impl Sending {
         }
     }
 
-    /// Asks the kernel about the peer if it was not asked for a while. The kernel alone knows that
-    /// a peer has died that was not asleep: it does not wake, and nobody else ever says so.
+    /// Asks the kernel about the peer if it was not asked for a while. Only the kernel knows that a
+    /// peer has died that was not asleep: it takes no wake-up, and no call fails.
     #[cold]
     #[inline(never)]
     fn look_after_peer(&mut self) {
@@ -474,14 +475,14 @@ impl Sending {
         }
     }
 
-    /// A place for exactly `len` bytes, with its pages made.
+    /// A place for exactly `len` bytes, with its pages allocated.
     fn plan(&mut self, len: u64) -> Result<Plan, PostError> {
         let plan = self.producer.plan(len).map_err(|refusal| self.refused(refusal, len))?;
         self.prepare(&plan)?;
         Ok(plan)
     }
 
-    /// Makes the pages.
+    /// Allocates the pages.
     fn prepare(&mut self, plan: &Plan) -> Result<(), PostError> {
         if plan.turns() {
             // The control record that leads there is written here.
@@ -490,7 +491,7 @@ impl Sending {
         Ok(self.supply.ensure(self.end.region(), plan)?)
     }
 
-    /// Stages, and finds out how far plain room goes if it is used up.
+    /// Stages, and recomputes the contiguous room if it is used up.
     #[inline(always)]
     fn stage(&mut self, plan: Plan, len: u32, format: Format) {
         let left = self.producer.cursor();
@@ -506,16 +507,16 @@ impl Sending {
         let mut made = self.supply.made(cursor.segment);
         if self.end.is_trusted() && self.supply.is_spread(cursor.segment) {
             self.give_back(left.segment);
-            // The next look comes soon, also where messages are few.
+            // The next check comes soon, even if messages are few.
             made = made.min(cursor.index(self.producer.geometry()) + LOOK_EVERY);
         }
         self.producer.renew_run(made);
     }
 
-    /// Gives back the pages of segments that have been idle.
+    /// Frees the pages of segments that have been idle.
     ///
-    /// Only between trusted ends: the call waits for a lock that a hostile peer could hold. Pages
-    /// that stay because it failed are no loss.
+    /// Only between trusted ends: the call waits for a lock that a hostile peer could hold. If it
+    /// fails the pages stay, which does no harm.
     fn give_back(&mut self, from: u32) {
         // Loads the receiver's position, which decides what is free. A lane with few messages needs
         // no room, so nothing else loads it for long. A wrong one is found again.
@@ -534,7 +535,7 @@ impl Sending {
         }
     }
 
-    /// A value that failed half-way leaves nothing in the ring that its peer could read.
+    /// A value that failed half-way leaves nothing in the ring that the peer could read.
     #[cold]
     fn not_serialized(&self, plan: Option<&Plan>, error: rancor::BoxedError) -> PostError {
         self.wipe(plan);
@@ -573,7 +574,7 @@ impl Sending {
         }
     }
 
-    /// Leaves the present segment, if that is what a record of `len` bytes waits for.
+    /// Leaves the current segment, if a record of `len` bytes waits for that.
     fn hop(&mut self, len: u64) -> Result<(), PostError> {
         if self.producer.can_hop(len) {
             let cursor = self.producer.cursor();
@@ -591,9 +592,9 @@ impl Sending {
     }
 }
 
-/// Bytes after which a trusted lane looks again for pages that are idle, while it may have some.
+/// Bytes after which a trusted lane checks again for idle pages, while it may have some.
 const LOOK_EVERY: u64 = 16 << 10;
-/// Room that is tried first for a value whose length is not known, in bytes.
+/// The least room that is tried first for a value whose length is not known, in bytes.
 const LEAST_WISH: u64 = 256;
 const MOST_WISH: u64 = 64 << 10;
 /// Bytes of private scratch that are kept from one loan to the next.

@@ -1,8 +1,8 @@
 //! The reading end of a lane: peek → read → take → release.
 //!
-//! Everything here that the peer wrote, `tail` and each record's header, is input: loaded once into
-//! a local, checked, and only the local is used. What no producer writes is a [`Corruption`], after
-//! which the lane is never read again.
+//! Everything here that the peer wrote, `tail` and each record's header, is input: it is loaded
+//! once into a local and checked, and only that local is used. A value that no producer writes is a
+//! [`Corruption`], after which the lane is never read again.
 
 use crate::error::Corruption;
 use crate::ring::cursor::{Cursor, distance};
@@ -33,7 +33,7 @@ pub(crate) struct Consumer {
     wakes: u64,
 }
 
-/// What stands at the front of a lane.
+/// What is at the front of a lane.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Peek {
     Empty,
@@ -55,7 +55,7 @@ pub(crate) struct Record {
 }
 
 impl Consumer {
-    /// A consumer that goes on at `cursor`; the tail is checked at the first look.
+    /// A consumer that continues at `cursor`; the tail is checked at the first look.
     pub(crate) fn resume(memory: Memory, geometry: Geometry, cursor: Cursor) -> Consumer {
         let (released, tail) = (cursor.position, cursor.position);
         // Relaxed, all: numbers for people, left by a former owner of this end.
@@ -78,9 +78,9 @@ impl Consumer {
         }
     }
 
-    /// The next message, if it is plain to see: whole, committed, without a packet beside it, and
-    /// no control record before it. `None` says nothing: `peek` looks more closely, and says what
-    /// is wrong, if anything is.
+    /// Fast path: the next message, if it is whole and committed, without a packet, and with no
+    /// control record before it. `None` means nothing yet: `peek` looks more closely, and reports
+    /// any fault.
     #[inline(always)]
     pub(crate) fn glance(&mut self) -> Option<Record> {
         if self.cursor.position == self.tail {
@@ -96,14 +96,14 @@ impl Consumer {
     }
 
     /// Whether the producer has committed something that was not taken yet. For loops that look
-    /// again and again; what it is, the next look says.
+    /// again and again; the next look returns what it is.
     #[inline]
     pub(crate) fn has_news(&self) -> bool {
         // Relaxed: the look that follows loads it again, and orders.
         self.memory.lane().producer.tail.load(Ordering::Relaxed) != self.cursor.position
     }
 
-    /// Looks at the next message. The same one again until it is taken.
+    /// Looks at the next message. It returns the same one until it is taken.
     ///
     /// `tail` is loaded only when everything known was taken.
     #[inline(always)]
@@ -136,7 +136,7 @@ impl Consumer {
         self.bytes = self.bytes.wrapping_add(u64::from(record.len));
     }
 
-    /// The same of a record that is no message to anybody, and does not count as one.
+    /// The same for a record that is not shown as a message, and does not count as one.
     #[inline(always)]
     pub(crate) fn skip(&mut self, record: &Record) {
         debug_assert_eq!(record.end, self.at(record.len, record.format, record.beside).end);
@@ -144,9 +144,10 @@ impl Consumer {
         self.controls = 0;
     }
 
-    /// Gives everything before `position` back to the producer, and says whether it waits for it.
+    /// Gives everything before `position` back to the producer, and returns whether it waits for
+    /// that.
     ///
-    /// Control records that follow are given back as well: a producer may wait for just those,
+    /// Control records that follow are given back as well: a producer may wait for exactly those
     /// while this end is busy with the message before them.
     #[inline(always)]
     pub(crate) fn release(&mut self, position: u64) -> Wake {
@@ -176,12 +177,13 @@ impl Consumer {
         look.map(|()| Wait::Ready)
     }
 
-    /// Takes the flag back after a sleep that no wake ended.
+    /// Takes the flag back after a sleep that did not end by a wake.
     pub(crate) fn cancel_wait(&self) {
         notifier::disarm(&self.memory.lane().sleepers.message_sleeper);
     }
 
-    /// Says that nobody reads this lane any more, and whether the producer waits for room in it.
+    /// Says that this lane is not read any more, and returns whether the producer waits for room in
+    /// it.
     pub(crate) fn leave(&mut self, farewell: Farewell) -> Wake {
         let sleepers = &self.memory.lane().sleepers;
         // Relaxed: it publishes nothing; ordered before the look by the fence.
@@ -259,7 +261,7 @@ impl Consumer {
         }
     }
 
-    /// Goes where a control record leads.
+    /// Moves to where a control record leads.
     fn pass(&mut self, control: Header) -> Result<(), Corruption> {
         self.controls = self.controls.saturating_add(1);
         if self.controls > MAX_CONTROLS {
@@ -275,8 +277,8 @@ impl Consumer {
         Ok(())
     }
 
-    /// Passes the control records that stand next among the known ones. What is wrong with them is
-    /// said by the next peek, which reads the same place again.
+    /// Passes the control records that come next among the known ones. The next peek reads the same
+    /// place again, and reports what is wrong with it.
     #[inline(always)]
     fn pass_known_controls(&mut self) {
         if self.cursor.position != self.tail {
@@ -329,7 +331,7 @@ impl Consumer {
     }
 }
 
-/// What stands in `reader_gone`.
+/// The value of `reader_gone`.
 fn gone_code(farewell: Farewell) -> u32 {
     match farewell {
         Farewell::Closed => 1,
@@ -337,6 +339,6 @@ fn gone_code(farewell: Farewell) -> u32 {
     }
 }
 
-/// Control records before a message that an honest producer never exceeds: a jump to hop, a jump
-/// home, a padding and a jump ahead are the most that can meet.
+/// The most control records before a message that an honest producer writes: a jump to hop, a jump
+/// home, a padding and a jump ahead.
 const MAX_CONTROLS: u32 = 8;

@@ -1,8 +1,8 @@
-//! Where an end stands: arithmetic over positions, without memory.
+//! The place of an end: arithmetic over positions, without memory.
 //!
-//! A *position* is a `u64` byte count that only grows and may wrap; it is compared by distance.
-//! An *index* is the place inside a segment: the distance from the position at which the segment
-//! was entered, modulo its length.
+//! A *position* is a `u64` byte count that never decreases and may wrap; it is compared by
+//! distance. An *index* is the place inside a segment: the distance from the position at which the
+//! segment was entered, modulo its length.
 
 use crate::ring::segment::{Geometry, Span};
 
@@ -78,7 +78,7 @@ pub(crate) const fn distance(later: u64, earlier: u64) -> u64 {
     later.wrapping_sub(earlier)
 }
 
-/// Whether `position` has come to `mark` or past it. Holds for marks less than 2⁶³ bytes away.
+/// Whether `position` has reached or passed `mark`. Valid for marks less than 2⁶³ bytes away.
 #[inline]
 pub(crate) const fn reached(position: u64, mark: u64) -> bool {
     (distance(position, mark) as i64) >= 0

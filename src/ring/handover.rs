@@ -1,16 +1,17 @@
-//! What one side hands to another by one word: a request, and a slot that it has done with.
+//! What one side hands to another by one word: a request, or a slot that it no longer uses.
 //!
-//! A request is a flag that any thread raises and one takes: that of a canceller, of a loop that is
-//! to stop. A slot of a pool is free when its count has changed since its maker handed it over.
+//! A request is a flag that any thread raises and one thread takes: that of a canceller, or of a
+//! loop that has to stop. A slot of a pool is free when its count has changed since its maker
+//! handed it over.
 //!
-//! Each publishes what its side did before; nobody waits here.
+//! Each publishes what its side did before; no call here waits.
 
 use crate::sync::{AtomicBool, AtomicU32, Ordering, Site, ordering};
 
 /// Raises a request.
 pub(crate) fn request(flag: &AtomicBool) {
-    // Release: pairs with the Acquire in `take_request`; what the caller did before is seen by the
-    // one who takes it.
+    // Release: pairs with the Acquire in `take_request`; the thread that takes it sees what the
+    // caller did before.
     flag.store(true, ordering(Site::Request, Ordering::Release));
 }
 
@@ -20,22 +21,23 @@ pub(crate) fn has_request(flag: &AtomicBool) -> bool {
     flag.load(ordering(Site::SeeRequest, Ordering::Acquire))
 }
 
-/// Takes a request, and says whether there was one.
+/// Takes a request, and returns whether there was one.
 pub(crate) fn take_request(flag: &AtomicBool) -> bool {
     // Acquire: pairs with the Release in `request`.
     flag.swap(false, ordering(Site::TakeRequest, Ordering::Acquire))
 }
 
-/// Gives a slot back to its maker. Only the one who has the slot counts on.
+/// Gives a slot back to its maker. Only the user of the slot increases the count.
 pub(crate) fn return_slot(count: &AtomicU32) {
-    // Relaxed: only who has the slot counts on, and it came here by a record, or by `take`.
+    // Relaxed: only the user of the slot increases it, and the slot came here by a record, or by
+    // `take`.
     let next = count.load(Ordering::Relaxed).wrapping_add(1);
     // Release: pairs with the Acquire in `slot_count`; the bytes are no longer used here.
     count.store(next, ordering(Site::ReturnSlot, Ordering::Release));
 }
 
-/// How often a slot came back. Its maker may write there if this is more than at the last time.
+/// How often a slot came back. Its maker may write there if this has changed since the last time.
 pub(crate) fn slot_count(count: &AtomicU32) -> u32 {
-    // Acquire: pairs with the Release in `return_slot`; who had it before is through with it.
+    // Acquire: pairs with the Release in `return_slot`; its last user no longer uses it.
     count.load(ordering(Site::TakeSlot, Ordering::Acquire))
 }

@@ -43,7 +43,7 @@ mod mapped {
         /// # Safety
         /// `lane` must be valid for reads and writes as a `LaneHeader`, `area` for `len` bytes and
         /// 16-aligned, both for as long as `owner` lives; no reference to any of these bytes may
-        /// exist but to the atomics of the lane.
+        /// exist except to the atomics of the lane.
         pub(crate) unsafe fn new(
             lane: NonNull<LaneHeader>,
             area: NonNull<u8>,
@@ -71,7 +71,7 @@ mod mapped {
         #[inline]
         pub(crate) fn lane(&self) -> &LaneHeader {
             // SAFETY: (bounds) valid while the owner lives, which `self` keeps; all its fields are
-            // atomics, so a shared reference is right whoever else writes.
+            // atomics, so a shared reference is right even if another process writes.
             unsafe { self.lane.as_ref() }
         }
 
@@ -91,10 +91,10 @@ mod mapped {
             self.header(offset).map(|word| word.load(Ordering::Relaxed))
         }
 
-        /// Where `len` bytes from `offset` stand, for whoever owns them at the moment.
+        /// Where `len` bytes from `offset` are, for their owner at the moment.
         ///
         /// # Panics
-        /// If they lie outside the area: the cursor arithmetic would be wrong.
+        /// If they are outside the area: the cursor arithmetic would be wrong.
         #[inline]
         pub(crate) fn bytes(&self, offset: u64, len: u64) -> NonNull<u8> {
             assert!(offset <= self.len && len <= self.len - offset, "outside the area");

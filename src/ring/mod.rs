@@ -1,16 +1,17 @@
-//! Floor 2: the concurrency core. Pure: no system call, heap or mapping alike.
+//! Floor 2: the concurrency core. Pure: it makes no system call, and runs on the heap and on a
+//! mapping.
 //!
 //! A lane carries records of any length from one producer to one consumer, in order, through an
-//! area that is divided into segments. Neither end ever waits here: each call answers at once, and
+//! area that is divided into segments. Neither end ever waits here: each call returns at once, and
 //! what a sleeper or a waker has to do is a value that the link acts on.
 //!
 //! # The algorithm
 //!
-//! Positions are `u64` byte counts that only grow, through all segments of a lane. Two are shared:
-//! `tail`, up to which records are committed, written by the producer only, and `head`, up to which
-//! the bytes are the producer's again, written by the consumer only. Each end keeps its own
-//! position privately and never reads it back; the other's is loaded when the cached one says full
-//! or empty, checked, and cached.
+//! Positions are `u64` byte counts that never decrease, through all segments of a lane. Two are
+//! shared. `tail`, written by the producer only, is the position up to which records are committed.
+//! `head`, written by the consumer only, is the position up to which the bytes are the producer's
+//! again. Each end keeps its own position privately and never reads it back. It loads the other's
+//! when the cached one says full or empty, checks it, and caches it.
 //!
 //! ```text
 //!              released        taken            committed          staged
@@ -23,20 +24,21 @@
 //!             (shared)        cursor            (shared)           cursor
 //! ```
 //!
-//! Producer: **plan → write → stage → commit**. A plan says where a record would stand and changes
-//! nothing, so a post that fails has nothing to take back. Staging writes the record's header, and
-//! before it the control record that leads there. Committing stores `tail` once for all that is
+//! Producer: **plan → write → stage → commit**. A plan says where a record would go and changes
+//! nothing, so a post that fails has nothing to undo. Staging writes the record's header, and
+//! before it the control record that leads there. Committing stores `tail` once for everything
 //! staged, fences, and looks whether the consumer sleeps.
 //!
 //! Consumer: **peek → read → take → release**. A peek loads each header once, checks it, and passes
 //! control records, at most eight before a message. A release stores `head`, fences, and looks
 //! whether the producer sleeps; it also gives back the control records that follow.
 //!
-//! A cursor is a position, a segment, and the position at which the segment was entered; the place
-//! inside the segment is the distance between the two, modulo the segment's length. While it is in
-//! use a segment is a ring: a record that does not fit up to its end stands behind padding, at its
-//! start. When there is no room the producer writes `jump k` and goes on at the start of segment
-//! `k`, which must be free: `head` has passed the jump by which it was last left.
+//! A cursor is a position, a segment, and the position at which the segment was entered. The place
+//! inside the segment is the distance between the two positions, modulo the segment's length. While
+//! it is in use a segment is a ring: a record that does not fit before its end is placed after
+//! padding, at its start. When there is no room the producer writes `jump k` and continues at the
+//! start of segment `k`. That segment must be free: `head` has passed the jump by which it was last
+//! left.
 //!
 //! ```text
 //!   segment 0           segment 1           segment 2
@@ -46,26 +48,27 @@
 //!            └───────────────────────────────┘           └──▶ back, once the burst has drained
 //! ```
 //!
-//! A record that cannot go round in its segment, being longer than half of it, leaves it at once: a
-//! jump to a free segment is staged behind it, so that the next of its kind may enter that segment
-//! as soon as the first is released. Where none was free, and no other segment holds the next one,
-//! the producer hops through a free one later. Once the lane has drained, and the last records
-//! would all have gone round in a smaller segment, it goes back to the smallest that serves: the
-//! hot bytes stay few, and the next burst finds the pages of this one.
+//! A record that is longer than half of its segment does not fit at every index, so it leaves the
+//! segment at once: a jump to a free segment is staged after it, so that the next such record may
+//! enter that segment as soon as the first is released. If no segment was free, and no other one
+//! holds the next such record, the producer hops through a free one later. When the lane is empty,
+//! and the last records would all have fitted a smaller segment at any index, the producer moves to
+//! the smallest such segment: so the bytes in use stay few, and the next burst finds the pages of
+//! this one.
 //!
-//! Sixteen bytes are always kept free in the present segment, so a control record never waits.
+//! Sixteen bytes are always kept free in the current segment, so a control record never waits.
 //!
-//! What the link owes the ring, and the tests here do in its place:
+//! What the link must do for the ring, and the tests here do in its place:
 //! - Everything staged is committed before any wait, for room or for anything else.
 //! - A consumer that finds nothing, having passed control records, releases up to its position
-//!   before it sleeps: the producer may wait for just those. So does a consumer before it moves.
+//!   before it sleeps: the producer may wait for exactly those. So does a consumer before it moves.
 //! - A [`Wake`](notifier::Wake) is acted on, once.
 //!
 //! # Orderings
 //!
 //! Every access that is stronger than `Relaxed`, every fence, and the one swap that must not become
-//! two steps has a [`Site`](crate::sync::Site). `models` runs the ring under loom, whole and with
-//! each site weakened; the second table says which models then fail, and how.
+//! two steps has a [`Site`](crate::sync::Site). `models` runs the ring under loom, unchanged and
+//! with each site weakened; the second table says which models then fail, and how.
 //!
 //! | Site | Variable, writer → reader | Partner | What it publishes |
 //! |---|---|---|---|
@@ -85,8 +88,8 @@
 //! | `SeeRequest` | a request, → `handover::has_request` | `Request` | the same |
 //! | `TakeRequest` | a request, → `handover::take_request` | `Request` | the same |
 //!
-//! Three steps have a site as well, though they order nothing: without `Disarm` a flag is left,
-//! without `LookForHop` and `ReleaseControls` a producer sleeps over room.
+//! Three steps have a site as well, though they order nothing: without `Disarm` a flag remains, and
+//! without `LookForHop` and `ReleaseControls` a producer sleeps although there is room.
 //!
 //! | Weakened | Models that fail | How |
 //! |---|---|---|
@@ -107,14 +110,13 @@
 //! | `Request` to Relaxed | request, both ways | what was done before is not seen |
 //! | `SeeRequest`, `TakeRequest` to Relaxed | request, its own way | the same |
 //!
-//! `Relaxed` is everything else: the bytes of the area, which `tail` and `head` order; the flags
+//! Everything else is `Relaxed`: the bytes of the area, which `tail` and `head` order; the flags
 //! and `reader_gone`, which the fences order; the counters, by which nothing is decided.
 //!
-//! A weakened `head` shows only where a record overwrites the one that was released last. Bytes of
-//! an older record are ordered by the fence of a release in between as well, and the sixteen bytes
-//! that are kept free hide the rest when all records have one size: so the ring model posts a
-//! larger record behind smaller ones, and growth enters a segment whose whole content was released
-//! last.
+//! A weakened `head` shows only if a record overwrites the one that was released last. Bytes of an
+//! older record are also ordered by the fence of a release in between, and the sixteen bytes that
+//! are kept free hide the rest when all records have one size. So the ring model posts a larger
+//! record after smaller ones, and growth enters a segment whose whole content was released last.
 
 pub(crate) mod consumer;
 pub(crate) mod cursor;

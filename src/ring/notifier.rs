@@ -1,4 +1,4 @@
-//! Who sleeps, and whom to wake: decisions only. The link performs them.
+//! Which side sleeps, and which to wake: decisions only. The link acts on them.
 //!
 //! ```text
 //! sleeper:   flag = how I sleep;  fence(SeqCst);  look again;  sleep
@@ -10,9 +10,9 @@
 //!    follows its own fence, sees the flag. It wakes.
 //! 2. The waker's fence comes first: the sleeper's second look sees the commit. It does not sleep.
 //!
-//! The swap, and acting on nothing but what it returned, is what makes a flag that a former owner
-//! of the port left behind harmless: it costs one spurious wake. (Load, then clear, would take a
-//! newer flag away unseen.)
+//! A former owner of the port may leave a flag behind. It is harmless, because of the swap, and
+//! because the waker acts only on what the swap returned: it costs one spurious wake. (Loading and
+//! then clearing it would silently take a newer flag.)
 
 use crate::sync::{AtomicU32, Ordering, Site, fence, step, store_flag, swap_flag};
 
@@ -20,11 +20,11 @@ use crate::sync::{AtomicU32, Ordering, Site, fence, step, store_flag, swap_flag}
 #[must_use = "a sleeper that is not woken sleeps for ever"]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Wake {
-    /// Nobody sleeps.
+    /// There is no sleeper.
     Nobody,
-    /// Somebody sleeps on the flag's own word.
+    /// The sleeper sleeps on the flag's own word.
     Futex,
-    /// Somebody waits on the doorbell.
+    /// The sleeper waits on the doorbell.
     Doorbell,
 }
 
@@ -37,13 +37,13 @@ pub(crate) enum Sleep {
     Doorbell,
 }
 
-/// What a sleeper's second look said.
+/// What a sleeper's second look found.
 #[must_use = "to sleep when something is ready is to lose a wake-up"]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Wait {
     /// Something came meanwhile: do not sleep.
     Ready,
-    /// Nothing came; whoever commits next will wake.
+    /// Nothing came; the next commit of the other side will wake.
     Sleep,
 }
 
@@ -57,7 +57,7 @@ impl Sleep {
     }
 }
 
-/// Raises the flag. The caller looks again afterwards, and only then sleeps.
+/// Arms the flag. The caller looks again afterwards, and only then sleeps.
 pub(crate) fn arm(flag: &AtomicU32, sleep: Sleep) {
     // Relaxed: ordered before the second look by the fence.
     store_flag(flag, sleep.code(), Ordering::Relaxed);
@@ -65,7 +65,7 @@ pub(crate) fn arm(flag: &AtomicU32, sleep: Sleep) {
     fence(Site::FenceBeforeSleep);
 }
 
-/// Takes the flag back when a sleep ends otherwise than by a wake.
+/// Takes the flag back when a sleep ends without a wake.
 pub(crate) fn disarm(flag: &AtomicU32) {
     if step(Site::Disarm) {
         // Relaxed: a waker that took the flag first rings once too often, which costs one look.
@@ -73,13 +73,13 @@ pub(crate) fn disarm(flag: &AtomicU32) {
     }
 }
 
-/// Puts a flag back that was taken for a wake that the kernel refused: the next commit tries again.
+/// Puts a flag back that was taken for a wake that the kernel refused: the next commit retries.
 pub(crate) fn put_back(flag: &AtomicU32, sleep: Sleep) {
     // Relaxed: at worst the sleeper has left meanwhile, and is woken once for nothing.
     flag.store(sleep.code(), Ordering::Relaxed);
 }
 
-/// After a commit: is there anybody to wake?
+/// After a commit: is there a sleeper to wake?
 #[inline]
 pub(crate) fn look(flag: &AtomicU32, site: Site) -> Wake {
     // SeqCst fence: pairs with the one in `arm`: we see the flag, or the sleeper sees our commit.
@@ -94,7 +94,7 @@ fn take(flag: &AtomicU32) -> Wake {
     match swap_flag(Site::TakeFlag, flag, NOBODY, Ordering::Relaxed) {
         NOBODY => Wake::Nobody,
         FUTEX => Wake::Futex,
-        // Written by the peer, so possibly nonsense: the ring is the wake that hurts nobody.
+        // Written by the peer, so it may be invalid: a ring is the wake that is always harmless.
         _ => Wake::Doorbell,
     }
 }

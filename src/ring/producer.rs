@@ -1,7 +1,7 @@
 //! The writing end of a lane: plan → write → stage → commit.
 //!
-//! A *plan* says where the next record would stand, and changes nothing: a post that fails half-way
-//! has nothing to take back. *Staging* writes the control record that leads there and the record's
+//! A *plan* says where the next record would go, and changes nothing: a post that fails half-way
+//! has nothing to undo. *Staging* writes the control record that leads there and the record's
 //! header, and moves the private cursor. *Committing* publishes everything staged by one store.
 //!
 //! The producer's own cursor is private and never read back from shared memory; the consumer's
@@ -16,12 +16,12 @@ use crate::sync::{Ordering, Site, ordering, step};
 use crate::wire::layout::{MAX_SEGMENTS, ProducedLine, RECORD_ALIGN};
 use crate::wire::record::{Beside, Farewell, Format, HEADER_LEN, Header, record_len};
 
-/// INVARIANT (reserve): bytes in use of the present segment plus `RESERVE` never exceed its length.
+/// INVARIANT (reserve): bytes in use of the current segment plus `RESERVE` never exceed its length.
 /// INVARIANT (owner): the bytes from `cursor` on, up to what `head` has released, are this end's.
-/// INVARIANT (free): segment `k` other than the present one is free when `head` has reached
+/// INVARIANT (free): segment `k` other than the current one is free when `head` has reached
 /// `left[k]`, the position after the jump by which it was last left.
-/// INVARIANT (run): `run` bytes from `cursor` on, and `RESERVE` behind them, are in one piece, keep
-/// (reserve), and whoever called `renew_run` vouches that their pages are made.
+/// INVARIANT (run): `run` bytes from `cursor` on, and `RESERVE` after them, are contiguous and keep
+/// (reserve), and the caller of `renew_run` guarantees that they have pages.
 #[derive(Debug)]
 pub(crate) struct Producer {
     memory: Memory,
@@ -31,12 +31,13 @@ pub(crate) struct Producer {
     span: Span,
     committed: u64,
     head: u64,
-    /// Bytes that may be written at the cursor without a further thought.
+    /// Fast path: bytes that may be written at the cursor without a further check.
     run: u64,
     left: [u64; MAX_SEGMENTS],
-    /// The count of messages at which the link looks after what the ring does not know.
+    /// The count of messages at which the link rechecks what the ring does not know.
     recheck_at: u64,
-    /// Records in a row that would have gone round in a smaller segment than the present one.
+    /// Records in a row that would have fitted a smaller segment than the current one, at any
+    /// index.
     roomy_records: u32,
     counters: Counters,
     committed_messages: u64,
@@ -57,7 +58,7 @@ pub(crate) struct Plan {
 pub(crate) enum Refusal {
     /// Not before the consumer has released more.
     Full,
-    /// Never, however empty the lane is.
+    /// Never, even if the lane is empty.
     TooLarge,
     /// The peer's `head` is impossible.
     Corrupt(Corruption),
@@ -74,11 +75,12 @@ pub(crate) struct Counters {
 }
 
 impl Producer {
-    /// A producer that goes on at `cursor`, on a lane whose head must lie within the limit behind.
+    /// A producer that continues at `cursor`, on a lane whose head must lie within the limit before
+    /// it.
     ///
-    /// `left` is what `left()` said of the segments before. It may be anything: a mark that is not
-    /// of the last `limit` bytes counts as left just now, and a wrong one harms only what this end
-    /// has posted, which whoever gave it could have done as well.
+    /// `left` is what `left()` returned before the move. It may be anything: a mark that is not of
+    /// the last `limit` bytes counts as left just now, and a wrong one harms only what this end has
+    /// posted, which the sender of the mark could have done as well.
     pub(crate) fn resume(
         memory: Memory,
         geometry: Geometry,
@@ -116,8 +118,8 @@ impl Producer {
         })
     }
 
-    /// The place for a record of exactly `len` payload bytes, if it is plain: at the cursor, on
-    /// pages that are made. Otherwise `plan` finds one.
+    /// Fast path: the place for a record of exactly `len` payload bytes, if it fits contiguously at
+    /// the cursor on pages that exist. Otherwise `plan` finds one.
     ///
     /// Two compares. All of a post that finds such a place stays in registers; a result that goes
     /// through memory is stored by words and loaded by pairs of them, which stalls.
@@ -132,15 +134,15 @@ impl Producer {
         Some(self.plan_at_cursor(record_len(len)))
     }
 
-    /// Makes a recheck due after so many more messages.
+    /// Makes a recheck due after this many more messages.
     pub(crate) fn recheck_after(&mut self, messages: u32) {
         self.recheck_at = self.counters.messages.wrapping_add(u64::from(messages));
     }
 
-    /// Whether the link has to look after its peer before the next message.
+    /// Whether the link has to check its peer before the next message.
     #[inline(always)]
     pub(crate) fn is_recheck_due(&self) -> bool {
-        // By the distance, as the count begins with what a former owner has left.
+        // By the distance, as the count starts with what a former owner has left.
         self.recheck_at.wrapping_sub(self.counters.messages) as i64 <= 0
     }
 
@@ -151,8 +153,8 @@ impl Producer {
         self.plan_at_cursor(record_len(len))
     }
 
-    /// The place for a record whose length is not known yet, if there is plain room for `wish`
-    /// payload bytes and possibly more.
+    /// Fast path for a record whose length is not known yet: a place with contiguous room for
+    /// `wish` payload bytes or more.
     #[inline(always)]
     pub(crate) fn plan_open_in_run(&self, wish: u64) -> Option<Plan> {
         self.plan_in_run(wish)?;
@@ -160,8 +162,7 @@ impl Producer {
         Some(self.plan_at_cursor(self.run.min(most)))
     }
 
-    /// Finds out how far plain room goes, with `made` bytes of the present segment known to have
-    /// pages.
+    /// Computes the contiguous room, with `made` bytes of the current segment known to have pages.
     pub(crate) fn renew_run(&mut self, made: u64) {
         let size = self.geometry.segment_len(self.cursor.segment);
         let pages = if made == size { size } else { made.saturating_sub(RESERVE) };
@@ -169,7 +170,7 @@ impl Producer {
         self.run = pages.saturating_sub(index).min(self.room_here()) & !(RECORD_ALIGN - 1);
     }
 
-    /// Whether it may be time for the way home: the lane seems to have drained.
+    /// Whether it may be time to go home: the lane seems to be empty.
     #[inline]
     fn may_go_home(&self) -> bool {
         // Relaxed: `way_home` loads it again, and orders.
@@ -177,7 +178,7 @@ impl Producer {
         self.roomy_records >= ROOMY_RECORDS_BEFORE_HOME && head() == self.cursor.position
     }
 
-    /// Whether there is plain room left.
+    /// Whether contiguous room is left.
     #[inline(always)]
     pub(crate) fn has_run(&self) -> bool {
         self.run != 0
@@ -219,7 +220,7 @@ impl Producer {
     }
 
     /// Finds a place for a record whose length is not known yet: as much room as there is without
-    /// growing, at most for `wish` payload bytes. `None` if that is next to nothing.
+    /// growing, for at most `wish` payload bytes. `None` if that is next to nothing.
     pub(crate) fn plan_open(&mut self, wish: u64) -> Result<Option<Plan>, Refusal> {
         let wish = record_len(wish).min(self.geometry.largest_record());
         if self.cursor.segment != 0
@@ -265,7 +266,7 @@ impl Producer {
         }
     }
 
-    /// Publishes everything staged, by one store, and says whom to wake.
+    /// Publishes everything staged by one store, and returns which sleeper to wake.
     #[inline(always)]
     pub(crate) fn commit(&mut self) -> Wake {
         if !self.has_staged() {
@@ -286,10 +287,11 @@ impl Producer {
         wake
     }
 
-    /// What staging a record of `record` bytes means for the way on.
+    /// Decides what follows the staging of a record of `record` bytes.
     ///
-    /// Behind one that cannot go round in its segment a jump is staged, if any other is free: the
-    /// next such record may then enter the segment afresh as soon as this one is released.
+    /// After a record that does not fit its segment at every index a jump is staged, if another
+    /// segment is free: the next such record may then enter that segment as soon as this one is
+    /// released.
     fn staged_away_from_home(&mut self, record: u64) {
         let roomy = self.geometry.home_of(record).is_some_and(|home| home < self.cursor.segment);
         self.roomy_records = if roomy { self.roomy_records.saturating_add(1) } else { 0 };
@@ -302,21 +304,21 @@ impl Producer {
         }
     }
 
-    /// Leaves the present segment although nothing fits elsewhere, so that it can be entered
-    /// afresh: the answer when only this segment holds a record of `len` payload bytes but the
-    /// record cannot go round in it. The jump is committed; says whether there was one.
+    /// Leaves the current segment although the record fits no other one, so that it can be entered
+    /// at its start. Needed if only this segment holds a record of `len` payload bytes, but not at
+    /// every index. The jump is committed; returns whether there was one.
     pub(crate) fn hop(&mut self, len: u64) -> Option<Wake> {
         let segment = self.hop_target(record_len(len))?;
         self.write_control(Header::Jump { segment });
         Some(self.commit())
     }
 
-    /// Whether a hop is what a record of `len` payload bytes waits for.
+    /// Whether a record of `len` payload bytes waits for a hop.
     pub(crate) fn can_hop(&self, len: u64) -> bool {
         self.hop_target(record_len(len)).is_some()
     }
 
-    /// Jumps home now, if the burst that led away has drained. Commits. Says whether it jumped.
+    /// Jumps home now, if the lane is empty after a burst. Commits. Returns whether it jumped.
     pub(crate) fn go_home(&mut self) -> Result<Option<Wake>, Refusal> {
         self.refresh_head_at(Site::HeadOnWayHome)?;
         if self.cursor.segment == 0 || self.head != self.cursor.position {
@@ -345,17 +347,17 @@ impl Producer {
         Wait::Ready
     }
 
-    /// Raises the flag only: the caller knows what else to look at.
+    /// Only arms the flag: the caller knows what else to look at.
     pub(crate) fn raise_room_flag(&self, sleep: Sleep) {
         notifier::arm(&self.memory.lane().sleepers.room_sleeper, sleep);
     }
 
-    /// Takes the flag back after a sleep that no wake ended.
+    /// Takes the flag back after a sleep that did not end by a wake.
     pub(crate) fn cancel_wait(&self) {
         notifier::disarm(&self.memory.lane().sleepers.room_sleeper);
     }
 
-    /// What the consumer's side said when it left: 0 while it is there.
+    /// What the consumer's side wrote when it left: 0 while it is there.
     #[inline]
     pub(crate) fn reader_gone(&self) -> u32 {
         // Relaxed: it publishes nothing; a sleeper's look at it is ordered by the fences.
@@ -374,14 +376,14 @@ impl Producer {
         self.cursor.position != self.committed
     }
 
-    /// Bytes committed that the consumer has not released yet.
+    /// Bytes that are committed and not released yet.
     pub(crate) fn unreleased(&mut self) -> Result<u64, Refusal> {
         self.refresh_head()?;
         Ok(distance(self.committed, self.head))
     }
 
-    /// Messages committed that the consumer says it has not taken. Its count is input, and may be
-    /// anything; it is bounded by what was committed.
+    /// Messages that are committed and that the consumer has not taken, by its own count. That
+    /// count is input, and may be anything; it is bounded by what was committed.
     pub(crate) fn undelivered_messages(&self) -> u64 {
         // Relaxed: a number for people.
         let taken = self.memory.lane().consumed.messages.load(Ordering::Relaxed);
@@ -403,8 +405,8 @@ impl Producer {
         &self.geometry
     }
 
-    /// When each segment was left, for whoever goes on with this end. Those that are free by now
-    /// are marked as that, lest an old mark should look like none.
+    /// When each segment was left, for the next owner of this end. Segments that are free by now
+    /// are marked as free, so that an old mark cannot look like none.
     pub(crate) fn left(&self) -> [u64; MAX_SEGMENTS] {
         self.left.map(|mark| if reached(self.head, mark) { self.head } else { mark })
     }
@@ -418,8 +420,8 @@ impl Producer {
         segment != self.cursor.segment && reached(self.head, self.left[segment as usize])
     }
 
-    /// The jump to the smallest segment that serves, once the burst that led away has drained: so
-    /// the next burst finds the pages of this one.
+    /// The jump to the smallest segment that suffices, once the lane is empty after a burst: so the
+    /// next burst finds the pages of this one.
     fn way_home(&mut self, record: u64) -> Result<Option<Plan>, Refusal> {
         if self.cursor.segment == 0 || self.roomy_records < ROOMY_RECORDS_BEFORE_HOME {
             return Ok(None);
@@ -447,8 +449,8 @@ impl Producer {
         (used + padding + record <= size).then_some(plan)
     }
 
-    /// The smallest free segment in which the record can go round, else the smallest that holds it.
-    /// The lane then stays there and fills it, so that a burst takes few jumps.
+    /// The smallest free segment in which the record fits at every index, else the smallest that
+    /// holds it. The lane then stays there and fills it, so that a burst takes few jumps.
     fn plan_growth(&self, record: u64) -> Option<Plan> {
         let free = || (0..self.geometry.segments()).filter(|&segment| self.is_free(segment));
         let segment = free()
@@ -463,8 +465,8 @@ impl Producer {
         Plan { control: Some(Header::Jump { segment }), at, offset, room }
     }
 
-    /// The free segment to hop through, if only the present one holds the record and it cannot go
-    /// round here.
+    /// The free segment to hop through, if only the current one holds the record, but not at every
+    /// index.
     fn hop_target(&self, record: u64) -> Option<u32> {
         let here = self.cursor.segment;
         let others = || (0..self.geometry.segments()).filter(move |&segment| segment != here);
@@ -475,7 +477,7 @@ impl Producer {
         others().find(|&segment| self.is_free(segment))
     }
 
-    /// Writes a control record at the cursor, and goes where it leads.
+    /// Writes a control record at the cursor, and moves to where it leads.
     fn write_control(&mut self, control: Header) {
         self.memory.write_header(self.cursor.offset_in(self.span), control.encode());
         self.run = 0;
@@ -499,7 +501,7 @@ impl Producer {
         }
     }
 
-    /// Bytes of the present segment that the consumer has not released.
+    /// Bytes of the current segment that the consumer has not released.
     #[inline(always)]
     fn used(&self) -> u64 {
         let unreleased = distance(self.cursor.position, self.head);
@@ -570,14 +572,14 @@ impl Plan {
         self.room - HEADER_LEN
     }
 
-    /// Whether the lane comes to a segment's end, or leaves it.
+    /// Whether the lane reaches a segment's end, or leaves it.
     #[inline]
     pub(crate) fn turns(&self) -> bool {
         self.control.is_some()
     }
 
-    /// The segment to write in, and the index behind the last byte that may be written there, the
-    /// control record after it included.
+    /// The segment to write in, and the index after the last byte that may be written there,
+    /// including the control record after it.
     #[inline]
     pub(crate) fn extent(&self, geometry: &Geometry) -> (u32, u64) {
         let segment = self.at.segment;
@@ -588,8 +590,8 @@ impl Plan {
 
 /// Messages until a recheck that is not wanted.
 const NEVER: u64 = i64::MAX as u64;
-/// Records in a row that a smaller segment must have sufficed for before a drained lane goes there:
-/// so a stream that mixes large and small messages does not jump to and fro.
+/// Records in a row that must have fitted a smaller segment before an empty lane moves there: so a
+/// stream that mixes large and small messages does not jump back and forth.
 const ROOMY_RECORDS_BEFORE_HOME: u32 = if cfg!(messageport_loom) { 2 } else { 64 };
 /// Room below which serialising in place is not tried.
 const LEAST_OPEN_ROOM: u64 = 64;

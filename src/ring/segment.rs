@@ -1,4 +1,4 @@
-//! Where the segments of an area lie, and how large a record each may take: pure arithmetic.
+//! Where the segments of an area are, and how large a record each may hold: pure arithmetic.
 //!
 //! ```text
 //! area     segment 0 (C) | segment 1 (C) | segment 2 (2C) | segment 3 (4C) | …    together = limit
@@ -7,7 +7,7 @@
 use crate::wire::layout::{MAX_SEGMENTS, RECORD_ALIGN};
 use crate::wire::record::HEADER_LEN;
 
-/// Capacity and limit of a lane, and all that follows from them.
+/// Capacity and limit of a lane, and everything that follows from them.
 ///
 /// INVARIANT (geometry): both are powers of two, `32 <= capacity <= limit`, and
 /// `segments() <= MAX_SEGMENTS`; so each segment lies inside the area and indices can be masked.
@@ -29,9 +29,9 @@ impl Geometry {
         assert!(32 <= capacity && capacity <= limit);
         let segments = (limit / capacity).trailing_zeros() + 1;
         assert!(segments as usize <= MAX_SEGMENTS);
-        // A bounded lane cannot leave its segment to enter it afresh.
+        // A bounded lane cannot leave its segment to enter it again.
         let largest_record = if segments == 1 { capacity / 2 } else { limit / 2 } - RESERVE;
-        // Where the smallest segment holds no message at all, no length is at home there.
+        // If the smallest segment holds no message at all, no length fits it.
         let largest_at_home = (capacity / 2).saturating_sub(RESERVE + HEADER_LEN);
         Geometry { capacity, limit, segments, largest_record, largest_at_home }
     }
@@ -66,28 +66,28 @@ impl Geometry {
         if segment == 0 { 0 } else { self.segment_len(segment) }
     }
 
-    /// Whether a record of `len` bytes can go round in a segment: from every index it fits once
-    /// the segment has drained.
+    /// Whether a record of `len` bytes fits a segment at every index: once the segment is empty it
+    /// fits, wherever the cursor is.
     ///
-    /// A larger record may stand where the rest up to the end is too short and the part before it
-    /// as well, and would then never fit, however empty the segment is.
+    /// For a larger record both the part up to the end and the part before the cursor may be too
+    /// short. It would then never fit, even if the segment is empty.
     #[inline]
     pub(crate) fn goes_round(&self, segment: u32, len: u64) -> bool {
         len + RESERVE <= self.segment_len(segment) / 2
     }
 
-    /// Bytes of the largest payload whose record can go round in segment 0.
+    /// Bytes of the largest payload whose record fits segment 0 at every index.
     #[inline(always)]
     pub(crate) fn largest_at_home(&self) -> u64 {
         self.largest_at_home
     }
 
-    /// The smallest segment in which a record of `len` bytes can go round, if there is one.
+    /// The smallest segment in which a record of `len` bytes fits at every index, if there is one.
     pub(crate) fn home_of(&self, len: u64) -> Option<u32> {
         (0..self.segments).find(|&segment| self.goes_round(segment, len))
     }
 
-    /// Whether a record of `len` bytes fits a segment that is entered afresh.
+    /// Whether a record of `len` bytes fits a segment that is entered at its start.
     #[inline]
     pub(crate) fn holds(&self, segment: u32, len: u64) -> bool {
         len + RESERVE <= self.segment_len(segment)
@@ -105,7 +105,7 @@ impl Geometry {
     }
 }
 
-/// Where one segment lies, kept by whoever stands in it: every post and every receipt needs it.
+/// Where one segment is, kept beside each cursor: every post and every receipt needs it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Span {
     /// Bytes from the area's start.
@@ -115,7 +115,7 @@ pub(crate) struct Span {
 }
 
 impl Geometry {
-    /// Where a segment lies.
+    /// Where a segment is.
     #[inline]
     pub(crate) fn span(&self, segment: u32) -> Span {
         Span { start: self.segment_offset(segment), mask: self.segment_len(segment) - 1 }
@@ -161,7 +161,7 @@ mod tests {
         }
     }
 
-    /// Claim of `goes_round`, by exhaustion: from every index of a drained segment such a record
+    /// Claim of `goes_round`, by exhaustion: from every index of an empty segment such a record
     /// fits, either up to the end or after padding. The exact bound is half of the segment, of
     /// which `goes_round` leaves one unit unused; for the next size there is an index from which a
     /// record does not fit.

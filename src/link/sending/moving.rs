@@ -1,4 +1,4 @@
-//! Posts of what is more than bytes: lists that move, pools, and buffers of pools.
+//! Posts with transferables: lists, pools, and buffers of pools.
 
 use super::Sending;
 use crate::error::{PoolError, PostError, SystemError};
@@ -14,10 +14,10 @@ use std::os::fd::AsFd;
 use std::sync::Arc;
 
 impl Sending {
-    /// Posts a value and what moves with it.
+    /// Posts a value with transferables.
     ///
-    /// In the order of HTML's steps: the list's shape, then the serialisation, which runs code of
-    /// others, then whether its ports are open; and only then anything moves.
+    /// In the order of HTML's steps: the list's shape, then the serialisation, which runs foreign
+    /// code, then whether its ports are open. Only then anything moves.
     pub(crate) fn post_value_with<T: Post>(
         &mut self,
         value: &T,
@@ -28,7 +28,7 @@ impl Sending {
         self.move_with(plan, len, Format::Archive, descriptors, items)
     }
 
-    /// Posts bytes and what moves with them.
+    /// Posts bytes with transferables.
     pub(crate) fn post_bytes_with(
         &mut self,
         bytes: &[u8],
@@ -41,7 +41,7 @@ impl Sending {
         self.move_with(plan, bytes.len() as u32, format, descriptors, items)
     }
 
-    /// Makes a pool and announces it to the peer, by a record that is no message.
+    /// Makes a pool and announces it to the peer, by a record that is not a message.
     pub(crate) fn add_pool(&mut self, slots: u32, len: u64) -> Result<Arc<PoolMemory>, PoolError> {
         if !self.end.is_trusted() {
             return Err(PoolError::NotTrusted);
@@ -88,7 +88,7 @@ impl Sending {
         };
         match written {
             Ok((plan, len)) => {
-                // From here on whoever receives the record gives it back.
+                // From here on the receiver of the record gives it back.
                 buffer.forget();
                 self.post_planned(plan, len, Format::Archive, beside);
                 Ok(())
@@ -97,7 +97,7 @@ impl Sending {
         }
     }
 
-    /// Whether pools were made here, which stay where they are mapped.
+    /// Whether pools were made here; they stay where they are mapped.
     pub(crate) fn has_pools(&self) -> bool {
         !self.pools.is_empty()
     }
@@ -119,13 +119,14 @@ impl Sending {
             return Err(PostError::Refused);
         }
         let descriptors = cargo::check_shape(items, self.end.region())?;
-        // What a burst has staged must not wait behind the packet of a message that is in sight.
+        // What a burst has staged must not wait behind the packet of a message that is already
+        // visible.
         self.commit();
         Ok(descriptors)
     }
 
     /// Sends the packet, and posts the record that was written. Once the packet has left nothing
-    /// can fail any more, so that there is no packet without its record while this process lives.
+    /// can fail, so no packet is without its record while this process lives.
     fn move_with(
         &mut self,
         plan: Plan,
@@ -165,8 +166,8 @@ impl Sending {
     #[cold]
     fn packet_refused(&mut self, error: SystemError, len: u32) -> PostError {
         match error.source.raw_os_error() {
-            // The kernel says ENOBUFS or ENOMEM for a lack of its own memory: also to be waited
-            // out.
+            // The kernel says ENOBUFS or ENOMEM if its own memory runs out: this is waited out,
+            // too.
             Some(libc::EAGAIN | libc::ENOBUFS) => {
                 self.producer.count_full();
                 let unread = self.producer.unreleased().unwrap_or(0);
@@ -174,7 +175,7 @@ impl Sending {
                 PostError::QueueFull { len: u64::from(len), unread, limit, is_socket: true }
             }
             Some(libc::EPIPE | libc::ECONNRESET) => {
-                // Whatever the doorbell says: this end can no longer send what it is for.
+                // Whatever the doorbell says: this end can no longer send transferables.
                 let _ = self.end.learn(Event::HungUp);
                 let reason = self.gone().expect("a hang-up ends posting");
                 PostError::Closed { reason }
@@ -186,5 +187,5 @@ impl Sending {
     }
 }
 
-/// Pools of one port: far below what its peer accepts, also in a row.
+/// Pools of one port: far below what its peer accepts, even in a row.
 const MOST_POOLS: usize = 32;

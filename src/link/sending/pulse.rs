@@ -1,10 +1,10 @@
-//! How often a sender asks whether its peer lives.
+//! How often a sender asks whether its peer is alive.
 //!
-//! A peer that is killed while it does not sleep takes no wake-up, so that no post fails. So the
-//! sender asks the kernel, at most once in [`ASK_EVERY`]. It looks at a coarse clock for that, and
-//! not at each post: only after so many posts as took [`LOOK_EVERY`] of late, and never after more
-//! than [`MOST_POSTS`]. At any steady rate a death is noticed within a tenth of a second or at the
-//! next post, and at any other within as many posts.
+//! A peer that is killed while it does not sleep takes no wake-up, so no post fails. So the sender
+//! asks the kernel, at most once in [`ASK_EVERY`]. For that it reads a coarse clock, not at each
+//! post, but after as many posts as recently took [`LOOK_EVERY`], and never after more than
+//! [`MOST_POSTS`]. At any steady rate it notices a death within a tenth of a second or at the next
+//! post, and otherwise within that many posts.
 
 use std::time::Duration;
 
@@ -23,12 +23,12 @@ impl Pulse {
         Pulse { asked: now, looked: now, posts: 1 }
     }
 
-    /// The allowed posts are used up. Says whether the kernel is to be asked now, and how many
-    /// posts are allowed until the next look.
+    /// The allowed posts are used up. Returns whether to ask the kernel now, and how many posts are
+    /// allowed until the next look.
     pub(super) fn beat(&mut self, now: Duration) -> (bool, u32) {
         let passed = now.saturating_sub(self.looked);
         self.looked = now;
-        // Twice as many at the most: what was fast once may be slow now.
+        // At most twice as many: what was fast once may be slow now.
         let most = (self.posts * 2).min(MOST_POSTS);
         self.posts = if passed < LOOK_EVERY / 2 { most } else { self.fitting(passed).min(most) };
         let asks = now.saturating_sub(self.asked) >= ASK_EVERY;
@@ -38,8 +38,8 @@ impl Pulse {
         (asks, self.posts)
     }
 
-    /// How many posts take as long as the looks are to be apart, if the last ones took `passed`.
-    /// Apart from the usual path, as a division costs more than all of that.
+    /// How many posts take as long as the interval of looks, if the last ones took `passed`. Apart
+    /// from the usual path, as a division costs more than all of that.
     #[cold]
     fn fitting(&self, passed: Duration) -> u32 {
         let fitting = u128::from(self.posts) * LOOK_EVERY.as_nanos() / passed.as_nanos();
@@ -47,12 +47,12 @@ impl Pulse {
     }
 }
 
-/// How often the kernel is asked at most. With a look at the clock and its own lateness in between,
-/// a death is known within 100 ms.
+/// The shortest interval of asking the kernel. With a look at the clock and its own delay in
+/// between, a death is known within 100 ms.
 const ASK_EVERY: Duration = Duration::from_millis(50);
-/// How far apart the looks at the clock are to be.
+/// The intended interval of looks at the clock.
 const LOOK_EVERY: Duration = Duration::from_millis(25);
-/// Posts without a look at the clock.
+/// The most posts without a look at the clock.
 const MOST_POSTS: u32 = 64;
 
 #[cfg(test)]
@@ -60,7 +60,7 @@ mod tests {
     use super::*;
 
     /// Posts at these times, in microseconds, to a peer that dies at `death`. The clock shows
-    /// multiples of `tick`. Says when a post first fails, and how many came after the death.
+    /// multiples of `tick`. Returns when a post first fails, and how many came after the death.
     fn notice(times: impl Iterator<Item = u64>, death: u64, tick: u64) -> (u64, u32) {
         let shown = |time: u64| Duration::from_micros(time / tick * tick);
         let (mut pulse, mut left, mut late) = (Pulse::new(shown(0)), 1, 0);
