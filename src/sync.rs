@@ -1,20 +1,20 @@
-//! The one door to atomics and cells: the standard ones, or loom's under `cfg(messageport_loom)`.
-//! A name of our own: dependencies of the tests have a `cfg(loom)` as well, and would follow it.
+//! The only access to atomics and cells: the standard ones, or loom's under
+//! `cfg(messageport_loom)`. The crate has its own name for that: dependencies of the tests have a
+//! `cfg(loom)` as well, and would follow it.
 //!
 //! Every ordering that is stronger than `Relaxed` and every fence of the crate passes through
-//! [`ordering`] or [`fence`] with the [`Site`] it stands at; so does each step of the ring that a
-//! sleeper relies on, through [`step`].
-//! In a normal build all three are the identity and cost nothing.
-//! Under loom one site at a time can be weakened, and a model must then fail: so each of them is
-//! shown to be needed, by `ring::models`.
+//! [`ordering`] or [`fence`] with its [`Site`]; so does each step of the ring that a sleeper relies
+//! on, through [`step`]. In a normal build all three are the identity and cost nothing. Under loom
+//! one site at a time can be weakened, and a model must then fail: so `ring::models` shows that
+//! each of them is needed.
 
 #[cfg(messageport_loom)]
 pub(crate) use loom::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 #[cfg(not(messageport_loom))]
 pub(crate) use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 
-/// A place where memory is ordered, where two steps must be one, or where a step must not be left
-/// out. The table in `ring/mod.rs` names each one's partner.
+/// A place where memory is ordered, where two steps must be one, or where a step must not be
+/// omitted. The table in `ring/mod.rs` names the partner of each.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Site {
     /// `tail` is stored after the records it covers.
@@ -25,13 +25,13 @@ pub(crate) enum Site {
     PublishHead,
     /// `head` is loaded before the bytes before it are overwritten.
     ReadHead,
-    /// The same, by a producer that goes on where another owner stopped.
+    /// The same, by a producer that continues where another owner stopped.
     ResumeHead,
     /// The same, before a drained lane is left for a smaller segment.
     HeadOnWayHome,
     /// Between storing `tail` or `head` and looking at the sleeper's flag.
     FenceBeforeLook,
-    /// Between raising the flag and looking again.
+    /// Between arming the flag and looking again.
     FenceBeforeSleep,
     /// Between storing "reader gone" and looking at the room flag.
     FenceReaderGone,
@@ -41,17 +41,17 @@ pub(crate) enum Site {
     Disarm,
     /// A producer that is about to sleep asks whether it could hop instead.
     LookForHop,
-    /// A release gives back the control records behind the message as well.
+    /// A release gives back the control records after the message as well.
     ReleaseControls,
     /// A slot's count is stored after its bytes were used.
     ReturnSlot,
     /// A slot's count is loaded before its bytes are written again.
     TakeSlot,
-    /// A request is stored after what its maker did before.
+    /// A request is stored after what its sender did before.
     Request,
     /// A request is seen before what is done for it.
     SeeRequest,
-    /// The same, by the one that takes it.
+    /// The same, by the thread that takes it.
     TakeRequest,
 }
 
@@ -67,7 +67,7 @@ pub(crate) fn fence(_site: Site) {
     std::sync::atomic::fence(Ordering::SeqCst);
 }
 
-/// Whether a step is taken: always, but in the twin of a model.
+/// Whether a step is taken: always, except in the weakened variant of a model.
 #[cfg(not(messageport_loom))]
 #[inline(always)]
 pub(crate) const fn step(_site: Site) -> bool {
@@ -80,7 +80,7 @@ pub(crate) fn store_flag(flag: &AtomicU32, value: u32, ordering: Ordering) {
     flag.store(value, ordering);
 }
 
-/// Replaces a sleeper's flag in one step, and says what it was.
+/// Replaces a sleeper's flag in one step, and returns what it was.
 #[cfg(not(messageport_loom))]
 pub(crate) fn swap_flag(_site: Site, flag: &AtomicU32, value: u32, ordering: Ordering) -> u32 {
     flag.swap(value, ordering)
@@ -89,7 +89,7 @@ pub(crate) fn swap_flag(_site: Site, flag: &AtomicU32, value: u32, ordering: Ord
 #[cfg(messageport_loom)]
 pub(crate) use weakened::{ALL_SITES, fence, ordering, step, store_flag, swap_flag, with_weakened};
 
-/// The switch that lets a model run with one ordering taken away.
+/// The switch that lets a model run with one ordering removed.
 #[cfg(messageport_loom)]
 mod weakened {
     use super::{AtomicU32, Ordering, Site};
@@ -152,7 +152,7 @@ mod weakened {
         flag.swap(value, ordering)
     }
 
-    /// Runs `model` with `site` weakened; the site is whole again afterwards, also after a panic.
+    /// Runs `model` with `site` weakened; the site is restored afterwards, also after a panic.
     pub(crate) fn with_weakened(site: Site, model: impl FnOnce()) {
         struct Restore;
         impl Drop for Restore {

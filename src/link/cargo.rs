@@ -1,8 +1,7 @@
 //! What travels beside a message: ports, buffers and descriptors, in one packet of the attachment
 //! socket.
 //!
-//! Nothing of a list is touched before all of it was checked; what has left is what the kernel
-//! took.
+//! The list is not changed before all of it was checked; what has left is what the kernel accepted.
 
 use crate::error::{MessageError, PostError, SystemError};
 use crate::link::buffer::Buffer;
@@ -17,7 +16,7 @@ use crate::wire::record::MAX_DESCRIPTORS;
 use std::collections::VecDeque;
 use std::os::fd::BorrowedFd;
 
-/// One thing that is to move, still its owner's.
+/// One transferable that is about to move, still its owner's.
 pub(crate) enum Item<'a> {
     Port(&'a mut Sending, &'a mut Receiving),
     Buffer(&'a mut Buffer),
@@ -33,7 +32,7 @@ impl Item<'_> {
     }
 }
 
-/// Checks the shape of a list: how much it is, and that no port of the carrier's own pair is in it.
+/// Checks the shape of a list: its size, and that no port of the carrier's own pair is in it.
 /// Returns how many descriptors it takes.
 pub(crate) fn check_shape(items: &[Item<'_>], carrier: &Region) -> Result<u16, PostError> {
     let descriptors = items.iter().map(Item::descriptors).sum::<usize>();
@@ -55,8 +54,8 @@ pub(crate) fn check_shape(items: &[Item<'_>], carrier: &Region) -> Result<u16, P
     }
 }
 
-/// Checks that every port of a list is still one, and can leave. After the message was serialised,
-/// as that runs code of others.
+/// Checks that every port of a list is still open, and can move. Done after the message was
+/// serialised, as that runs foreign code.
 pub(crate) fn check_open(items: &[Item<'_>]) -> Result<(), PostError> {
     let is_closed = |item: &Item<'_>| match item {
         Item::Port(sending, receiving) => sending.is_finished() || receiving.is_finished(),
@@ -75,8 +74,8 @@ pub(crate) fn check_open(items: &[Item<'_>]) -> Result<(), PostError> {
     }
 }
 
-/// Makes the items ready to leave: ports publish what they have staged and read, buffers are
-/// sealed. None of that is undone if the packet does not leave; all of them can go on being used.
+/// Makes the items ready to move: ports publish what they have staged and read, buffers are sealed.
+/// This is not undone if the packet does not leave; all items stay usable.
 pub(crate) fn settle(items: &mut [Item<'_>]) -> Result<(), SystemError> {
     for item in items {
         match item {
@@ -88,7 +87,7 @@ pub(crate) fn settle(items: &mut [Item<'_>]) -> Result<(), SystemError> {
     Ok(())
 }
 
-/// The packet of some items that have settled.
+/// The packet of items that have settled.
 pub(crate) fn pack<'a>(sequence: u64, items: &'a mut [Item<'_>]) -> (Vec<u8>, Vec<BorrowedFd<'a>>) {
     let mut descriptors = Vec::new();
     let entries: Vec<Entry> = items
@@ -111,7 +110,7 @@ pub(crate) fn pack<'a>(sequence: u64, items: &'a mut [Item<'_>]) -> (Vec<u8>, Ve
     (encode_packet(sequence, &entries), descriptors)
 }
 
-/// The packet has left: its ports say no farewell.
+/// The packet has left: its ports send no farewell.
 pub(crate) fn forget(items: &mut [Item<'_>]) {
     for item in items {
         if let Item::Port(sending, receiving) = item {
@@ -121,7 +120,7 @@ pub(crate) fn forget(items: &mut [Item<'_>]) {
     }
 }
 
-/// One thing that arrived.
+/// One transferable that arrived.
 #[derive(Debug)]
 pub(crate) enum Part {
     Port(Box<Parts>),
@@ -130,7 +129,7 @@ pub(crate) enum Part {
     Pool { descriptor: Foreign, number: u32, slots: u64, len: u64 },
 }
 
-/// What can be asked for.
+/// The kinds that can be asked for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Kind {
     Port,
@@ -139,17 +138,17 @@ pub(crate) enum Kind {
     Pool,
 }
 
-/// What arrived beside one message and was not taken yet.
+/// The transferables of one message that were not taken yet.
 #[derive(Debug, Default)]
 pub(crate) struct Parcel {
     parts: VecDeque<Part>,
-    /// Apart from the others, as it costs no allocation here.
+    /// Separate from the others, as it costs no allocation here.
     pub pooled: Pooled,
-    /// Descriptors that the kernel destroyed, as this process could have no more.
+    /// Descriptors that the kernel destroyed, as this process had too few free ones.
     pub lost: u16,
     /// Descriptors that this end has refused.
     pub refused: u16,
-    /// Whether who sent it was trusted.
+    /// Whether the sender was trusted.
     pub is_trusted: bool,
 }
 
@@ -173,12 +172,12 @@ impl Parcel {
         }
     }
 
-    /// A parcel with what there is of a pooled buffer.
+    /// A parcel with the pooled buffer of a message, or what there is of it.
     pub(crate) fn pooled(pooled: Pooled) -> Parcel {
         Parcel { pooled, ..Parcel::default() }
     }
 
-    /// Reads a packet. `None` if it is none, or has other descriptors than it says.
+    /// Reads a packet. `None` if it is not one, or has other descriptors than it says.
     pub(crate) fn open(bytes: &[u8], descriptors: Vec<Foreign>) -> Option<(u64, Parcel)> {
         let (sequence, entries) = decode_packet(bytes)?;
         if entries.iter().map(|entry| entry.descriptors()).sum::<usize>() != descriptors.len() {
@@ -203,25 +202,25 @@ impl Parcel {
         Some((sequence, Parcel { parts, ..Parcel::default() }))
     }
 
-    /// How many of a kind are left.
+    /// How many of a kind remain.
     pub(crate) fn count(&self, kind: Kind) -> usize {
         self.parts.iter().filter(|part| part.kind() == kind).count()
     }
 
-    /// Takes the first part of a kind, and says where it stood.
+    /// Takes the first part of a kind, and returns its place as well.
     pub(crate) fn take(&mut self, kind: Kind) -> Option<(usize, Part)> {
         let place = self.parts.iter().position(|part| part.kind() == kind)?;
         Some((place, self.parts.remove(place)?))
     }
 
-    /// Puts a part back to where it stood.
+    /// Puts a part back to its place.
     pub(crate) fn put_back(&mut self, place: usize, part: Part) {
         self.parts.insert(place.min(self.parts.len()), part);
     }
 
-    /// Ends what the program has not taken. Of a trusted sender each port says that it was dropped.
-    /// Of another one everything is closed and no more, as mapping a port costs more than sending
-    /// one: the peer of such a port is told by the kernel.
+    /// Ends what the program has not taken. Each port of a trusted sender announces a drop. What an
+    /// untrusted sender sent is only closed, as mapping a port costs more than sending one: the
+    /// peer of such a port learns of the end from the kernel.
     pub(crate) fn abandon(self) {
         if !self.is_trusted {
             if self.parts.len() >= MANY {

@@ -1,22 +1,22 @@
 //! How a port ends: one pure state machine that both halves ask.
 //!
-//! The [`Endpoint`](crate::link::endpoint::Endpoint) stores the [`State`] in one word. Each call
-//! of a half looks at that word first, and each thing that a half learns about the end is an
-//! [`Event`]. The machine answers with the next state and with what the half has to do. It makes no
-//! system call and loads nothing.
+//! The [`Endpoint`](crate::link::endpoint::Endpoint) stores the [`State`] in one word. Each call of
+//! a half reads that word first, and everything that a half learns about the end is an [`Event`].
+//! The machine returns the next state and what the half has to do. It makes no system call and
+//! loads nothing.
 //!
 //! # The rule
 //!
-//! - **Once a call said that its direction ended, every later call of that direction says so, with
-//!   the same reason.** Nothing that happens afterwards changes it.
-//! - **A farewell of the peer ends one direction.** A peer whose port is split may end the two
-//!   directions at different times, with different reasons.
+//! - **Once a call has returned that its direction ended, every later call of that direction
+//!   returns the same reason.** Nothing that happens afterwards changes it.
+//! - **A farewell of the peer (a close or a drop) ends one direction.** A peer whose port is split
+//!   may end the two directions at different times, with different reasons.
 //! - **A death and a corruption end both directions.** A direction that has not ended yet then
 //!   gives the reason that the other one has given, whatever is found later.
-//! - **A half that was closed here says `Local`**, unless the port gave another reason before.
-//! - **Receiving says the end behind the last message**, also after its own close. Only a
-//!   corruption ends it at once, since nothing can be read behind one.
-//! - **An end that has moved away says no farewell**, and leaves its sockets' content alone.
+//! - **A half that was closed here returns `Local`**, unless the port gave another reason before.
+//! - **Receiving returns the end after the last message**, also after its own close. Only a
+//!   corruption ends it at once, since nothing can be read after one.
+//! - **An end that has moved sends no farewell**, and does not touch what is in its sockets.
 //!
 //! So posting and receiving on a port whose peer keeps both halves together differ in one thing
 //! only: receiving first delivers what is in the queue.
@@ -30,7 +30,7 @@ pub(crate) enum Half {
     Receiving,
 }
 
-/// Why a direction has ended. What the corruption was is kept beside the state.
+/// Why a direction has ended. The details of a corruption are kept beside the state.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Reason {
     Local,
@@ -45,35 +45,35 @@ pub(crate) enum Reason {
 pub(crate) enum Event {
     /// The kernel says that the peer's sockets are gone.
     HungUp,
-    /// The peer wrote what nobody writes.
+    /// The peer wrote something that no producer writes.
     Corrupted,
-    /// The sending half looked at what the peer's reader says.
+    /// The sending half looked at what the peer's reader reports.
     LookedForReader(Option<Farewell>),
-    /// The receiving half found the peer's farewell behind the last message.
+    /// The receiving half found the peer's farewell after the last message.
     FoundFarewell(Farewell),
-    /// The receiving half found nothing more. `after_hang_up`: it looked once the hang-up was
-    /// known, so that nothing can come any more.
+    /// The receiving half found nothing more. `after_hang_up`: it looked after the hang-up was
+    /// known, so nothing more can come.
     Drained { after_hang_up: bool },
     /// The program closed or dropped a half.
     Closed(Half),
-    /// A half is about to say farewell to the peer.
+    /// A half is about to send its farewell to the peer.
     Farewell(Half),
     /// Both halves belong to another owner now.
     Moved,
     /// The receiving half is dropped while the sending half stays.
     Abandoned,
-    /// The receiving half is about to say that it has ended.
+    /// The receiving half is about to report that it has ended.
     Telling,
 }
 
-/// What the half has to do, and the state from now on.
+/// What the half has to do, and the next state.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[must_use]
 pub(crate) struct Step {
     pub next: State,
     /// Tell the peer that this half is gone.
     pub says_farewell: bool,
-    /// Close what is in the attachment socket: nobody will receive it.
+    /// Close what is in the attachment socket, as it will not be received.
     pub sweeps: bool,
 }
 
@@ -99,7 +99,7 @@ impl State {
         self.0
     }
 
-    /// Whether a post has to ask more closely: the posting direction has ended, or a hang-up is
+    /// Whether a post has to check more closely: the posting direction has ended, or a hang-up is
     /// known.
     #[inline(always)]
     pub(crate) fn is_posting_over(self) -> bool {
@@ -116,7 +116,7 @@ impl State {
         self.0 & HUNG_UP != 0
     }
 
-    /// Whether a half was closed here, or has moved away.
+    /// Whether a half was closed here, or has moved.
     pub(crate) fn is_closed_here(self, half: Half) -> bool {
         self.0 & half.closed() != 0
     }
@@ -146,7 +146,7 @@ impl State {
         }
     }
 
-    /// What follows from an event.
+    /// Returns what follows from an event.
     pub(crate) fn on(self, event: Event) -> Step {
         let mut step = Step { next: self, says_farewell: false, sweeps: false };
         let next = &mut step.next;
@@ -208,8 +208,8 @@ impl State {
         self.0 |= bits;
     }
 
-    /// Gives a half its reason unless it has one: the one that the other half has given, if the
-    /// peer was the cause of that.
+    /// Gives a half its reason unless it has one. It is the reason that the other half has given,
+    /// if the peer caused that one.
     fn end(&mut self, half: Half, reason: Reason) {
         let given = self.said(half.other()).filter(|given| *given != Reason::Local);
         self.give(half, given.unwrap_or(reason));
@@ -220,8 +220,7 @@ impl State {
         self.end(Half::Receiving, reason);
     }
 
-    /// The peer said farewell to a half: that is the reason, unless the port gave one that ends
-    /// both halves.
+    /// The peer's farewell to a half is the reason, unless the port gave one that ends both halves.
     fn end_by(&mut self, half: Half, farewell: Farewell) {
         let reason = match self.said(half.other()) {
             Some(given @ (Reason::PeerDied | Reason::Corrupt)) => given,

@@ -29,14 +29,14 @@ pub(crate) struct Receiving {
     consumer: Consumer,
     slots: Slots,
     lent: Lent,
-    /// How the doorbell's descriptor is waited for whenever nothing is there, if it is.
+    /// How the doorbell's descriptor is watched while the lane is empty, if it is watched.
     watched: Option<DrainTo>,
-    /// The doorbell was silenced, which may have rung for the other half.
+    /// Whether the doorbell was drained, which may have rung for the other half.
     silenced: bool,
     /// Looks that found nothing, and when the kernel was last asked about the peer.
     empty_looks: u32,
     asked: Instant,
-    /// What moved with the messages that are alive, by their tickets.
+    /// The transferables of the messages that are alive, by ticket.
     parcels: Vec<(Ticket, Parcel)>,
     /// The peer's pools, by their numbers; none, if the peer is not trusted.
     pools: Vec<(u32, Arc<PeerPool>)>,
@@ -44,17 +44,17 @@ pub(crate) struct Receiving {
     pools_in_a_row: u32,
     /// Since when there is no room for the descriptors of the next message.
     short_since: Option<Instant>,
-    /// The next message's packet waits until more of this port's descriptors were closed.
+    /// Whether the next message's packet waits until more of this port's descriptors are closed.
     waits_for_reaper: bool,
-    /// A look waits a moment for that.
+    /// Whether a look waits a moment for that.
     is_patient: bool,
-    /// Descriptors that were received since it was last asked.
+    /// Descriptors that were received since the last call of `take_cost`.
     cost: u32,
-    /// The copy of the next message, as far as it has come.
+    /// The partial copy of the next message.
     unfinished: Option<Unfinished>,
 }
 
-/// What stands next when it is not plain to see.
+/// What comes next, if the fast path did not take it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Next {
     /// Nothing.
@@ -65,7 +65,7 @@ enum Next {
     Unfinished,
 }
 
-/// What a poll came to that was not plain.
+/// The result of a poll that left the fast path.
 struct Thought {
     polled: Polled<Payload>,
     failure: Option<Box<RecvError>>,
@@ -95,13 +95,13 @@ impl Receiving {
         }
     }
 
-    /// Takes the next message, if there is one. No system call while messages come, but the one
-    /// that wakes a sender who waits for room.
+    /// Takes the next message, if there is one. Makes no system call while messages come, except to
+    /// wake a sender that waits for room.
     ///
-    /// A message that is plain to see stays in registers all the way: what goes through memory is
-    /// stored by words and loaded by pairs of them, which stalls. So the cold path answers by a
-    /// type of its own, and failures come in a box: a result whose place is lent to a call that
-    /// may fill it would lie in memory on the hot path too.
+    /// On the fast path a message stays in registers: what goes through memory is stored by words
+    /// and loaded by pairs of them, which stalls. So the cold path returns a type of its own, and
+    /// failures come in a box: a result whose address is passed to a call that may fill it would be
+    /// in memory on the fast path too.
     #[inline(always)]
     pub(crate) fn poll(&mut self) -> Result<Option<Payload>, Box<RecvError>> {
         match self.take_at_once() {
@@ -114,7 +114,7 @@ impl Receiving {
         }
     }
 
-    /// The same where it takes a thought.
+    /// Slow path of `poll`.
     #[cold]
     #[inline(never)]
     fn poll_with_thought(&mut self, part: usize) -> Thought {
@@ -149,7 +149,7 @@ impl Receiving {
         self.consumer.has_news()
     }
 
-    /// Whether a message stands next, and not the end, nor a pool.
+    /// Whether the next record is a message, and not the end or a pool.
     pub(crate) fn has_message(&mut self) -> bool {
         if self.end.state().is_receiving_over() {
             return false;
@@ -164,7 +164,7 @@ impl Receiving {
         }
     }
 
-    /// Steps over the next message unread. Says whether there was one.
+    /// Skips the next message without reading it. Returns whether there was one.
     pub(crate) fn discard(&mut self) -> Result<bool, RecvError> {
         self.check_open()?;
         let record = loop {
@@ -190,14 +190,14 @@ impl Receiving {
         Ok(true)
     }
 
-    /// Whether the doorbell was silenced since this was last asked: a sending half that waits for
-    /// the same doorbell has to look again then.
+    /// Whether the doorbell was drained since the last call: a sending half that waits for the same
+    /// doorbell then has to look again.
     #[cfg(any(feature = "tokio", feature = "async-io"))]
     pub(crate) fn has_silenced(&mut self) -> bool {
         std::mem::take(&mut self.silenced)
     }
 
-    /// Silences the doorbell, raises the flag and looks again: the order that loses nothing.
+    /// Drains the doorbell, arms the flag and looks again: the order that loses nothing.
     pub(crate) fn prepare_wait(&mut self) -> Result<Wait, RecvError> {
         self.map_pools();
         // The kernel is asked before the last look: a message committed before the death is seen.
@@ -215,7 +215,7 @@ impl Receiving {
     }
 
     /// Sleeps as `prepare_wait` announced. Returns for a message, for the peer's end, for
-    /// `interrupt`, at the deadline, and sometimes for nothing.
+    /// `interrupt`, at the deadline, and sometimes spuriously.
     pub(crate) fn sleep(
         &self,
         interrupt: Option<BorrowedFd<'_>>,
@@ -226,15 +226,14 @@ impl Receiving {
         Ok(())
     }
 
-    /// From now on, whenever nothing is there the flag is up, so that the doorbell's descriptor
-    /// becomes readable with the next message. The flag goes up at once as well.
+    /// From now on the flag is armed whenever the lane is empty, so that the doorbell's descriptor
+    /// becomes readable with the next message. It is also armed immediately.
     ///
-    /// A watcher that is not this crate's may be told of changes alone (`EPOLLET`, mio, a poll of
-    /// io_uring): then `to` is [`DrainTo::TheEnd`], and a look that finds nothing has emptied the
-    /// socket.
+    /// A watcher outside this crate may be edge-triggered (`EPOLLET`, mio, a poll of io_uring):
+    /// then `to` is [`DrainTo::TheEnd`], and a look that finds nothing has emptied the socket.
     pub(crate) fn announce_by_doorbell(&mut self, to: DrainTo) {
         if self.watched.is_none() && !self.end.state().is_receiving_over() {
-            // What it finds is found again by the next look.
+            // The next look finds the same again.
             let _ = self.consumer.prepare_wait(Sleep::Doorbell);
         }
         if self.watched != Some(DrainTo::TheEnd) {
@@ -242,7 +241,7 @@ impl Receiving {
         }
     }
 
-    /// Takes a message's memory back, and releases its bytes in the ring if it lay there.
+    /// Takes a message's memory back, and releases its bytes if they were in the ring.
     #[inline]
     pub(crate) fn give_back(&mut self, ticket: Ticket) {
         let free = match ticket {
@@ -266,8 +265,8 @@ impl Receiving {
         }
     }
 
-    /// Says that nobody reads any more: posts to this end fail from now on. What is in the queue
-    /// can still be received.
+    /// Announces that this end reads no more: the peer's posts fail from now on. What is in the
+    /// queue can still be received.
     pub(crate) fn leave(&mut self, farewell: Farewell) {
         let _ = self.end.learn(Event::Closed(Half::Receiving));
         if self.end.learn(Event::Farewell(Half::Receiving)).says_farewell {
@@ -276,18 +275,18 @@ impl Receiving {
         }
     }
 
-    /// Nobody will read what is in the queue, while the other half may keep the sockets: what moved
-    /// with unread messages is closed now.
+    /// What is in the queue will not be read, while the other half may keep the sockets: closes the
+    /// transferables of unread messages now.
     pub(crate) fn abandon_queue(&mut self) {
         self.end.abandon_packets();
     }
 
-    /// Marks this half as moved away: it says no farewell.
+    /// Marks this half as moved: it announces no close.
     pub(crate) fn forget(&mut self) {
         let _ = self.end.learn(Event::Moved);
     }
 
-    /// Why nothing more will come, if that is known. At most one system call.
+    /// Why no more messages can come, if that is known. Makes at most one system call.
     pub(crate) fn end_reason(&mut self) -> Option<CloseReason> {
         let known = self.end.reason(Half::Receiving);
         if known.is_some() {
@@ -297,15 +296,15 @@ impl Receiving {
         if let Ok(Peek::Closed(farewell)) = self.consumer.peek() {
             let _ = self.end.learn(Event::FoundFarewell(farewell));
         }
-        // What is in the queue may still say why.
+        // What is in the queue may still contain the reason.
         self.end.said(Half::Receiving).or(hung_up.then_some(CloseReason::PeerDied))
     }
 
     /// Waits for the end without taking any message: prepares to sleep, past control records.
-    /// `Ready` if a message stands there; an error once the end stands next.
+    /// `Ready` if a message comes first; an error if the end comes next.
     pub(crate) fn prepare_wait_for_end(&mut self) -> Result<Wait, RecvError> {
         self.check_open()?;
-        // A peer that writes control records for ever is left to itself.
+        // A peer that writes control records without end is not served for ever.
         for _ in 0..MOST_CONTROL_RECORDS {
             if self.prepare_wait()? == Wait::Sleep {
                 return Ok(Wait::Sleep);
@@ -327,13 +326,13 @@ impl Receiving {
         &self.consumer
     }
 
-    /// Whether messages of this half are in use where they lie.
+    /// Whether messages of this half are in use in the ring.
     pub(crate) fn has_lent(&self) -> bool {
         !self.lent.is_empty()
     }
 
-    /// Takes the next message if it is plain to see, and there is memory for its copy. `None` says
-    /// nothing more: `settle` does.
+    /// Fast path: takes the next message if its record is plain, and there is memory for its copy.
+    /// `None` says nothing more: `settle` does.
     #[inline(always)]
     fn take_at_once(&mut self) -> Option<Payload> {
         if self.end.state().is_receiving_over() {
@@ -368,7 +367,7 @@ impl Receiving {
         self.release(record.end);
     }
 
-    /// What stands next, past the peer's pools, which are taken in.
+    /// What comes next, after the peer's pools, which are taken in.
     #[inline(always)]
     fn look(&mut self) -> Result<Peek, RecvError> {
         loop {
@@ -382,8 +381,8 @@ impl Receiving {
         }
     }
 
-    /// Finds out what stands next when that is not plain: passes control records, and makes room
-    /// for a copy, or makes the copy in parts of `part` bytes where the message is longer.
+    /// Finds out what comes next on the slow path: passes control records, and makes room for a
+    /// copy, or copies in parts of `part` bytes if the message is longer.
     #[cold]
     fn settle(&mut self, part: usize) -> Result<Next, RecvError> {
         self.check_open()?;
@@ -407,14 +406,14 @@ impl Receiving {
         if self.end.state().is_closed_here(Half::Receiving) {
             return Err(self.ended_by(Event::Drained { after_hang_up: false }));
         }
-        // A hang-up may have been learned of since the look.
+        // A hang-up may have become known since the look.
         if self.watched.is_some() || self.end.state().is_hung_up() {
             return self.prepare_wait();
         }
         self.empty_looks = self.empty_looks.wrapping_add(1);
         if self.empty_looks == 1 {
-            // Behind a message one breath, some 20 ns: a receiver that comes back at once takes the
-            // line of `tail` away from a sender that is about to post the next one.
+            // One pause after a message, some 20 ns: a receiver that comes back at once takes the
+            // cache line of `tail` away from a sender that is about to post the next one.
             hint::spin_loop();
         }
         if self.empty_looks.is_multiple_of(LOOKS_PER_CLOCK) && self.asked.elapsed() > ASK_EVERY {
@@ -433,7 +432,7 @@ impl Receiving {
         self.ended()
     }
 
-    /// Nothing, unless receiving has ended.
+    /// An error if receiving has ended.
     fn check_open(&self) -> Result<(), RecvError> {
         if self.end.state().is_receiving_over() { Err(self.ended()) } else { Ok(()) }
     }
@@ -459,13 +458,12 @@ impl Receiving {
         self.release(self.consumer.position());
     }
 
-    /// Whether this half was closed here, or has moved away.
+    /// Whether this half was closed here, or has moved.
     pub(crate) fn is_finished(&self) -> bool {
         self.end.state().is_closed_here(Half::Receiving)
     }
 
-    /// Releases control records behind which nothing stands: the producer may wait for just their
-    /// room.
+    /// Releases control records that nothing follows: the producer may wait for exactly their room.
     fn release_controls(&mut self) {
         if !self.has_lent() && self.consumer.has_unreleased() {
             self.release_taken();
@@ -491,9 +489,9 @@ impl Receiving {
     }
 }
 
-/// Empty looks between two looks at the clock; a look at it costs some 25 ns.
+/// Empty looks between two looks at the clock, each of which costs some 25 ns.
 const LOOKS_PER_CLOCK: u32 = 64;
-/// Control records that are passed in one look for the end.
+/// The most control records that are passed in one look for the end.
 const MOST_CONTROL_RECORDS: u32 = 64;
 /// How often a receiver that only looks, and finds nothing, asks whether its peer is alive.
 const ASK_EVERY: Duration = Duration::from_millis(100);

@@ -22,7 +22,7 @@ use std::sync::atomic::AtomicBool;
 /// The memory of one pair.
 ///
 /// INVARIANT (mapping): `mapping` has `region_len(geometry.limit())` bytes and lives as long as
-/// `self`; its file is sealed, so that the length stays what it is.
+/// `self`; its file is sealed, so its length cannot change.
 pub(crate) struct Region {
     mapping: Mapping,
     memfd: OwnedFd,
@@ -35,7 +35,7 @@ pub(crate) struct Region {
 }
 
 impl Region {
-    /// Makes a region: one page of memory until something is posted.
+    /// Creates a region: one page of memory until something is posted.
     pub(crate) fn create(
         capacity: u64,
         limit: u64,
@@ -75,11 +75,11 @@ impl Region {
         Ok(Arc::new(region))
     }
 
-    /// Maps a region that somebody else made, once everything about it was checked.
+    /// Maps a region that another process made, once everything about it was checked.
     ///
-    /// `capacity`, `limit` and `schema` are what the other side said beside the descriptor; the
-    /// header must say the same. Header words are loaded once, here, and never again. On failure
-    /// the descriptor comes back: there may be address space or memory for it later.
+    /// `capacity`, `limit` and `schema` are what the other side announced with the descriptor; the
+    /// header must agree. Header words are loaded once, here, and never again. On failure the
+    /// descriptor is returned: there may be address space or memory for it later.
     pub(crate) fn attach(
         memfd: Foreign,
         capacity: u64,
@@ -105,7 +105,7 @@ impl Region {
 
     /// Another process will have an end from now on.
     pub(crate) fn mark_shared(&self) {
-        // Relaxed: what that process sends comes later, by way of the kernel.
+        // Relaxed: what that process sends comes later, through the kernel.
         self.is_shared.store(true, Relaxed);
     }
 
@@ -133,7 +133,7 @@ impl Region {
             return Err(AttachError::Corrupt(corruption));
         }
         let mapping = Mapping::new(memfd, nature.len)?;
-        // A hole here would cost the memory of one page; a header in a hole is zero and refused.
+        // A hole here would allocate one page; a header in a hole is zero and refused.
         mapping.populate(0..size_of::<RegionHeader>() as u64)?;
         Ok((mapping, geometry, nature.identity))
     }
@@ -144,7 +144,7 @@ impl Region {
         let area = self.area(lane);
         // SAFETY: (mapping) both offsets lie in the mapping, whose start is page-aligned, and the
         // layout's assertions make the first one aligned for its type. The region, which is the
-        // owner, keeps the mapping; nothing refers to it but atomics.
+        // owner, keeps the mapping; only atomics refer to it.
         unsafe {
             Memory::new(
                 self.at(header as u64).cast(),
@@ -155,7 +155,7 @@ impl Region {
         }
     }
 
-    /// Makes the pages behind some bytes of a lane's area.
+    /// Allocates the pages of some bytes of a lane's area.
     pub(crate) fn populate(&self, lane: usize, bytes: Range<u64>) -> Result<(), SystemError> {
         let start = self.area(lane).start;
         self.mapping.populate(start + bytes.start..start + bytes.end)
@@ -167,7 +167,7 @@ impl Region {
     /// The bytes must be this end's as the lane's producer: free, and not borrowed by a loan.
     pub(crate) unsafe fn remove(&self, lane: usize, bytes: Range<u64>) -> Result<u64, SystemError> {
         let start = self.area(lane).start;
-        // SAFETY: nobody needs free bytes of a ring, and only a loan borrows the producer's.
+        // SAFETY: free bytes of a ring are not needed, and only a loan borrows the producer's.
         unsafe { self.mapping.remove(start + bytes.start..start + bytes.end) }
     }
 
@@ -183,7 +183,7 @@ impl Region {
         self.pair_id
     }
 
-    /// Names the pair truly, which the number in the header does not: the peer can write there.
+    /// Identifies the pair reliably, unlike the number in the header, which the peer can write.
     pub(crate) fn object(&self) -> (u64, u64) {
         self.object
     }
@@ -205,11 +205,11 @@ impl Region {
 
     fn identity(&self) -> &Identity {
         // SAFETY: (mapping) the header lies at the start of the page-aligned mapping, and consists
-        // of atomics, so that a shared reference is right whoever else writes.
+        // of atomics, so a shared reference is right even if another process writes.
         unsafe { self.at(0).cast::<Identity>().as_ref() }
     }
 
-    // Relaxed, all: nobody else has the descriptor yet; handing it over orders what is here.
+    // Relaxed, all: no other process has the descriptor yet; handing it over orders what is here.
     fn write_identity(&self) {
         let identity = self.identity();
         identity.version.store(VERSION, Relaxed);
@@ -223,9 +223,9 @@ impl Region {
         identity.magic.store(MAGIC, Relaxed);
     }
 
-    /// Compares the header with what this program can talk to and with what was agreed.
+    /// Compares the header with what this program supports and with what was agreed.
     ///
-    /// Relaxed, all: each word is loaded once, and its value is checked whoever wrote it when.
+    /// Relaxed, all: each word is loaded once, and its value is checked, whenever it was written.
     fn check_identity(&self) -> Result<u128, AttachError> {
         let identity = self.identity();
         if identity.magic.load(Relaxed) != MAGIC {
@@ -261,7 +261,7 @@ pub(crate) fn mapped(mapping: &Mapping, offset: u64, len: u64) -> NonNull<u8> {
     unsafe { mapping.start().add(offset as usize) }
 }
 
-/// Whether foreign numbers are a geometry.
+/// Checks that foreign numbers are a geometry.
 fn check_geometry(capacity: u64, limit: u64) -> Result<Geometry, AttachError> {
     let segments = || u64::from((limit / capacity).trailing_zeros()) + 1;
     let wrong = if capacity < MIN_CAPACITY {
@@ -282,7 +282,7 @@ fn check_geometry(capacity: u64, limit: u64) -> Result<Geometry, AttachError> {
     Err(AttachError::Corrupt(wrong))
 }
 
-/// A number to tell pairs apart by.
+/// A number that distinguishes pairs.
 fn random_id() -> u128 {
     u128::from(random_number()) | u128::from(random_number()) << 64
 }

@@ -1,16 +1,16 @@
-//! Where the messages of a receiving half are while somebody uses them: private copies, and places
-//! in the ring.
+//! Where the messages of a receiving half are while they are in use: private copies, and places in
+//! the ring.
 
 use crate::link::payload::Block;
 use std::collections::{TryReserveError, VecDeque};
 
-/// Private memory for messages, one slot for each that is alive; free slots keep theirs, up to a
-/// bound, for the next ones. A ticket is a slot's number.
+/// Private memory for messages, one slot for each that is alive. Free slots keep their memory, up
+/// to a bound, for the next messages. A ticket is a slot's number.
 #[derive(Debug, Default)]
 pub(crate) struct Slots {
-    /// The buffers, all of length 0: what is in use is known by where it starts.
+    /// The buffers, all of length 0: a message in use is found by its start.
     slots: Vec<Vec<Block>>,
-    /// The last one is the next to be used: its memory is warm.
+    /// The last one is used next: its memory is warm.
     free: Vec<u64>,
     /// Bytes of the buffers of free slots.
     idle: usize,
@@ -85,12 +85,12 @@ impl Slots {
     }
 }
 
-/// Messages in use where they lie in the ring, oldest first.
+/// Messages that are in use in the ring, oldest first.
 ///
-/// One at a time is the rule, and costs no more than a word.
+/// Usually there is one at a time, which costs no more than a word.
 #[derive(Debug, Default)]
 pub(crate) struct Lent {
-    /// Whether exactly one is in use that was lent when none was.
+    /// Whether exactly one is in use, lent when none was.
     is_sole: bool,
     /// Where that one starts.
     sole: u64,
@@ -124,8 +124,9 @@ impl Lent {
         !self.is_sole && self.positions.is_empty()
     }
 
-    /// Gives one back; the position up to which everything is free now, if that has moved and some
-    /// are still in use: the start of the oldest, past the control records that lead to it.
+    /// Gives one back. Returns the position up to which everything is free now, if that has moved
+    /// and some are still in use: the start of the oldest, after the control records that lead to
+    /// it.
     #[inline(always)]
     pub(crate) fn give_back(&mut self, ticket: u64) -> Option<u64> {
         if self.is_sole {
@@ -149,17 +150,17 @@ impl Lent {
     }
 }
 
-/// Most buffers, and bytes in them, that are kept for later messages.
+/// The most buffers, and bytes in them, that are kept for later messages.
 const MOST_POOLED: usize = 16;
 const MOST_POOLED_BYTES: usize = 2 << 20;
-/// Slots beyond which all are forgotten once none is in use.
+/// The number of slots beyond which all are dropped once none is in use.
 const MOST_SLOTS: usize = 1 << 10;
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    /// Takes so many slots at once, each with room for `len` bytes, and gives all of them back.
+    /// Takes that many slots at once, each with room for `len` bytes, and gives all of them back.
     fn use_at_once(slots: &mut Slots, count: u64, len: usize) {
         let mut tickets = Vec::new();
         for _ in 0..count {

@@ -1,8 +1,8 @@
-//! Pages made ahead of the producer, and given back when idle.
+//! Pages allocated ahead of the producer, and given back when idle.
 //!
-//! A shared page that is written for the first time needs memory, and where there is none the
-//! writer gets a signal. So the producer has its pages made before it writes, and a lack of memory
-//! is an error of the post.
+//! Writing a shared page for the first time needs memory, and without memory the writer gets a
+//! signal. So the producer has its pages allocated before it writes, and running out of memory is
+//! an error of the post.
 
 use crate::error::SystemError;
 use crate::link::payload;
@@ -13,7 +13,7 @@ use crate::wire::layout::MAX_SEGMENTS;
 use crate::wire::record::HEADER_LEN;
 use std::time::{Duration, Instant};
 
-/// What this producer knows to be made, a prefix of each segment, and when each was last in use.
+/// The prefix of each segment that is known to have pages, and when each segment was last in use.
 #[derive(Clone, Debug)]
 pub(crate) struct Supply {
     lane: usize,
@@ -26,15 +26,15 @@ impl Supply {
         Supply { lane, made: [0; MAX_SEGMENTS], used: [Instant::now(); MAX_SEGMENTS] }
     }
 
-    /// Makes the pages that `plan` will write to. One compare once they are there.
+    /// Allocates the pages that `plan` will write to. One compare if they exist.
     #[inline]
     pub(crate) fn ensure(&mut self, region: &Region, plan: &Plan) -> Result<(), SystemError> {
         let (segment, end) = plan.extent(region.geometry());
         self.ensure_up_to(region, segment, end)
     }
 
-    /// Makes the pages for a control record at `cursor`, and no more: it may be the only record
-    /// that ever stands there.
+    /// Allocates the pages for a control record at `cursor`, and no more: it may be the only record
+    /// that is ever written there.
     pub(crate) fn ensure_control(
         &mut self,
         region: &Region,
@@ -48,12 +48,12 @@ impl Supply {
         self.make(region, cursor.segment, made, end.next_multiple_of(CONTROL_STEP))
     }
 
-    /// Bytes of a segment whose pages are made; those of the present one stay.
+    /// Bytes of a segment that have pages; those of the current one stay.
     pub(crate) fn made(&self, segment: u32) -> u64 {
         self.made[segment as usize]
     }
 
-    /// Frees the pages of all free segments but segment 0. Returns bytes.
+    /// Frees the pages of all free segments except segment 0. Returns bytes.
     pub(crate) fn reclaim(
         &mut self,
         region: &Region,
@@ -83,11 +83,11 @@ impl Supply {
         Ok(freed)
     }
 
-    /// Frees the pages of every free segment that was not in use for [`IDLE`], segment 0 excepted:
+    /// Frees the pages of every free segment that was not in use for [`IDLE`], except segment 0:
     /// `from` and `to` are in use at `now`. Returns bytes.
     ///
-    /// The time keeps the pages for the next burst of a stream that comes in bursts: to give a
-    /// large segment back and to fault it in again costs many times the burst itself.
+    /// The delay keeps the pages for the next burst of a stream: giving a large segment back and
+    /// faulting it in again costs many times the burst itself.
     pub(crate) fn reclaim_idle(
         &mut self,
         region: &Region,
@@ -106,7 +106,7 @@ impl Supply {
     }
 
     /// Frees the pages of the segment that a drained producer has just left by the jump at `left`:
-    /// all but the jump's own.
+    /// all except the jump's own.
     pub(crate) fn reclaim_left(
         &mut self,
         region: &Region,
@@ -131,7 +131,7 @@ impl Supply {
         self.make(region, segment, made, end.next_multiple_of(step))
     }
 
-    /// Makes the pages of a segment from `made` up to `target`, or up to its end.
+    /// Allocates the pages of a segment from `made` up to `target`, or up to its end.
     #[cold]
     fn make(
         &mut self,
@@ -149,13 +149,13 @@ impl Supply {
     }
 }
 
-/// How long nothing is written to a segment of a trusted lane before its pages are given back.
+/// How long a segment of a trusted lane must be unused before its pages are given back.
 pub(crate) const IDLE: Duration = Duration::from_secs(1);
-/// Bytes made at a time for a control record: a page.
+/// Bytes allocated at a time for a control record: a page.
 const CONTROL_STEP: u64 = 4 << 10;
-/// Bytes made at a time at first: a pair that posts little uses little.
+/// Bytes allocated at a time at first: a pair that posts little uses little.
 const SMALL_STEP: u64 = 16 << 10;
-/// Bytes made at a time once a segment is used in earnest. A larger step would hold up one post for
+/// Bytes allocated at a time once a segment is used heavily. A larger step would delay one post for
 /// longer; a smaller one costs more calls for the same work.
 const LARGE_STEP: u64 = 64 << 10;
 

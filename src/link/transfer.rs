@@ -17,7 +17,7 @@ use std::sync::Arc;
 /// Both halves of one end.
 pub(crate) type Halves = (Sending, Receiving);
 
-/// Makes a pair: both ends, in this process, of a fresh region.
+/// Creates a pair: both ends, in this process, of a fresh region.
 pub(crate) fn create_pair(
     capacity: u64,
     limit: u64,
@@ -47,7 +47,7 @@ pub(crate) fn create_pair(
     Ok((end(0, doorbell_a, attachments_a), end(1, doorbell_b, attachments_b)))
 }
 
-/// An end in transit: what its new owner makes a port of.
+/// An end in transit, from which its new owner makes a port.
 #[derive(Debug)]
 pub(crate) struct Parts {
     pub capsule: [u8; CAPSULE_LEN],
@@ -66,14 +66,14 @@ impl Parts {
     }
 }
 
-/// Publishes all that the next owner must find published.
+/// Publishes everything that the next owner must find published.
 pub(crate) fn settle(sending: &mut Sending, receiving: &mut Receiving) {
     sending.endpoint().region().mark_shared();
     sending.settle();
     receiving.release_everything();
 }
 
-/// The capsule of an end that is about to move, and has settled.
+/// The capsule of an end that has settled and is about to move.
 pub(crate) fn capsule(sending: &Sending, receiving: &Receiving) -> [u8; CAPSULE_LEN] {
     let end = sending.endpoint();
     let place = |cursor: Cursor| Place {
@@ -97,10 +97,10 @@ pub(crate) fn capsule(sending: &Sending, receiving: &Receiving) -> [u8; CAPSULE_
     capsule.encode()
 }
 
-/// The end that some parts describe, checked like any foreign input. The parts come back where
-/// another attempt may succeed: when the kernel refused.
+/// The end that some parts describe, checked like any foreign input. If the kernel refused, another
+/// attempt may succeed, and the parts are returned.
 ///
-/// `is_carrier_trusted`: whether who sent them may say that their peer is trusted. About a dozen
+/// `is_carrier_trusted`: whether the sender may claim that their peer is trusted. About a dozen
 /// system calls.
 pub(crate) fn unpack(
     parts: Parts,
@@ -138,7 +138,7 @@ fn check(parts: &Parts) -> Result<Capsule, AttachError> {
         return Err(AttachError::NotAPort { what: "sockets of another type" });
     }
     // No option is set on them: that would wait for a lock which a former owner can keep. An end
-    // that refuses transferables has such a socket: there it only says the same once more.
+    // that refuses transferables has such a socket: there it only repeats the refusal.
     if !capsule.policy.here_refuses && !socket::takes_descriptors(attachments) {
         return Err(AttachError::NotAPort { what: "a socket that refuses descriptors" });
     }
@@ -162,8 +162,8 @@ fn resume(
     Ok((sending.map_err(AttachError::Corrupt)?, Receiving::resume(end, incoming)))
 }
 
-/// Sends an end over a packet socket. On success it is the receiver's, and the halves say no
-/// farewell; on failure they are as they were.
+/// Sends an end over a packet socket. On success it is the receiver's, and the halves send no
+/// farewell; on failure they are unchanged.
 pub(crate) fn send(
     socket: BorrowedFd<'_>,
     sending: &mut Sending,
@@ -172,7 +172,7 @@ pub(crate) fn send(
     send_behind(&[], socket, sending, receiving)
 }
 
-/// The same, with words of the caller's before the capsule, in one packet.
+/// The same, with the caller's words before the capsule, in one packet.
 pub(crate) fn send_behind(
     words: &[u8],
     socket: BorrowedFd<'_>,
@@ -212,7 +212,7 @@ pub(crate) fn receive(socket: OwnedFd) -> Result<Halves, AttachError> {
     if !socket::is_unix(socket.as_fd(), Kind::Packet) {
         return Err(AttachError::NotAPort { what: "the descriptor is no packet socket" });
     }
-    // As a socket of our own it is closed here in the usual case, when nothing more waits at it.
+    // As a socket of our own it is usually closed here, when nothing more waits at it.
     let socket = Socket::new(socket.into_owned());
     let mut packet = [0; CAPSULE_LEN + 1];
     let (len, descriptors) = socket::receive_packet(socket.as_fd(), &mut packet)?;

@@ -1,8 +1,8 @@
 //! A pause in watching sockets while what they have cannot be taken: timerfd_create(2).
 //!
-//! A socket with a client that cannot be taken in stays readable, and so does the doorbell of a
-//! port whose next message has to wait. Whoever waits for it would be woken again at once, and fail
-//! again, for as long as that lasts.
+//! A socket with a client that cannot be accepted stays readable, and so does the doorbell of a
+//! port whose next message has to wait. A waiter would be woken again at once, and fail again, for
+//! as long as that lasts.
 
 use crate::error::SystemError;
 use crate::os::epoll::Epoll;
@@ -14,7 +14,7 @@ use std::cell::Cell;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::time::Duration;
 
-/// Wakes the waiting side after a pause. Made beforehand where what lacks may be descriptors.
+/// Wakes the waiting side after a pause. Created in advance if descriptors may be what is missing.
 pub(crate) struct Backoff {
     timer: TimerFd,
     pause: Duration,
@@ -22,7 +22,7 @@ pub(crate) struct Backoff {
 }
 
 impl Backoff {
-    /// One whose timer `epoll` waits for.
+    /// Creates one whose timer `epoll` watches.
     pub(crate) fn new(epoll: &Epoll, mark: u64, pause: Duration) -> Result<Backoff, SystemError> {
         let flags = TimerFlags::TFD_CLOEXEC | TimerFlags::TFD_NONBLOCK;
         let timer =
@@ -43,7 +43,7 @@ impl Backoff {
         sockets: impl Iterator<Item = BorrowedFd<'s>>,
     ) -> Result<(), SystemError> {
         for socket in sockets {
-            // Out of the set: one that hung up would be reported whatever is asked for.
+            // Removed from the set: a socket that hung up would always be reported.
             epoll.leave_out(socket)?;
         }
         self.is_on.set(true);
@@ -67,5 +67,5 @@ impl Backoff {
     }
 }
 
-/// How long nothing is tried that failed for a lack of descriptors.
+/// The pause after a failure for lack of descriptors.
 pub(crate) const PAUSE: Duration = Duration::from_millis(50);

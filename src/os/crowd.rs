@@ -1,8 +1,8 @@
 //! A directory in which any number of processes of one user have a socket each: unix(7), rename(2).
 //!
 //! What is in it is reached through its descriptor. So no path is too long for a socket's address,
-//! and none leads elsewhere once the directory was removed and made again. The table in `name.rs`
-//! says who removes what.
+//! and none leads elsewhere after the directory was removed and made again. The table in `name.rs`
+//! says which process removes what.
 
 use crate::error::SystemError;
 use crate::os::name::{self, Connected, Directory, NoDirectory};
@@ -24,7 +24,7 @@ pub(crate) struct Crowd {
 }
 
 impl Crowd {
-    /// Makes the directory, or finds it. `None` if somebody removed it meanwhile.
+    /// Makes the directory, or finds it. `None` if another process removed it meanwhile.
     pub(crate) fn make(path: &Path) -> Result<Option<Crowd>, NoDirectory> {
         let Some((directory, made)) = Directory::make(path.to_owned())? else { return Ok(None) };
         if !name::has_proc() {
@@ -48,10 +48,10 @@ impl Crowd {
     }
 
     /// A socket that listens under `name`. `None` if the directory was removed meanwhile, or the
-    /// socket's file was before it had its name.
+    /// socket's file before it had its name.
     ///
-    /// Nobody finds the name before the socket listens: a connection that is refused is proof that
-    /// the socket's owner has gone.
+    /// The name is not visible before the socket listens: a refused connection proves that the
+    /// socket's owner has gone.
     pub(crate) fn listen(&self, name: &str) -> Result<Option<OwnedFd>, SystemError> {
         let new = format!("{name}{NEW_ENDING}");
         let socket = name::new_socket()?;
@@ -63,7 +63,7 @@ impl Crowd {
         let renamed = listening.map(|()| renameat(&self.directory, &*new, &self.directory, name));
         match renamed {
             Ok(Ok(())) => Ok(Some(socket)),
-            // Somebody has taken it for a dead one's.
+            // Another process has taken it for a dead one's.
             Ok(Err(Errno::ENOENT)) => Ok(None),
             Ok(Err(errno)) => {
                 self.remove(&new);
@@ -81,7 +81,7 @@ impl Crowd {
         let read = |error| SystemError { call: "getdents64", source: error };
         let mut names = Vec::new();
         for entry in fs::read_dir(self.place("")).map_err(read)? {
-            // What is no text was not named by this crate.
+            // A name that is not text was not made by this crate.
             names.extend(entry.map_err(read)?.file_name().into_string());
         }
         Ok(names)
@@ -92,19 +92,19 @@ impl Crowd {
         name::connect_to(&self.place(name))
     }
 
-    /// Takes a name away, if it is there.
+    /// Removes a name, if it is there.
     pub(crate) fn remove(&self, name: &str) {
         let _ = unlinkat(&self.directory, name, UnlinkatFlags::NoRemoveDir);
     }
 
-    /// Takes the directory away, which fails while anything is in it.
+    /// Removes the directory, which fails while anything is in it.
     pub(crate) fn remove_directory(&self) {
         let _ = fs::remove_dir(self.path());
     }
 
-    /// Removes files that owners who died left behind on the way to their names. One who lives
-    /// makes another; but that must not happen to it all the time, as somebody always looks when
-    /// many join: so only what has been on its way for some seconds goes.
+    /// Removes files that dead owners left behind on the way to their names. A living owner makes
+    /// another file; but that must not happen to it all the time when many processes join and look:
+    /// so only files that are some seconds old are removed.
     pub(crate) fn sweep(&self, names: &[String]) {
         for name in names.iter().filter(|name| name.ends_with(NEW_ENDING)) {
             let made = fs::symlink_metadata(self.place(name)).and_then(|found| found.modified());
@@ -123,7 +123,7 @@ impl Crowd {
 
 /// How long a socket may be on the way to its name, which takes two calls.
 const LONGEST_PASSAGE: Duration = Duration::from_secs(5);
-/// What the name of a socket ends in that may not listen yet.
+/// The ending of a socket's name before it listens.
 const NEW_ENDING: &str = ".new";
-/// Most connections that wait at such a socket.
+/// The most connections that wait at such a socket.
 pub(crate) const MOST_WAITING: usize = libc::SOMAXCONN as usize + 1;

@@ -7,7 +7,7 @@ use nix::sys::epoll::{EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeout};
 use std::os::fd::{AsFd, BorrowedFd};
 use std::time::Duration;
 
-/// A set of descriptors that are waited for together, level-triggered. A descriptor that is closed
+/// A set of descriptors that are watched together, level-triggered. A descriptor that is closed
 /// leaves the set by itself.
 pub(crate) struct Epoll(nix::sys::epoll::Epoll);
 
@@ -18,13 +18,13 @@ impl Epoll {
             .map_err(named("epoll_create1"))
     }
 
-    /// Waits for `fd` to be readable as well; `mark` is what tells it apart.
+    /// Watches `fd` for being readable, too; `mark` identifies it.
     pub(crate) fn add(&self, fd: BorrowedFd<'_>, mark: u64) -> Result<(), SystemError> {
         let wanted = EpollEvent::new(EpollFlags::EPOLLIN, mark);
         self.0.add(fd, wanted).map_err(named("epoll_ctl(EPOLL_CTL_ADD)"))
     }
 
-    /// No longer waits for `fd`, if it did.
+    /// Stops watching `fd`, if it was watched.
     pub(crate) fn leave_out(&self, fd: BorrowedFd<'_>) -> Result<(), SystemError> {
         match self.0.delete(fd) {
             Ok(()) | Err(Errno::ENOENT) => Ok(()),
@@ -32,7 +32,7 @@ impl Epoll {
         }
     }
 
-    /// Waits for `fd` as well, if it did not.
+    /// Watches `fd` again, if it is not watched.
     pub(crate) fn take_back(&self, fd: BorrowedFd<'_>, mark: u64) -> Result<(), SystemError> {
         match self.0.add(fd, EpollEvent::new(EpollFlags::EPOLLIN, mark)) {
             Ok(()) | Err(Errno::EEXIST) => Ok(()),
@@ -40,20 +40,20 @@ impl Epoll {
         }
     }
 
-    /// No longer waits for `fd`.
+    /// Stops watching `fd`.
     pub(crate) fn remove(&self, fd: BorrowedFd<'_>) -> Result<(), SystemError> {
         self.0.delete(fd).map_err(named("epoll_ctl(EPOLL_CTL_DEL)"))
     }
 
-    /// Waits for some of them, at most for `timeout`, `None` meaning for ever; their marks. Returns
-    /// early, with none, for a signal.
+    /// Waits for at most `timeout` until some of them are readable, `None` meaning for ever;
+    /// returns their marks. Returns early, with none, for a signal.
     pub(crate) fn wait(
         &self,
         marks: &mut Vec<u64>,
         timeout: Option<Duration>,
     ) -> Result<(), SystemError> {
         let mut events = [EpollEvent::empty(); MOST_EVENTS];
-        // Rounded up: a wait that ends early would be tried again without end.
+        // Rounded up: a wait that ends early would be repeated without end.
         let millis = timeout.map(|left| left.as_micros().div_ceil(1000));
         let timeout = match millis {
             None => EpollTimeout::NONE,
@@ -77,5 +77,5 @@ impl AsFd for Epoll {
     }
 }
 
-/// Marks that one wait returns at the most.
+/// The most marks that one wait returns.
 pub(crate) const MOST_EVENTS: usize = 64;

@@ -1,4 +1,4 @@
-//! A bell inside one process: eventfd(2). Never shared with a peer, who could fill it.
+//! A bell inside one process: eventfd(2). Never shared with a peer, which could fill it.
 
 use crate::error::SystemError;
 use crate::os::named;

@@ -4,8 +4,8 @@
 use std::sync::atomic::AtomicU32;
 use std::time::Duration;
 
-/// Sleeps while `word` is `expected`, at most for `timeout`. Returns for a wake, for a changed
-/// word, for a signal and for nothing at all: the caller looks again in any case.
+/// Sleeps for at most `timeout` while `word` is `expected`. Returns for a wake, for a changed word,
+/// for a signal, and spuriously: the caller always looks again.
 pub(crate) fn wait(word: &AtomicU32, expected: u32, timeout: Duration) {
     let timeout = libc::timespec {
         tv_sec: timeout.as_secs().try_into().unwrap_or(libc::time_t::MAX),
@@ -24,7 +24,7 @@ pub(crate) fn wait(word: &AtomicU32, expected: u32, timeout: Duration) {
     };
 }
 
-/// Wakes the one who sleeps on `word`, if anybody does.
+/// Wakes the sleeper on `word`, if there is one.
 pub(crate) fn wake(word: &AtomicU32) {
     // SAFETY: the word is valid for the call; the kernel takes its address as a name.
     unsafe { libc::syscall(libc::SYS_futex, word.as_ptr(), libc::FUTEX_WAKE, 1) };
@@ -38,7 +38,7 @@ pub(crate) mod sleeping {
 
     /// Longer than any test runs: a sleep that ends was woken.
     pub(crate) const FOR_EVER: Duration = Duration::from_secs(1 << 20);
-    /// After this long without an end something hangs.
+    /// A test that has not ended by then hangs.
     pub(crate) const DEADLINE: Duration = Duration::from_secs(30);
 
     /// Runs `sleep` in a thread. Returns once the flag is up and the kernel has put the thread to

@@ -1,4 +1,4 @@
-//! A shared mapping, and what the kernel is told about its pages: mmap(2), madvise(2).
+//! A shared mapping and its pages: mmap(2), madvise(2).
 #![allow(unsafe_code)]
 
 use crate::error::SystemError;
@@ -14,7 +14,7 @@ use std::sync::OnceLock;
 
 /// Bytes that other processes may write at any time: reached by raw pointers only.
 ///
-/// `MmapRaw` and never `MmapMut`: a `&mut` to bytes that somebody else writes would be unsound.
+/// `MmapRaw` and never `MmapMut`: a `&mut` to bytes that another process writes would be unsound.
 pub(crate) struct Mapping {
     bytes: MmapRaw,
 }
@@ -46,18 +46,18 @@ impl Mapping {
         self.bytes.len() as u64
     }
 
-    /// Makes the pages of a range, so that writing to them later can raise no signal: what is
-    /// missing is an error here. Linux 5.14. Does not wait for other holders of the object.
+    /// Allocates the pages of a range, so that writing to them later can raise no signal: running
+    /// out of memory is an error here. Linux 5.14. Does not wait for other holders of the object.
     pub(crate) fn populate(&self, range: Range<u64>) -> Result<(), SystemError> {
         self.advise(Advice::PopulateWrite, range, "madvise(MADV_POPULATE_WRITE)")
     }
 
-    /// Frees the pages that lie wholly inside a range; they read as zero afterwards.
-    /// Returns how many bytes that were. Waits for the inode's lock, which any other holder of the
-    /// object can keep: not for a peer that is not trusted.
+    /// Frees the pages that lie wholly inside a range; they read as zero afterwards. Returns how
+    /// many bytes that were. Waits for the inode's lock, which any other holder of the object can
+    /// keep: do not use it if the peer is not trusted.
     ///
     /// # Safety
-    /// Nobody may still need what the range holds, and no reference into it may exist.
+    /// The content of the range must no longer be needed, and no reference into it may exist.
     pub(crate) unsafe fn remove(&self, range: Range<u64>) -> Result<u64, SystemError> {
         let page = page_size();
         let inner = range.start.next_multiple_of(page)..range.end / page * page;
@@ -65,7 +65,7 @@ impl Mapping {
             return Ok(0);
         }
         let (start, len) = (inner.start as usize, (inner.end - inner.start) as usize);
-        // SAFETY: the range lies in the mapping, or memmap2 answers with an error; the caller says
+        // SAFETY: the range lies in the mapping, or memmap2 returns an error; the caller guarantees
         // that its content is dead and that no reference to it exists.
         unsafe { self.bytes.unchecked_advise_range(UncheckedAdvice::Remove, start, len) }
             .map_err(|source| SystemError { call: "madvise(MADV_REMOVE)", source })?;
@@ -90,11 +90,11 @@ impl Mapping {
 }
 
 /// How many of the first `len` bytes of a memfd have memory, whole pages, in core or swapped out:
-/// cachestat(2), of Linux 6.5. It waits for no lock of the file. `None` where the kernel does not
+/// cachestat(2), of Linux 6.5. It waits for no lock of the file. `None` if the kernel does not
 /// tell.
 ///
-/// Only who may write to the file is told. A descriptor that was opened for reading only is an
-/// error, so that no sender can choose that nothing is told.
+/// Only a descriptor that may write to the file is told. A read-only descriptor is an error, so no
+/// sender can choose that nothing is told.
 pub(crate) fn bytes_with_memory(fd: impl AsFd, len: u64) -> Result<Option<u64>, SystemError> {
     #[repr(C)]
     struct Range {

@@ -14,8 +14,8 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 /// A fresh memfd of `len` zero bytes, sealed so that its length can never change and no further
-/// seal can be added: nobody can truncate it under a mapping, and nobody can lock out its next
-/// owner. It costs no memory until its pages are touched.
+/// seal can be added: no process can truncate it under a mapping, or lock out its next owner. It
+/// uses no memory until its pages are touched.
 pub(crate) fn create_sealed(len: u64) -> Result<OwnedFd, SystemError> {
     let fd = create(len)?;
     fcntl(&fd, FcntlArg::F_ADD_SEALS(FIXED_LENGTH)).map_err(named("fcntl(F_ADD_SEALS)"))?;
@@ -27,7 +27,7 @@ pub(crate) fn create(len: u64) -> Result<OwnedFd, SystemError> {
     let plain = MFdFlags::MFD_CLOEXEC | MFdFlags::MFD_ALLOW_SEALING;
     let no_exec = MFdFlags::from_bits_retain(libc::MFD_NOEXEC_SEAL);
     let fd = match memfd_create(c"messageport", plain | no_exec) {
-        // Before Linux 6.3 the flag is unknown; then the file may be executable, as all were.
+        // Linux before 6.3 does not know the flag; then the file may be executable, as all were.
         Err(Errno::EINVAL) => memfd_create(c"messageport", plain),
         answer => answer,
     }
@@ -36,14 +36,15 @@ pub(crate) fn create(len: u64) -> Result<OwnedFd, SystemError> {
     Ok(fd)
 }
 
-/// Seals a memfd that nobody else has, and that is not mapped for writing, for ever against any
-/// change of its bytes.
+/// Seals a memfd for ever against any change of its bytes. No other process may have it, and it
+/// must not be mapped for writing.
 pub(crate) fn freeze(fd: impl AsFd) -> Result<(), SystemError> {
     let seals = FIXED_LENGTH.union(SealFlag::F_SEAL_WRITE);
     let began = Instant::now();
     loop {
         match fcntl(fd.as_fd(), FcntlArg::F_ADD_SEALS(seals)) {
-            // The kernel itself uses a page at the moment, to move it, say; it has waited already.
+            // The kernel itself uses a page at the moment, for example to move it; it has waited
+            // already.
             Err(Errno::EBUSY) if began.elapsed() < PATIENCE => thread::sleep(NAP),
             answer => return answer.map(drop).map_err(named("fcntl(F_ADD_SEALS)")),
         }
@@ -60,12 +61,12 @@ pub(crate) fn address_space_limit() -> Result<u64, SystemError> {
     getrlimit(Resource::RLIMIT_AS).map(|(soft, _)| soft).map_err(named("getrlimit"))
 }
 
-/// What a foreign descriptor turned out to be.
+/// What a foreign descriptor was found to be.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Nature {
     /// Cannot shrink or grow, nor be sealed further.
     pub sealed: bool,
-    /// Cannot be written either, by anybody.
+    /// No process can write to it either.
     pub frozen: bool,
     /// Plain shared memory: not a file on a disk, not huge pages.
     pub plain_memory: bool,
@@ -73,21 +74,21 @@ pub(crate) struct Nature {
     pub len: u64,
     /// Bytes that have memory: fewer than `len` if there are holes.
     pub allocated: u64,
-    /// Names the object among all that live: device and inode.
+    /// Identifies the object among all that live: device and inode.
     pub identity: (u64, u64),
 }
 
-/// Examines a descriptor that somebody else made.
+/// Examines a foreign descriptor.
 ///
-/// Only calls that no other holder of the object can hold up: F_GET_SEALS, fstat and fstatfs never
-/// wait for the inode's lock. F_ADD_SEALS would.
+/// Makes only calls that no other holder of the object can delay: F_GET_SEALS, fstat and fstatfs
+/// never wait for the inode's lock. F_ADD_SEALS would.
 pub(crate) fn examine(fd: impl AsFd) -> Result<Nature, SystemError> {
     let seals = match fcntl(fd.as_fd(), FcntlArg::F_GET_SEALS) {
         Err(Errno::EINVAL) => SealFlag::empty(),
         answer => SealFlag::from_bits_retain(answer.map_err(named("fcntl(F_GET_SEALS)"))?),
     };
     if !seals.contains(FIXED_LENGTH) {
-        // Nothing more is asked of it: on a file system of the peer's the next calls may wait.
+        // Nothing more is asked: on a file system of the peer's the next calls may wait.
         return Ok(Nature {
             sealed: false,
             frozen: false,
@@ -110,8 +111,8 @@ pub(crate) fn examine(fd: impl AsFd) -> Result<Nature, SystemError> {
     })
 }
 
-/// Whether a descriptor that somebody else made is a file in memory, and so small that closing it
-/// for the last time takes no time worth mentioning: its pages are freed then.
+/// Whether a foreign descriptor is a file in memory, and so small that its last close, which frees
+/// its pages, takes no relevant time.
 ///
 /// F_GET_SEALS succeeds for such files only, and `fstat` asks no daemon about them.
 pub(crate) fn is_small(fd: impl AsFd) -> bool {
@@ -119,12 +120,12 @@ pub(crate) fn is_small(fd: impl AsFd) -> bool {
         && fstat(fd.as_fd()).is_ok_and(|stat| stat.st_blocks <= SMALL)
 }
 
-/// Names the object behind a descriptor of our own.
+/// Identifies the object behind a descriptor of our own.
 pub(crate) fn identity(fd: impl AsFd) -> Result<(u64, u64), SystemError> {
     fstat(fd.as_fd()).map(|stat| (stat.st_dev, stat.st_ino)).map_err(named("fstat"))
 }
 
-/// For how long a memfd is tried to be sealed whose pages are in use.
+/// How long to retry sealing a memfd whose pages are in use.
 const PATIENCE: Duration = Duration::from_secs(2);
 /// Blocks of 512 bytes: a mebibyte, which is freed in some 30 µs.
 const SMALL: i64 = 2048;

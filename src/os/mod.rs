@@ -30,8 +30,8 @@ fn named(call: &'static str) -> impl FnOnce(Errno) -> SystemError {
     move |errno| SystemError { call, source: errno.into() }
 }
 
-/// A number that is hardly drawn twice. It protects nothing, so the standard library's random keys
-/// do.
+/// A number that is very unlikely to repeat. It protects nothing, so the standard library's random
+/// keys suffice.
 pub(crate) fn random_number() -> u64 {
     RandomState::new().hash_one(std::process::id())
 }
@@ -47,12 +47,12 @@ pub(crate) fn monotonic_nanoseconds() -> u64 {
     now.tv_sec() as u64 * 1_000_000_000 + now.tv_nsec() as u64
 }
 
-/// Whether this thread may run on more than one processor: sched_getaffinity(2). A quota of time is
-/// not looked at, as `std::thread::available_parallelism` does: that opens files.
+/// Whether this thread may run on more than one processor: sched_getaffinity(2). It ignores a quota
+/// of processor time, unlike `std::thread::available_parallelism`, which opens files for that.
 pub(crate) fn several_processors() -> bool {
     match sched_getaffinity(Pid::from_raw(0)) {
         Ok(set) => (0..CpuSet::count()).filter(|cpu| set.is_set(*cpu) == Ok(true)).count() > 1,
-        // EINVAL: there are more of them than the set has places.
+        // EINVAL: there are more processors than the set can hold.
         Err(errno) => errno == Errno::EINVAL,
     }
 }

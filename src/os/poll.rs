@@ -8,8 +8,8 @@ use nix::sys::time::TimeSpec;
 use std::os::fd::BorrowedFd;
 use std::time::Duration;
 
-/// Waits until one of `fds` is readable or hung up, at most for `timeout`, `None` meaning for ever.
-/// Returns early for a signal: the caller looks again in any case.
+/// Waits for at most `timeout` until one of `fds` is readable or hung up, `None` meaning for ever.
+/// Returns early for a signal: the caller always looks again.
 pub(crate) fn wait_readable(
     fds: &[BorrowedFd<'_>],
     timeout: Option<Duration>,
@@ -28,7 +28,7 @@ pub(crate) fn is_hung_up(fd: BorrowedFd<'_>) -> bool {
     match ppoll(&mut fds, Some(TimeSpec::from_duration(Duration::ZERO)), None) {
         Ok(0) | Err(_) => false,
         Ok(_) => {
-            // Reported whether asked for or not.
+            // Always reported, even if not asked for.
             let gone = PollFlags::POLLHUP | PollFlags::POLLERR;
             fds[0].revents().is_some_and(|events| events.intersects(gone))
         }

@@ -1,9 +1,9 @@
 //! Starting, waiting for and ending a child process: pidfd_open(2), waitid(2),
-//! pidfd_send_signal(2). And what tells a process from its forked copies.
+//! pidfd_send_signal(2). It also distinguishes a process from its forked copies.
 //!
-//! A process number may belong to an unrelated process as soon as the child was reaped, and another
+//! A process id may belong to an unrelated process as soon as the child was reaped, and another
 //! part of the program may reap it at any time. So a child is signalled and waited for through a
-//! pidfd, which names that process for ever, and never by number.
+//! pidfd, which identifies that process for ever, and never by process id.
 #![allow(unsafe_code)]
 
 use crate::error::SystemError;
@@ -23,7 +23,7 @@ use std::sync::{Mutex, Once, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
-/// A process that this one has started, named by a pidfd.
+/// A process that this one has started, identified by a pidfd.
 #[derive(Debug)]
 pub(crate) struct ChildProcess {
     child: Child,
@@ -32,12 +32,12 @@ pub(crate) struct ChildProcess {
     status: Option<ExitStatus>,
 }
 
-/// Starts `command` with `descriptor` open in the child, under the number that `variable` names.
+/// Starts `command` with `descriptor` open in the child, under the number that `variable` contains.
 /// No other child of this process inherits it.
 ///
-/// The child itself opens its pidfd and sends it back. `pidfd_open` of a number by this process
-/// would be a race: where SIGCHLD is ignored, or another thread reaps all children, the number may
-/// have a new owner by then.
+/// The child itself opens its pidfd and sends it back. If this process called `pidfd_open` with the
+/// process id, it would be a race: where SIGCHLD is ignored, or another thread reaps all children,
+/// the id may belong to another process by then.
 pub(crate) fn spawn_with_descriptor(
     mut command: Command,
     variable: &str,
@@ -81,7 +81,7 @@ pub(crate) fn spawn_with_descriptor(
 
 /// In the forked child: sends a pidfd of this process, or an empty word if there is none.
 fn send_own_pidfd(socket: RawFd) -> Result<(), Errno> {
-    // The number is our own, in the namespace of processes that this one is in.
+    // The id is our own, in the namespace of processes that this one is in.
     let id = std::process::id() as libc::pid_t;
     // SAFETY: the call takes two integers.
     let answer = unsafe { libc::syscall(libc::SYS_pidfd_open, id, 0) };
@@ -120,8 +120,8 @@ fn send_own_pidfd(socket: RawFd) -> Result<(), Errno> {
     pidfd.map(drop)
 }
 
-/// The pidfd that the child has sent before it ran its program. Gives the socket back, with the
-/// pidfd still in it, while this process is at its limit of descriptors.
+/// The pidfd that the child has sent before it ran its program. Returns the socket, with the pidfd
+/// still in it, while this process is at its limit of descriptors.
 fn receive_pidfd(socket: OwnedFd) -> Result<OwnedFd, (OwnedFd, SystemError)> {
     let mut received = Err(Errno::EMFILE);
     let deadline = Instant::now() + LONGEST_END;
@@ -142,12 +142,12 @@ fn receive_pidfd(socket: OwnedFd) -> Result<OwnedFd, (OwnedFd, SystemError)> {
 }
 
 impl ChildProcess {
-    /// The process number, for display and for calls that the user makes.
+    /// The process id, for display and for calls that the user makes.
     pub(crate) fn id(&self) -> u32 {
         self.child.id()
     }
 
-    /// The standard library's handle. It waits and kills by number.
+    /// The standard library's handle. It waits and kills by process id.
     pub(crate) fn into_child(self) -> Child {
         self.child
     }
@@ -163,7 +163,7 @@ impl ChildProcess {
     /// Waits until the child has ended, and reaps it.
     ///
     /// Once it has ended this waits no longer than a moment: another process that traces the child
-    /// can keep its exit status for as long as it likes, and then the answer is an error.
+    /// can keep its exit status for as long as it likes, and then this is an error.
     pub(crate) fn wait(&mut self) -> io::Result<ExitStatus> {
         // As the standard library does: a child that reads its input to the end must see the end.
         drop(self.child.stdin.take());
@@ -190,8 +190,8 @@ impl ChildProcess {
     /// The exit status, if the child has ended. Reaps it then.
     pub(crate) fn try_wait(&mut self) -> io::Result<Option<ExitStatus>> {
         if self.status.is_none() && look(self.pidfd.as_fd(), libc::WNOWAIT)?.is_some() {
-            // While it is unreaped the number is its own. The handle remembers the status, so that
-            // whoever takes it out later cannot signal the number's next owner.
+            // While it is unreaped the id is its own. The handle remembers the status, so that a
+            // later user of the handle cannot signal the next process with that id.
             self.status = self.child.try_wait()?;
         }
         Ok(self.status)
@@ -212,8 +212,8 @@ impl ChildProcess {
         }
     }
 
-    /// Gives the child `grace` to end by itself, kills it if it has not, and reaps it. What cannot
-    /// be reaped within the bounds is left for a later call of this or of `spawn_with_descriptor`.
+    /// Gives the child `grace` to end by itself, kills it if it has not, and reaps it. If it cannot
+    /// be reaped within the bounds, a later call of this or of `spawn_with_descriptor` does it.
     pub(crate) fn end(self, grace: Duration) {
         reap_leftovers();
         if self.status.is_some() || is_reaped(self.pidfd.as_fd()) {
@@ -235,7 +235,7 @@ impl ChildProcess {
 /// Children that have not been reaped when their owner went.
 enum Leftover {
     Child(OwnedFd),
-    /// One whose pidfd still waits in this socket, as there was no room for it.
+    /// A child whose pidfd still waits in this socket, as there was no room for it.
     Unnamed(OwnedFd),
 }
 
@@ -245,9 +245,9 @@ fn leave(leftover: Leftover) {
     LEFTOVERS.lock().unwrap_or_else(PoisonError::into_inner).push(leftover);
 }
 
-/// Tries once more to reap what was left. Never waits.
+/// Tries again to reap the leftovers. Never waits.
 fn reap_leftovers() {
-    // A thread that is at it does the work of the others.
+    // Another thread that is doing this does the work for all.
     let Ok(mut leftovers) = LEFTOVERS.try_lock() else { return };
     for leftover in mem::take(&mut *leftovers) {
         let pidfd = match leftover {
@@ -288,8 +288,8 @@ fn has_ended(pidfd: BorrowedFd<'_>, timeout: Duration) -> bool {
     }
 }
 
-/// Reaps the child if it has ended. Whether nothing is left of it, be it that another part of the
-/// program has reaped it.
+/// Reaps the child if it has ended. Returns whether nothing is left of it, even if another part of
+/// the program has reaped it.
 fn is_reaped(pidfd: BorrowedFd<'_>) -> bool {
     match look(pidfd, 0) {
         Ok(status) => status.is_some(),
@@ -332,17 +332,17 @@ fn kill(pidfd: BorrowedFd<'_>) -> io::Result<()> {
     }
 }
 
-/// Why an inherited descriptor is not given out.
+/// Why an inherited descriptor is not returned.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Unclaimed {
-    /// It was, before.
+    /// It was returned before.
     Taken,
-    /// It is not here: the value was meant for another process, one that passed its environment on.
+    /// It is not here: the value was meant for another process, which passed its environment on.
     NotOurs,
 }
 
 /// Takes the descriptor that `value` names, as `spawn_with_descriptor` wrote it into the
-/// environment: once in the life of this process, which nothing else here can own.
+/// environment: once in the life of this process, in which no other code can own it.
 pub(crate) fn claim(value: &str) -> Result<OwnedFd, Unclaimed> {
     static TAKEN: Mutex<bool> = Mutex::new(false);
     let mut taken = TAKEN.lock().unwrap_or_else(PoisonError::into_inner);
@@ -361,8 +361,9 @@ fn inherited(value: &str) -> Option<RawFd> {
     let number: RawFd = number.parse().ok().filter(|number| *number > 2)?;
     // SAFETY: borrowed for calls which answer with EBADF if it is not open.
     let borrowed = unsafe { BorrowedFd::borrow_raw(number) };
-    // What came through exec has no close-on-exec flag; what this process has opened since has it,
-    // as far as the standard library opened it. The inode tells the rest apart.
+    // A descriptor that came through exec has no close-on-exec flag. One that this process has
+    // opened since has it, as far as the standard library opened it. The inode distinguishes the
+    // rest.
     let flags = FdFlag::from_bits_retain(fcntl(borrowed, FcntlArg::F_GETFD).ok()?);
     if flags.contains(FdFlag::FD_CLOEXEC)
         || inode(borrowed).ok()? != expected.parse::<u64>().ok()?
@@ -377,7 +378,7 @@ fn inode(descriptor: BorrowedFd<'_>) -> Result<u64, SystemError> {
     fstat(descriptor).map(|stat| stat.st_ino).map_err(named("fstat"))
 }
 
-/// A process, told apart from copies that `fork` made of it: what a copy holds is not its own.
+/// A process, as distinct from copies that `fork` made of it: what a copy holds is not its own.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Maker {
     id: u32,
@@ -388,11 +389,11 @@ impl Maker {
     /// The process that runs this.
     pub(crate) fn this() -> Maker {
         static START: Once = Once::new();
-        // The number alone would be enough, were it not given to a new process some day: a copy of
-        // a copy may have the number of the first one. A fork past the C library is told by it.
+        // The id alone would be enough if it were never given to a new process: a copy of a copy
+        // may have the id of the first one. A fork past the C library is detected by the id.
         START.call_once(|| {
             // SAFETY: the handler is a function of this program that only adds to an atomic. It
-            // fails for a lack of memory alone, and then the numbers are what is compared.
+            // fails only for lack of memory, and then the ids alone are compared.
             let _ = unsafe { libc::pthread_atfork(None, None, Some(count_fork)) };
         });
         // Relaxed: the thread that forks is the one that runs in the copy.
@@ -405,7 +406,7 @@ impl Maker {
     }
 }
 
-/// How often this process is a copy of another one.
+/// How often this process was copied by fork since its start.
 static FORKS: AtomicU64 = AtomicU64::new(0);
 
 extern "C" fn count_fork() {
@@ -413,9 +414,9 @@ extern "C" fn count_fork() {
     FORKS.fetch_add(1, Relaxed);
 }
 
-/// For how long a child that was killed may take to end: much longer than it takes.
+/// How long a killed child may take to end: much longer than it takes.
 const LONGEST_END: Duration = Duration::from_secs(2);
-/// For how long the status of a child that has ended is asked for. It is there at once, unless
-/// another process traces the child.
+/// How long to ask for the status of a child that has ended. It is there at once, unless another
+/// process traces the child.
 const LONGEST_REAPING: Duration = Duration::from_millis(100);
 const NAP: Duration = Duration::from_millis(1);

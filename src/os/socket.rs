@@ -1,7 +1,7 @@
 //! Socket pairs: the doorbell, and packets with descriptors. unix(7), sendmsg(2), recvmsg(2).
 //!
-//! Every call has MSG_DONTWAIT and MSG_NOSIGNAL. The flags are the call's, not the description's,
-//! which a peer shares and could change.
+//! Every call has MSG_DONTWAIT and MSG_NOSIGNAL. The flags belong to the call, not to the
+//! description, which a peer shares and could change.
 #![allow(unsafe_code)]
 
 use crate::error::SystemError;
@@ -30,18 +30,18 @@ pub(crate) fn packet_pair() -> Result<(OwnedFd, OwnedFd), SystemError> {
     pair(SockType::SeqPacket)
 }
 
-/// What a doorbell said when it was drained.
+/// What draining a doorbell found.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Drained {
     /// It did not ring.
     Silent,
-    /// It rang. It is silent now, or so noisy that more was left in it.
+    /// It rang. It is silent now, or rang so often that some is left in it.
     Rang,
     /// The other end has gone.
     HungUp,
 }
 
-/// What became of a ring.
+/// The result of a ring.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Rung {
     /// It rings, or rang already.
@@ -67,31 +67,31 @@ pub(crate) fn ring(doorbell: BorrowedFd<'_>) -> Rung {
 /// How far a doorbell is drained.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum DrainTo {
-    /// Until it is silent, as far as can be told without a call more. What is left in it, be it the
-    /// end, keeps the descriptor readable: enough for a waiter that asks for its level.
+    /// Until it is silent, as far as one call shows. What is left in it, even the end, keeps the
+    /// descriptor readable, which suffices for a level-triggered waiter.
     Silence,
-    /// Until the kernel says that nothing is left, or that this is the end. A waiter that is told
-    /// of changes alone hears of nothing that came before.
+    /// Until the kernel says that nothing is left, or that this is the end. An edge-triggered
+    /// waiter is not told of what came before.
     TheEnd,
 }
 
-/// Takes out what was rung. At most a few calls, however fast somebody rings; to the end at most
+/// Reads what was rung. Makes at most a few calls, however fast the peer rings; to the end, at most
 /// as many as empty a socket of the usual size.
 ///
-/// Only for a doorbell that refuses descriptors: this call would have the kernel close them, and
+/// Only for a doorbell that refuses descriptors: this call would make the kernel close them, and
 /// wait for that. See [`drain_all`].
 pub(crate) fn drain(doorbell: BorrowedFd<'_>, to: DrainTo) -> Drained {
     drain_by(to, |bytes| recv(doorbell.as_raw_fd(), bytes, MsgFlags::MSG_DONTWAIT))
 }
 
-/// The same for a doorbell that a hostile peer may have hung descriptors on: they are received, and
-/// closed as [`Foreign`] ones are.
+/// The same for a doorbell on which a hostile peer may have sent descriptors: they are received,
+/// and closed as [`Foreign`] ones are.
 pub(crate) fn drain_all(doorbell: BorrowedFd<'_>, account: &Arc<Account>, to: DrainTo) -> Drained {
     drain_by(to, |bytes| {
         let most = bytes.len();
         match receive_now(doorbell, bytes, Some(account)) {
             Ok(Received::Packet(len, descriptors)) if descriptors.is_empty() => Ok(len),
-            // The call ends behind the bytes that had them: more may be there.
+            // The call ends after the bytes that had them: more may be there.
             Ok(Received::Packet(..) | Received::CutOff) => Ok(most),
             Ok(Received::Nothing | Received::NoRoom) => Err(Errno::EAGAIN),
             Err(_) => Ok(0),
@@ -109,14 +109,14 @@ fn drain_by(to: DrainTo, mut take: impl FnMut(&mut [u8]) -> nix::Result<usize>) 
     for _ in 0..most {
         match take(&mut bytes) {
             Ok(0) => return Drained::HungUp,
-            // A short read has emptied it: one call in the usual case. Whether the end stands
-            // behind what it read takes a second one.
+            // A short read has emptied it: usually one call. Whether the end follows takes a second
+            // one.
             Ok(len) if len < bytes.len() && to == DrainTo::Silence => return Drained::Rang,
             Ok(_) => drained = Drained::Rang,
             // A reset is reported once, before the end of the stream.
             Err(Errno::EINTR | Errno::ECONNRESET) => {}
             Err(Errno::EAGAIN) => return drained,
-            // A socket that nobody is connected to, say: it will never ring.
+            // For example a socket without a peer: it will never ring.
             Err(_) => return Drained::HungUp,
         }
     }
@@ -147,30 +147,30 @@ pub(crate) fn send_packet(
     }
 }
 
-/// Lets nothing more come to this socket: its peer's sends fail from now on. What has come before
-/// can still be received.
+/// Makes the peer's sends to this socket fail from now on. What has come before can still be
+/// received.
 pub(crate) fn refuse_more(socket: BorrowedFd<'_>) {
-    // It fails only where nothing can come any more.
+    // It fails only if nothing can come any more.
     let _ = shutdown(socket.as_raw_fd(), Shutdown::Both);
 }
 
-/// What a packet socket had to give.
+/// The result of reading a packet socket.
 #[derive(Debug)]
 pub(crate) enum Received {
-    /// A packet: so many bytes, and its descriptors.
+    /// A packet: its length in bytes, and its descriptors.
     Packet(usize, Vec<Foreign>),
-    /// One whose bytes or descriptors did not find room. Those that came are closed.
+    /// A packet whose bytes or descriptors did not fit. Those that came are closed.
     CutOff,
-    /// This process cannot have so many more descriptors at the moment. The packet waits.
+    /// This process has too few free descriptors at the moment. The packet waits.
     NoRoom,
     /// None is there.
     Nothing,
 }
 
-/// Receives one packet of at most `bytes.len()` bytes and of some `count` descriptors.
+/// Receives one packet of at most `bytes.len()` bytes and of about `count` descriptors.
 ///
-/// The kernel destroys descriptors that exceed the process's limit. So it is made sure before that
-/// there is room, in a turn that makes it one step among the threads that use this crate.
+/// The kernel destroys descriptors that exceed the process's limit. So this first makes sure that
+/// there is room, in a turn that makes both one step among the threads that use this crate.
 pub(crate) fn receive(
     socket: BorrowedFd<'_>,
     bytes: &mut [u8],
@@ -190,7 +190,7 @@ pub(crate) fn receive_for(
     if has_room(count) {
         return receive_now(socket, bytes, account);
     }
-    // So many are made, and given up again.
+    // As many are made, and closed again.
     let stand_ins: Result<Vec<_>, _> = (0..count).map(|_| socket.try_clone_to_owned()).collect();
     match stand_ins {
         Ok(stand_ins) => drop(stand_ins),
@@ -206,7 +206,7 @@ pub(crate) fn receive_for(
 }
 
 /// Whether the highest `count` numbers below the process's limit are free, as they nearly always
-/// are: then there is room, for a sixth of what making and closing as many would cost.
+/// are: then there is room, for a sixth of the cost of making and closing as many.
 fn has_room(count: usize) -> bool {
     let Ok((limit, _)) = getrlimit(Resource::RLIMIT_NOFILE) else { return false };
     let Ok(limit) = RawFd::try_from(limit) else { return false };
@@ -222,10 +222,10 @@ fn is_free(number: RawFd) -> bool {
     Errno::result(answer) == Err(Errno::EBADF)
 }
 
-/// One thread's turn to look for room and fill it.
+/// One thread's turn to check for room and to fill it.
 ///
-/// A peer that can hold up one thread's receive must not hold up the others: who has waited for
-/// long goes on without a turn, and risks a packet at the process's limit of descriptors.
+/// A peer that can delay one thread's receive must not delay the others: after a long wait a thread
+/// proceeds without a turn, and risks a packet at the process's limit of descriptors.
 struct Turn {
     is_ours: bool,
 }
@@ -265,8 +265,8 @@ impl Drop for Turn {
 
 /// Receives one packet of at most `bytes.len()` bytes: its length and its descriptors.
 ///
-/// Whatever did not fit, bytes or descriptors, makes the whole packet an error; descriptors that
-/// came are closed then. Ancillary data that nobody asked for is dropped, its descriptors closed.
+/// If bytes or descriptors did not fit, the whole packet is an error, and descriptors that came are
+/// closed. Unexpected ancillary data is dropped, its descriptors closed.
 pub(crate) fn receive_packet(
     socket: BorrowedFd<'_>,
     bytes: &mut [u8],
@@ -319,15 +319,15 @@ pub(crate) enum Discarded {
     Nothing,
 }
 
-/// Lets no more come to this socket, which is this end's alone.
+/// Lets nothing more come to this socket, which only this end uses.
 pub(crate) fn stop_receiving(socket: BorrowedFd<'_>) {
-    // It fails only where nothing can come any more.
+    // It fails only if nothing can come any more.
     let _ = shutdown(socket.as_raw_fd(), Shutdown::Read);
 }
 
-/// Whether something waits at a socket that closing it would close. For a stream socket, and where
-/// only this crate sends to the other end (`is_honest`), the count of bytes tells. Packets without
-/// bytes are seen by the kernel's own count of descriptors alone.
+/// Whether something waits at a socket that its close would close. For a stream socket, and if only
+/// this crate sends to the other end (`is_honest`), the count of bytes suffices. Packets without
+/// bytes show only in the kernel's own count of descriptors.
 pub(crate) fn holds_something(socket: BorrowedFd<'_>, is_honest: bool) -> bool {
     match waiting_bytes(socket) {
         Some(0) if is_honest => false,
@@ -343,7 +343,7 @@ fn waiting_bytes(socket: BorrowedFd<'_>) -> Option<u64> {
     u64::try_from(count).ok().filter(|_| answer == 0)
 }
 
-/// Whether descriptors wait at a socket, as /proc says; also where that is not known.
+/// Whether descriptors wait at a socket, by /proc; true if that is not known.
 fn has_descriptors_waiting(socket: BorrowedFd<'_>) -> bool {
     let path = format!("/proc/thread-self/fdinfo/{}", socket.as_raw_fd());
     let Ok(text) = std::fs::read_to_string(path) else { return true };
@@ -351,8 +351,8 @@ fn has_descriptors_waiting(socket: BorrowedFd<'_>) -> bool {
     count.is_none_or(|count| count.trim() != "0")
 }
 
-/// A socket of this process at which another one may have left descriptors. Dropping it holds up
-/// nobody, and tells the peer at once: what may take long to close goes to the reaper's thread.
+/// A socket of this process at which another process may have left descriptors. Dropping it delays
+/// no caller, and tells the peer at once: what may take long to close goes to the reaper's thread.
 #[derive(Debug)]
 pub(crate) struct Socket {
     /// `None` only while it is dropped.
@@ -361,9 +361,9 @@ pub(crate) struct Socket {
     pub refuses_descriptors: bool,
     /// Only this crate sends to it: no packet is without bytes.
     pub is_honest: bool,
-    /// It is another process's by now, or will be.
+    /// Another process owns it by now, or will.
     pub has_moved: bool,
-    /// The process that has it: a copy of that process must not shut it down.
+    /// The process that owns it: a forked copy of that process must not shut it down.
     owner: u32,
 }
 
@@ -378,7 +378,7 @@ impl Socket {
         }
     }
 
-    /// One that was just made here, and gets no descriptors, where the kernel can refuse them.
+    /// A socket that was just made here, and gets no descriptors, if the kernel can refuse them.
     pub(crate) fn without_descriptors(descriptor: OwnedFd) -> Socket {
         let refuses_descriptors = refuse_descriptors(descriptor.as_fd());
         let mut socket = Socket::new(descriptor);
@@ -398,7 +398,7 @@ impl Drop for Socket {
         let Some(socket) = self.descriptor.take() else { return };
         if !self.refuses_descriptors {
             if !self.has_moved && self.owner == process::id() {
-                // Nothing comes between the look and the close; and the peer hears of it now.
+                // Nothing comes between the check and the close; and the peer learns of it now.
                 let _ = shutdown(socket.as_raw_fd(), Shutdown::Both);
             }
             if holds_something(socket.as_fd(), self.is_honest || self.has_moved) {
@@ -448,8 +448,8 @@ fn receive_now(
 
 /// The descriptors in a message's control buffer: those of SCM_RIGHTS, and others.
 ///
-/// All are taken into ownership before anything else is decided, so that none can leak; `nix`
-/// refuses to look at a buffer that was cut off, and does not know SCM_PIDFD.
+/// All are owned before anything else is decided, so that none can leak; `nix` refuses to look at a
+/// buffer that was cut off, and does not know SCM_PIDFD.
 fn take_descriptors(message: &libc::msghdr) -> (Vec<OwnedFd>, Vec<OwnedFd>) {
     let (mut rights, mut unasked) = (Vec::new(), Vec::new());
     // SAFETY: the kernel has filled the control buffer and said how much of it.
@@ -486,7 +486,7 @@ fn take_descriptors(message: &libc::msghdr) -> (Vec<OwnedFd>, Vec<OwnedFd>) {
     (rights, unasked)
 }
 
-/// Whether a descriptor that somebody else made is a Unix socket of this type.
+/// Whether a foreign descriptor is a Unix socket of this type.
 pub(crate) fn is_unix(fd: BorrowedFd<'_>, kind: Kind) -> bool {
     let kind = match kind {
         Kind::Stream => SockType::Stream,
@@ -503,13 +503,13 @@ pub(crate) enum Kind {
     Packet,
 }
 
-/// Lets nobody send descriptors to this socket any more: Linux 6.16, without effect before.
+/// Makes the kernel refuse descriptors that are sent to this socket: Linux 6.16, no effect before.
 ///
-/// A descriptor that comes unasked is closed by whoever drains or closes the socket, and closing
-/// can be made to take long, by a TCP socket that lingers, say. Only for a socket that was just
+/// Otherwise an unexpected descriptor is closed when the socket is drained or closed, and that
+/// close can take long, for example for a TCP socket that lingers. Only for a socket that was just
 /// made: setting an option waits for the socket's lock, which another holder can keep.
 ///
-/// Says whether the kernel does so.
+/// Returns whether the kernel does so.
 fn refuse_descriptors(socket: BorrowedFd<'_>) -> bool {
     let value: libc::c_int = 0;
     // SAFETY: `value` is valid for the call, with its length. A kernel that does not know the
@@ -538,7 +538,7 @@ pub(crate) fn fresh(number: RawFd) -> OwnedFd {
 
 /// Lets as many packets wait in this socket's peer as the system allows.
 pub(crate) fn enlarge(socket: BorrowedFd<'_>) {
-    // The kernel takes it down to its own bound; if it refuses, the usual size serves.
+    // The kernel reduces it to its own bound; if it refuses, the usual size suffices.
     let _ = setsockopt(&socket, sockopt::SndBuf, &SEND_BUFFER);
 }
 
@@ -569,11 +569,11 @@ fn number(socket: BorrowedFd<'_>, option: libc::c_int) -> Option<libc::c_int> {
 const LONGEST_TURN: Duration = Duration::from_millis(20);
 const MAX_DRAIN_CALLS: u32 = 16;
 const MAX_DRAIN_CALLS_TO_THE_END: u32 = 1024;
-/// Resets and interruptions of one call that are waited out.
+/// The most resets and interruptions of one call that are waited out.
 const MAX_RESETS: u32 = 16;
-/// Packets that are closed at a time; what is left goes with its socket.
+/// The most packets that are closed at a time; what is left goes with its socket.
 const MAX_DISCARDED: u32 = 20_000;
-/// Packets without bytes, which only a hostile peer sends, before they are taken for the end.
+/// The most packets without bytes, which only a hostile peer sends, before they count as the end.
 const MAX_EMPTY: u32 = 64;
 const SEND_BUFFER: usize = 8 << 20;
 /// `SO_PASSRIGHTS` of Linux 6.16, which the C library's headers do not always have.

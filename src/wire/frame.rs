@@ -1,5 +1,5 @@
 //! What travels on a socket beside descriptors: the capsule of an end that moves, and the packet of
-//! what moves with a message.
+//! a message's transferables.
 //!
 //! ```text
 //! capsule
@@ -41,8 +41,8 @@
 //! +0x30 capsule
 //! ```
 //!
-//! Shared memory is never the authority for an end's own cursors, as the peer can write there: they
-//! travel in here. A receiver checks them like any foreign word.
+//! An end does not rely on shared memory for its own cursors, as the peer can write there: they
+//! travel in the capsule. A receiver checks them like any foreign word.
 
 use crate::wire::layout::{MAX_SEGMENTS, VERSION};
 
@@ -69,7 +69,7 @@ pub(crate) struct Capsule {
     pub left: [u64; MAX_SEGMENTS],
 }
 
-/// Which ends of a channel refuse what moves with a message.
+/// Which ends of a channel refuse transferables.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct TransferPolicy {
     /// This end receives none.
@@ -78,7 +78,7 @@ pub(crate) struct TransferPolicy {
     pub peer_refuses: bool,
 }
 
-/// Where an end stands in one lane.
+/// The place of an end in one lane.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Place {
     pub position: u64,
@@ -131,7 +131,7 @@ impl Capsule {
             entered: word(index + 1),
             segment: word(index + 2),
         };
-        // A word with bits that nobody knows says nothing.
+        // A word with unknown bits says nothing.
         let flags = if word(13) <= 7 { word(13) } else { 0 };
         let (version, side) = (word(1) as u32, (word(1) >> 32) as u32);
         if word(0) != MAGIC {
@@ -157,16 +157,16 @@ impl Capsule {
     }
 }
 
-/// One thing that moves with a message.
+/// One transferable of a message.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Entry {
-    /// An end of a pair; its capsule, not looked at yet.
+    /// An end of a pair; its capsule, not checked yet.
     Port(Box<[u8; CAPSULE_LEN]>),
     /// Sealed memory of `len` bytes.
     Buffer { len: u64 },
     /// Any other descriptor.
     Descriptor,
-    /// Memory that both ends are to map: `slots` times `len` bytes.
+    /// Memory that both ends will map: `slots` times `len` bytes.
     Pool { number: u64, slots: u64, len: u64 },
 }
 
@@ -203,7 +203,7 @@ pub(crate) fn encode_packet(sequence: u64, entries: &[Entry]) -> Vec<u8> {
     bytes
 }
 
-/// The sequence and the entries of a packet that a peer wrote; `None` if it is none.
+/// The sequence and the entries of a packet that a peer wrote; `None` if it is invalid.
 pub(crate) fn decode_packet(bytes: &[u8]) -> Option<(u64, Vec<Entry>)> {
     let mut rest = bytes;
     if take_word(&mut rest)? != PACKET_MAGIC {
@@ -232,7 +232,7 @@ pub(crate) fn decode_packet(bytes: &[u8]) -> Option<(u64, Vec<Entry>)> {
     (1..=MAX_ENTRIES).contains(&entries.len()).then_some((sequence, entries))
 }
 
-/// What two programs that meet by a name say about themselves.
+/// What two programs that connect by name say about themselves.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Hello {
     pub version: u64,
@@ -255,7 +255,7 @@ impl Hello {
         bytes
     }
 
-    /// What a stranger says, and whether it is a refusal.
+    /// What an unknown process says, and whether it is a refusal.
     pub(crate) fn decode(bytes: &[u8]) -> Option<(Hello, bool)> {
         let mut rest = bytes;
         let magic = take_word(&mut rest)?;
@@ -266,14 +266,14 @@ impl Hello {
     }
 }
 
-/// What a member of a broadcast channel says before the capsule of the port that it brings.
+/// What a joiner of a broadcast channel sends before the capsule of the port that it brings.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Introduction {
     pub hello: Hello,
     pub member: u128,
 }
 
-/// Bytes of an introduction, without the capsule behind it.
+/// Bytes of an introduction, without the capsule after it.
 pub(crate) const INTRODUCTION_LEN: usize = HELLO_LEN + 0x10;
 
 impl Introduction {
@@ -284,7 +284,7 @@ impl Introduction {
         bytes
     }
 
-    /// What a stranger says, and what it says after that.
+    /// Decodes what an unknown process says, and returns the rest.
     pub(crate) fn decode(bytes: &[u8]) -> Option<(Introduction, &[u8])> {
         let (hello, rest) = bytes.split_at_checked(HELLO_LEN)?;
         let (member, rest) = rest.split_first_chunk()?;
@@ -380,7 +380,7 @@ mod tests {
         let packet = encode_packet(9, &entries);
         let ends = [16, 24, 24 + 8 + CAPSULE_LEN, packet.len()];
         for len in 0..packet.len() {
-            // Cut between two entries it is a shorter packet; with none of them it is nothing.
+            // Cut between two entries it is a shorter packet; without entries it is invalid.
             let is_packet = ends.contains(&len) && len > 16;
             assert_eq!(decode_packet(&packet[..len]).is_some(), is_packet, "{len} bytes");
         }

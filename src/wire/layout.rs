@@ -26,10 +26,10 @@
 //! ```
 //!
 //! The three words of the sleepers' line are loaded at every post and every release, and stored
-//! only when somebody goes to sleep or away: while both sides keep up the line stays shared in
-//! both caches, and looking at it costs a hit.
+//! only when a side goes to sleep or leaves: while both sides keep up the line stays shared in both
+//! caches, and looking at it costs a hit.
 //!
-//! `reader_gone` stands there and not beside `head` for the same reason: `head`'s line changes with
+//! `reader_gone` is there and not beside `head` for the same reason: `head`'s line changes with
 //! every message, and a post must not touch it.
 
 use crate::sync::{AtomicU32, AtomicU64};
@@ -55,7 +55,7 @@ pub(crate) const DEFAULT_LIMIT: u64 = 64 << 20;
 /// Most segments of an area: `MIN_CAPACITY << (MAX_SEGMENTS - 1)` is `MAX_LIMIT`.
 pub(crate) const MAX_SEGMENTS: usize = 21;
 
-/// The region's first bytes. Written once by the creator, before anybody else can see them.
+/// The region's first bytes. Written once by the creator, before another process can see them.
 #[repr(C, align(128))]
 pub(crate) struct Identity {
     pub magic: AtomicU64,
@@ -84,20 +84,20 @@ pub(crate) struct HeadLine {
     pub head: AtomicU64,
 }
 
-/// Who sleeps, and who has left.
+/// Which side sleeps, and which has left.
 ///
 /// | `message_sleeper`, `room_sleeper` | meaning | set by |
 /// |---|---|---|
-/// | 0 | nobody sleeps, or the flag was taken and the wake is under way | waker, sleeper: swap |
+/// | 0 | not asleep, or the flag was taken and the wake is on its way | waker, sleeper: swap |
 /// | 1 | asleep on this word as a futex | sleeper |
-/// | 2 | asleep on the doorbell, or somebody waits on its descriptor | sleeper |
-/// | else | nonsense of a hostile peer; read as 2, the wake that hurts nobody | |
+/// | 2 | asleep on the doorbell, or its descriptor is watched | sleeper |
+/// | else | invalid, from a hostile peer; read as 2, the wake that is always harmless | |
 #[repr(C, align(128))]
 #[derive(Debug, Default)]
 pub(crate) struct SleeperLine {
     pub message_sleeper: AtomicU32,
     pub room_sleeper: AtomicU32,
-    /// 0: the consumer reads on; 1: it closed; 2: it was dropped.
+    /// 0: the consumer still reads; 1: it closed; 2: it was dropped.
     pub reader_gone: AtomicU32,
 }
 
@@ -146,7 +146,7 @@ pub(crate) const fn region_len(limit: u64) -> u64 {
     AREA_OFFSET + 2 * limit
 }
 
-/// What the payload bytes of this build look like: byte order, pointer width and alignment of rkyv.
+/// How the payload bytes of this build look: byte order, pointer width and alignment of rkyv.
 ///
 /// Features of rkyv change them, and cargo may unify features differently in two binaries; so the
 /// value is taken from the archived types themselves.
@@ -185,7 +185,7 @@ const _: () = {
 mod tests {
     use super::*;
 
-    /// `docs/layout.md` shows the picture above; each of its rows must stand there.
+    /// `docs/layout.md` shows the picture above; each of its rows must be there.
     #[test]
     fn documented_layout_is_this_one() {
         let source = include_str!("layout.rs");

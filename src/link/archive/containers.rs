@@ -1,4 +1,4 @@
-//! Archived types that hold others: what they hold is walked.
+//! Archived types that hold others, which are walked.
 #![allow(unsafe_code)]
 
 use super::{ArchiveCheck, SafeArchive, most};
@@ -22,8 +22,7 @@ use rkyv::tuple::{
 };
 use rkyv::vec::ArchivedVec;
 
-/// Refuses, when a program is compiled, elements that take no bytes: their number is whatever the
-/// peer says.
+/// Refuses zero-sized elements at compile time: the peer could claim any number of them.
 const fn assert_sized<T>() {
     assert!(
         size_of::<T>() > 0,

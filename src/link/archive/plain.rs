@@ -25,7 +25,7 @@ use std::num::{NonZeroI8, NonZeroU8};
 macro_rules! nothing_to_check {
     ($($type:ty),* $(,)?) => { nothing_to_check!(0: $($type),*); };
     ($levels:literal: $($type:ty),* $(,)?) => {$(
-        // SAFETY: its functions read nothing but what rkyv's check has checked.
+        // SAFETY: its functions read only what rkyv's check has checked.
         unsafe impl SafeArchive for $type {
             const CHECKS: bool = false;
             const LEVELS: u32 = $levels;
@@ -122,7 +122,7 @@ nothing_to_check!(
     rend::unaligned::NonZeroU128_ube,
 );
 
-// Their bytes lie elsewhere.
+// Their bytes are elsewhere.
 nothing_to_check!(1: ArchivedString, ArchivedCString);
 
 nothing_to_check!(

@@ -1,4 +1,4 @@
-//! Deserialising what shares values: a pointer comes out as the type that it is asked for as.
+//! Deserialising values that are shared: a pointer comes out as the type that was asked for.
 //!
 //! rkyv's pool knows a shared value by its place in the archive alone. If two pointers of different
 //! types, which have the same archived type, lead to one place (`Rc<u32>` and `Rc<usize>`, say), it
@@ -6,9 +6,9 @@
 //! can. Nothing that rkyv tells a pool identifies the type: it gives a function that drops the
 //! value, and the compiler merges the functions of types that are dropped by the same code.
 //!
-//! So the deserializer of this crate is no [`Pooling`](rkyv::de::Pooling), to which rkyv's own
-//! `Deserialize` of `Rc` and `Arc` is bound. Those here take its place. They know the type, and
-//! look a value up by its place and its type.
+//! So the deserializer of this crate is not a [`Pooling`](rkyv::de::Pooling), to which rkyv's own
+//! `Deserialize` of `Rc` and `Arc` is bound. The implementations here replace those. They know the
+//! type, and look a value up by its place and its type.
 #![allow(unsafe_code)]
 
 use super::{Receive, access};
@@ -23,14 +23,14 @@ use std::collections::HashMap;
 use std::rc::{self, Rc};
 use std::sync::{self, Arc};
 
-/// The deserializer that a received archive is given.
+/// The deserializer for a received archive.
 ///
-/// Pointers of one type to one value of the archive share one value. Where a peer made pointers of
-/// several types lead to one value, each type has a value of its own.
+/// Pointers of one type to one value of the archive share one value. If a peer made pointers of
+/// several types lead to one value, each type gets its own value.
 ///
-/// It is no [`rkyv::de::Pooling`]. A type that contains itself behind `Rc` or `Arc` says by its
-/// bounds that it is deserialised by such a pool, so its derive of [`rkyv::Deserialize`] does not
-/// fit. It implements the trait by hand:
+/// It is not a [`rkyv::de::Pooling`]. The bounds of a type that contains itself behind `Rc` or
+/// `Arc` require such a pool, so its derive of [`rkyv::Deserialize`] does not fit. Implement the
+/// trait by hand for it:
 ///
 /// ```
 /// use messageport::{MessageChannel, ReceiveDeserializer, SafeArchive, rkyv};
@@ -76,7 +76,7 @@ impl Fallible for ReceiveDeserializer {
 }
 
 impl ReceiveDeserializer {
-    /// A pointer to the value at this place. It is made if there is none of this type yet. The
+    /// A pointer to the value at this place, which is made if there is none of this type yet. The
     /// archive's check has refused cycles, so this ends.
     fn share<T, P>(
         &mut self,
@@ -190,7 +190,7 @@ mod tests {
         assert_eq!((Rc::strong_count(&word), Rc::weak_count(&word)), (1, 1));
     }
 
-    /// Both are archived as 32 bits, and of one place each makes what it needs.
+    /// Both are archived as 32 bits, and each makes what it needs from one place.
     #[test]
     fn one_place_is_a_value_of_each_type() {
         let bytes = rkyv::to_bytes::<Failure>(&twice(&twice(&Rc::new(7u32))));

@@ -9,8 +9,8 @@
 //! order, until a group has an empty byte. A full byte at `i` that matches makes it read the bucket
 //! `i % capacity`, which rkyv's check has checked if the byte there, below `capacity`, is full.
 //!
-//! INVARIANT (control): each byte is full or empty; one at `i >= capacity` is what stands at
-//! `i % capacity`, but that it may be empty from `2 * capacity` on; some byte below `capacity` is
+//! INVARIANT (control): each byte is full or empty; a byte at `i >= capacity` equals the one at `i
+//! % capacity`, except that it may be empty from `2 * capacity` on; some byte below `capacity` is
 //! empty.
 //!
 //! So a full byte anywhere leads to a checked bucket. And every lookup ends: together its groups
@@ -28,17 +28,17 @@ use rkyv::primitive::{ArchivedIsize, ArchivedUsize};
 use rkyv::rancor::{BoxedError, Source};
 use std::mem::offset_of;
 
-/// What an empty control byte is.
+/// The value of an empty control byte.
 const EMPTY: u8 = 0xff;
 
 /// Bytes that a lookup reads at once.
 const GROUP: usize = 16;
 
-/// How rkyv lays out a table. The 0.8 series has one archive format, so it stays; a test reads
-/// honest tables of every size with it.
+/// rkyv's layout of a table. The 0.8 series has one archive format, so it does not change; a test
+/// reads honest tables of every size with it.
 #[repr(C)]
 struct RawTable {
-    /// From here to the first control byte. The buckets lie in front of those, the last one first.
+    /// From here to the first control byte. The buckets are before those, the last one first.
     control: ArchivedIsize,
     len: ArchivedUsize,
     capacity: ArchivedUsize,
@@ -233,8 +233,8 @@ mod tests {
         Table { control, place: 0, capacity }.check(len).is_ok()
     }
 
-    /// What a lookup from `start` for a key that is absent reads: rkyv's algorithm, with every full
-    /// byte taken for a match. `None` if it would not end.
+    /// What a lookup from `start` for an absent key reads: rkyv's algorithm, with every full byte
+    /// treated as a match. `None` if it would not end.
     fn buckets_read(control: &[u8], capacity: usize, start: usize) -> Option<Vec<usize>> {
         let probe_capacity = capacity.next_multiple_of(GROUP);
         let mask = control.len().next_power_of_two() - 1;

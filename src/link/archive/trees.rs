@@ -1,10 +1,10 @@
 //! B-trees: every node has what iterating over it reads.
 //!
 //! An inner node has `E` entries and up to `E + 1` children, a leaf up to `E` entries. An iterator
-//! of rkyv's follows the first child of each inner node and reads the first entry of each leaf
-//! without asking whether they are there.
+//! of rkyv follows the first child of each inner node and reads the first entry of each leaf
+//! without checking that they exist.
 //!
-//! INVARIANT (nodes): each inner node has its first child, and each leaf an entry at least.
+//! INVARIANT (nodes): each inner node has its first child, and each leaf has at least one entry.
 //! Together they have as many entries as the tree says.
 #![allow(unsafe_code)]
 
@@ -15,8 +15,8 @@ use rkyv::primitive::{ArchivedIsize, ArchivedUsize};
 use rkyv::rancor::{BoxedError, Source};
 use std::mem::{MaybeUninit, offset_of};
 
-/// How rkyv lays out a tree. The 0.8 series has one archive format, so it stays; a test reads
-/// honest trees of every size with it.
+/// rkyv's layout of a tree. The 0.8 series has one archive format, so it does not change; a test
+/// reads honest trees of every size with it.
 #[repr(C)]
 struct RawTree {
     root: ArchivedIsize,
@@ -47,8 +47,8 @@ struct RawInner<K, V, const E: usize> {
 const LEAF: u8 = 0;
 const INNER: u8 = 1;
 
-/// Most nodes above each other in an honest tree: each inner one has two children at least, and a
-/// length has 32 bits.
+/// The most nodes above each other in an honest tree: each inner one has at least two children, and
+/// a length has 32 bits.
 const MOST_NODES: u32 = 33;
 
 /// The distance of a pointer to nothing.

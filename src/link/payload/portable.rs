@@ -1,4 +1,4 @@
-//! Where nothing is done in assembly: on other processors, and where a checker is to see every
+//! Used where nothing is done in assembly: on other processors, and where a checker must see every
 //! access.
 #![allow(unsafe_code)]
 
@@ -20,5 +20,5 @@ pub(super) unsafe fn copy_in(_from: &[u8], _to: NonNull<u8>) -> usize {
     0
 }
 
-/// The language has no such hint.
+/// Rust has no such hint.
 pub(super) fn prefetch(_start: NonNull<u8>, _len: usize) {}

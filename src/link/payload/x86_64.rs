@@ -28,11 +28,11 @@ pub(super) unsafe fn copy_out(from: NonNull<u8>, to: NonNull<u8>, count: usize) 
 /// Copies what this does better than `memcpy`, from a message's start on, and returns how many
 /// bytes those are.
 ///
-/// A short and a very long one by stores of 16 bytes, each inside of one cache line, as a payload
-/// is aligned like that. `memcpy` takes wider ones. Of a short message some would lie across two
+/// A short and a very long one by stores of 16 bytes, each inside one cache line, as a payload is
+/// aligned like that. `memcpy` uses wider stores. In a short message some of them would cross two
 /// lines, both of which the other end's core may hold. A very long one took some 15 % longer by
-/// `memcpy` where it began close behind the start of a page, as its place does and as a block of an
-/// allocator often does; by lines, four loads before four stores, a trusted port took the same at
+/// `memcpy` if it began shortly after the start of a page, as its place does and as a block of an
+/// allocator often does. By lines, four loads before four stores, a trusted port took the same at
 /// the three places that were tried (`docs/performance.md`).
 ///
 /// # Safety

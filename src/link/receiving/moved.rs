@@ -1,4 +1,4 @@
-//! Receipts of what is more than bytes: parcels, pools, and buffers of pools.
+//! Receipts with transferables: lists, pools, and buffers of pools.
 
 use super::Receiving;
 use crate::error::{Corruption, RecvError};
@@ -14,7 +14,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 impl Receiving {
-    /// Discards the packet beside a message, whose ports then end as if this process had died.
+    /// Discards the packet beside a message. Its ports then end as if this process had died.
     pub(super) fn discard_packet(
         &mut self,
         descriptors: u16,
@@ -30,7 +30,7 @@ impl Receiving {
                 parcel.is_trusted = self.end.is_trusted();
                 parcel.abandon();
             }
-            // Its packet waits behind others that are closed first.
+            // Its packet waits until others are closed.
             Err(error) if self.waits_for_reaper => return Err(error),
             Err(RecvError::OutOfDescriptors { .. }) => {
                 self.short_since = None;
@@ -41,7 +41,7 @@ impl Receiving {
         Ok(())
     }
 
-    /// Takes a message and what is beside it, which `settle` has made memory ready for.
+    /// Takes a message with its transferables; `settle` has allocated its memory.
     #[cold]
     pub(super) fn take_attached(&mut self, record: &Record) -> Result<Option<Payload>, RecvError> {
         if let Beside::Packet { descriptors, .. } = record.beside
@@ -64,8 +64,8 @@ impl Receiving {
         Ok(payload)
     }
 
-    /// Takes a message that brought what this end refuses: its bytes are not copied, and its packet
-    /// is not received. Packets come for nothing that this end takes, so that none is waited for.
+    /// Takes a message whose transferables this end refuses: its bytes are not copied, and its
+    /// packet is not received. This end takes no packet at all, so it waits for none.
     fn take_refused(&mut self, record: &Record, descriptors: u16) -> Result<Payload, RecvError> {
         self.end.discard_packets();
         let no_memory = RecvError::OutOfMemory { len: 0 };
@@ -84,8 +84,7 @@ impl Receiving {
         Ok(payload)
     }
 
-    /// The slot that a record names. Without trust there is nothing to give: it stays with the
-    /// peer.
+    /// The slot that a record names. Without trust there is none to give: it stays with the peer.
     pub(super) fn pooled(&mut self, pool: u32, slot: u32) -> Result<Parcel, RecvError> {
         let Some((_, known)) = self.pools.iter().find(|(number, _)| *number == pool) else {
             return Ok(Parcel::pooled(Pooled::Unknown));
@@ -96,8 +95,8 @@ impl Receiving {
         }
     }
 
-    /// Takes in a pool, of a trusted peer; of another one, or where this end refuses transferables,
-    /// it is closed.
+    /// Takes in a pool of a trusted peer. A pool of an untrusted one is closed, and so is any pool
+    /// if this end refuses transferables.
     pub(super) fn take_pool(&mut self, record: &Record, sequence: u64) -> Result<(), RecvError> {
         let in_a_row = self.pools_in_a_row + 1;
         if in_a_row > MOST_POOLS_IN_A_ROW || self.pools.len() == MOST_POOLS {
@@ -111,7 +110,7 @@ impl Receiving {
             {
                 match PeerPool::new(descriptor, slots, len) {
                     Ok(pool) => {
-                        // Ahead of its first message; if that fails, it is tried again with each.
+                        // Ahead of its first message; if it fails, each message retries it.
                         let _ = pool.memory();
                         self.pools.push((number, Arc::new(pool)));
                     }
@@ -123,7 +122,7 @@ impl Receiving {
         } else {
             self.discard_packet(1, sequence)?;
         }
-        // Counted once it is through: it may have waited for a descriptor, and been looked at many
+        // Counted once it is taken: it may have waited for a descriptor, and been looked at many
         // times.
         self.pools_in_a_row = in_a_row;
         self.consumer.skip(record);
@@ -131,7 +130,7 @@ impl Receiving {
         Ok(())
     }
 
-    /// Maps what could not be mapped before. So buffers that were dropped meanwhile come back.
+    /// Maps what could not be mapped before, so that buffers that were dropped meanwhile come back.
     pub(super) fn map_pools(&self) {
         for (_, pool) in &self.pools {
             let _ = pool.memory();
@@ -143,8 +142,8 @@ impl Receiving {
         !self.pools.is_empty()
     }
 
-    /// Receives the packet that a record says is there. It left before the record was published, so
-    /// that it must be there; older ones are of posts that were never published.
+    /// Receives the packet that a record announces. The packet left before the record was
+    /// published, so it must be there; older packets are of posts that were never published.
     fn receive_parcel(&mut self, expected: u16, sequence: u64) -> Result<Parcel, RecvError> {
         let wrong = |found| Corruption::unequal("number of a packet", found, sequence);
         let mut bytes = [0; MAX_PACKET_LEN + 1];
@@ -157,7 +156,7 @@ impl Receiving {
             }
             let count = usize::from(expected);
             let received = match socket::receive_for(Some(account), socket, &mut bytes, count) {
-                // A socket that nobody is connected to, say: nothing will ever come from it.
+                // For example a socket without a peer: nothing will ever come from it.
                 Err(error) if !error.is_lack() => return Err(self.broken(wrong(0))),
                 received => received?,
             };
@@ -183,8 +182,8 @@ impl Receiving {
                     if ahead >= 0 {
                         return Err(self.broken(wrong(found)));
                     }
-                    // Closed without a word: its record was never published, so that what was in it
-                    // may still be its sender's.
+                    // Closed silently: its record was never published, so its content may still be
+                    // its sender's.
                     drop(parcel);
                 }
             }
@@ -192,44 +191,45 @@ impl Receiving {
         Err(self.broken(wrong(u64::from(MOST_ORPHANS))))
     }
 
-    /// There is no room for the descriptors: the message waits for a while, and then comes without
-    /// them, lest a peer that sends more than this process can ever have should block the port.
+    /// There is no room for the descriptors. The message waits for a while, and then comes without
+    /// them, so that a peer that sends more than this process can ever have does not block the
+    /// port.
     fn short_of_descriptors(&mut self, needed: u16) -> Result<Parcel, RecvError> {
         let since = *self.short_since.get_or_insert_with(Instant::now);
         if since.elapsed() < SHORTAGE {
             return Err(RecvError::OutOfDescriptors { needed });
         }
         self.short_since = None;
-        // There is no room to receive its descriptors into, so that they are closed here.
+        // There is no room to receive its descriptors into, so they are closed here.
         if socket::discard_packet(self.end.attachments()) != Discarded::Packet {
             return Err(self.broken(Corruption::unequal("packets beside a message", 0, 1)));
         }
         Ok(Parcel::lost(needed))
     }
 
-    /// Descriptors that were received since this was last asked.
+    /// Descriptors that were received since the last call.
     pub(crate) fn take_cost(&mut self) -> u32 {
         std::mem::take(&mut self.cost)
     }
 
-    /// Whether a look waits a moment where more of this port's descriptors are about to be closed.
-    /// Whoever serves other ports as well serves those meanwhile.
+    /// Whether a look waits a moment if more of this port's descriptors are about to be closed. A
+    /// caller that also serves other ports serves those instead.
     pub(crate) fn set_patient(&mut self, is_patient: bool) {
         self.is_patient = is_patient;
     }
 
     /// Whether the last look found a message whose packet waits until more of this port's
-    /// descriptors were closed.
+    /// descriptors are closed.
     pub(crate) fn waits_for_reaper(&self) -> bool {
         self.waits_for_reaper
     }
 
-    /// What moved with a message that is alive, if anything is left of it.
+    /// The remaining transferables of a message that is alive.
     pub(crate) fn parcel(&mut self, ticket: Ticket) -> Option<&mut Parcel> {
         self.parcels.iter_mut().find(|(of, _)| *of == ticket).map(|(_, parcel)| parcel)
     }
 
-    /// Takes out what nobody took, once the message goes.
+    /// Takes out what the program did not take, when the message is dropped.
     #[inline(always)]
     pub(crate) fn take_parcel(&mut self, ticket: Ticket) -> Option<Parcel> {
         if self.parcels.is_empty() { None } else { self.find_parcel(ticket) }
@@ -242,10 +242,10 @@ impl Receiving {
     }
 }
 
-/// Pools of one peer, and those of them between two messages: an honest one makes few.
+/// The most pools of one peer, and of those between two messages: an honest peer makes few.
 const MOST_POOLS: usize = 1 << 10;
 const MOST_POOLS_IN_A_ROW: u32 = 64;
 /// How long a message waits for room for its descriptors.
 const SHORTAGE: Duration = Duration::from_millis(100);
-/// Packets without a record that may stand before one with: an honest peer leaves none alive.
+/// The most packets without a record before one with: an honest peer that lives leaves none.
 const MOST_ORPHANS: u32 = 64;

@@ -1,8 +1,8 @@
-//! Copies of long messages, made in parts: whoever serves other ports as well serves those between
-//! two parts.
+//! Copies long messages in parts: a caller that also serves other ports serves those between two
+//! parts.
 //!
-//! Nothing else depends on a part. The message stands in the lane until all of it was copied, so
-//! that it can be discarded, moved with its end, or copied at once from where the parts stop.
+//! Nothing else depends on a part. The message stays in the lane until all of it was copied, so it
+//! can be discarded, moved with its end, or copied at once from where the parts stop.
 
 #[cfg(test)]
 mod tests;
@@ -13,27 +13,27 @@ use crate::link::payload::{Block, Payload, copy_further};
 use crate::ring::consumer::Record;
 use crate::wire::record::Beside;
 
-/// What a look came to that copies no more than a part.
+/// The result of a look that copies no more than a part.
 pub(crate) enum Polled<T> {
     Message(T),
     /// Nothing is there.
     Nothing,
-    /// A part of a message was copied: more is to be done at once, after others had their turn.
+    /// A part of a message was copied: the caller comes back after the others have had their turn.
     Unfinished,
 }
 
 /// A message that is being copied. Its header was read once, when the copy began: a peer that
-/// rewrites it does not make the copy begin again.
+/// rewrites it does not make the copy start again.
 pub(super) struct Unfinished {
-    /// Where the message stands in the lane.
+    /// Where the message is in the lane.
     at: u64,
     record: Record,
-    /// What was copied so far, with room for all of it.
+    /// The copy so far, with room for all of it.
     blocks: Vec<Block>,
 }
 
 impl Receiving {
-    /// Takes the next message if it is short. Of a longer one copies a part; the last part gives
+    /// Takes the next message if it is short. Of a longer one it copies a part; the last part gives
     /// the message.
     #[inline(always)]
     pub(crate) fn poll_in_parts(&mut self) -> Result<Polled<Payload>, Box<RecvError>> {
@@ -46,7 +46,7 @@ impl Receiving {
         }
     }
 
-    /// Makes memory ready for a message's copy, or copies one that is longer than `part` bytes.
+    /// Allocates memory for a message's copy, or copies one that is longer than `part` bytes.
     pub(super) fn settle_message(
         &mut self,
         mut record: Record,
@@ -57,7 +57,7 @@ impl Receiving {
         }
         let is_refused =
             matches!(record.beside, Beside::Packet { .. }) && self.end.refuses_transfers();
-        // One that stands elsewhere was taken since.
+        // A copy of another position is of a message that was taken since.
         let at = self.consumer.position();
         let unfinished = self.unfinished.take().filter(|copy| copy.at == at);
         let len = if is_refused { 0 } else { record.len as usize };
@@ -78,7 +78,7 @@ impl Receiving {
         Ok(if is_whole { Next::Message(record) } else { Next::Unfinished })
     }
 
-    /// Lends or copies out a message that was settled, which may have been copied by now.
+    /// Lends or copies out a message that was settled, and that may have been copied by now.
     pub(super) fn take_slowly(&mut self, record: &Record) -> Option<Payload> {
         let Some(Unfinished { blocks, .. }) = self.unfinished.take() else {
             return self.take(record);
@@ -104,6 +104,6 @@ impl Unfinished {
     }
 }
 
-/// Bytes of a message that are copied before others have their turn. First touching as many takes
-/// some 50 us.
+/// Bytes of a message that are copied before the other ports have their turn. Touching that many
+/// for the first time takes some 50 us.
 const PART: usize = 256 << 10;

@@ -1,4 +1,4 @@
-//! What is done beside the messages: control records are released, pools counted and mapped.
+//! What is done beside the messages: control records are released, pools are counted and mapped.
 
 use super::*;
 use crate::link::pool::PoolMemory;
@@ -19,7 +19,7 @@ fn post(sending: &mut Sending) {
     sending.commit();
 }
 
-/// A lane in which one control record stands, and nothing else.
+/// A lane that holds one control record, and nothing else.
 fn lane_with_a_control_record() -> (Sending, Receiving) {
     let (mut sending, mut receiving) = lane();
     // They leave the first segment: it has room for three.
@@ -35,7 +35,7 @@ fn lane_with_a_control_record() -> (Sending, Receiving) {
     (sending, receiving)
 }
 
-/// The sender may wait for just the room of the record.
+/// The sender may wait for exactly the room of the record.
 #[test]
 fn a_look_for_a_message_releases_control_records() {
     let (mut sending, mut receiving) = lane_with_a_control_record();
@@ -50,7 +50,7 @@ fn a_wait_for_the_end_releases_control_records() {
     assert_eq!(sending.undelivered(), (0, 0));
 }
 
-/// Pools in a row are the mark of a flood; with messages between them they are not in a row.
+/// Pools in a row indicate a flood; with messages between them they are not in a row.
 #[test]
 fn a_message_that_is_discarded_ends_a_row_of_pools() {
     let (mut sending, mut receiving) = lane();
