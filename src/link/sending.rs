@@ -60,8 +60,7 @@ enum Place {
 }
 
 impl Sending {
-    /// A sending half that continues at `cursor`, with segments left when `left` says, after this
-    /// many packets.
+    /// A sending half that continues at `cursor`, with segments left at `left`, after `packets`.
     pub(crate) fn resume(
         end: Arc<Endpoint>,
         cursor: Cursor,
@@ -333,8 +332,7 @@ impl Sending {
         self.producer.raise_room_flag(Sleep::Futex);
     }
 
-    /// Arms the flag so that the peer rings the doorbell: for a sender that waits on its descriptor
-    /// alone.
+    /// Arms the flag so that the peer rings the doorbell, for a sender that waits on it alone.
     #[cfg(any(feature = "tokio", feature = "async-io"))]
     pub(crate) fn raise_doorbell_flag(&mut self) {
         self.commit();

@@ -46,10 +46,8 @@ use target::EventTarget;
 /// The peer may be another thread or another process, and may be hostile: whatever it does, this
 /// API stays memory-safe and does not panic. A hostile peer can end the conversation, fill its lane
 /// up to the limit, and delay calls by removing shared pages. `docs/safety.md` lists every harm,
-/// what bounds it, and the remedy.
-///
-/// When the peer closes its port, drops it, or dies, everything that it posted is delivered first.
-/// Then every receiving call returns `Closed`, with the reason.
+/// what bounds it, and the remedy. When the peer closes its port, drops it, or dies, everything
+/// that it posted is delivered first. Then every receiving call returns `Closed`, with the reason.
 ///
 /// HTML: [`MessagePort`](https://html.spec.whatwg.org/#message-ports). Posting to a closed port is
 /// an error here; on the web the message is dropped silently.
@@ -115,16 +113,13 @@ impl MessagePort {
     /// [steps]: https://html.spec.whatwg.org/#message-port-post-message-steps
     ///
     /// # Errors
-    /// If the post fails, nothing of the message is in the ring.
-    ///
-    /// - [`Closed`](PostError::Closed) if either end is closed or the peer has died.
-    /// - [`QueueFull`](PostError::QueueFull) if too much is unread. A message of more than a
-    ///   quarter of the limit can also get it until the peer has looked at the lane again.
-    /// - [`TooLarge`](PostError::TooLarge) if the message can never fit.
-    /// - [`Busy`](PostError::Busy) from inside a `Serialize` of the same port, or while a loan is
-    ///   open.
-    /// - [`Serialize`](PostError::Serialize) with the value's own error.
-    /// - [`Io`](PostError::Io) if memory runs out.
+    /// Nothing of the message is in the ring then. [`Closed`](PostError::Closed) if either end is
+    /// closed or the peer has died; [`QueueFull`](PostError::QueueFull) if too much is unread, or,
+    /// for a message of more than a quarter of the limit, until the peer has looked at the lane
+    /// again; [`TooLarge`](PostError::TooLarge) if it can never fit; [`Busy`](PostError::Busy) from
+    /// inside a `Serialize` of the same port, or while a loan is open;
+    /// [`Serialize`](PostError::Serialize) with the value's own error; [`Io`](PostError::Io) if
+    /// memory runs out.
     ///
     /// ```
     /// let channel = messageport::MessageChannel::new()?;
@@ -213,12 +208,11 @@ impl MessagePort {
     /// look after a message pauses for some 20 ns, which lets a busy sender get ahead.
     ///
     /// # Errors
-    /// - [`Closed`](RecvError::Closed) once everything was delivered and no more can come, with the
-    ///   reason. Every further call returns the same.
-    /// - [`OutOfMemory`](RecvError::OutOfMemory) if a private copy cannot be allocated.
-    /// - [`OutOfDescriptors`](RecvError::OutOfDescriptors) while this process has too few free
-    ///   descriptors for what moves with the message, or for a [`BufferPool`](crate::BufferPool)
-    ///   that comes before it.
+    /// [`Closed`](RecvError::Closed) once everything was delivered and no more can come, with the
+    /// reason, and the same in every further call; [`OutOfMemory`](RecvError::OutOfMemory) if a
+    /// private copy cannot be allocated; [`OutOfDescriptors`](RecvError::OutOfDescriptors) while
+    /// this process has too few free descriptors for what moves with the message, or for a
+    /// [`BufferPool`](crate::BufferPool) before it.
     ///
     /// ```
     /// let channel = messageport::MessageChannel::new()?;
@@ -523,21 +517,16 @@ impl MessagePort {
 
 /// The doorbell: readable when a message or the peer's end may be there.
 ///
-/// Use it in this order:
-///
-/// 1. Call `as_fd` once, before anything else. A `try_recv` from before the first `as_fd` does not
-///    count: what arrives between the two calls does not ring. (tokio's `AsyncFd` demands the same
-///    order.)
-/// 2. Call [`try_recv`](MessagePort::try_recv) until it returns `None`, and only then wait for the
-///    doorbell.
-/// 3. When the doorbell is readable, go back to step 2.
+/// Call `as_fd` once, before anything else: what arrives between an earlier `try_recv` and the
+/// first `as_fd` does not ring. (tokio's `AsyncFd` demands the same order.) Then repeat two steps:
+/// call [`try_recv`](MessagePort::try_recv) until it returns `None`; wait until the doorbell is
+/// readable.
 ///
 /// The watcher may be level-triggered or edge-triggered (`EPOLLET`, mio, a poll of io_uring): a
 /// `try_recv` that returns `None` has read everything that came before from the socket, including
-/// the peer's end.
-///
-/// If the kernel refuses a ring to the peer for lack of memory, the peer rings again in its next
-/// call on its port. A program that must not depend on that call waits with a timeout.
+/// the peer's end. If the kernel refuses a ring to the peer for lack of memory, the peer rings
+/// again in its next call on its port. A program that must not depend on that call waits with a
+/// timeout.
 ///
 /// ```
 /// use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
