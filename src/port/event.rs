@@ -135,7 +135,8 @@ impl<'p> MessageEvent<'p> {
     /// Returns the message as an owned `T`, after checking it.
     ///
     /// Values that `Rc` or `Arc` share in the archive are shared again by pointers of one type. A
-    /// type that contains itself behind such a pointer needs what [`ReceiveDeserializer`] describes.
+    /// type that contains itself behind such a pointer needs what [`ReceiveDeserializer`]
+    /// describes.
     ///
     /// # Errors
     /// As [`data`](Self::data), and whatever the deserialisation itself refuses.

@@ -92,8 +92,8 @@ unsafe fn copy_lines(from: &[u8], to: NonNull<u8>) -> usize {
 #[inline(always)]
 unsafe fn copy_line(from: NonNull<u8>, to: NonNull<u8>) {
     debug_assert!(to.cast::<Block>().is_aligned(), "a store to {to:?} would be a fault");
-    // SAFETY: upheld by the caller. Rust's memory model treats this as one relaxed load per byte, in
-    // some order: a race with the peer gives some values, and is not a data race.
+    // SAFETY: upheld by the caller. Rust's memory model treats this as one relaxed load per byte,
+    // in some order: a race with the peer gives some values, and is not a data race.
     unsafe {
         std::arch::asm!(
             "movdqu {a}, [{from}]",
