@@ -162,10 +162,8 @@ impl<'e> Event<'e> {
         &self.kind
     }
 
-    /// The message, if this is one that came through a port.
-    ///
-    /// For a message of a [`BroadcastChannel`](crate::BroadcastChannel) use
-    /// [`broadcast`](Self::broadcast).
+    /// The message, if this is one that came through a port. For one of a
+    /// [`BroadcastChannel`](crate::BroadcastChannel) use [`broadcast`](Self::broadcast).
     pub fn message(&self) -> Option<&'e MessageEvent<'e>> {
         if let Detail::Message(message) = self.detail { Some(message) } else { None }
     }
