@@ -1,13 +1,14 @@
-/* A carrier that moves itself, while a port lies unread in its queue.
+/* A carrier that moves itself, while a port is unread in its queue.
 
-   S has the sending end of carrier K and sends two things over it: a descriptor, and end 0 of port P, in either order.
-   R has K's receiving end (end 0 of K), reads nothing, one or both, and moves it over carrier L to T, who goes on. X has
-   end 1 of P and posts messages with packets all the while. S, R or T may be killed between any two steps.
-   The kernel: an end closes when neither a process nor a queue refers to it; a queue goes with the end that it belongs
-   to, and whatever lies in it loses that reference.
-   Shown: what lay in K's queue arrives with K, once, in order; P's end 0 has one owner at any time, who receives all of
-   X's messages, or it is closed, and X is told; `Closed` of K comes after all that S has committed; nothing is left
-   in a queue that nobody will read; no one sleeps for ever.
+   S has the sending end of carrier K and sends two items over it: a descriptor, and end 0 of port P, in either order. R
+   has K's receiving end (end 0 of K), reads none, one or both, and moves it over carrier L to T, which continues. X has
+   end 1 of P and posts messages with packets all the while. S, R or T may be killed between any two steps. The kernel:
+   an end closes when neither a process nor a queue refers to it; a queue is freed with the end that it belongs to, and
+   what is in it loses that reference.
+
+   Shown: what was in K's queue arrives with K, once, in order; P's end 0 has one owner at any time, which receives all
+   of X's messages, or it is closed, and X is told; `Closed` of K comes after everything that S has committed; no item
+   is left in a queue without a reader; no process sleeps for ever.
 
    Fails with: PREFETCH NO_PLACE NO_LOOK RECORD_FIRST NO_DRAIN_K NO_DRAIN_L
    Fails with: NO_CASCADE INNER_PLACE
@@ -17,7 +18,7 @@
      RECORD_FIRST  S commits the record before its packet has left
      NO_DRAIN_K    T leaves K's packets where they are when K has ended
      NO_DRAIN_L    T leaves L's packets where they are when L has ended
-     NO_CASCADE    a kernel that does not free what lies in the queue of an end that closes
+     NO_CASCADE    a kernel that does not free what is in the queue of an end that closes
      INNER_PLACE   P's capsule, inside K's queue, does not say how far S has read */
 #ifndef N
 #define N 2                       /* messages on P */

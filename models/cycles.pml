@@ -1,24 +1,26 @@
-/* Cycles: a port in another one's queue, and that one in the first one's; and a third that rides along.
+/* Cycles: two ports in each other's queues, and a third port that is in one of these queues.
 
-   Ports P, Q, R. To begin with, A has end 0 of P and of R, and end 1 of Q; B has end 0 of Q and end 1 of P; Z has end 1 of
-   R. What is posted to end 1 lies in end 0's queue. A may post P and R to Q, B may post Q and R to P (nobody a port to its
-   own pair: that is refused); both may take what has come to an end that they hold, drop what they hold, be killed
-   between any two steps. So P can come to lie in Q's queue while Q lies in P's, with R in either, and no process can
-   get there any more. A and B then wait for the hang-up of what they have posted to, Z for that of R.
-   The kernel, a process of its own that may come late: it closes an end that nothing refers to, with its queue; and its
-   collector does so to ends that refer to each other alone. Sooner or later, that is: Linux (6.18, seen in a probe) runs
-   it when some socket of this family closes, anywhere on the machine, and not because a cycle has come about. The closing
-   of a descriptor whose socket is still in flight is no such event. That another one comes is an assumption here.
-   Shown: in the end nothing is in limbo, and everyone was told; what a record announces is there as long as somebody can
-   come to read it; an end has at most one owner.
+   Ports P, Q, R. At the start, A has end 0 of P and of R, and end 1 of Q; B has end 0 of Q and end 1 of P; Z has end 1
+   of R. What is posted to end 1 is in end 0's queue. A may post P and R to Q, B may post Q and R to P (a port cannot be
+   posted to its own pair: that is refused). Both may take what has arrived at an end that they hold, drop what they
+   hold, or be killed between any two steps. So P can get into Q's queue while Q is in P's, with R in either, and no
+   process can reach them any more. A and B then wait for the hang-up of what they have posted, Z for that of R.
+
+   The kernel, a separate process that may come late: it closes an end that nothing refers to, with its queue. Its
+   collector closes ends that only refer to each other, at some later time: Linux (6.18, seen in a probe) runs it when
+   some socket of this family closes, anywhere on the machine, and not because a cycle was created. Closing a descriptor
+   whose socket is still in flight is not such an event. The model assumes that such an event comes.
+
+   Shown: in the end no port is unowned and open, and every peer was told; what a record announces is there as long as a
+   process can still read it; an end has at most one owner.
 
    Fails with: NO_COLLECTOR EAGER_COLLECTOR NO_RIDERS NO_HANG_UP RECORD_FIRST NO_OTHER_CLOSE
      NO_COLLECTOR     only counts of references
      EAGER_COLLECTOR  ends that no process holds directly are collected, though one could still take them out
-     NO_RIDERS        what lies in the queue of a collected end stays referred to
+     NO_RIDERS        what is in the queue of a collected end is still referred to
      NO_HANG_UP       the collector closes an end without telling the peer
      RECORD_FIRST     the record is committed before its packet has left
-     NO_OTHER_CLOSE   the collector runs after a close of P, Q or R only: nobody else on the machine closes a socket */
+     NO_OTHER_CLOSE   the collector runs after a close of P, Q or R only: no other socket of the machine is closed */
 #define P 0
 #define Q 1
 #define R 2
@@ -39,7 +41,7 @@ byte tail[2], place[2];
 chan packets[2] = [2] of { byte };
 bool kill_a, kill_b, z_told;
 bool kicked;                      /* a socket has closed: the collector has a reason to run */
-byte owner[3];                    /* ghost: 0 is nobody */
+byte owner[3];                    /* ghost: 0 is none */
 
 /* All in one step: what lies in the queue of an end that closes loses that reference. */
 inline shut(port) {

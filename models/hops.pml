@@ -1,23 +1,25 @@
 /* Two hops of a CONSUMING end, and the death of an owner on the way.
 
-   End 0 of port P goes from A over one carrier to B, and from B over another to C. End 1 is X's, who posts messages,
-   each with a packet, into a lane of few places, and sleeps when there is none. Any one of A, B and C may be killed between
-   any two steps. Each owner reads some, may hold room back (messages that it still uses), may sleep, and then moves on.
-   Shown: at most one process is the owner at any time; each message is received once, in order, with its packet, by
-   whoever is the owner then; X always finds room again, or learns that the end has gone; `Closed` comes after the last
+   End 0 of port P goes from A over one carrier to B, and from B over another to C. X has end 1, and posts messages,
+   each with a packet, into a lane of few places; it sleeps when there is no room. One of A, B and C may be killed
+   between any two steps. Each owner reads some messages, may hold room back (messages that it still uses), may sleep,
+   and then moves on.
+
+   Shown: at most one process is the owner at any time; each message is received once, in order, with its packet, by the
+   owner at that time; X always finds room again, or learns that the end has gone; `Closed` comes after the last
    message; the end never stays in a carrier that has ended.
 
    Fails with: UNPUBLISHED SILENT_PUBLISH STALE_CAPSULE NO_LOOK FAREWELL
    Fails with: CARRIER_FIRST NO_DRAIN EARLY_CLOSE NO_LAST_LOOK DEAF PREFETCH
-     UNPUBLISHED     who moves the end does not publish how far it has read
-     SILENT_PUBLISH  does so without looking for a sender that sleeps
-     STALE_CAPSULE   B passes on the capsule that came to it, in place of its own place
+     UNPUBLISHED     the mover of the end does not publish how far it has read
+     SILENT_PUBLISH  the mover publishes without looking for a sender that sleeps
+     STALE_CAPSULE   B passes on the capsule that it received, instead of its own position
      NO_LOOK         a new owner sleeps before its first look at the ring
-     FAREWELL        who has moved the end says farewell when it drops what is left of it
+     FAREWELL        the mover announces a close when it drops what is left of the end
      CARRIER_FIRST   the carrier's record is committed before the packet has left
      NO_DRAIN        at a carrier's Closed its packets stay where they are
      EARLY_CLOSE     the mover's copies are closed before the packet has left
-     NO_LAST_LOOK    who sees a carrier hang up does not look at its lane once more
+     NO_LAST_LOOK    a reader that sees a carrier hang up does not look at its lane once more
      DEAF            a sleep for room does not end when the peer goes
      PREFETCH        an owner takes a packet out before it consumes the record, and then moves */
 #ifndef N
@@ -39,8 +41,8 @@ bool a0 = 1, q0, b0, r0, c0, x1 = 1;
 bool first_a = 1, first_b = 1, first_record, second_b = 1, second_c = 1, second_record;
 byte first_cap, second_cap;
 /* ghosts */
-byte got, owner;                  /* owner: 0 nobody, 1 A, 2 B, 3 C */
-bool left, told;                  /* somebody said farewell; X was told that the end has gone */
+byte got, owner;                  /* owner: 0 none, 1 A, 2 B, 3 C */
+bool left, told;                  /* an owner announced a close; X was told that the end has gone */
 bool kill_a, kill_b, kill_c;
 
 active proctype killer() {

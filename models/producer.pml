@@ -1,20 +1,21 @@
-/* The end that PRODUCES moves, while its lane holds unread records with packets beside them.
+/* A PRODUCING end moves, while its lane holds unread records with packets beside them.
 
-   End 0 of port P is A's, and moves over a carrier to B, who posts on. End 1 is X's, who reads. The lane has three small
-   segments; a post plans, writes, sends its packet, stages, commits, wakes: a kill of A, B or X can come between any two
-   of these steps, and of those of the move. A post may also be given up once, after its packet has left (an orphan in
-   front of what the next owner sends).
+   End 0 of port P is A's, and moves over a carrier to B, which continues to post. End 1 is X's, which reads. The lane
+   has three small segments. A post plans, writes, sends its packet, stages, commits, wakes: a kill of A, B or X can
+   come between any two of these steps, and of those of the move. A post may also be given up once, after its packet has
+   left (an orphan in front of what the next owner sends).
+
    Shown: X receives every message that was published, once and in order, each with its own packet, and then `Closed`;
-   nothing of what had been posted before the move is overwritten or lost; an end has one owner, or it is closed and X is
-   told; nobody stays asleep; no packet and no end is left in a queue that nobody will read.
+   nothing that was posted before the move is overwritten or lost; an end has one owner, or it is closed and X is told;
+   no process stays asleep; no packet and no end is left in a queue without a reader.
 
    Fails with: RECORD_FIRST UNSETTLED NO_SEQUENCE NO_ENTERED
    Fails with: OTHERS_FREE TAKE_FIRST LEAVE_ORPHANS NO_DRAIN EARLY_CLOSE CARRIER_FIRST
      RECORD_FIRST   the record is committed before its packet is sent
      UNSETTLED      what a burst has staged is not committed before the end moves
-     NO_SEQUENCE    the capsule does not carry the number of packets; the new owner counts from 0
-     NO_ENTERED     the capsule does not carry where the present segment was entered
-     OTHERS_FREE    the capsule does not carry when each segment was left; the new owner takes the others for free
+     NO_SEQUENCE    the capsule does not contain the number of packets; the new owner counts from 0
+     NO_ENTERED     the capsule does not say where the current segment was entered
+     OTHERS_FREE    the capsule does not say when each segment was left; the new owner assumes that the others are free
      TAKE_FIRST     the reader takes the packet in front, even one older than the record says
      LEAVE_ORPHANS  the reader does not empty its packet queue at Closed
      NO_DRAIN       B does not empty the carrier's packet queue at the carrier's Closed
@@ -60,7 +61,7 @@ inline publish() {                                       /* one store, then look
     :: !staged
     fi
 }
-inline tidy() {                                          /* fewer states: what nobody reads any more */
+inline tidy() {                                          /* fewer states: what is not read any more */
     position = 0; segment = 0; entered = 0; packets_sent = 0; seen = 0; staged = 0; to = 0; at = 0; f = 0;
     left[0] = 0; left[1] = 0; left[2] = 0
 }
@@ -217,7 +218,7 @@ active proctype X() {
             :: mem[CELL] < JUMP ->
                 d_step { v = mem[CELL]; assert(v == got && got < promised) };
                 if
-                :: BESIDE(v) ->                          /* only now, and those before it belong to nobody */
+                :: BESIDE(v) ->                          /* only now, and those before it have no record */
                     do
                     :: atomic { nempty(packets) -> packets ? sequence, ghost };
                         if
@@ -234,7 +235,7 @@ active proctype X() {
                 :: !BESIDE(v)
                 fi;
                 skip;
-                d_step { v = CELL; mem[v] = 0; number[v] = 0; mark[v] = 0;   /* what was read is nobody's business */
+                d_step { v = CELL; mem[v] = 0; number[v] = 0; mark[v] = 0;   /* what was read does not matter */
                          position++; got++; v = 0; sequence = 0; ghost = 0 };
                 head = position;
                 room_flag = 0                             /* a futex sleeper wakes as its word changes */

@@ -1,4 +1,4 @@
-//! Bytes that are taken for archives of one family of types, and used if they are accepted.
+//! Bytes that are read as archives of one family of types, and used if they are accepted.
 #![no_main]
 
 use libfuzzer_sys::{fuzz_mutator, fuzz_target, fuzzer_mutate};
@@ -8,7 +8,7 @@ fuzz_target!(|data: &[u8]| {
     decode(Family::Trees, data);
 });
 
-// Half of the changes know what an archive is, the others are libFuzzer's.
+// Half of the mutations know the format of archives, the others are libFuzzer's.
 fuzz_mutator!(|data: &mut [u8], size: usize, max_size: usize, seed: u32| {
     match seed % 2 {
         0 => mutate(Family::Trees, &mut data[..max_size], size, seed / 2),

@@ -1,4 +1,4 @@
-//! Pools and buffers that somebody else made, while their maker writes to them.
+//! Pools and buffers that another process made, while that process writes to them.
 #![no_main]
 
 libfuzzer_sys::fuzz_target!(|data: &[u8]| {

@@ -1,4 +1,4 @@
-//! What the fuzzer runs on this floor: ends and memory that somebody else made.
+//! What the fuzzer runs on this floor: ends and memory that another process made.
 
 pub(crate) mod memory;
 
@@ -15,8 +15,8 @@ use std::os::unix::fs::FileExt;
 /// Takes over an end whose capsule, header and records were changed by `data`, and uses it.
 ///
 /// Each eleven bytes are one change of an honest end: where (capsule, header or area), the offset,
-/// and eight bytes that are written there. An end that is accepted is received from and posted to:
-/// whatever it holds, there is no panic, no hang and no access outside of the region.
+/// and eight bytes that are written there. It receives from and posts to an end that is accepted:
+/// whatever the end holds, there is no panic, no hang and no access outside of the region.
 pub fn attach_region(data: &[u8]) {
     let region = Region::create(CAPACITY, LIMIT, 0).expect("a small region can be made");
     let memfd = region.memfd().try_clone_to_owned().expect("a descriptor is left");

@@ -27,8 +27,8 @@ pub fn lane_ops(data: &[u8]) {
 
 /// A peer that writes any word of the lane between the calls of a consumer and a producer.
 ///
-/// Both victims may say `Corruption` and nothing worse: no panic, no record outside of the area, no
-/// endless look.
+/// Both victims may return `Corruption` and nothing worse: no panic, no record outside of the area,
+/// no endless look.
 pub fn record_stream(data: &[u8]) {
     let mut script = Script { data };
     let geometry = script.geometry();
@@ -87,7 +87,8 @@ impl Script<'_> {
         if units < 128 { 16 * units } else { 0u64.wrapping_sub(16 * (units - 128)) }
     }
 
-    /// A payload length around one of the bounds: nothing, a unit, what goes round, the largest.
+    /// A payload length around one of the bounds: nothing, a unit, what fits at every index, the
+    /// largest.
     fn len(&mut self, geometry: &Geometry) -> u64 {
         let choice = self.medium();
         let (class, value) = (choice % 8, choice / 8);
@@ -134,7 +135,7 @@ struct Scene {
     memory: Memory,
     producer: Producer,
     consumer: Consumer,
-    /// Where the peer would stand if it were honest: scripts that follow it get deep.
+    /// Where the peer would be if it were honest: scripts that follow it reach deep states.
     shadow: Cursor,
 }
 
@@ -167,7 +168,7 @@ impl Scene {
             words[(twist % 2) as usize] ^= script.large();
         }
         self.memory.write_header(self.shadow.offset(&self.geometry), words);
-        // A record across the segment's end is where a consumer must stop; the peer goes on.
+        // A record across the segment's end is where a consumer must stop; the peer continues.
         self.shadow = next;
         self.publish(self.shadow.position);
     }
@@ -223,7 +224,7 @@ impl Scene {
         }
     }
 
-    /// The record lies inside one segment, and is what stands in memory.
+    /// The record is inside one segment, and equals what is in memory.
     fn check_record(&self, record: &Record) {
         let cursor = self.consumer.cursor();
         let at = cursor.offset(&self.geometry);
@@ -253,7 +254,7 @@ impl Scene {
         }
     }
 
-    /// A producer whose consumer lies: it may be told `Corrupt`, and writes inside its area.
+    /// A producer whose consumer lies: it may get `Corrupt`, and writes inside its area.
     fn producer_does(&mut self, script: &mut Script<'_>) {
         let choice = script.small();
         let len = script.len(&self.geometry);

@@ -1,7 +1,7 @@
-//! Both ends of a lane in one hand, beside a model of the lane: for tests and fuzzing.
+//! Both ends of a lane together, beside a model of the lane: for tests and fuzzing.
 //!
 //! A [`Rig`] takes operations in any order, does what the link would do around them, and compares
-//! each answer of the ring with the model, which is three queues of messages and who sleeps how.
+//! each result of the ring with the model: three queues of messages, and which side sleeps how.
 #![allow(unsafe_code)]
 
 use std::collections::VecDeque;
@@ -34,7 +34,7 @@ pub(crate) enum Op {
         len: u64,
     },
     Commit,
-    /// Hop, if a record of `len` payload bytes finds no room.
+    /// Hop, if a record of `len` payload bytes does not fit.
     Hop {
         len: u64,
     },
@@ -57,7 +57,7 @@ pub(crate) enum Op {
         sleep: Sleep,
     },
     CancelSleeps,
-    /// The producer moves: a new one goes on at its cursor.
+    /// The producer moves: a new one continues at its cursor.
     ResumeProducer,
     /// The consumer moves.
     ResumeConsumer,
@@ -86,17 +86,17 @@ pub(crate) struct Rig {
 }
 
 impl Rig {
-    /// A fresh lane whose first record stands at `start`.
+    /// A fresh lane whose first record is at `start`.
     pub(crate) fn new(geometry: Geometry, start: u64) -> Rig {
         let memory = Memory::on_heap(geometry.limit());
         let (producer, consumer) = lane::fresh(&memory, geometry, start);
         Rig::with_ends(geometry, memory, producer, consumer)
     }
 
-    /// An empty lane whose ends have come to `cursor`.
+    /// An empty lane whose ends are at `cursor`.
     pub(crate) fn at(geometry: Geometry, cursor: Cursor) -> Rig {
         let memory = Memory::on_heap(geometry.limit());
-        // Relaxed, both: nobody else knows this memory yet.
+        // Relaxed, both: no other thread knows this memory yet.
         memory.lane().producer.tail.store(cursor.position, Ordering::Relaxed);
         memory.lane().consumer.head.store(cursor.position, Ordering::Relaxed);
         let producer =
@@ -126,7 +126,7 @@ impl Rig {
         }
     }
 
-    /// Does one step and compares what it says with the model.
+    /// Does one step and compares its result with the model.
     pub(crate) fn apply(&mut self, op: Op) {
         match op {
             Op::Post { len } => {
@@ -169,7 +169,7 @@ impl Rig {
         self.commit();
     }
 
-    /// Plans, and holds the answer against what a plan promises.
+    /// Plans, and checks the result against what a plan promises.
     pub(crate) fn plan(&mut self, len: u64) -> Result<Plan, Refusal> {
         let before = self.producer_state();
         let plain = self.producer.plan_in_run(len);
@@ -203,7 +203,7 @@ impl Rig {
         assert!(!self.producer.has_staged());
     }
 
-    /// Hops, if that is the only way to room for `len` payload bytes. Says whether it did.
+    /// Hops, if there is no other way to room for `len` payload bytes. Returns whether it did.
     pub(crate) fn hop(&mut self, len: u64) -> bool {
         let wake = self.producer.hop(len);
         if let Some(wake) = wake {
@@ -212,7 +212,7 @@ impl Rig {
         wake.is_some()
     }
 
-    /// Takes the next message; its bytes must be what was posted. Says whether there was one.
+    /// Takes the next message; its bytes must be what was posted. Returns whether there was one.
     pub(crate) fn take(&mut self) -> bool {
         let glance = self.consumer.glance();
         let peek = self.consumer.peek().expect("an honest peer");
@@ -253,12 +253,12 @@ impl Rig {
         assert_eq!(head, tail, "something is left after a drain");
     }
 
-    /// Stages messages of `len` bytes until the lane is full, and says how many.
+    /// Stages messages of `len` bytes until the lane is full, and returns how many.
     pub(crate) fn fill(&mut self, len: u64) -> u64 {
         let mut count = 0;
         while self.post(len).is_ok() {
             count += 1;
-            // A ring that never says full must not take the machine's memory.
+            // A ring that is never full must not use up the machine's memory.
             assert!(count * record_len(len) <= self.geometry.limit(), "more than the area holds");
         }
         count
@@ -289,7 +289,7 @@ impl Rig {
         self.send(len);
     }
 
-    /// Commits and drains, and finds the lane in order.
+    /// Commits and drains, and checks that the lane is in order.
     pub(crate) fn finish(mut self) {
         self.commit();
         self.drain();
@@ -301,7 +301,7 @@ impl Rig {
         (self.producer.cursor(), self.producer.has_staged(), self.producer.counters())
     }
 
-    /// Whether the room that is missing for `len` would come after a hop.
+    /// Whether a hop would make the missing room for `len`.
     fn can_hop(&self, len: u64) -> bool {
         let (record, here) = (record_len(len), self.producer.cursor().segment);
         let others = || (0..self.geometry.segments()).filter(|&segment| segment != here);
@@ -331,7 +331,7 @@ impl Rig {
         self.producer.stage(plan, len, format);
         self.staged.push_back(message);
         self.posted += 1;
-        // As the link does, with more and with fewer pages made.
+        // As the link does, with more and with fewer pages allocated.
         if !self.producer.has_run() {
             let size = self.geometry.segment_len(self.producer.cursor().segment);
             self.producer.renew_run(size >> (self.posted % 3));
@@ -352,7 +352,7 @@ impl Rig {
         self.write(plan, len.min(plan.payload_room()));
     }
 
-    /// What a failed post leaves behind: bytes that nobody will read.
+    /// What a failed post leaves behind: bytes that will not be read.
     fn give_up(&mut self, len: u64) {
         if let Ok(plan) = self.plan(len) {
             let nonsense = vec![0xff; plan.payload_room() as usize];
@@ -463,7 +463,7 @@ impl Message {
     }
 }
 
-/// The bytes of message `number`: such that neighbours, and words in a message, differ.
+/// The bytes of message `number`: neighbours, and words in a message, differ.
 pub(crate) fn payload(number: u64, len: u32) -> Vec<u8> {
     let mut bytes = vec![0; len as usize];
     let mut word = number.wrapping_mul(0x9e37_79b9_7f4a_7c15);

@@ -2,12 +2,12 @@
 //!
 //! The area's 16-byte units are tracked cells, headers and payload alike: a model fails when one
 //! end reads a unit that the other may be writing, whatever was read. The kernel's sleep is a
-//! `Notify`, touched by nobody who neither sleeps nor wakes, so no ordering is hidden by
-//! it; a lost wake-up leaves a thread asleep that nobody will wake, which loom reports.
+//! `Notify`, which a thread touches only when it sleeps or wakes, so it hides no ordering. A lost
+//! wake-up leaves a thread asleep without a waker, which loom reports.
 //!
-//! `loom_whole` runs the models; `loom_weakened` takes one ordering or one step away at a time and
-//! wants them to fail. Posts and looks go the ways of the link: the quick one first, where the
-//! model has it, and the other one when that finds nothing.
+//! `loom_whole` runs the models; `loom_weakened` removes one ordering or one step at a time and
+//! requires them to fail. Posts and looks take the paths of the link: the fast path first, if the
+//! model has it, and the slow path when that finds nothing.
 
 mod loom_weakened;
 
@@ -27,10 +27,10 @@ use crate::ring::segment::Geometry;
 use crate::sync::{AtomicBool, AtomicU32, Ordering, Site};
 use crate::wire::record::{Farewell, Format};
 
-/// Publishing, reading and reuse in a segment that goes round, without a wait.
+/// Publishing, reading and reuse in one segment, without a wait.
 ///
-/// The lane is full, and the next record stands at the segment's start. It covers bytes of the
-/// record whose release makes the room for it: those of an older one would not show a weak `head`,
+/// The lane is full, and the next record is placed at the segment's start. It covers bytes of the
+/// record whose release makes the room for it. Bytes of an older one would not show a weak `head`,
 /// as the fence of the release in between orders them as well.
 fn ring() {
     let mut lane = Lane::new(Geometry::new(128, 128), &[1, 1, 1, 1, 2, 1]);
@@ -38,7 +38,7 @@ fn ring() {
     lane.race(4);
 }
 
-/// The same by the quick ways: a place in the run, a look at a plain message.
+/// The same on the fast paths: a contiguous place, a look at a plain message.
 fn quick() {
     let mut lane = Lane::new(Geometry::new(128, 128), &[1, 1, 1, 1, 1, 1]);
     lane.is_quick = true;
@@ -46,8 +46,8 @@ fn quick() {
     lane.race(4);
 }
 
-/// A producer whose owner is another one from here on. What it knows of `head` it loads once, when
-/// it takes the end over.
+/// A producer that changes its owner here. It loads what it knows of `head` once, when it takes the
+/// end over.
 fn resumed() {
     let mut lane = Lane::new(Geometry::new(128, 128), &[1, 1, 1, 1, 2]);
     lane.preload(4, 1);
@@ -67,8 +67,8 @@ fn resumed() {
     }
 }
 
-/// The producer goes back to the segment that a burst has left, once the lane has drained: the
-/// record there covers bytes of the first one.
+/// The producer goes back to the segment that a burst has left, once the lane is empty: the record
+/// there covers bytes of the first one.
 fn way_home() {
     let mut lane = Lane::new(Geometry::new(128, 256), &[5, 1, 1, 1]);
     lane.preload(3, 0);
@@ -94,11 +94,11 @@ fn room() {
     lane.run();
 }
 
-/// Both wait: the last message has room only after a hop, of which the consumer may find the jump
-/// alone, and gives it back before it sleeps.
+/// Both wait. The last message has room only after a hop. The consumer may find only the jump of
+/// that hop, and gives it back before it sleeps.
 ///
-/// The first two messages fill the other segments while the third is posted, which so stays where
-/// it is, in the only segment that holds the last.
+/// The first two messages fill the other segments while the third is posted, so that one stays
+/// where it is, in the only segment that holds the last.
 fn hop() {
     let mut lane = Lane::new(Geometry::new(64, 256), &[2, 2, 6, 6]);
     lane.preload(3, 2);
@@ -127,7 +127,7 @@ fn late_hop() {
 }
 
 /// The consumer takes a message, and looks again only when the producer has posted the next one:
-/// for that the jump behind the message has to be given back with it.
+/// for that the jump after the message must be given back with it.
 fn controls() {
     let mut lane = Lane::new(Geometry::new(64, 256), &[6, 6]);
     lane.preload(1, 0);
@@ -142,7 +142,7 @@ fn controls() {
     assert!(receive_next(&mut consumer, 1, units[1], false), "a message is lost");
 }
 
-/// The consumer leaves, while the producer waits for room that nobody will make.
+/// The consumer leaves, while the producer waits for room that will not come.
 fn reader_gone() {
     let mut lane = Lane::new(Geometry::new(128, 128), &[1; 4]);
     lane.preload(3, 0);
@@ -156,8 +156,8 @@ fn reader_gone() {
     posting.join().expect("the producer ends");
 }
 
-/// A flag that a former owner of the consumer left behind, for another way of sleeping: the new
-/// owner's is not lost by it.
+/// A former owner of the consumer left a flag behind, for another way of sleeping: the new owner's
+/// flag is not lost by it.
 fn take() {
     let lane = Lane::new(Geometry::new(128, 128), &[1; 2]);
     let flag = &lane.producer.memory().lane().sleepers.message_sleeper;
@@ -187,7 +187,7 @@ fn slot() {
             bell.wake(notifier::look(&slot.waiting, Site::FenceBeforeLook));
         }
     });
-    // As `BufferPool` waits: it looks, and looks again with the flag up.
+    // As `BufferPool` waits: it looks, and looks again after arming the flag.
     while handover::slot_count(&slot.count) == 0 {
         notifier::arm(&slot.waiting, Sleep::Doorbell);
         if handover::slot_count(&slot.count) == 0 {
@@ -199,7 +199,7 @@ fn slot() {
     user.join().expect("the user ends");
 }
 
-/// A request is raised, and seen or taken: then what was done before it is seen as well.
+/// A request is made, and seen or taken: then what was done before it is seen as well.
 fn request(is_there: fn(&AtomicBool) -> bool) {
     let shared = Arc::new((AtomicBool::new(false), Cell::default()));
     let maker = thread::spawn({
@@ -238,7 +238,7 @@ struct Lane {
     units: &'static [u64],
     posted: usize,
     taken: usize,
-    /// Whether the quick ways are tried first.
+    /// Whether the fast paths are tried first.
     is_quick: bool,
 }
 
@@ -266,8 +266,8 @@ impl Lane {
     }
 
     /// Posts what is left in one thread as far as there is room, and takes up to `takes` messages
-    /// in another, nobody waiting. What is left then is taken afterwards: nothing is lost, doubled
-    /// or out of order.
+    /// in another; neither waits. Takes the rest afterwards: nothing is lost, duplicated or out of
+    /// order.
     fn race(self, takes: usize) {
         let Lane { mut producer, mut consumer, units, posted, mut taken, is_quick, .. } = self;
         let posting = thread::spawn(move || {
@@ -287,8 +287,8 @@ impl Lane {
         assert_eq!(consumer.peek(), Ok(Peek::Empty));
     }
 
-    /// Posts what is left in one thread and receives all in another, each waiting if it has to.
-    /// Who no longer sleeps has left no flag.
+    /// Posts what is left in one thread and receives all in another, each waiting if it has to. A
+    /// side that no longer sleeps has left no flag.
     fn run(self) {
         let Lane { mut producer, mut consumer, bells, units, posted, taken, is_quick } = self;
         let producer_bells = bells.clone();
@@ -331,7 +331,8 @@ fn post(
     Ok(producer.commit())
 }
 
-/// The link's loop around `post`. Says whether the message was sent; not, if nobody reads.
+/// The link's loop around `post`. Returns whether the message was sent; it is not if the consumer
+/// has left.
 fn post_waiting(
     producer: &mut Producer,
     bells: &Bells,
@@ -384,7 +385,7 @@ fn next_waiting(consumer: &mut Consumer, bells: &Bells, is_quick: bool) -> Recor
     }
 }
 
-/// Receives message `number` if it is there, and says whether it was.
+/// Receives message `number` if it is there, and returns whether it was.
 fn receive_next(consumer: &mut Consumer, number: usize, units: u64, is_quick: bool) -> bool {
     let quick = if is_quick { consumer.glance() } else { None };
     let found = quick.map_or_else(|| consumer.peek().expect("an honest peer"), Peek::Message);
@@ -417,13 +418,13 @@ struct Bells {
     room: Bell,
 }
 
-/// What the kernel does for a doorbell: it remembers that it was rung. It also wakes for nothing,
-/// once, as a ring that came late does.
+/// The kernel's part of a doorbell: it remembers that it was rung. It also wakes spuriously once,
+/// as a ring that came late does.
 #[derive(Clone, Default)]
 struct Bell(Arc<Notify>);
 
 impl Bell {
-    /// Wakes as the ring said. A futex call wakes nobody here: all sleep on their bells.
+    /// Wakes as the ring said. A futex call has no effect here: all sleep on their bells.
     fn wake(&self, wake: Wake) {
         if wake == Wake::Doorbell {
             self.0.notify();
@@ -435,7 +436,8 @@ impl Bell {
     }
 }
 
-/// A model, and how many preemptions of a thread are explored: all, but where that takes minutes.
+/// A model, and how many preemptions of a thread are explored: all, except where that takes
+/// minutes.
 struct Model {
     run: fn(),
     preemptions: Option<usize>,
@@ -465,7 +467,7 @@ impl Model {
     }
 }
 
-/// What a model says that finds a sleeper's flag up when nobody sleeps.
+/// The message of a model that finds a sleeper's flag armed when no side sleeps.
 const FLAG_LEFT: &str = "a flag is left";
 
 mod loom_whole {

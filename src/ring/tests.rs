@@ -1,7 +1,7 @@
 //! The ring against a model, on the heap, one step at a time.
 //!
-//! `Rig` holds both ends and the model; what it checks at every step is said there. Sizes shrink
-//! under Miri, which looks at each access.
+//! `Rig` holds both ends and the model; it documents what it checks at every step. Sizes shrink
+//! under Miri, which checks each access.
 
 use std::fs;
 use std::path::Path;
@@ -79,7 +79,7 @@ proptest! {
     }
 }
 
-/// What the fuzzer kept as worth while, run without the fuzzer.
+/// What the fuzzer kept in its corpus, run without the fuzzer.
 #[test]
 #[cfg_attr(miri, ignore = "Miri reads no files")]
 fn scripts_of_the_corpus_find_nothing() {
@@ -109,7 +109,7 @@ fn a_burst_grows_and_the_lane_comes_home_after_it() {
     assert_ne!(rig.producer.cursor().segment, 0);
     assert_eq!(rig.producer.counters().growth, 4);
     rig.drain();
-    // Home is where it goes at the first post after enough small ones, once it is drained.
+    // It goes home at the first post after enough small ones, once the lane is empty.
     for _ in 0..64 {
         rig.send(40);
         rig.drain();
@@ -118,7 +118,7 @@ fn a_burst_grows_and_the_lane_comes_home_after_it() {
     rig.finish();
 }
 
-/// Otherwise the hot bytes would move while the lane is still busy with others.
+/// Otherwise the bytes in use would move while the lane is still busy with others.
 #[test]
 fn a_lane_comes_home_only_once_it_has_drained() {
     let mut rig = Rig::new(Geometry::new(256, 4096), 0);
@@ -166,7 +166,7 @@ fn going_home_waits_for_the_drain() {
 #[test]
 fn a_close_is_seen_after_every_message_and_stays() {
     for farewell in FAREWELLS {
-        // At every fill: the room for the close is kept, also where a record found none.
+        // At every fill: the room for the close is kept, also where a record did not fit.
         for count in 0..12 {
             let mut rig = Rig::new(Geometry::new(64, 256), u64::MAX - 79);
             let sent = (0..count).filter(|_| rig.post(16).is_ok()).count();

@@ -1,7 +1,7 @@
-//! What the decode targets run: bytes that are taken for archives, and used if they are accepted.
+//! What the decode targets run: bytes that are read as archives, and used if they are accepted.
 //!
-//! The first byte says as which type the others are taken. Whatever is accepted is used in every
-//! way that a program could: looked up, iterated, compared, formatted, hashed, deserialised.
+//! The first byte says as which type the others are read. An accepted value is used in every way
+//! that a program could: looked up, iterated, compared, formatted, hashed, deserialised.
 
 mod mutate;
 mod types;
@@ -56,10 +56,10 @@ impl Family {
     }
 }
 
-/// Takes the bytes for an archive, and uses it if it is accepted. Says whether it was.
+/// Reads the bytes as an archive, and uses it if it is accepted. Returns whether it was.
 pub fn decode(family: Family, data: &[u8]) -> bool {
     let Some((&kind, data)) = data.split_first() else { return false };
-    // In memory of its own, of just the length: what is read beside it is noticed.
+    // In separate memory of exactly the length, so that a read beside it is noticed.
     let mut bytes = AlignedVec::<16>::with_capacity(data.len());
     bytes.extend_from_slice(data);
     family.run(kind, &bytes)
@@ -80,7 +80,7 @@ fn see<T>(value: T) {
     black_box(value);
 }
 
-/// Formats it into nothing: an allocation is what costs most under AddressSanitizer.
+/// Formats it into nothing: an allocation costs most under AddressSanitizer.
 fn show(value: &impl Debug) {
     struct Nothing;
 
@@ -222,7 +222,7 @@ fn shared(kind: u8, bytes: &[u8]) -> bool {
             hash(all);
         }),
         3 => read::<(Vec<Rc<[u8]>>, Vec<Arc<[u16]>>)>(bytes, show),
-        // Its paths are many: nothing is done here that would follow them all.
+        // It has many paths: nothing is done here that would follow them all.
         4 => read::<Vec<Rc<Node>>>(bytes, |all| show(&all.len())),
         5 => read::<(Option<Rc<String>>, Vec<Weak<String>>)>(bytes, |all| {
             show(&all.0);

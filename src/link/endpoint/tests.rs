@@ -1,4 +1,4 @@
-//! Who is woken of those that sleep on the room flag. Their sleeps have no slices here.
+//! Which sleepers on the room flag are woken. Their sleeps have no slices here.
 
 use super::*;
 use crate::link::receiving::Receiving;
@@ -24,7 +24,7 @@ fn is_room_flag_up(end: &Endpoint) -> bool {
     with_room_flag(end, |flag| flag.load(Ordering::Relaxed) == Sleep::Futex.code())
 }
 
-/// Has a thread wait for room at `end`.
+/// Makes a thread wait for room at `end`.
 fn wait_for_room(end: &Arc<Endpoint>) -> Receiver<()> {
     let waiter = end.clone();
     sleeping::start(
@@ -57,8 +57,8 @@ fn an_interruption_ends_the_wait_for_room() {
     ended.recv_timeout(sleeping::DEADLINE).expect("an interruption wakes who waits for room");
 }
 
-/// One that comes after the last look, and before the sleep: the word is another one by then, so
-/// that the kernel does not put the thread to sleep.
+/// A request after the last look and before the sleep: the word has another value by then, so the
+/// kernel does not put the thread to sleep.
 #[test]
 fn an_interruption_keeps_a_sender_from_a_sleep_that_has_not_begun() {
     let (sending, _receiving) = lane();

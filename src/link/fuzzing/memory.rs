@@ -1,7 +1,8 @@
 //! Pools and buffers of a peer that lies about them, and writes to them at any time.
 //!
-//! A pool exists between ends that trust each other, so it promises nothing of what its slots hold.
-//! Its lengths and its words are checked all the same: a peer's mistake is no access outside.
+//! A pool exists between ends that trust each other, so it promises nothing about the content of
+//! its slots. Its lengths and its words are checked nevertheless: a peer's mistake must not cause
+//! an access outside.
 
 use crate::error::SystemError;
 use crate::link::buffer::Buffer;
@@ -15,12 +16,13 @@ use std::os::unix::fs::FileExt;
 use std::sync::Arc;
 use std::time::Duration;
 
-/// Takes in a pool and a buffer that somebody else made, and uses what is accepted.
+/// Takes in a pool and a buffer that another process made, and uses what is accepted.
 ///
-/// The first sixteen bytes are two numbers, whose top bits choose what is made and what is said of
-/// it. Then each six bytes are one use of the pool or one write of the peer's, and all of them are
-/// what the buffer holds. What is accepted is as long as was said, and there is no panic, no hang
-/// and no access outside of the memory. Says whether the pool and the buffer were accepted.
+/// The first sixteen bytes are two numbers, whose top bits choose what is made and what is claimed
+/// about it. Each following six bytes are one use of the pool or one write of the peer's, and all
+/// of them are the content of the buffer. What is accepted has the claimed length, and there is no
+/// panic, no hang and no access outside of the memory. Returns whether the pool and the buffer were
+/// accepted.
 pub fn foreign_memory(data: &[u8]) -> [bool; 2] {
     let Some((head, rest)) = data.split_first_chunk::<16>() else { return [false; 2] };
     let (first, second) = head.split_at(8);
@@ -56,7 +58,7 @@ fn pool(first: u64, second: u64, uses: &[u8]) -> bool {
     true
 }
 
-/// Both ends of a pool, and what they have of it.
+/// Both ends of a pool, and the buffers that they have.
 struct Play {
     file: File,
     /// Bytes of the file.
@@ -72,7 +74,7 @@ impl Play {
     fn step(&mut self, code: &[u8]) {
         let place = u64::from(u16::from_le_bytes([code[1], code[2]]));
         match code[0] % 8 {
-            // The peer writes: the words more often than what lies behind them.
+            // The peer writes: the words more often than what follows them.
             0 => self.write(place % 4, code),
             1 => self.write(0x80 + place % (4 * MOST_SLOTS), code),
             2 => self.write(place, code),
@@ -80,7 +82,7 @@ impl Play {
             4 => self.receive(u32::from_le_bytes(code[2..].try_into().expect("four bytes"))),
             5 => self.take(),
             6 => self.give_back(place as usize),
-            // A sleep of no time takes the kernel many times what all the rest does.
+            // A sleep of no time costs the kernel many times what all the rest does.
             _ => self.maker.memory().wait(Duration::ZERO, || !place.is_multiple_of(64)),
         }
     }
@@ -135,7 +137,7 @@ fn buffer(first: u64, second: u64, content: &[u8]) -> bool {
     is_taken(descriptor.expect("a descriptor is left"), said, choice >> 4 & 1 == 0)
 }
 
-/// Memory that begins with `content`, if there is so much of it.
+/// Memory that begins with `content`, as far as it fits.
 fn filled(len: u64, content: &[u8]) -> Result<OwnedFd, SystemError> {
     let file = File::from(memfd::create(len)?);
     let some = content.len().min(len as usize);
@@ -158,10 +160,10 @@ fn is_taken(descriptor: OwnedFd, said: u64, is_trusted: bool) -> bool {
     true
 }
 
-/// More than those among which the first free one is taken.
+/// More than the number among which the first free one is taken.
 const MOST_SLOTS: u64 = 40;
 const MOST_LEN: u64 = 9000;
-/// The bits of a number that are no choice.
+/// The bits of a number that choose nothing.
 const LOW: u64 = (1 << 56) - 1;
 
 #[cfg(test)]

@@ -1,4 +1,4 @@
-//! Which pages are made, and when idle ones are given back: with a clock that the test turns.
+//! Which pages are allocated, and when idle ones are given back: with a clock that the test sets.
 
 use super::*;
 use crate::ring::consumer::{Consumer, Peek};
@@ -68,7 +68,7 @@ impl Rig {
         while self.receive() {}
     }
 
-    /// Posts and receives small messages until the lane has come home and round it, twice.
+    /// Posts and receives small messages until the lane has come home and gone round it twice.
     fn trickle(&mut self) {
         for _ in 0..2 * CAPACITY / 1024 + 200 {
             assert!(self.post(1000) && self.receive());
@@ -95,7 +95,7 @@ fn a_burst_finds_the_pages_of_the_last_one_until_they_were_idle_for_long() {
         assert!(memory(&rig.region) >= full, "pages were given back too early");
         rig.burst();
     }
-    // Home first: what it leaves by that was in use until then.
+    // Home first: the segment that it leaves was in use until then.
     rig.trickle();
     rig.now += IDLE;
     rig.trickle();

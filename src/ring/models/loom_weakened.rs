@@ -1,12 +1,12 @@
-//! The models with one ordering, or one step, taken away: each must fail, for the right reason.
+//! The models with one ordering, or one step, removed: each must fail, for the right reason.
 
 use super::*;
 use crate::sync::{ALL_SITES, with_weakened};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
-/// What loom says when one end reads a unit that the other may be writing.
+/// What loom reports when one end reads a unit that the other may be writing.
 const RACE: &str = "Causality violation";
-/// What loom says when everybody sleeps.
+/// What loom reports when all threads sleep.
 const LOST_WAKE: &str = "deadlock";
 
 /// Asserts that each model fails without `site`, for the reason it is there.
@@ -102,7 +102,7 @@ fn without_either_order_of_a_request_its_models_fail() {
     fail_without(Site::TakeRequest, RACE, &[TAKEN_REQUEST]);
 }
 
-/// A site that comes later needs a twin above: this match does not compile without it.
+/// A new site needs a weakened variant above: this match does not compile without it.
 #[test]
 fn every_site_has_a_twin() {
     let twins = ALL_SITES.map(|site| match site {

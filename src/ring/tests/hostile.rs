@@ -28,7 +28,7 @@ proptest! {
     }
 }
 
-/// Every header word, at every cursor of small lanes, before every tail: the answer is the one that
+/// Every header word, at every cursor of small lanes, before every tail: the result is the one that
 /// the rules of the record give, computed here in another way.
 #[test]
 fn f28_every_header_at_every_cursor_is_judged_by_the_rules() {
@@ -58,8 +58,8 @@ fn f28_every_header_at_every_cursor_is_judged_by_the_rules() {
     assert!(accepted > 0 && refused > accepted, "{accepted} accepted, {refused} refused");
 }
 
-/// What a consumer must say to a header with `ahead` committed bytes from its start on, all else in
-/// the area being zero, which is no header.
+/// What a consumer must return for a header with `ahead` committed bytes from its start on; the
+/// rest of the area is zero, which is not a header.
 /// Whether a header's fields are those of a message, with what may come beside it.
 fn is_message(kind: u8, format: u64, descriptors: u64, len: u64, detail: u64) -> bool {
     match kind {
@@ -91,7 +91,7 @@ fn judge(geometry: Geometry, cursor: Cursor, words: [u64; 2], ahead: u64) -> Res
                 end: cursor.position.wrapping_add(record_len(u64::from(len))),
             }))
         }
-        // What follows a control record is no header, unless nothing follows; but after padding
+        // What follows a control record is not a header, unless nothing follows; but after padding
         // from the start on, the same padding follows.
         (2, 0, 0) if len + 16 == until_end && until_end == ahead => Ok(Peek::Empty),
         (2, 0, 0) if len + 16 == until_end && cursor.index(&geometry) == 0 => {
@@ -167,7 +167,7 @@ fn f28_a_tail_is_taken_only_between_the_last_one_and_the_limit() {
             for offset in offsets(320) {
                 let mut rig = Rig::new(geometry, start);
                 (0..3).for_each(|_| rig.send(0));
-                // What stands beyond the tail looks like messages, so only the tail can be wrong.
+                // The bytes beyond the tail look like messages, so only the tail can be wrong.
                 let message =
                     Header::Message { len: 0, format: Format::Bytes, beside: Beside::Nothing };
                 (3..8).for_each(|unit| rig.memory.write_header(16 * unit, message.encode()));
@@ -208,7 +208,7 @@ fn f28_a_head_is_taken_only_between_the_last_one_and_the_tail() {
                 assert_eq!(rig.producer.unreleased(), Ok(16 * (committed - released)));
                 let head = start.wrapping_add(16 * released).wrapping_add_signed(offset);
                 store_head(&rig.memory, head);
-                // A record that is staged and not committed is nobody's to release.
+                // A record that is staged and not committed cannot be released.
                 rig.post(0).expect("there is room");
                 let most = 16 * (committed - released) as i64;
                 let fits = (0..=most).contains(&offset) && offset % 16 == 0;
@@ -266,7 +266,7 @@ fn f52_eight_control_records_pass_and_the_ninth_is_corrupt() {
     }
 }
 
-/// Two jumps that lead to each other, and a tail as far away as it may be.
+/// Two jumps that lead to each other, and a tail at the greatest distance.
 #[test]
 fn f52_a_circle_of_jumps_is_corrupt_and_not_endless() {
     let geometry = Geometry::new(256, 512);
@@ -330,7 +330,7 @@ fn f52_padding_elsewhere_than_up_to_the_end_is_corrupt() {
     }
 }
 
-/// A lane that starts with so many jumps to and fro, and where it goes on.
+/// A lane that starts with this many jumps back and forth, and where it continues.
 fn stream_of_jumps(geometry: Geometry, count: u64) -> (Memory, Consumer, Cursor) {
     let memory = Memory::on_heap(geometry.limit());
     let (_, consumer) = lane::fresh(&memory, geometry, 0);

@@ -17,8 +17,8 @@ fn small_geometries() -> impl Iterator<Item = Geometry> {
     })
 }
 
-/// Every cursor at which an empty lane can stand: each segment, each index, before and after the
-/// wrap of positions.
+/// Every cursor that an empty lane can have: each segment, each index, before and after the wrap of
+/// positions.
 fn cursors(geometry: Geometry) -> impl Iterator<Item = Cursor> {
     let entries = [0u64.wrapping_sub(48), 0, 1 << 40];
     let count = if cfg!(miri) { 1 } else { entries.len() };
@@ -74,7 +74,7 @@ fn f49_too_large_is_said_at_once_and_exactly_beyond_the_largest() {
                 assert_eq!(rig.producer.plan(largest + beyond), Err(Refusal::TooLarge));
             }
             assert!(!matches!(rig.producer.plan(largest), Err(Refusal::TooLarge)));
-            // A wish is no demand: it gets what there is.
+            // A wish is not a requirement: it gets the room that there is.
             let open = rig.producer.plan_open(u64::from(u32::MAX)).expect("an honest peer");
             assert!(open.is_none_or(|plan| plan.payload_room() <= largest));
         }
@@ -91,8 +91,8 @@ fn a_full_lane_holds_at_least_half_of_its_limit() {
     }
 }
 
-/// The producer that waits needs nothing but the jump behind the message: the release of the
-/// message gives it back as well, as the consumer may be busy elsewhere from now on.
+/// The waiting producer needs only the jump after the message: the release of the message gives it
+/// back as well, as the consumer may be busy elsewhere from now on.
 #[test]
 fn f52_a_release_gives_the_control_records_behind_it_back() {
     let geometry = Geometry::new(64, 128);
@@ -127,8 +127,8 @@ fn f52_padding_behind_a_message_is_released_with_it() {
     rig.finish();
 }
 
-/// A record that cannot go round leaves its segment at once: so the next one of its kind enters the
-/// segment as soon as the first is released, without a hop.
+/// A record that does not fit at every index leaves its segment at once: so the next such record
+/// enters the segment as soon as the first is released, without a hop.
 #[test]
 fn a_stream_of_the_largest_records_needs_no_hop() {
     for geometry in small_geometries() {
@@ -140,8 +140,8 @@ fn a_stream_of_the_largest_records_needs_no_hop() {
     }
 }
 
-/// A lane whose present segment is the only one that holds the largest record, which cannot go
-/// round there; the others were in use when it came, and are free now.
+/// A lane whose current segment is the only one that holds the largest record, but not at every
+/// index; the others were in use when it came, and are free now.
 fn lane_before_a_hop(start: u64) -> Rig {
     let geometry = Geometry::new(64, 256);
     let mut rig = Rig::new(geometry, start);
@@ -154,8 +154,8 @@ fn lane_before_a_hop(start: u64) -> Rig {
     rig
 }
 
-/// A jump that nobody followed with a message: the consumer finds nothing behind it, and gives it
-/// back before it sleeps. Otherwise both would sleep for ever.
+/// A jump that no message followed: the consumer finds nothing after it, and gives it back before
+/// it sleeps. Otherwise both would sleep for ever.
 #[test]
 fn a_jump_alone_is_given_back_before_the_consumer_sleeps() {
     let mut rig = lane_before_a_hop(0);
@@ -196,7 +196,7 @@ fn f58_a_failed_plan_changes_nothing() {
 }
 
 /// A hop that did not help yet keeps its jump committed, and position, segment and entry agree: the
-/// next records, small or large, stand where the consumer looks for them.
+/// next records, small or large, are where the consumer looks for them.
 #[test]
 fn f58_a_post_that_fails_after_its_hop_leaves_the_lane_in_order() {
     for after in [0, 16, 32, 48, 96] {
@@ -235,14 +235,14 @@ fn a_wait_that_cannot_help_is_ready_at_once() {
     let too_large = geometry.largest_message() + 1;
     assert_eq!(rig.producer.prepare_wait(too_large, Sleep::Futex), Wait::Ready);
     assert_eq!(rig.producer.prepare_wait(0, Sleep::Futex), Wait::Ready);
-    // The flag was taken back: nobody is woken later.
+    // The flag was taken back: no later wake comes.
     rig.send(0);
     rig.take();
     assert_eq!(rig.consumer.release(rig.consumer.position()), Wake::Nobody);
 }
 
-/// Plain room ends with the segment, with the pages that are made, and with what is not released;
-/// and up to there it is used.
+/// Contiguous room ends with the segment, with the pages that exist, and with what is not released;
+/// up to there it is used.
 #[test]
 fn plain_room_goes_as_far_as_it_may_and_no_further() {
     let geometry = Geometry::new(256, 1024);

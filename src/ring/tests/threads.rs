@@ -1,4 +1,4 @@
-//! Both ends on threads of their own, with payload and with sleeps: for Miri and for the machine.
+//! Each end on its own thread, with payload and with sleeps: for Miri and for the machine.
 
 use std::sync::mpsc;
 use std::thread::{self, Thread};

@@ -32,9 +32,9 @@ impl Random {
     }
 }
 
-/// Replaces the first `len` bytes of `data` by others that mean something. Returns how many there
-/// are then: an honest archive now and then, and otherwise what was there with a few changes of
-/// numbers, pointers and control bytes.
+/// Replaces the first `len` bytes of `data` by others that have a meaning. Returns their number:
+/// sometimes an honest archive, and otherwise what was there with a few changes of numbers,
+/// pointers and control bytes.
 pub fn mutate(family: Family, data: &mut [u8], len: usize, seed: u32) -> usize {
     let mut random = Random::new(seed);
     if len < 9 || random.below(16) == 0 {
@@ -59,7 +59,7 @@ pub fn mutate(family: Family, data: &mut [u8], len: usize, seed: u32) -> usize {
 fn change(bytes: &mut [u8], random: &mut Random) {
     let len = bytes.len();
     let word = |at: usize| (at & !3).min((len & !3) - 4);
-    // The root and what stands near it is at the end.
+    // The root and what is near it are at the end.
     let at = match random.below(3) {
         0 => len - 1 - random.below(len.min(48)),
         _ => random.below(len),

@@ -1,4 +1,4 @@
-//! Types of the program's own, for the decode targets.
+//! Types for the decode targets.
 
 use super::ReceiveDeserializer;
 use rkyv::collections::swiss_table::{ArchivedIndexMap, IndexMapResolver};

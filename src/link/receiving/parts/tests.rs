@@ -104,7 +104,7 @@ fn a_message_that_was_taken_otherwise_leaves_no_part_to_the_next_one() {
     assert_eq!(second.expect("the second message").bytes(), other);
 }
 
-/// Otherwise a peer that writes lengths in turns would have the copy begin again and again.
+/// Otherwise a peer that keeps changing the length would make the copy start again and again.
 #[test]
 fn a_header_that_is_rewritten_meanwhile_is_not_read_again() {
     let (sending, mut receiving) = lane();
