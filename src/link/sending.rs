@@ -371,7 +371,7 @@ impl Sending {
         let _ = self.end.learn(Event::Moved);
     }
 
-    /// Returns idle pages to the system; returns how many bytes.
+    /// Frees idle pages; returns how many bytes.
     pub(crate) fn trim(&mut self) -> Result<u64, PostError> {
         let left = self.producer.cursor();
         self.supply.ensure_control(self.end.region(), left)?;

@@ -402,7 +402,7 @@ impl MessagePort {
         self.sender.endpoint().is_trusted()
     }
 
-    /// Returns the memory of past bursts to the system, and how many bytes that were.
+    /// Frees the memory of past bursts; returns how many bytes.
     ///
     /// Frees the pages of what this end has posted and the peer has read, except those of the first
     /// segment. A trusted port does this by itself: while it posts, it frees what was not in use

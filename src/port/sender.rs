@@ -206,7 +206,7 @@ impl Sender {
         Undelivered { messages, bytes }
     }
 
-    /// Returns unused pages to the system. See [`MessagePort::trim`](crate::MessagePort::trim).
+    /// Frees unused pages. See [`MessagePort::trim`](crate::MessagePort::trim).
     ///
     /// # Errors
     /// [`PostError::Io`] if the kernel refuses, [`PostError::Busy`] while a loan is open.
