@@ -67,7 +67,7 @@ async fn supervise() -> Result<(), Failure> {
 }
 
 fn lock(tasks: &Mutex<Tasks>) -> MutexGuard<'_, Tasks> {
-    tasks.lock().expect("nobody panics with it")
+    tasks.lock().expect("no task panics while it holds the lock")
 }
 
 /// Keeps one worker busy until nothing is left to do, and replaces each that is lost.
