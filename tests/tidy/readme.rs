@@ -171,6 +171,8 @@ fn the_readme_is_short_and_shows_all_of_its_code() {
     let count = readme.lines().count();
     assert!(count <= MOST_LINES_OF_README, "README.md: {count} lines");
     report(check_hidden_lines("README.md", &readme));
+    let least = format!("Rust {} or later", env!("CARGO_PKG_RUST_VERSION"));
+    assert!(readme.contains(&least), "README.md does not say: {least}");
 }
 
 #[test]
