@@ -160,8 +160,8 @@ impl<T> Receive for T where
 {
 }
 
-/// Levels of pointers in an archive: a `Box` in a `Box` is two. Far below what a thread's stack of
-/// 2 MiB holds, in a debug build too. The root is one of them, and the last is none for rkyv.
+/// The most levels of pointers in an archive: a `Box` in a `Box` is two. Far below what fits a
+/// thread's stack of 2 MiB, in a debug build too. It counts the root; rkyv refuses the last level.
 pub(crate) const MAX_DEPTH: usize = 256;
 
 /// Most levels below the root that rkyv's check accepts with [`MAX_DEPTH`].

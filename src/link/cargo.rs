@@ -265,5 +265,5 @@ fn farewell((mut sending, mut receiving): Halves) {
     receiving.leave(Farewell::Dropped);
 }
 
-/// Things of one message that are closed together, away from the caller.
+/// Transferables of one message that are closed together, on another thread.
 const MANY: usize = 16;

@@ -40,7 +40,7 @@ pub(crate) enum Reason {
     Corrupt,
 }
 
-/// What a half learns, or is told to do.
+/// What a half learns, or has to do.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Event {
     /// The kernel says that the peer's sockets are gone.

@@ -250,7 +250,7 @@ impl Endpoint {
             self.ask_hang_up_again();
         }
         let memory = self.region.lane(self.outgoing());
-        // Relaxed: it publishes nothing; behind a hang-up the system call orders.
+        // Relaxed: it publishes nothing; after a hang-up the system call orders.
         let farewell = match memory.lane().sleepers.reader_gone.load(Ordering::Relaxed) {
             0 => None,
             1 => Some(Farewell::Closed),

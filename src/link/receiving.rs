@@ -399,7 +399,7 @@ impl Receiving {
         }
     }
 
-    /// What follows from an empty lane: `Sleep` if the caller is told so.
+    /// What follows from an empty lane: `Sleep`, or the end as an error.
     fn found_nothing(&mut self) -> Result<Wait, RecvError> {
         self.release_controls();
         self.end.ring_again();

@@ -329,7 +329,7 @@ fn check<Rx: Receive>(event: MessageEvent<'_>) -> Result<TypedEvent<'_, Rx>, Typ
 impl<'p, Rx: Receive> TypedEvent<'p, Rx> {
     /// Borrows the archived value. Each call checks it again, so keep the reference.
     pub fn data(&self) -> &Rx::Archived {
-        self.event.data::<Rx>().expect("checked before, and nobody can have changed it")
+        self.event.data::<Rx>().expect("checked before, and unchanged since")
     }
 
     /// Returns the message as an owned `Rx`.

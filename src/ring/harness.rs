@@ -223,7 +223,7 @@ impl Rig {
                 false
             }
             Peek::Message(record) => {
-                let message = self.committed.pop_front().expect("a message that nobody sent");
+                let message = self.committed.pop_front().expect("a message that was never sent");
                 self.compare(&record, &message);
                 assert_eq!(self.consumer.peek(), Ok(Peek::Message(record)), "a second look");
                 assert_eq!(self.consumer.glance(), Some(record), "plain to see by now");
@@ -231,7 +231,7 @@ impl Rig {
                 self.taken.push_back((record, message));
                 true
             }
-            Peek::Closed(farewell) => panic!("nobody closed, but it says {farewell:?}"),
+            Peek::Closed(farewell) => panic!("no side closed, but the peek says {farewell:?}"),
         }
     }
 

@@ -380,7 +380,7 @@ fn next_waiting(consumer: &mut Consumer, bells: &Bells, is_quick: bool) -> Recor
                     consumer.cancel_wait();
                 }
             }
-            Peek::Closed(farewell) => panic!("nobody closed, but it says {farewell:?}"),
+            Peek::Closed(farewell) => panic!("no side closed, but the peek says {farewell:?}"),
         }
     }
 }

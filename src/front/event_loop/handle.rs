@@ -33,7 +33,7 @@ impl LoopHandle {
     /// let handle = event_loop.handle();
     /// assert!(handle.post(|_| println!("at the next turn")));
     /// drop(event_loop);
-    /// assert!(!handle.post(|_| unreachable!("nobody is there to do it")));
+    /// assert!(!handle.post(|_| unreachable!("the loop is gone")));
     /// # Ok::<(), messageport::LoopError>(())
     /// ```
     pub fn post(&self, work: impl FnOnce(&mut EventLoop) + Send + 'static) -> bool {

@@ -1,4 +1,4 @@
-//! What a turn looks at, in counts. What the loop delivers stands in `tests/semantics/`.
+//! What a turn looks at, in counts. What the loop delivers is tested in `tests/semantics/`.
 
 use super::EventLoop;
 use crate::port::MessagePort;
@@ -24,7 +24,7 @@ fn unstarted(event_loop: &mut EventLoop) -> Vec<MessagePort> {
     peers
 }
 
-/// How often ports are looked at by what `act` does.
+/// How often `act` looks at ports.
 fn looks(act: impl FnOnce()) -> u64 {
     let before = LOOKS.get();
     act();
@@ -47,7 +47,7 @@ fn a_port_that_is_not_started_is_looked_at_in_no_turn() {
             assert_eq!(port1.recv().expect("an answer").text().expect("a text"), "answer");
         }
     });
-    // Of each round: the question, that nothing is behind it, and perhaps a ring for nothing.
+    // Each round: the question, the look that finds nothing more, and perhaps a spurious ring.
     assert!(count <= 4 * ROUNDS, "{count} looks in {ROUNDS} rounds");
     let idle = looks(|| {
         for _ in 0..ROUNDS {
@@ -69,7 +69,7 @@ fn a_port_that_is_started_is_the_only_one_looked_at() {
     }
 }
 
-/// Ports that the program has had in its hands, say to post to all of them, are looked at once.
+/// Ports that were lent to the program, for example to post to all of them, are looked at once.
 #[test]
 fn ports_that_are_lent_to_be_posted_to_are_not_looked_at_again_and_again() {
     let mut event_loop = EventLoop::new().expect("a loop");

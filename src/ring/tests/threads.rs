@@ -86,7 +86,7 @@ fn receive_all(mut consumer: Consumer, geometry: Geometry, sender: &Thread) {
                     sleep("the consumer, for a message", consumer.memory());
                 }
             }
-            Peek::Closed(farewell) => panic!("nobody closed, but it says {farewell:?}"),
+            Peek::Closed(farewell) => panic!("no side closed, but the peek says {farewell:?}"),
         }
     }
 }
