@@ -23,7 +23,7 @@ use std::time::{Duration, Instant};
 /// Ports with messages take turns. The set reports the end of a port once, after its last message;
 /// so it does for a port that was closed here. The port then stays in the set until it is removed.
 ///
-/// A message of more than 2 MiB is copied out of an untrusted port in parts of 256 KiB, and what
+/// A message of more than 2 MiB is copied out of an untrusted port in parts of 64 KiB, and what
 /// other ports have is given between two parts. A port that brings descriptors faster than they can
 /// be closed is left out for 10 ms at a time.
 ///

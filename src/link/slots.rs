@@ -2,6 +2,7 @@
 //! the ring.
 
 use crate::link::payload::Block;
+use crate::os::reaper;
 use std::collections::{TryReserveError, VecDeque};
 
 /// Private memory for messages, one slot for each that is alive. Free slots keep their memory, up
@@ -14,6 +15,8 @@ pub(crate) struct Slots {
     free: Vec<u64>,
     /// Bytes of the buffers of free slots.
     idle: usize,
+    /// Long copies were made in parts: their memory is not freed at once either.
+    is_shared: bool,
 }
 
 impl Slots {
@@ -52,6 +55,7 @@ impl Slots {
         let ticket = *self.free.last().expect("a free slot");
         self.idle -= self.bytes_of(ticket);
         self.slots[ticket as usize] = blocks;
+        self.is_shared = true;
         self.idle += self.bytes_of(ticket);
     }
 
@@ -73,7 +77,10 @@ impl Slots {
 
     #[cold]
     fn shrink(&mut self, ticket: u64) {
-        self.slots[ticket as usize] = Vec::new();
+        let memory = std::mem::take(&mut self.slots[ticket as usize]);
+        if self.is_shared && memory.capacity() * size_of::<Block>() > MOST_POOLED_BYTES {
+            reaper::free_later(Box::new(memory));
+        }
         if self.free.len() == self.slots.len() && self.slots.len() > MOST_SLOTS {
             *self = Slots::default();
         }

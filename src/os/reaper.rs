@@ -64,7 +64,7 @@ impl Drop for Foreign {
         if let Some(descriptor) = self.descriptor.take()
             && !memfd::is_small(&descriptor)
         {
-            hand_over(Job { descriptor, task: Task::Close, account: self.account.take() });
+            hand_over(Job { task: Task::Close(descriptor), account: self.account.take() });
         }
     }
 }
@@ -74,7 +74,7 @@ impl Drop for Foreign {
 pub(crate) fn close_all(descriptors: impl Iterator<Item = Foreign>) {
     let job = |mut foreign: Foreign| {
         let descriptor = foreign.descriptor.take()?;
-        Some(Job { descriptor, task: Task::Close, account: foreign.account.take() })
+        Some(Job { task: Task::Close(descriptor), account: foreign.account.take() })
     };
     hand_over_all(descriptors.filter_map(job).collect());
 }
@@ -103,7 +103,16 @@ impl Account {
 
 /// Has the thread close a descriptor.
 pub(crate) fn close_later(descriptor: OwnedFd) {
-    hand_over(Job { descriptor, task: Task::Close, account: None });
+    hand_over(Job { task: Task::Close(descriptor), account: None });
+}
+
+/// Frees memory in the thread. Here, if the thread has other memory to free: what waits behind a
+/// close that takes long is bounded so.
+pub(crate) fn free_later(memory: Box<dyn Send>) {
+    // Relaxed: a bound; nothing is published by it.
+    if !IS_FREEING.swap(true, Ordering::Relaxed) {
+        hand_over(Job { task: Task::Free(memory), account: None });
+    }
 }
 
 /// Has the thread discard all packets that are in a port's socket. The kernel closes their
@@ -112,7 +121,7 @@ pub(crate) fn close_later(descriptor: OwnedFd) {
 pub(crate) fn drain_later(socket: OwnedFd, account: &Arc<Account>) {
     // Relaxed: see `is_drained_soon`.
     account.is_drained_soon.store(true, Ordering::Relaxed);
-    hand_over(Job { descriptor: socket, task: Task::Drain, account: Some(account.clone()) });
+    hand_over(Job { task: Task::Drain(socket), account: Some(account.clone()) });
 }
 
 /// Waits until the thread has finished a job, at most for `timeout`.
@@ -167,28 +176,34 @@ pub(crate) fn wake_for_room(account: &Arc<Account>, waker: &Waker) {
 }
 
 struct Job {
-    descriptor: OwnedFd,
     task: Task,
     account: Option<Arc<Account>>,
 }
 
-#[derive(Clone, Copy, PartialEq, Eq)]
 enum Task {
-    Close,
-    Drain,
+    Close(OwnedFd),
+    Drain(OwnedFd),
+    Free(Box<dyn Send>),
 }
 
 impl Job {
     fn run(self) {
-        if self.task == Task::Drain {
-            if let Some(account) = &self.account {
-                // Relaxed: see `is_drained_soon`. Cleared before the drain, so that a packet that
-                // arrives from now on gets another job.
-                account.is_drained_soon.store(false, Ordering::Relaxed);
+        match self.task {
+            Task::Close(descriptor) => drop(descriptor),
+            Task::Drain(socket) => {
+                if let Some(account) = &self.account {
+                    // Relaxed: see `is_drained_soon`. First the word, so that what comes from now
+                    // on has a job of its own.
+                    account.is_drained_soon.store(false, Ordering::Relaxed);
+                }
+                socket::discard_packets(socket.as_fd());
             }
-            socket::discard_packets(self.descriptor.as_fd());
+            Task::Free(memory) => {
+                drop(memory);
+                // Relaxed: see `free_later`.
+                IS_FREEING.store(false, Ordering::Relaxed);
+            }
         }
-        drop(self.descriptor);
     }
 }
 
@@ -215,6 +230,8 @@ static QUEUE: Mutex<Queue> = Mutex::new(Queue {
 });
 static NEWS: Condvar = Condvar::new();
 static PROGRESS: Condvar = Condvar::new();
+/// Whether a job is about memory.
+static IS_FREEING: AtomicBool = AtomicBool::new(false);
 /// Jobs that are not finished.
 static WAITING: AtomicUsize = AtomicUsize::new(0);
 /// The process that owns the thread; 0 before the first job.
@@ -352,6 +369,31 @@ const STACK: usize = 128 << 10;
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::sync::mpsc;
+
+    /// Says when it is dropped, and by which thread; waits before that, if it has to.
+    struct Memory(mpsc::Sender<thread::ThreadId>, Option<mpsc::Receiver<()>>);
+
+    impl Drop for Memory {
+        fn drop(&mut self) {
+            if let Some(wait) = &self.1 {
+                let _ = wait.recv();
+            }
+            let _ = self.0.send(thread::current().id());
+        }
+    }
+
+    /// Otherwise a close that takes long would keep the memory of every message that comes.
+    #[test]
+    fn memory_is_freed_here_while_other_memory_waits_to_be_freed() {
+        let (tell, told) = mpsc::channel();
+        let (go_on, wait) = mpsc::channel();
+        free_later(Box::new(Memory(tell.clone(), Some(wait))));
+        free_later(Box::new(Memory(tell, None)));
+        assert_eq!(told.recv().expect("it is freed"), thread::current().id());
+        go_on.send(()).expect("the thread waits");
+        assert_ne!(told.recv().expect("it is freed"), thread::current().id());
+    }
 
     /// One descriptor that is closed is no reason to receive sixty-four more.
     #[test]

@@ -106,4 +106,4 @@ impl Unfinished {
 
 /// Bytes of a message that are copied before the other ports have their turn. Touching that many
 /// for the first time takes some 50 us.
-const PART: usize = 256 << 10;
+const PART: usize = 64 << 10;
