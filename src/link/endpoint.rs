@@ -209,6 +209,13 @@ impl Endpoint {
         State::from_word(self.state.load(Ordering::Relaxed))
     }
 
+    /// Whether nothing has been learned of an end, and no ring has to be repeated.
+    #[inline(always)]
+    pub(crate) fn is_quiet(&self) -> bool {
+        // Relaxed, both: as above, and as in `ring`.
+        self.state() == State::OPEN && !self.owes_ring.load(Ordering::Relaxed)
+    }
+
     /// Tells the state machine what a half has learned, and returns what that half has to do.
     #[cold]
     pub(crate) fn learn(&self, event: Event) -> Step {

@@ -106,12 +106,36 @@ impl Receiving {
     pub(crate) fn poll(&mut self) -> Result<Option<Payload>, Box<RecvError>> {
         match self.take_at_once() {
             Some(payload) => Ok(Some(payload)),
+            None if self.is_still_empty() => Ok(None),
             None => match self.poll_with_thought(usize::MAX) {
                 Thought { failure: Some(failure), .. } => Err(failure),
                 Thought { polled: Polled::Message(payload), .. } => Ok(Some(payload)),
                 Thought { .. } => Ok(None),
             },
         }
+    }
+
+    /// Whether the lane is as empty as at the last look, and the slow path would find nothing to
+    /// do: no record to release, no end to report, no ring to repeat. The first empty look behind a
+    /// message takes the slow path, and so does each one that may ask the kernel about the peer.
+    ///
+    /// A receiver that spins comes here at each look, and pauses once, as at the first one: looks
+    /// that follow each other faster delay the sender, whose cache line of `tail` they take away.
+    #[inline(never)]
+    fn is_still_empty(&mut self) -> bool {
+        let looks = self.empty_looks.wrapping_add(1);
+        let is_still_empty = looks > 1
+            && !looks.is_multiple_of(LOOKS_PER_CLOCK)
+            && self.watched.is_none()
+            && !self.waits_for_reaper
+            && self.end.is_quiet()
+            && !self.consumer.has_unreleased()
+            && !self.has_news();
+        if is_still_empty {
+            self.empty_looks = looks;
+            hint::spin_loop();
+        }
+        is_still_empty
     }
 
     /// Slow path of `poll`.

@@ -68,3 +68,14 @@ fn an_interruption_keeps_a_sender_from_a_sleep_that_has_not_begun() {
     end.interrupt_sender();
     assert!(!is_room_flag_up(end));
 }
+
+#[test]
+fn a_look_at_a_lane_that_is_still_empty_repeats_a_refused_ring() {
+    let (_sending, mut receiving) = lane();
+    for _ in 0..2 {
+        assert!(receiving.poll().expect("an open end").is_none());
+    }
+    receiving.endpoint().owes_ring.store(true, Ordering::Relaxed);
+    assert!(receiving.poll().expect("an open end").is_none());
+    assert!(!receiving.endpoint().owes_ring.load(Ordering::Relaxed));
+}

@@ -19,6 +19,14 @@ fn post(sending: &mut Sending) {
     sending.commit();
 }
 
+/// Looks at an empty lane until a look takes the fast path.
+fn look_twice(receiving: &mut Receiving) {
+    for _ in 0..2 {
+        assert!(receiving.poll().expect("an open end").is_none());
+    }
+    assert!(receiving.is_still_empty());
+}
+
 /// A lane that holds one control record, and nothing else.
 fn lane_with_a_control_record() -> (Sending, Receiving) {
     let (mut sending, mut receiving) = lane();
@@ -29,6 +37,7 @@ fn lane_with_a_control_record() -> (Sending, Receiving) {
         receiving.give_back(payload.ticket());
     }
     assert_eq!(sending.undelivered(), (0, 0));
+    look_twice(&mut receiving);
     sending.trim().expect("it goes home");
     let (messages, bytes) = sending.undelivered();
     assert!(messages == 0 && bytes > 0, "{messages} messages, {bytes} bytes");
@@ -48,6 +57,50 @@ fn a_wait_for_the_end_releases_control_records() {
     let (mut sending, mut receiving) = lane_with_a_control_record();
     assert_eq!(receiving.prepare_wait_for_end().expect("an open end"), Wait::Sleep);
     assert_eq!(sending.undelivered(), (0, 0));
+}
+
+/// A question about the end passes them, and releases nothing.
+#[test]
+fn a_later_look_releases_control_records_that_a_question_passed() {
+    let (mut sending, mut receiving) = lane_with_a_control_record();
+    assert_eq!(receiving.end_reason(), None);
+    assert_ne!(sending.undelivered(), (0, 0));
+    assert!(receiving.poll().expect("an open end").is_none());
+    assert_eq!(sending.undelivered(), (0, 0));
+}
+
+/// The fast path of an empty look leaves nothing to a later one.
+#[test]
+fn a_look_at_a_lane_that_is_still_empty_sees_what_has_changed() {
+    let (mut sending, mut receiving) = lane();
+    look_twice(&mut receiving);
+    post(&mut sending);
+    let payload = receiving.poll().expect("an open end").expect("a message");
+    receiving.give_back(payload.ticket());
+
+    look_twice(&mut receiving);
+    receiving.waits_for_reaper = true;
+    assert!(receiving.poll().expect("an open end").is_none());
+    assert!(!receiving.waits_for_reaper);
+
+    receiving.announce_by_doorbell(DrainTo::Silence);
+    assert!(receiving.poll().expect("an open end").is_none());
+    assert!(receiving.silenced);
+}
+
+#[test]
+fn a_look_at_a_lane_that_is_still_empty_hears_of_the_end() {
+    let (_sending, mut receiving) = lane();
+    look_twice(&mut receiving);
+    let _ = receiving.endpoint().learn(Event::HungUp);
+    let failure = receiving.poll().expect_err("the peer is gone");
+    assert!(matches!(*failure, RecvError::Closed { reason: CloseReason::PeerDied }));
+
+    let (_sending, mut receiving) = lane();
+    look_twice(&mut receiving);
+    receiving.leave(Farewell::Closed);
+    let failure = receiving.poll().expect_err("it was closed here");
+    assert!(matches!(*failure, RecvError::Closed { reason: CloseReason::Local }));
 }
 
 /// Pools in a row indicate a flood; with messages between them they are not in a row.
