@@ -257,10 +257,12 @@ impl EventLoop {
     }
 
     /// Adds another source of events: a [`Listener`](crate::Listener), a socket, a timer's
-    /// descriptor. The loop calls `on_ready` whenever it is readable, and `on_ready` has to consume
-    /// what makes it readable. Sources that are readable at the same time are served in the order
-    /// in which they were added. While the loop has a source, [`run`](Self::run) continues without
-    /// ports until it is stopped.
+    /// descriptor.
+    ///
+    /// The loop calls `on_ready` whenever it is readable, and `on_ready` has to consume what makes
+    /// it readable. Sources that are readable at the same time are served in the order in which
+    /// they were added. While the loop has a source, [`run`](Self::run) continues without ports
+    /// until it is stopped.
     ///
     /// A source that panics stays in the loop, which calls it again after 10 ms.
     ///
@@ -330,8 +332,10 @@ impl EventLoop {
         LoopHandle { shared: self.shared.clone() }
     }
 
-    /// Sets the hook that is called for panics in sources, in work of a [`LoopHandle`], and in
-    /// deferred actions. Without a hook only the panic's message appears, on standard error.
+    /// Sets the hook that is called for panics in sources, posted work and deferred actions.
+    ///
+    /// Posted work is that of a [`LoopHandle`]. Without a hook only the panic's message appears, on
+    /// standard error.
     ///
     /// ```
     /// use messageport::{EventLoop, ListenerFailure};
@@ -369,10 +373,11 @@ impl EventLoop {
         Ok(())
     }
 
-    /// Delivers events until there are none at present. A message whose descriptors wait until
-    /// earlier ones of its port are closed stays for a later turn. While the loop is
-    /// [being stopped](Self::is_stopping) it delivers one share of each port, leaves the request
-    /// for `run`, and returns.
+    /// Delivers events until there are none at present.
+    ///
+    /// A message whose descriptors wait until earlier ones of its port are closed stays for a later
+    /// turn. While the loop is [being stopped](Self::is_stopping) it delivers one share of each
+    /// port, leaves the request for `run`, and returns.
     ///
     /// # Errors
     /// As [`run`](Self::run).
@@ -381,9 +386,10 @@ impl EventLoop {
         Ok(())
     }
 
-    /// Waits for events at most for `timeout`, and delivers one share of each port. Returns whether
-    /// there was an event, or a part of a long message: an untrusted port copies a message of more
-    /// than 2 MiB in parts, between the turns of other ports.
+    /// Waits for events at most for `timeout`, and delivers one share of each port.
+    ///
+    /// Returns whether there was an event, or a part of a long message: an untrusted port copies a
+    /// message of more than 2 MiB in parts, between the turns of other ports.
     ///
     /// Does not wait if [`run`](Self::run) would return at once for lack of ports and sources, nor
     /// while the loop is [being stopped](Self::is_stopping). A program that calls this in its own

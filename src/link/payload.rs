@@ -38,6 +38,7 @@ pub type PostSerializer<'a> = HighSerializer<PayloadWriter<'a>, ArenaHandle<'a>,
 
 /// A value that can be posted: anything that derives [`rkyv::Archive`], [`rkyv::Serialize`] and
 /// [`SafeArchive`](derive@crate::SafeArchive).
+///
 /// Implemented for all such types; do not implement it yourself. Post a value of another crate's
 /// type that lacks `SafeArchive` as bytes: `post_bytes` of what `rkyv::to_bytes` returns. The
 /// receiver passes [`MessageEvent::bytes`](crate::MessageEvent::bytes) to rkyv.

@@ -79,15 +79,15 @@ impl BufferPool {
         Ok(BufferPool { maker: PoolMaker::new(memory), end: sender.endpoint().clone() })
     }
 
-    /// [`PostError::PoolInUse`] if all are in use; [`PostError::Closed`] if all are in use and the
-    /// port has ended.
+    /// Takes a free buffer. It holds leftovers.
+    ///
     /// It is the first free one of the pool: a buffer that was in use, and that the caches may
     /// still hold, is taken before one that never was. So spare buffers cost nothing. While the
     /// first 32 are in use, the others take turns.
     ///
     /// # Errors
-    /// [`PostError::PoolInUse`] if all are in use; [`PostError::Closed`] if they are in use and the
-    /// peer is gone.
+    /// [`PostError::PoolInUse`] if all are in use; [`PostError::Closed`] if all are in use and the
+    /// port has ended.
     pub fn take(&self) -> Result<PooledBuffer, PostError> {
         if let Some(buffer) = self.maker.take() {
             return Ok(buffer);

@@ -16,6 +16,7 @@ pub struct LoopHandle {
 
 impl LoopHandle {
     /// Ends the present call of [`run`](EventLoop::run), or the next one, before its next turn.
+    ///
     /// A present call of [`poll_once`](EventLoop::poll_once) or
     /// [`run_until_idle`](EventLoop::run_until_idle) returns, and leaves the request for `run`: see
     /// [`EventLoop::is_stopping`]. Several requests count as one.
@@ -24,9 +25,10 @@ impl LoopHandle {
         self.shared.called.ring();
     }
 
-    /// Runs `work` on the loop's thread, in its next turn. Makes one system call. Returns whether
-    /// the loop still exists: work for a dropped loop is dropped, and so is work that it left
-    /// undone.
+    /// Runs `work` on the loop's thread, in its next turn. Makes one system call.
+    ///
+    /// Returns whether the loop still exists: work for a dropped loop is dropped, and so is work
+    /// that it left undone.
     ///
     /// ```
     /// let event_loop = messageport::EventLoop::new()?;

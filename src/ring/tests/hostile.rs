@@ -58,8 +58,6 @@ fn f28_every_header_at_every_cursor_is_judged_by_the_rules() {
     assert!(accepted > 0 && refused > accepted, "{accepted} accepted, {refused} refused");
 }
 
-/// What a consumer must return for a header with `ahead` committed bytes from its start on; the
-/// rest of the area is zero, which is not a header.
 /// Whether a header's fields are those of a message, with what may come beside it.
 fn is_message(kind: u8, format: u64, descriptors: u64, len: u64, detail: u64) -> bool {
     match kind {
@@ -70,6 +68,8 @@ fn is_message(kind: u8, format: u64, descriptors: u64, len: u64, detail: u64) ->
     }
 }
 
+/// What a consumer must return for a header with `ahead` committed bytes from its start on; the
+/// rest of the area is zero, which is not a header.
 fn judge(geometry: Geometry, cursor: Cursor, words: [u64; 2], ahead: u64) -> Result<Peek, ()> {
     if ahead > geometry.limit() || !ahead.is_multiple_of(16) {
         return Err(());
