@@ -217,7 +217,7 @@ impl Sender {
             spin(self.spin_estimate(), || self.may_fit(needed));
         }
         loop {
-            // Only another attempt shows room in the socket. It is made after the flag is raised:
+            // Only another attempt shows room in the socket. It is made after the flag is armed:
             // the receiver makes that room first, and then releases and looks at the flag.
             if is_socket {
                 self.raise_room_flag();

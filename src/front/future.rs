@@ -78,8 +78,8 @@ pub struct AsyncReceiver {
     has_lost: bool,
 }
 
-/// Both halves wait on one doorbell, and the half that silences it wakes the other. Both have to
-/// silence it: tokio reports only new rings, and a full doorbell accepts none.
+/// Both halves wait on one doorbell, and the half that drains it wakes the other. Both have to
+/// drain it: tokio reports only new rings, and a full doorbell accepts none.
 #[derive(Default)]
 struct Wakers {
     /// The task that waits for room.
@@ -103,7 +103,7 @@ impl MessagePort {
             (Err(error), _) | (_, Err(error)) => return Err(AddError::new(error, self)),
         };
         let (sender, receiver) = self.split();
-        // From here on a look that finds nothing has raised the flag.
+        // From here on a look that finds nothing has armed the flag.
         let _ = receiver.level_triggered_fd();
         receiver.set_patient(false);
         let sender =
@@ -209,7 +209,7 @@ impl AsyncSender {
         self.sender.post_message_with(value, transfer)
     }
 
-    /// Tries to post, silences the doorbell, raises the flag, and tries again before it waits.
+    /// Tries to post, drains the doorbell, arms the flag, and tries again before it waits.
     fn poll_post(
         &mut self,
         context: &mut Context<'_>,
@@ -264,7 +264,7 @@ impl AsyncReceiver {
             self.reactor.give_way(context);
             return Poll::Pending;
         }
-        // Before the look, as the sending half may silence the doorbell right after it.
+        // Before the look, as the sending half may drain the doorbell right after it.
         self.wakers.receiver.register(context.waker());
         loop {
             if !self.receiver.has_news() {
@@ -282,7 +282,7 @@ impl AsyncReceiver {
                     RecvError::OutOfMemory { len }
                 })
             });
-            // In any case: the ring that the look silenced may have been for room.
+            // In any case: the ring that the look drained may have been for room.
             if self.receiver.has_silenced() {
                 self.wakers.sender.wake();
             }
@@ -513,7 +513,7 @@ impl Reactor {
         }
     }
 
-    /// Forgets the last ring, before a look that silences the doorbell. Otherwise `poll_rung` would
+    /// Forgets the last ring, before a look that drains the doorbell. Otherwise `poll_rung` would
     /// report it again, which costs a second look. `poll_rung` still reports later rings, and a
     /// hang-up each time.
     fn use_up(&self) {

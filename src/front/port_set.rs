@@ -144,7 +144,7 @@ impl PortSet {
         Some(port)
     }
 
-    /// Has the next turn look at a port even if its doorbell is silent: other code silenced it.
+    /// Has the next turn look at a port even if its doorbell is silent: other code drained it.
     pub(crate) fn look_again(&mut self, id: PortId) {
         if self.ports.contains_key(&id.number()) {
             self.state.get_mut().queue(id.number());

@@ -209,7 +209,7 @@ impl Endpoint {
         State::from_word(self.state.load(Ordering::Relaxed))
     }
 
-    /// Whether nothing has been learned of an end, and no ring has to be repeated.
+    /// Whether no end is known, and no ring has to be repeated.
     #[inline(always)]
     pub(crate) fn is_quiet(&self) -> bool {
         // Relaxed, both: as above, and as in `ring`.

@@ -116,7 +116,7 @@ impl Receiving {
     }
 
     /// Whether the lane is as empty as at the last look, and the slow path would find nothing to
-    /// do: no record to release, no end to report, no ring to repeat. The first empty look behind a
+    /// do: no record to release, no end to report, no ring to repeat. The first empty look after a
     /// message takes the slow path, and so does each one that may ask the kernel about the peer.
     ///
     /// A receiver that spins comes here at each look, and pauses once, as at the first one: looks

@@ -106,8 +106,8 @@ pub(crate) fn close_later(descriptor: OwnedFd) {
     hand_over(Job { task: Task::Close(descriptor), account: None });
 }
 
-/// Frees memory in the thread. Here, if the thread has other memory to free: what waits behind a
-/// close that takes long is bounded so.
+/// Frees memory in the thread, or in the caller if the thread already has memory to free. This
+/// bounds the memory that waits for a close that takes long.
 pub(crate) fn free_later(memory: Box<dyn Send>) {
     // Relaxed: a bound; nothing is published by it.
     if !IS_FREEING.swap(true, Ordering::Relaxed) {
