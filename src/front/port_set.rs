@@ -8,6 +8,7 @@ use crate::link::receiving::parts::Polled;
 use crate::os::backoff::Backoff;
 use crate::os::clock;
 use crate::os::epoll::{Epoll, MOST_EVENTS};
+use crate::os::reaper;
 use crate::port::MessagePort;
 use crate::port::event::MessageEvent;
 use crate::port::events::{Called, Watcher};
@@ -25,7 +26,7 @@ use std::time::{Duration, Instant};
 ///
 /// A message of more than 2 MiB is copied out of an untrusted port in parts of 64 KiB, and what
 /// other ports have is given between two parts. A port that brings descriptors faster than they can
-/// be closed is left out for 10 ms at a time.
+/// be closed is left out for 50 ms at a time.
 ///
 /// ```
 /// use messageport::{MessageChannel, PortSet};
@@ -276,7 +277,7 @@ impl PortSet {
     fn delay(&self, id: u64, port: &MessagePort) -> bool {
         let backoff = match self.backoff.get() {
             Some(backoff) => backoff,
-            None => match Backoff::new(&self.epoll, PAUSE_IS_OVER, PAUSE) {
+            None => match Backoff::new(&self.epoll, PAUSE_IS_OVER, reaper::PAUSE) {
                 Ok(backoff) => self.backoff.get_or_init(|| backoff),
                 Err(_) => return false,
             },
@@ -415,5 +416,3 @@ impl fmt::Debug for PortSet {
 const SHARE: u32 = 64;
 /// The mark of the timer; ports have smaller ones.
 const PAUSE_IS_OVER: u64 = u64::MAX;
-/// How long a port is not looked at whose descriptors are yet to be closed.
-const PAUSE: Duration = Duration::from_millis(10);

@@ -8,7 +8,7 @@ use super::lend::Lender;
 use super::{BELL, Deferred, EventLoop, PortId};
 use crate::error::LoopError;
 use crate::link::endpoint::LOOK_AGAIN;
-use crate::os::clock;
+use crate::os::{clock, reaper};
 use crate::port::events::Delivered;
 use crate::port::target::ListenerFailure;
 use std::collections::VecDeque;
@@ -69,7 +69,7 @@ impl EventLoop {
         if !self.ready.is_empty() {
             return Some(Duration::ZERO);
         }
-        let delayed = (!self.delayed.is_empty()).then_some(RETRY);
+        let delayed = (!self.delayed.is_empty()).then_some(reaper::PAUSE);
         let rested = self.resting.front().map(|(due, _)| due);
         let rested = rested.map(|due| due.saturating_duration_since(Instant::now()));
         let again = (!self.ports.is_empty()).then_some(LOOK_AGAIN);
@@ -116,7 +116,7 @@ impl EventLoop {
         if !is_idle && now < self.retry_at {
             return;
         }
-        self.retry_at = now + RETRY;
+        self.retry_at = now + reaper::PAUSE;
         let most = if is_idle { self.delayed.len() } else { SHARE as usize };
         for _ in 0..most.min(self.delayed.len()) {
             let Some(id) = self.delayed.pop_front() else { break };
@@ -229,7 +229,7 @@ impl EventLoop {
             && !std::mem::replace(&mut slot.is_delayed, true)
         {
             if self.delayed.is_empty() {
-                self.retry_at = Instant::now() + RETRY;
+                self.retry_at = Instant::now() + reaper::PAUSE;
             }
             self.delayed.push_back(id);
         }
@@ -332,5 +332,5 @@ impl EventLoop {
 
 /// Messages of one port before the others are served.
 const SHARE: u32 = 64;
-/// The delay before a message that could not be received, or a source that panicked, is retried.
+/// The delay before a source that panicked is called again.
 const RETRY: Duration = Duration::from_millis(10);
