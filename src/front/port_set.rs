@@ -259,7 +259,7 @@ impl PortSet {
         Ok(!is_idle || !state.marks.is_empty())
     }
 
-    /// Once a second: queues ports that have a message although no ring came, and repeats refused
+    /// Twice a second: queues ports that have a message although no ring came, and repeats refused
     /// rings. Returns whether a port is queued.
     fn look_for_lost(&self) -> bool {
         let now = clock::coarse();

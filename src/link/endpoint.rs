@@ -358,8 +358,8 @@ impl Endpoint {
     }
 
     /// Sleeps until the doorbell rings, the peer goes, `interrupt` is readable or `deadline` comes,
-    /// and for at most a second: the kernel may have refused the peer's ring. It sleeps less while
-    /// this end owes its peer a ring.
+    /// and for at most half a second: the kernel may have refused the peer's ring. It sleeps less
+    /// while this end owes its peer a ring.
     pub(crate) fn sleep_on_doorbell(
         &self,
         interrupt: Option<BorrowedFd<'_>>,
@@ -440,7 +440,7 @@ const SLICE: Duration = Duration::from_millis(20);
 const RING_TRIES: u32 = 4;
 /// The longest sleep before its owner looks by itself whether there is something: a ring may have
 /// been refused, and its sender may make no further call.
-pub(crate) const LOOK_AGAIN: Duration = Duration::from_secs(1);
+pub(crate) const LOOK_AGAIN: Duration = Duration::from_millis(500);
 
 /// How long to sleep when this much time is left: no sleep relies on a ring for longer.
 pub(crate) fn bounded_sleep(left: Option<Duration>) -> Option<Duration> {

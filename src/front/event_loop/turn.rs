@@ -1,6 +1,6 @@
 //! One turn of the loop: which ports it serves, for how long, and what it does afterwards.
 //!
-//! A turn does not walk through all ports, except once a second to find messages whose ring was
+//! A turn does not walk through all ports, except twice a second to find messages whose ring was
 //! refused. A turn looks at a port if epoll reports it, if it has called its
 //! [`Watcher`](crate::port::events::Watcher), if the program has borrowed it, or if a retry is due.
 
@@ -76,7 +76,7 @@ impl EventLoop {
         delayed.into_iter().chain(rested).chain(timeout).chain(again).min()
     }
 
-    /// Looks at all watched ports once a second: the kernel may have refused a ring of a peer that
+    /// Looks at all watched ports twice a second: the kernel may have refused a ring of a peer that
     /// never calls again, or a ring of this end.
     fn look_for_lost(&mut self) {
         let now = clock::coarse();
