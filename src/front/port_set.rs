@@ -186,6 +186,9 @@ impl PortSet {
 
     /// Waits for the next message of any port, at most for `timeout`.
     ///
+    /// A long message that is there already is still copied after the deadline: for 20 ms in parts,
+    /// between which other ports have their turns, and then the rest of one message at once.
+    ///
     /// # Errors
     /// [`LoopError::Io`].
     pub fn recv_timeout(&self, timeout: Duration) -> Result<Option<(PortId, Said<'_>)>, LoopError> {
@@ -209,18 +212,20 @@ impl PortSet {
         &self,
         deadline: Option<Instant>,
     ) -> Result<Option<(PortId, Said<'_>)>, LoopError> {
-        let mut is_last_look = false;
+        let (mut is_last_look, mut in_parts) = (false, true);
         loop {
             if self.state.borrow().given >= SHARE {
                 // Ports that had no message a while ago may have one now.
                 self.ask(Some(Duration::ZERO))?;
             }
-            if let Some(said) = self.look() {
+            if let Some(said) = self.look(in_parts) {
                 self.state.borrow_mut().given += 1;
                 return Ok(Some(said));
             }
             if self.has_queued() {
                 // A part of a long message was copied, which is there whatever the time is.
+                let is_late = |at: Instant| Instant::now() > at + GRACE;
+                in_parts = !deadline.is_some_and(is_late);
                 continue;
             }
             if is_last_look {
@@ -287,8 +292,9 @@ impl PortSet {
             true => self.epoll.leave_out(doorbell),
             false => backoff.begin(&self.epoll, std::iter::once(doorbell)),
         };
-        if is_out.is_ok() {
-            self.state.borrow_mut().delayed.push(id);
+        let delayed = &mut self.state.borrow_mut().delayed;
+        if is_out.is_ok() && !delayed.contains(&id) {
+            delayed.push(id);
         }
         is_out.is_ok()
     }
@@ -306,8 +312,11 @@ impl PortSet {
 
     /// Receives from the queued ports, in turn. After a part of a long message, epoll is asked for
     /// other ports.
-    fn look(&self) -> Option<(PortId, Said<'_>)> {
-        let (id, said) = self.look_with(MessagePort::poll_in_parts, |_| false)?;
+    fn look(&self, in_parts: bool) -> Option<(PortId, Said<'_>)> {
+        let (id, said) = match in_parts {
+            true => self.look_with(MessagePort::poll_in_parts, |_| false)?,
+            false => self.look_once(|_| false)?,
+        };
         if said.is_ok() {
             // It may have more, so it is queued behind the others.
             self.state.borrow_mut().queue(id.number());
@@ -355,7 +364,9 @@ impl PortSet {
                 }
                 Err(error) => {
                     if matches!(error, RecvError::Closed { .. }) {
-                        self.state.borrow_mut().ended.insert(id);
+                        let state = &mut *self.state.borrow_mut();
+                        state.ended.insert(id);
+                        state.delayed.retain(|delayed| *delayed != id);
                         // Otherwise epoll would report its hang-up each time.
                         let _ = self.epoll.remove(port.endpoint().doorbell());
                     } else {
@@ -414,5 +425,31 @@ impl fmt::Debug for PortSet {
 
 /// Messages that are returned before epoll is asked again.
 const SHARE: u32 = 64;
+/// How long parts of long messages are copied after the deadline of a call, which then copies the
+/// rest of one of them at once.
+const GRACE: Duration = Duration::from_millis(20);
 /// The mark of the timer; ports have smaller ones.
 const PAUSE_IS_OVER: u64 = u64::MAX;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::port::channel::MessageChannel;
+
+    /// Otherwise its hang-up would wake the set again and again once the pause is over.
+    #[test]
+    fn a_port_that_ends_during_a_pause_is_not_watched_again() {
+        let MessageChannel { port1, port2 } = MessageChannel::new().expect("a channel");
+        let mut set = PortSet::new().expect("a set");
+        let id = set.add(port2).expect("a descriptor");
+        assert!(set.delay(id.number(), set.get(id).expect("a member")));
+        assert!(set.delay(id.number(), set.get(id).expect("a member")));
+        assert_eq!(set.state.borrow().delayed, [id.number()]);
+        drop(port1);
+        let (of, said) = set.try_recv().expect("a turn").expect("the end");
+        assert!(of == id && said.is_err());
+        assert!(set.state.borrow().delayed.is_empty());
+        set.end_pause(&mut set.state.borrow_mut()).expect("no socket is watched");
+        assert!(set.epoll.remove(set.ports[&id.number()].endpoint().doorbell()).is_err());
+    }
+}

@@ -144,7 +144,12 @@ impl Receiving {
     fn poll_with_thought(&mut self, part: usize) -> Thought {
         match self.settle_and_take(part) {
             Ok(polled) => Thought { polled, failure: None },
-            Err(error) => Thought { polled: Polled::Nothing, failure: Some(Box::new(error)) },
+            Err(error) => {
+                if matches!(error, RecvError::Closed { .. }) {
+                    self.unfinished = None;
+                }
+                Thought { polled: Polled::Nothing, failure: Some(Box::new(error)) }
+            }
         }
     }
 

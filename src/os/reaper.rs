@@ -85,8 +85,10 @@ impl Account {
         // Relaxed, all: a bound, not a lock. An old value only admits or delays one packet.
         let is_full = self.is_full.load(Ordering::Relaxed);
         let bound = if is_full { MOST_OF_ONE / 4 } else { MOST_OF_ONE };
-        let has_room = self.waiting.load(Ordering::Relaxed) < bound
-            && is_within(2 * WAITING.load(Ordering::Relaxed));
+        let waiting = self.waiting.load(Ordering::Relaxed);
+        // What other ports have filled keeps none from its next message that has nothing waiting.
+        let has_room =
+            waiting < bound && (waiting == 0 || is_within(2 * WAITING.load(Ordering::Relaxed)));
         if is_full == has_room {
             self.is_full.store(!has_room, Ordering::Relaxed);
         }
@@ -170,7 +172,11 @@ pub(crate) fn wake_for_room(account: &Arc<Account>, waker: &Waker) {
     if WAITING.load(Ordering::Relaxed) == 0 {
         drop(queue);
         waker.wake_by_ref();
-    } else if !queue.wakers.iter().any(|(.., known)| known.will_wake(waker)) {
+    } else if !queue
+        .wakers
+        .iter()
+        .any(|(_, of, known)| Arc::ptr_eq(of, account) && known.will_wake(waker))
+    {
         queue.wakers.push((Instant::now() + PAUSE, account.clone(), waker.clone()));
     }
 }
@@ -407,6 +413,37 @@ mod tests {
         assert_eq!(told.recv().expect("it is freed"), thread::current().id());
         go_on.send(()).expect("the thread waits");
         assert_ne!(told.recv().expect("it is freed"), thread::current().id());
+    }
+
+    #[cfg(any(feature = "tokio", feature = "async-io"))]
+    #[test]
+    fn a_task_that_waits_for_two_ports_is_woken_for_each() {
+        struct Task;
+        impl std::task::Wake for Task {
+            fn wake(self: Arc<Task>) {}
+        }
+        let waker = Waker::from(Arc::new(Task));
+        let accounts = [(); 2].map(|()| Arc::new(Account::default()));
+        WAITING.fetch_add(1, Ordering::Relaxed);
+        // Twice, as a task asks at each of its polls.
+        for account in accounts.iter().chain(&accounts) {
+            wake_for_room(account, &waker);
+        }
+        WAITING.fetch_sub(1, Ordering::Relaxed);
+        let is_ours = |of: &Arc<Account>| accounts.iter().any(|account| Arc::ptr_eq(account, of));
+        let ours = lock().wakers.extract_if(.., |(_, of, _)| is_ours(of)).count();
+        assert_eq!(ours, 2);
+    }
+
+    /// What other ports have filled.
+    #[test]
+    fn a_port_without_waiting_descriptors_has_room() {
+        let (idle, busy) = (Account::default(), Account::default());
+        busy.waiting.store(1, Ordering::Relaxed);
+        WAITING.fetch_add(MOST_WAITING, Ordering::Relaxed);
+        let has_room = [idle.has_room(), busy.has_room()];
+        WAITING.fetch_sub(MOST_WAITING, Ordering::Relaxed);
+        assert_eq!(has_room, [true, false]);
     }
 
     /// One descriptor that is closed is no reason to receive sixty-four more.

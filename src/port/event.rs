@@ -5,7 +5,7 @@ use crate::link::archive::pool::ReceiveDeserializer;
 use crate::link::archive::{self, Receive};
 use crate::link::buffer::Buffer;
 use crate::link::cargo::{Kind, Parcel};
-use crate::link::payload::{self, Payload};
+use crate::link::payload::{self, Block, Payload};
 use crate::link::pool::PooledBuffer;
 use crate::port::MessagePort;
 use crate::port::content::{self, Content};
@@ -352,7 +352,7 @@ impl<'p> MessageEvent<'p> {
         let (len, ticket) = (self.bytes().len(), self.payload.ticket());
         let take = || {
             let memory = self.receiver.take_memory(ticket)?;
-            Some(payload::into_blocks(&self.payload, memory))
+            Some(tight(payload::into_blocks(&self.payload, memory)))
         };
         let copy = || Message::copy_of(&self);
         let blocks = if len > MOST_COPIED { take().or_else(copy) } else { copy().or_else(take) };
@@ -392,6 +392,37 @@ impl fmt::Debug for MessageEvent<'_> {
     }
 }
 
+/// The same blocks in memory that is at most twice as long. The memory of a slot is as long as the
+/// longest message that it has held, which a peer chooses.
+fn tight(blocks: Vec<Block>) -> Vec<Block> {
+    let mut copy = Vec::new();
+    if blocks.capacity() <= 2 * blocks.len() || copy.try_reserve_exact(blocks.len()).is_err() {
+        return blocks;
+    }
+    copy.extend_from_slice(&blocks);
+    copy
+}
+
 /// The longest message that is copied instead of taken with its memory; that memory then serves the
 /// next message.
 const MOST_COPIED: usize = 64 << 10;
+
+#[cfg(test)]
+mod tests {
+    use crate::port::channel::MessageChannel;
+
+    /// A peer could make each of many kept messages take the memory of its longest one otherwise.
+    #[test]
+    fn an_owned_message_takes_no_more_than_twice_its_length() {
+        let MessageChannel { port1, port2 } = MessageChannel::new().expect("a channel");
+        for len in [2 << 20, 70_000] {
+            port1.post_bytes(&vec![7; len]).expect("room");
+            let event = port2.recv().expect("a message");
+            if len == 70_000 {
+                let message = event.into_message();
+                assert!(message.memory() <= 2 * len, "{} bytes", message.memory());
+                assert_eq!(message.bytes(), vec![7; len]);
+            }
+        }
+    }
+}

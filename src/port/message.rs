@@ -62,6 +62,12 @@ impl Message {
         Some(blocks)
     }
 
+    /// Bytes of memory that it takes.
+    #[cfg(test)]
+    pub(crate) fn memory(&self) -> usize {
+        self.blocks.capacity() * size_of::<Block>()
+    }
+
     /// See [`MessageEvent::cost`], without descriptors.
     pub(crate) fn cost(&self) -> u32 {
         u32::try_from(self.len / 4096).unwrap_or(u32::MAX).saturating_add(1)

@@ -216,6 +216,10 @@ impl Receiving {
     /// caller that also serves other ports serves those instead.
     pub(crate) fn set_patient(&mut self, is_patient: bool) {
         self.is_patient = is_patient;
+        if is_patient {
+            // No parts are asked for any more.
+            self.unfinished = None;
+        }
     }
 
     /// Whether the last look found a message whose packet waits until more of this port's

@@ -38,7 +38,13 @@ impl Receiving {
     #[inline(always)]
     pub(crate) fn poll_in_parts(&mut self) -> Result<Polled<Payload>, Box<RecvError>> {
         match self.take_at_once() {
-            Some(payload) => Ok(Polled::Message(payload)),
+            Some(payload) => {
+                // A message that was taken otherwise leaves no copy of it behind.
+                if self.unfinished.is_some() {
+                    self.unfinished = None;
+                }
+                Ok(Polled::Message(payload))
+            }
             None => {
                 let thought = self.poll_with_thought(PART);
                 thought.failure.map_or(Ok(thought.polled), Err)
@@ -53,13 +59,15 @@ impl Receiving {
         part: usize,
     ) -> Result<Next, RecvError> {
         if self.end.is_trusted() {
+            // The peer may be trusted since a copy began: messages are lent from then on.
+            self.unfinished = None;
             return Ok(Next::Message(record));
         }
         let is_refused =
             matches!(record.beside, Beside::Packet { .. }) && self.end.refuses_transfers();
         // A copy of another position is of a message that was taken since.
         let at = self.consumer.position();
-        let unfinished = self.unfinished.take().filter(|copy| copy.at == at);
+        let unfinished = self.unfinished.take().filter(|copy| copy.at == at && !is_refused);
         let len = if is_refused { 0 } else { record.len as usize };
         if unfinished.is_none() && len <= part {
             return match self.slots.make_room(len) {

@@ -119,3 +119,62 @@ fn a_header_that_is_rewritten_meanwhile_is_not_read_again() {
     let payload = poll_part(&mut receiving).expect("the last part");
     assert_eq!((payload.bytes(), payload.format()), (&bytes()[..], Format::Bytes));
 }
+
+/// From then on messages are lent, and the copy is of no use.
+#[test]
+fn a_peer_that_is_trusted_meanwhile_has_its_message_lent() {
+    let (mut sending, mut receiving) = lane();
+    assert!(poll_part(&mut receiving).is_none());
+    receiving.endpoint().trust();
+    let first = poll_part(&mut receiving).expect("all of it");
+    assert_eq!(first.bytes(), bytes());
+    assert!(receiving.unfinished.is_none());
+    let file = memfd::create(4096).expect("a file");
+    let mut items = [Item::Descriptor(file.as_fd())];
+    sending.post_bytes_with(b"with a file", Format::Bytes, &mut items).expect("room");
+    let second = poll_part(&mut receiving).expect("the next one");
+    assert_eq!((second.bytes(), first.bytes()), (&b"with a file"[..], &bytes()[..]));
+}
+
+/// The same where what is trusted meanwhile stands beside a descriptor.
+#[test]
+fn a_peer_that_is_trusted_meanwhile_has_its_message_with_a_list_lent() {
+    let ((mut sending, _), (_, mut receiving)) =
+        transfer::create_pair(4096, 16 << 20, 0, false).expect("a channel");
+    let file = memfd::create(4096).expect("a file");
+    let mut items = [Item::Descriptor(file.as_fd())];
+    sending.post_bytes_with(&bytes(), Format::Bytes, &mut items).expect("room");
+    assert!(poll_part(&mut receiving).is_none());
+    receiving.endpoint().trust();
+    let payload = poll_part(&mut receiving).expect("all of it");
+    assert_eq!((payload.bytes(), receiving.take_cost()), (&bytes()[..], 1));
+}
+
+/// A peer that rewrites the header of a message whose copy has begun, or breaks it, would keep the
+/// copy's memory in this process otherwise.
+#[test]
+fn a_copy_that_is_never_finished_is_dropped() {
+    for (header, has_message) in [
+        (Header::Message { len: 8, format: Format::Bytes, beside: Beside::Nothing }.encode(), true),
+        ([u64::MAX; 2], false),
+    ] {
+        let (sending, mut receiving) = lane();
+        assert!(poll_part(&mut receiving).is_none());
+        let Ok(Peek::Message(record)) = receiving.consumer.peek() else { panic!("it is there") };
+        let offset = record.payload_offset - HEADER_LEN;
+        sending.producer().memory().write_header(offset, header);
+        receiving.slots.make_room(8).expect("memory");
+        let polled = receiving.poll_in_parts();
+        assert_eq!(matches!(polled, Ok(Polled::Message(_))), has_message);
+        assert!(receiving.unfinished.is_none());
+    }
+}
+
+#[test]
+fn a_port_that_leaves_its_loop_keeps_no_copy() {
+    let (_sending, mut receiving) = lane();
+    receiving.set_patient(false);
+    assert!(poll_part(&mut receiving).is_none());
+    receiving.set_patient(true);
+    assert!(receiving.unfinished.is_none());
+}
