@@ -155,8 +155,8 @@ pub enum PostError {
     ///
     /// No process could receive it there. (On the web, the message and the port are lost.)
     #[error(
-        "transferable {index} is the other end of the channel that is to carry it, where nobody \
-         could receive it: post it through another port"
+        "transferable {index} is the other end of the channel that is to carry it, so that no \
+         process could receive it: post it through another port"
     )]
     TransferLoop {
         /// Index in the list.

@@ -85,7 +85,8 @@ const CORRUPT_PARTS: [&str; 3] =
     ["message length is 0x900", "at most 0x400", "so drop the port and look"];
 
 fn flaw_of_name() -> (fn() -> String, [&'static str; 3]) {
-    let parts = ["\"a/b\" is no name", "it has a '/'", "give another one, of 1 to 64 bytes"];
+    let parts =
+        ["\"a/b\" is not a valid name", "it has a '/'", "give another one, of 1 to 64 bytes"];
     (|| "a/b".to_owned(), parts)
 }
 
@@ -144,7 +145,7 @@ fn errors_of_channels_and_posts() {
             },
             ["65 transferables with 195 descriptors", "64 and 253", "post several"];
         PostError::TransferLoop { .. } => PostError::TransferLoop { index: 3 },
-            ["transferable 3 is the other end", "nobody could receive", "through another port"];
+            ["transferable 3 is the other end", "no process could receive", "through another port"];
         PostError::Detached { .. } => PostError::Detached { index: 3 },
             ["transferable 3 is a closed port", "only an open one moves", "leave it out"];
         PostError::HasPool { .. } => PostError::HasPool { index: 3 },
@@ -302,7 +303,7 @@ fn errors_of_meeting() {
     });
     texts!(ConnectError {
         ConnectError::Nobody { .. } => ConnectError::Nobody { path: path() },
-            ["nobody listens", PATH, "start the listener first"];
+            ["no process listens", PATH, "start the listener first"];
         ConnectError::BadName { .. } => ConnectError::BadName { name: name() }, bad_name;
         ConnectError::Directory { .. } => ConnectError::Directory { path: path(), what }, directory;
         ConnectError::ForeignUser { .. } => ConnectError::ForeignUser { found: 7, ours: 8 },
@@ -332,7 +333,7 @@ fn errors_of_broadcasting_and_of_parents() {
             },
             ["2 members missed the message", "3 have it", "the source of this error says why"];
         BroadcastError::Serialize(_) => BroadcastError::Serialize(flaw()),
-            ["could not be serialised", "nobody has it", "correct what the source"];
+            ["could not be serialised", "no member has received it", "correct what the source"];
         BroadcastError::Message(_) =>
             BroadcastError::Message(MessageError::NotText(not_utf8())),
             ["the message is no text", "UTF-8", "read it by `bytes`"];
@@ -342,7 +343,7 @@ fn errors_of_broadcasting_and_of_parents() {
         BroadcastError::Directory { .. } => BroadcastError::Directory { path: path(), what },
             directory;
         BroadcastError::Busy { .. } => BroadcastError::Busy { path: path(), source: refusal() },
-            [PATH, "takes nobody in", "have it post or receive"];
+            [PATH, "accepts no connection", "have it post or receive"];
         BroadcastError::Attach(_) => BroadcastError::Attach(AttachError::Corrupt(CORRUPT)),
             CORRUPT_PARTS;
         BroadcastError::Channel(_) =>

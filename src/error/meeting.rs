@@ -44,7 +44,7 @@ pub enum ListenError {
     },
     /// The name is not a file name of 1 to 64 bytes without `/`, or is reserved.
     #[error(
-        "{name:?} is no name, as {}: give another one, of 1 to 64 bytes without '/'",
+        "{name:?} is not a valid name, because {}: give another one, of 1 to 64 bytes without '/'",
         flaw_of_listener_name(name).unwrap_or(NO_FLAW)
     )]
     BadName {
@@ -96,7 +96,7 @@ pub enum ListenError {
 pub enum ConnectError {
     /// There is no listener at that name.
     #[error(
-        "nobody listens at {}: start the listener first, and see that both use the same name",
+        "no process listens at {}: start the listener first, and check that both use the same name",
         path.display()
     )]
     Nobody {
@@ -105,7 +105,7 @@ pub enum ConnectError {
     },
     /// The name is not valid, see [`ListenError::BadName`].
     #[error(
-        "{name:?} is no name, as {}: give another one, of 1 to 64 bytes without '/'",
+        "{name:?} is not a valid name, because {}: give another one, of 1 to 64 bytes without '/'",
         flaw_of_listener_name(name).unwrap_or(NO_FLAW)
     )]
     BadName {
@@ -199,8 +199,8 @@ pub enum BroadcastError {
     },
     /// The value could not be serialised, and was posted to no member.
     #[error(
-        "the message could not be serialised, and nobody has it: correct what the source of this \
-         error names"
+        "the message could not be serialised, and no member has received it: correct what the \
+         source of this error names"
     )]
     Serialize(#[source] rkyv::rancor::BoxedError),
     /// A message is not of the declared type. Later messages can be received.
@@ -211,7 +211,7 @@ pub enum BroadcastError {
     Timeout,
     /// The name is not a file name of 1 to 64 bytes without `/`, or is reserved.
     #[error(
-        "{name:?} is no name, as {}: give another one, of 1 to 64 bytes without '/'",
+        "{name:?} is not a valid name, because {}: give another one, of 1 to 64 bytes without '/'",
         flaw_of_name(name).unwrap_or(NO_FLAW)
     )]
     BadName {
@@ -232,7 +232,7 @@ pub enum BroadcastError {
     /// A member accepts no joiners, because it neither posts nor receives. Nothing is left of the
     /// attempt.
     #[error(
-        "the member at {} takes nobody in: have it post or receive, or end its process, \
+        "the member at {} accepts no connection: have it post or receive, or end its process, \
          which `ss -xlp` names; a higher RLIMIT_NOFILE helps against too many references",
         path.display()
     )]
