@@ -6,6 +6,8 @@
 
 #[path = "tidy/figures.rs"]
 mod figures;
+#[path = "tidy/heart.rs"]
+mod heart;
 #[path = "tidy/readme.rs"]
 mod readme;
 #[path = "tidy/shared.rs"]
@@ -582,6 +584,12 @@ fn times_of_the_readme_and_the_comparison_stand_in_the_performance_page() {
     assert!(claimed.len() > 20, "the tables are there: {claimed:?}");
     let unknown: Vec<_> = claimed.difference(&figures::times(&page)).cloned().collect();
     assert!(unknown.is_empty(), "not in docs/performance.md: {unknown:?}");
+}
+
+#[test]
+fn the_heart_is_as_small_as_its_document_says() {
+    let files = heart::HEART.map(|(path, most)| (path, most, read(path)));
+    report(heart::check(&read("docs/architecture.md"), &files));
 }
 
 #[test]

@@ -7,11 +7,14 @@
 use crate::error::Corruption;
 use crate::ring::cursor::{Cursor, distance};
 use crate::ring::memory::Memory;
-use crate::ring::notifier::{self, Sleep, Wait, Wake};
+use crate::ring::notifier::{self, Wake};
 use crate::ring::segment::{Geometry, Span};
 use crate::sync::{Ordering, Site, ordering, step};
 use crate::wire::layout::RECORD_ALIGN;
 use crate::wire::record::{Beside, Farewell, Format, HEADER_LEN, Header, record_len};
+
+mod controls;
+mod sleep;
 
 /// INVARIANT (bounds): a [`Record`] that `peek` returns lies inside its segment, and its payload
 /// starts at a multiple of 16.
@@ -166,33 +169,6 @@ impl Consumer {
         self.count(wake)
     }
 
-    /// Second look of a consumer that waits for a message.
-    pub(crate) fn prepare_wait(&mut self, sleep: Sleep) -> Result<Wait, Corruption> {
-        notifier::arm(&self.memory.lane().sleepers.message_sleeper, sleep);
-        let look = self.refresh_tail();
-        if look.is_ok() && self.cursor.position == self.tail {
-            return Ok(Wait::Sleep);
-        }
-        self.cancel_wait();
-        look.map(|()| Wait::Ready)
-    }
-
-    /// Takes the flag back after a sleep that did not end by a wake.
-    pub(crate) fn cancel_wait(&self) {
-        notifier::disarm(&self.memory.lane().sleepers.message_sleeper);
-    }
-
-    /// Says that this lane is not read any more, and returns whether the producer waits for room in
-    /// it.
-    pub(crate) fn leave(&mut self, farewell: Farewell) -> Wake {
-        let sleepers = &self.memory.lane().sleepers;
-        // Relaxed: it publishes nothing; ordered before the look by the fence.
-        sleepers.reader_gone.store(gone_code(farewell), Ordering::Relaxed);
-        // The fence in `look` pairs with the one in `arm`, as for a release.
-        let wake = notifier::look(&sleepers.room_sleeper, Site::FenceReaderGone);
-        self.count(wake)
-    }
-
     /// Whether bytes were passed that are not released yet.
     #[inline]
     pub(crate) fn has_unreleased(&self) -> bool {
@@ -232,77 +208,6 @@ impl Consumer {
         distance(self.tail, self.cursor.position).min(until_end)
     }
 
-    /// Reads the header at the cursor and checks it against what is left of the segment and of the
-    /// committed bytes.
-    #[inline(always)]
-    fn read_header(&self) -> Result<Header, Corruption> {
-        let words = self.memory.read_header(self.cursor.offset_in(self.span));
-        let header =
-            Header::decode(words).ok_or(Corruption::unknown("header of a record", words[0]))?;
-        let until_end = self.cursor.until_end_of(self.span);
-        let available = self.available();
-        match header {
-            Header::Message { len, .. } if record_len(u64::from(len)) > available => {
-                Err(Corruption::new("message length", u64::from(len), available))
-            }
-            Header::Padding { len } if HEADER_LEN + u64::from(len) != until_end => {
-                let expected = until_end.saturating_sub(HEADER_LEN);
-                Err(Corruption::unequal("padding length", u64::from(len), expected))
-            }
-            Header::Padding { len } if HEADER_LEN + u64::from(len) > available => {
-                Err(Corruption::new("padding beyond the tail", u64::from(len), available))
-            }
-            Header::Jump { segment }
-                if segment >= self.geometry.segments() || segment == self.cursor.segment =>
-            {
-                Err(Corruption::unknown("segment to jump to", u64::from(segment)))
-            }
-            header => Ok(header),
-        }
-    }
-
-    /// Moves to where a control record leads.
-    fn pass(&mut self, control: Header) -> Result<(), Corruption> {
-        self.controls = self.controls.saturating_add(1);
-        if self.controls > MAX_CONTROLS {
-            let (found, bound) = (u64::from(self.controls), u64::from(MAX_CONTROLS));
-            return Err(Corruption::new("control records in a row", found, bound));
-        }
-        self.cursor = match control {
-            Header::Padding { len } => self.cursor.advanced(HEADER_LEN + u64::from(len)),
-            Header::Jump { segment } => self.cursor.advanced(HEADER_LEN).entering(segment),
-            Header::Message { .. } | Header::Close { .. } => unreachable!("peek stops at these"),
-        };
-        self.span = self.geometry.span(self.cursor.segment);
-        Ok(())
-    }
-
-    /// Passes the control records that come next among the known ones. The next peek reads the same
-    /// place again, and reports what is wrong with it.
-    #[inline(always)]
-    fn pass_known_controls(&mut self) {
-        if self.cursor.position != self.tail {
-            let words = self.memory.read_header(self.cursor.offset_in(self.span));
-            if Header::decode_message(words).is_none() {
-                self.pass_controls();
-            }
-        }
-    }
-
-    #[cold]
-    fn pass_controls(&mut self) {
-        while self.cursor.position != self.tail {
-            match self.read_header() {
-                Ok(control @ (Header::Padding { .. } | Header::Jump { .. })) => {
-                    if self.pass(control).is_err() {
-                        return;
-                    }
-                }
-                _ => return,
-            }
-        }
-    }
-
     #[inline]
     fn refresh_tail(&mut self) -> Result<(), Corruption> {
         let lane = self.memory.lane();
@@ -319,26 +224,4 @@ impl Consumer {
         self.tail = tail;
         Ok(())
     }
-
-    #[inline]
-    fn count(&mut self, wake: Wake) -> Wake {
-        if wake != Wake::Nobody {
-            self.wakes = self.wakes.wrapping_add(1);
-            // Relaxed: a number for people.
-            self.memory.lane().consumed.wakes.store(self.wakes, Ordering::Relaxed);
-        }
-        wake
-    }
 }
-
-/// The value of `reader_gone`.
-fn gone_code(farewell: Farewell) -> u32 {
-    match farewell {
-        Farewell::Closed => 1,
-        Farewell::Dropped => 2,
-    }
-}
-
-/// The most control records before a message that an honest producer writes: a jump to hop, a jump
-/// home, a padding and a jump ahead.
-const MAX_CONTROLS: u32 = 8;

@@ -7,11 +7,13 @@
 use std::collections::VecDeque;
 
 use crate::ring::consumer::{Consumer, Peek, Record};
+use crate::ring::counters::Counters;
 use crate::ring::cursor::Cursor;
 use crate::ring::lane;
 use crate::ring::memory::Memory;
 use crate::ring::notifier::{Sleep, Wait, Wake};
-use crate::ring::producer::{Counters, Plan, Producer, Refusal};
+use crate::ring::producer::{Producer, Refusal};
+use crate::ring::route::Plan;
 use crate::ring::segment::Geometry;
 use crate::sync::Ordering;
 use crate::wire::layout::MAX_SEGMENTS;

@@ -119,6 +119,7 @@
 //! record after smaller ones, and growth enters a segment whose whole content was released last.
 
 pub(crate) mod consumer;
+pub(crate) mod counters;
 pub(crate) mod cursor;
 pub(crate) mod handover;
 #[cfg(any(test, fuzzing))]
@@ -126,6 +127,7 @@ pub(crate) mod lane;
 pub(crate) mod memory;
 pub(crate) mod notifier;
 pub(crate) mod producer;
+pub(crate) mod route;
 pub(crate) mod segment;
 
 #[cfg(all(any(test, fuzzing), not(messageport_loom)))]

@@ -7,7 +7,7 @@ use crate::link::end::Event;
 use crate::link::payload::{self, Post};
 use crate::link::pool::{PoolMemory, PooledBuffer};
 use crate::os::socket;
-use crate::ring::producer::Plan;
+use crate::ring::route::Plan;
 use crate::wire::frame::{Entry, encode_packet};
 use crate::wire::record::{Beside, Format};
 use std::os::fd::AsFd;

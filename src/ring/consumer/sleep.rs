@@ -1,0 +1,54 @@
+//! How a consumer waits for a message, and how it leaves its lane.
+
+use super::Consumer;
+use crate::error::Corruption;
+use crate::ring::notifier::{self, Sleep, Wait, Wake};
+use crate::sync::{Ordering, Site};
+use crate::wire::record::Farewell;
+
+impl Consumer {
+    /// Second look of a consumer that waits for a message.
+    pub(crate) fn prepare_wait(&mut self, sleep: Sleep) -> Result<Wait, Corruption> {
+        notifier::arm(&self.memory.lane().sleepers.message_sleeper, sleep);
+        let look = self.refresh_tail();
+        if look.is_ok() && self.cursor.position == self.tail {
+            return Ok(Wait::Sleep);
+        }
+        self.cancel_wait();
+        look.map(|()| Wait::Ready)
+    }
+
+    /// Takes the flag back after a sleep that did not end by a wake.
+    pub(crate) fn cancel_wait(&self) {
+        notifier::disarm(&self.memory.lane().sleepers.message_sleeper);
+    }
+
+    /// Says that this lane is not read any more, and returns whether the producer waits for room in
+    /// it.
+    pub(crate) fn leave(&mut self, farewell: Farewell) -> Wake {
+        let sleepers = &self.memory.lane().sleepers;
+        // Relaxed: it publishes nothing; ordered before the look by the fence.
+        sleepers.reader_gone.store(gone_code(farewell), Ordering::Relaxed);
+        // The fence in `look` pairs with the one in `arm`, as for a release.
+        let wake = notifier::look(&sleepers.room_sleeper, Site::FenceReaderGone);
+        self.count(wake)
+    }
+
+    #[inline]
+    pub(super) fn count(&mut self, wake: Wake) -> Wake {
+        if wake != Wake::Nobody {
+            self.wakes = self.wakes.wrapping_add(1);
+            // Relaxed: a number for people.
+            self.memory.lane().consumed.wakes.store(self.wakes, Ordering::Relaxed);
+        }
+        wake
+    }
+}
+
+/// The value of `reader_gone`.
+fn gone_code(farewell: Farewell) -> u32 {
+    match farewell {
+        Farewell::Closed => 1,
+        Farewell::Dropped => 2,
+    }
+}
