@@ -77,7 +77,7 @@ fn serve(port: &MessagePort, total: Arc<AtomicU64>) {
 fn client(name: &str) -> Result<(), Box<dyn Error>> {
     let port = loop {
         match connect(name) {
-            Err(ConnectError::Nobody { .. }) => thread::sleep(Duration::from_millis(5)),
+            Err(ConnectError::NoListener { .. }) => thread::sleep(Duration::from_millis(5)),
             answer => break answer?,
         }
     };

@@ -330,7 +330,7 @@ pub enum MessageError {
         "the message has lost its {descriptors} descriptors, as this process could have no more: \
          close some or raise RLIMIT_NOFILE, and have it sent again"
     )]
-    Lost {
+    TransfersLost {
         /// The number of descriptors that it had.
         descriptors: u16,
     },
@@ -513,7 +513,7 @@ pub enum AttachError {
         "the other program uses another {what}, {found:#x}, where this one has {expected:#x}: \
          build both with the same version of this crate and the same schema"
     )]
-    Differs {
+    Incompatible {
         /// What differs: the layout version, the payload format, …
         what: &'static str,
         /// The other program's value.

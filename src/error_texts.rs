@@ -214,7 +214,7 @@ fn errors_of_receiving_and_of_messages() {
             ["posted as bytes", "text was asked for", "read it by the method"];
         MessageError::NotText(_) => MessageError::NotText(not_utf8()),
             ["the message is no text", "has to be UTF-8", "read it by `bytes`"];
-        MessageError::Lost { .. } => MessageError::Lost { descriptors: 3 },
+        MessageError::TransfersLost { .. } => MessageError::TransfersLost { descriptors: 3 },
             ["lost its 3 descriptors", "could have no more", "have it sent again"];
         MessageError::TransfersRefused { .. } => MessageError::TransfersRefused { descriptors: 3 },
             ["brought 3 descriptors", "a port that refuses transferables", "without a list"];
@@ -266,8 +266,8 @@ fn errors_of_memory_and_of_what_arrives() {
     texts!(AttachError {
         AttachError::NotAPort { .. } => AttachError::NotAPort { what: "no capsule came" },
             ["what arrived is no port", "no capsule came", "have the peer send a port"];
-        AttachError::Differs { .. } =>
-            AttachError::Differs { what: "layout version", found: 2, expected: 3 },
+        AttachError::Incompatible { .. } =>
+            AttachError::Incompatible { what: "layout version", found: 2, expected: 3 },
             ["another layout version, 0x2", "0x3", "build both with the same version"];
         AttachError::Corrupt(_) => AttachError::Corrupt(CORRUPT), CORRUPT_PARTS;
         AttachError::Io { .. } => AttachError::Io { call: "mmap", source: refusal() }, MMAP;
@@ -302,7 +302,7 @@ fn errors_of_meeting() {
         ListenError::Io { .. } => ListenError::Io { call: "mmap", source: refusal() }, MMAP;
     });
     texts!(ConnectError {
-        ConnectError::Nobody { .. } => ConnectError::Nobody { path: path() },
+        ConnectError::NoListener { .. } => ConnectError::NoListener { path: path() },
             ["no process listens", PATH, "start the listener first"];
         ConnectError::BadName { .. } => ConnectError::BadName { name: name() }, bad_name;
         ConnectError::Directory { .. } => ConnectError::Directory { path: path(), what }, directory;
@@ -312,7 +312,7 @@ fn errors_of_meeting() {
             CORRUPT_PARTS;
         ConnectError::Timeout => ConnectError::Timeout,
             ["did not answer", "within the time given", "wait for longer"];
-        ConnectError::WentAway { .. } => ConnectError::WentAway { path: path() },
+        ConnectError::HungUp { .. } => ConnectError::HungUp { path: path() },
             [PATH, "went away", "start it again"];
         ConnectError::File { .. } =>
             ConnectError::Io { call: "bind", source: denial() }.at(PATH.as_ref()), BIND;

@@ -113,7 +113,7 @@ pub use front::event_loop::{EventLoop, LoopHandle, PortId, SourceId};
 #[cfg_attr(docsrs, doc(cfg(any(feature = "tokio", feature = "async-io"))))]
 pub use front::future::{AsyncPort, AsyncReceiver, AsyncSender};
 #[cfg(not(messageport_loom))]
-pub use front::port_set::{PortSet, Said};
+pub use front::port_set::{PortEvent, PortSet};
 #[cfg(not(messageport_loom))]
 pub use group::broadcast::BroadcastChannel;
 #[cfg(not(messageport_loom))]
@@ -142,13 +142,13 @@ pub use port::{
     cancel::Canceller,
     channel::{ChannelBuilder, MessageChannel},
     event::MessageEvent,
+    listener_result::IntoListenerResult,
     loan::Loan,
     message::Message,
-    outcome::Outcome,
     pool::{BufferPool, PooledError},
     receiver::Receiver,
     sender::Sender,
-    stats::{LaneStats, PortStats, Undelivered},
+    stats::{Backlog, LaneStats, PortStats},
     target::{
         AbortController, AbortSignal, Event, EventListener, EventType, InvalidState,
         ListenerFailure, ListenerId, ListenerOptions,

@@ -109,8 +109,8 @@ fn ports_and_halves_may_be_owned_or_lent() {
     assert_eq!((all.len(), all.is_empty()), (4, false));
     assert!(matches!(all.get(ids[0]), Some(Member::Port(_))));
     assert!(matches!(all.get(ids[1]), Some(Member::Sender(_))));
-    assert!(matches!(all.get(ids[2]), Some(Member::Lent(_))));
-    assert!(matches!(all.get(ids[3]), Some(Member::Lent(_))));
+    assert!(matches!(all.get(ids[2]), Some(Member::Borrowed(_))));
+    assert!(matches!(all.get(ids[3]), Some(Member::Borrowed(_))));
     all.post_message(&7u32).expect("room");
     all.post_text("words").expect("room");
     all.post_bytes(b"raw").expect("room");

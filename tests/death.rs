@@ -321,7 +321,7 @@ fn undelivered_after_the_death(test: &str) -> u64 {
     post_numbers(worker.port(), 3);
     worker.wait().expect("a child");
     assert_eq!(receive_end(worker.port()), CloseReason::PeerDied);
-    let left = worker.port().undelivered();
+    let left = worker.port().backlog();
     assert!(left.bytes >= left.messages * 32, "{left:?}");
     left.messages
 }
@@ -363,11 +363,11 @@ fn f7_what_a_dead_receiver_never_read_is_known_by_number() {
         let mut worker = start(TEST, "dies");
         post_numbers(worker.port(), MANY);
         assert_eq!(receive_text(worker.port()), "ten are read");
-        assert_eq!(worker.port().undelivered().messages, MANY - 10);
+        assert_eq!(worker.port().backlog().messages, MANY - 10);
         kill_process(worker.id());
         worker.wait().expect("a child");
         assert_eq!(receive_end(worker.port()), CloseReason::PeerDied);
-        assert_eq!(worker.port().undelivered().messages, MANY - 10);
+        assert_eq!(worker.port().backlog().messages, MANY - 10);
     }
     play(TEST, &[("watches", watches), ("dies", dies)]);
 }

@@ -139,7 +139,7 @@ fn f28_an_impossible_head_ends_the_port() {
             assert_eq!(receive_text(&peer), "an honest message");
         }
         let honest = region.word(region::head(OUT)).load(SeqCst);
-        assert_eq!(victim.undelivered().bytes, 0, "the victim knows the honest head");
+        assert_eq!(victim.backlog().bytes, 0, "the victim knows the honest head");
         // The victim learns of it when it needs room, and before it says that there is none.
         let refused = (0..10_000)
             .find_map(|_| {

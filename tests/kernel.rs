@@ -293,7 +293,7 @@ fn f45_a_lack_of_memory_is_an_error_of_every_way_to_post() {
             port1
         });
         let port1 = poor.join().expect("an error and no panic");
-        assert_eq!(port1.undelivered().messages, 0);
+        assert_eq!(port1.backlog().messages, 0);
         port1.post_text("after").expect("a post with memory");
         assert_eq!(port2.recv().expect("a message").text().expect("a text"), "after");
         assert!(port2.try_recv().expect("an open port").is_none());

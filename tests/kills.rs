@@ -247,7 +247,7 @@ fn kill_a_receiver(test: &str, round: u64, board: &Board) {
     assert_killed(child);
     let taken = board.word(DONE).load(SeqCst);
     assert_eq!(board.word(WRONG).load(SeqCst), 0, "round {round}: a wrong message, counted from 1");
-    let left = port.undelivered();
+    let left = port.backlog();
     assert!(taken <= posted && left.messages <= posted);
     // The last one may be read and not written down; on a trusted port, up to three are held.
     let known = posted - left.messages;

@@ -90,7 +90,7 @@ fn a_name_is_one_listener_s_and_goes_with_it() {
     let left: Vec<_> = fs::read_dir(path.parent().expect("a directory")).expect("it").collect();
     assert!(left.is_empty(), "{left:?}");
     let nobody = Connect::new().at(&path);
-    assert!(matches!(nobody, Err(ConnectError::Nobody { .. })), "{nobody:?}");
+    assert!(matches!(nobody, Err(ConnectError::NoListener { .. })), "{nobody:?}");
     drop(listen(&path));
 }
 
@@ -110,7 +110,7 @@ fn a_killed_listener_s_name_is_taken_over() {
             child.env("PLACE", &path).spawn().expect("a child").wait().expect("a child");
             assert!(path.exists(), "it could not clear up");
             let nobody = Connect::new().at(&path);
-            assert!(matches!(nobody, Err(ConnectError::Nobody { .. })), "{nobody:?}");
+            assert!(matches!(nobody, Err(ConnectError::NoListener { .. })), "{nobody:?}");
             let listener = listen(&path);
             let client = thread::spawn({
                 let path = path.clone();

@@ -56,8 +56,8 @@ fn buffers_go_over_with_their_bytes_and_come_back() {
     let MessageChannel { port1, port2 } = channel();
     let pool = BufferPool::new(&port1, 3, LEN).expect("a pool");
     assert_eq!((pool.count(), pool.buffer_len(), pool.in_use()), (3, LEN, 0));
-    let undelivered = port1.undelivered();
-    assert_eq!((undelivered.messages, port1.stats().sent.messages), (0, 0), "a pool is no message");
+    let backlog = port1.backlog();
+    assert_eq!((backlog.messages, port1.stats().sent.messages), (0, 0), "a pool is no message");
     assert!(port2.try_recv().expect("open").is_none(), "a pool is no message");
     assert_eq!(port2.stats().received.messages, 0, "a pool is no message");
     for round in 0..100u64 {

@@ -14,7 +14,7 @@ mod serializing;
 
 use common::{receive, receive_end, receive_text, refusal};
 use messageport::{
-    ChannelError, CloseReason, MessageChannel, MessagePort, PostError, SchemaError, Undelivered,
+    Backlog, ChannelError, CloseReason, MessageChannel, MessagePort, PostError, SchemaError,
 };
 
 fn channel() -> MessageChannel {
@@ -193,20 +193,20 @@ fn counters_count_what_happened() {
 #[test]
 fn what_is_undelivered_is_counted_to_the_end() {
     let MessageChannel { port1, port2 } = channel();
-    assert_eq!(port1.undelivered(), Undelivered { messages: 0, bytes: 0 });
+    assert_eq!(port1.backlog(), Backlog { messages: 0, bytes: 0 });
     for _ in 0..10 {
         port1.post_bytes(&[0; 16]).expect("room");
     }
-    assert_eq!(port1.undelivered(), Undelivered { messages: 10, bytes: 320 });
+    assert_eq!(port1.backlog(), Backlog { messages: 10, bytes: 320 });
     receive(&port2);
-    assert_eq!(port1.undelivered(), Undelivered { messages: 9, bytes: 288 });
+    assert_eq!(port1.backlog(), Backlog { messages: 9, bytes: 288 });
     let burst = port1.burst();
     burst.stage(&1u32).expect("room");
-    assert_eq!(port1.undelivered().messages, 9, "what is not committed was not posted");
+    assert_eq!(port1.backlog().messages, 9, "what is not committed was not posted");
     drop(burst);
     drop(port2);
     assert_eq!(refusal(port1.post_bytes(&[0; 16])), CloseReason::PeerDropped);
-    assert_eq!(port1.undelivered().messages, 10);
+    assert_eq!(port1.backlog().messages, 10);
 }
 
 #[test]

@@ -313,7 +313,7 @@ fn wake_each_time(test: &str) {
         wait_until("the receiver sleeps, or is about to", || flag.load(SeqCst) != 0);
         port.post_message(&number).expect("room");
     }
-    wait_until("the last one is taken", || port.undelivered().messages == 0);
+    wait_until("the last one is taken", || port.backlog().messages == 0);
     assert_eq!(port.stats().sent.wakes, count);
     drop(port);
     assert!(child.wait().expect("a child").success());

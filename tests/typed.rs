@@ -317,7 +317,7 @@ fn asks_and_waits(port: MessagePort) {
         let answer = receive(&port).deserialize::<u64>().expect("an answer");
         assert_eq!(answer, number);
     }
-    wait_until("all is taken", || port.undelivered().messages == 0);
+    wait_until("all is taken", || port.backlog().messages == 0);
 }
 
 between_two_ends!(two_ends_talk_by_types_with_wrong_ones_between, answers, asks_and_waits);

@@ -244,7 +244,7 @@ fn a_child_that_ends_before_it_takes_its_port_closes_it() {
         assert_eq!(worker.wait().expect("a child").code(), Some(3));
         assert_eq!(worker.try_wait().expect("a child").and_then(|status| status.code()), Some(3));
         assert_eq!(receive_end(worker.port()), CloseReason::PeerDied);
-        assert_eq!(worker.port().undelivered().messages, 1);
+        assert_eq!(worker.port().backlog().messages, 1);
         drop(worker);
         before.wait_for("at the end");
     }

@@ -85,7 +85,7 @@ fn use_port(port: &MessagePort, attack: &str, longest: &mut Longest) {
     let _ = took(longest, "post_bytes", || port.post_bytes(&[1; 100]));
     let _ = took(longest, "post_message", || port.post_message(&(7u64, "seven".to_owned())));
     let _ = took(longest, "is_closed", || port.is_closed());
-    let _ = took(longest, "undelivered", || port.undelivered());
+    let _ = took(longest, "backlog", || port.backlog());
     if let Ok(Some(event)) = took(longest, "try_recv", || port.try_recv()) {
         take(event, longest);
     }

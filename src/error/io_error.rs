@@ -109,7 +109,7 @@ impl AsIoError for MessageError {
             | MessageError::Format { .. }
             | MessageError::NotText(_)
             | MessageError::UnknownPool => ErrorKind::InvalidData,
-            MessageError::Lost { .. } => ErrorKind::QuotaExceeded,
+            MessageError::TransfersLost { .. } => ErrorKind::QuotaExceeded,
             MessageError::TransfersRefused { .. } => ErrorKind::Unsupported,
             MessageError::OutOfMemory { .. } => ErrorKind::OutOfMemory,
             MessageError::NothingLeft { .. } => ErrorKind::NotFound,
@@ -148,7 +148,7 @@ impl AsIoError for AttachError {
     fn kind(&self) -> ErrorKind {
         match self {
             AttachError::NotAPort { .. }
-            | AttachError::Differs { .. }
+            | AttachError::Incompatible { .. }
             | AttachError::Corrupt(_) => ErrorKind::InvalidData,
             AttachError::Io { source, .. } => source.kind(),
         }
@@ -187,14 +187,14 @@ impl AsIoError for ListenError {
 impl AsIoError for ConnectError {
     fn kind(&self) -> ErrorKind {
         match self {
-            ConnectError::Nobody { .. } => ErrorKind::ConnectionRefused,
+            ConnectError::NoListener { .. } => ErrorKind::ConnectionRefused,
             ConnectError::BadName { .. } => ErrorKind::InvalidInput,
             ConnectError::Directory { .. } | ConnectError::ForeignUser { .. } => {
                 ErrorKind::PermissionDenied
             }
             ConnectError::Attach(error) => error.kind(),
             ConnectError::Timeout => ErrorKind::TimedOut,
-            ConnectError::WentAway { .. } => ErrorKind::ConnectionReset,
+            ConnectError::HungUp { .. } => ErrorKind::ConnectionReset,
             ConnectError::File { source, .. } | ConnectError::Io { source, .. } => source.kind(),
         }
     }

@@ -99,7 +99,7 @@ pub enum ConnectError {
         "no process listens at {}: start the listener first, and check that both use the same name",
         path.display()
     )]
-    Nobody {
+    NoListener {
         /// The path of the name.
         path: std::path::PathBuf,
     },
@@ -149,7 +149,7 @@ pub enum ConnectError {
          again with more time",
         path.display()
     )]
-    WentAway {
+    HungUp {
         /// The path where it was.
         path: std::path::PathBuf,
     },

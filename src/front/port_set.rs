@@ -86,7 +86,7 @@ impl State {
 }
 
 /// What one of the ports has: a message, or the reason why it has no more.
-pub type Said<'p> = Result<MessageEvent<'p>, RecvError>;
+pub type PortEvent<'p> = Result<MessageEvent<'p>, RecvError>;
 
 impl PortSet {
     /// Creates an empty set. It uses one descriptor.
@@ -176,7 +176,7 @@ impl PortSet {
     ///
     /// # Errors
     /// [`LoopError::Io`].
-    pub fn recv(&self) -> Result<(PortId, Said<'_>), LoopError> {
+    pub fn recv(&self) -> Result<(PortId, PortEvent<'_>), LoopError> {
         loop {
             if let Some(said) = self.recv_until(None)? {
                 return Ok(said);
@@ -191,7 +191,10 @@ impl PortSet {
     ///
     /// # Errors
     /// [`LoopError::Io`].
-    pub fn recv_timeout(&self, timeout: Duration) -> Result<Option<(PortId, Said<'_>)>, LoopError> {
+    pub fn recv_timeout(
+        &self,
+        timeout: Duration,
+    ) -> Result<Option<(PortId, PortEvent<'_>)>, LoopError> {
         self.recv_until(Instant::now().checked_add(timeout))
     }
 
@@ -199,7 +202,7 @@ impl PortSet {
     ///
     /// # Errors
     /// [`LoopError::Io`].
-    pub fn try_recv(&self) -> Result<Option<(PortId, Said<'_>)>, LoopError> {
+    pub fn try_recv(&self) -> Result<Option<(PortId, PortEvent<'_>)>, LoopError> {
         self.recv_until(Some(Instant::now()))
     }
 
@@ -211,7 +214,7 @@ impl PortSet {
     fn recv_until(
         &self,
         deadline: Option<Instant>,
-    ) -> Result<Option<(PortId, Said<'_>)>, LoopError> {
+    ) -> Result<Option<(PortId, PortEvent<'_>)>, LoopError> {
         let (mut is_last_look, mut in_parts) = (false, true);
         loop {
             if self.state.borrow().given >= SHARE {
@@ -312,7 +315,7 @@ impl PortSet {
 
     /// Receives from the queued ports, in turn. After a part of a long message, epoll is asked for
     /// other ports.
-    fn look(&self, in_parts: bool) -> Option<(PortId, Said<'_>)> {
+    fn look(&self, in_parts: bool) -> Option<(PortId, PortEvent<'_>)> {
         let (id, said) = match in_parts {
             true => self.look_with(MessagePort::poll_in_parts, |_| false)?,
             false => self.look_once(|_| false)?,
@@ -329,7 +332,7 @@ impl PortSet {
     pub(crate) fn look_once(
         &self,
         has_enough: impl Fn(PortId) -> bool,
-    ) -> Option<(PortId, Said<'_>)> {
+    ) -> Option<(PortId, PortEvent<'_>)> {
         self.look_with(
             |port| Ok(port.try_recv()?.map_or(Polled::Nothing, Polled::Message)),
             has_enough,
@@ -340,7 +343,7 @@ impl PortSet {
         &'s self,
         poll: impl Fn(&'s MessagePort) -> Result<Polled<MessageEvent<'s>>, RecvError>,
         has_enough: impl Fn(PortId) -> bool,
-    ) -> Option<(PortId, Said<'s>)> {
+    ) -> Option<(PortId, PortEvent<'s>)> {
         loop {
             let id = self.state.borrow_mut().next()?;
             let Some(port) = self.ports.get(&id) else { continue };

@@ -48,7 +48,7 @@ pub enum Member<'p> {
     /// An owned sending half.
     Sender(Sender),
     /// A borrowed sending half.
-    Lent(&'p Sender),
+    Borrowed(&'p Sender),
 }
 
 impl From<MessagePort> for Member<'_> {
@@ -65,13 +65,13 @@ impl From<Sender> for Member<'_> {
 
 impl<'p> From<&'p MessagePort> for Member<'p> {
     fn from(port: &'p MessagePort) -> Self {
-        Member::Lent(port.sender())
+        Member::Borrowed(port.sender())
     }
 }
 
 impl<'p> From<&'p Sender> for Member<'p> {
     fn from(sender: &'p Sender) -> Self {
-        Member::Lent(sender)
+        Member::Borrowed(sender)
     }
 }
 
@@ -80,7 +80,7 @@ impl Member<'_> {
         match self {
             Member::Port(port) => port.sender(),
             Member::Sender(sender) => sender,
-            Member::Lent(sender) => sender,
+            Member::Borrowed(sender) => sender,
         }
     }
 }

@@ -168,7 +168,7 @@ impl Parcel {
         match (self.lost, self.refused) {
             (0, 0) => Ok(()),
             (0, descriptors) => Err(MessageError::TransfersRefused { descriptors }),
-            (descriptors, _) => Err(MessageError::Lost { descriptors }),
+            (descriptors, _) => Err(MessageError::TransfersLost { descriptors }),
         }
     }
 

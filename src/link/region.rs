@@ -243,7 +243,7 @@ impl Region {
         ];
         for (what, found, expected) in wanted {
             if found != expected {
-                return Err(AttachError::Differs { what, found, expected });
+                return Err(AttachError::Incompatible { what, found, expected });
             }
         }
         let [low, high] = [&identity.pair_id[0], &identity.pair_id[1]].map(|id| id.load(Relaxed));

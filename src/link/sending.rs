@@ -387,12 +387,12 @@ impl Sending {
     }
 
     /// Messages and bytes that the peer has not released.
-    pub(crate) fn undelivered(&mut self) -> (u64, u64) {
+    pub(crate) fn backlog(&mut self) -> (u64, u64) {
         let bytes = self.producer.unreleased().unwrap_or(0);
         if bytes == 0 {
             return (0, 0);
         }
-        (self.producer.undelivered_messages(), bytes)
+        (self.producer.backlog_messages(), bytes)
     }
 
     /// Packets sent so far.

@@ -127,7 +127,7 @@ pub(crate) fn unpack(
 fn check(parts: &Parts) -> Result<Capsule, AttachError> {
     let capsule = Capsule::decode(&parts.capsule).map_err(|refused| match refused {
         Refused::NotACapsule => AttachError::NotAPort { what: "no capsule came" },
-        Refused::Version(found) => AttachError::Differs {
+        Refused::Version(found) => AttachError::Incompatible {
             what: "layout version",
             found: u64::from(found),
             expected: u64::from(VERSION),

@@ -395,23 +395,23 @@ impl Connect {
         let path = path.as_ref();
         name::check_user()?;
         let deadline = Instant::now().checked_add(self.timeout);
-        let went_away = || ConnectError::WentAway { path: path.to_owned() };
+        let hung_up = || ConnectError::HungUp { path: path.to_owned() };
         let mut pause = FIRST_PAUSE;
         match self.attempt(path, deadline)? {
             Attempt::Met(port) => return Ok(*port),
-            Attempt::Nobody => return Err(ConnectError::Nobody { path: path.to_owned() }),
+            Attempt::Nobody => return Err(ConnectError::NoListener { path: path.to_owned() }),
             Attempt::HungUp => {}
         }
         loop {
             let left = left_until(deadline);
             if left.is_some_and(|left| left.is_zero()) {
-                return Err(went_away());
+                return Err(hung_up());
             }
             thread::sleep(left.map_or(pause, |left| left.min(pause)));
             pause = LONGEST_PAUSE.min(2 * pause);
             match self.attempt(path, deadline)? {
                 Attempt::Met(port) => return Ok(*port),
-                Attempt::Nobody => return Err(went_away()),
+                Attempt::Nobody => return Err(hung_up()),
                 Attempt::HungUp => {}
             }
         }
@@ -522,7 +522,7 @@ fn compare(theirs: Hello, ours: Hello) -> Option<Difference> {
 
 fn difference(theirs: Hello, ours: Hello) -> AttachError {
     match compare(theirs, ours) {
-        Some((what, found, expected)) => AttachError::Differs { what, found, expected },
+        Some((what, found, expected)) => AttachError::Incompatible { what, found, expected },
         None => AttachError::NotAPort { what: "the listener refused, and did not say why" },
     }
 }

@@ -40,7 +40,7 @@ use std::time::Duration;
 /// let mut worker = Worker::spawn(command)?;
 /// worker.port().post_text("never read")?;
 /// assert!(worker.wait()?.success());
-/// assert_eq!(worker.port().undelivered().messages, 1);
+/// assert_eq!(worker.port().backlog().messages, 1);
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
 #[derive(Debug)]

@@ -204,7 +204,7 @@ impl<'p> MessageEvent<'p> {
     /// still in the message and can be taken later.
     ///
     /// - [`MessageError::NothingLeft`] if no port is left.
-    /// - [`MessageError::Lost`] if this process had too few free descriptors.
+    /// - [`MessageError::TransfersLost`] if this process had too few free descriptors.
     /// - [`MessageError::TransfersRefused`] if the port
     ///   [refuses](crate::MessagePort::refuse_transfers) transferables.
     /// - [`MessageError::Port`] if it is not a usable port.
@@ -243,7 +243,8 @@ impl<'p> MessageEvent<'p> {
     /// transferables receives none.
     ///
     /// # Errors
-    /// [`MessageError::NothingLeft`]; [`MessageError::Lost`]; [`MessageError::TransfersRefused`].
+    /// [`MessageError::NothingLeft`]; [`MessageError::TransfersLost`];
+    /// [`MessageError::TransfersRefused`].
     ///
     /// ```
     /// use std::io::Read;
@@ -295,7 +296,7 @@ impl<'p> MessageEvent<'p> {
     /// Takes all remaining descriptors, in the order of the list.
     ///
     /// # Errors
-    /// [`MessageError::Lost`]; [`MessageError::TransfersRefused`].
+    /// [`MessageError::TransfersLost`]; [`MessageError::TransfersRefused`].
     pub fn take_descriptors(&self) -> Result<Vec<OwnedFd>, MessageError> {
         content::take_all(self, Kind::Descriptor, MessageEvent::take_descriptor)
     }

@@ -5,7 +5,7 @@ use crate::link::receiving::parts::Polled;
 use crate::os::eventfd::Bell;
 use crate::port::MessagePort;
 use crate::port::content;
-use crate::port::outcome::Outcome;
+use crate::port::listener_result::IntoListenerResult;
 use crate::port::target::{
     Event, EventListener, EventType, InvalidState, ListenerFailure, ListenerId, ListenerOptions,
     Scope, callback,
@@ -101,7 +101,7 @@ impl MessagePort {
     /// assert!(channel.port1.remove_event_listener(id));
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
-    pub fn add_event_listener<O: Outcome>(
+    pub fn add_event_listener<O: IntoListenerResult>(
         &self,
         kind: impl Into<EventType>,
         options: ListenerOptions,
@@ -163,18 +163,27 @@ impl MessagePort {
     /// Sets the handler for messages, and [starts](Self::start) the port.
     ///
     /// HTML: [`onmessage`](https://html.spec.whatwg.org/#handler-messageeventtarget-onmessage).
-    pub fn on_message<O: Outcome>(&self, handler: impl Fn(&Event<'_>) -> O + Send + 'static) {
+    pub fn on_message<O: IntoListenerResult>(
+        &self,
+        handler: impl Fn(&Event<'_>) -> O + Send + 'static,
+    ) {
         self.events.set_handler(EventType::Message, Some(callback(handler)));
         self.start();
     }
 
     /// Sets the handler for messages that are not of the declared type.
-    pub fn on_message_error<O: Outcome>(&self, handler: impl Fn(&Event<'_>) -> O + Send + 'static) {
+    pub fn on_message_error<O: IntoListenerResult>(
+        &self,
+        handler: impl Fn(&Event<'_>) -> O + Send + 'static,
+    ) {
         self.events.set_handler(EventType::MessageError, Some(callback(handler)));
     }
 
     /// Sets the handler for the peer's end.
-    pub fn on_close<O: Outcome>(&self, handler: impl Fn(&Event<'_>) -> O + Send + 'static) {
+    pub fn on_close<O: IntoListenerResult>(
+        &self,
+        handler: impl Fn(&Event<'_>) -> O + Send + 'static,
+    ) {
         self.events.set_handler(EventType::Close, Some(callback(handler)));
     }
 

@@ -6,9 +6,9 @@ pub(crate) mod channel;
 pub(crate) mod content;
 pub(crate) mod event;
 pub(crate) mod events;
+pub(crate) mod listener_result;
 pub(crate) mod loan;
 pub(crate) mod message;
-pub(crate) mod outcome;
 pub(crate) mod pool;
 pub(crate) mod receiver;
 pub(crate) mod sender;
@@ -31,7 +31,7 @@ use events::Watcher;
 use loan::Loan;
 use receiver::Receiver;
 use sender::Sender;
-use stats::{PortStats, Undelivered};
+use stats::{Backlog, PortStats};
 use std::cell::{Cell, RefCell};
 use std::fmt;
 use std::os::fd::{AsFd, BorrowedFd};
@@ -360,11 +360,11 @@ impl MessagePort {
     /// let channel = messageport::MessageChannel::new()?;
     /// channel.port1.post_text("unread")?;
     /// drop(channel.port2);
-    /// assert_eq!(channel.port1.undelivered().messages, 1);
+    /// assert_eq!(channel.port1.backlog().messages, 1);
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
-    pub fn undelivered(&self) -> Undelivered {
-        self.sender.undelivered()
+    pub fn backlog(&self) -> Backlog {
+        self.sender.backlog()
     }
 
     /// Promises that the peer keeps the protocol, so that messages are read and lent in place.

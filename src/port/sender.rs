@@ -11,7 +11,7 @@ use crate::port::burst::Burst;
 use crate::port::cancel::{Canceller, Switch};
 use crate::port::loan::Loan;
 use crate::port::pool::PooledError;
-use crate::port::stats::{LaneStats, Undelivered};
+use crate::port::stats::{Backlog, LaneStats};
 use crate::port::transfer::{TransferError, Transferable};
 use crate::ring::notifier::Wait;
 use crate::wire::record::{Farewell, Format};
@@ -201,9 +201,9 @@ impl Sender {
     /// What was posted and not yet taken by the peer, also after the peer's end.
     ///
     /// While a loan is open it is zero.
-    pub fn undelivered(&self) -> Undelivered {
-        let (messages, bytes) = self.borrow().map_or((0, 0), |mut sending| sending.undelivered());
-        Undelivered { messages, bytes }
+    pub fn backlog(&self) -> Backlog {
+        let (messages, bytes) = self.borrow().map_or((0, 0), |mut sending| sending.backlog());
+        Backlog { messages, bytes }
     }
 
     /// Frees unused pages. See [`MessagePort::trim`](crate::MessagePort::trim).

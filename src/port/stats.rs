@@ -49,7 +49,7 @@ pub struct PortStats {
 /// Exact while the peer is idle or after it closed normally. If a receiver is killed between taking
 /// and releasing a message, the count may be one off. A hostile peer can falsify it.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Undelivered {
+pub struct Backlog {
     /// Messages.
     pub messages: u64,
     /// Bytes in the ring, headers and padding included.

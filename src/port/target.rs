@@ -6,8 +6,8 @@
 use crate::error::{AsIoError, CloseReason, MessageError, into_io_error};
 use crate::port::MessagePort;
 use crate::port::event::MessageEvent;
+use crate::port::listener_result::IntoListenerResult;
 use crate::port::message::Message;
-use crate::port::outcome::Outcome;
 use elsa::FrozenVec;
 use std::any::Any;
 use std::borrow::Cow;
@@ -585,7 +585,7 @@ impl AsIoError for InvalidState {
 into_io_error!(InvalidState);
 
 /// A callback as the target keeps it.
-pub(crate) fn callback<O: Outcome>(
+pub(crate) fn callback<O: IntoListenerResult>(
     listener: impl Fn(&Event<'_>) -> O + Send + 'static,
 ) -> Callback {
     Box::new(move |event| listener(event).into_result())

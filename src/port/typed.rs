@@ -7,7 +7,7 @@ use crate::link::payload::Post;
 use crate::port::MessagePort;
 use crate::port::burst::Burst;
 use crate::port::event::MessageEvent;
-use crate::port::outcome::Outcome;
+use crate::port::listener_result::IntoListenerResult;
 use crate::port::target::Event;
 use crate::port::transfer::{TransferError, Transferable};
 use rkyv::Deserialize;
@@ -232,7 +232,7 @@ impl<Rx: Receive, Tx: Post> TypedPort<Rx, Tx> {
     ///
     /// See [`MessagePort::on_message`], and [`MessagePort::on_message_error`] for the other
     /// messages.
-    pub fn on_message<O: Outcome>(
+    pub fn on_message<O: IntoListenerResult>(
         &self,
         handler: impl Fn(&Event<'_>, &Rx::Archived) -> O + Send + 'static,
     ) {

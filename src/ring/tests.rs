@@ -216,19 +216,19 @@ fn open_room_ends_where_the_segment_or_what_is_released_does() {
 }
 
 #[test]
-fn undelivered_counts_what_is_committed_and_not_released() {
+fn backlog_counts_what_is_committed_and_not_released() {
     let mut rig = Rig::new(Geometry::new(256, 256), 0);
     rig.send(16);
     rig.send(16);
     rig.post(16).expect("there is room");
-    assert_eq!(rig.producer.undelivered_messages(), 2);
+    assert_eq!(rig.producer.backlog_messages(), 2);
     rig.take();
     rig.release_all();
-    assert_eq!(rig.producer.undelivered_messages(), 1);
+    assert_eq!(rig.producer.backlog_messages(), 1);
     rig.commit();
-    assert_eq!(rig.producer.undelivered_messages(), 2);
+    assert_eq!(rig.producer.backlog_messages(), 2);
     rig.memory.lane().consumed.messages.store(u64::MAX, Ordering::Relaxed);
-    assert_eq!(rig.producer.undelivered_messages(), 0, "a peer may say anything");
+    assert_eq!(rig.producer.backlog_messages(), 0, "a peer may say anything");
 }
 
 #[test]

@@ -56,7 +56,7 @@ pub fn stop_and_go(port: &MessagePort, count: u64) {
         rng.dawdle(Duration::from_micros(100));
         progress();
     }
-    wait_until("all messages are taken", || port.undelivered().messages == 0);
+    wait_until("all messages are taken", || port.backlog().messages == 0);
 }
 
 /// A stream of messages from nothing to `MOST` bytes.

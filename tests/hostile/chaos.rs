@@ -53,7 +53,7 @@ fn suffer(victim: &MessagePort, rounds: u64) {
             }
             Err(error) => panic!("{error}\n{victim:#?}"),
         }
-        let _ = (victim.undelivered(), victim.stats(), victim.is_closed(), victim.trim());
+        let _ = (victim.backlog(), victim.stats(), victim.is_closed(), victim.trim());
         progress();
         if unreadable.is_some() && unwritable.is_some() && round % 16 == 15 {
             return;

@@ -32,7 +32,7 @@ fn f55_a_dropped_receiver_half_ends_only_its_own_direction() {
     port2.post_text("never read").expect("room");
     drop(receiver);
     assert_eq!(refusal(port2.post_text("late")), CloseReason::PeerDropped);
-    assert_eq!(port2.undelivered().messages, 1);
+    assert_eq!(port2.backlog().messages, 1);
     for _ in 0..3 {
         sender.post_text("the other direction").expect("it is open");
         assert_eq!(receive_text(&port2), "the other direction");
@@ -103,7 +103,7 @@ fn halves_count_and_refuse_like_the_port() {
     let (sender, receiver) = port1.split();
     let posted = (0..).find(|_| sender.post_bytes(&[0; 500]).is_err()).expect("a full lane");
     assert!(matches!(sender.post_message(&[0u8; 500]), Err(PostError::QueueFull { .. })));
-    assert_eq!(sender.undelivered().messages, posted);
+    assert_eq!(sender.backlog().messages, posted);
     assert_eq!((sender.stats().messages, sender.stats().full), (posted, 2));
     port2.post_text("one").expect("room");
     assert_eq!((receiver.stats().messages, receiver.stats().received), (1, 0));

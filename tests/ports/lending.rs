@@ -306,9 +306,9 @@ fn messages_in_place_stay_until_the_oldest_goes() {
         assert!(matches!(port1.post_bytes(&[9; 500]), Err(PostError::QueueFull { .. })));
     }
     assert_eq!(events[0].bytes(), [0; 500]);
-    assert_eq!(port1.undelivered().messages, 7);
+    assert_eq!(port1.backlog().messages, 7);
     drop(events);
-    assert_eq!(port1.undelivered().messages, 0);
+    assert_eq!(port1.backlog().messages, 0);
     // One less than at first, as the end of the segment lies somewhere among them.
     for number in 0..6u8 {
         port1.post_bytes(&[number; 500]).expect("all of the room");

@@ -292,7 +292,7 @@ fn events_may_be_kept_while_the_ring_goes_round() {
         stream.check(event, *number);
     }
     drop(kept);
-    assert_eq!(port1.undelivered().messages, 0);
+    assert_eq!(port1.backlog().messages, 0);
     port1.post_text("on").expect("room");
     assert_eq!(receive_text(&port2), "on");
 }

@@ -137,7 +137,7 @@ fn f37_a_post_from_inside_a_serialize_is_an_error_and_the_outer_one_goes_on() {
         busy(port1.trim().map(drop));
         // What only looks may look.
         assert!(!port1.is_closed());
-        let _ = (port1.stats(), port1.undelivered());
+        let _ = (port1.stats(), port1.backlog());
         assert!(format!("{port1:?}").contains("busy"));
         assert_empty(&port1);
         port2.post_text("the other lane is free").expect("room");

@@ -141,7 +141,7 @@ fn c05_far(port: MessagePort) {
     port.post_text("one").expect("room");
     assert_eq!(receive_text(&port), "nobody listens");
     port.post_text("two").expect("room");
-    wait_until("the message was taken", || port.undelivered().messages == 0);
+    wait_until("the message was taken", || port.backlog().messages == 0);
 }
 
 between_two_ends!("channel", c05_an_enabled_queue_stays_enabled, c05_near, c05_far);

@@ -248,7 +248,7 @@ fn a_port_comes_from_another_thread_while_the_loop_waits() {
             event_loop.add(pair.port2).expect("room for a port");
         });
         post_numbers(&pair.port1, 0..2);
-        wait_until("both are taken", || pair.port1.undelivered().messages == 0);
+        wait_until("both are taken", || pair.port1.backlog().messages == 0);
         drop(pair.port1);
         handle.post(move |event_loop| assert!(event_loop.remove(first)));
     });
@@ -362,7 +362,7 @@ fn a_turn_releases_a_hop_that_leads_nowhere_though_the_port_is_not_started() {
                 let _ = post(100);
             }
             settle(&mut event_loop);
-            while port1.undelivered().messages > 0 {
+            while port1.backlog().messages > 0 {
                 drop(receive(event_loop.get(id).expect("the port")));
             }
             let Err(len) = post(8_000) else { continue };

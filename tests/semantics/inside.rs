@@ -205,7 +205,7 @@ fn a_handler_removes_the_port_that_it_serves() {
     let (mut event_loop, _) = loop_of(pair.port2);
     event_loop.run().expect("the loop has no port left");
     assert_eq!(log.take(), ["0"]);
-    assert_eq!(pair.port1.undelivered().messages, 4);
+    assert_eq!(pair.port1.backlog().messages, 4);
     assert_eq!(receive_end(&pair.port1), CloseReason::PeerDropped);
 }
 

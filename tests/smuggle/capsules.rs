@@ -188,7 +188,7 @@ fn exercise(port: &MessagePort, rng: &mut Rng) {
             4 => drop(port.discard_next()),
             5 => drop(port.trim()),
             6 => drop(port.post_text_with("one", [null().into()])),
-            7 => drop((port.undelivered(), port.stats(), port.is_closed())),
+            7 => drop((port.backlog(), port.stats(), port.is_closed())),
             _ => drop(port.burst().stage_bytes(&vec![2; len])),
         }
     }

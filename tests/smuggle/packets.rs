@@ -123,7 +123,7 @@ fn f14_a_packet_that_is_too_long_is_lost_and_the_carrier_lives() {
     pair.record(1, 0);
     let event = receive(&pair.victim);
     let lost = event.take_descriptor().expect_err("it was cut off");
-    assert!(matches!(lost, MessageError::Lost { descriptors: 1 }), "{lost}");
+    assert!(matches!(lost, MessageError::TransfersLost { descriptors: 1 }), "{lost}");
     drop(event);
     wait_until_released(&kept, "it was lost");
     assert_alive(&mut pair, 1);
@@ -261,7 +261,7 @@ fn f34_a_peer_that_takes_no_descriptors_is_an_error_with_the_list() {
     assert!(matches!(error.reason(), PostError::Refused), "{error}");
     assert_eq!(error.into_list().len(), 1);
     pair.victim.post_text("plain").expect("room");
-    assert_eq!(pair.victim.undelivered().messages, 1);
+    assert_eq!(pair.victim.backlog().messages, 1);
 }
 
 #[test]

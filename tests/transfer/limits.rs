@@ -65,7 +65,7 @@ fn f3_a_full_socket_is_queue_full_and_gives_everything_back() {
     let MessageChannel { port1, port2 } = narrow();
     let count = fill(&port1);
     assert!(count > 0);
-    assert_eq!(port1.undelivered().messages, u64::from(count), "the ring is untouched");
+    assert_eq!(port1.backlog().messages, u64::from(count), "the ring is untouched");
     let full = port1.stats().sent.full;
     let pair = growing();
     pair.port2.post_text("before").expect("room");
@@ -142,7 +142,7 @@ fn f3_a_socket_of_the_usual_size_takes_hundreds_of_messages_before_it_is_full() 
         assert!(full || matches!(reason, PostError::TooManyInFlight), "{reason}");
         assert!(count > 200, "{count}");
         empty(&port2, count);
-        assert_eq!(port1.undelivered().messages, 0);
+        assert_eq!(port1.backlog().messages, 0);
         drop((port1, port2));
         before.wait_for("at the end");
     }
@@ -296,7 +296,7 @@ fn f14_f53_a_message_that_needs_too_many_descriptors_for_long_comes_without_them
         };
         assert_eq!(event.text().expect("the message itself is there"), "too much");
         assert_eq!(event.transferred(), (0, 0, 0));
-        let is_lost = |error| matches!(error, MessageError::Lost { descriptors: 43 });
+        let is_lost = |error| matches!(error, MessageError::TransfersLost { descriptors: 43 });
         assert!(is_lost(event.take_port().expect_err("lost")));
         assert!(is_lost(event.take_buffer().expect_err("lost")));
         assert!(is_lost(event.take_descriptor().expect_err("lost")));
@@ -400,7 +400,7 @@ fn f15_too_many_descriptors_in_flight_are_an_error_of_their_own_that_passes() {
         }
         assert!(matches!(error.reason(), PostError::TooManyInFlight), "{error}");
         let list = error.into_list();
-        assert_eq!(port1.undelivered().messages, u64::from(count));
+        assert_eq!(port1.backlog().messages, u64::from(count));
         empty(&port2, count);
         port1.post_text_with("now", list).expect("room");
         let event = receive(&port2);

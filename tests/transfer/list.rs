@@ -147,7 +147,7 @@ fn ports_that_nobody_takes_end(carrier: MessageChannel, reason: CloseReason) {
     assert!(!untaken.port1.is_closed(), "it can still be taken");
     drop(event);
     assert_eq!(receive_end(&untaken.port1), reason);
-    assert_eq!(untaken.port1.undelivered().messages, 1);
+    assert_eq!(untaken.port1.backlog().messages, 1);
     assert_entangled(&taken.port1, &port);
 }
 

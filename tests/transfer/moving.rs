@@ -115,11 +115,11 @@ fn sizes_schema_and_counters_move_along() {
     for number in 0..300u32 {
         assert_eq!(receive(&port2).deserialize::<u32>().expect("a number"), number);
     }
-    let (stats, undelivered) = (port2.stats(), port2.undelivered());
+    let (stats, backlog) = (port2.stats(), port2.backlog());
     let port2 = moved(port2);
     assert_eq!((port2.capacity(), port2.limit(), port2.schema()), (8192, 1 << 20, 77));
-    assert_eq!((port2.stats(), port2.undelivered()), (stats, undelivered));
-    assert_eq!((stats.received.received, undelivered.messages), (300, 1000));
+    assert_eq!((port2.stats(), port2.backlog()), (stats, backlog));
+    assert_eq!((stats.received.received, backlog.messages), (300, 1000));
     assert_eq!(receive(&port2).deserialize::<u32>().expect("a number"), 300);
     port2.post_text("one more").expect("room");
     assert_eq!(port1.stats().received.messages, 1001);
@@ -491,7 +491,7 @@ fn f46_a_trusted_stream_goes_on_in_place_after_the_move() {
     }
     assert_entangled(&inner.port1, &held.take_port().expect("a port"));
     drop((events, held));
-    wait_until("all is released", || port1.undelivered().messages == 0);
+    wait_until("all is released", || port1.backlog().messages == 0);
 }
 
 #[test]
@@ -500,9 +500,9 @@ fn a_message_that_was_leaked_in_place_is_released_by_the_move() {
     trust(&port2);
     port1.post_bytes(&[1; 1000]).expect("room");
     std::mem::forget(receive(&port2));
-    assert!(port1.undelivered().bytes > 1000, "it may be in use for ever");
+    assert!(port1.backlog().bytes > 1000, "it may be in use for ever");
     let port2 = moved(port2);
-    assert_eq!(port1.undelivered().bytes, 0, "no more, as its port is gone");
+    assert_eq!(port1.backlog().bytes, 0, "no more, as its port is gone");
     assert_entangled(&port1, &port2);
 }
 

@@ -228,7 +228,7 @@ fn a_stream_reaches_an_end_that_goes_round_three_processes_all_the_time() {
             }
             if rng.below(4) == 0 {
                 wait_until("the stream runs dry", || {
-                    port1.undelivered().messages == 0 || port1.stats().received.depth > 0
+                    port1.backlog().messages == 0 || port1.stats().received.depth > 0
                 });
             }
             check_hops(false);

@@ -2,7 +2,7 @@
 
 use crate::error::BroadcastError;
 use crate::group::broadcast::{BroadcastChannel, SHARE, Shared, order};
-use crate::port::outcome::Outcome;
+use crate::port::listener_result::IntoListenerResult;
 use crate::port::target::{
     Event, EventListener, EventType, InvalidState, ListenerFailure, ListenerId, ListenerOptions,
     callback,
@@ -13,7 +13,10 @@ impl BroadcastChannel {
     /// Sets the handler for messages, which [`dispatch`](Self::dispatch) delivers.
     ///
     /// HTML: [`onmessage`](https://html.spec.whatwg.org/#handler-broadcastchannel-onmessage).
-    pub fn on_message<O: Outcome>(&self, handler: impl Fn(&Event<'_>) -> O + Send + 'static) {
+    pub fn on_message<O: IntoListenerResult>(
+        &self,
+        handler: impl Fn(&Event<'_>) -> O + Send + 'static,
+    ) {
         self.events.set_handler(EventType::Message, Some(callback(handler)));
     }
 
@@ -22,7 +25,10 @@ impl BroadcastChannel {
     ///
     /// HTML:
     /// [`onmessageerror`](https://html.spec.whatwg.org/#handler-broadcastchannel-onmessageerror).
-    pub fn on_message_error<O: Outcome>(&self, handler: impl Fn(&Event<'_>) -> O + Send + 'static) {
+    pub fn on_message_error<O: IntoListenerResult>(
+        &self,
+        handler: impl Fn(&Event<'_>) -> O + Send + 'static,
+    ) {
         self.events.set_handler(EventType::MessageError, Some(callback(handler)));
     }
 
@@ -33,7 +39,7 @@ impl BroadcastChannel {
 
     /// Adds a listener for events of a type. See
     /// [`MessagePort::add_event_listener`](crate::MessagePort::add_event_listener).
-    pub fn add_event_listener<O: Outcome>(
+    pub fn add_event_listener<O: IntoListenerResult>(
         &self,
         kind: impl Into<EventType>,
         options: ListenerOptions,

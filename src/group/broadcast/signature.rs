@@ -43,7 +43,9 @@ impl Signature {
             ("schema", other.hello.schema, self.hello.schema),
         ];
         match pairs.into_iter().find(|(_, found, expected)| found != expected) {
-            Some((what, found, expected)) => Err(AttachError::Differs { what, found, expected }),
+            Some((what, found, expected)) => {
+                Err(AttachError::Incompatible { what, found, expected })
+            }
             None => Ok(()),
         }
     }

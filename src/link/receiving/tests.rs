@@ -36,10 +36,10 @@ fn lane_with_a_control_record() -> (Sending, Receiving) {
         let payload = receiving.poll().expect("an open end").expect("a message");
         receiving.give_back(payload.ticket());
     }
-    assert_eq!(sending.undelivered(), (0, 0));
+    assert_eq!(sending.backlog(), (0, 0));
     look_twice(&mut receiving);
     sending.trim().expect("it goes home");
-    let (messages, bytes) = sending.undelivered();
+    let (messages, bytes) = sending.backlog();
     assert!(messages == 0 && bytes > 0, "{messages} messages, {bytes} bytes");
     (sending, receiving)
 }
@@ -49,14 +49,14 @@ fn lane_with_a_control_record() -> (Sending, Receiving) {
 fn a_look_for_a_message_releases_control_records() {
     let (mut sending, mut receiving) = lane_with_a_control_record();
     assert!(!receiving.has_message());
-    assert_eq!(sending.undelivered(), (0, 0));
+    assert_eq!(sending.backlog(), (0, 0));
 }
 
 #[test]
 fn a_wait_for_the_end_releases_control_records() {
     let (mut sending, mut receiving) = lane_with_a_control_record();
     assert_eq!(receiving.prepare_wait_for_end().expect("an open end"), Wait::Sleep);
-    assert_eq!(sending.undelivered(), (0, 0));
+    assert_eq!(sending.backlog(), (0, 0));
 }
 
 /// A question about the end passes them, and releases nothing.
@@ -64,9 +64,9 @@ fn a_wait_for_the_end_releases_control_records() {
 fn a_later_look_releases_control_records_that_a_question_passed() {
     let (mut sending, mut receiving) = lane_with_a_control_record();
     assert_eq!(receiving.end_reason(), None);
-    assert_ne!(sending.undelivered(), (0, 0));
+    assert_ne!(sending.backlog(), (0, 0));
     assert!(receiving.poll().expect("an open end").is_none());
-    assert_eq!(sending.undelivered(), (0, 0));
+    assert_eq!(sending.backlog(), (0, 0));
 }
 
 /// The fast path of an empty look leaves nothing to a later one.

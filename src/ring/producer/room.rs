@@ -77,7 +77,7 @@ impl Producer {
 
     /// Messages that are committed and that the consumer has not taken, by its own count. That
     /// count is input, and may be anything; it is bounded by what was committed.
-    pub(crate) fn undelivered_messages(&self) -> u64 {
+    pub(crate) fn backlog_messages(&self) -> u64 {
         // Relaxed: a number for people.
         let taken = self.memory.lane().consumed.messages.load(Ordering::Relaxed);
         self.committed_messages.saturating_sub(taken)

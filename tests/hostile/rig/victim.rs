@@ -274,7 +274,7 @@ impl<'t> Victim<'t> {
                 2 => drop(port.discard_next()),
                 3 => drop(port.trim()),
                 4 => drop(port.post_text_with("one", [null()])),
-                5 => drop((port.undelivered(), port.stats(), port.is_closed())),
+                5 => drop((port.backlog(), port.stats(), port.is_closed())),
                 _ => {
                     if let Ok(Some(event)) = port.try_recv() {
                         examine(&event);
@@ -343,7 +343,7 @@ impl<'t> Victim<'t> {
     }
 
     fn look_around(&mut self, port: &MessagePort) {
-        let _ = self.timed("undelivered", || port.undelivered());
+        let _ = self.timed("backlog", || port.backlog());
         let _ = self.timed("stats", || port.stats());
         let is_closed = self.timed("is_closed", || port.is_closed());
         if !is_closed && self.unwritable.is_some() {

@@ -52,7 +52,7 @@ fn the_parts_make_up_the_message() {
     assert_eq!((next.bytes(), payload.bytes()), (&b"next"[..], &bytes()[..]));
     receiving.give_back(payload.ticket());
     receiving.give_back(next.ticket());
-    assert_eq!(sending.undelivered(), (0, 0));
+    assert_eq!(sending.backlog(), (0, 0));
 }
 
 #[test]

@@ -7,18 +7,18 @@
     label = "this listener returns `{Self}`",
     note = "return `()`, or `Result<(), E>` whose `E` converts into `Box<dyn Error + Send + Sync>`"
 )]
-pub trait Outcome {
+pub trait IntoListenerResult {
     /// Returns the error, if there is one.
     fn into_result(self) -> Result<(), Box<dyn std::error::Error + Send + Sync>>;
 }
 
-impl Outcome for () {
+impl IntoListenerResult for () {
     fn into_result(self) -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
         Ok(())
     }
 }
 
-impl<E: Into<Box<dyn std::error::Error + Send + Sync>>> Outcome for Result<(), E> {
+impl<E: Into<Box<dyn std::error::Error + Send + Sync>>> IntoListenerResult for Result<(), E> {
     fn into_result(self) -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
         self.map_err(Into::into)
     }
@@ -38,7 +38,7 @@ impl<R> Function for fn() -> R {
     type Output = R;
 }
 
-impl Outcome for Never {
+impl IntoListenerResult for Never {
     fn into_result(self) -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
         self
     }
