@@ -99,7 +99,7 @@ inline settle() {
     owner = 0
 }
 
-/* Says farewell, as one that keeps the end does. */
+/* Announces its close, as one that keeps the end does. */
 inline leave() { reader_gone = 1; wake_sender() }
 
 active proctype A() {

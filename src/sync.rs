@@ -28,7 +28,7 @@ pub(crate) enum Site {
     /// The same, by a producer that continues where another owner stopped.
     ResumeHead,
     /// The same, before a drained lane is left for a smaller segment.
-    HeadOnWayHome,
+    HeadAtShrink,
     /// Between storing `tail` or `head` and looking at the sleeper's flag.
     FenceBeforeLook,
     /// Between arming the flag and looking again.
@@ -101,7 +101,7 @@ mod weakened {
         Site::PublishHead,
         Site::ReadHead,
         Site::ResumeHead,
-        Site::HeadOnWayHome,
+        Site::HeadAtShrink,
         Site::FenceBeforeLook,
         Site::FenceBeforeSleep,
         Site::FenceReaderGone,

@@ -270,7 +270,7 @@ fn a_next_that_is_dropped_after_each_poll_loses_nothing() {
     });
 }
 
-/// Nobody silences the doorbell but the sender, which would be full after some hundred waits.
+/// Nobody drains the doorbell but the sender, which would be full after some hundred waits.
 #[test]
 fn a_sender_waits_for_room_again_and_again_while_nobody_receives_at_its_end() {
     const TEST: &str = "a_sender_waits_for_room_again_and_again_while_nobody_receives_at_its_end";
@@ -298,7 +298,7 @@ impl Wake for Told {
     }
 }
 
-/// A sender that waits for room silences the doorbell, which has just rung for a message: the
+/// A sender that waits for room drains the doorbell, which has just rung for a message: the
 /// receiver, which waits in a task of its own, is told. No reactor runs in between.
 #[test]
 fn a_receiver_is_told_of_a_ring_that_its_sender_has_silenced() {

@@ -320,7 +320,7 @@ fn wake_each_time(test: &str) {
 }
 
 /// At most one system call on each side beyond the one that slept: who wakes makes one, and who
-/// sleeps silences the doorbell before it sleeps again. That is three for each wake-up, and one more
+/// sleeps drains the doorbell before it sleeps again. That is three for each wake-up, and one more
 /// would make four; the limit is half-way.
 ///
 /// A poster that loses the processor between its flag and its ring makes the receiver sleep twice.

@@ -1,4 +1,4 @@
-//! Packets, capsules, hellos and introductions, with all decoders.
+//! Packets, capsules, hellos and member hellos, with all decoders.
 #![no_main]
 
 libfuzzer_sys::fuzz_target!(|data: &[u8]| messageport::fuzzing::frames(data));

@@ -220,7 +220,7 @@ impl Sender {
             // Only another attempt shows room in the socket. It is made after the flag is armed:
             // the receiver makes that room first, and then releases and looks at the flag.
             if is_socket {
-                self.raise_room_flag();
+                self.arm_room_flag();
             }
             if is_socket || self.may_fit(needed) {
                 match attempt() {

@@ -389,7 +389,7 @@ impl EventLoop {
     /// Waits for events at most for `timeout`, and delivers one share of each port.
     ///
     /// Returns whether there was an event, or a part of a long message: an untrusted port copies a
-    /// message of more than 2 MiB in parts, between the turns of other ports.
+    /// message of more than 2 MiB in chunks, between the turns of other ports.
     ///
     /// Does not wait if [`run`](Self::run) would return at once for lack of ports and sources, nor
     /// while the loop is [being stopped](Self::is_stopping). A program that calls this in its own

@@ -4,7 +4,7 @@ use crate::error::{CloseReason, LoopError, MessageError, PostError, RecvError};
 use crate::front::add_error::AddError;
 use crate::link::endpoint::Endpoint;
 use crate::link::payload::Post;
-use crate::link::receiving::parts::Polled;
+use crate::link::receiving::chunks::Polled;
 use crate::os::reaper;
 use crate::port::MessagePort;
 use crate::port::message::Message;
@@ -222,10 +222,10 @@ impl AsyncSender {
             }
             self.wakers.sender.register(context.waker());
             self.reactor.use_up();
-            if self.sender.endpoint().silence_doorbell() {
+            if self.sender.endpoint().drain_doorbell_for_sender() {
                 self.wakers.receiver.wake();
             }
-            self.sender.raise_doorbell_flag();
+            self.sender.arm_room_doorbell();
             match post(&self.sender) {
                 Err(PostError::QueueFull { .. }) => {}
                 answer => return Poll::Ready(answer),
@@ -271,7 +271,7 @@ impl AsyncReceiver {
                 self.reactor.use_up();
             }
             let mut cost = 0;
-            let polled = self.receiver.poll_in_parts().map_err(|failure| *failure);
+            let polled = self.receiver.poll_in_chunks().map_err(|failure| *failure);
             let is_unfinished = matches!(polled, Ok(Polled::Unfinished));
             let answer = polled.and_then(|polled| {
                 let Polled::Message(event) = polled else { return Ok(None) };
@@ -283,7 +283,7 @@ impl AsyncReceiver {
                 })
             });
             // In any case: the ring that the look drained may have been for room.
-            if self.receiver.has_silenced() {
+            if self.receiver.has_drained() {
                 self.wakers.sender.wake();
             }
             match answer {

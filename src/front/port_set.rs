@@ -4,7 +4,7 @@ use crate::error::{LoopError, RecvError};
 use crate::front::add_error::AddError;
 use crate::front::event_loop::PortId;
 use crate::link::endpoint::LOOK_AGAIN;
-use crate::link::receiving::parts::Polled;
+use crate::link::receiving::chunks::Polled;
 use crate::os::backoff::Backoff;
 use crate::os::clock;
 use crate::os::epoll::{Epoll, MOST_EVENTS};
@@ -24,7 +24,7 @@ use std::time::{Duration, Instant};
 /// Ports with messages take turns. The set reports the end of a port once, after its last message;
 /// so it does for a port that was closed here. The port then stays in the set until it is removed.
 ///
-/// A message of more than 2 MiB is copied out of an untrusted port in parts of 64 KiB, and what
+/// A message of more than 2 MiB is copied out of an untrusted port in chunks of 64 KiB, and what
 /// other ports have is given between two parts. A port that brings descriptors faster than they can
 /// be closed is left out for 50 ms at a time.
 ///
@@ -178,16 +178,17 @@ impl PortSet {
     /// [`LoopError::Io`].
     pub fn recv(&self) -> Result<(PortId, PortEvent<'_>), LoopError> {
         loop {
-            if let Some(said) = self.recv_until(None)? {
-                return Ok(said);
+            if let Some(event) = self.recv_until(None)? {
+                return Ok(event);
             }
         }
     }
 
     /// Waits for the next message of any port, at most for `timeout`.
     ///
-    /// A long message that is there already is still copied after the deadline: for 20 ms in parts,
-    /// between which other ports have their turns, and then the rest of one message at once.
+    /// A long message that is there already is still copied after the deadline: for 20 ms in
+    /// chunks, between which other ports have their turns, and then the rest of one message at
+    /// once.
     ///
     /// # Errors
     /// [`LoopError::Io`].
@@ -221,9 +222,9 @@ impl PortSet {
                 // Ports that had no message a while ago may have one now.
                 self.ask(Some(Duration::ZERO))?;
             }
-            if let Some(said) = self.look(in_parts) {
+            if let Some(event) = self.look(in_parts) {
                 self.state.borrow_mut().given += 1;
-                return Ok(Some(said));
+                return Ok(Some(event));
             }
             if self.has_queued() {
                 // A part of a long message was copied, which is there whatever the time is.
@@ -316,15 +317,15 @@ impl PortSet {
     /// Receives from the queued ports, in turn. After a part of a long message, epoll is asked for
     /// other ports.
     fn look(&self, in_parts: bool) -> Option<(PortId, PortEvent<'_>)> {
-        let (id, said) = match in_parts {
-            true => self.look_with(MessagePort::poll_in_parts, |_| false)?,
+        let (id, event) = match in_parts {
+            true => self.look_with(MessagePort::poll_in_chunks, |_| false)?,
             false => self.look_once(|_| false)?,
         };
-        if said.is_ok() {
+        if event.is_ok() {
             // It may have more, so it is queued behind the others.
             self.state.borrow_mut().queue(id.number());
         }
-        Some((id, said))
+        Some((id, event))
     }
 
     /// The same without ports for which `has_enough` is true. A port that has given a message is
@@ -449,8 +450,8 @@ mod tests {
         assert!(set.delay(id.number(), set.get(id).expect("a member")));
         assert_eq!(set.state.borrow().delayed, [id.number()]);
         drop(port1);
-        let (of, said) = set.try_recv().expect("a turn").expect("the end");
-        assert!(of == id && said.is_err());
+        let (of, event) = set.try_recv().expect("a turn").expect("the end");
+        assert!(of == id && event.is_err());
         assert!(set.state.borrow().delayed.is_empty());
         set.end_pause(&mut set.state.borrow_mut()).expect("no socket is watched");
         assert!(set.epoll.remove(set.ports[&id.number()].endpoint().doorbell()).is_err());

@@ -12,7 +12,7 @@
 //!
 //! Each message is followed by eight bytes that say when it was posted: see [`order`].
 
-mod entrance;
+mod acceptor;
 mod events;
 mod join;
 mod members;
@@ -36,7 +36,7 @@ use crate::port::target::EventTarget;
 use crate::wire::frame::Hello;
 use crate::wire::layout::{VERSION, payload_format};
 use crate::wire::record::Format;
-use entrance::Entrance;
+use acceptor::Acceptor;
 use members::Members;
 use order::{Resident, STAMP_LEN, Seat};
 use std::cell::Cell;
@@ -129,7 +129,7 @@ type Validator = fn(&Message) -> Result<(), MessageError>;
 
 /// What a member has while it is open. Dropped in this order: the name goes first.
 struct Membership {
-    entrance: Entrance,
+    acceptor: Acceptor,
     members: Members,
     _resident: Resident,
     /// Members of this process that had joined when joiners were last taken in.
@@ -189,22 +189,22 @@ impl BroadcastChannel {
         };
         let directory = parent.path().join(format!("{BROADCAST_PREFIX}{name}"));
         let epoll = Epoll::new()?;
-        let (crowd, entrance) = join::publish(directory, hello, &epoll)?;
+        let (rendezvous, acceptor) = join::publish(directory, hello, &epoll)?;
         // From here on dropping it undoes everything.
         let (bell, members) = (Bell::new()?, Members::new()?);
-        epoll.add(entrance.as_fd(), 0)?;
+        epoll.add(acceptor.as_fd(), 0)?;
         epoll.add(members.as_fd(), 0)?;
         epoll.add(bell.as_fd(), 0)?;
-        let resident = Resident::new(entrance.signature().member);
+        let resident = Resident::new(acceptor.signature().member);
         let mut membership = Membership {
-            entrance,
+            acceptor,
             members,
             _resident: resident,
             joined: order::joined(),
             bell,
             rings: false,
         };
-        join::meet_all(&crowd, builder, &mut membership, &epoll)?;
+        join::meet_all(&rendezvous, builder, &mut membership, &epoll)?;
         order::has_joined();
         let shared = Arc::new(Shared {
             name: name.to_owned(),
@@ -351,7 +351,7 @@ impl BroadcastChannel {
     pub fn close(&self) {
         let membership = self.shared.membership().take();
         match membership {
-            Some(membership) if !membership.entrance.is_ours() => {
+            Some(membership) if !membership.acceptor.is_ours() => {
                 // A forked copy: the name is another process's, and the ports' memory is not here.
                 mem::forget(membership);
             }
@@ -388,7 +388,7 @@ impl BroadcastChannel {
 
     fn look(&self) -> Result<Option<Result<Message, MessageError>>, BroadcastError> {
         self.shared.with_membership(|membership| {
-            membership.silence();
+            membership.drain();
             let is_thorough = self.given.get() >= SHARE;
             let first = membership.settle(&self.shared.epoll, None, is_thorough)?;
             let is_restart = is_thorough || first.is_none();
@@ -480,7 +480,7 @@ impl Shared {
 
     fn lacks_descriptors(&self) -> bool {
         let membership = self.membership();
-        membership.as_ref().is_some_and(|membership| membership.entrance.lacks_descriptors())
+        membership.as_ref().is_some_and(|membership| membership.acceptor.lacks_descriptors())
     }
 }
 
@@ -516,16 +516,16 @@ impl Membership {
         }
     }
 
-    fn silence(&mut self) {
+    fn drain(&mut self) {
         if std::mem::take(&mut self.rings) {
-            self.bell.silence();
+            self.bell.drain();
         }
     }
 
     /// Takes in all joiners. Makes one system call if there are none.
     fn take_in(&mut self, epoll: &Epoll) -> Result<(), BroadcastError> {
-        let Membership { entrance, members, .. } = self;
-        entrance.take_in(epoll, |member, port| members.add(member, port))
+        let Membership { acceptor, members, .. } = self;
+        acceptor.take_in(epoll, |member, port| members.add(member, port))
     }
 }
 
@@ -567,8 +567,8 @@ impl fmt::Debug for BroadcastChannel {
         let mut out = f.debug_struct("BroadcastChannel");
         out.field("name", &self.shared.name);
         match self.shared.membership.try_lock().as_deref() {
-            Ok(Some(Membership { entrance, members, .. })) => {
-                out.field("entrance", entrance).field("members", members)
+            Ok(Some(Membership { acceptor, members, .. })) => {
+                out.field("acceptor", acceptor).field("members", members)
             }
             Ok(None) => out.field("closed", &true),
             Err(_) => out.field("busy", &true),

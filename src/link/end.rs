@@ -9,19 +9,19 @@
 //!
 //! - **Once a call has returned that its direction ended, every later call of that direction
 //!   returns the same reason.** Nothing that happens afterwards changes it.
-//! - **A farewell of the peer (a close or a drop) ends one direction.** A peer whose port is split
-//!   may end the two directions at different times, with different reasons.
+//! - **An announced end of the peer (a close or a drop) ends one direction.** A peer whose port is
+//!   split may end the two directions at different times, with different reasons.
 //! - **A death and a corruption end both directions.** A direction that has not ended yet then
 //!   gives the reason that the other one has given, whatever is found later.
 //! - **A half that was closed here returns `Local`**, unless the port gave another reason before.
 //! - **Receiving returns the end after the last message**, also after its own close. Only a
 //!   corruption ends it at once, since nothing can be read after one.
-//! - **An end that has moved sends no farewell**, and does not touch what is in its sockets.
+//! - **An end that has moved announces no close**, and does not touch what is in its sockets.
 //!
 //! So posting and receiving on a port whose peer keeps both halves together differ in one thing
 //! only: receiving first delivers what is in the queue.
 
-use crate::wire::record::Farewell;
+use crate::wire::record::CloseKind;
 
 /// One of the two halves of a port, and the direction that it serves.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -48,20 +48,20 @@ pub(crate) enum Event {
     /// The peer wrote something that no producer writes.
     Corrupted,
     /// The sending half looked at what the peer's reader reports.
-    LookedForReader(Option<Farewell>),
-    /// The receiving half found the peer's farewell after the last message.
-    FoundFarewell(Farewell),
+    LookedForReader(Option<CloseKind>),
+    /// The receiving half found the peer's close after the last message.
+    FoundClose(CloseKind),
     /// The receiving half found nothing more. `after_hang_up`: it looked after the hang-up was
     /// known, so nothing more can come.
     Drained { after_hang_up: bool },
     /// The program closed or dropped a half.
     Closed(Half),
-    /// A half is about to send its farewell to the peer.
-    Farewell(Half),
+    /// A half is about to announce its close to the peer.
+    AnnouncingClose(Half),
     /// Both halves belong to another owner now.
     Moved,
     /// The receiving half is dropped while the sending half stays.
-    Abandoned,
+    StoppedReceiving,
     /// The receiving half is about to report that it has ended.
     Telling,
 }
@@ -72,7 +72,7 @@ pub(crate) enum Event {
 pub(crate) struct Step {
     pub next: State,
     /// Tell the peer that this half is gone.
-    pub says_farewell: bool,
+    pub announces_close: bool,
     /// Close what is in the attachment socket, as it will not be received.
     pub sweeps: bool,
 }
@@ -82,8 +82,8 @@ pub(crate) struct Step {
 /// ```text
 /// bits 0..3   why posting has ended       bits 3..6   why receiving ends, once it does
 /// bit  6      receiving has ended         bit  7      the peer hung up
-/// bits 8, 9   a half was closed here      bits 10, 11 it has said farewell, or moved
-/// bit  12     moved   bit 13  abandoned   bit  14     the attachment socket was swept
+/// bits 8, 9   a half was closed here      bits 10, 11 it has announced its close, or moved
+/// bit  12     moved   bit 13  stops packets bit  14     the attachment socket was swept
 /// ```
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub(crate) struct State(u32);
@@ -102,13 +102,13 @@ impl State {
     /// Whether a post has to check more closely: the posting direction has ended, or a hang-up is
     /// known.
     #[inline(always)]
-    pub(crate) fn is_posting_over(self) -> bool {
+    pub(crate) fn posts_may_fail(self) -> bool {
         self.0 & (SENDING_REASON | HUNG_UP) != 0
     }
 
     /// Whether the receiving direction has ended.
     #[inline(always)]
-    pub(crate) fn is_receiving_over(self) -> bool {
+    pub(crate) fn has_receiving_ended(self) -> bool {
         self.0 & ENDED != 0
     }
 
@@ -127,7 +127,7 @@ impl State {
     }
 
     /// Why calls of a half fail, if they do.
-    pub(crate) fn said(self, half: Half) -> Option<Reason> {
+    pub(crate) fn told(self, half: Half) -> Option<Reason> {
         match half {
             Half::Receiving if self.0 & ENDED == 0 => None,
             _ => self.reason(half),
@@ -148,7 +148,7 @@ impl State {
 
     /// Returns what follows from an event.
     pub(crate) fn on(self, event: Event) -> Step {
-        let mut step = Step { next: self, says_farewell: false, sweeps: false };
+        let mut step = Step { next: self, announces_close: false, sweeps: false };
         let next = &mut step.next;
         match event {
             Event::HungUp => next.set(HUNG_UP),
@@ -156,13 +156,13 @@ impl State {
                 next.end_both(Reason::Corrupt);
                 next.set(ENDED);
             }
-            Event::LookedForReader(Some(farewell)) => next.end_by(Half::Sending, farewell),
+            Event::LookedForReader(Some(kind)) => next.end_by(Half::Sending, kind),
             Event::LookedForReader(None) if self.is_hung_up() => {
                 next.end(Half::Sending, Reason::PeerDied);
             }
             Event::LookedForReader(None) => {}
-            Event::FoundFarewell(farewell) => {
-                next.end_by(Half::Receiving, farewell);
+            Event::FoundClose(kind) => {
+                next.end_by(Half::Receiving, kind);
                 next.set(ENDED);
             }
             Event::Drained { after_hang_up } => {
@@ -177,25 +177,25 @@ impl State {
                 next.end(half, Reason::Local);
                 next.set(half.closed());
             }
-            Event::Farewell(half) => {
-                step.says_farewell = self.0 & half.left() == 0;
-                next.set(half.left());
+            Event::AnnouncingClose(half) => {
+                step.announces_close = self.0 & half.announced() == 0;
+                next.set(half.announced());
             }
             Event::Moved => {
                 for half in [Half::Sending, Half::Receiving] {
                     next.end(half, Reason::Local);
-                    next.set(half.closed() | half.left());
+                    next.set(half.closed() | half.announced());
                 }
                 next.set(MOVED);
             }
-            Event::Abandoned => {
+            Event::StoppedReceiving => {
                 step.sweeps = self.0 & MOVED == 0;
                 if step.sweeps {
-                    next.set(ABANDONED);
+                    next.set(STOPPED_RECEIVING);
                 }
             }
             Event::Telling => {
-                step.sweeps = self.is_receiving_over() && self.0 & (SWEPT | MOVED) == 0;
+                step.sweeps = self.has_receiving_ended() && self.0 & (SWEPT | MOVED) == 0;
                 if step.sweeps {
                     next.set(SWEPT);
                 }
@@ -211,7 +211,7 @@ impl State {
     /// Gives a half its reason unless it has one. It is the reason that the other half has given,
     /// if the peer caused that one.
     fn end(&mut self, half: Half, reason: Reason) {
-        let given = self.said(half.other()).filter(|given| *given != Reason::Local);
+        let given = self.told(half.other()).filter(|given| *given != Reason::Local);
         self.give(half, given.unwrap_or(reason));
     }
 
@@ -220,13 +220,13 @@ impl State {
         self.end(Half::Receiving, reason);
     }
 
-    /// The peer's farewell to a half is the reason, unless the port gave one that ends both halves.
-    fn end_by(&mut self, half: Half, farewell: Farewell) {
-        let reason = match self.said(half.other()) {
+    /// The peer's close to a half is the reason, unless the port gave one that ends both halves.
+    fn end_by(&mut self, half: Half, kind: CloseKind) {
+        let reason = match self.told(half.other()) {
             Some(given @ (Reason::PeerDied | Reason::Corrupt)) => given,
-            _ => match farewell {
-                Farewell::Closed => Reason::PeerClosed,
-                Farewell::Dropped => Reason::PeerDropped,
+            _ => match kind {
+                CloseKind::Closed => Reason::PeerClosed,
+                CloseKind::Dropped => Reason::PeerDropped,
             },
         };
         self.give(half, reason);
@@ -268,7 +268,7 @@ impl Half {
         }
     }
 
-    fn left(self) -> u32 {
+    fn announced(self) -> u32 {
         match self {
             Half::Sending => 1 << 10,
             Half::Receiving => 1 << 11,
@@ -281,7 +281,7 @@ const SENDING_REASON: u32 = REASON;
 const ENDED: u32 = 1 << 6;
 const HUNG_UP: u32 = 1 << 7;
 const MOVED: u32 = 1 << 12;
-const ABANDONED: u32 = 1 << 13;
+const STOPPED_RECEIVING: u32 = 1 << 13;
 const SWEPT: u32 = 1 << 14;
 
 #[cfg(test)]
@@ -299,15 +299,15 @@ mod tests {
             Event::Drained { after_hang_up: false },
             Event::Drained { after_hang_up: true },
             Event::Moved,
-            Event::Abandoned,
+            Event::StoppedReceiving,
             Event::Telling,
         ];
-        for farewell in [Farewell::Closed, Farewell::Dropped] {
-            events.push(Event::LookedForReader(Some(farewell)));
-            events.push(Event::FoundFarewell(farewell));
+        for kind in [CloseKind::Closed, CloseKind::Dropped] {
+            events.push(Event::LookedForReader(Some(kind)));
+            events.push(Event::FoundClose(kind));
         }
         for half in HALVES {
-            events.extend([Event::Closed(half), Event::Farewell(half)]);
+            events.extend([Event::Closed(half), Event::AnnouncingClose(half)]);
         }
         events
     }
@@ -339,8 +339,8 @@ mod tests {
     fn what_a_half_said_stays() {
         for_all(|state, event, step| {
             for half in HALVES {
-                if let Some(reason) = state.said(half) {
-                    assert_eq!(step.next.said(half), Some(reason), "{half:?}: {event:?}");
+                if let Some(reason) = state.told(half) {
+                    assert_eq!(step.next.told(half), Some(reason), "{half:?}: {event:?}");
                 }
                 if let Some(reason) = state.reason(half) {
                     assert_eq!(step.next.reason(half), Some(reason), "{half:?}: {event:?}");
@@ -354,9 +354,9 @@ mod tests {
         for_all(|state, event, step| {
             assert_eq!(step.next.word() & state.word(), state.word(), "{event:?}");
             let next = step.next;
-            assert_eq!(next.is_receiving_over(), next.said(Half::Receiving).is_some());
-            let asks = next.said(Half::Sending).is_some() || next.is_hung_up();
-            assert_eq!(next.is_posting_over(), asks);
+            assert_eq!(next.has_receiving_ended(), next.told(Half::Receiving).is_some());
+            let asks = next.told(Half::Sending).is_some() || next.is_hung_up();
+            assert_eq!(next.posts_may_fail(), asks);
         });
     }
 
@@ -365,10 +365,10 @@ mod tests {
         for_all(|state, _, _| {
             let next = state.on(Event::Corrupted).next;
             for half in HALVES {
-                let mut first = HALVES.iter().filter_map(|half| state.said(*half));
+                let mut first = HALVES.iter().filter_map(|half| state.told(*half));
                 let first = first.find(|reason| *reason != Reason::Local);
                 let reason = state.reason(half).or(first).unwrap_or(Reason::Corrupt);
-                assert_eq!(next.said(half), Some(reason), "{state:?}");
+                assert_eq!(next.told(half), Some(reason), "{state:?}");
             }
         });
     }
@@ -378,14 +378,14 @@ mod tests {
         for_all(|state, _, _| {
             for half in HALVES {
                 let next = state.on(Event::Closed(half)).next;
-                let given = state.said(half.other()).filter(|given| *given != Reason::Local);
+                let given = state.told(half.other()).filter(|given| *given != Reason::Local);
                 let expected = state.reason(half).or(given).unwrap_or(Reason::Local);
                 assert_eq!(next.reason(half), Some(expected), "{state:?}");
                 // Receiving drains first.
-                assert_eq!(next.is_receiving_over(), state.is_receiving_over());
+                assert_eq!(next.has_receiving_ended(), state.has_receiving_ended());
                 let drained = next.on(Event::Drained { after_hang_up: false }).next;
                 if half == Half::Receiving {
-                    assert_eq!(drained.said(half), Some(expected), "{state:?}");
+                    assert_eq!(drained.told(half), Some(expected), "{state:?}");
                 }
             }
         });
@@ -394,9 +394,9 @@ mod tests {
     #[test]
     fn receiving_ends_only_where_nothing_more_can_be_read() {
         for_all(|state, event, step| {
-            if !state.is_receiving_over() && step.next.is_receiving_over() {
+            if !state.has_receiving_ended() && step.next.has_receiving_ended() {
                 let is_last = match event {
-                    Event::FoundFarewell(_) | Event::Corrupted => true,
+                    Event::FoundClose(_) | Event::Corrupted => true,
                     Event::Drained { after_hang_up } => {
                         let is_closed = state.is_closed_here(Half::Receiving);
                         is_closed || (after_hang_up && state.is_hung_up())
@@ -412,7 +412,7 @@ mod tests {
     fn a_death_or_corruption_that_one_half_has_told_is_what_the_other_one_tells() {
         for_all(|state, event, step| {
             for half in HALVES {
-                let told = state.said(half);
+                let told = state.told(half);
                 let ends_both = matches!(told, Some(Reason::PeerDied | Reason::Corrupt));
                 let other = half.other();
                 if ends_both && state.reason(other).is_none() && step.next.reason(other).is_some() {
@@ -423,36 +423,35 @@ mod tests {
     }
 
     #[test]
-    fn the_farewell_of_a_whole_peer_is_one_reason_in_either_order() {
-        for farewell in [Farewell::Closed, Farewell::Dropped] {
-            let (posts, reads) =
-                (Event::LookedForReader(Some(farewell)), Event::FoundFarewell(farewell));
+    fn the_close_of_a_whole_peer_is_one_reason_in_either_order() {
+        for kind in [CloseKind::Closed, CloseKind::Dropped] {
+            let (posts, reads) = (Event::LookedForReader(Some(kind)), Event::FoundClose(kind));
             let looks = Event::LookedForReader(None);
             let drains = Event::Drained { after_hang_up: true };
             for order in [[posts, reads], [reads, posts], [posts, drains], [reads, looks]] {
                 let start = State::OPEN.on(Event::HungUp).next;
                 let end = order.into_iter().fold(start, |state, event| state.on(event).next);
-                let said = HALVES.map(|half| end.said(half));
+                let said = HALVES.map(|half| end.told(half));
                 assert!(said[0].is_some() && said[0] == said[1], "{order:?}: {said:?}");
             }
         }
     }
 
     #[test]
-    fn a_half_says_farewell_once_and_never_after_it_moved() {
+    fn a_half_announces_its_close_once_and_never_after_it_moved() {
         for_all(|state, event, step| {
-            if let Event::Farewell(half) = event {
-                assert_eq!(step.says_farewell, state.word() & half.left() == 0);
-                assert!(!step.next.on(event).says_farewell);
+            if let Event::AnnouncingClose(half) = event {
+                assert_eq!(step.announces_close, state.word() & half.announced() == 0);
+                assert!(!step.next.on(event).announces_close);
             } else {
-                assert!(!step.says_farewell);
+                assert!(!step.announces_close);
             }
             let moved = step.next.on(Event::Moved).next;
             for half in HALVES {
-                assert!(!moved.on(Event::Farewell(half)).says_farewell);
+                assert!(!moved.on(Event::AnnouncingClose(half)).announces_close);
                 assert!(moved.is_closed_here(half));
             }
-            assert!(!moved.on(Event::Abandoned).sweeps && !moved.on(Event::Telling).sweeps);
+            assert!(!moved.on(Event::StoppedReceiving).sweeps && !moved.on(Event::Telling).sweeps);
         });
     }
 
@@ -460,8 +459,8 @@ mod tests {
     fn the_attachment_socket_is_swept_once_when_receiving_has_ended() {
         for_all(|state, event, step| {
             match event {
-                Event::Telling => assert!(!step.sweeps || state.is_receiving_over()),
-                Event::Abandoned => assert_eq!(step.sweeps, state.word() & MOVED == 0),
+                Event::Telling => assert!(!step.sweeps || state.has_receiving_ended()),
+                Event::StoppedReceiving => assert_eq!(step.sweeps, state.word() & MOVED == 0),
                 _ => assert!(!step.sweeps),
             }
             assert!(!step.next.on(Event::Telling).next.on(Event::Telling).sweeps);

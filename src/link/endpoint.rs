@@ -13,7 +13,7 @@ use crate::ring::memory::Memory;
 use crate::ring::notifier::{self, Sleep, Wake};
 use crate::sync::{AtomicU32, Site};
 use crate::wire::frame::TransferPolicy;
-use crate::wire::record::Farewell;
+use crate::wire::record::CloseKind;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::atomic::{self, AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
@@ -28,7 +28,7 @@ pub(crate) struct Endpoint {
     side: usize,
     epoch: u64,
     doorbell: Socket,
-    attachments: Socket,
+    attachment_socket: Socket,
     /// What came through this end and waits to be closed.
     account: Arc<Account>,
     trusted: AtomicBool,
@@ -43,7 +43,7 @@ pub(crate) struct Endpoint {
     /// What the peer wrote, where that is the reason.
     corruption: Mutex<Option<Corruption>>,
     /// Who held the other end when the two connected by name.
-    met: OnceLock<PeerCredentials>,
+    peer_credentials: OnceLock<PeerCredentials>,
 }
 
 /// The process at the other end, as the kernel identifies it.
@@ -65,7 +65,7 @@ pub struct PeerCredentials {
 /// The sockets of one end.
 pub(crate) struct Sockets {
     pub doorbell: Socket,
-    pub attachments: Socket,
+    pub attachment_socket: Socket,
 }
 
 impl Endpoint {
@@ -76,13 +76,13 @@ impl Endpoint {
         policy: TransferPolicy,
         sockets: Sockets,
     ) -> Endpoint {
-        let Sockets { doorbell, attachments } = sockets;
+        let Sockets { doorbell, attachment_socket } = sockets;
         Endpoint {
             region,
             side,
             epoch,
             doorbell,
-            attachments,
+            attachment_socket,
             account: Arc::default(),
             trusted: AtomicBool::new(false),
             refuses_transfers: AtomicBool::new(policy.here_refuses),
@@ -90,7 +90,7 @@ impl Endpoint {
             owes_ring: AtomicBool::new(false),
             state: atomic::AtomicU32::new(State::OPEN.word()),
             corruption: Mutex::new(None),
-            met: OnceLock::new(),
+            peer_credentials: OnceLock::new(),
         }
     }
 
@@ -101,19 +101,19 @@ impl Endpoint {
     /// The thread that closes them has a duplicate of the socket. If no descriptor is free for
     /// that, they are closed together with this end.
     pub(crate) fn discard_packets(&self) {
-        if !self.attachments.refuses_descriptors
+        if !self.attachment_socket.refuses_descriptors
             && !self.account.is_drained_soon()
-            && socket::holds_something(self.attachments(), self.is_honest())
-            && let Ok(duplicate) = self.attachments().try_clone_to_owned()
+            && socket::holds_something(self.attachment_socket(), self.is_honest())
+            && let Ok(duplicate) = self.attachment_socket().try_clone_to_owned()
         {
             reaper::drain_later(duplicate, &self.account);
         }
     }
 
     /// The same once this end receives no more: the peer's next packet is refused.
-    pub(crate) fn abandon_packets(&self) {
-        if self.learn(Event::Abandoned).sweeps {
-            socket::stop_receiving(self.attachments());
+    pub(crate) fn stop_packets(&self) {
+        if self.learn(Event::StoppedReceiving).sweeps {
+            socket::stop_receiving(self.attachment_socket());
             self.discard_packets();
         }
     }
@@ -130,12 +130,12 @@ impl Endpoint {
     }
 
     /// Remembers the process that this end has met.
-    pub(crate) fn has_met(&self, peer: PeerCredentials) {
-        let _ = self.met.set(peer);
+    pub(crate) fn set_peer_credentials(&self, peer: PeerCredentials) {
+        let _ = self.peer_credentials.set(peer);
     }
 
-    pub(crate) fn met(&self) -> Option<PeerCredentials> {
-        self.met.get().copied()
+    pub(crate) fn peer_credentials(&self) -> Option<PeerCredentials> {
+        self.peer_credentials.get().copied()
     }
 
     /// The lane that this end produces: 0 for side 0.
@@ -162,13 +162,13 @@ impl Endpoint {
     }
 
     /// The socket on which packets with descriptors travel.
-    pub(crate) fn attachments(&self) -> BorrowedFd<'_> {
-        self.attachments.as_fd()
+    pub(crate) fn attachment_socket(&self) -> BorrowedFd<'_> {
+        self.attachment_socket.as_fd()
     }
 
     /// What has to travel for this end to move, in the order of the capsule's descriptors.
     pub(crate) fn descriptors(&self) -> [BorrowedFd<'_>; 3] {
-        [self.region.memfd(), self.doorbell.as_fd(), self.attachments.as_fd()]
+        [self.region.memfd(), self.doorbell.as_fd(), self.attachment_socket.as_fd()]
     }
 
     #[inline]
@@ -238,8 +238,8 @@ impl Endpoint {
     }
 
     /// Why calls of a half fail, if they do, as far as it was reported before.
-    pub(crate) fn said(&self, half: Half) -> Option<CloseReason> {
-        self.state().said(half).map(|reason| self.in_words(reason))
+    pub(crate) fn told(&self, half: Half) -> Option<CloseReason> {
+        self.state().told(half).map(|reason| self.in_words(reason))
     }
 
     /// Why calls of a half fail, or will fail once its queue is empty.
@@ -253,18 +253,18 @@ impl Endpoint {
     pub(crate) fn find_posting_end(&self) -> Option<CloseReason> {
         // First ask the kernel: a peer that closed normally said so before its sockets closed.
         // Perhaps another thread has asked, so this one asks as well, once.
-        if self.state().is_hung_up() && self.said(Half::Sending).is_none() {
+        if self.state().is_hung_up() && self.told(Half::Sending).is_none() {
             self.ask_hang_up_again();
         }
         let memory = self.region.lane(self.outgoing());
         // Relaxed: it publishes nothing; after a hang-up the system call orders.
-        let farewell = match memory.lane().sleepers.reader_gone.load(Ordering::Relaxed) {
+        let kind = match memory.lane().sleepers.reader_gone.load(Ordering::Relaxed) {
             0 => None,
-            1 => Some(Farewell::Closed),
-            _ => Some(Farewell::Dropped),
+            1 => Some(CloseKind::Closed),
+            _ => Some(CloseKind::Dropped),
         };
-        let _ = self.learn(Event::LookedForReader(farewell));
-        self.said(Half::Sending)
+        let _ = self.learn(Event::LookedForReader(kind));
+        self.told(Half::Sending)
     }
 
     fn in_words(&self, reason: Reason) -> CloseReason {
@@ -297,14 +297,14 @@ impl Endpoint {
     /// Drains the doorbell, and learns whether the peer is gone.
     pub(crate) fn drain_doorbell(&self, to: DrainTo) -> bool {
         self.ring_again();
-        self.note(self.silence(to) == Drained::HungUp) || self.state().is_hung_up()
+        self.note(self.drain(to) == Drained::HungUp) || self.state().is_hung_up()
     }
 
     /// Drains the doorbell for a sender that waits on its descriptor. Returns whether the receiving
     /// half has to be woken, as that ring may have been for it. Usually one system call.
     #[cfg(any(feature = "tokio", feature = "async-io"))]
-    pub(crate) fn silence_doorbell(&self) -> bool {
-        let drained = self.silence(DrainTo::Silence);
+    pub(crate) fn drain_doorbell_for_sender(&self) -> bool {
+        let drained = self.drain(DrainTo::Silence);
         self.note(drained == Drained::HungUp);
         drained != Drained::Silent
     }
@@ -313,7 +313,7 @@ impl Endpoint {
     #[inline]
     pub(crate) fn wake(&self, wake: Wake, memory: &Memory, sleeper: Sleeper) {
         match wake {
-            Wake::Nobody => {}
+            Wake::NoSleeper => {}
             Wake::Doorbell => self.ring(memory, sleeper),
             Wake::Futex => futex::wake(sleeper.flag(memory)),
         }
@@ -391,7 +391,7 @@ impl Endpoint {
         futex::wake(word);
     }
 
-    fn silence(&self, to: DrainTo) -> Drained {
+    fn drain(&self, to: DrainTo) -> Drained {
         match self.doorbell.refuses_descriptors {
             true => socket::drain(self.doorbell.as_fd(), to),
             false => socket::drain_all(self.doorbell.as_fd(), &self.account, to),
@@ -409,7 +409,7 @@ impl Endpoint {
 impl Drop for Endpoint {
     fn drop(&mut self) {
         let (is_honest, has_moved) = (self.is_honest(), self.state().has_moved());
-        for socket in [&mut self.doorbell, &mut self.attachments] {
+        for socket in [&mut self.doorbell, &mut self.attachment_socket] {
             (socket.is_honest, socket.has_moved) = (is_honest, has_moved);
         }
     }

@@ -3,7 +3,7 @@
 pub(crate) mod memory;
 
 use crate::link::region::Region;
-use crate::link::transfer::{self, Parts};
+use crate::link::transfer::{self, PortParts};
 use crate::os::reaper::Foreign;
 use crate::os::socket;
 use crate::wire::frame::{CAPSULE_LEN, Capsule, Place, TransferPolicy};
@@ -33,15 +33,17 @@ pub fn attach_region(data: &[u8]) {
     }
     drop(region);
     let (doorbell, _peers_doorbell) = socket::stream_pair().expect("sockets are left");
-    let (attachments, _peers_attachments) = socket::packet_pair().expect("sockets are left");
-    let parts =
-        Parts::new(capsule, [memfd, doorbell, attachments].map(|fd| Foreign::new(fd, None)));
+    let (attachment_socket, _peers_attachments) = socket::packet_pair().expect("sockets are left");
+    let parts = PortParts::new(
+        capsule,
+        [memfd, doorbell, attachment_socket].map(|fd| Foreign::new(fd, None)),
+    );
     let Ok((mut sending, mut receiving)) = transfer::unpack(parts, false) else { return };
     for _ in 0..64 {
         match receiving.poll() {
             Ok(Some(payload)) => {
                 assert!(payload.bytes().len() as u64 <= LIMIT);
-                receiving.give_back(payload.ticket());
+                receiving.give_back(payload.handle());
             }
             Ok(None) => break,
             Err(_) => break,
@@ -67,7 +69,7 @@ fn honest_capsule() -> Capsule {
         packets: 0,
         policy: TransferPolicy::default(),
         is_trusted: false,
-        left: [0; MAX_SEGMENTS],
+        vacated_at: [0; MAX_SEGMENTS],
     }
 }
 

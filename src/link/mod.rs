@@ -4,17 +4,17 @@
 //! turns the kernel's word on the peer's death into an end that comes after the last message.
 
 pub(crate) mod archive;
+pub(crate) mod attachment;
 pub(crate) mod buffer;
-pub(crate) mod cargo;
 pub(crate) mod end;
 pub(crate) mod endpoint;
 #[cfg(any(test, fuzzing))]
 pub(crate) mod fuzzing;
+pub(crate) mod in_use;
 pub(crate) mod payload;
 pub(crate) mod pool;
+pub(crate) mod prefault;
 pub(crate) mod receiving;
 pub(crate) mod region;
 pub(crate) mod sending;
-pub(crate) mod slots;
-pub(crate) mod supply;
 pub(crate) mod transfer;

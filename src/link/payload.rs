@@ -300,16 +300,16 @@ pub(crate) fn remove_free(
     if bytes.is_empty() {
         return Ok(0);
     }
-    // SAFETY: `supply` passes bytes of segments that the consumer has left for good, and of the one
-    // that a drained producer has left, without the jump. While a loan is open no other code can
-    // use its half (`Sender::lending`), and posting it ends the loan first.
+    // SAFETY: `prefault` passes bytes of segments that the consumer has left for good, and of the
+    // one that a drained producer has left, without the jump. While a loan is open no other code
+    // can use its half (`Sender::lending`), and posting it ends the loan first.
     unsafe { region.remove(lane, bytes) }
 }
 
-/// A message that was taken out: where its bytes are, until `ticket` is given back.
+/// A message that was taken out: where its bytes are, until `handle` is given back.
 ///
 /// INVARIANT (payload): `len` bytes from `start` are initialised, and are not written before the
-/// ticket is given back: they are a private copy in a slot of the pool; or they lie in the ring of
+/// handle is given back: they are a private copy in a slot of the slab; or they lie in the ring of
 /// a trusted peer, not released yet. The holder of this value keeps the half that it came from
 /// alive.
 #[derive(Debug)]
@@ -318,27 +318,27 @@ pub(crate) struct Payload {
     /// Length, format and kind in one word. A field with spare values would hold the tag of the
     /// results that carry this, and each move of such a result stalls.
     traits: u64,
-    ticket: u64,
+    handle: u64,
 }
 
-/// What a ticket belongs to.
+/// What a handle belongs to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Ticket {
-    /// A slot of the pool, with a private copy.
-    Slot(u64),
+pub(crate) enum PayloadHandle {
+    /// A slot of the slab, with a private copy.
+    Copy(u64),
     /// A message that is lent in place.
     Lent(u64),
 }
 
 impl Payload {
-    /// Copies a record's payload out of the area, once, into `blocks`, which the pool keeps
-    /// unchanged until `ticket` comes back. `None` if they are too few.
+    /// Copies a record's payload out of the area, once, into `blocks`, which the slab keeps
+    /// unchanged until `handle` comes back. `None` if they are too few.
     #[inline(always)]
     pub(crate) fn copied(
         memory: &Memory,
         record: &Record,
         blocks: &mut Vec<Block>,
-        ticket: u64,
+        handle: u64,
     ) -> Option<Payload> {
         let count = (record.len as usize).div_ceil(size_of::<Block>());
         if count > blocks.capacity() {
@@ -350,27 +350,27 @@ impl Payload {
         // SAFETY: the source was just checked, and starts at a multiple of 16; there is room for
         // `count` blocks, which no other code has.
         unsafe { copy_out(from, start, count) };
-        Some(Payload { start, traits: traits_of(record) | IS_COPY, ticket })
+        Some(Payload { start, traits: traits_of(record) | IS_COPY, handle })
     }
 
-    /// A payload that [`copy_further`] has copied out in full. The pool keeps `blocks` as they are
-    /// until `ticket` comes back.
-    pub(crate) fn of_copy(record: &Record, blocks: &mut Vec<Block>, ticket: u64) -> Payload {
+    /// A payload that [`copy_further`] has copied out in full. The slab keeps `blocks` as they are
+    /// until `handle` comes back.
+    pub(crate) fn of_copy(record: &Record, blocks: &mut Vec<Block>, handle: u64) -> Payload {
         let count = (record.len as usize).div_ceil(size_of::<Block>());
         assert_eq!(blocks.len(), count, "the copy of another payload, or a part of one");
         Payload {
             start: NonNull::from(blocks.as_mut_slice()).cast(),
             traits: traits_of(record) | IS_COPY,
-            ticket,
+            handle,
         }
     }
 
-    /// A record's payload in the ring of a trusted peer, released when `ticket` is given back.
+    /// A record's payload in the ring of a trusted peer, released when `handle` is given back.
     #[inline(always)]
-    pub(crate) fn in_ring(memory: &Memory, record: &Record, ticket: u64) -> Payload {
+    pub(crate) fn in_ring(memory: &Memory, record: &Record, handle: u64) -> Payload {
         let start = memory.bytes(record.payload_offset, u64::from(record.len));
         wide::prefetch(start, record.len as usize);
-        Payload { start, traits: traits_of(record), ticket }
+        Payload { start, traits: traits_of(record), handle }
     }
 
     /// What the bytes are.
@@ -385,11 +385,11 @@ impl Payload {
 
     /// What to give back once the bytes are not needed any more.
     #[inline(always)]
-    pub(crate) fn ticket(&self) -> Ticket {
+    pub(crate) fn handle(&self) -> PayloadHandle {
         if self.traits & IS_COPY != 0 {
-            Ticket::Slot(self.ticket)
+            PayloadHandle::Copy(self.handle)
         } else {
-            Ticket::Lent(self.ticket)
+            PayloadHandle::Lent(self.handle)
         }
     }
 

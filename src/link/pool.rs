@@ -85,7 +85,7 @@ impl PoolMemory {
 
     fn free(&self, slot: u32) {
         handover::return_slot(self.freed(slot));
-        if notifier::look(self.waiting(), Site::FenceBeforeLook) != Wake::Nobody {
+        if notifier::look(self.waiting(), Site::FenceBeforeLook) != Wake::NoSleeper {
             futex::wake(self.waiting());
         }
     }
@@ -328,7 +328,7 @@ impl PooledBuffer {
     }
 
     /// It was handed over: the peer owns it now.
-    pub(crate) fn forget(self) {
+    pub(crate) fn mark_moved(self) {
         let mut this = std::mem::ManuallyDrop::new(self);
         // SAFETY: the value is not dropped, and is not used again.
         unsafe { std::ptr::drop_in_place(&raw mut this.memory) };

@@ -1,23 +1,23 @@
 //! The receiving half of one end: looks, copies out or lends, releases, wakes the sender.
 
+pub(crate) mod chunks;
 mod moved;
-pub(crate) mod parts;
 #[cfg(test)]
 mod tests;
 
 use crate::error::{CloseReason, Corruption, RecvError, SystemError};
-use crate::link::cargo::Parcel;
+use crate::link::attachment::Attachments;
 use crate::link::end::{Event, Half};
 use crate::link::endpoint::{Endpoint, Sleeper};
-use crate::link::payload::{Block, Payload, Ticket};
+use crate::link::in_use::{CopySlab, LentRecords};
+use crate::link::payload::{Block, Payload, PayloadHandle};
 use crate::link::pool::PeerPool;
-use crate::link::receiving::parts::{Polled, Unfinished};
-use crate::link::slots::{Lent, Slots};
+use crate::link::receiving::chunks::{Polled, Unfinished};
 use crate::os::socket::DrainTo;
 use crate::ring::consumer::{Consumer, Peek, Record};
 use crate::ring::cursor::Cursor;
 use crate::ring::notifier::{Sleep, Wait, Wake};
-use crate::wire::record::{Beside, Farewell, record_len};
+use crate::wire::record::{Attached, CloseKind, record_len};
 use std::hint;
 use std::os::fd::BorrowedFd;
 use std::sync::Arc;
@@ -27,17 +27,17 @@ use std::time::{Duration, Instant};
 pub(crate) struct Receiving {
     end: Arc<Endpoint>,
     consumer: Consumer,
-    slots: Slots,
-    lent: Lent,
+    copies: CopySlab,
+    lent: LentRecords,
     /// How the doorbell's descriptor is watched while the lane is empty, if it is watched.
     watched: Option<DrainTo>,
     /// Whether the doorbell was drained, which may have rung for the other half.
-    silenced: bool,
+    drained: bool,
     /// Looks that found nothing, and when the kernel was last asked about the peer.
     empty_looks: u32,
     asked: Instant,
-    /// The transferables of the messages that are alive, by ticket.
-    parcels: Vec<(Ticket, Parcel)>,
+    /// The transferables of the messages that are alive, by handle.
+    attachments: Vec<(PayloadHandle, Attachments)>,
     /// The peer's pools, by their numbers; none, if the peer is not trusted.
     pools: Vec<(u32, Arc<PeerPool>)>,
     /// Pools since the last message.
@@ -61,12 +61,12 @@ enum Next {
     Nothing,
     /// A message, for which there is memory.
     Message(Record),
-    /// A long message, of which a part was copied.
+    /// A long message, of which a chunk was copied.
     Unfinished,
 }
 
 /// The result of a poll that left the fast path.
-struct Thought {
+struct SlowPoll {
     polled: Polled<Payload>,
     failure: Option<Box<RecvError>>,
 }
@@ -78,13 +78,13 @@ impl Receiving {
         Receiving {
             end,
             consumer,
-            slots: Slots::default(),
-            lent: Lent::default(),
+            copies: CopySlab::default(),
+            lent: LentRecords::default(),
             watched: None,
-            silenced: false,
+            drained: false,
             empty_looks: 0,
             asked: Instant::now(),
-            parcels: Vec::new(),
+            attachments: Vec::new(),
             pools: Vec::new(),
             pools_in_a_row: 0,
             short_since: None,
@@ -104,13 +104,13 @@ impl Receiving {
     /// in memory on the fast path too.
     #[inline(always)]
     pub(crate) fn poll(&mut self) -> Result<Option<Payload>, Box<RecvError>> {
-        match self.take_at_once() {
+        match self.poll_fast() {
             Some(payload) => Ok(Some(payload)),
             None if self.is_still_empty() => Ok(None),
-            None => match self.poll_with_thought(usize::MAX) {
-                Thought { failure: Some(failure), .. } => Err(failure),
-                Thought { polled: Polled::Message(payload), .. } => Ok(Some(payload)),
-                Thought { .. } => Ok(None),
+            None => match self.poll_slow(usize::MAX) {
+                SlowPoll { failure: Some(failure), .. } => Err(failure),
+                SlowPoll { polled: Polled::Message(payload), .. } => Ok(Some(payload)),
+                SlowPoll { .. } => Ok(None),
             },
         }
     }
@@ -141,21 +141,21 @@ impl Receiving {
     /// Slow path of `poll`.
     #[cold]
     #[inline(never)]
-    fn poll_with_thought(&mut self, part: usize) -> Thought {
-        match self.settle_and_take(part) {
-            Ok(polled) => Thought { polled, failure: None },
+    fn poll_slow(&mut self, chunk: usize) -> SlowPoll {
+        match self.settle_and_take(chunk) {
+            Ok(polled) => SlowPoll { polled, failure: None },
             Err(error) => {
                 if matches!(error, RecvError::Closed { .. }) {
                     self.unfinished = None;
                 }
-                Thought { polled: Polled::Nothing, failure: Some(Box::new(error)) }
+                SlowPoll { polled: Polled::Nothing, failure: Some(Box::new(error)) }
             }
         }
     }
 
-    fn settle_and_take(&mut self, part: usize) -> Result<Polled<Payload>, RecvError> {
+    fn settle_and_take(&mut self, chunk: usize) -> Result<Polled<Payload>, RecvError> {
         self.waits_for_reaper = false;
-        match self.settle(part)? {
+        match self.settle(chunk)? {
             Next::Message(record) => Ok(match self.take_settled(&record)? {
                 Some(payload) => Polled::Message(payload),
                 None => Polled::Nothing,
@@ -166,8 +166,8 @@ impl Receiving {
     }
 
     fn take_settled(&mut self, record: &Record) -> Result<Option<Payload>, RecvError> {
-        match record.beside {
-            Beside::Nothing => Ok(self.take_slowly(record)),
+        match record.attached {
+            Attached::Nothing => Ok(self.take_slow(record)),
             _ => self.take_attached(record),
         }
     }
@@ -180,11 +180,11 @@ impl Receiving {
 
     /// Whether the next record is a message, and not the end or a pool.
     pub(crate) fn has_message(&mut self) -> bool {
-        if self.end.state().is_receiving_over() {
+        if self.end.state().has_receiving_ended() {
             return false;
         }
         match self.consumer.peek() {
-            Ok(Peek::Message(record)) => !matches!(record.beside, Beside::Pool { .. }),
+            Ok(Peek::Message(record)) => !matches!(record.attached, Attached::Pool { .. }),
             Ok(Peek::Empty) => {
                 self.release_controls();
                 false
@@ -199,18 +199,18 @@ impl Receiving {
         let record = loop {
             match self.look()? {
                 Peek::Message(record) => break record,
-                Peek::Closed(farewell) => return Err(self.ended_by(Event::FoundFarewell(farewell))),
+                Peek::Closed(kind) => return Err(self.ended_by(Event::FoundClose(kind))),
                 Peek::Empty if self.found_nothing()? == Wait::Sleep => return Ok(false),
                 Peek::Empty => {}
             }
         };
-        match record.beside {
-            Beside::Nothing => {}
-            Beside::Packet { descriptors, sequence } => {
+        match record.attached {
+            Attached::Nothing => {}
+            Attached::Packet { descriptors, sequence } => {
                 self.discard_packet(descriptors, sequence)?;
             }
-            Beside::Pooled { pool, slot } => drop(self.pooled(pool, slot)?),
-            Beside::Pool { .. } => unreachable!("taken in"),
+            Attached::Pooled { pool, slot } => drop(self.pooled(pool, slot)?),
+            Attached::Pool { .. } => unreachable!("taken in"),
         }
         self.pools_in_a_row = 0;
         self.unfinished = None;
@@ -222,8 +222,8 @@ impl Receiving {
     /// Whether the doorbell was drained since the last call: a sending half that waits for the same
     /// doorbell then has to look again.
     #[cfg(any(feature = "tokio", feature = "async-io"))]
-    pub(crate) fn has_silenced(&mut self) -> bool {
-        std::mem::take(&mut self.silenced)
+    pub(crate) fn has_drained(&mut self) -> bool {
+        std::mem::take(&mut self.drained)
     }
 
     /// Drains the doorbell, arms the flag and looks again: the order that loses nothing.
@@ -231,7 +231,7 @@ impl Receiving {
         self.map_pools();
         // The kernel is asked before the last look: a message committed before the death is seen.
         let hung_up = self.end.drain_doorbell(self.watched.unwrap_or(DrainTo::Silence));
-        self.silenced = true;
+        self.drained = true;
         match self.consumer.prepare_wait(Sleep::Doorbell) {
             Ok(Wait::Ready) => Ok(Wait::Ready),
             Ok(Wait::Sleep) if hung_up => {
@@ -260,8 +260,8 @@ impl Receiving {
     ///
     /// A watcher outside this crate may be edge-triggered (`EPOLLET`, mio, a poll of io_uring):
     /// then `to` is [`DrainTo::TheEnd`], and a look that finds nothing has emptied the socket.
-    pub(crate) fn announce_by_doorbell(&mut self, to: DrainTo) {
-        if self.watched.is_none() && !self.end.state().is_receiving_over() {
+    pub(crate) fn arm_doorbell(&mut self, to: DrainTo) {
+        if self.watched.is_none() && !self.end.state().has_receiving_ended() {
             // The next look finds the same again.
             let _ = self.consumer.prepare_wait(Sleep::Doorbell);
         }
@@ -272,10 +272,10 @@ impl Receiving {
 
     /// Takes a message's memory back, and releases its bytes if they were in the ring.
     #[inline]
-    pub(crate) fn give_back(&mut self, ticket: Ticket) {
-        let free = match ticket {
-            Ticket::Slot(number) => return self.slots.put(number),
-            Ticket::Lent(number) => self.lent.give_back(number),
+    pub(crate) fn give_back(&mut self, handle: PayloadHandle) {
+        let free = match handle {
+            PayloadHandle::Copy(number) => return self.copies.put(number),
+            PayloadHandle::Lent(number) => self.lent.give_back(number),
         };
         if !self.has_lent() {
             // Control records that were passed meanwhile are released as well.
@@ -287,31 +287,31 @@ impl Receiving {
 
     /// Takes the memory of a message that is a private copy. `None` for one that is lent in the
     /// ring.
-    pub(crate) fn take_memory(&mut self, ticket: Ticket) -> Option<Vec<Block>> {
-        match ticket {
-            Ticket::Slot(number) => Some(self.slots.take_memory(number)),
-            Ticket::Lent(_) => None,
+    pub(crate) fn take_memory(&mut self, handle: PayloadHandle) -> Option<Vec<Block>> {
+        match handle {
+            PayloadHandle::Copy(number) => Some(self.copies.take_memory(number)),
+            PayloadHandle::Lent(_) => None,
         }
     }
 
     /// Announces that this end reads no more: the peer's posts fail from now on. What is in the
     /// queue can still be received.
-    pub(crate) fn leave(&mut self, farewell: Farewell) {
+    pub(crate) fn close(&mut self, kind: CloseKind) {
         let _ = self.end.learn(Event::Closed(Half::Receiving));
-        if self.end.learn(Event::Farewell(Half::Receiving)).says_farewell {
-            let wake = self.consumer.leave(farewell);
+        if self.end.learn(Event::AnnouncingClose(Half::Receiving)).announces_close {
+            let wake = self.consumer.close(kind);
             self.wake(wake);
         }
     }
 
     /// What is in the queue will not be read, while the other half may keep the sockets: closes the
     /// transferables of unread messages now.
-    pub(crate) fn abandon_queue(&mut self) {
-        self.end.abandon_packets();
+    pub(crate) fn close_unread(&mut self) {
+        self.end.stop_packets();
     }
 
     /// Marks this half as moved: it announces no close.
-    pub(crate) fn forget(&mut self) {
+    pub(crate) fn mark_moved(&mut self) {
         let _ = self.end.learn(Event::Moved);
     }
 
@@ -322,11 +322,11 @@ impl Receiving {
             return known;
         }
         let hung_up = self.end.ask_hang_up();
-        if let Ok(Peek::Closed(farewell)) = self.consumer.peek() {
-            let _ = self.end.learn(Event::FoundFarewell(farewell));
+        if let Ok(Peek::Closed(kind)) = self.consumer.peek() {
+            let _ = self.end.learn(Event::FoundClose(kind));
         }
         // What is in the queue may still contain the reason.
-        self.end.said(Half::Receiving).or(hung_up.then_some(CloseReason::PeerDied))
+        self.end.told(Half::Receiving).or(hung_up.then_some(CloseReason::PeerDied))
     }
 
     /// Waits for the end without taking any message: prepares to sleep, past control records.
@@ -341,7 +341,7 @@ impl Receiving {
             match self.look()? {
                 Peek::Empty => self.release_taken(),
                 Peek::Message(_) => return Ok(Wait::Ready),
-                Peek::Closed(farewell) => return Err(self.ended_by(Event::FoundFarewell(farewell))),
+                Peek::Closed(kind) => return Err(self.ended_by(Event::FoundClose(kind))),
             }
         }
         Ok(Wait::Ready)
@@ -363,11 +363,11 @@ impl Receiving {
     /// Fast path: takes the next message if its record is plain, and there is memory for its copy.
     /// `None` says nothing more: `settle` does.
     #[inline(always)]
-    fn take_at_once(&mut self) -> Option<Payload> {
-        if self.end.state().is_receiving_over() {
+    fn poll_fast(&mut self) -> Option<Payload> {
+        if self.end.state().has_receiving_ended() {
             return None;
         }
-        let record = self.consumer.glance()?;
+        let record = self.consumer.peek_fast()?;
         self.take(&record)
     }
 
@@ -378,11 +378,11 @@ impl Receiving {
             self.consumer.take(record);
             (self.empty_looks, self.pools_in_a_row) = (0, 0);
             let start = record.end.wrapping_sub(record_len(u64::from(record.len)));
-            let ticket = self.lent.lend(start);
-            return Some(Payload::in_ring(self.consumer.memory(), record, ticket));
+            let handle = self.lent.lend(start);
+            return Some(Payload::in_ring(self.consumer.memory(), record, handle));
         }
-        let (ticket, blocks) = self.slots.next()?;
-        let payload = Payload::copied(self.consumer.memory(), record, blocks, ticket)?;
+        let (handle, blocks) = self.copies.next()?;
+        let payload = Payload::copied(self.consumer.memory(), record, blocks, handle)?;
         self.finish_copy(record);
         Some(payload)
     }
@@ -391,7 +391,7 @@ impl Receiving {
     #[inline(always)]
     fn finish_copy(&mut self, record: &Record) {
         (self.empty_looks, self.pools_in_a_row) = (0, 0);
-        self.slots.take_next();
+        self.copies.take_next();
         self.consumer.take(record);
         self.release(record.end);
     }
@@ -405,20 +405,20 @@ impl Receiving {
                 Err(corruption) => return Err(self.broken(corruption)),
             };
             let Peek::Message(record) = peek else { return Ok(peek) };
-            let Beside::Pool { sequence } = record.beside else { return Ok(peek) };
+            let Attached::Pool { sequence } = record.attached else { return Ok(peek) };
             self.take_pool(&record, sequence)?;
         }
     }
 
     /// Finds out what comes next on the slow path: passes control records, and makes room for a
-    /// copy, or copies in parts of `part` bytes if the message is longer.
+    /// copy, or copies in chunks of `chunk` bytes if the message is longer.
     #[cold]
-    fn settle(&mut self, part: usize) -> Result<Next, RecvError> {
+    fn settle(&mut self, chunk: usize) -> Result<Next, RecvError> {
         self.check_open()?;
         loop {
             match self.look()? {
-                Peek::Message(record) => return self.settle_message(record, part),
-                Peek::Closed(farewell) => return Err(self.ended_by(Event::FoundFarewell(farewell))),
+                Peek::Message(record) => return self.settle_message(record, chunk),
+                Peek::Closed(kind) => return Err(self.ended_by(Event::FoundClose(kind))),
                 Peek::Empty => {
                     if self.found_nothing()? == Wait::Sleep {
                         return Ok(Next::Nothing);
@@ -457,13 +457,13 @@ impl Receiving {
 
     fn broken(&mut self, corruption: Corruption) -> RecvError {
         self.end.mark_corrupt(corruption);
-        self.leave(Farewell::Closed);
+        self.close(CloseKind::Closed);
         self.ended()
     }
 
     /// An error if receiving has ended.
     fn check_open(&self) -> Result<(), RecvError> {
-        if self.end.state().is_receiving_over() { Err(self.ended()) } else { Ok(()) }
+        if self.end.state().has_receiving_ended() { Err(self.ended()) } else { Ok(()) }
     }
 
     /// The error of a half that has ended by `event`, or before.
@@ -477,7 +477,7 @@ impl Receiving {
         if self.end.learn(Event::Telling).sweeps {
             self.end.discard_packets();
         }
-        let reason = self.end.said(Half::Receiving).expect("receiving has ended");
+        let reason = self.end.told(Half::Receiving).expect("receiving has ended");
         RecvError::Closed { reason }
     }
 

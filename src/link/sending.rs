@@ -8,14 +8,14 @@ use crate::link::end::{Event, Half};
 use crate::link::endpoint::{Endpoint, Sleeper};
 use crate::link::payload::{self, Block, Post, Room};
 use crate::link::pool::PoolMemory;
-use crate::link::supply::Supply;
+use crate::link::prefault::Prefault;
 use crate::os::clock;
 use crate::ring::cursor::Cursor;
 use crate::ring::notifier::{Sleep, Wait, Wake};
 use crate::ring::producer::{Producer, Refusal};
 use crate::ring::route::Plan;
 use crate::wire::layout::MAX_SEGMENTS;
-use crate::wire::record::{Farewell, Format};
+use crate::wire::record::{CloseKind, Format};
 use pulse::Pulse;
 use rkyv::rancor;
 use rkyv::ser::allocator::Arena;
@@ -26,7 +26,7 @@ use std::time::Instant;
 pub(crate) struct Sending {
     end: Arc<Endpoint>,
     producer: Producer,
-    supply: Supply,
+    prefault: Prefault,
     arena: Arena,
     scratch: Vec<Block>,
     /// Payload bytes of the last typed message: a guess for the next one.
@@ -56,26 +56,26 @@ enum Place {
     /// Nowhere: it was posted.
     Nowhere,
     /// The contiguous place at the cursor.
-    Plain,
+    Contiguous,
     Planned(Plan),
 }
 
 impl Sending {
-    /// A sending half that continues at `cursor`, with segments left at `left`, after `packets`.
+    /// A sending half at `cursor`, with segments vacated at `vacated_at`, after `packets`.
     pub(crate) fn resume(
         end: Arc<Endpoint>,
         cursor: Cursor,
-        left: [u64; MAX_SEGMENTS],
+        vacated_at: [u64; MAX_SEGMENTS],
         packets: u64,
     ) -> Result<Sending, Corruption> {
         let lane = end.outgoing();
         let memory = end.region().lane(lane);
-        let mut producer = Producer::resume(memory, *end.region().geometry(), cursor, left)?;
+        let mut producer = Producer::resume(memory, *end.region().geometry(), cursor, vacated_at)?;
         producer.recheck_after(1);
         Ok(Sending {
             end,
             producer,
-            supply: Supply::new(lane),
+            prefault: Prefault::new(lane),
             arena: Arena::new(),
             scratch: Vec::new(),
             last_len: 0,
@@ -91,8 +91,8 @@ impl Sending {
     pub(crate) fn stage_value<T: Post>(&mut self, value: &T) -> Result<(), PostError> {
         let wish = self.wish();
         self.look_after_peer_if_due();
-        if !self.is_over()
-            && let Some(plan) = self.producer.plan_open_in_run(wish)
+        if !self.posts_may_fail()
+            && let Some(plan) = self.producer.plan_open_fast(wish)
         {
             let len = self.serialize(value, Some(&plan))?;
             if len <= plan.payload_room() {
@@ -102,25 +102,25 @@ impl Sending {
             }
             return self.stage_value_again(value, len);
         }
-        self.stage_value_with_thought(value)
+        self.stage_value_slow(value)
     }
 
     /// Fast path: serialises `value` into contiguous room, if all of it fits.
     #[inline(always)]
-    fn write_value_in_run<T: Post>(&mut self, value: &T) -> Result<Option<(Plan, u32)>, PostError> {
+    fn write_value_fast<T: Post>(&mut self, value: &T) -> Result<Option<(Plan, u32)>, PostError> {
         self.look_after_peer_if_due();
-        if self.is_over() {
+        if self.posts_may_fail() {
             return Ok(None);
         }
-        let Some(plan) = self.producer.plan_open_in_run(self.wish()) else { return Ok(None) };
+        let Some(plan) = self.producer.plan_open_fast(self.wish()) else { return Ok(None) };
         let len = self.serialize(value, Some(&plan))?;
         Ok((len <= plan.payload_room()).then_some((plan, len as u32)))
     }
 
     #[cold]
     #[inline(never)]
-    fn stage_value_with_thought<T: Post>(&mut self, value: &T) -> Result<(), PostError> {
-        let (plan, len) = self.write_value(value)?;
+    fn stage_value_slow<T: Post>(&mut self, value: &T) -> Result<(), PostError> {
+        let (plan, len) = self.write_value_slow(value)?;
         self.stage(plan, len, Format::Archive);
         Ok(())
     }
@@ -128,7 +128,7 @@ impl Sending {
     #[cold]
     #[inline(never)]
     fn stage_value_again<T: Post>(&mut self, value: &T, len: u64) -> Result<(), PostError> {
-        let begun = self.producer.plan_open_in_run(self.wish());
+        let begun = self.producer.plan_open_fast(self.wish());
         let written = self.write_value_again(value, len);
         let (plan, len) = written.inspect_err(|_| self.wipe(begun.as_ref()))?;
         self.stage(plan, len, Format::Archive);
@@ -143,7 +143,7 @@ impl Sending {
     }
 
     /// Serialises `value` into the place of its record; returns its plan and its length.
-    fn write_value<T: Post>(&mut self, value: &T) -> Result<(Plan, u32), PostError> {
+    fn write_value_slow<T: Post>(&mut self, value: &T) -> Result<(Plan, u32), PostError> {
         let wish = self.wish();
         self.check_open()?;
         let open = self.producer.plan_open(wish).map_err(|refusal| self.refused(refusal, wish))?;
@@ -194,12 +194,12 @@ impl Sending {
 
     /// Fast path: stages the bytes if they fit contiguously. Returns whether they did.
     #[inline(always)]
-    pub(crate) fn stage_in_run(&mut self, bytes: &[u8], format: Format) -> bool {
+    pub(crate) fn stage_bytes_fast(&mut self, bytes: &[u8], format: Format) -> bool {
         self.look_after_peer_if_due();
-        if self.is_over() {
+        if self.posts_may_fail() {
             return false;
         }
-        let Some(plan) = self.producer.plan_in_run(bytes.len() as u64) else { return false };
+        let Some(plan) = self.producer.plan_fast(bytes.len() as u64) else { return false };
         payload::fill(&self.producer, &plan, bytes);
         self.producer.stage(plan, bytes.len() as u32, format);
         true
@@ -219,19 +219,19 @@ impl Sending {
         self.commit();
         let in_place = self.end.is_trusted();
         self.look_after_peer_if_due();
-        if !self.is_over()
-            && let Some(plan) = self.producer.plan_in_run(len as u64)
+        if !self.posts_may_fail()
+            && let Some(plan) = self.producer.plan_fast(len as u64)
             && (in_place || len <= size_of_val(self.scratch.as_slice()))
         {
-            (self.reserved.place, self.reserved.in_place) = (Place::Plain, in_place);
+            (self.reserved.place, self.reserved.in_place) = (Place::Contiguous, in_place);
             return Ok(self.room(&plan, len));
         }
-        self.reserve_with_thought(len, in_place)
+        self.reserve_slow(len, in_place)
     }
 
     #[cold]
     #[inline(never)]
-    fn reserve_with_thought(&mut self, len: usize, in_place: bool) -> Result<Room, Box<PostError>> {
+    fn reserve_slow(&mut self, len: usize, in_place: bool) -> Result<Room, Box<PostError>> {
         self.check_open()?;
         let plan = self.plan(len as u64)?;
         if !in_place && len > size_of_val(self.scratch.as_slice()) {
@@ -262,12 +262,12 @@ impl Sending {
     /// Posts the first `len` bytes of the reserved room.
     #[inline(always)]
     pub(crate) fn post_reserved(&mut self, len: usize) {
-        if let Place::Plain = self.reserved.place {
+        if let Place::Contiguous = self.reserved.place {
             let plan = self.producer.plan_found_before(len as u64);
             self.copy_reserved(&plan, len);
             self.producer.stage(plan, len as u32, Format::Bytes);
         } else {
-            self.stage_reserved_with_thought(len);
+            self.stage_reserved_slow(len);
         }
         self.reserved.place = Place::Nowhere;
         self.commit();
@@ -282,7 +282,7 @@ impl Sending {
 
     #[cold]
     #[inline(never)]
-    fn stage_reserved_with_thought(&mut self, len: usize) {
+    fn stage_reserved_slow(&mut self, len: usize) {
         let Place::Planned(plan) = self.reserved.place else {
             unreachable!("a loan is posted once");
         };
@@ -328,16 +328,16 @@ impl Sending {
 
     /// Arms the flag for a wait that is not for room in the ring. The peer wakes this half at each
     /// of its releases.
-    pub(crate) fn raise_room_flag(&mut self) {
+    pub(crate) fn arm_room_flag(&mut self) {
         self.commit();
-        self.producer.raise_room_flag(Sleep::Futex);
+        self.producer.arm_room_flag(Sleep::Futex);
     }
 
     /// Arms the flag so that the peer rings the doorbell, for a sender that waits on it alone.
     #[cfg(any(feature = "tokio", feature = "async-io"))]
-    pub(crate) fn raise_doorbell_flag(&mut self) {
+    pub(crate) fn arm_room_doorbell(&mut self) {
         self.commit();
-        self.producer.raise_room_flag(Sleep::Doorbell);
+        self.producer.arm_room_flag(Sleep::Doorbell);
     }
 
     /// Sleeps as `prepare_wait` announced, for at most a slice of time. Returns for room, for an
@@ -351,16 +351,16 @@ impl Sending {
     }
 
     /// Announces that nothing more will be posted. Never waits; does nothing the second time.
-    pub(crate) fn close(&mut self, farewell: Farewell) {
+    pub(crate) fn close(&mut self, kind: CloseKind) {
         let _ = self.end.learn(Event::Closed(Half::Sending));
-        if !self.end.learn(Event::Farewell(Half::Sending)).says_farewell {
+        if !self.end.learn(Event::AnnouncingClose(Half::Sending)).announces_close {
             return;
         }
         // Without memory for the record the peer learns of the end by the hang-up alone, which
         // comes once the receiving half is dropped as well.
         let cursor = self.producer.cursor();
-        if self.supply.ensure_control(self.end.region(), cursor).is_ok() {
-            let wake = self.producer.close(farewell);
+        if self.prefault.ensure_control(self.end.region(), cursor).is_ok() {
+            let wake = self.producer.close(kind);
             self.wake(wake);
         } else {
             self.commit();
@@ -368,22 +368,22 @@ impl Sending {
     }
 
     /// Marks this half as moved: it announces no close.
-    pub(crate) fn forget(&mut self) {
+    pub(crate) fn mark_moved(&mut self) {
         let _ = self.end.learn(Event::Moved);
     }
 
     /// Frees idle pages; returns how many bytes.
     pub(crate) fn trim(&mut self) -> Result<u64, PostError> {
-        let left = self.producer.cursor();
-        self.supply.ensure_control(self.end.region(), left)?;
-        self.supply.ensure_control(self.end.region(), Cursor::start(0))?;
-        let jumped = self.producer.go_home().map_err(|refusal| self.refused(refusal, 0))?;
+        let vacated = self.producer.cursor();
+        self.prefault.ensure_control(self.end.region(), vacated)?;
+        self.prefault.ensure_control(self.end.region(), Cursor::start(0))?;
+        let jumped = self.producer.go_to_base().map_err(|refusal| self.refused(refusal, 0))?;
         let mut freed = 0;
         if let Some(wake) = jumped {
             self.wake(wake);
-            freed += self.supply.reclaim_left(self.end.region(), left)?;
+            freed += self.prefault.reclaim_vacated(self.end.region(), vacated)?;
         }
-        Ok(freed + self.supply.reclaim(self.end.region(), &self.producer)?)
+        Ok(freed + self.prefault.reclaim(self.end.region(), &self.producer)?)
     }
 
     /// Messages and bytes that the peer has not released.
@@ -422,8 +422,8 @@ impl Sending {
     }
 
     /// When each segment was left, for the next owner.
-    pub(crate) fn left(&self) -> [u64; MAX_SEGMENTS] {
-        self.producer.left()
+    pub(crate) fn vacated_at(&self) -> [u64; MAX_SEGMENTS] {
+        self.producer.vacated_at()
     }
 
     pub(crate) fn producer(&self) -> &Producer {
@@ -458,12 +458,12 @@ impl Sending {
 
     /// Whether posts are known to fail.
     #[inline(always)]
-    fn is_over(&self) -> bool {
-        self.end.state().is_posting_over() || self.producer.reader_gone() != 0
+    fn posts_may_fail(&self) -> bool {
+        self.end.state().posts_may_fail() || self.producer.reader_gone() != 0
     }
 
     fn known_end(&self) -> Option<CloseReason> {
-        if self.is_over() { self.end.find_posting_end() } else { None }
+        if self.posts_may_fail() { self.end.find_posting_end() } else { None }
     }
 
     fn check_open(&mut self) -> Result<(), PostError> {
@@ -485,31 +485,31 @@ impl Sending {
     fn prepare(&mut self, plan: &Plan) -> Result<(), PostError> {
         if plan.turns() {
             // The control record that leads there is written here.
-            self.supply.ensure_control(self.end.region(), self.producer.cursor())?;
+            self.prefault.ensure_control(self.end.region(), self.producer.cursor())?;
         }
-        Ok(self.supply.ensure(self.end.region(), plan)?)
+        Ok(self.prefault.ensure(self.end.region(), plan)?)
     }
 
     /// Stages, and recomputes the contiguous room if it is used up.
     #[inline(always)]
     fn stage(&mut self, plan: Plan, len: u32, format: Format) {
-        let left = self.producer.cursor();
+        let vacated = self.producer.cursor();
         self.producer.stage(plan, len, format);
-        if !self.producer.has_run() {
-            self.staged_beyond_run(left);
+        if !self.producer.has_contiguous() {
+            self.staged_past_contiguous(vacated);
         }
     }
 
     #[cold]
-    fn staged_beyond_run(&mut self, left: Cursor) {
+    fn staged_past_contiguous(&mut self, vacated: Cursor) {
         let cursor = self.producer.cursor();
-        let mut made = self.supply.made(cursor.segment);
-        if self.end.is_trusted() && self.supply.is_spread(cursor.segment) {
-            self.give_back(left.segment);
+        let mut made = self.prefault.made(cursor.segment);
+        if self.end.is_trusted() && self.prefault.is_spread(cursor.segment) {
+            self.give_back(vacated.segment);
             // The next check comes soon, even if messages are few.
             made = made.min(cursor.index(self.producer.geometry()) + LOOK_EVERY);
         }
-        self.producer.renew_run(made);
+        self.producer.renew_contiguous(made);
     }
 
     /// Frees the pages of segments that have been idle.
@@ -522,7 +522,7 @@ impl Sending {
         let _ = self.producer.unreleased();
         let in_use = (from, self.producer.cursor().segment);
         let region = self.end.region();
-        let _ = self.supply.reclaim_idle(region, &self.producer, in_use, Instant::now());
+        let _ = self.prefault.reclaim_idle(region, &self.producer, in_use, Instant::now());
     }
 
     /// The value's bytes: written where `plan` says, or only counted.
@@ -555,8 +555,8 @@ impl Sending {
             Refusal::TooLarge => PostError::TooLarge { len, max: geometry.largest_message() },
             Refusal::Corrupt(corruption) => {
                 self.end.mark_corrupt(corruption);
-                self.close(Farewell::Closed);
-                let reason = self.end.said(Half::Sending).expect("a corruption ends both halves");
+                self.close(CloseKind::Closed);
+                let reason = self.end.told(Half::Sending).expect("a corruption ends both halves");
                 PostError::Closed { reason }
             }
             Refusal::Full => {
@@ -577,7 +577,7 @@ impl Sending {
     fn hop(&mut self, len: u64) -> Result<(), PostError> {
         if self.producer.can_hop(len) {
             let cursor = self.producer.cursor();
-            self.supply.ensure_control(self.end.region(), cursor)?;
+            self.prefault.ensure_control(self.end.region(), cursor)?;
         }
         if let Some(wake) = self.producer.hop(len) {
             self.wake(wake);

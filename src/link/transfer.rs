@@ -31,12 +31,12 @@ pub(crate) fn create_pair(
     socket::enlarge(attachments_b.as_fd());
     let policy =
         TransferPolicy { here_refuses: refuses_transfers, peer_refuses: refuses_transfers };
-    let end = |side, doorbell, attachments| {
+    let end = |side, doorbell, attachment_socket| {
         let sockets = Sockets {
             doorbell: Socket::without_descriptors(doorbell),
-            attachments: match refuses_transfers {
-                true => Socket::without_descriptors(attachments),
-                false => Socket::new(attachments),
+            attachment_socket: match refuses_transfers {
+                true => Socket::without_descriptors(attachment_socket),
+                false => Socket::new(attachment_socket),
             },
         };
         let end = Arc::new(Endpoint::new(region.clone(), side, 0, policy, sockets));
@@ -49,20 +49,20 @@ pub(crate) fn create_pair(
 
 /// An end in transit, from which its new owner makes a port.
 #[derive(Debug)]
-pub(crate) struct Parts {
+pub(crate) struct PortParts {
     pub capsule: [u8; CAPSULE_LEN],
     pub memory: Foreign,
     pub doorbell: Foreign,
-    pub attachments: Foreign,
+    pub attachment_socket: Foreign,
 }
 
-impl Parts {
+impl PortParts {
     /// From descriptors in the order in which they travel.
     pub(crate) fn new(
         capsule: [u8; CAPSULE_LEN],
-        [memory, doorbell, attachments]: [Foreign; 3],
-    ) -> Parts {
-        Parts { capsule, memory, doorbell, attachments }
+        [memory, doorbell, attachment_socket]: [Foreign; 3],
+    ) -> PortParts {
+        PortParts { capsule, memory, doorbell, attachment_socket }
     }
 }
 
@@ -92,7 +92,7 @@ pub(crate) fn capsule(sending: &Sending, receiving: &Receiving) -> [u8; CAPSULE_
         packets: sending.packets(),
         is_trusted: end.is_trusted(),
         policy: end.transfer_policy(),
-        left: sending.left(),
+        vacated_at: sending.vacated_at(),
     };
     capsule.encode()
 }
@@ -103,28 +103,28 @@ pub(crate) fn capsule(sending: &Sending, receiving: &Receiving) -> [u8; CAPSULE_
 /// `is_carrier_trusted`: whether the sender may claim that their peer is trusted. About a dozen
 /// system calls.
 pub(crate) fn unpack(
-    parts: Parts,
+    parts: PortParts,
     is_carrier_trusted: bool,
-) -> Result<Halves, (AttachError, Option<Box<Parts>>)> {
+) -> Result<Halves, (AttachError, Option<Box<PortParts>>)> {
     let capsule = match check(&parts) {
         Ok(capsule) => capsule,
         Err(error) => return Err((error, None)),
     };
-    let Parts { capsule: bytes, memory, doorbell, attachments } = parts;
+    let PortParts { capsule: bytes, memory, doorbell, attachment_socket } = parts;
     let region = match Region::attach(memory, capsule.capacity, capsule.limit, capsule.schema) {
         Ok(region) => region,
         Err((error @ AttachError::Io { .. }, memory)) => {
-            let parts = Parts { capsule: bytes, memory, doorbell, attachments };
+            let parts = PortParts { capsule: bytes, memory, doorbell, attachment_socket };
             return Err((error, Some(Box::new(parts))));
         }
         Err((error, _)) => return Err((error, None)),
     };
     let own = |socket: Foreign| Socket::new(socket.into_owned());
-    let sockets = Sockets { doorbell: own(doorbell), attachments: own(attachments) };
+    let sockets = Sockets { doorbell: own(doorbell), attachment_socket: own(attachment_socket) };
     resume(&capsule, region, sockets, is_carrier_trusted).map_err(|error| (error, None))
 }
 
-fn check(parts: &Parts) -> Result<Capsule, AttachError> {
+fn check(parts: &PortParts) -> Result<Capsule, AttachError> {
     let capsule = Capsule::decode(&parts.capsule).map_err(|refused| match refused {
         Refused::NotACapsule => AttachError::NotAPort { what: "no capsule came" },
         Refused::Version(found) => AttachError::Incompatible {
@@ -133,13 +133,14 @@ fn check(parts: &Parts) -> Result<Capsule, AttachError> {
             expected: u64::from(VERSION),
         },
     })?;
-    let (doorbell, attachments) = (parts.doorbell.as_fd(), parts.attachments.as_fd());
-    if !socket::is_unix(doorbell, Kind::Stream) || !socket::is_unix(attachments, Kind::Packet) {
+    let (doorbell, attachment_socket) = (parts.doorbell.as_fd(), parts.attachment_socket.as_fd());
+    if !socket::is_unix(doorbell, Kind::Stream) || !socket::is_unix(attachment_socket, Kind::Packet)
+    {
         return Err(AttachError::NotAPort { what: "sockets of another type" });
     }
     // No option is set on them: that would wait for a lock which a former owner can keep. An end
     // that refuses transferables has such a socket: there it only repeats the refusal.
-    if !capsule.policy.here_refuses && !socket::takes_descriptors(attachments) {
+    if !capsule.policy.here_refuses && !socket::takes_descriptors(attachment_socket) {
         return Err(AttachError::NotAPort { what: "a socket that refuses descriptors" });
     }
     Ok(capsule)
@@ -158,12 +159,12 @@ fn resume(
     if is_carrier_trusted && capsule.is_trusted {
         end.trust();
     }
-    let sending = Sending::resume(end.clone(), outgoing, capsule.left, capsule.packets);
+    let sending = Sending::resume(end.clone(), outgoing, capsule.vacated_at, capsule.packets);
     Ok((sending.map_err(AttachError::Corrupt)?, Receiving::resume(end, incoming)))
 }
 
 /// Sends an end over a packet socket. On success it is the receiver's, and the halves send no
-/// farewell; on failure they are unchanged.
+/// close; on failure they are unchanged.
 pub(crate) fn send(
     socket: BorrowedFd<'_>,
     sending: &mut Sending,
@@ -181,7 +182,7 @@ pub(crate) fn send_behind(
 ) -> Result<(), PostError> {
     if sending.is_finished() || receiving.is_finished() {
         let end = sending.endpoint();
-        let reason = end.said(Half::Sending).or(end.said(Half::Receiving));
+        let reason = end.told(Half::Sending).or(end.told(Half::Receiving));
         return Err(PostError::Closed { reason: reason.unwrap_or(CloseReason::Local) });
     }
     if sending.has_pools() || receiving.has_pools() {
@@ -191,8 +192,8 @@ pub(crate) fn send_behind(
     let capsule = capsule(sending, receiving);
     let packet = [words, &capsule].concat();
     socket::send_packet(socket, &packet, &sending.endpoint().descriptors())?;
-    sending.forget();
-    receiving.forget();
+    sending.mark_moved();
+    receiving.mark_moved();
     Ok(())
 }
 
@@ -227,7 +228,7 @@ pub(crate) fn from_packet(packet: &[u8], descriptors: Vec<Foreign>) -> Result<Ha
     let Ok(descriptors) = <[Foreign; 3]>::try_from(descriptors) else {
         return Err(AttachError::NotAPort { what: "another count of descriptors than three" });
     };
-    unpack(Parts::new(capsule, descriptors), false).map_err(|(error, _)| error)
+    unpack(PortParts::new(capsule, descriptors), false).map_err(|(error, _)| error)
 }
 
 fn check_place(place: Place, region: &Region) -> Result<Cursor, AttachError> {

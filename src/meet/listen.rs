@@ -54,13 +54,13 @@ pub struct Listener {
     socket: Socket,
     builder: ChannelBuilder,
     /// Clients that have not said who they are yet, oldest first.
-    guests: RefCell<VecDeque<Guest>>,
+    pending: RefCell<VecDeque<PendingClient>>,
     epoll: Epoll,
     refused: Cell<RefusedClients>,
     backoff: Backoff,
 }
 
-struct Guest {
+struct PendingClient {
     socket: Socket,
     credentials: PeerCredentials,
 }
@@ -120,10 +120,10 @@ impl Listener {
         let epoll = Epoll::new()?;
         epoll.add(socket.as_fd(), 0)?;
         let backoff = Backoff::new(&epoll, 0, PAUSE)?;
-        let guests = RefCell::new(VecDeque::new());
+        let pending = RefCell::new(VecDeque::new());
         let socket = Socket::new(socket);
         let refused = Cell::default();
-        Ok(Listener { file, socket, builder, guests, epoll, refused, backoff })
+        Ok(Listener { file, socket, builder, pending, epoll, refused, backoff })
     }
 
     /// Waits for the next client, and returns the port to it.
@@ -161,15 +161,15 @@ impl Listener {
 
     /// The port to the first client that has said who it is.
     fn greet_all(&self) -> Result<Option<MessagePort>, ListenError> {
-        let mut guests = self.guests.borrow_mut();
+        let mut pending = self.pending.borrow_mut();
         let mut index = 0;
-        while index < guests.len() {
-            match self.greet(&guests[index]) {
+        while index < pending.len() {
+            match self.greet(&pending[index]) {
                 Greeted::Silent => index += 1,
-                Greeted::Gone => drop(guests.remove(index)),
+                Greeted::Gone => drop(pending.remove(index)),
                 Greeted::Welcome => {
-                    let guest = guests.remove(index).expect("it was just greeted");
-                    if let Some(port) = self.welcome(guest)? {
+                    let client = pending.remove(index).expect("it was just greeted");
+                    if let Some(port) = self.welcome(client)? {
                         return Ok(Some(port));
                     }
                 }
@@ -237,8 +237,8 @@ impl Listener {
     /// Accepts connections of our user; at most as many as there is room for, so that none of them
     /// displaces another.
     fn let_in(&self) -> Result<(), ListenError> {
-        let mut guests = self.guests.borrow_mut();
-        for _ in 0..MOST_GUESTS {
+        let mut pending = self.pending.borrow_mut();
+        for _ in 0..MOST_PENDING {
             let Some(socket) = self.next_connection()? else { break };
             let (pid, uid, gid) = name::credentials(socket.as_fd())?;
             let credentials = PeerCredentials { pid, uid, gid };
@@ -247,18 +247,18 @@ impl Listener {
                 continue;
             }
             // A client that has not spoken for long makes room for others.
-            if guests.len() == MOST_GUESTS {
-                guests.pop_front();
+            if pending.len() == MOST_PENDING {
+                pending.pop_front();
             }
             self.epoll.add(socket.as_fd(), 1)?;
-            guests.push_back(Guest { socket, credentials });
+            pending.push_back(PendingClient { socket, credentials });
         }
         Ok(())
     }
 
-    fn greet(&self, guest: &Guest) -> Greeted {
+    fn greet(&self, client: &PendingClient) -> Greeted {
         let mut bytes = [0; HELLO_LEN + 1];
-        let hello = match socket::receive(guest.socket.as_fd(), &mut bytes, 0) {
+        let hello = match socket::receive(client.socket.as_fd(), &mut bytes, 0) {
             Ok(Received::Nothing) => return Greeted::Silent,
             Ok(Received::Packet(len, _)) => Hello::decode(&bytes[..len]),
             Ok(Received::CutOff | Received::NoRoom) | Err(_) => None,
@@ -268,10 +268,10 @@ impl Listener {
             Some((theirs, false)) if theirs == ours => Greeted::Welcome,
             Some((theirs, false)) => {
                 if let Some(difference) = compare(theirs, ours) {
-                    self.note_refused(guest.credentials, difference);
+                    self.note_refused(client.credentials, difference);
                 }
                 // It may have gone; then it needs no answer.
-                let _ = socket::send_packet(guest.socket.as_fd(), &ours.encode(true), &[]);
+                let _ = socket::send_packet(client.socket.as_fd(), &ours.encode(true), &[]);
                 Greeted::Gone
             }
             _ => Greeted::Gone,
@@ -283,12 +283,12 @@ impl Listener {
         self.refused.set(self.refused.get().and(last));
     }
 
-    fn welcome(&self, guest: Guest) -> Result<Option<MessagePort>, ListenError> {
+    fn welcome(&self, client: PendingClient) -> Result<Option<MessagePort>, ListenError> {
         let MessageChannel { port1, mut port2 } = self.builder.build()?;
         let (sending, receiving) = port2.halves();
-        match transfer::send(guest.socket.as_fd(), sending, receiving) {
+        match transfer::send(client.socket.as_fd(), sending, receiving) {
             Ok(()) => {
-                port1.endpoint().has_met(guest.credentials);
+                port1.endpoint().set_peer_credentials(client.credentials);
                 Ok(Some(port1))
             }
             // A client that has gone meanwhile is no failure.
@@ -321,7 +321,7 @@ impl fmt::Debug for Listener {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Listener")
             .field("path", &self.path())
-            .field("waiting", &self.guests.borrow().len())
+            .field("waiting", &self.pending.borrow().len())
             .finish_non_exhaustive()
     }
 }
@@ -399,7 +399,7 @@ impl Connect {
         let mut pause = FIRST_PAUSE;
         match self.attempt(path, deadline)? {
             Attempt::Met(port) => return Ok(*port),
-            Attempt::Nobody => return Err(ConnectError::NoListener { path: path.to_owned() }),
+            Attempt::NoListener => return Err(ConnectError::NoListener { path: path.to_owned() }),
             Attempt::HungUp => {}
         }
         loop {
@@ -411,7 +411,7 @@ impl Connect {
             pause = LONGEST_PAUSE.min(2 * pause);
             match self.attempt(path, deadline)? {
                 Attempt::Met(port) => return Ok(*port),
-                Attempt::Nobody => return Err(hung_up()),
+                Attempt::NoListener => return Err(hung_up()),
                 Attempt::HungUp => {}
             }
         }
@@ -425,7 +425,7 @@ impl Connect {
                 name::connect_to(path).map_err(|error| ConnectError::from(error).at(path))?;
             match connected {
                 Connected::Yes(socket) => break socket,
-                Connected::Nobody => return Ok(Attempt::Nobody),
+                Connected::NoListener => return Ok(Attempt::NoListener),
                 Connected::Busy if is_late() => return Err(ConnectError::Timeout),
                 Connected::Busy => thread::sleep(FIRST_PAUSE),
             }
@@ -459,7 +459,7 @@ impl Connect {
             return Err(difference(theirs, ours).into());
         }
         let port = MessagePort::new(transfer::from_packet(&bytes[..len], descriptors)?);
-        port.endpoint().has_met(PeerCredentials { pid, uid, gid });
+        port.endpoint().set_peer_credentials(PeerCredentials { pid, uid, gid });
         Ok(Attempt::Met(Box::new(port)))
     }
 }
@@ -468,7 +468,7 @@ impl Connect {
 enum Attempt {
     Met(Box<MessagePort>),
     /// There is no listener.
-    Nobody,
+    NoListener,
     /// The listener accepted the connection, or was about to, and has gone.
     HungUp,
 }
@@ -535,7 +535,7 @@ fn no_room() -> ConnectError {
 /// How long to wait for a listener that has accepted a client and says nothing.
 const PATIENCE: Duration = Duration::from_secs(5);
 /// The most clients that have not said who they are.
-const MOST_GUESTS: usize = 128;
+const MOST_PENDING: usize = 128;
 /// How long a client waits before its next attempt.
 const FIRST_PAUSE: Duration = Duration::from_millis(1);
 const LONGEST_PAUSE: Duration = Duration::from_millis(20);

@@ -15,13 +15,13 @@ impl Bell {
             .map_err(named("eventfd"))
     }
 
-    /// Makes the descriptor readable until the next `silence`.
+    /// Makes the descriptor readable until the next `drain`.
     pub(crate) fn ring(&self) {
         // It fails only when it is full, and then it rings already.
         let _ = self.0.write(1);
     }
 
-    pub(crate) fn silence(&self) {
+    pub(crate) fn drain(&self) {
         // It fails only when it did not ring.
         let _ = self.0.read();
     }

@@ -63,7 +63,7 @@ pub(crate) fn address_space_limit() -> Result<u64, SystemError> {
 
 /// What a foreign descriptor was found to be.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Nature {
+pub(crate) struct MemfdInfo {
     /// Cannot shrink or grow, nor be sealed further.
     pub sealed: bool,
     /// No process can write to it either.
@@ -82,14 +82,14 @@ pub(crate) struct Nature {
 ///
 /// Makes only calls that no other holder of the object can delay: F_GET_SEALS, fstat and fstatfs
 /// never wait for the inode's lock. F_ADD_SEALS would.
-pub(crate) fn examine(fd: impl AsFd) -> Result<Nature, SystemError> {
+pub(crate) fn examine(fd: impl AsFd) -> Result<MemfdInfo, SystemError> {
     let seals = match fcntl(fd.as_fd(), FcntlArg::F_GET_SEALS) {
         Err(Errno::EINVAL) => SealFlag::empty(),
         answer => SealFlag::from_bits_retain(answer.map_err(named("fcntl(F_GET_SEALS)"))?),
     };
     if !seals.contains(FIXED_LENGTH) {
         // Nothing more is asked: on a file system of the peer's the next calls may wait.
-        return Ok(Nature {
+        return Ok(MemfdInfo {
             sealed: false,
             frozen: false,
             plain_memory: false,
@@ -101,7 +101,7 @@ pub(crate) fn examine(fd: impl AsFd) -> Result<Nature, SystemError> {
     let kind = fstatfs(fd.as_fd()).map_err(named("fstatfs"))?.filesystem_type();
     let stat = fstat(fd.as_fd()).map_err(named("fstat"))?;
     let count = |number: i64| u64::try_from(number).unwrap_or(0);
-    Ok(Nature {
+    Ok(MemfdInfo {
         sealed: true,
         frozen: seals.contains(SealFlag::F_SEAL_WRITE),
         plain_memory: kind == TMPFS_MAGIC,

@@ -6,7 +6,6 @@
 
 pub(crate) mod backoff;
 pub(crate) mod clock;
-pub(crate) mod crowd;
 pub(crate) mod epoll;
 pub(crate) mod eventfd;
 pub(crate) mod futex;
@@ -16,6 +15,7 @@ pub(crate) mod name;
 pub(crate) mod poll;
 pub(crate) mod process;
 pub(crate) mod reaper;
+pub(crate) mod rendezvous;
 pub(crate) mod socket;
 
 use crate::error::SystemError;

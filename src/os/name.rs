@@ -1,8 +1,9 @@
 //! Names in the file system by which processes of one user meet: unix(7), flock(2).
 //!
-//! This module and `crowd.rs` define how names are stored on disk. Names are files in the *names
-//! directory*: `$XDG_RUNTIME_DIR/messageport` if the user owns the runtime directory, otherwise
-//! `messageport-<user>` in the temporary directory. A listener can also use any other path.
+//! This module and `rendezvous.rs` define how names are stored on disk. Names are files in the
+//! *names directory*: `$XDG_RUNTIME_DIR/messageport` if the user owns the runtime directory,
+//! otherwise `messageport-<user>` in the temporary directory. A listener can also use any other
+//! path.
 //!
 //! ```text
 //! path              | made by          | may be removed by           | proved how
@@ -254,7 +255,7 @@ impl Place {
     }
 
     /// Locks the file beside it. `None` if another process holds the lock.
-    fn hold(&self) -> Result<Option<Hold<'_>>, SystemError> {
+    fn lock(&self) -> Result<Option<NameLock<'_>>, SystemError> {
         let mut name = self.name.clone();
         name.push(LOCK_ENDING);
         let flags = OFlag::O_RDWR
@@ -277,7 +278,7 @@ impl Place {
             };
             // The previous owner may have removed this file. Then a lock on it excludes no process.
             if self.look(&name).is_ok_and(|found| identity(&found) == identity(&kind)) {
-                return Ok(Some(Hold { place: self, name, _file: file }));
+                return Ok(Some(NameLock { place: self, name, _file: file }));
             }
         }
     }
@@ -289,7 +290,7 @@ impl Place {
             return Ok(false);
         }
         match connect_to(&self.path) {
-            Ok(Connected::Nobody) => {
+            Ok(Connected::NoListener) => {
                 self.remove();
                 Ok(false)
             }
@@ -319,13 +320,13 @@ impl Place {
 
 /// The locked file of a process that is taking a name. One process at a time can hold it. The
 /// kernel unlocks it when that process ends.
-struct Hold<'p> {
+struct NameLock<'p> {
     place: &'p Place,
     name: OsString,
     _file: Flock<File>,
 }
 
-impl Drop for Hold<'_> {
+impl Drop for NameLock<'_> {
     fn drop(&mut self) {
         // The lock is still held, so no other process can have locked this file.
         let _ = unlinkat(self.place.directory(), &*self.name, UnlinkatFlags::NoRemoveDir);
@@ -336,7 +337,7 @@ impl Drop for Hold<'_> {
 /// there, or is taking the name.
 pub(crate) fn listen_at(place: Place) -> Result<Option<(OwnedFd, SocketFile)>, SystemError> {
     let address = Address::of(&place.path)?;
-    let Some(hold) = place.hold()? else { return Ok(None) };
+    let Some(lock) = place.lock()? else { return Ok(None) };
     if place.is_taken()? {
         return Ok(None);
     }
@@ -354,7 +355,7 @@ pub(crate) fn listen_at(place: Place) -> Result<Option<(OwnedFd, SocketFile)>, S
         }
     };
     // Only now: until the socket listens, its file looks like one of a dead listener.
-    drop(hold);
+    drop(lock);
     Ok(Some((socket, SocketFile { place, identity, maker: Maker::this() })))
 }
 
@@ -415,7 +416,7 @@ pub(crate) fn accept(listening: BorrowedFd<'_>) -> Result<Option<Socket>, System
 pub(crate) enum Connected {
     Yes(Socket),
     /// No process listens there.
-    Nobody,
+    NoListener,
     /// The backlog of the listener is full: try again.
     Busy,
 }
@@ -424,7 +425,9 @@ pub(crate) enum Connected {
 pub(crate) fn connect_to(path: &Path) -> Result<Connected, SystemError> {
     let address = match Address::of(path) {
         Err(error) => match error.source.kind() {
-            io::ErrorKind::NotFound | io::ErrorKind::NotADirectory => return Ok(Connected::Nobody),
+            io::ErrorKind::NotFound | io::ErrorKind::NotADirectory => {
+                return Ok(Connected::NoListener);
+            }
             _ => return Err(error),
         },
         Ok(address) => address,
@@ -435,7 +438,7 @@ pub(crate) fn connect_to(path: &Path) -> Result<Connected, SystemError> {
         Err(Errno::ENOENT | Errno::ENOTDIR) if address.is_short() && !has_proc() => {
             Err(no_proc(path))
         }
-        Err(Errno::ENOENT | Errno::ECONNREFUSED | Errno::ENOTDIR) => Ok(Connected::Nobody),
+        Err(Errno::ENOENT | Errno::ECONNREFUSED | Errno::ENOTDIR) => Ok(Connected::NoListener),
         Err(Errno::EAGAIN | Errno::EINTR) => Ok(Connected::Busy),
         Err(errno) => Err(named("connect")(errno)),
     }

@@ -64,7 +64,7 @@ pub(crate) fn spawn_with_descriptor(
         Ok(child) => match receive_pidfd(ours) {
             Ok(pidfd) => Ok(ChildProcess { child, pidfd, status: None }),
             Err((ours, error)) => {
-                leave(Leftover::Unnamed(ours));
+                reap_later(Leftover::Unnamed(ours));
                 Err(error)
             }
         },
@@ -228,7 +228,7 @@ impl ChildProcess {
             }
             thread::sleep(NAP);
         }
-        leave(Leftover::Child(self.pidfd));
+        reap_later(Leftover::Child(self.pidfd));
     }
 }
 
@@ -241,7 +241,7 @@ enum Leftover {
 
 static LEFTOVERS: Mutex<Vec<Leftover>> = Mutex::new(Vec::new());
 
-fn leave(leftover: Leftover) {
+fn reap_later(leftover: Leftover) {
     LEFTOVERS.lock().unwrap_or_else(PoisonError::into_inner).push(leftover);
 }
 

@@ -66,7 +66,7 @@ impl Switch {
         // Drain the bell first: a request that comes between the two steps rings again, and is
         // taken here or in the next round. In the opposite order a late ring would remain, and no
         // later step would drain it.
-        self.bell.silence();
+        self.bell.drain();
         handover::take_request(&self.requested)
     }
 

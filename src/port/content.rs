@@ -4,8 +4,8 @@
 use crate::error::{BufferError, MessageError};
 use crate::link::archive::pool::ReceiveDeserializer;
 use crate::link::archive::{self, Receive};
+use crate::link::attachment::{Attachment, AttachmentKind, Attachments};
 use crate::link::buffer::Buffer;
-use crate::link::cargo::{Kind, Parcel, Part};
 use crate::link::pool::{Pooled, PooledBuffer};
 use crate::link::transfer;
 use crate::port::MessagePort;
@@ -21,7 +21,7 @@ pub(crate) trait Content {
     fn content(&self) -> &[u8];
     fn posted_as(&self) -> Format;
     /// Works on the transferables of the message, if it has any.
-    fn with_parcel<T>(&self, act: impl FnOnce(&mut Parcel) -> T) -> Option<T>;
+    fn with_attachments<T>(&self, act: impl FnOnce(&mut Attachments) -> T) -> Option<T>;
 }
 
 #[inline]
@@ -53,59 +53,59 @@ pub(crate) fn text(of: &impl Content) -> Result<&str, MessageError> {
 }
 
 pub(crate) fn take_port(of: &impl Content) -> Result<MessagePort, MessageError> {
-    take(of, Kind::Port, "port", |part, is_trusted| {
-        let Part::Port(parts) = part else { unreachable!("a port was asked for") };
+    take(of, AttachmentKind::Port, "port", |attachment, is_trusted| {
+        let Attachment::Port(parts) = attachment else { unreachable!("a port was asked for") };
         transfer::unpack(*parts, is_trusted)
             .map(MessagePort::new)
-            .map_err(|(error, parts)| (MessageError::Port(error), parts.map(Part::Port)))
+            .map_err(|(error, parts)| (MessageError::Port(error), parts.map(Attachment::Port)))
     })
 }
 
 pub(crate) fn take_buffer(of: &impl Content) -> Result<Buffer, MessageError> {
-    take(of, Kind::Buffer, "buffer", |part, is_trusted| {
-        let Part::Buffer { descriptor, len } = part else { unreachable!("asked for") };
+    take(of, AttachmentKind::Buffer, "buffer", |attachment, is_trusted| {
+        let Attachment::Buffer { descriptor, len } = attachment else { unreachable!("asked for") };
         Buffer::import(descriptor, len, is_trusted).map_err(|(error, descriptor)| {
             let again = matches!(error, BufferError::Io { .. });
-            let part = again.then_some(Part::Buffer { descriptor, len });
-            (MessageError::Buffer(error), part)
+            let attachment = again.then_some(Attachment::Buffer { descriptor, len });
+            (MessageError::Buffer(error), attachment)
         })
     })
 }
 
 pub(crate) fn take_descriptor(of: &impl Content) -> Result<OwnedFd, MessageError> {
-    take(of, Kind::Descriptor, "descriptor", |part, _| {
-        let Part::Descriptor(descriptor) = part else { unreachable!("asked for") };
+    take(of, AttachmentKind::Descriptor, "descriptor", |attachment, _| {
+        let Attachment::Descriptor(descriptor) = attachment else { unreachable!("asked for") };
         Ok(descriptor.into_owned())
     })
 }
 
 pub(crate) fn take_pooled(of: &impl Content) -> Result<PooledBuffer, MessageError> {
-    let taken = of.with_parcel(|parcel| match mem::take(&mut parcel.pooled) {
+    let taken = of.with_attachments(|attachments| match mem::take(&mut attachments.pooled) {
         Pooled::Buffer(buffer) => Some(Ok(buffer)),
         Pooled::Unmapped(unmapped) => Some(unmapped.map().map_err(|(error, unmapped)| {
-            parcel.pooled = Pooled::Unmapped(unmapped);
+            attachments.pooled = Pooled::Unmapped(unmapped);
             MessageError::Buffer(error.into())
         })),
         Pooled::Unknown => {
-            parcel.pooled = Pooled::Unknown;
+            attachments.pooled = Pooled::Unknown;
             Some(Err(MessageError::UnknownPool))
         }
-        Pooled::Nothing => parcel.check().err().map(Err),
+        Pooled::Nothing => attachments.check().err().map(Err),
     });
     taken.flatten().unwrap_or(Err(MessageError::NothingLeft { kind: "pooled buffer" }))
 }
 
 pub(crate) fn transferred(of: &impl Content) -> (usize, usize, usize) {
-    let count = |kind| of.with_parcel(|parcel| parcel.count(kind)).unwrap_or(0);
-    (count(Kind::Port), count(Kind::Buffer), count(Kind::Descriptor))
+    let count = |kind| of.with_attachments(|attachments| attachments.count(kind)).unwrap_or(0);
+    (count(AttachmentKind::Port), count(AttachmentKind::Buffer), count(AttachmentKind::Descriptor))
 }
 
 pub(crate) fn take_all<C: Content, T>(
     of: &C,
-    kind: Kind,
+    kind: AttachmentKind,
     take: impl Fn(&C) -> Result<T, MessageError>,
 ) -> Result<Vec<T>, MessageError> {
-    match of.with_parcel(|parcel| parcel.check().map(|()| parcel.count(kind))) {
+    match of.with_attachments(|attachments| attachments.check().map(|()| attachments.count(kind))) {
         None => Ok(Vec::new()),
         Some(count) => (0..count?).map(|_| take(of)).collect(),
     }
@@ -114,20 +114,20 @@ pub(crate) fn take_all<C: Content, T>(
 /// Takes one transferable and converts it; one that can be retried goes back.
 fn take<T>(
     of: &impl Content,
-    kind: Kind,
+    kind: AttachmentKind,
     name: &'static str,
-    make: impl FnOnce(Part, bool) -> Result<T, (MessageError, Option<Part>)>,
+    make: impl FnOnce(Attachment, bool) -> Result<T, (MessageError, Option<Attachment>)>,
 ) -> Result<T, MessageError> {
-    let taken = of.with_parcel(|parcel| {
-        parcel.check()?;
-        Ok(parcel.take(kind).map(|taken| (taken, parcel.is_trusted)))
+    let taken = of.with_attachments(|attachments| {
+        attachments.check()?;
+        Ok(attachments.take(kind).map(|taken| (taken, attachments.is_trusted)))
     });
-    let Some(((place, part), is_trusted)) = taken.transpose()?.flatten() else {
+    let Some(((place, attachment), is_trusted)) = taken.transpose()?.flatten() else {
         return Err(MessageError::NothingLeft { kind: name });
     };
-    make(part, is_trusted).map_err(|(error, part)| {
-        if let Some(part) = part {
-            of.with_parcel(|parcel| parcel.put_back(place, part));
+    make(attachment, is_trusted).map_err(|(error, attachment)| {
+        if let Some(attachment) = attachment {
+            of.with_attachments(|attachments| attachments.put_back(place, attachment));
         }
         error
     })
@@ -149,7 +149,7 @@ pub(crate) fn check_refused(of: &impl Content) -> Result<(), MessageError> {
     if !of.content().is_empty() {
         return Ok(());
     }
-    let refused = of.with_parcel(|parcel| parcel.refused).unwrap_or(0);
+    let refused = of.with_attachments(|attachments| attachments.refused).unwrap_or(0);
     match refused {
         0 => Ok(()),
         descriptors => Err(MessageError::TransfersRefused { descriptors }),

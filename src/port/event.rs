@@ -3,8 +3,8 @@
 use crate::error::MessageError;
 use crate::link::archive::pool::ReceiveDeserializer;
 use crate::link::archive::{self, Receive};
+use crate::link::attachment::{AttachmentKind, Attachments};
 use crate::link::buffer::Buffer;
-use crate::link::cargo::{Kind, Parcel};
 use crate::link::payload::{self, Block, Payload};
 use crate::link::pool::PooledBuffer;
 use crate::port::MessagePort;
@@ -281,7 +281,7 @@ impl<'p> MessageEvent<'p> {
     /// As [`take_port`](Self::take_port), except `NothingLeft`. Ports that were taken before the
     /// one that failed are dropped.
     pub fn take_ports(&self) -> Result<Vec<MessagePort>, MessageError> {
-        content::take_all(self, Kind::Port, MessageEvent::take_port)
+        content::take_all(self, AttachmentKind::Port, MessageEvent::take_port)
     }
 
     /// Takes all remaining buffers, in the order of the list.
@@ -290,7 +290,7 @@ impl<'p> MessageEvent<'p> {
     /// As [`take_buffer`](Self::take_buffer), except `NothingLeft`. Buffers that were taken before
     /// the one that failed are dropped.
     pub fn take_buffers(&self) -> Result<Vec<Buffer>, MessageError> {
-        content::take_all(self, Kind::Buffer, MessageEvent::take_buffer)
+        content::take_all(self, AttachmentKind::Buffer, MessageEvent::take_buffer)
     }
 
     /// Takes all remaining descriptors, in the order of the list.
@@ -298,7 +298,7 @@ impl<'p> MessageEvent<'p> {
     /// # Errors
     /// [`MessageError::TransfersLost`]; [`MessageError::TransfersRefused`].
     pub fn take_descriptors(&self) -> Result<Vec<OwnedFd>, MessageError> {
-        content::take_all(self, Kind::Descriptor, MessageEvent::take_descriptor)
+        content::take_all(self, AttachmentKind::Descriptor, MessageEvent::take_descriptor)
     }
 
     /// How many ports, buffers and descriptors remain to be taken.
@@ -350,15 +350,15 @@ impl<'p> MessageEvent<'p> {
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
     pub fn try_into_message(self) -> Result<Message, MessageError> {
-        let (len, ticket) = (self.bytes().len(), self.payload.ticket());
+        let (len, handle) = (self.bytes().len(), self.payload.handle());
         let take = || {
-            let memory = self.receiver.take_memory(ticket)?;
+            let memory = self.receiver.take_memory(handle)?;
             Some(tight(payload::into_blocks(&self.payload, memory)))
         };
         let copy = || Message::copy_of(&self);
         let blocks = if len > MOST_COPIED { take().or_else(copy) } else { copy().or_else(take) };
         let blocks = blocks.ok_or(MessageError::OutOfMemory { len: len as u64 })?;
-        Ok(Message::new(blocks, len, self.format(), self.receiver.take_parcel(ticket)))
+        Ok(Message::new(blocks, len, self.format(), self.receiver.take_attachments(handle)))
     }
 }
 
@@ -372,15 +372,15 @@ impl Content for MessageEvent<'_> {
         self.format()
     }
 
-    fn with_parcel<T>(&self, act: impl FnOnce(&mut Parcel) -> T) -> Option<T> {
-        self.receiver.with_parcel(self.payload.ticket(), act)
+    fn with_attachments<T>(&self, act: impl FnOnce(&mut Attachments) -> T) -> Option<T> {
+        self.receiver.with_attachments(self.payload.handle(), act)
     }
 }
 
 impl Drop for MessageEvent<'_> {
     #[inline]
     fn drop(&mut self) {
-        self.receiver.give_back(self.payload.ticket());
+        self.receiver.give_back(self.payload.handle());
     }
 }
 

@@ -1,7 +1,7 @@
 //! A port as an event target: its listeners, its handlers, and the delivery of what has arrived.
 
 use crate::error::{CloseReason, MessageError, RecvError};
-use crate::link::receiving::parts::Polled;
+use crate::link::receiving::chunks::Polled;
 use crate::os::eventfd::Bell;
 use crate::port::MessagePort;
 use crate::port::content;
@@ -36,8 +36,8 @@ impl Called {
         self.bell.iter().for_each(Bell::ring);
     }
 
-    pub(crate) fn silence(&self) {
-        self.bell.iter().for_each(Bell::silence);
+    pub(crate) fn drain(&self) {
+        self.bell.iter().for_each(Bell::drain);
     }
 
     /// Returns the ports that have called since the last call.
@@ -67,7 +67,7 @@ pub(crate) enum Delivered {
     /// An event; there may be more.
     Event,
     /// A part of a long message: the rest after others had their turn.
-    Part,
+    Chunk,
     /// Nothing is there.
     Nothing,
     /// Something is there that cannot be received at the moment: retry a little later.
@@ -253,9 +253,9 @@ impl MessagePort {
         if self.has_said_close.get() {
             return Delivered::End;
         }
-        match self.receiver.poll_in_parts().map_err(|failure| *failure) {
+        match self.receiver.poll_in_chunks().map_err(|failure| *failure) {
             Ok(Polled::Nothing) => Delivered::Nothing,
-            Ok(Polled::Unfinished) => Delivered::Part,
+            Ok(Polled::Unfinished) => Delivered::Chunk,
             Ok(Polled::Message(message)) => {
                 let cost = message.cost();
                 self.spent.set(self.spent.get().saturating_add(cost));

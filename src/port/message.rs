@@ -3,8 +3,8 @@
 use crate::error::MessageError;
 use crate::link::archive::Receive;
 use crate::link::archive::pool::ReceiveDeserializer;
+use crate::link::attachment::{AttachmentKind, Attachments};
 use crate::link::buffer::Buffer;
-use crate::link::cargo::{Kind, Parcel};
 use crate::link::payload::{Block, blocks_as_bytes, blocks_as_bytes_mut};
 use crate::link::pool::PooledBuffer;
 use crate::port::MessagePort;
@@ -37,7 +37,7 @@ pub struct Message {
     blocks: Vec<Block>,
     len: usize,
     format: Format,
-    parcel: RefCell<Option<Parcel>>,
+    attachments: RefCell<Option<Attachments>>,
 }
 
 impl Message {
@@ -46,9 +46,9 @@ impl Message {
         blocks: Vec<Block>,
         len: usize,
         format: Format,
-        parcel: Option<Parcel>,
+        attachments: Option<Attachments>,
     ) -> Message {
-        Message { blocks, len, format, parcel: RefCell::new(parcel) }
+        Message { blocks, len, format, attachments: RefCell::new(attachments) }
     }
 
     /// Copies an event's bytes. `None` if the allocation fails.
@@ -170,7 +170,7 @@ impl Message {
     /// # Errors
     /// As there.
     pub fn take_ports(&self) -> Result<Vec<MessagePort>, MessageError> {
-        content::take_all(self, Kind::Port, Message::take_port)
+        content::take_all(self, AttachmentKind::Port, Message::take_port)
     }
 
     /// See [`MessageEvent::take_buffers`].
@@ -178,7 +178,7 @@ impl Message {
     /// # Errors
     /// As there.
     pub fn take_buffers(&self) -> Result<Vec<Buffer>, MessageError> {
-        content::take_all(self, Kind::Buffer, Message::take_buffer)
+        content::take_all(self, AttachmentKind::Buffer, Message::take_buffer)
     }
 
     /// See [`MessageEvent::take_descriptors`].
@@ -186,7 +186,7 @@ impl Message {
     /// # Errors
     /// As there.
     pub fn take_descriptors(&self) -> Result<Vec<OwnedFd>, MessageError> {
-        content::take_all(self, Kind::Descriptor, Message::take_descriptor)
+        content::take_all(self, AttachmentKind::Descriptor, Message::take_descriptor)
     }
 
     /// See [`MessageEvent::transferred`].
@@ -204,15 +204,15 @@ impl Content for Message {
         self.format
     }
 
-    fn with_parcel<T>(&self, act: impl FnOnce(&mut Parcel) -> T) -> Option<T> {
-        self.parcel.borrow_mut().as_mut().map(act)
+    fn with_attachments<T>(&self, act: impl FnOnce(&mut Attachments) -> T) -> Option<T> {
+        self.attachments.borrow_mut().as_mut().map(act)
     }
 }
 
 impl Drop for Message {
     fn drop(&mut self) {
-        if let Some(parcel) = self.parcel.get_mut().take() {
-            parcel.abandon();
+        if let Some(attachments) = self.attachments.get_mut().take() {
+            attachments.close_unclaimed();
         }
     }
 }

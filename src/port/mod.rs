@@ -22,7 +22,7 @@ use crate::error::{
 };
 use crate::link::endpoint::{Endpoint, PeerCredentials};
 use crate::link::payload::Post;
-use crate::link::receiving::parts::Polled;
+use crate::link::receiving::chunks::Polled;
 use crate::link::transfer::Halves;
 use burst::Burst;
 use cancel::Canceller;
@@ -232,13 +232,13 @@ impl MessagePort {
         })
     }
 
-    /// Like `try_recv`, for users of several ports: it copies a long message in parts.
+    /// Like `try_recv`, for users of several ports: it copies a long message in chunks.
     #[inline(always)]
-    pub(crate) fn poll_in_parts(&self) -> Result<Polled<MessageEvent<'_>>, RecvError> {
+    pub(crate) fn poll_in_chunks(&self) -> Result<Polled<MessageEvent<'_>>, RecvError> {
         if self.is_started.get() {
             return Err(RecvError::Started);
         }
-        self.receiver.poll_in_parts().map_err(|failure| {
+        self.receiver.poll_in_chunks().map_err(|failure| {
             self.end_if_broken(&failure);
             *failure
         })
@@ -455,7 +455,7 @@ impl MessagePort {
 
     /// Who held the other end when the two connected by name; `None` for ports that came otherwise.
     pub fn peer_credentials(&self) -> Option<PeerCredentials> {
-        self.sender.endpoint().met()
+        self.sender.endpoint().peer_credentials()
     }
 
     /// The schema that the creator of the channel chose, or 0.

@@ -1,17 +1,17 @@
 //! The receiving half of a port.
 
 use crate::error::{CloseReason, RecvError};
-use crate::link::cargo::Parcel;
+use crate::link::attachment::Attachments;
 use crate::link::endpoint::Endpoint;
-use crate::link::payload::{Block, Ticket};
+use crate::link::payload::{Block, PayloadHandle};
 use crate::link::receiving::Receiving;
-use crate::link::receiving::parts::Polled;
+use crate::link::receiving::chunks::Polled;
 use crate::os::socket::DrainTo;
 use crate::port::cancel::{Canceller, Switch};
 use crate::port::event::MessageEvent;
 use crate::port::stats::LaneStats;
 use crate::ring::notifier::Wait;
-use crate::wire::record::Farewell;
+use crate::wire::record::CloseKind;
 use std::cell::{Cell, OnceCell, RefCell};
 use std::fmt;
 use std::os::fd::{AsFd, BorrowedFd};
@@ -97,7 +97,7 @@ impl Receiver {
     /// What is in the queue can still be received; after that every call returns
     /// [`CloseReason::Local`].
     pub fn close(&self) {
-        self.leave(Farewell::Closed);
+        self.close_as(CloseKind::Closed);
     }
 
     /// Whether no more messages can come. Some may still be waiting. Makes at most one system call.
@@ -114,14 +114,14 @@ impl Receiver {
         self.receiving.borrow_mut().end_reason()
     }
 
-    pub(crate) fn leave(&self, farewell: Farewell) {
-        self.receiving.borrow_mut().leave(farewell);
+    pub(crate) fn close_as(&self, kind: CloseKind) {
+        self.receiving.borrow_mut().close(kind);
     }
 
-    /// Like `poll`, for users of several ports; see [`Receiving::poll_in_parts`].
+    /// Like `poll`, for users of several ports; see [`Receiving::poll_in_chunks`].
     #[inline(always)]
-    pub(crate) fn poll_in_parts(&self) -> Result<Polled<MessageEvent<'_>>, Box<RecvError>> {
-        Ok(match self.receiving.borrow_mut().poll_in_parts()? {
+    pub(crate) fn poll_in_chunks(&self) -> Result<Polled<MessageEvent<'_>>, Box<RecvError>> {
+        Ok(match self.receiving.borrow_mut().poll_in_chunks()? {
             Polled::Message(payload) => Polled::Message(MessageEvent::new(payload, self)),
             Polled::Nothing => Polled::Nothing,
             Polled::Unfinished => Polled::Unfinished,
@@ -129,22 +129,22 @@ impl Receiver {
     }
 
     /// Takes the transferables of a message that is alive.
-    pub(crate) fn take_parcel(&self, ticket: Ticket) -> Option<Parcel> {
-        self.receiving.borrow_mut().take_parcel(ticket)
+    pub(crate) fn take_attachments(&self, handle: PayloadHandle) -> Option<Attachments> {
+        self.receiving.borrow_mut().take_attachments(handle)
     }
 
     /// Takes the memory of a message that is a private copy.
-    pub(crate) fn take_memory(&self, ticket: Ticket) -> Option<Vec<Block>> {
-        self.receiving.borrow_mut().take_memory(ticket)
+    pub(crate) fn take_memory(&self, handle: PayloadHandle) -> Option<Vec<Block>> {
+        self.receiving.borrow_mut().take_memory(handle)
     }
 
     /// Works on the transferables of a message that is alive.
-    pub(crate) fn with_parcel<T>(
+    pub(crate) fn with_attachments<T>(
         &self,
-        ticket: Ticket,
-        act: impl FnOnce(&mut Parcel) -> T,
+        handle: PayloadHandle,
+        act: impl FnOnce(&mut Attachments) -> T,
     ) -> Option<T> {
-        self.receiving.borrow_mut().parcel(ticket).map(act)
+        self.receiving.borrow_mut().attachments(handle).map(act)
     }
 
     /// Whether a look would find something.
@@ -158,12 +158,12 @@ impl Receiver {
     }
 
     #[inline(always)]
-    pub(crate) fn give_back(&self, ticket: Ticket) {
+    pub(crate) fn give_back(&self, handle: PayloadHandle) {
         let mut receiving = self.receiving.borrow_mut();
-        receiving.give_back(ticket);
-        if let Some(parcel) = receiving.take_parcel(ticket) {
+        receiving.give_back(handle);
+        if let Some(attachments) = receiving.take_attachments(handle) {
             drop(receiving);
-            parcel.abandon();
+            attachments.close_unclaimed();
         }
     }
 
@@ -184,8 +184,8 @@ impl Receiver {
 
     /// Whether the doorbell was drained since the last call.
     #[cfg(any(feature = "tokio", feature = "async-io"))]
-    pub(crate) fn has_silenced(&self) -> bool {
-        self.receiving.borrow_mut().has_silenced()
+    pub(crate) fn has_drained(&self) -> bool {
+        self.receiving.borrow_mut().has_drained()
     }
 
     pub(crate) fn prepare_wait(&self) -> Result<Wait, RecvError> {
@@ -213,7 +213,7 @@ impl Receiver {
 
     /// The doorbell, for a level-triggered watcher of this crate: saves one call per ring.
     pub(crate) fn level_triggered_fd(&self) -> BorrowedFd<'_> {
-        self.receiving.borrow_mut().announce_by_doorbell(DrainTo::Silence);
+        self.receiving.borrow_mut().arm_doorbell(DrainTo::Silence);
         self.end.doorbell()
     }
 
@@ -229,11 +229,11 @@ impl Receiver {
 impl Drop for Receiver {
     fn drop(&mut self) {
         let receiving = self.receiving.get_mut();
-        receiving.leave(Farewell::Dropped);
+        receiving.close(CloseKind::Dropped);
         // One reference is ours, one that of `receiving`. The last user closes the sockets, which
         // has the same effect, and no former owner of them can delay that.
         if Arc::strong_count(&self.end) > 2 {
-            receiving.abandon_queue();
+            receiving.close_unread();
         }
     }
 }
@@ -245,7 +245,7 @@ impl Drop for Receiver {
 /// came before from the socket, including the peer's end.
 impl AsFd for Receiver {
     fn as_fd(&self) -> BorrowedFd<'_> {
-        self.receiving.borrow_mut().announce_by_doorbell(DrainTo::TheEnd);
+        self.receiving.borrow_mut().arm_doorbell(DrainTo::TheEnd);
         self.end.doorbell()
     }
 }

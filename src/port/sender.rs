@@ -1,7 +1,7 @@
 //! The sending half of a port.
 
 use crate::error::{CloseReason, PoolError, PostError};
-use crate::link::cargo::Item;
+use crate::link::attachment::OutgoingAttachment;
 use crate::link::end::{Event, Half};
 use crate::link::endpoint::Endpoint;
 use crate::link::payload::Post;
@@ -14,7 +14,7 @@ use crate::port::pool::PooledError;
 use crate::port::stats::{Backlog, LaneStats};
 use crate::port::transfer::{TransferError, Transferable};
 use crate::ring::notifier::Wait;
-use crate::wire::record::{Farewell, Format};
+use crate::wire::record::{CloseKind, Format};
 use std::cell::{Cell, RefCell, RefMut};
 use std::fmt;
 use std::ops::{Deref, DerefMut};
@@ -190,7 +190,7 @@ impl Sender {
     ///
     /// The peer receives what was posted before. An open [`Loan`] can no longer be posted.
     pub fn close(&self) {
-        self.say_farewell(Farewell::Closed);
+        self.close_as(CloseKind::Closed);
     }
 
     /// Whether posts fail because an end is closed. Makes at most one system call.
@@ -246,10 +246,11 @@ impl Sender {
     pub(crate) fn post_with(
         &self,
         mut list: Vec<Transferable>,
-        post: impl FnOnce(&mut Sending, &mut [Item<'_>]) -> Result<(), PostError>,
+        post: impl FnOnce(&mut Sending, &mut [OutgoingAttachment<'_>]) -> Result<(), PostError>,
     ) -> Result<(), TransferError> {
         let posted = self.borrow().and_then(|mut sending| {
-            let mut items: Vec<Item<'_>> = list.iter_mut().map(Transferable::item).collect();
+            let mut items: Vec<OutgoingAttachment<'_>> =
+                list.iter_mut().map(Transferable::item).collect();
             post(&mut sending, &mut items)
         });
         posted.map_err(|reason| TransferError::new(reason, list))
@@ -269,16 +270,16 @@ impl Sender {
     fn post_as(&self, bytes: &[u8], format: Format) -> Result<(), PostError> {
         // No foreign code runs meanwhile, so nothing is requested that `Held` would have to do.
         if let Some(mut sending) = self.try_borrow()
-            && sending.stage_in_run(bytes, format)
+            && sending.stage_bytes_fast(bytes, format)
         {
             sending.commit();
             return Ok(());
         }
-        self.post_with_thought(bytes, format)
+        self.post_slow(bytes, format)
     }
 
     #[inline(never)]
-    fn post_with_thought(&self, bytes: &[u8], format: Format) -> Result<(), PostError> {
+    fn post_slow(&self, bytes: &[u8], format: Format) -> Result<(), PostError> {
         self.stage_and_commit(|sending| sending.stage_bytes(bytes, format))
     }
 
@@ -286,7 +287,7 @@ impl Sender {
     #[inline(always)]
     pub(crate) fn stage_bytes(&self, bytes: &[u8], format: Format) -> Result<(), PostError> {
         if let Some(mut sending) = self.try_borrow()
-            && sending.stage_in_run(bytes, format)
+            && sending.stage_bytes_fast(bytes, format)
         {
             return Ok(());
         }
@@ -334,17 +335,17 @@ impl Sender {
         self.borrow()?.prepare_wait(len)
     }
 
-    pub(crate) fn raise_room_flag(&self) {
+    pub(crate) fn arm_room_flag(&self) {
         if let Ok(mut sending) = self.borrow() {
-            sending.raise_room_flag();
+            sending.arm_room_flag();
         }
     }
 
     /// Asks the peer to ring the doorbell when it makes room.
     #[cfg(any(feature = "tokio", feature = "async-io"))]
-    pub(crate) fn raise_doorbell_flag(&self) {
+    pub(crate) fn arm_room_doorbell(&self) {
         if let Ok(mut sending) = self.borrow() {
-            sending.raise_doorbell_flag();
+            sending.arm_room_doorbell();
         }
     }
 
@@ -377,7 +378,7 @@ impl Sender {
     /// Why posts fail after `close`, also while a loan or a serialisation uses the half.
     pub(crate) fn close_reason(&self) -> CloseReason {
         let _ = self.end.learn(Event::Closed(Half::Sending));
-        self.end.said(Half::Sending).expect("it was closed here")
+        self.end.told(Half::Sending).expect("it was closed here")
     }
 
     pub(crate) fn endpoint(&self) -> &Arc<Endpoint> {
@@ -408,10 +409,10 @@ impl Sender {
         if self.lending.get() { None } else { self.sending.try_borrow_mut().ok() }
     }
 
-    fn say_farewell(&self, farewell: Farewell) {
+    fn close_as(&self, kind: CloseKind) {
         self.closing.set(true);
         if let Ok(mut sending) = self.borrow() {
-            sending.close(farewell);
+            sending.close(kind);
         }
     }
 }
@@ -431,7 +432,7 @@ impl Held<'_> {
             self.sending.trim_scratch();
         }
         if self.sender.closing.get() {
-            self.sending.close(Farewell::Closed);
+            self.sending.close(CloseKind::Closed);
         }
     }
 }
@@ -463,11 +464,11 @@ impl Drop for Held<'_> {
 
 impl Drop for Sender {
     fn drop(&mut self) {
-        let farewell = match self.closing.get() {
-            true => Farewell::Closed,
-            false => Farewell::Dropped,
+        let kind = match self.closing.get() {
+            true => CloseKind::Closed,
+            false => CloseKind::Dropped,
         };
-        self.sending.get_mut().close(farewell);
+        self.sending.get_mut().close(kind);
     }
 }
 

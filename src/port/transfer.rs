@@ -1,8 +1,8 @@
 //! What moves with a message, and what comes back if it cannot.
 
 use crate::error::{AsIoError, AttachError, PostError, into_io_error};
+use crate::link::attachment::OutgoingAttachment;
 use crate::link::buffer::Buffer;
-use crate::link::cargo::Item;
 use crate::link::payload::Post;
 use crate::link::transfer;
 use crate::port::MessagePort;
@@ -60,14 +60,16 @@ impl<T: Into<OwnedFd>> From<T> for Transferable {
 
 impl Transferable {
     /// Borrows it in the form that the link moves.
-    pub(crate) fn item(&mut self) -> Item<'_> {
+    pub(crate) fn item(&mut self) -> OutgoingAttachment<'_> {
         match self {
             Transferable::Port(port) => {
                 let (sending, receiving) = port.halves();
-                Item::Port(sending, receiving)
+                OutgoingAttachment::Port(sending, receiving)
             }
-            Transferable::Buffer(buffer) => Item::Buffer(buffer),
-            Transferable::Descriptor(descriptor) => Item::Descriptor(OwnedFd::as_fd(descriptor)),
+            Transferable::Buffer(buffer) => OutgoingAttachment::Buffer(buffer),
+            Transferable::Descriptor(descriptor) => {
+                OutgoingAttachment::Descriptor(OwnedFd::as_fd(descriptor))
+            }
         }
     }
 }

@@ -11,7 +11,7 @@ use crate::ring::notifier::{self, Wake};
 use crate::ring::segment::{Geometry, Span};
 use crate::sync::{Ordering, Site, ordering, step};
 use crate::wire::layout::RECORD_ALIGN;
-use crate::wire::record::{Beside, Farewell, Format, HEADER_LEN, Header, record_len};
+use crate::wire::record::{Attached, CloseKind, Format, HEADER_LEN, Header, record_len};
 
 mod controls;
 mod sleep;
@@ -41,7 +41,7 @@ pub(crate) struct Consumer {
 pub(crate) enum Peek {
     Empty,
     Message(Record),
-    Closed(Farewell),
+    Closed(CloseKind),
 }
 
 /// A message's place, checked.
@@ -52,7 +52,7 @@ pub(crate) struct Record {
     /// Payload bytes.
     pub len: u32,
     pub format: Format,
-    pub beside: Beside,
+    pub attached: Attached,
     /// Position after the record: release up to here when it has been read.
     pub end: u64,
 }
@@ -85,7 +85,7 @@ impl Consumer {
     /// control record before it. `None` means nothing yet: `peek` looks more closely, and reports
     /// any fault.
     #[inline(always)]
-    pub(crate) fn glance(&mut self) -> Option<Record> {
+    pub(crate) fn peek_fast(&mut self) -> Option<Record> {
         if self.cursor.position == self.tail {
             self.refresh_tail().ok()?;
             if self.cursor.position == self.tail {
@@ -95,7 +95,7 @@ impl Consumer {
         let words = self.memory.read_header(self.cursor.offset_in(self.span));
         let (len, format) = Header::decode_message(words)?;
         (record_len(u64::from(len)) <= self.available())
-            .then(|| self.at(len, format, Beside::Nothing))
+            .then(|| self.at(len, format, Attached::Nothing))
     }
 
     /// Whether the producer has committed something that was not taken yet. For loops that look
@@ -119,10 +119,10 @@ impl Consumer {
                 return Ok(Peek::Empty);
             }
             match self.read_header()? {
-                Header::Message { len, format, beside } => {
-                    return Ok(Peek::Message(self.at(len, format, beside)));
+                Header::Message { len, format, attached } => {
+                    return Ok(Peek::Message(self.at(len, format, attached)));
                 }
-                Header::Close { farewell } => return Ok(Peek::Closed(farewell)),
+                Header::Close { kind } => return Ok(Peek::Closed(kind)),
                 control => self.pass(control)?,
             }
             if self.cursor.position == self.tail {
@@ -142,7 +142,7 @@ impl Consumer {
     /// The same for a record that is not shown as a message, and does not count as one.
     #[inline(always)]
     pub(crate) fn skip(&mut self, record: &Record) {
-        debug_assert_eq!(record.end, self.at(record.len, record.format, record.beside).end);
+        debug_assert_eq!(record.end, self.at(record.len, record.format, record.attached).end);
         self.cursor.position = record.end;
         self.controls = 0;
     }
@@ -191,12 +191,12 @@ impl Consumer {
     }
 
     #[inline(always)]
-    fn at(&self, len: u32, format: Format, beside: Beside) -> Record {
+    fn at(&self, len: u32, format: Format, attached: Attached) -> Record {
         Record {
             payload_offset: self.cursor.offset_in(self.span) + HEADER_LEN,
             len,
             format,
-            beside,
+            attached,
             end: self.cursor.position.wrapping_add(record_len(u64::from(len))),
         }
     }

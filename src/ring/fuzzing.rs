@@ -4,14 +4,14 @@
 
 use crate::ring::consumer::{Consumer, Peek, Record};
 use crate::ring::cursor::{Cursor, distance};
-use crate::ring::harness::{FAREWELLS, Op, Rig, read_payload};
+use crate::ring::harness::{CLOSE_KINDS, Op, Rig, read_payload};
 use crate::ring::lane;
 use crate::ring::memory::Memory;
 use crate::ring::notifier::Sleep;
 use crate::ring::producer::Producer;
 use crate::ring::segment::Geometry;
 use crate::sync::Ordering;
-use crate::wire::record::{Beside, Format, Header, record_len};
+use crate::wire::record::{Attached, Format, Header, record_len};
 
 /// An honest producer and an honest consumer against a model, step by step.
 pub fn lane_ops(data: &[u8]) {
@@ -112,7 +112,7 @@ impl Script<'_> {
             10 => Op::GiveUp { len: self.len(geometry) },
             11..=15 => Op::Commit,
             16 | 17 => Op::Hop { len: self.len(geometry) },
-            18 => Op::GoHome,
+            18 => Op::GoToBase,
             19..=27 => Op::Take,
             28..=31 => Op::Release,
             32..=34 => Op::ReleaseAll,
@@ -149,7 +149,7 @@ impl Scene {
         let (header, next) = match value % 4 {
             0 | 1 => {
                 let header =
-                    Header::Message { len, format: Format::Bytes, beside: Beside::Nothing };
+                    Header::Message { len, format: Format::Bytes, attached: Attached::Nothing };
                 (header, self.shadow.advanced(record_len(u64::from(len))))
             }
             2 => {
@@ -160,7 +160,7 @@ impl Scene {
                 let next = self.shadow.advanced(16).entering(segment);
                 (Header::Jump { segment }, next)
             }
-            _ => (Header::Close { farewell: FAREWELLS[1] }, self.shadow.advanced(16)),
+            _ => (Header::Close { kind: CLOSE_KINDS[1] }, self.shadow.advanced(16)),
         };
         let mut words = header.encode();
         let twist = script.small();
@@ -206,15 +206,15 @@ impl Scene {
     fn consumer_reads(&mut self) {
         let before = self.consumer.position();
         let tail = self.memory.lane().producer.tail.load(Ordering::Relaxed);
-        let glance = self.consumer.glance();
+        let fast = self.consumer.peek_fast();
         let peek = self.consumer.peek();
-        assert!(glance.is_none_or(|record| peek == Ok(Peek::Message(record))), "a wrong glance");
+        assert!(fast.is_none_or(|record| peek == Ok(Peek::Message(record))), "a wrong fast peek");
         match peek {
             Ok(Peek::Message(record)) => {
                 self.check_record(&record);
                 assert_eq!(self.consumer.peek(), Ok(Peek::Message(record)), "a second look");
-                let is_plain = record.beside == Beside::Nothing;
-                assert_eq!(self.consumer.glance(), is_plain.then_some(record), "plain to see");
+                let is_plain = record.attached == Attached::Nothing;
+                assert_eq!(self.consumer.peek_fast(), is_plain.then_some(record), "plain to see");
                 let _bytes = read_payload(&self.memory, &record);
                 self.consumer.take(&record);
                 assert!(distance(self.consumer.position(), before) <= self.geometry.limit());
@@ -234,7 +234,7 @@ impl Scene {
         assert!(at + len <= self.geometry.limit(), "a record outside the area");
         assert_eq!(record.end, cursor.position.wrapping_add(len));
         let header =
-            Header::Message { len: record.len, format: record.format, beside: record.beside };
+            Header::Message { len: record.len, format: record.format, attached: record.attached };
         assert_eq!(self.memory.read_header(at), header.encode());
     }
 
@@ -260,12 +260,12 @@ impl Scene {
         let len = script.len(&self.geometry);
         match choice % 8 {
             0..=2 => {
-                let plain = self.producer.plan_in_run(len);
+                let plain = self.producer.plan_fast(len);
                 if let Some(plan) = plain.or_else(|| self.producer.plan(len).ok()) {
                     let _place = self.memory.bytes(plan.payload_offset(), len);
                     self.producer.stage(plan, len as u32, Format::Bytes);
                     let size = self.geometry.segment_len(self.producer.cursor().segment);
-                    self.producer.renew_run(size);
+                    self.producer.renew_contiguous(size);
                     let _wake = self.producer.commit();
                 }
             }
@@ -280,18 +280,22 @@ impl Scene {
                 let _wake = self.producer.hop(len);
             }
             5 => {
-                let _wake = self.producer.go_home();
+                let _wake = self.producer.go_to_base();
             }
             6 => {
                 let _wait = self.producer.prepare_wait(len, script.sleep());
             }
             _ => {
                 let _wake = self.producer.commit();
-                let (cursor, left) = (self.producer.cursor(), self.producer.left());
+                let (cursor, vacated_at) = (self.producer.cursor(), self.producer.vacated_at());
                 // A capsule may lie as well.
-                let left =
-                    if script.small().is_multiple_of(2) { left } else { [script.start(); 21] };
-                let resumed = Producer::resume(self.memory.clone(), self.geometry, cursor, left);
+                let vacated_at = if script.small().is_multiple_of(2) {
+                    vacated_at
+                } else {
+                    [script.start(); 21]
+                };
+                let resumed =
+                    Producer::resume(self.memory.clone(), self.geometry, cursor, vacated_at);
                 if let Ok(producer) = resumed {
                     self.producer = producer;
                 }

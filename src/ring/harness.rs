@@ -17,7 +17,7 @@ use crate::ring::route::Plan;
 use crate::ring::segment::Geometry;
 use crate::sync::Ordering;
 use crate::wire::layout::MAX_SEGMENTS;
-use crate::wire::record::{Farewell, Format, HEADER_LEN, record_len};
+use crate::wire::record::{CloseKind, Format, HEADER_LEN, record_len};
 
 /// One step of either end.
 #[derive(Clone, Copy, Debug)]
@@ -40,7 +40,7 @@ pub(crate) enum Op {
     Hop {
         len: u64,
     },
-    GoHome,
+    GoToBase,
     /// Peek, compare, take.
     Take,
     /// A stream of messages of one length, of which the consumer stays `behind` behind.
@@ -142,7 +142,7 @@ impl Rig {
                     self.hop(len);
                 }
             }
-            Op::GoHome => self.go_home(),
+            Op::GoToBase => self.go_to_base(),
             Op::Take => {
                 self.take();
             }
@@ -174,7 +174,7 @@ impl Rig {
     /// Plans, and checks the result against what a plan promises.
     pub(crate) fn plan(&mut self, len: u64) -> Result<Plan, Refusal> {
         let before = self.producer_state();
-        let plain = self.producer.plan_in_run(len);
+        let plain = self.producer.plan_fast(len);
         let plan = self.producer.plan(len);
         assert_eq!(self.producer_state(), before, "a plan changed something");
         assert!(plain.is_none() || plain == plan.ok(), "a plain place is not the right one");
@@ -200,7 +200,7 @@ impl Rig {
         if any {
             self.expect_committed(wake);
         } else {
-            assert_eq!(wake, Wake::Nobody, "woken for nothing");
+            assert_eq!(wake, Wake::NoSleeper, "woken for nothing");
         }
         assert!(!self.producer.has_staged());
     }
@@ -216,9 +216,9 @@ impl Rig {
 
     /// Takes the next message; its bytes must be what was posted. Returns whether there was one.
     pub(crate) fn take(&mut self) -> bool {
-        let glance = self.consumer.glance();
+        let fast = self.consumer.peek_fast();
         let peek = self.consumer.peek().expect("an honest peer");
-        assert!(glance.is_none_or(|record| peek == Peek::Message(record)), "a wrong glance");
+        assert!(fast.is_none_or(|record| peek == Peek::Message(record)), "a wrong fast peek");
         match peek {
             Peek::Empty => {
                 assert!(self.committed.is_empty(), "{} messages are lost", self.committed.len());
@@ -228,12 +228,12 @@ impl Rig {
                 let message = self.committed.pop_front().expect("a message that was never sent");
                 self.compare(&record, &message);
                 assert_eq!(self.consumer.peek(), Ok(Peek::Message(record)), "a second look");
-                assert_eq!(self.consumer.glance(), Some(record), "plain to see by now");
+                assert_eq!(self.consumer.peek_fast(), Some(record), "plain to see by now");
                 self.consumer.take(&record);
                 self.taken.push_back((record, message));
                 true
             }
-            Peek::Closed(farewell) => panic!("no side closed, but the peek says {farewell:?}"),
+            Peek::Closed(kind) => panic!("no side closed, but the peek says {kind:?}"),
         }
     }
 
@@ -334,15 +334,15 @@ impl Rig {
         self.staged.push_back(message);
         self.posted += 1;
         // As the link does, with more and with fewer pages allocated.
-        if !self.producer.has_run() {
+        if !self.producer.has_contiguous() {
             let size = self.geometry.segment_len(self.producer.cursor().segment);
-            self.producer.renew_run(size >> (self.posted % 3));
+            self.producer.renew_contiguous(size >> (self.posted % 3));
         }
     }
 
     fn post_open(&mut self, wish: u64, len: u64) {
         let before = self.producer_state();
-        let plain = self.producer.plan_open_in_run(wish);
+        let plain = self.producer.plan_open_fast(wish);
         let plan = self.producer.plan_open(wish).expect("an honest peer");
         assert_eq!(self.producer_state(), before, "a plan changed something");
         let Some(plan) = plain.or(plan) else { return };
@@ -362,11 +362,11 @@ impl Rig {
         }
     }
 
-    fn go_home(&mut self) {
+    fn go_to_base(&mut self) {
         let away = self.producer.cursor().segment != 0;
-        let gone = self.producer.go_home().expect("an honest peer");
+        let gone = self.producer.go_to_base().expect("an honest peer");
         let empty = self.staged.is_empty() && self.committed.is_empty() && self.taken.is_empty();
-        assert!(gone.is_none() || (away && empty), "went home from a burst");
+        assert!(gone.is_none() || (away && empty), "returned to the base segment in a burst");
         if let Some(wake) = gone {
             self.expect_committed(wake);
             assert_eq!(self.producer.cursor().segment, 0);
@@ -429,9 +429,9 @@ impl Rig {
         let free = |producer: &Producer| -> Vec<bool> {
             (0..self.geometry.segments()).map(|segment| producer.is_free(segment)).collect()
         };
-        let (cursor, left, before) =
-            (self.producer.cursor(), self.producer.left(), free(&self.producer));
-        let producer = Producer::resume(self.memory.clone(), self.geometry, cursor, left)
+        let (cursor, vacated_at, before) =
+            (self.producer.cursor(), self.producer.vacated_at(), free(&self.producer));
+        let producer = Producer::resume(self.memory.clone(), self.geometry, cursor, vacated_at)
             .expect("an honest peer's head lies within the limit");
         assert_eq!(free(&producer), before, "a move has changed the room");
         self.producer = producer;
@@ -501,11 +501,11 @@ pub(crate) fn read_payload(memory: &Memory, record: &Record) -> Vec<u8> {
 
 fn wake_for(sleep: Option<Sleep>) -> Wake {
     match sleep {
-        None => Wake::Nobody,
+        None => Wake::NoSleeper,
         Some(Sleep::Futex) => Wake::Futex,
         Some(Sleep::Doorbell) => Wake::Doorbell,
     }
 }
 
 /// Both ways in which a producer ends its direction.
-pub(crate) const FAREWELLS: [Farewell; 2] = [Farewell::Closed, Farewell::Dropped];
+pub(crate) const CLOSE_KINDS: [CloseKind; 2] = [CloseKind::Closed, CloseKind::Dropped];

@@ -77,7 +77,7 @@
 //! | `PublishHead` | `head`, `Consumer::release` → | the next three | that the bytes were read |
 //! | `ReadHead` | `head`, → `Producer::refresh_head` | `PublishHead` | the same |
 //! | `ResumeHead` | `head`, → `Producer::resume` | `PublishHead` | the same |
-//! | `HeadOnWayHome` | `head`, → `Producer::way_home`, `go_home` | `PublishHead` | the same |
+//! | `HeadAtShrink` | `head`, → `Producer::plan_shrink`, `go_to_base` | `PublishHead` | the same |
 //! | `FenceBeforeLook` | store `tail`, `head`, count; load the flag | the next | either is seen |
 //! | `FenceBeforeSleep` | store the flag; load those | the other two | either is seen |
 //! | `FenceReaderGone` | store `reader_gone`; load the flag | `FenceBeforeSleep` | either is seen |
@@ -98,7 +98,7 @@
 //! | `PublishHead` to Relaxed | ring, growth, resumed | a unit is overwritten while it is read |
 //! | `ReadHead` to Relaxed | ring, growth | a unit is overwritten while it is read |
 //! | `ResumeHead` to Relaxed | resumed | a unit is overwritten while it is read |
-//! | `HeadOnWayHome` to Relaxed | `way_home` | a unit is overwritten while it is read |
+//! | `HeadAtShrink` to Relaxed | `shrink` | a unit is overwritten while it is read |
 //! | `FenceBeforeLook` deleted | messages, room, hop, slot | a sleep without end |
 //! | `FenceBeforeSleep` deleted | messages, room, hop, `reader_gone`, slot | a sleep without end |
 //! | `FenceReaderGone` deleted | `reader_gone` | a sleep without end |

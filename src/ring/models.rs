@@ -25,7 +25,7 @@ use crate::ring::notifier::{self, Sleep, Wait, Wake};
 use crate::ring::producer::{Producer, Refusal};
 use crate::ring::segment::Geometry;
 use crate::sync::{AtomicBool, AtomicU32, Ordering, Site};
-use crate::wire::record::{Farewell, Format};
+use crate::wire::record::{CloseKind, Format};
 
 /// Publishing, reading and reuse in one segment, without a wait.
 ///
@@ -53,10 +53,10 @@ fn resumed() {
     lane.preload(4, 1);
     let Lane { producer, mut consumer, units, .. } = lane;
     let (memory, geometry) = (producer.memory().clone(), *producer.geometry());
-    let (cursor, left) = (producer.cursor(), producer.left());
+    let (cursor, vacated_at) = (producer.cursor(), producer.vacated_at());
     drop(producer);
     let posting = thread::spawn(move || {
-        let resumed = Producer::resume(memory, geometry, cursor, left);
+        let resumed = Producer::resume(memory, geometry, cursor, vacated_at);
         post(&mut resumed.expect("an honest peer"), 4, units[4], false).is_ok()
     });
     for number in 1..4 {
@@ -69,7 +69,7 @@ fn resumed() {
 
 /// The producer goes back to the segment that a burst has left, once the lane is empty: the record
 /// there covers bytes of the first one.
-fn way_home() {
+fn shrink() {
     let mut lane = Lane::new(Geometry::new(128, 256), &[5, 1, 1, 1]);
     lane.preload(3, 0);
     lane.race(3);
@@ -152,7 +152,7 @@ fn reader_gone() {
         let sent = post_waiting(&mut producer, &producer_bells, 3, 1, false);
         assert!(!sent, "there was no room");
     });
-    bells.room.wake(consumer.leave(Farewell::Dropped));
+    bells.room.wake(consumer.close(CloseKind::Dropped));
     posting.join().expect("the producer ends");
 }
 
@@ -260,7 +260,7 @@ impl Lane {
                 });
             }
             let wake = post(&mut self.producer, number, self.units[number], self.is_quick);
-            assert_eq!(wake, Ok(Wake::Nobody), "there is room");
+            assert_eq!(wake, Ok(Wake::NoSleeper), "there is room");
         }
         (self.posted, self.taken) = (posts, takes);
     }
@@ -318,15 +318,15 @@ fn post(
     units: u64,
     is_quick: bool,
 ) -> Result<Wake, Refusal> {
-    let quick = if is_quick { producer.plan_in_run(16 * units) } else { None };
+    let quick = if is_quick { producer.plan_fast(16 * units) } else { None };
     let plan = quick.map_or_else(|| producer.plan(16 * units), Ok)?;
     let first = plan.payload_offset();
     for unit in 0..units {
         producer.memory().write_unit(first + 16 * unit, [number as u64, unit]);
     }
     producer.stage(plan, (16 * units) as u32, Format::Bytes);
-    if is_quick && !producer.has_run() {
-        producer.renew_run(producer.geometry().segment_len(producer.cursor().segment));
+    if is_quick && !producer.has_contiguous() {
+        producer.renew_contiguous(producer.geometry().segment_len(producer.cursor().segment));
     }
     Ok(producer.commit())
 }
@@ -366,7 +366,7 @@ fn post_waiting(
 /// The link's loop around `peek`.
 fn next_waiting(consumer: &mut Consumer, bells: &Bells, is_quick: bool) -> Record {
     loop {
-        if is_quick && let Some(record) = consumer.glance() {
+        if is_quick && let Some(record) = consumer.peek_fast() {
             return record;
         }
         match consumer.peek().expect("an honest peer") {
@@ -380,18 +380,18 @@ fn next_waiting(consumer: &mut Consumer, bells: &Bells, is_quick: bool) -> Recor
                     consumer.cancel_wait();
                 }
             }
-            Peek::Closed(farewell) => panic!("no side closed, but the peek says {farewell:?}"),
+            Peek::Closed(kind) => panic!("no side closed, but the peek says {kind:?}"),
         }
     }
 }
 
 /// Receives message `number` if it is there, and returns whether it was.
 fn receive_next(consumer: &mut Consumer, number: usize, units: u64, is_quick: bool) -> bool {
-    let quick = if is_quick { consumer.glance() } else { None };
+    let quick = if is_quick { consumer.peek_fast() } else { None };
     let found = quick.map_or_else(|| consumer.peek().expect("an honest peer"), Peek::Message);
     let Peek::Message(record) = found else { return false };
     let wake = receive(consumer, &record, number, units);
-    assert_eq!(wake, Wake::Nobody);
+    assert_eq!(wake, Wake::NoSleeper);
     true
 }
 
@@ -447,7 +447,7 @@ const RING: Model = Model { run: ring, preemptions: None };
 const GROWTH: Model = Model { run: growth, preemptions: None };
 const QUICK: Model = Model { run: quick, preemptions: None };
 const RESUMED: Model = Model { run: resumed, preemptions: None };
-const WAY_HOME: Model = Model { run: way_home, preemptions: None };
+const SHRINK: Model = Model { run: shrink, preemptions: None };
 const CONTROLS: Model = Model { run: controls, preemptions: Some(3) };
 const SLOT: Model = Model { run: slot, preemptions: None };
 const SEEN_REQUEST: Model = Model { run: || request(handover::has_request), preemptions: None };
@@ -489,8 +489,8 @@ mod loom_whole {
     }
 
     #[test]
-    fn the_way_home_overwrites_nothing_that_is_read() {
-        WAY_HOME.check();
+    fn a_shrink_overwrites_nothing_that_is_read() {
+        SHRINK.check();
     }
 
     #[test]

@@ -21,7 +21,7 @@ use crate::sync::{AtomicU32, Ordering, Site, fence, step, store_flag, swap_flag}
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Wake {
     /// There is no sleeper.
-    Nobody,
+    NoSleeper,
     /// The sleeper sleeps on the flag's own word.
     Futex,
     /// The sleeper waits on the doorbell.
@@ -69,7 +69,7 @@ pub(crate) fn arm(flag: &AtomicU32, sleep: Sleep) {
 pub(crate) fn disarm(flag: &AtomicU32) {
     if step(Site::Disarm) {
         // Relaxed: a waker that took the flag first rings once too often, which costs one look.
-        flag.swap(NOBODY, Ordering::Relaxed);
+        flag.swap(NO_SLEEPER, Ordering::Relaxed);
     }
 }
 
@@ -85,20 +85,20 @@ pub(crate) fn look(flag: &AtomicU32, site: Site) -> Wake {
     // SeqCst fence: pairs with the one in `arm`: we see the flag, or the sleeper sees our commit.
     fence(site);
     // Relaxed: ordered by the fence; a stale flag costs one spurious wake, nothing else.
-    if flag.load(Ordering::Relaxed) == NOBODY { Wake::Nobody } else { take(flag) }
+    if flag.load(Ordering::Relaxed) == NO_SLEEPER { Wake::NoSleeper } else { take(flag) }
 }
 
 #[cold]
 fn take(flag: &AtomicU32) -> Wake {
     // Relaxed: the wake itself, a system call, orders what follows it.
-    match swap_flag(Site::TakeFlag, flag, NOBODY, Ordering::Relaxed) {
-        NOBODY => Wake::Nobody,
+    match swap_flag(Site::TakeFlag, flag, NO_SLEEPER, Ordering::Relaxed) {
+        NO_SLEEPER => Wake::NoSleeper,
         FUTEX => Wake::Futex,
         // Written by the peer, so it may be invalid: a ring is the wake that is always harmless.
         _ => Wake::Doorbell,
     }
 }
 
-const NOBODY: u32 = 0;
+const NO_SLEEPER: u32 = 0;
 const FUTEX: u32 = 1;
 const DOORBELL: u32 = 2;

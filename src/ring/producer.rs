@@ -16,20 +16,21 @@ use crate::ring::route::{Plan, State, route};
 use crate::ring::segment::{Geometry, RESERVE};
 use crate::sync::{Ordering, Site, ordering};
 use crate::wire::layout::{MAX_SEGMENTS, RECORD_ALIGN};
-use crate::wire::record::{Beside, Farewell, Format, HEADER_LEN, Header, record_len};
+use crate::wire::record::{Attached, CloseKind, Format, HEADER_LEN, Header, record_len};
 
 mod room;
 
 /// INVARIANT (owner): the bytes from the cursor on, up to what `head` has released, are this end's.
-/// INVARIANT (run): `run` bytes from the cursor on, and `RESERVE` after them, are contiguous and
-/// keep (reserve), and the caller of `renew_run` guarantees that they have pages.
+/// INVARIANT (contiguous): `contiguous` bytes from the cursor on, and `RESERVE` after them, are
+/// contiguous and keep (reserve), and the caller of `renew_contiguous` guarantees that they have
+/// pages.
 #[derive(Debug)]
 pub(crate) struct Producer {
     memory: Memory,
     state: State,
     committed: u64,
     /// Fast path: bytes that may be written at the cursor without a further check.
-    run: u64,
+    contiguous: u64,
     /// The count of messages at which the link rechecks what the ring does not know.
     recheck_at: u64,
     counters: Counters,
@@ -51,23 +52,23 @@ impl Producer {
     /// A producer that continues at `cursor`, on a lane whose head must lie within the limit before
     /// it.
     ///
-    /// `left` is what `left()` returned before the move. It may be anything: a mark that is not of
-    /// the last `limit` bytes counts as left just now, and a wrong one harms only what this end has
-    /// posted, which the sender of the mark could have done as well.
+    /// `vacated_at` is what `vacated_at()` returned before the move. It may be anything: a mark
+    /// that is not of the last `limit` bytes counts as left just now, and a wrong one harms only
+    /// what this end has posted, which the sender of the mark could have done as well.
     pub(crate) fn resume(
         memory: Memory,
         geometry: Geometry,
         cursor: Cursor,
-        left: [u64; MAX_SEGMENTS],
+        vacated_at: [u64; MAX_SEGMENTS],
     ) -> Result<Producer, Corruption> {
         // Acquire: pairs with the Release in `Consumer::release`.
         let head = memory.lane().consumer.head.load(ordering(Site::ResumeHead, Ordering::Acquire));
         let counters = Counters::read(&memory.lane().produced);
         Ok(Producer {
             memory,
-            state: State::resume(geometry, cursor, head, left)?,
+            state: State::resume(geometry, cursor, head, vacated_at)?,
             committed: cursor.position,
-            run: 0,
+            contiguous: 0,
             recheck_at: counters.messages.wrapping_add(NEVER),
             committed_messages: counters.messages,
             counters,
@@ -80,11 +81,11 @@ impl Producer {
     /// Two compares. All of a post that finds such a place stays in registers; a result that goes
     /// through memory is stored by words and loaded by pairs of them, which stalls.
     #[inline(always)]
-    pub(crate) fn plan_in_run(&self, len: u64) -> Option<Plan> {
-        if len > self.state.geometry.largest_at_home() || record_len(len) > self.run {
+    pub(crate) fn plan_fast(&self, len: u64) -> Option<Plan> {
+        if len > self.state.geometry.largest_in_base() || record_len(len) > self.contiguous {
             return None;
         }
-        if self.state.cursor.segment != 0 && self.may_go_home() {
+        if self.state.cursor.segment != 0 && self.may_shrink() {
             return None;
         }
         Some(self.state.plan_at_cursor(record_len(len)))
@@ -102,55 +103,57 @@ impl Producer {
         self.recheck_at.wrapping_sub(self.counters.messages) as i64 <= 0
     }
 
-    /// The same place again: nothing was staged since `plan_in_run` found it.
+    /// The same place again: nothing was staged since `plan_fast` found it.
     #[inline(always)]
     pub(crate) fn plan_found_before(&self, len: u64) -> Plan {
-        debug_assert!(record_len(len) <= self.run);
+        debug_assert!(record_len(len) <= self.contiguous);
         self.state.plan_at_cursor(record_len(len))
     }
 
     /// Fast path for a record whose length is not known yet: a place with contiguous room for
     /// `wish` payload bytes or more.
     #[inline(always)]
-    pub(crate) fn plan_open_in_run(&self, wish: u64) -> Option<Plan> {
-        self.plan_in_run(wish)?;
-        let most = record_len(self.state.geometry.largest_at_home());
-        Some(self.state.plan_at_cursor(self.run.min(most)))
+    pub(crate) fn plan_open_fast(&self, wish: u64) -> Option<Plan> {
+        self.plan_fast(wish)?;
+        let most = record_len(self.state.geometry.largest_in_base());
+        Some(self.state.plan_at_cursor(self.contiguous.min(most)))
     }
 
     /// Computes the contiguous room, with `made` bytes of the current segment known to have pages.
-    pub(crate) fn renew_run(&mut self, made: u64) {
+    pub(crate) fn renew_contiguous(&mut self, made: u64) {
         let size = self.state.geometry.segment_len(self.state.cursor.segment);
         let pages = if made == size { size } else { made.saturating_sub(RESERVE) };
         let index = self.state.cursor.index_in(self.state.span);
-        self.run = pages.saturating_sub(index).min(self.state.room_here()) & !(RECORD_ALIGN - 1);
+        self.contiguous =
+            pages.saturating_sub(index).min(self.state.room_here()) & !(RECORD_ALIGN - 1);
     }
 
-    /// Whether it may be time to go home: the lane seems to be empty.
+    /// Whether it may be time to shrink: the lane seems to be empty.
     #[inline]
-    fn may_go_home(&self) -> bool {
-        // Relaxed: `way_home` loads it again, and orders.
+    fn may_shrink(&self) -> bool {
+        // Relaxed: `plan_shrink` loads it again, and orders.
         let head = || self.memory.lane().consumer.head.load(Ordering::Relaxed);
         self.state.is_settled() && head() == self.state.cursor.position
     }
 
     /// Whether contiguous room is left.
     #[inline(always)]
-    pub(crate) fn has_run(&self) -> bool {
-        self.run != 0
+    pub(crate) fn has_contiguous(&self) -> bool {
+        self.contiguous != 0
     }
 
     /// Finds a place for a record of exactly `len` payload bytes.
     ///
-    /// In order: home, if a burst is over; here; after growth. The peer's `head` is loaded only
-    /// when the cached one says that there is no room, and while away from home.
+    /// In order: a smaller segment, if a burst is over; here; after growth. The peer's `head` is
+    /// loaded only when the cached one says that there is no room, and while outside the base
+    /// segment.
     pub(crate) fn plan(&mut self, len: u64) -> Result<Plan, Refusal> {
         // Compared before anything is added to it: the caller's length may be any.
         if len > self.state.geometry.largest_message() {
             return Err(Refusal::TooLarge);
         }
         let record = record_len(len);
-        if let Some(plan) = self.way_home(record)? {
+        if let Some(plan) = self.plan_shrink(record)? {
             return Ok(plan);
         }
         if let Some(stay) = self.state.stay(record) {
@@ -164,7 +167,7 @@ impl Producer {
     /// growing, for at most `wish` payload bytes. `None` if that is next to nothing.
     pub(crate) fn plan_open(&mut self, wish: u64) -> Result<Option<Plan>, Refusal> {
         let wish = record_len(wish).min(self.state.geometry.largest_record());
-        if let Some(plan) = self.way_home(wish)? {
+        if let Some(plan) = self.plan_shrink(wish)? {
             return Ok(Some(plan));
         }
         if self.state.room_here() < wish {
@@ -177,12 +180,12 @@ impl Producer {
     /// Stages the record that was written where `plan` says, with `len` payload bytes.
     #[inline(always)]
     pub(crate) fn stage(&mut self, plan: Plan, len: u32, format: Format) {
-        self.stage_beside(plan, len, format, Beside::Nothing);
+        self.stage_with(plan, len, format, Attached::Nothing);
     }
 
     /// The same, of a record with a packet beside it.
     #[inline(always)]
-    pub(crate) fn stage_beside(&mut self, plan: Plan, len: u32, format: Format, beside: Beside) {
+    pub(crate) fn stage_with(&mut self, plan: Plan, len: u32, format: Format, attached: Attached) {
         let record = record_len(u64::from(len));
         assert!(record <= plan.room, "a record outgrew its plan");
         if let Some(control) = plan.control {
@@ -192,11 +195,11 @@ impl Producer {
         // cursor that is copied as a whole is stored by words and loaded by pairs, which stalls.
         debug_assert_eq!(self.state.cursor, plan.at);
         self.state.cursor.position = self.state.cursor.position.wrapping_add(record);
-        self.run = self.run.saturating_sub(record);
-        let header = Header::Message { len, format, beside };
+        self.contiguous = self.contiguous.saturating_sub(record);
+        let header = Header::Message { len, format, attached };
         self.memory.write_header(plan.offset, header.encode());
         debug_assert!(self.state.used() + RESERVE <= self.state.span.mask + 1);
-        if !matches!(beside, Beside::Pool { .. }) {
+        if !matches!(attached, Attached::Pool { .. }) {
             self.counters.messages = self.counters.messages.wrapping_add(1);
             self.counters.bytes = self.counters.bytes.wrapping_add(u64::from(len));
         }
@@ -209,7 +212,7 @@ impl Producer {
     #[inline(always)]
     pub(crate) fn commit(&mut self) -> Wake {
         if !self.has_staged() {
-            return Wake::Nobody;
+            return Wake::NoSleeper;
         }
         self.committed = self.state.cursor.position;
         self.committed_messages = self.counters.messages;
@@ -218,7 +221,7 @@ impl Producer {
         // Release: pairs with the Acquire in `Consumer::refresh_tail`; publishes the records.
         lane.producer.tail.store(self.committed, ordering(Site::PublishTail, Ordering::Release));
         let wake = notifier::look(&lane.sleepers.message_sleeper, Site::FenceBeforeLook);
-        if wake != Wake::Nobody {
+        if wake != Wake::NoSleeper {
             self.counters.wakes = self.counters.wakes.wrapping_add(1);
             // Relaxed: a number for people, as in `count_full` and `write_control`.
             lane.produced.wakes.store(self.counters.wakes, Ordering::Relaxed);
@@ -234,8 +237,8 @@ impl Producer {
     }
 
     /// Commits what is staged, and the lane's last record. Never waits: room for it is kept.
-    pub(crate) fn close(&mut self, farewell: Farewell) -> Wake {
-        self.write_control(Header::Close { farewell });
+    pub(crate) fn close(&mut self, kind: CloseKind) -> Wake {
+        self.write_control(Header::Close { kind });
         self.commit()
     }
 
@@ -262,8 +265,8 @@ impl Producer {
 
     /// When each segment was left, for the next owner of this end. Segments that are free by now
     /// are marked as free, so that an old mark cannot look like none.
-    pub(crate) fn left(&self) -> [u64; MAX_SEGMENTS] {
-        self.state.left()
+    pub(crate) fn vacated_at(&self) -> [u64; MAX_SEGMENTS] {
+        self.state.vacated_at()
     }
 
     pub(crate) fn counters(&self) -> Counters {
@@ -271,16 +274,16 @@ impl Producer {
     }
 
     /// The jump to the smallest segment that suffices, if a burst is over and the lane is empty.
-    fn way_home(&mut self, record: u64) -> Result<Option<Plan>, Refusal> {
-        let Some(home) = self.state.home_of(record) else { return Ok(None) };
-        self.refresh_head(Site::HeadOnWayHome)?;
-        Ok(self.state.is_drained().then(|| self.state.plan_jump(home, record)))
+    fn plan_shrink(&mut self, record: u64) -> Result<Option<Plan>, Refusal> {
+        let Some(fit) = self.state.smallest_fit(record) else { return Ok(None) };
+        self.refresh_head(Site::HeadAtShrink)?;
+        Ok(self.state.is_drained().then(|| self.state.plan_jump(fit, record)))
     }
 
     /// Writes a control record at the cursor, and moves to where it leads.
     fn write_control(&mut self, control: Header) {
         self.memory.write_header(self.state.cursor.offset_in(self.state.span), control.encode());
-        self.run = 0;
+        self.contiguous = 0;
         match control {
             Header::Padding { len } => {
                 self.state.cursor = self.state.cursor.advanced(HEADER_LEN + u64::from(len));

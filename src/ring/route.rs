@@ -13,7 +13,7 @@ use crate::wire::record::{HEADER_LEN, Header};
 ///
 /// INVARIANT (reserve): bytes in use of the current segment plus `RESERVE` never exceed its length.
 /// INVARIANT (free): segment `k` other than the current one is free when `head` has reached
-/// `left[k]`, the position after the jump by which it was last left.
+/// `vacated_at[k]`, the position after the jump by which it was last vacated.
 #[derive(Clone, Debug)]
 pub(crate) struct State {
     pub(crate) geometry: Geometry,
@@ -22,13 +22,13 @@ pub(crate) struct State {
     pub(crate) span: Span,
     /// The consumer's `head` as it was last loaded and checked.
     pub(crate) head: u64,
-    pub(crate) left: [u64; MAX_SEGMENTS],
+    pub(crate) vacated_at: [u64; MAX_SEGMENTS],
     /// Records in a row that would have fitted a smaller segment than the current one, at any
     /// index.
-    pub(crate) roomy_records: u32,
+    pub(crate) shrink_candidates: u32,
 }
 
-/// Where a record goes. Whether the lane goes home first is asked before, by `State::home_of`.
+/// Where a record goes. Whether the lane shrinks first is asked before, by `State::smallest_fit`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(crate) enum Route {
     /// At the cursor.
@@ -77,13 +77,13 @@ pub(crate) fn route(record: u64, state: &State) -> Route {
 
 impl State {
     /// The state of a producer that continues at `cursor`; `head` must lie within the limit before
-    /// it, `left` may be anything: a mark that is not of the last `limit` bytes counts as left just
-    /// now.
+    /// it, `vacated_at` may be anything: a mark that is not of the last `limit` bytes counts as
+    /// left just now.
     pub(crate) fn resume(
         geometry: Geometry,
         cursor: Cursor,
         head: u64,
-        left: [u64; MAX_SEGMENTS],
+        vacated_at: [u64; MAX_SEGMENTS],
     ) -> Result<State, Corruption> {
         let (position, limit) = (cursor.position, geometry.limit());
         let behind = distance(position, head);
@@ -92,9 +92,9 @@ impl State {
             return Err(Corruption::step(what, behind, limit, RESERVE));
         }
         let is_recent = |mark| distance(position, mark) <= limit;
-        let left = left.map(|mark| if is_recent(mark) { mark } else { position });
+        let vacated_at = vacated_at.map(|mark| if is_recent(mark) { mark } else { position });
         let span = geometry.span(cursor.segment);
-        Ok(State { geometry, cursor, span, head, left, roomy_records: 0 })
+        Ok(State { geometry, cursor, span, head, vacated_at, shrink_candidates: 0 })
     }
 
     /// Takes over a newly loaded `head`, if a consumer of what was committed can have written it.
@@ -122,17 +122,17 @@ impl State {
 
     /// Whether a burst is over, as far as the records tell: the smaller segment to move to once the
     /// lane is empty, so that the next burst finds the pages of this one.
-    pub(crate) fn home_of(&self, record: u64) -> Option<u32> {
+    pub(crate) fn smallest_fit(&self, record: u64) -> Option<u32> {
         if self.cursor.segment == 0 || !self.is_settled() {
             return None;
         }
-        self.geometry.home_of(record).filter(|&home| home < self.cursor.segment)
+        self.geometry.smallest_fit(record).filter(|&fit| fit < self.cursor.segment)
     }
 
     /// Whether enough records in a row would have fitted a smaller segment.
     #[inline]
     pub(crate) fn is_settled(&self) -> bool {
-        self.roomy_records >= ROOMY_RECORDS_BEFORE_HOME
+        self.shrink_candidates >= SHRINK_AFTER
     }
 
     /// Whether everything staged was released.
@@ -154,7 +154,7 @@ impl State {
 
     /// Whether segment `k` holds nothing that the consumer may still read.
     pub(crate) fn is_free(&self, segment: u32) -> bool {
-        segment != self.cursor.segment && reached(self.head, self.left[segment as usize])
+        segment != self.cursor.segment && reached(self.head, self.vacated_at[segment as usize])
     }
 
     /// What follows a staged record that left the fast path: the segment to jump to at once.
@@ -163,8 +163,8 @@ impl State {
     /// next such record may then enter this one as soon as the record is released.
     pub(crate) fn jump_after(&mut self, record: u64) -> Option<u32> {
         let here = self.cursor.segment;
-        let roomy = self.geometry.home_of(record).is_some_and(|home| home < here);
-        self.roomy_records = if roomy { self.roomy_records.saturating_add(1) } else { 0 };
+        let fits = self.geometry.smallest_fit(record).is_some_and(|fit| fit < here);
+        self.shrink_candidates = if fits { self.shrink_candidates.saturating_add(1) } else { 0 };
         if self.geometry.goes_round(here, record) {
             return None;
         }
@@ -175,15 +175,15 @@ impl State {
     pub(crate) fn jump_to(&mut self, segment: u32) {
         debug_assert!(self.is_free(segment), "jump into a segment in use");
         let after = self.cursor.advanced(HEADER_LEN);
-        self.left[self.cursor.segment as usize] = after.position;
+        self.vacated_at[self.cursor.segment as usize] = after.position;
         self.cursor = after.entering(segment);
         self.span = self.geometry.span(segment);
     }
 
     /// When each segment was left, for the next owner of this end. Segments that are free by now
     /// are marked as free, so that an old mark cannot look like none.
-    pub(crate) fn left(&self) -> [u64; MAX_SEGMENTS] {
-        self.left.map(|mark| if reached(self.head, mark) { self.head } else { mark })
+    pub(crate) fn vacated_at(&self) -> [u64; MAX_SEGMENTS] {
+        self.vacated_at.map(|mark| if reached(self.head, mark) { self.head } else { mark })
     }
 
     /// Bytes of the current segment that the consumer has not released.
@@ -262,7 +262,7 @@ impl Plan {
 
 /// Records in a row that must have fitted a smaller segment before an empty lane moves there: so a
 /// stream that mixes large and small messages does not jump back and forth.
-pub(crate) const ROOMY_RECORDS_BEFORE_HOME: u32 = if cfg!(messageport_loom) { 2 } else { 64 };
+pub(crate) const SHRINK_AFTER: u32 = if cfg!(messageport_loom) { 2 } else { 64 };
 
 #[cfg(all(test, not(messageport_loom)))]
 mod tests;

@@ -18,7 +18,7 @@ pub(crate) struct Geometry {
     /// Derived from the two, because every post needs them.
     segments: u32,
     largest_record: u64,
-    largest_at_home: u64,
+    largest_in_base: u64,
 }
 
 impl Geometry {
@@ -32,8 +32,8 @@ impl Geometry {
         // A bounded lane cannot leave its segment to enter it again.
         let largest_record = if segments == 1 { capacity / 2 } else { limit / 2 } - RESERVE;
         // If the smallest segment holds no message at all, no length fits it.
-        let largest_at_home = (capacity / 2).saturating_sub(RESERVE + HEADER_LEN);
-        Geometry { capacity, limit, segments, largest_record, largest_at_home }
+        let largest_in_base = (capacity / 2).saturating_sub(RESERVE + HEADER_LEN);
+        Geometry { capacity, limit, segments, largest_record, largest_in_base }
     }
 
     /// Bytes of segment 0.
@@ -78,12 +78,12 @@ impl Geometry {
 
     /// Bytes of the largest payload whose record fits segment 0 at every index.
     #[inline(always)]
-    pub(crate) fn largest_at_home(&self) -> u64 {
-        self.largest_at_home
+    pub(crate) fn largest_in_base(&self) -> u64 {
+        self.largest_in_base
     }
 
     /// The smallest segment in which a record of `len` bytes fits at every index, if there is one.
-    pub(crate) fn home_of(&self, len: u64) -> Option<u32> {
+    pub(crate) fn smallest_fit(&self, len: u64) -> Option<u32> {
         (0..self.segments).find(|&segment| self.goes_round(segment, len))
     }
 

@@ -12,13 +12,13 @@ use proptest::test_runner::Config;
 use crate::ring::consumer::Peek;
 use crate::ring::cursor::{Cursor, distance};
 use crate::ring::fuzzing;
-use crate::ring::harness::{FAREWELLS, Op, Rig};
+use crate::ring::harness::{CLOSE_KINDS, Op, Rig};
 use crate::ring::notifier::{self, Sleep, Wake};
 use crate::ring::producer::Refusal;
 use crate::ring::segment::Geometry;
 use crate::sync::{AtomicU32, Ordering, Site};
 use crate::wire::layout::MAX_SEGMENTS;
-use crate::wire::record::{Farewell, record_len};
+use crate::wire::record::{CloseKind, record_len};
 
 mod hostile;
 mod room;
@@ -101,7 +101,7 @@ fn scripts_of_the_corpus_find_nothing() {
 }
 
 #[test]
-fn a_burst_grows_and_the_lane_comes_home_after_it() {
+fn a_burst_grows_and_the_lane_shrinks_after_it() {
     let mut rig = Rig::new(Geometry::new(256, 4096), 0);
     let posted = rig.fill(40);
     rig.commit();
@@ -109,7 +109,7 @@ fn a_burst_grows_and_the_lane_comes_home_after_it() {
     assert_ne!(rig.producer.cursor().segment, 0);
     assert_eq!(rig.producer.counters().growth, 4);
     rig.drain();
-    // It goes home at the first post after enough small ones, once the lane is empty.
+    // It shrinks at the first post after enough small ones, once the lane is empty.
     for _ in 0..64 {
         rig.send(40);
         rig.drain();
@@ -120,7 +120,7 @@ fn a_burst_grows_and_the_lane_comes_home_after_it() {
 
 /// Otherwise the bytes in use would move while the lane is still busy with others.
 #[test]
-fn a_lane_comes_home_only_once_it_has_drained() {
+fn a_lane_shrinks_only_once_it_has_drained() {
     let mut rig = Rig::new(Geometry::new(256, 4096), 0);
     rig.fill(40);
     rig.commit();
@@ -147,37 +147,37 @@ fn a_stream_that_mixes_large_and_small_stays_where_both_fit() {
 }
 
 #[test]
-fn going_home_waits_for_the_drain() {
+fn returning_to_the_base_waits_for_the_drain() {
     let mut rig = Rig::new(Geometry::new(64, 256), 0);
     rig.send(32);
     rig.send(32);
     assert_ne!(rig.producer.cursor().segment, 0);
-    assert_eq!(rig.producer.go_home(), Ok(None));
+    assert_eq!(rig.producer.go_to_base(), Ok(None));
     rig.take();
     rig.take();
-    assert_eq!(rig.producer.go_home(), Ok(None));
+    assert_eq!(rig.producer.go_to_base(), Ok(None));
     rig.release_all();
-    assert_eq!(rig.producer.go_home(), Ok(Some(Wake::Nobody)));
-    assert_eq!(rig.producer.go_home(), Ok(None));
+    assert_eq!(rig.producer.go_to_base(), Ok(Some(Wake::NoSleeper)));
+    assert_eq!(rig.producer.go_to_base(), Ok(None));
     rig.drain();
     rig.finish();
 }
 
 #[test]
 fn a_close_is_seen_after_every_message_and_stays() {
-    for farewell in FAREWELLS {
+    for kind in CLOSE_KINDS {
         // At every fill: the room for the close is kept, also where a record did not fit.
         for count in 0..12 {
             let mut rig = Rig::new(Geometry::new(64, 256), u64::MAX - 79);
             let sent = (0..count).filter(|_| rig.post(16).is_ok()).count();
             rig.commit();
-            assert_eq!(rig.producer.close(farewell), Wake::Nobody);
+            assert_eq!(rig.producer.close(kind), Wake::NoSleeper);
             for _ in 0..sent {
                 assert!(rig.take());
                 rig.release_all();
             }
             for _ in 0..2 {
-                assert_eq!(rig.consumer.peek(), Ok(Peek::Closed(farewell)));
+                assert_eq!(rig.consumer.peek(), Ok(Peek::Closed(kind)));
             }
         }
     }
@@ -187,7 +187,7 @@ fn a_close_is_seen_after_every_message_and_stays() {
 fn a_close_commits_what_is_staged() {
     let mut rig = Rig::new(Geometry::new(64, 256), 0);
     rig.post(16).expect("there is room");
-    assert_eq!(rig.producer.close(Farewell::Closed), Wake::Nobody);
+    assert_eq!(rig.producer.close(CloseKind::Closed), Wake::NoSleeper);
     assert!(matches!(rig.consumer.peek(), Ok(Peek::Message(_))));
 }
 
@@ -195,7 +195,7 @@ fn a_close_commits_what_is_staged() {
 fn a_close_wakes_the_consumer_that_waits() {
     let mut rig = Rig::new(Geometry::new(64, 256), 0);
     rig.apply(Op::SleepForMessage(Sleep::Doorbell));
-    assert_eq!(rig.producer.close(Farewell::Dropped), Wake::Doorbell);
+    assert_eq!(rig.producer.close(CloseKind::Dropped), Wake::Doorbell);
 }
 
 #[test]
@@ -233,22 +233,22 @@ fn backlog_counts_what_is_committed_and_not_released() {
 
 #[test]
 fn a_reader_that_leaves_is_seen_and_ends_a_wait_for_room() {
-    for (farewell, code) in FAREWELLS.into_iter().zip([1, 2]) {
+    for (kind, code) in CLOSE_KINDS.into_iter().zip([1, 2]) {
         let mut rig = Rig::new(Geometry::new(64, 64), 0);
         rig.fill(0);
         rig.commit();
         rig.apply(Op::SleepForRoom { len: 0, sleep: Sleep::Futex });
         assert_eq!(rig.producer.reader_gone(), 0);
-        assert_eq!(rig.consumer.leave(farewell), Wake::Futex);
+        assert_eq!(rig.consumer.close(kind), Wake::Futex);
         assert_eq!(rig.producer.reader_gone(), code);
         assert_eq!(rig.producer.prepare_wait(0, Sleep::Futex), notifier::Wait::Ready);
-        assert_eq!(rig.consumer.leave(farewell), Wake::Nobody, "the flag was taken back");
+        assert_eq!(rig.consumer.close(kind), Wake::NoSleeper, "the flag was taken back");
     }
 }
 
 #[test]
 fn a_flag_that_a_peer_made_up_is_a_ring_of_the_doorbell() {
-    for (code, wake) in [(0, Wake::Nobody), (1, Wake::Futex), (2, Wake::Doorbell)]
+    for (code, wake) in [(0, Wake::NoSleeper), (1, Wake::Futex), (2, Wake::Doorbell)]
         .into_iter()
         .chain([3, 255, u32::MAX].map(|nonsense| (nonsense, Wake::Doorbell)))
     {

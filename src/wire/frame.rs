@@ -15,7 +15,7 @@
 //! +0x60 packets    u64   packets that this end has sent beside its messages
 //! +0x68 flags      u64   1: the peer is trusted; believed only if a trusted peer sends it
 //!                        2: this end refuses transferables · 4: its peer does
-//! +0x70 left       u64×21  outgoing: the position after the jump by which each segment was left
+//! +0x70 vacated_at u64×21  outgoing: the position after the jump by which each segment was vacated
 //!
 //! packet
 //! +0x00 magic      u64   "MPPACKET"
@@ -35,7 +35,7 @@
 //! +0x10 format     u64   fingerprint of its payload format
 //! +0x18 schema     u64   its number; 0 means none
 //!
-//! introduction: what a member of a broadcast channel sends to another one, with a port
+//! member hello: what a member of a broadcast channel sends to another one, with a port
 //! +0x00 hello
 //! +0x20 member     u128  who sends it
 //! +0x30 capsule
@@ -66,7 +66,7 @@ pub(crate) struct Capsule {
     pub packets: u64,
     pub is_trusted: bool,
     pub policy: TransferPolicy,
-    pub left: [u64; MAX_SEGMENTS],
+    pub vacated_at: [u64; MAX_SEGMENTS],
 }
 
 /// Which ends of a channel refuse transferables.
@@ -114,7 +114,8 @@ impl Capsule {
                 | u64::from(self.policy.peer_refuses) << 2,
         ];
         let mut bytes = [0; CAPSULE_LEN];
-        for (place, word) in bytes.chunks_exact_mut(8).zip(words.into_iter().chain(self.left)) {
+        for (place, word) in bytes.chunks_exact_mut(8).zip(words.into_iter().chain(self.vacated_at))
+        {
             place.copy_from_slice(&word.to_le_bytes());
         }
         bytes
@@ -151,7 +152,7 @@ impl Capsule {
             packets: word(12),
             is_trusted: flags & 1 != 0,
             policy: TransferPolicy { here_refuses: flags & 2 != 0, peer_refuses: flags & 4 != 0 },
-            left: std::array::from_fn(|segment| word(14 + segment)),
+            vacated_at: std::array::from_fn(|segment| word(14 + segment)),
         };
         if side > 1 { Err(Refused::NotACapsule) } else { Ok(capsule) }
     }
@@ -159,7 +160,7 @@ impl Capsule {
 
 /// One transferable of a message.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) enum Entry {
+pub(crate) enum ManifestEntry {
     /// An end of a pair; its capsule, not checked yet.
     Port(Box<[u8; CAPSULE_LEN]>),
     /// Sealed memory of `len` bytes.
@@ -170,30 +171,30 @@ pub(crate) enum Entry {
     Pool { number: u64, slots: u64, len: u64 },
 }
 
-impl Entry {
+impl ManifestEntry {
     /// How many descriptors it has.
     pub(crate) const fn descriptors(&self) -> usize {
-        if matches!(self, Entry::Port(_)) { PORT_DESCRIPTORS } else { 1 }
+        if matches!(self, ManifestEntry::Port(_)) { PORT_DESCRIPTORS } else { 1 }
     }
 }
 
 /// The bytes of a packet.
-pub(crate) fn encode_packet(sequence: u64, entries: &[Entry]) -> Vec<u8> {
+pub(crate) fn encode_packet(sequence: u64, entries: &[ManifestEntry]) -> Vec<u8> {
     let mut bytes = Vec::with_capacity(MAX_PACKET_LEN);
     bytes.extend(PACKET_MAGIC.to_le_bytes());
     bytes.extend(sequence.to_le_bytes());
     for entry in entries {
         match entry {
-            Entry::Port(capsule) => {
+            ManifestEntry::Port(capsule) => {
                 bytes.extend(PORT.to_le_bytes());
                 bytes.extend(capsule.as_slice());
             }
-            Entry::Buffer { len } => {
+            ManifestEntry::Buffer { len } => {
                 bytes.extend(BUFFER.to_le_bytes());
                 bytes.extend(len.to_le_bytes());
             }
-            Entry::Descriptor => bytes.extend(DESCRIPTOR.to_le_bytes()),
-            Entry::Pool { number, slots, len } => {
+            ManifestEntry::Descriptor => bytes.extend(DESCRIPTOR.to_le_bytes()),
+            ManifestEntry::Pool { number, slots, len } => {
                 for word in [POOL, *number, *slots, *len] {
                     bytes.extend(word.to_le_bytes());
                 }
@@ -204,7 +205,7 @@ pub(crate) fn encode_packet(sequence: u64, entries: &[Entry]) -> Vec<u8> {
 }
 
 /// The sequence and the entries of a packet that a peer wrote; `None` if it is invalid.
-pub(crate) fn decode_packet(bytes: &[u8]) -> Option<(u64, Vec<Entry>)> {
+pub(crate) fn decode_packet(bytes: &[u8]) -> Option<(u64, Vec<ManifestEntry>)> {
     let mut rest = bytes;
     if take_word(&mut rest)? != PACKET_MAGIC {
         return None;
@@ -216,11 +217,11 @@ pub(crate) fn decode_packet(bytes: &[u8]) -> Option<(u64, Vec<Entry>)> {
             PORT => {
                 let (capsule, after) = rest.split_first_chunk()?;
                 rest = after;
-                Entry::Port(Box::new(*capsule))
+                ManifestEntry::Port(Box::new(*capsule))
             }
-            BUFFER => Entry::Buffer { len: take_word(&mut rest)? },
-            DESCRIPTOR => Entry::Descriptor,
-            POOL => Entry::Pool {
+            BUFFER => ManifestEntry::Buffer { len: take_word(&mut rest)? },
+            DESCRIPTOR => ManifestEntry::Descriptor,
+            POOL => ManifestEntry::Pool {
                 number: take_word(&mut rest)?,
                 slots: take_word(&mut rest)?,
                 len: take_word(&mut rest)?,
@@ -268,29 +269,29 @@ impl Hello {
 
 /// What a joiner of a broadcast channel sends before the capsule of the port that it brings.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Introduction {
+pub(crate) struct MemberHello {
     pub hello: Hello,
     pub member: u128,
 }
 
-/// Bytes of an introduction, without the capsule after it.
-pub(crate) const INTRODUCTION_LEN: usize = HELLO_LEN + 0x10;
+/// Bytes of a member hello, without the capsule after it.
+pub(crate) const MEMBER_HELLO_LEN: usize = HELLO_LEN + 0x10;
 
-impl Introduction {
-    pub(crate) fn encode(self) -> [u8; INTRODUCTION_LEN] {
-        let mut bytes = [0; INTRODUCTION_LEN];
+impl MemberHello {
+    pub(crate) fn encode(self) -> [u8; MEMBER_HELLO_LEN] {
+        let mut bytes = [0; MEMBER_HELLO_LEN];
         bytes[..HELLO_LEN].copy_from_slice(&self.hello.encode(false));
         bytes[HELLO_LEN..].copy_from_slice(&self.member.to_le_bytes());
         bytes
     }
 
     /// Decodes what an unknown process says, and returns the rest.
-    pub(crate) fn decode(bytes: &[u8]) -> Option<(Introduction, &[u8])> {
+    pub(crate) fn decode(bytes: &[u8]) -> Option<(MemberHello, &[u8])> {
         let (hello, rest) = bytes.split_at_checked(HELLO_LEN)?;
         let (member, rest) = rest.split_first_chunk()?;
         match Hello::decode(hello)? {
             (hello, false) => {
-                Some((Introduction { hello, member: u128::from_le_bytes(*member) }, rest))
+                Some((MemberHello { hello, member: u128::from_le_bytes(*member) }, rest))
             }
             (_, true) => None,
         }
@@ -329,7 +330,7 @@ mod tests {
         packets: 5,
         is_trusted: true,
         policy: TransferPolicy { here_refuses: true, peer_refuses: false },
-        left: [3; MAX_SEGMENTS],
+        vacated_at: [3; MAX_SEGMENTS],
     };
 
     #[test]
@@ -345,29 +346,29 @@ mod tests {
     }
 
     #[test]
-    fn introductions_survive_the_round_trip_and_nothing_else_is_one() {
+    fn member_hellos_survive_the_round_trip_and_nothing_else_is_one() {
         let hello = Hello { version: 2, format: 3, schema: 4 };
-        let introduction = Introduction { hello, member: u128::MAX - 1 };
-        let bytes = introduction.encode();
-        assert_eq!(Introduction::decode(&bytes), Some((introduction, &[][..])));
+        let member_hello = MemberHello { hello, member: u128::MAX - 1 };
+        let bytes = member_hello.encode();
+        assert_eq!(MemberHello::decode(&bytes), Some((member_hello, &[][..])));
         let longer = [&bytes[..], b"capsule"].concat();
-        assert_eq!(Introduction::decode(&longer), Some((introduction, &b"capsule"[..])));
+        assert_eq!(MemberHello::decode(&longer), Some((member_hello, &b"capsule"[..])));
         for len in 0..bytes.len() {
-            assert_eq!(Introduction::decode(&bytes[..len]), None, "{len} bytes");
+            assert_eq!(MemberHello::decode(&bytes[..len]), None, "{len} bytes");
         }
         let mut refusal = bytes;
         refusal[..HELLO_LEN].copy_from_slice(&hello.encode(true));
-        assert_eq!(Introduction::decode(&refusal), None);
+        assert_eq!(MemberHello::decode(&refusal), None);
     }
 
     #[test]
     fn packets_survive_the_round_trip() {
-        let pool = Entry::Pool { number: 1, slots: 2, len: 3 };
-        let port = Entry::Port(Box::new(CAPSULE.encode()));
-        let entries = [Entry::Descriptor, port, pool, Entry::Buffer { len: 7 }];
+        let pool = ManifestEntry::Pool { number: 1, slots: 2, len: 3 };
+        let port = ManifestEntry::Port(Box::new(CAPSULE.encode()));
+        let entries = [ManifestEntry::Descriptor, port, pool, ManifestEntry::Buffer { len: 7 }];
         let packet = encode_packet(9, &entries);
         assert_eq!(decode_packet(&packet), Some((9, entries.to_vec())));
-        let most = vec![Entry::Port(Box::new(CAPSULE.encode())); MAX_ENTRIES];
+        let most = vec![ManifestEntry::Port(Box::new(CAPSULE.encode())); MAX_ENTRIES];
         let packet = encode_packet(u64::MAX, &most);
         assert_eq!(packet.len(), MAX_PACKET_LEN);
         assert_eq!(decode_packet(&packet), Some((u64::MAX, most)));
@@ -375,8 +376,11 @@ mod tests {
 
     #[test]
     fn other_bytes_are_no_packet() {
-        let entries =
-            [Entry::Descriptor, Entry::Port(Box::new(CAPSULE.encode())), Entry::Buffer { len: 7 }];
+        let entries = [
+            ManifestEntry::Descriptor,
+            ManifestEntry::Port(Box::new(CAPSULE.encode())),
+            ManifestEntry::Buffer { len: 7 },
+        ];
         let packet = encode_packet(9, &entries);
         let ends = [16, 24, 24 + 8 + CAPSULE_LEN, packet.len()];
         for len in 0..packet.len() {
@@ -390,7 +394,7 @@ mod tests {
         let mut other = packet;
         other[16] = 5;
         assert_eq!(decode_packet(&other), None, "an unknown kind");
-        let many = encode_packet(1, &vec![Entry::Descriptor; MAX_ENTRIES + 1]);
+        let many = encode_packet(1, &vec![ManifestEntry::Descriptor; MAX_ENTRIES + 1]);
         assert_eq!(decode_packet(&many), None, "too many");
     }
 

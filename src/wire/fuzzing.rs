@@ -1,6 +1,8 @@
 //! What the fuzzer runs on this floor: bytes of a stranger, before anything is done for them.
 
-use crate::wire::frame::{Capsule, Entry, Hello, Introduction, decode_packet, encode_packet};
+use crate::wire::frame::{
+    Capsule, Hello, ManifestEntry, MemberHello, decode_packet, encode_packet,
+};
 
 /// Has each decoder look at the same bytes. What one accepts is what its encoder writes.
 pub fn frames(data: &[u8]) {
@@ -8,15 +10,15 @@ pub fn frames(data: &[u8]) {
 }
 
 /// Which decoders take the bytes, one bit each: packet, port inside of it, pool inside of it,
-/// capsule, hello, refusal, introduction.
+/// capsule, hello, refusal, member hello.
 fn accepted_kinds(data: &[u8]) -> u32 {
     let packet = decode_packet(data).map_or(0, |(sequence, entries)| {
         assert_eq!(encode_packet(sequence, &entries), data, "another packet");
-        let descriptors: usize = entries.iter().map(Entry::descriptors).sum();
+        let descriptors: usize = entries.iter().map(ManifestEntry::descriptors).sum();
         assert!((1..=3 * 64).contains(&descriptors), "{descriptors} descriptors");
         entries.iter().fold(1, |kinds, entry| match entry {
-            Entry::Port(capsule) if is_capsule(&**capsule) => kinds | 2,
-            Entry::Pool { .. } => kinds | 4,
+            ManifestEntry::Port(capsule) if is_capsule(&**capsule) => kinds | 2,
+            ManifestEntry::Pool { .. } => kinds | 4,
             _ => kinds,
         })
     });
@@ -25,12 +27,12 @@ fn accepted_kinds(data: &[u8]) -> u32 {
         assert_eq!(hello.encode(is_refusal), data, "another hello");
         if is_refusal { 32 } else { 16 }
     });
-    let introduction = Introduction::decode(data).map_or(0, |(introduction, rest)| {
-        assert_eq!([&introduction.encode(), rest].concat(), data, "another introduction");
+    let member_hello = MemberHello::decode(data).map_or(0, |(member_hello, rest)| {
+        assert_eq!([&member_hello.encode(), rest].concat(), data, "another member hello");
         let _ = is_capsule(rest);
         64
     });
-    packet | capsule | hello | introduction
+    packet | capsule | hello | member_hello
 }
 
 fn is_capsule(bytes: &[u8]) -> bool {

@@ -42,7 +42,7 @@ impl Format {
 
 /// How a producer ended its direction on purpose.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Farewell {
+pub(crate) enum CloseKind {
     /// `close()` was called.
     Closed,
     /// The port or its sender half was dropped.
@@ -51,7 +51,7 @@ pub(crate) enum Farewell {
 
 /// What comes with a message, beside its bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Beside {
+pub(crate) enum Attached {
     Nothing,
     /// A packet on the attachment socket: its descriptors, 1 to 253, and its number among the
     /// packets of its direction.
@@ -74,13 +74,13 @@ pub(crate) enum Beside {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Header {
     /// `len` bytes of payload follow.
-    Message { len: u32, format: Format, beside: Beside },
+    Message { len: u32, format: Format, attached: Attached },
     /// `len` bytes up to the segment's end, without meaning.
     Padding { len: u32 },
     /// The lane continues at the start of `segment`.
     Jump { segment: u32 },
     /// The last record of the lane.
-    Close { farewell: Farewell },
+    Close { kind: CloseKind },
 }
 
 impl Header {
@@ -89,27 +89,27 @@ impl Header {
     pub(crate) fn encode(self) -> [u64; 2] {
         let word = |len: u32, sort: u32| u64::from(len) | u64::from(sort) << 32;
         match self {
-            Header::Message { len, format, beside } => {
+            Header::Message { len, format, attached } => {
                 let sort = match format {
                     Format::Archive => ARCHIVE,
                     Format::Bytes => BYTES,
                     Format::Text => TEXT,
                 };
-                match beside {
-                    Beside::Nothing => [word(len, sort), 0],
-                    Beside::Packet { descriptors, sequence } => {
+                match attached {
+                    Attached::Nothing => [word(len, sort), 0],
+                    Attached::Packet { descriptors, sequence } => {
                         [word(len, sort) | u64::from(descriptors) << 48, sequence]
                     }
-                    Beside::Pooled { pool, slot } => {
+                    Attached::Pooled { pool, slot } => {
                         [word(len, sort + POOLED), u64::from(pool) | u64::from(slot) << 32]
                     }
-                    Beside::Pool { sequence } => [word(0, POOL) | 1 << 48, sequence],
+                    Attached::Pool { sequence } => [word(0, POOL) | 1 << 48, sequence],
                 }
             }
             Header::Padding { len } => [word(len, PADDING), 0],
             Header::Jump { segment } => [word(0, JUMP), u64::from(segment)],
-            Header::Close { farewell: Farewell::Closed } => [word(0, CLOSE), 1],
-            Header::Close { farewell: Farewell::Dropped } => [word(0, CLOSE), 2],
+            Header::Close { kind: CloseKind::Closed } => [word(0, CLOSE), 1],
+            Header::Close { kind: CloseKind::Dropped } => [word(0, CLOSE), 2],
         }
     }
 
@@ -133,29 +133,29 @@ impl Header {
     pub(crate) fn decode([first, detail]: [u64; 2]) -> Option<Header> {
         let descriptors = (first >> 48) as u16;
         let plain = first & !(0xffff << 48);
-        let with = |(len, format), beside| Some(Header::Message { len, format, beside });
+        let with = |(len, format), attached| Some(Header::Message { len, format, attached });
         if let Some(message) = Header::decode_message([first, detail]) {
-            return with(message, Beside::Nothing);
+            return with(message, Attached::Nothing);
         }
         if descriptors == 1 && plain == u64::from(POOL) << 32 {
-            return with((0, Format::Bytes), Beside::Pool { sequence: detail });
+            return with((0, Format::Bytes), Attached::Pool { sequence: detail });
         }
         if descriptors != 0 {
-            let beside = Beside::Packet { descriptors, sequence: detail };
+            let attached = Attached::Packet { descriptors, sequence: detail };
             let message = Header::decode_message([plain, 0])?;
-            return if descriptors <= MAX_DESCRIPTORS { with(message, beside) } else { None };
+            return if descriptors <= MAX_DESCRIPTORS { with(message, attached) } else { None };
         }
         if plain >> 32 & 0xff == u64::from(ARCHIVE & 0xff) + u64::from(POOLED) {
             let message = Header::decode_message([plain - (u64::from(POOLED) << 32), 0])?;
             let (pool, slot) = (detail as u32, (detail >> 32) as u32);
-            return with(message, Beside::Pooled { pool, slot });
+            return with(message, Attached::Pooled { pool, slot });
         }
         let len = first as u32;
         match ((first >> 32) as u32, len, detail) {
             (PADDING, _, 0) => Some(Header::Padding { len }),
             (JUMP, 0, segment) => Some(Header::Jump { segment: u32::try_from(segment).ok()? }),
-            (CLOSE, 0, 1) => Some(Header::Close { farewell: Farewell::Closed }),
-            (CLOSE, 0, 2) => Some(Header::Close { farewell: Farewell::Dropped }),
+            (CLOSE, 0, 1) => Some(Header::Close { kind: CloseKind::Closed }),
+            (CLOSE, 0, 2) => Some(Header::Close { kind: CloseKind::Dropped }),
             _ => None,
         }
     }
@@ -189,26 +189,26 @@ mod tests {
     #[test]
     fn headers_survive_the_round_trip() {
         let mut headers = vec![
-            Header::Close { farewell: Farewell::Closed },
-            Header::Close { farewell: Farewell::Dropped },
+            Header::Close { kind: CloseKind::Closed },
+            Header::Close { kind: CloseKind::Dropped },
         ];
         for len in [0, 1, 15, 16, 17, 65_535, u32::MAX] {
             for format in [Format::Archive, Format::Bytes, Format::Text] {
-                for beside in [
-                    Beside::Nothing,
-                    Beside::Packet { descriptors: 1, sequence: 0 },
-                    Beside::Packet { descriptors: 253, sequence: u64::MAX },
-                    Beside::Pooled { pool: 0, slot: 0 },
-                    Beside::Pooled { pool: u32::MAX, slot: 7 },
+                for attached in [
+                    Attached::Nothing,
+                    Attached::Packet { descriptors: 1, sequence: 0 },
+                    Attached::Packet { descriptors: 253, sequence: u64::MAX },
+                    Attached::Pooled { pool: 0, slot: 0 },
+                    Attached::Pooled { pool: u32::MAX, slot: 7 },
                 ] {
-                    headers.push(Header::Message { len, format, beside });
+                    headers.push(Header::Message { len, format, attached });
                 }
             }
             headers.push(Header::Padding { len });
             headers.push(Header::Jump { segment: len });
         }
-        let beside = Beside::Pool { sequence: 9 };
-        headers.push(Header::Message { len: 0, format: Format::Bytes, beside });
+        let attached = Attached::Pool { sequence: 9 };
+        headers.push(Header::Message { len: 0, format: Format::Bytes, attached });
         for header in headers {
             assert_eq!(Header::decode(header.encode()), Some(header));
         }
@@ -216,8 +216,8 @@ mod tests {
 
     #[test]
     fn nonsense_is_refused() {
-        let beside = Beside::Nothing;
-        let message = Header::Message { len: 8, format: Format::Bytes, beside }.encode();
+        let attached = Attached::Nothing;
+        let message = Header::Message { len: 8, format: Format::Bytes, attached }.encode();
         assert_eq!(Header::decode([0, 0]), None);
         assert_eq!(Header::decode([message[0] | 254 << 48, 0]), None, "too many descriptors");
         assert_eq!(Header::decode([message[0] | 0xffff << 48, 0]), None, "too many descriptors");
@@ -232,7 +232,7 @@ mod tests {
         assert_eq!(Header::decode([6 << 32 | 2 << 48, 0]), None, "a pool with two descriptors");
         assert_eq!(Header::decode([6 << 32 | 1 << 48 | 1, 0]), None, "a pool with a payload");
         assert_eq!(Header::decode([u64::from(JUMP) << 32, 1 << 32]), None, "segment");
-        assert_eq!(Header::decode([u64::from(CLOSE) << 32, 3]), None, "farewell");
+        assert_eq!(Header::decode([u64::from(CLOSE) << 32, 3]), None, "close kind");
     }
 
     #[test]

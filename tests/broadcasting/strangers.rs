@@ -34,7 +34,7 @@ const FORMAT: u64 = 8 << 32 | 1 << 16 | 4 << 8 | 8;
 const VERSION: u64 = 1 << 32 | 3;
 
 /// What a member says before its capsule.
-fn introduction(version: u64, schema: u64) -> Vec<u8> {
+fn member_hello(version: u64, schema: u64) -> Vec<u8> {
     words(&[HELLO, version, FORMAT, schema, 1, 2])
 }
 
@@ -79,13 +79,13 @@ fn strangers_are_sent_away_and_cost_nothing() {
         let (all, ports, null) = {
             let null = fs::File::open("/dev/null").expect("there");
             // Their other ends live on, so that none of them is gone by itself.
-            let (packet, descriptors, old_port) = port_behind(introduction(1, 0));
+            let (packet, descriptors, old_port) = port_behind(member_hello(1, 0));
             let old = stranger(&name);
             post(&old, &packet, &numbers(&descriptors));
-            let (packet, descriptors, schema_port) = port_behind(introduction(VERSION, 9));
+            let (packet, descriptors, schema_port) = port_behind(member_hello(VERSION, 9));
             let other_schema = stranger(&name);
             post(&other_schema, &packet, &numbers(&descriptors));
-            let (mut packet, descriptors, port) = port_behind(introduction(VERSION, 0));
+            let (mut packet, descriptors, port) = port_behind(member_hello(VERSION, 0));
             let too_long = stranger(&name);
             packet.push(0);
             post(&too_long, &packet, &numbers(&descriptors));
@@ -99,9 +99,9 @@ fn strangers_are_sent_away_and_cost_nothing() {
             let no_port = stranger(&name);
             post(&no_port, &packet, &[null.as_raw_fd(); 3]);
             let hello_alone = stranger(&name);
-            post(&hello_alone, &introduction(VERSION, 0)[..32], &[]);
-            let introduction_alone = stranger(&name);
-            post(&introduction_alone, &introduction(VERSION, 0), &[]);
+            post(&hello_alone, &member_hello(VERSION, 0)[..32], &[]);
+            let member_hello_alone = stranger(&name);
+            post(&member_hello_alone, &member_hello(VERSION, 0), &[]);
             let rude = stranger(&name);
             post(&rude, b"GET / HTTP/1.1", &[]);
             let laden = stranger(&name);
@@ -118,7 +118,7 @@ fn strangers_are_sent_away_and_cost_nothing() {
                 none,
                 no_port,
                 hello_alone,
-                introduction_alone,
+                member_hello_alone,
                 rude,
                 laden,
                 empty,
@@ -143,30 +143,30 @@ fn strangers_are_sent_away_and_cost_nothing() {
     play(TEST, &[("come", come)]);
 }
 
-/// A descriptor that the kernel refuses to look at is the guest's doing, and no lack of ours: the
+/// A descriptor that the kernel refuses to look at is the client's doing, and no lack of ours: the
 /// member behind it is taken in by the same post.
 #[test]
-fn a_guest_with_a_useless_descriptor_holds_up_nobody() {
+fn a_client_with_a_useless_descriptor_holds_up_nobody() {
     let name = Name::new();
     let member = name.open();
-    let (packet, mut descriptors, _port) = port_behind(introduction(VERSION, 0));
+    let (packet, mut descriptors, _port) = port_behind(member_hello(VERSION, 0));
     let open = OpenOptions::new().read(true).custom_flags(libc::O_PATH).open("/dev/null");
     descriptors[0] = open.expect("it is there").into();
-    let guest = stranger(&name);
-    post(&guest, &packet, &numbers(&descriptors));
+    let client = stranger(&name);
+    post(&client, &packet, &numbers(&descriptors));
     let other = name.open();
     member.post_text("to all").expect("nobody misses it");
     assert_eq!(text(&other), "to all");
     assert_eq!(member.others().expect("an open member"), 1);
 }
 
-/// What a guest's channel may hold is held here, if the guest does not receive.
+/// What a client's channel may hold is held here, if the client does not receive.
 #[test]
-fn a_guest_whose_channel_would_hold_too_much_is_refused() {
+fn a_client_whose_channel_would_hold_too_much_is_refused() {
     let name = Name::new();
     let member = name.open();
     let large = MessageChannel::builder().limit(128 << 20).build().expect("a channel");
-    let (packet, descriptors, _port) = channel_behind(introduction(VERSION, 0), large);
+    let (packet, descriptors, _port) = channel_behind(member_hello(VERSION, 0), large);
     post(&stranger(&name), &packet, &numbers(&descriptors));
     assert_eq!(member.others().expect("an open member"), 0);
 }
@@ -178,7 +178,7 @@ fn no_number_has_a_third_port() {
     let member = name.open();
     let mut ports = Vec::new();
     for _ in 0..3 {
-        let (packet, descriptors, port) = port_behind(introduction(VERSION, 0));
+        let (packet, descriptors, port) = port_behind(member_hello(VERSION, 0));
         post(&stranger(&name), &packet, &numbers(&descriptors));
         drop(descriptors);
         ports.push(port);
@@ -190,41 +190,41 @@ fn no_number_has_a_third_port() {
 
 /// Who connects and says nothing is kept aside, for a while, and holds up nobody.
 #[test]
-fn silent_guests_hold_nobody_up_and_make_place() {
+fn silent_clients_hold_nobody_up_and_make_place() {
     let name = Name::new();
     let member = name.open();
     let first = stranger(&name);
     nothing(&member);
     let silent: Vec<_> = (0..300).map(|_| stranger(&name)).collect();
     nothing(&member);
-    assert!(format!("{member:?}").contains("guests: 128"), "{member:?}");
+    assert!(format!("{member:?}").contains("pending: 128"), "{member:?}");
     // The oldest one had to go, and is told when it speaks.
     let sent = send(first.as_raw_fd(), b"late", MsgFlags::MSG_NOSIGNAL);
     assert_eq!(sent, Err(nix::errno::Errno::EPIPE));
     let other = name.open();
     other.post_text("through the crowd").expect("room");
     assert_eq!(text(&member), "through the crowd");
-    // A guest may take its time.
-    let (packet, descriptors, port) = port_behind(introduction(VERSION, 0));
+    // A client may take its time.
+    let (packet, descriptors, port) = port_behind(member_hello(VERSION, 0));
     let last = silent.last().expect("one of them");
     post(last, &packet, &numbers(&descriptors));
     port.post_text(&stamped("after a while")).expect("room");
     assert_eq!(text(&member), "after a while");
     wait_for_others(&member, 2);
     drop(silent);
-    wait_until("the guests have gone", || {
+    wait_until("the clients have gone", || {
         nothing(&member);
-        format!("{member:?}").contains("guests: 0")
+        format!("{member:?}").contains("pending: 0")
     });
 }
 
-/// A guest with the number of a member that is there is posted to in that one's place, and no
+/// A client with the number of a member that is there is posted to in that one's place, and no
 /// further: nothing comes twice, and its end leaves the member to be posted to.
 #[test]
 fn one_that_breaks_its_channel_loses_that_one_alone() {
     let name = Name::new();
     let member = name.open();
-    let (packet, descriptors, port) = port_behind(introduction(VERSION, 0));
+    let (packet, descriptors, port) = port_behind(member_hello(VERSION, 0));
     post(&stranger(&name), &packet, &numbers(&descriptors));
     let other = name.open();
     port.post_text(&stamped("well")).expect("room");
@@ -302,9 +302,9 @@ fn a_name_on_its_way_is_swept_when_it_is_old_and_dead() {
 fn what_comes_with_a_message_is_refused_and_ends_its_channel() {
     let name = Name::new();
     let member = name.open();
-    let guest = stranger(&name);
-    let (packet, descriptors, port) = port_behind(introduction(VERSION, 0));
-    post(&guest, &packet, &numbers(&descriptors));
+    let client = stranger(&name);
+    let (packet, descriptors, port) = port_behind(member_hello(VERSION, 0));
+    post(&client, &packet, &numbers(&descriptors));
     drop(descriptors);
     let (sent, mut kept) = UnixStream::pair().expect("a pair");
     kept.set_nonblocking(true).expect("a flag");
@@ -327,12 +327,12 @@ fn a_message_without_a_stamp_ends_its_channel_and_a_false_stamp_delays_nobody() 
     let join = |number: u64| {
         let path = name.directory().join(name.files().iter().min().expect("a member"));
         let kind = SockType::SeqPacket;
-        let guest = socket(AddressFamily::Unix, kind, SockFlag::SOCK_CLOEXEC, None);
-        let guest = guest.expect("a socket");
-        connect(guest.as_raw_fd(), &UnixAddr::new(&path).expect("a path")).expect("a member");
+        let client = socket(AddressFamily::Unix, kind, SockFlag::SOCK_CLOEXEC, None);
+        let client = client.expect("a socket");
+        connect(client.as_raw_fd(), &UnixAddr::new(&path).expect("a path")).expect("a member");
         let words = words(&[HELLO, VERSION, FORMAT, 0, number, 2]);
         let (packet, descriptors, port) = port_behind(words);
-        post(&guest, &packet, &numbers(&descriptors));
+        post(&client, &packet, &numbers(&descriptors));
         port
     };
     let posted_at = |text: &str, stamp: u64| [text.as_bytes(), &stamp.to_le_bytes()].concat();

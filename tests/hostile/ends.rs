@@ -59,7 +59,7 @@ fn a_peer_that_shuts_its_attachment_socket_has_ended_for_every_call() {
     assert_eq!(victim.try_recv().expect("a message").expect("a message").bytes(), b"before");
     let end = victim.try_recv().map(|event| event.is_some());
     assert!(matches!(end, Err(RecvError::Closed { reason: CloseReason::PeerDied })), "{end:?}");
-    // A farewell that comes late changes nothing.
+    // A close that comes late changes nothing.
     drop(peer);
     assert_eq!(receive_end(&victim), CloseReason::PeerDied);
     assert_posts_say(&victim, CloseReason::PeerDied);
@@ -113,7 +113,7 @@ fn a_corruption_that_was_first_stays_the_reason_whatever_the_peer_says_later() {
 }
 
 #[test]
-fn a_reader_that_takes_its_farewell_back_has_gone_all_the_same() {
+fn a_reader_that_takes_its_close_back_has_gone_all_the_same() {
     for code in [1, 2] {
         let Pair { victim, peer, region } = pair();
         let word = region.half_word(reader_gone(OUT));

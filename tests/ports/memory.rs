@@ -74,7 +74,8 @@ fn flood_and_drain(channel: &MessageChannel, region: &Region, after: impl Fn(&st
         assert!(region.memory() <= LIMIT + CAPACITY + 4 * KIB, "{} bytes", region.memory());
         received = drain(port2, stream, received, most);
         assert_eq!(received, posted, "round {round}");
-        // Until the lane has gone home: it waits until large messages have become rare.
+        // Until the lane is back in the base segment: it waits until large messages have become
+        // rare.
         for _ in 0..if round % 2 == 0 { 1 } else { 70 } {
             posted += u64::from(port1.post_text("small").is_ok());
             received += u64::from(port2.try_recv().expect("an open port").is_some());
@@ -160,7 +161,7 @@ fn left_after_pauses(MessageChannel { port1, port2 }: &MessageChannel) -> u64 {
     let posted = flood(port1, Stream { seed: 5 }, 0, usize::MAX);
     assert_eq!(drain(port2, Stream { seed: 5 }, 0, usize::MAX), posted);
     assert!(region.memory() > LIMIT / 2, "{} bytes", region.memory());
-    // Until the lane has gone home.
+    // Until the lane is back in the base segment.
     (0..100).for_each(|_| short());
     // What is idle for a second is given back.
     std::thread::sleep(Duration::from_millis(1100));

@@ -166,7 +166,7 @@ fn an_edge_triggered_watcher_sees_a_drop_behind_messages() {
                 }
                 port1.post_text("last words").expect("room");
                 let (sender, receiver) = port1.split();
-                // Nothing says farewell: the sockets alone tell.
+                // Nothing announces a close: the sockets alone tell.
                 drop(MessagePort::join(sender, receiver).map(MessagePort::into_fd));
             });
             if round % 3 == 0 {

@@ -337,7 +337,7 @@ fn the_end_of_a_port_that_was_not_started_is_told_behind_a_hop() {
     while port.try_recv().expect("a peer").is_some() {}
     let (mut event_loop, _) = loop_of(port);
     settle(&mut event_loop);
-    // Going home is a control record, and no message.
+    // A return to the base segment is a control record, and no message.
     pair.port1.trim().expect("pages that are given back");
     settle(&mut event_loop);
     drop(pair.port1);

@@ -277,7 +277,7 @@ fn what_hangs_on_a_doorbell_holds_up_no_look() {
         let (near, ringing) = UnixStream::pair().expect("a pair");
         parts.descriptors[DOORBELL] = near.into();
         let port = parts.into_port().expect("a port");
-        // From now on each look that finds nothing silences the doorbell.
+        // From now on each look that finds nothing drains the doorbell.
         let _ = port.as_fd();
         let (socket, _far) = lingering();
         send(&ringing.into(), &[1], &[socket.as_fd()]).expect("room");

@@ -27,7 +27,7 @@ impl EventLoop {
         self.epoll.wait(&mut marks, timeout)?;
         for mark in &marks {
             match *mark {
-                BELL => self.shared.called.silence(),
+                BELL => self.shared.called.drain(),
                 id if self.sources.contains_key(&id) => {}
                 id => self.make_ready(id),
             }
@@ -199,7 +199,7 @@ impl EventLoop {
             match delivered {
                 Delivered::Event => count += slot.port.take_spent().max(1),
                 Delivered::Nothing => return count > 0,
-                Delivered::Part => count = SHARE,
+                Delivered::Chunk => count = SHARE,
                 Delivered::Later => {
                     self.delay(id);
                     return count > 0;

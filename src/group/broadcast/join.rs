@@ -2,17 +2,17 @@
 
 use crate::error::{BroadcastError, PostError, SystemError};
 use crate::group::broadcast::Membership;
-use crate::group::broadcast::entrance::Entrance;
+use crate::group::broadcast::acceptor::Acceptor;
 use crate::group::broadcast::signature::Signature;
 use crate::link::transfer;
 use crate::os::backoff::{Backoff, PAUSE};
-use crate::os::crowd::Crowd;
 use crate::os::epoll::Epoll;
 use crate::os::name::{self, Connected, NoDirectory};
 use crate::os::poll;
+use crate::os::rendezvous::Rendezvous;
 use crate::port::MessagePort;
 use crate::port::channel::{ChannelBuilder, MessageChannel};
-use crate::wire::frame::{Hello, Introduction};
+use crate::wire::frame::{Hello, MemberHello};
 use std::io;
 use std::os::fd::AsFd;
 use std::path::PathBuf;
@@ -24,22 +24,22 @@ pub(super) fn publish(
     directory: PathBuf,
     hello: Hello,
     epoll: &Epoll,
-) -> Result<(Arc<Crowd>, Entrance), BroadcastError> {
+) -> Result<(Arc<Rendezvous>, Acceptor), BroadcastError> {
     let backoff = Backoff::new(epoll, 0, PAUSE)?;
     let deadline = Instant::now() + PATIENCE;
     for attempt in 0.. {
-        let crowd = Crowd::make(&directory).map_err(|error| match error {
+        let rendezvous = Rendezvous::make(&directory).map_err(|error| match error {
             NoDirectory::Flaw(path, what) => BroadcastError::Directory { path, what },
             NoDirectory::System(error) => BroadcastError::from(error).at(&directory),
         })?;
-        if let Some(crowd) = crowd {
-            let (crowd, signature) = (Arc::new(crowd), Signature::new(hello));
-            let socket = crowd.listen(&signature.to_string());
+        if let Some(rendezvous) = rendezvous {
+            let (rendezvous, signature) = (Arc::new(rendezvous), Signature::new(hello));
+            let socket = rendezvous.listen(&signature.to_string());
             if let Some(socket) =
                 socket.map_err(|error| BroadcastError::from(error).at(&directory))?
             {
-                let entrance = Entrance::new(signature, crowd.clone(), socket, backoff);
-                return Ok((crowd, entrance));
+                let acceptor = Acceptor::new(signature, rendezvous.clone(), socket, backoff);
+                return Ok((rendezvous, acceptor));
             }
         }
         // On a busy machine an attempt may take long.
@@ -65,20 +65,20 @@ impl From<NoDirectory> for BroadcastError {
 /// Each member that is found has been published; each later one finds this member. A member that
 /// has already come here has a port to us.
 pub(super) fn meet_all(
-    crowd: &Crowd,
+    rendezvous: &Rendezvous,
     builder: ChannelBuilder,
     membership: &mut Membership,
     epoll: &Epoll,
 ) -> Result<(), BroadcastError> {
-    let ours = membership.entrance.signature();
-    let names = crowd.names()?;
-    crowd.sweep(&names);
+    let ours = membership.acceptor.signature();
+    let names = rendezvous.names()?;
+    rendezvous.sweep(&names);
     let mut others: Vec<_> = names.iter().filter_map(|name| Signature::parse(name)).collect();
     others.sort_unstable_by_key(|other| other.member);
     for other in others.into_iter().filter(|other| other.member != ours.member) {
         membership.take_in(epoll)?;
         if !membership.members.knows(other.member) {
-            meet(crowd, other, builder, membership, epoll)?;
+            meet(rendezvous, other, builder, membership, epoll)?;
         }
     }
     Ok(())
@@ -88,31 +88,31 @@ pub(super) fn meet_all(
 ///
 /// Meanwhile it takes in others: they may be waiting for exactly that.
 fn meet(
-    crowd: &Crowd,
+    rendezvous: &Rendezvous,
     other: Signature,
     builder: ChannelBuilder,
     membership: &mut Membership,
     epoll: &Epoll,
 ) -> Result<(), BroadcastError> {
-    let ours = membership.entrance.signature();
+    let ours = membership.acceptor.signature();
     // No transferables move with what members post.
     let MessageChannel { port1, mut port2 } = builder.refuse_transfers().build()?;
-    membership.entrance.refuse_above(port1.limit());
+    membership.acceptor.refuse_above(port1.limit());
     let mut deadline = None;
     let mut pause = FIRST_PAUSE;
     loop {
-        let left = leave(crowd, other, ours, &mut port2)
-            .map_err(|error| error.at(&membership.entrance.path_of(other)))?;
-        let source = match left {
-            Left::Done => return membership.members.add(other.member, port1),
-            Left::Nobody => return Ok(()),
-            Left::Busy(source) => source,
+        let delivery = deliver(rendezvous, other, ours, &mut port2)
+            .map_err(|error| error.at(&membership.acceptor.path_of(other)))?;
+        let source = match delivery {
+            Delivery::Done => return membership.members.add(other.member, port1),
+            Delivery::NoMember => return Ok(()),
+            Delivery::Busy(source) => source,
         };
         if Instant::now() >= *deadline.get_or_insert_with(|| Instant::now() + PATIENCE) {
-            let path = membership.entrance.path_of(other);
+            let path = membership.acceptor.path_of(other);
             return Err(BroadcastError::Busy { path, source });
         }
-        poll::wait_readable(&[membership.entrance.as_fd()], Some(pause))?;
+        poll::wait_readable(&[membership.acceptor.as_fd()], Some(pause))?;
         membership.take_in(epoll)?;
         if membership.members.knows(other.member) {
             return Ok(());
@@ -122,55 +122,55 @@ fn meet(
 }
 
 /// The result of an attempt.
-enum Left {
+enum Delivery {
     Done,
     /// The member has left or died, or is not one of ours.
-    Nobody,
+    NoMember,
     /// The socket is full at the moment.
     Busy(io::Error),
 }
 
-fn leave(
-    crowd: &Crowd,
+fn deliver(
+    rendezvous: &Rendezvous,
     other: Signature,
     ours: Signature,
     port: &mut MessagePort,
-) -> Result<Left, BroadcastError> {
+) -> Result<Delivery, BroadcastError> {
     let file = other.to_string();
-    let socket = match crowd.connect(&file) {
+    let socket = match rendezvous.connect(&file) {
         Ok(Connected::Yes(socket)) => socket,
-        Ok(Connected::Nobody) => {
-            crowd.remove(&file);
-            return Ok(Left::Nobody);
+        Ok(Connected::NoListener) => {
+            rendezvous.remove(&file);
+            return Ok(Delivery::NoMember);
         }
         Ok(Connected::Busy) => {
-            return Ok(Left::Busy(io::Error::from_raw_os_error(libc::EAGAIN)));
+            return Ok(Delivery::Busy(io::Error::from_raw_os_error(libc::EAGAIN)));
         }
         Err(error) => return refused(error),
     };
     // Checked only for a live member: the version of a dead one does not matter.
     ours.compare(other)?;
-    let words = Introduction { hello: ours.hello, member: ours.member }.encode();
+    let words = MemberHello { hello: ours.hello, member: ours.member }.encode();
     let (sending, receiving) = port.halves();
     match transfer::send_behind(&words, socket.as_fd(), sending, receiving) {
-        Ok(()) => Ok(Left::Done),
+        Ok(()) => Ok(Delivery::Done),
         Err(PostError::Io { call, source }) => refused(SystemError { call, source }),
         Err(error) => unreachable!("a fresh port is open: {error}"),
     }
 }
 
 /// What a refusal of the kernel means.
-fn refused(error: SystemError) -> Result<Left, BroadcastError> {
+fn refused(error: SystemError) -> Result<Delivery, BroadcastError> {
     match error.source.raw_os_error() {
         // Not something that a member put there: another kind of socket, or one that we may not
         // reach.
-        Some(libc::EPROTOTYPE | libc::EACCES | libc::EPERM | libc::ELOOP) => Ok(Left::Nobody),
-        // It has gone since the connection, or had too many guests that do not speak. The next
-        // attempt shows which.
-        Some(libc::EPIPE | libc::ECONNRESET) => Ok(Left::Busy(error.source)),
+        Some(libc::EPROTOTYPE | libc::EACCES | libc::EPERM | libc::ELOOP) => Ok(Delivery::NoMember),
+        // It has gone since the connection, or had too many pending clients that do not speak. The
+        // next attempt shows which.
+        Some(libc::EPIPE | libc::ECONNRESET) => Ok(Delivery::Busy(error.source)),
         // Too many descriptors are in flight, or there is no memory for this one.
         Some(libc::EAGAIN | libc::ETOOMANYREFS | libc::ENOBUFS | libc::ENOMEM) => {
-            Ok(Left::Busy(error.source))
+            Ok(Delivery::Busy(error.source))
         }
         _ => Err(error.into()),
     }

@@ -154,17 +154,17 @@ impl Members {
         loop {
             let lines = &self.lines;
             let has_head = |id: PortId| lines.get(&id).is_some_and(|line| line.has_head);
-            let Some((id, said)) = self.ports.look_once(has_head) else { return Ok(()) };
-            match said.map(MessageEvent::into_message) {
+            let Some((id, event)) = self.ports.look_once(has_head) else { return Ok(()) };
+            match event.map(MessageEvent::into_message) {
                 Ok(mut message) => {
                     match message.split_off_end().map(u64::from_le_bytes) {
                         Some(stamp) => self.set_head(id, stamp, Ok(message)),
                         // No member has sent it. So it is with what brought something along, which
                         // its port has refused.
-                        None => self.forget(id),
+                        None => self.remove(id),
                     }
                 }
-                Err(RecvError::Closed { .. }) => self.forget(id),
+                Err(RecvError::Closed { .. }) => self.remove(id),
                 // What can never be received must not block what comes after it.
                 Err(RecvError::OutOfMemory { len }) => {
                     self.step_over(id);
@@ -209,7 +209,7 @@ impl Members {
         self.post_no_more(id);
         let port = self.ports.get(id).expect("a port of a member");
         match port.receiver().prepare_wait_for_end() {
-            Err(RecvError::Closed { .. }) => self.forget(id),
+            Err(RecvError::Closed { .. }) => self.remove(id),
             // The question has drained the doorbell.
             _ => self.ports.look_again(id),
         }
@@ -225,7 +225,7 @@ impl Members {
         }
     }
 
-    fn forget(&mut self, id: PortId) {
+    fn remove(&mut self, id: PortId) {
         self.post_no_more(id);
         self.lines.remove(&id);
         drop(self.ports.remove(id));

@@ -45,7 +45,7 @@ fn room_ends_the_wait_for_it() {
     sending.commit();
     let ended = wait_for_room(sending.endpoint());
     let payload = receiving.poll().expect("an open end").expect("a message");
-    receiving.give_back(payload.ticket());
+    receiving.give_back(payload.handle());
     ended.recv_timeout(sleeping::DEADLINE).expect("a release wakes who waits for room");
 }
 

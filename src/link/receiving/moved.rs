@@ -2,14 +2,14 @@
 
 use super::Receiving;
 use crate::error::{Corruption, RecvError};
-use crate::link::cargo::{Kind, Parcel, Part};
-use crate::link::payload::{Payload, Ticket};
+use crate::link::attachment::{Attachment, AttachmentKind, Attachments};
+use crate::link::payload::{Payload, PayloadHandle};
 use crate::link::pool::{PeerPool, Pooled};
 use crate::os::reaper;
 use crate::os::socket::{self, Discarded, Received};
 use crate::ring::consumer::Record;
 use crate::wire::frame::MAX_PACKET_LEN;
-use crate::wire::record::{Beside, Format};
+use crate::wire::record::{Attached, Format};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -25,16 +25,16 @@ impl Receiving {
             self.end.discard_packets();
             return Ok(());
         }
-        match self.receive_parcel(descriptors, sequence) {
-            Ok(mut parcel) => {
-                parcel.is_trusted = self.end.is_trusted();
-                parcel.abandon();
+        match self.receive_attachments(descriptors, sequence) {
+            Ok(mut attachments) => {
+                attachments.is_trusted = self.end.is_trusted();
+                attachments.close_unclaimed();
             }
             // Its packet waits until others are closed.
             Err(error) if self.waits_for_reaper => return Err(error),
             Err(RecvError::OutOfDescriptors { .. }) => {
                 self.short_since = None;
-                socket::discard_packet(self.end.attachments());
+                socket::discard_packet(self.end.attachment_socket());
             }
             Err(error) => return Err(error),
         }
@@ -44,22 +44,22 @@ impl Receiving {
     /// Takes a message with its transferables; `settle` has allocated its memory.
     #[cold]
     pub(super) fn take_attached(&mut self, record: &Record) -> Result<Option<Payload>, RecvError> {
-        if let Beside::Packet { descriptors, .. } = record.beside
+        if let Attached::Packet { descriptors, .. } = record.attached
             && self.end.refuses_transfers()
         {
             return self.take_refused(record, descriptors).map(Some);
         }
-        let mut parcel = match record.beside {
-            Beside::Packet { descriptors, sequence } => {
-                self.receive_parcel(descriptors, sequence)?
+        let mut attachments = match record.attached {
+            Attached::Packet { descriptors, sequence } => {
+                self.receive_attachments(descriptors, sequence)?
             }
-            Beside::Pooled { pool, slot } => self.pooled(pool, slot)?,
-            Beside::Nothing | Beside::Pool { .. } => unreachable!("settled as attached"),
+            Attached::Pooled { pool, slot } => self.pooled(pool, slot)?,
+            Attached::Nothing | Attached::Pool { .. } => unreachable!("settled as attached"),
         };
-        parcel.is_trusted = self.end.is_trusted();
-        let payload = self.take_slowly(record);
+        attachments.is_trusted = self.end.is_trusted();
+        let payload = self.take_slow(record);
         if let Some(payload) = &payload {
-            self.parcels.push((payload.ticket(), parcel));
+            self.attachments.push((payload.handle(), attachments));
         }
         Ok(payload)
     }
@@ -70,27 +70,27 @@ impl Receiving {
         self.end.discard_packets();
         let no_memory = RecvError::OutOfMemory { len: 0 };
         let empty = Record { len: 0, format: Format::Bytes, ..*record };
-        let (true, Some((ticket, blocks))) = (self.slots.make_room(0).is_ok(), self.slots.next())
+        let (true, Some((handle, blocks))) = (self.copies.make_room(0).is_ok(), self.copies.next())
         else {
             return Err(no_memory);
         };
         let memory = self.consumer.memory();
-        let payload = Payload::copied(memory, &empty, blocks, ticket).ok_or(no_memory)?;
-        self.slots.take_next();
+        let payload = Payload::copied(memory, &empty, blocks, handle).ok_or(no_memory)?;
+        self.copies.take_next();
         (self.empty_looks, self.pools_in_a_row) = (0, 0);
         self.consumer.take(record);
         self.release_taken();
-        self.parcels.push((payload.ticket(), Parcel::refused(descriptors)));
+        self.attachments.push((payload.handle(), Attachments::refused(descriptors)));
         Ok(payload)
     }
 
     /// The slot that a record names. Without trust there is none to give: it stays with the peer.
-    pub(super) fn pooled(&mut self, pool: u32, slot: u32) -> Result<Parcel, RecvError> {
+    pub(super) fn pooled(&mut self, pool: u32, slot: u32) -> Result<Attachments, RecvError> {
         let Some((_, known)) = self.pools.iter().find(|(number, _)| *number == pool) else {
-            return Ok(Parcel::pooled(Pooled::Unknown));
+            return Ok(Attachments::pooled(Pooled::Unknown));
         };
         match known.received(slot) {
-            Ok(pooled) => Ok(Parcel::pooled(pooled)),
+            Ok(pooled) => Ok(Attachments::pooled(pooled)),
             Err(corruption) => Err(self.broken(corruption)),
         }
     }
@@ -104,9 +104,9 @@ impl Receiving {
             return Err(self.broken(Corruption::new("pools in a row", found, bound)));
         }
         if self.end.is_trusted() && !self.end.refuses_transfers() {
-            let mut parcel = self.receive_parcel(1, sequence)?;
-            if let Some((_, Part::Pool { descriptor, number, slots, len })) =
-                parcel.take(Kind::Pool)
+            let mut attachments = self.receive_attachments(1, sequence)?;
+            if let Some((_, Attachment::Pool { descriptor, number, slots, len })) =
+                attachments.take(AttachmentKind::Pool)
             {
                 match PeerPool::new(descriptor, slots, len) {
                     Ok(pool) => {
@@ -116,7 +116,7 @@ impl Receiving {
                     }
                     Err(corruption) => return Err(self.broken(corruption)),
                 }
-            } else if parcel.lost == 0 {
+            } else if attachments.lost == 0 {
                 return Err(self.broken(Corruption::unequal("pools in the packet of one", 0, 1)));
             }
         } else {
@@ -144,11 +144,15 @@ impl Receiving {
 
     /// Receives the packet that a record announces. The packet left before the record was
     /// published, so it must be there; older packets are of posts that were never published.
-    fn receive_parcel(&mut self, expected: u16, sequence: u64) -> Result<Parcel, RecvError> {
+    fn receive_attachments(
+        &mut self,
+        expected: u16,
+        sequence: u64,
+    ) -> Result<Attachments, RecvError> {
         let wrong = |found| Corruption::unequal("number of a packet", found, sequence);
         let mut bytes = [0; MAX_PACKET_LEN + 1];
         for _ in 0..MOST_ORPHANS {
-            let (socket, account) = (self.end.attachments(), self.end.account());
+            let (socket, account) = (self.end.attachment_socket(), self.end.account());
             self.waits_for_reaper =
                 !(account.has_room() || self.is_patient && reaper::wait_for_room(account));
             if self.waits_for_reaper {
@@ -164,27 +168,28 @@ impl Receiving {
                 Received::NoRoom => return self.short_of_descriptors(expected),
                 Received::CutOff => {
                     self.short_since = None;
-                    return Ok(Parcel::lost(expected));
+                    return Ok(Attachments::lost(expected));
                 }
                 Received::Nothing => return Err(self.broken(wrong(0))),
                 Received::Packet(len, descriptors) => {
                     let count = descriptors.len();
                     self.cost = self.cost.saturating_add(count as u32);
-                    let Some((found, parcel)) = Parcel::open(&bytes[..len], descriptors) else {
+                    let Some((found, attachments)) = Attachments::open(&bytes[..len], descriptors)
+                    else {
                         return Err(self.broken(wrong(count as u64)));
                     };
                     // Compared by distance, as sequences may wrap.
                     let ahead = found.wrapping_sub(sequence) as i64;
                     if ahead == 0 && count == usize::from(expected) {
                         self.short_since = None;
-                        return Ok(parcel);
+                        return Ok(attachments);
                     }
                     if ahead >= 0 {
                         return Err(self.broken(wrong(found)));
                     }
                     // Closed silently: its record was never published, so its content may still be
                     // its sender's.
-                    drop(parcel);
+                    drop(attachments);
                 }
             }
         }
@@ -194,17 +199,17 @@ impl Receiving {
     /// There is no room for the descriptors. The message waits for a while, and then comes without
     /// them, so that a peer that sends more than this process can ever have does not block the
     /// port.
-    fn short_of_descriptors(&mut self, needed: u16) -> Result<Parcel, RecvError> {
+    fn short_of_descriptors(&mut self, needed: u16) -> Result<Attachments, RecvError> {
         let since = *self.short_since.get_or_insert_with(Instant::now);
         if since.elapsed() < SHORTAGE {
             return Err(RecvError::OutOfDescriptors { needed });
         }
         self.short_since = None;
         // There is no room to receive its descriptors into, so they are closed here.
-        if socket::discard_packet(self.end.attachments()) != Discarded::Packet {
+        if socket::discard_packet(self.end.attachment_socket()) != Discarded::Packet {
             return Err(self.broken(Corruption::unequal("packets beside a message", 0, 1)));
         }
-        Ok(Parcel::lost(needed))
+        Ok(Attachments::lost(needed))
     }
 
     /// Descriptors that were received since the last call.
@@ -229,20 +234,23 @@ impl Receiving {
     }
 
     /// The remaining transferables of a message that is alive.
-    pub(crate) fn parcel(&mut self, ticket: Ticket) -> Option<&mut Parcel> {
-        self.parcels.iter_mut().find(|(of, _)| *of == ticket).map(|(_, parcel)| parcel)
+    pub(crate) fn attachments(&mut self, handle: PayloadHandle) -> Option<&mut Attachments> {
+        self.attachments
+            .iter_mut()
+            .find(|(of, _)| *of == handle)
+            .map(|(_, attachments)| attachments)
     }
 
     /// Takes out what the program did not take, when the message is dropped.
     #[inline(always)]
-    pub(crate) fn take_parcel(&mut self, ticket: Ticket) -> Option<Parcel> {
-        if self.parcels.is_empty() { None } else { self.find_parcel(ticket) }
+    pub(crate) fn take_attachments(&mut self, handle: PayloadHandle) -> Option<Attachments> {
+        if self.attachments.is_empty() { None } else { self.find_attachments(handle) }
     }
 
     #[cold]
-    fn find_parcel(&mut self, ticket: Ticket) -> Option<Parcel> {
-        let place = self.parcels.iter().position(|(of, _)| *of == ticket)?;
-        Some(self.parcels.swap_remove(place).1)
+    fn find_attachments(&mut self, handle: PayloadHandle) -> Option<Attachments> {
+        let place = self.attachments.iter().position(|(of, _)| *of == handle)?;
+        Some(self.attachments.swap_remove(place).1)
     }
 }
 

@@ -34,11 +34,11 @@ fn lane_with_a_control_record() -> (Sending, Receiving) {
     (0..5).for_each(|_| post(&mut sending));
     for _ in 0..5 {
         let payload = receiving.poll().expect("an open end").expect("a message");
-        receiving.give_back(payload.ticket());
+        receiving.give_back(payload.handle());
     }
     assert_eq!(sending.backlog(), (0, 0));
     look_twice(&mut receiving);
-    sending.trim().expect("it goes home");
+    sending.trim().expect("it returns to the base segment");
     let (messages, bytes) = sending.backlog();
     assert!(messages == 0 && bytes > 0, "{messages} messages, {bytes} bytes");
     (sending, receiving)
@@ -76,16 +76,16 @@ fn a_look_at_a_lane_that_is_still_empty_sees_what_has_changed() {
     look_twice(&mut receiving);
     post(&mut sending);
     let payload = receiving.poll().expect("an open end").expect("a message");
-    receiving.give_back(payload.ticket());
+    receiving.give_back(payload.handle());
 
     look_twice(&mut receiving);
     receiving.waits_for_reaper = true;
     assert!(receiving.poll().expect("an open end").is_none());
     assert!(!receiving.waits_for_reaper);
 
-    receiving.announce_by_doorbell(DrainTo::Silence);
+    receiving.arm_doorbell(DrainTo::Silence);
     assert!(receiving.poll().expect("an open end").is_none());
-    assert!(receiving.silenced);
+    assert!(receiving.drained);
 }
 
 #[test]
@@ -98,7 +98,7 @@ fn a_look_at_a_lane_that_is_still_empty_hears_of_the_end() {
 
     let (_sending, mut receiving) = lane();
     look_twice(&mut receiving);
-    receiving.leave(Farewell::Closed);
+    receiving.close(CloseKind::Closed);
     let failure = receiving.poll().expect_err("it was closed here");
     assert!(matches!(*failure, RecvError::Closed { reason: CloseReason::Local }));
 }

@@ -2,14 +2,14 @@
 
 use super::Sending;
 use crate::error::{PoolError, PostError, SystemError};
-use crate::link::cargo::{self, Item};
+use crate::link::attachment::{self, OutgoingAttachment};
 use crate::link::end::Event;
 use crate::link::payload::{self, Post};
 use crate::link::pool::{PoolMemory, PooledBuffer};
 use crate::os::socket;
 use crate::ring::route::Plan;
-use crate::wire::frame::{Entry, encode_packet};
-use crate::wire::record::{Beside, Format};
+use crate::wire::frame::{ManifestEntry, encode_packet};
+use crate::wire::record::{Attached, Format};
 use std::os::fd::AsFd;
 use std::sync::Arc;
 
@@ -21,10 +21,10 @@ impl Sending {
     pub(crate) fn post_value_with<T: Post>(
         &mut self,
         value: &T,
-        items: &mut [Item<'_>],
+        items: &mut [OutgoingAttachment<'_>],
     ) -> Result<(), PostError> {
         let descriptors = self.begin_with(items)?;
-        let (plan, len) = self.write_value(value)?;
+        let (plan, len) = self.write_value_slow(value)?;
         self.move_with(plan, len, Format::Archive, descriptors, items)
     }
 
@@ -33,7 +33,7 @@ impl Sending {
         &mut self,
         bytes: &[u8],
         format: Format,
-        items: &mut [Item<'_>],
+        items: &mut [OutgoingAttachment<'_>],
     ) -> Result<(), PostError> {
         let descriptors = self.begin_with(items)?;
         let plan = self.plan(bytes.len() as u64)?;
@@ -60,13 +60,13 @@ impl Sending {
         let plan = self.plan(0)?;
         let (memory, descriptor) = PoolMemory::create(slots, len)?;
         let number = self.pools.len() as u64;
-        let entry = Entry::Pool { number, slots: u64::from(slots), len };
+        let entry = ManifestEntry::Pool { number, slots: u64::from(slots), len };
         let bytes = encode_packet(self.packets, &[entry]);
-        socket::send_packet(self.end.attachments(), &bytes, &[descriptor.as_fd()])
+        socket::send_packet(self.end.attachment_socket(), &bytes, &[descriptor.as_fd()])
             .map_err(|error| self.packet_refused(error, 0))?;
-        let beside = Beside::Pool { sequence: self.packets };
+        let attached = Attached::Pool { sequence: self.packets };
         self.packets = self.packets.wrapping_add(1);
-        self.post_planned(plan, 0, Format::Bytes, beside);
+        self.post_planned(plan, 0, Format::Bytes, attached);
         self.pools.push(memory.clone());
         Ok(memory)
     }
@@ -80,17 +80,17 @@ impl Sending {
         let Some(pool) = self.pools.iter().position(|memory| buffer.is_of(memory)) else {
             return Err((PostError::ForeignPool, buffer));
         };
-        let beside = Beside::Pooled { pool: pool as u32, slot: buffer.slot() };
-        let written = match self.write_value_in_run(value) {
-            Ok(None) => self.write_value(value),
+        let attached = Attached::Pooled { pool: pool as u32, slot: buffer.slot() };
+        let written = match self.write_value_fast(value) {
+            Ok(None) => self.write_value_slow(value),
             Ok(Some(place)) => Ok(place),
             Err(error) => Err(error),
         };
         match written {
             Ok((plan, len)) => {
                 // From here on the receiver of the record gives it back.
-                buffer.forget();
-                self.post_planned(plan, len, Format::Archive, beside);
+                buffer.mark_moved();
+                self.post_planned(plan, len, Format::Archive, attached);
                 Ok(())
             }
             Err(error) => Err((error, buffer)),
@@ -104,21 +104,21 @@ impl Sending {
 
     /// Posts the record that was written where `plan` says.
     #[inline]
-    fn post_planned(&mut self, plan: Plan, len: u32, format: Format, beside: Beside) {
-        let left = self.producer.cursor();
-        self.producer.stage_beside(plan, len, format, beside);
-        if !self.producer.has_run() {
-            self.staged_beyond_run(left);
+    fn post_planned(&mut self, plan: Plan, len: u32, format: Format, attached: Attached) {
+        let vacated = self.producer.cursor();
+        self.producer.stage_with(plan, len, format, attached);
+        if !self.producer.has_contiguous() {
+            self.staged_past_contiguous(vacated);
         }
         self.commit();
     }
 
-    fn begin_with(&mut self, items: &[Item<'_>]) -> Result<u16, PostError> {
+    fn begin_with(&mut self, items: &[OutgoingAttachment<'_>]) -> Result<u16, PostError> {
         self.check_open()?;
         if !items.is_empty() && self.end.transfer_policy().peer_refuses {
             return Err(PostError::Refused);
         }
-        let descriptors = cargo::check_shape(items, self.end.region())?;
+        let descriptors = attachment::check_shape(items, self.end.region())?;
         // What a burst has staged must not wait behind the packet of a message that is already
         // visible.
         self.commit();
@@ -133,34 +133,34 @@ impl Sending {
         len: u32,
         format: Format,
         descriptors: u16,
-        items: &mut [Item<'_>],
+        items: &mut [OutgoingAttachment<'_>],
     ) -> Result<(), PostError> {
-        let beside = self.send_beside(len, descriptors, items).inspect_err(|_| {
+        let attached = self.send_attached(len, descriptors, items).inspect_err(|_| {
             payload::wipe(&self.producer, &plan);
         })?;
-        self.post_planned(plan, len, format, beside);
-        cargo::forget(items);
+        self.post_planned(plan, len, format, attached);
+        attachment::mark_moved(items);
         Ok(())
     }
 
     /// Sends the packet of a message, if it has one.
-    fn send_beside(
+    fn send_attached(
         &mut self,
         len: u32,
         descriptors: u16,
-        items: &mut [Item<'_>],
-    ) -> Result<Beside, PostError> {
-        cargo::check_open(items)?;
-        let mut beside = Beside::Nothing;
+        items: &mut [OutgoingAttachment<'_>],
+    ) -> Result<Attached, PostError> {
+        attachment::check_open(items)?;
+        let mut attached = Attached::Nothing;
         if descriptors > 0 {
-            beside = Beside::Packet { descriptors, sequence: self.packets };
-            cargo::settle(items)?;
-            let (bytes, descriptors) = cargo::pack(self.packets, items);
-            socket::send_packet(self.end.attachments(), &bytes, &descriptors)
+            attached = Attached::Packet { descriptors, sequence: self.packets };
+            attachment::settle(items)?;
+            let (bytes, descriptors) = attachment::pack(self.packets, items);
+            socket::send_packet(self.end.attachment_socket(), &bytes, &descriptors)
                 .map_err(|error| self.packet_refused(error, len))?;
             self.packets = self.packets.wrapping_add(1);
         }
-        Ok(beside)
+        Ok(attached)
     }
 
     #[cold]

@@ -78,5 +78,5 @@ impl Consumer {
 }
 
 /// The most control records before a message that an honest producer writes: a jump to hop, a jump
-/// home, a padding and a jump ahead.
+/// to shrink, a padding and a jump ahead.
 const MAX_CONTROLS: u32 = 8;

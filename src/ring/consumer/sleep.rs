@@ -4,7 +4,7 @@ use super::Consumer;
 use crate::error::Corruption;
 use crate::ring::notifier::{self, Sleep, Wait, Wake};
 use crate::sync::{Ordering, Site};
-use crate::wire::record::Farewell;
+use crate::wire::record::CloseKind;
 
 impl Consumer {
     /// Second look of a consumer that waits for a message.
@@ -25,10 +25,10 @@ impl Consumer {
 
     /// Says that this lane is not read any more, and returns whether the producer waits for room in
     /// it.
-    pub(crate) fn leave(&mut self, farewell: Farewell) -> Wake {
+    pub(crate) fn close(&mut self, kind: CloseKind) -> Wake {
         let sleepers = &self.memory.lane().sleepers;
         // Relaxed: it publishes nothing; ordered before the look by the fence.
-        sleepers.reader_gone.store(gone_code(farewell), Ordering::Relaxed);
+        sleepers.reader_gone.store(gone_code(kind), Ordering::Relaxed);
         // The fence in `look` pairs with the one in `arm`, as for a release.
         let wake = notifier::look(&sleepers.room_sleeper, Site::FenceReaderGone);
         self.count(wake)
@@ -36,7 +36,7 @@ impl Consumer {
 
     #[inline]
     pub(super) fn count(&mut self, wake: Wake) -> Wake {
-        if wake != Wake::Nobody {
+        if wake != Wake::NoSleeper {
             self.wakes = self.wakes.wrapping_add(1);
             // Relaxed: a number for people.
             self.memory.lane().consumed.wakes.store(self.wakes, Ordering::Relaxed);
@@ -46,9 +46,9 @@ impl Consumer {
 }
 
 /// The value of `reader_gone`.
-fn gone_code(farewell: Farewell) -> u32 {
-    match farewell {
-        Farewell::Closed => 1,
-        Farewell::Dropped => 2,
+fn gone_code(kind: CloseKind) -> u32 {
+    match kind {
+        CloseKind::Closed => 1,
+        CloseKind::Dropped => 2,
     }
 }

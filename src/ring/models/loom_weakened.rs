@@ -50,8 +50,8 @@ fn without_resume_head_acquire_the_resumed_model_fails() {
 }
 
 #[test]
-fn without_the_acquire_on_the_way_home_that_model_fails() {
-    fail_without(Site::HeadOnWayHome, RACE, &[WAY_HOME]);
+fn without_the_acquire_before_a_shrink_that_model_fails() {
+    fail_without(Site::HeadAtShrink, RACE, &[SHRINK]);
 }
 
 #[test]
@@ -111,7 +111,7 @@ fn every_site_has_a_twin() {
         | Site::PublishHead
         | Site::ReadHead
         | Site::ResumeHead
-        | Site::HeadOnWayHome
+        | Site::HeadAtShrink
         | Site::FenceBeforeLook
         | Site::FenceBeforeSleep
         | Site::FenceReaderGone

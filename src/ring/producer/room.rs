@@ -1,4 +1,4 @@
-//! What a producer does when a record has no room: it hops, goes home, or waits; and how much
+//! What a producer does when a record has no room: it hops, shrinks, or waits; and how much
 //! the consumer has not released.
 
 use super::{Producer, Refusal};
@@ -22,9 +22,10 @@ impl Producer {
         self.state.hop_target(record_len(len)).is_some()
     }
 
-    /// Jumps home now, if the lane is empty after a burst. Commits. Returns whether it jumped.
-    pub(crate) fn go_home(&mut self) -> Result<Option<Wake>, Refusal> {
-        self.refresh_head(Site::HeadOnWayHome)?;
+    /// Jumps to the base segment now, if the lane is empty after a burst. Commits. Returns whether
+    /// it jumped.
+    pub(crate) fn go_to_base(&mut self) -> Result<Option<Wake>, Refusal> {
+        self.refresh_head(Site::HeadAtShrink)?;
         if self.state.cursor.segment == 0 || self.state.head != self.state.cursor.position {
             return Ok(None);
         }
@@ -47,7 +48,7 @@ impl Producer {
     }
 
     /// Only arms the flag: the caller knows what else to look at.
-    pub(crate) fn raise_room_flag(&self, sleep: Sleep) {
+    pub(crate) fn arm_room_flag(&self, sleep: Sleep) {
         notifier::arm(&self.memory.lane().sleepers.room_sleeper, sleep);
     }
 

@@ -89,8 +89,8 @@ impl Lane {
     /// Does what the producer does for a record of `count` cells. Returns whether it was posted.
     fn post(&mut self, count: usize) -> bool {
         let record = count as u64 * UNIT;
-        let home = self.state.home_of(record).filter(|_| self.state.is_drained());
-        match home.map_or_else(|| route(record, &self.state), Route::Jump) {
+        let fit = self.state.smallest_fit(record).filter(|_| self.state.is_drained());
+        match fit.map_or_else(|| route(record, &self.state), Route::Jump) {
             Route::Here => {}
             Route::Pad => {
                 let rest = self.state.cursor.until_end(&self.state.geometry);
@@ -109,8 +109,8 @@ impl Lane {
         let free = self.cells[first..first + size].iter().any(|taken| !taken);
         assert!(free, "no room is left for a control record");
         // One step stands for all that must come in a row.
-        let settled = if self.state.roomy_records == 0 { 0 } else { ROOMY_RECORDS_BEFORE_HOME };
-        self.state.roomy_records = settled;
+        let settled = if self.state.shrink_candidates == 0 { 0 } else { SHRINK_AFTER };
+        self.state.shrink_candidates = settled;
         true
     }
 
@@ -145,7 +145,7 @@ impl Lane {
         let cursor = self.state.cursor;
         (
             (cursor.segment, cursor.index(geometry), self.state.used()),
-            (free, self.state.roomy_records),
+            (free, self.state.shrink_candidates),
             self.records.clone(),
         )
     }
@@ -260,8 +260,8 @@ fn only_a_settled_lane_has_a_home_and_it_is_the_smallest_that_serves() {
                 let record = count as u64 * UNIT;
                 let here = lane.state.cursor.segment;
                 let smallest = (0..here).find(|&segment| geometry.goes_round(segment, record));
-                let settled = lane.state.roomy_records >= ROOMY_RECORDS_BEFORE_HOME;
-                assert_eq!(lane.state.home_of(record), smallest.filter(|_| settled));
+                let settled = lane.state.shrink_candidates >= SHRINK_AFTER;
+                assert_eq!(lane.state.smallest_fit(record), smallest.filter(|_| settled));
             }
         });
     }

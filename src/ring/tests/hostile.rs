@@ -15,7 +15,7 @@ use crate::ring::producer::{Producer, Refusal};
 use crate::ring::segment::Geometry;
 use crate::sync::Ordering;
 use crate::wire::layout::MAX_SEGMENTS;
-use crate::wire::record::{Beside, Farewell, Format, Header, record_len};
+use crate::wire::record::{Attached, CloseKind, Format, Header, record_len};
 
 proptest! {
     #![proptest_config(config(4_000, 15))]
@@ -82,12 +82,12 @@ fn judge(geometry: Geometry, cursor: Cursor, words: [u64; 2], ahead: u64) -> Res
                 && record_len(len) <= until_end.min(ahead) =>
         {
             let probe = Header::decode(words).expect("judged to be a message");
-            let Header::Message { len, format, beside } = probe else { panic!("{probe:?}") };
+            let Header::Message { len, format, attached } = probe else { panic!("{probe:?}") };
             Ok(Peek::Message(crate::ring::consumer::Record {
                 payload_offset: cursor.offset(&geometry) + 16,
                 len,
                 format,
-                beside,
+                attached,
                 end: cursor.position.wrapping_add(record_len(u64::from(len))),
             }))
         }
@@ -109,8 +109,8 @@ fn judge(geometry: Geometry, cursor: Cursor, words: [u64; 2], ahead: u64) -> Res
         {
             Ok(Peek::Empty)
         }
-        (4, 0, 1) if len == 0 => Ok(Peek::Closed(Farewell::Closed)),
-        (4, 0, 2) if len == 0 => Ok(Peek::Closed(Farewell::Dropped)),
+        (4, 0, 1) if len == 0 => Ok(Peek::Closed(CloseKind::Closed)),
+        (4, 0, 2) if len == 0 => Ok(Peek::Closed(CloseKind::Dropped)),
         _ => Err(()),
     }
 }
@@ -169,7 +169,7 @@ fn f28_a_tail_is_taken_only_between_the_last_one_and_the_limit() {
                 (0..3).for_each(|_| rig.send(0));
                 // The bytes beyond the tail look like messages, so only the tail can be wrong.
                 let message =
-                    Header::Message { len: 0, format: Format::Bytes, beside: Beside::Nothing };
+                    Header::Message { len: 0, format: Format::Bytes, attached: Attached::Nothing };
                 (3..8).for_each(|unit| rig.memory.write_header(16 * unit, message.encode()));
                 assert!(matches!(rig.consumer.peek(), Ok(Peek::Message(_))));
                 (0..taken).for_each(|_| assert!(rig.take()));
@@ -246,7 +246,7 @@ fn f28_a_head_that_lies_about_another_segment_keeps_records_in_bounds() {
                         let _wake = producer.hop(len);
                     }
                 }
-                let _wake = producer.close(Farewell::Dropped);
+                let _wake = producer.close(CloseKind::Dropped);
             }
         }
     }
@@ -257,7 +257,8 @@ fn f52_eight_control_records_pass_and_the_ninth_is_corrupt() {
     let geometry = Geometry::new(32, 32 << 12);
     for controls in 0..=12u64 {
         let (memory, mut consumer, cursor) = stream_of_jumps(geometry, controls);
-        let message = Header::Message { len: 0, format: Format::Bytes, beside: Beside::Nothing };
+        let message =
+            Header::Message { len: 0, format: Format::Bytes, attached: Attached::Nothing };
         memory.write_header(cursor.offset(&geometry), message.encode());
         publish(&memory, cursor.position.wrapping_add(16));
         let found = consumer.peek();
@@ -289,7 +290,7 @@ fn f52_control_records_count_across_looks_and_start_again_at_a_message() {
     assert_eq!(consumer.peek(), Ok(Peek::Empty));
     cursor = write_jumps(&memory, geometry, cursor, 3);
     assert_eq!(consumer.peek(), Ok(Peek::Empty));
-    let message = Header::Message { len: 0, format: Format::Bytes, beside: Beside::Nothing };
+    let message = Header::Message { len: 0, format: Format::Bytes, attached: Attached::Nothing };
     memory.write_header(cursor.offset(&geometry), message.encode());
     cursor = cursor.advanced(16);
     publish(&memory, cursor.position);
@@ -306,7 +307,7 @@ fn f52_a_release_passes_eight_control_records_at_most() {
     let geometry = Geometry::new(32, 32 << 12);
     let memory = Memory::on_heap(geometry.limit());
     let (_, mut consumer) = lane::fresh(&memory, geometry, 0);
-    let message = Header::Message { len: 0, format: Format::Bytes, beside: Beside::Nothing };
+    let message = Header::Message { len: 0, format: Format::Bytes, attached: Attached::Nothing };
     memory.write_header(0, message.encode());
     write_jumps(&memory, geometry, Cursor::start(0).advanced(16), 12);
     assert_eq!(next(&mut consumer), Ok(()));

@@ -238,7 +238,7 @@ fn a_wait_that_cannot_help_is_ready_at_once() {
     // The flag was taken back: no later wake comes.
     rig.send(0);
     rig.take();
-    assert_eq!(rig.consumer.release(rig.consumer.position()), Wake::Nobody);
+    assert_eq!(rig.consumer.release(rig.consumer.position()), Wake::NoSleeper);
 }
 
 /// Contiguous room ends with the segment, with the pages that exist, and with what is not released;
@@ -253,7 +253,7 @@ fn plain_room_goes_as_far_as_it_may_and_no_further() {
         {
             let mut rig = Rig::at(geometry, cursor);
             (0..unread).for_each(|_| rig.send(16));
-            rig.producer.renew_run(made);
+            rig.producer.renew_contiguous(made);
             let here = rig.producer.cursor();
             let (index, used) = (here.index(&geometry), distance(here.position, cursor.position));
             for len in 0..=geometry.largest_message() {
@@ -262,7 +262,7 @@ fn plain_room_goes_as_far_as_it_may_and_no_further() {
                 let is_free = used + record + 16 <= 256;
                 let is_plain = len <= 96 && index + record <= 256 && is_made && is_free;
                 assert_eq!(
-                    rig.producer.plan_in_run(len).is_some(),
+                    rig.producer.plan_fast(len).is_some(),
                     is_plain && here.segment == 0,
                     "{len} bytes at {index}, {used} used, {made} made"
                 );

@@ -86,7 +86,7 @@ fn receive_all(mut consumer: Consumer, geometry: Geometry, sender: &Thread) {
                     sleep("the consumer, for a message", consumer.memory());
                 }
             }
-            Peek::Closed(farewell) => panic!("no side closed, but the peek says {farewell:?}"),
+            Peek::Closed(kind) => panic!("no side closed, but the peek says {kind:?}"),
         }
     }
 }
@@ -99,7 +99,7 @@ fn len_of(number: u64, geometry: &Geometry) -> u32 {
 
 fn wake(wake: Wake, sleeper: &Thread) {
     match wake {
-        Wake::Nobody => {}
+        Wake::NoSleeper => {}
         Wake::Futex | Wake::Doorbell => sleeper.unpark(),
     }
 }

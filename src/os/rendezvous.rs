@@ -18,14 +18,14 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 /// An open directory of sockets.
-pub(crate) struct Crowd {
+pub(crate) struct Rendezvous {
     directory: Directory,
     maker: Maker,
 }
 
-impl Crowd {
+impl Rendezvous {
     /// Makes the directory, or finds it. `None` if another process removed it meanwhile.
-    pub(crate) fn make(path: &Path) -> Result<Option<Crowd>, NoDirectory> {
+    pub(crate) fn make(path: &Path) -> Result<Option<Rendezvous>, NoDirectory> {
         let Some((directory, made)) = Directory::make(path.to_owned())? else { return Ok(None) };
         if !name::has_proc() {
             if made {
@@ -34,7 +34,7 @@ impl Crowd {
             let what = "its files are reached through /proc, which is not mounted here";
             return Err(NoDirectory::Flaw(path.to_owned(), what));
         }
-        Ok(Some(Crowd { directory, maker: Maker::this() }))
+        Ok(Some(Rendezvous { directory, maker: Maker::this() }))
     }
 
     /// Where the directory is.
@@ -110,7 +110,7 @@ impl Crowd {
             let made = fs::symlink_metadata(self.place(name)).and_then(|found| found.modified());
             let is_old =
                 made.is_ok_and(|made| made.elapsed().is_ok_and(|age| age > LONGEST_PASSAGE));
-            if is_old && matches!(self.connect(name), Ok(Connected::Nobody)) {
+            if is_old && matches!(self.connect(name), Ok(Connected::NoListener)) {
                 self.remove(name);
             }
         }

@@ -16,15 +16,15 @@ use std::time::{Duration, Instant};
 
 /// The prefix of each segment that is known to have pages, and when each segment was last in use.
 #[derive(Clone, Debug)]
-pub(crate) struct Supply {
+pub(crate) struct Prefault {
     lane: usize,
     made: [u64; MAX_SEGMENTS],
     used: [Instant; MAX_SEGMENTS],
 }
 
-impl Supply {
-    pub(crate) fn new(lane: usize) -> Supply {
-        Supply { lane, made: [0; MAX_SEGMENTS], used: [Instant::now(); MAX_SEGMENTS] }
+impl Prefault {
+    pub(crate) fn new(lane: usize) -> Prefault {
+        Prefault { lane, made: [0; MAX_SEGMENTS], used: [Instant::now(); MAX_SEGMENTS] }
     }
 
     /// Allocates the pages that `plan` will write to. One compare if they exist.
@@ -106,17 +106,17 @@ impl Supply {
         (1..).zip(&self.made[1..]).any(|(segment, &made)| made != 0 && segment != current)
     }
 
-    /// Frees the pages of the segment that a drained producer has just left by the jump at `left`:
-    /// all except the jump's own.
-    pub(crate) fn reclaim_left(
+    /// Frees the pages of the segment that a drained producer has just left by the jump at
+    /// `vacated`: all except the jump's own.
+    pub(crate) fn reclaim_vacated(
         &mut self,
         region: &Region,
-        left: Cursor,
+        vacated: Cursor,
     ) -> Result<u64, SystemError> {
         let geometry = region.geometry();
-        let made = std::mem::take(&mut self.made[left.segment as usize]);
-        let start = geometry.segment_offset(left.segment);
-        let jump = left.offset(geometry);
+        let made = std::mem::take(&mut self.made[vacated.segment as usize]);
+        let start = geometry.segment_offset(vacated.segment);
+        let jump = vacated.offset(geometry);
         let before = payload::remove_free(region, self.lane, start..jump)?;
         let after_jump = (jump + HEADER_LEN).min(start + made);
         Ok(before + payload::remove_free(region, self.lane, after_jump..start + made)?)

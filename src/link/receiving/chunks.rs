@@ -1,8 +1,8 @@
-//! Copies long messages in parts: a caller that also serves other ports serves those between two
-//! parts.
+//! Copies long messages in chunks: a caller that also serves other ports serves those between two
+//! chunks.
 //!
-//! Nothing else depends on a part. The message stays in the lane until all of it was copied, so it
-//! can be discarded, moved with its end, or copied at once from where the parts stop.
+//! Nothing else depends on a chunk. The message stays in the lane until all of it was copied, so it
+//! can be discarded, moved with its end, or copied at once from where the chunks stop.
 
 #[cfg(test)]
 mod tests;
@@ -11,14 +11,14 @@ use super::{Next, Receiving};
 use crate::error::RecvError;
 use crate::link::payload::{Block, Payload, copy_further};
 use crate::ring::consumer::Record;
-use crate::wire::record::Beside;
+use crate::wire::record::Attached;
 
-/// The result of a look that copies no more than a part.
+/// The result of a look that copies no more than a chunk.
 pub(crate) enum Polled<T> {
     Message(T),
     /// Nothing is there.
     Nothing,
-    /// A part of a message was copied: the caller comes back after the others have had their turn.
+    /// A chunk of a message was copied: the caller comes back after the others have had their turn.
     Unfinished,
 }
 
@@ -33,11 +33,11 @@ pub(super) struct Unfinished {
 }
 
 impl Receiving {
-    /// Takes the next message if it is short. Of a longer one it copies a part; the last part gives
-    /// the message.
+    /// Takes the next message if it is short. Of a longer one it copies a chunk; the last chunk
+    /// gives the message.
     #[inline(always)]
-    pub(crate) fn poll_in_parts(&mut self) -> Result<Polled<Payload>, Box<RecvError>> {
-        match self.take_at_once() {
+    pub(crate) fn poll_in_chunks(&mut self) -> Result<Polled<Payload>, Box<RecvError>> {
+        match self.poll_fast() {
             Some(payload) => {
                 // A message that was taken otherwise leaves no copy of it behind.
                 if self.unfinished.is_some() {
@@ -46,17 +46,17 @@ impl Receiving {
                 Ok(Polled::Message(payload))
             }
             None => {
-                let thought = self.poll_with_thought(PART);
-                thought.failure.map_or(Ok(thought.polled), Err)
+                let slow = self.poll_slow(CHUNK);
+                slow.failure.map_or(Ok(slow.polled), Err)
             }
         }
     }
 
-    /// Allocates memory for a message's copy, or copies one that is longer than `part` bytes.
+    /// Allocates memory for a message's copy, or copies one that is longer than `chunk` bytes.
     pub(super) fn settle_message(
         &mut self,
         mut record: Record,
-        part: usize,
+        chunk: usize,
     ) -> Result<Next, RecvError> {
         if self.end.is_trusted() {
             // The peer may be trusted since a copy began: messages are lent from then on.
@@ -64,13 +64,13 @@ impl Receiving {
             return Ok(Next::Message(record));
         }
         let is_refused =
-            matches!(record.beside, Beside::Packet { .. }) && self.end.refuses_transfers();
+            matches!(record.attached, Attached::Packet { .. }) && self.end.refuses_transfers();
         // A copy of another position is of a message that was taken since.
         let at = self.consumer.position();
         let unfinished = self.unfinished.take().filter(|copy| copy.at == at && !is_refused);
         let len = if is_refused { 0 } else { record.len as usize };
-        if unfinished.is_none() && len <= part {
-            return match self.slots.make_room(len) {
+        if unfinished.is_none() && len <= chunk {
+            return match self.copies.make_room(len) {
                 Ok(()) => Ok(Next::Message(record)),
                 Err(_) => Err(RecvError::OutOfMemory { len: u64::from(record.len) }),
             };
@@ -80,21 +80,21 @@ impl Receiving {
             None => Unfinished::begin(at, record)?,
         };
         record = copy.record;
-        let most = part / size_of::<Block>();
+        let most = chunk / size_of::<Block>();
         let is_whole = copy_further(self.consumer.memory(), &record, &mut copy.blocks, most);
         self.unfinished = Some(copy);
         Ok(if is_whole { Next::Message(record) } else { Next::Unfinished })
     }
 
     /// Lends or copies out a message that was settled, and that may have been copied by now.
-    pub(super) fn take_slowly(&mut self, record: &Record) -> Option<Payload> {
+    pub(super) fn take_slow(&mut self, record: &Record) -> Option<Payload> {
         let Some(Unfinished { blocks, .. }) = self.unfinished.take() else {
             return self.take(record);
         };
-        self.slots.make_room(0).ok()?;
-        self.slots.replace_next(blocks);
-        let (ticket, blocks) = self.slots.next()?;
-        let payload = Payload::of_copy(record, blocks, ticket);
+        self.copies.make_room(0).ok()?;
+        self.copies.replace_next(blocks);
+        let (handle, blocks) = self.copies.next()?;
+        let payload = Payload::of_copy(record, blocks, handle);
         blocks.clear();
         self.finish_copy(record);
         Some(payload)
@@ -114,4 +114,4 @@ impl Unfinished {
 
 /// Bytes of a message that are copied before the other ports have their turn. Touching that many
 /// for the first time takes some 50 us.
-const PART: usize = 64 << 10;
+const CHUNK: usize = 64 << 10;

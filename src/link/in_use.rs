@@ -6,89 +6,89 @@ use crate::os::reaper;
 use std::collections::{TryReserveError, VecDeque};
 
 /// Private memory for messages, one slot for each that is alive. Free slots keep their memory, up
-/// to a bound, for the next messages. A ticket is a slot's number.
+/// to a bound, for the next messages. A handle is a slot's number.
 #[derive(Debug, Default)]
-pub(crate) struct Slots {
+pub(crate) struct CopySlab {
     /// The buffers, all of length 0: a message in use is found by its start.
     slots: Vec<Vec<Block>>,
     /// The last one is used next: its memory is warm.
     free: Vec<u64>,
     /// Bytes of the buffers of free slots.
     idle: usize,
-    /// Long copies were made in parts: their memory is not freed at once either.
+    /// Long copies were made in chunks: their memory is not freed at once either.
     is_shared: bool,
 }
 
-impl Slots {
+impl CopySlab {
     /// The free slot that is taken next, if there is one.
     #[inline(always)]
     pub(crate) fn next(&mut self) -> Option<(u64, &mut Vec<Block>)> {
-        let ticket = *self.free.last()?;
-        Some((ticket, &mut self.slots[ticket as usize]))
+        let slot = *self.free.last()?;
+        Some((slot, &mut self.slots[slot as usize]))
     }
 
     #[inline(always)]
     pub(crate) fn take_next(&mut self) {
-        if let Some(ticket) = self.free.pop() {
-            self.idle -= self.bytes_of(ticket);
+        if let Some(slot) = self.free.pop() {
+            self.idle -= self.bytes_of(slot);
         }
     }
 
     /// Gives the slot that is taken next room for a message of `len` bytes.
     pub(crate) fn make_room(&mut self, len: usize) -> Result<(), TryReserveError> {
-        let ticket = match self.free.last() {
-            Some(ticket) => *ticket,
+        let slot = match self.free.last() {
+            Some(slot) => *slot,
             None => {
                 self.slots.push(Vec::new());
                 self.free.push(self.slots.len() as u64 - 1);
                 self.slots.len() as u64 - 1
             }
         };
-        let before = self.bytes_of(ticket);
-        self.slots[ticket as usize].try_reserve_exact(len.div_ceil(size_of::<Block>()))?;
-        self.idle += self.bytes_of(ticket) - before;
+        let before = self.bytes_of(slot);
+        self.slots[slot as usize].try_reserve_exact(len.div_ceil(size_of::<Block>()))?;
+        self.idle += self.bytes_of(slot) - before;
         Ok(())
     }
 
     /// Gives the slot that is taken next other memory; `make_room` has made sure of a slot.
     pub(crate) fn replace_next(&mut self, blocks: Vec<Block>) {
-        let ticket = *self.free.last().expect("a free slot");
-        self.idle -= self.bytes_of(ticket);
-        self.slots[ticket as usize] = blocks;
+        let slot = *self.free.last().expect("a free slot");
+        self.idle -= self.bytes_of(slot);
+        self.slots[slot as usize] = blocks;
         self.is_shared = true;
-        self.idle += self.bytes_of(ticket);
+        self.idle += self.bytes_of(slot);
     }
 
     /// Takes the memory of a slot that is in use. The slot itself is put back later, empty.
-    pub(crate) fn take_memory(&mut self, ticket: u64) -> Vec<Block> {
-        std::mem::take(&mut self.slots[ticket as usize])
+    pub(crate) fn take_memory(&mut self, slot: u64) -> Vec<Block> {
+        std::mem::take(&mut self.slots[slot as usize])
     }
 
     #[inline(always)]
-    pub(crate) fn put(&mut self, ticket: u64) {
-        let idle = self.idle + self.bytes_of(ticket);
-        self.free.push(ticket);
+    pub(crate) fn put(&mut self, slot: u64) {
+        let idle = self.idle + self.bytes_of(slot);
+        self.free.push(slot);
         if idle <= MOST_POOLED_BYTES && self.free.len() <= MOST_POOLED {
             self.idle = idle;
         } else {
-            self.shrink(ticket);
+            self.shrink(slot);
         }
     }
 
     #[cold]
-    fn shrink(&mut self, ticket: u64) {
-        let memory = std::mem::take(&mut self.slots[ticket as usize]);
+    fn shrink(&mut self, slot: u64) {
+        let memory = std::mem::take(&mut self.slots[slot as usize]);
         if self.is_shared && memory.capacity() * size_of::<Block>() > MOST_POOLED_BYTES {
             reaper::free_later(Box::new(memory));
         }
         if self.free.len() == self.slots.len() && self.slots.len() > MOST_SLOTS {
-            *self = Slots::default();
+            *self = CopySlab::default();
         }
     }
 
     #[inline(always)]
-    fn bytes_of(&self, ticket: u64) -> usize {
-        self.slots[ticket as usize].capacity() * size_of::<Block>()
+    fn bytes_of(&self, slot: u64) -> usize {
+        self.slots[slot as usize].capacity() * size_of::<Block>()
     }
 }
 
@@ -96,18 +96,18 @@ impl Slots {
 ///
 /// Usually there is one at a time, which costs no more than a word.
 #[derive(Debug, Default)]
-pub(crate) struct Lent {
+pub(crate) struct LentRecords {
     /// Whether exactly one is in use, lent when none was.
     is_sole: bool,
     /// Where that one starts.
     sole: u64,
     /// Otherwise: where each starts, and whether it was given back.
     positions: VecDeque<(u64, bool)>,
-    /// Ticket of the oldest.
+    /// Number of the oldest.
     first: u64,
 }
 
-impl Lent {
+impl LentRecords {
     #[inline(always)]
     pub(crate) fn lend(&mut self, start: u64) -> u64 {
         if self.is_empty() {
@@ -135,18 +135,18 @@ impl Lent {
     /// and some are still in use: the start of the oldest, after the control records that lead to
     /// it.
     #[inline(always)]
-    pub(crate) fn give_back(&mut self, ticket: u64) -> Option<u64> {
+    pub(crate) fn give_back(&mut self, number: u64) -> Option<u64> {
         if self.is_sole {
             self.is_sole = false;
             self.first += 1;
             return None;
         }
-        self.give_back_of_many(ticket)
+        self.give_back_of_many(number)
     }
 
     #[cold]
-    fn give_back_of_many(&mut self, ticket: u64) -> Option<u64> {
-        self.positions[(ticket - self.first) as usize].1 = true;
+    fn give_back_of_many(&mut self, number: u64) -> Option<u64> {
+        self.positions[(number - self.first) as usize].1 = true;
         let before = self.first;
         while let Some((_, true)) = self.positions.front() {
             self.positions.pop_front();
@@ -168,38 +168,38 @@ mod tests {
     use super::*;
 
     /// Takes that many slots at once, each with room for `len` bytes, and gives all of them back.
-    fn use_at_once(slots: &mut Slots, count: u64, len: usize) {
-        let mut tickets = Vec::new();
+    fn use_at_once(slab: &mut CopySlab, count: u64, len: usize) {
+        let mut taken = Vec::new();
         for _ in 0..count {
-            slots.make_room(len).expect("there is memory");
-            tickets.push(slots.next().expect("there is a free slot").0);
-            slots.take_next();
+            slab.make_room(len).expect("there is memory");
+            taken.push(slab.next().expect("there is a free slot").0);
+            slab.take_next();
         }
-        tickets.into_iter().for_each(|ticket| slots.put(ticket));
+        taken.into_iter().for_each(|slot| slab.put(slot));
     }
 
-    fn kept(slots: &Slots) -> (usize, usize) {
-        let buffers = slots.slots.iter().filter(|buffer| buffer.capacity() > 0);
+    fn kept(slab: &CopySlab) -> (usize, usize) {
+        let buffers = slab.slots.iter().filter(|buffer| buffer.capacity() > 0);
         let bytes = buffers.clone().map(|buffer| buffer.capacity() * size_of::<Block>());
         (buffers.count(), bytes.sum())
     }
 
     #[test]
     fn copies_that_were_given_back_keep_few_buffers_and_few_bytes() {
-        let mut slots = Slots::default();
-        use_at_once(&mut slots, 100, 64);
-        assert!((1..=MOST_POOLED).contains(&kept(&slots).0), "{:?}", kept(&slots));
-        use_at_once(&mut slots, 4, MOST_POOLED_BYTES / 2);
-        assert!((1..=MOST_POOLED_BYTES).contains(&kept(&slots).1), "{:?}", kept(&slots));
-        use_at_once(&mut slots, 1, MOST_POOLED_BYTES + 1);
-        assert!(kept(&slots).1 <= MOST_POOLED_BYTES, "{:?}", kept(&slots));
-        assert_eq!(slots.idle, kept(&slots).1);
+        let mut slab = CopySlab::default();
+        use_at_once(&mut slab, 100, 64);
+        assert!((1..=MOST_POOLED).contains(&kept(&slab).0), "{:?}", kept(&slab));
+        use_at_once(&mut slab, 4, MOST_POOLED_BYTES / 2);
+        assert!((1..=MOST_POOLED_BYTES).contains(&kept(&slab).1), "{:?}", kept(&slab));
+        use_at_once(&mut slab, 1, MOST_POOLED_BYTES + 1);
+        assert!(kept(&slab).1 <= MOST_POOLED_BYTES, "{:?}", kept(&slab));
+        assert_eq!(slab.idle, kept(&slab).1);
     }
 
     #[test]
-    fn a_crowd_of_copies_is_forgotten_once_none_is_in_use() {
-        let mut slots = Slots::default();
-        use_at_once(&mut slots, MOST_SLOTS as u64 + 1, 64);
-        assert!(slots.slots.len() <= MOST_SLOTS, "{} slots", slots.slots.len());
+    fn many_copies_are_forgotten_once_none_is_in_use() {
+        let mut slab = CopySlab::default();
+        use_at_once(&mut slab, MOST_SLOTS as u64 + 1, 64);
+        assert!(slab.slots.len() <= MOST_SLOTS, "{} slots", slab.slots.len());
     }
 }

@@ -4,12 +4,12 @@ use crate::error::{AttachError, BroadcastError, SystemError};
 use crate::group::broadcast::signature::Signature;
 use crate::link::transfer;
 use crate::os::backoff::Backoff;
-use crate::os::crowd::{Crowd, MOST_WAITING};
 use crate::os::epoll::Epoll;
 use crate::os::name;
+use crate::os::rendezvous::{MOST_WAITING, Rendezvous};
 use crate::os::socket::{self, Received, Socket};
 use crate::port::MessagePort;
-use crate::wire::frame::{CAPSULE_LEN, INTRODUCTION_LEN, Introduction, PORT_DESCRIPTORS};
+use crate::wire::frame::{CAPSULE_LEN, MEMBER_HELLO_LEN, MemberHello, PORT_DESCRIPTORS};
 use std::collections::VecDeque;
 use std::fmt;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -17,19 +17,19 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 /// The socket, its file, and joiners that have connected and not spoken yet.
-pub(super) struct Entrance {
+pub(super) struct Acceptor {
     signature: Signature,
-    crowd: Arc<Crowd>,
+    rendezvous: Arc<Rendezvous>,
     socket: Socket,
     backoff: Backoff,
     /// Oldest first.
-    guests: VecDeque<Socket>,
+    pending: VecDeque<Socket>,
     /// The most bytes that a lane of a joiner may hold: this member keeps them if it does not
     /// receive.
     most_limit: usize,
 }
 
-/// What a guest had to say.
+/// What a pending client had to say.
 enum Heard {
     Nothing,
     /// It is not a member, or has gone.
@@ -37,21 +37,22 @@ enum Heard {
     Member(u128, Box<MessagePort>),
 }
 
-impl Entrance {
-    /// Makes a socket that listens in the crowd, under the name that the signature spells.
+impl Acceptor {
+    /// Makes a socket that listens in the rendezvous directory, under the name that the signature
+    /// spells.
     pub(super) fn new(
         signature: Signature,
-        crowd: Arc<Crowd>,
+        rendezvous: Arc<Rendezvous>,
         socket: OwnedFd,
         backoff: Backoff,
-    ) -> Entrance {
+    ) -> Acceptor {
         let socket = Socket::new(socket);
-        Entrance {
+        Acceptor {
             signature,
-            crowd,
+            rendezvous,
             socket,
             backoff,
-            guests: VecDeque::new(),
+            pending: VecDeque::new(),
             most_limit: USUAL_LIMIT,
         }
     }
@@ -63,7 +64,7 @@ impl Entrance {
 
     /// Whether this process joined, and not one that this is a forked copy of.
     pub(super) fn is_ours(&self) -> bool {
-        self.crowd.is_ours()
+        self.rendezvous.is_ours()
     }
 
     pub(super) fn signature(&self) -> Signature {
@@ -72,14 +73,15 @@ impl Entrance {
 
     /// Where a member's socket is.
     pub(super) fn path_of(&self, member: Signature) -> PathBuf {
-        self.crowd.path().join(member.to_string())
+        self.rendezvous.path().join(member.to_string())
     }
 
     /// Takes in all joiners, and gives their ports to `welcome`. Makes one system call if there are
-    /// none, and some for each guest that has not spoken yet.
+    /// none, and some for each pending client that has not spoken yet.
     ///
     /// Being out of descriptors is an error, and waiting joiners keep waiting. A failure of one
-    /// guest does not delay the others: all are heard, and then the first error is returned.
+    /// pending client does not delay the others: all are heard, and then the first error is
+    /// returned.
     pub(super) fn take_in(
         &mut self,
         epoll: &Epoll,
@@ -87,7 +89,7 @@ impl Entrance {
     ) -> Result<(), BroadcastError> {
         let taken_in = self.take_in_all(epoll, welcome);
         let sockets = std::iter::once(self.socket.as_fd())
-            .chain(self.guests.iter().map(|guest| guest.as_fd()));
+            .chain(self.pending.iter().map(|client| client.as_fd()));
         match &taken_in {
             Err(error) if error.is_lack() => self.backoff.begin(epoll, sockets)?,
             _ if self.backoff.is_on() => {
@@ -114,76 +116,76 @@ impl Entrance {
                 first = answer;
             }
         };
-        for _ in 0..self.guests.len() {
-            let guest = self.guests.pop_front().expect("counted above");
-            note(self.attend(guest, &mut welcome));
+        for _ in 0..self.pending.len() {
+            let client = self.pending.pop_front().expect("counted above");
+            note(self.attend(client, &mut welcome));
         }
-        // As many as can have been waiting when this began; guests that keep coming wait.
+        // As many as can have been waiting when this began; pending clients that keep coming wait.
         for _ in 0..MOST_WAITING {
-            let guest = match name::accept(self.socket.as_fd()) {
-                Ok(Some(guest)) => guest,
+            let client = match name::accept(self.socket.as_fd()) {
+                Ok(Some(client)) => client,
                 Ok(None) => break,
                 Err(error) => {
                     note(Err(error.into()));
                     break;
                 }
             };
-            match name::credentials(guest.as_fd()) {
+            match name::credentials(client.as_fd()) {
                 Ok((_, uid, _)) if uid == name::user() => {}
                 _ => continue,
             }
-            if self.guests.len() == MOST_GUESTS {
+            if self.pending.len() == MOST_PENDING {
                 note(self.send_away(&mut welcome));
             }
-            // Without this the guest is heard in the next call that has another cause.
-            note(epoll.add(guest.as_fd(), 0).map_err(BroadcastError::from));
-            note(self.attend(guest, &mut welcome));
+            // Without this the pending client is heard in the next call that has another cause.
+            note(epoll.add(client.as_fd(), 0).map_err(BroadcastError::from));
+            note(self.attend(client, &mut welcome));
         }
         first
     }
 
-    /// Hears a guest, who stays if it has not spoken yet, or could not be heard.
+    /// Hears a pending client, who stays if it has not spoken yet, or could not be heard.
     fn attend(
         &mut self,
-        guest: Socket,
+        client: Socket,
         welcome: &mut impl FnMut(u128, MessagePort) -> Result<(), BroadcastError>,
     ) -> Result<(), BroadcastError> {
-        match self.hear(guest.as_fd()) {
+        match self.hear(client.as_fd()) {
             Ok(Heard::Refused) => Ok(()),
             Ok(Heard::Member(member, port)) => welcome(member, *port),
             Ok(Heard::Nothing) => {
-                self.guests.push_back(guest);
+                self.pending.push_back(client);
                 Ok(())
             }
             Err(error) => {
-                self.guests.push_back(guest);
+                self.pending.push_back(client);
                 Err(error)
             }
         }
     }
 
-    /// Sends away the oldest guest, which has not spoken for long. If it has just spoken, it is
-    /// heard. If it is about to, it learns of the refusal and comes again.
+    /// Sends away the oldest pending client, which has not spoken for long. If it has just spoken,
+    /// it is heard. If it is about to, it learns of the refusal and comes again.
     fn send_away(
         &mut self,
         welcome: &mut impl FnMut(u128, MessagePort) -> Result<(), BroadcastError>,
     ) -> Result<(), BroadcastError> {
-        let Some(guest) = self.guests.pop_front() else { return Ok(()) };
-        socket::refuse_more(guest.as_fd());
-        match self.hear(guest.as_fd()) {
+        let Some(client) = self.pending.pop_front() else { return Ok(()) };
+        socket::refuse_more(client.as_fd());
+        match self.hear(client.as_fd()) {
             Ok(Heard::Member(member, port)) => welcome(member, *port),
             Ok(Heard::Nothing | Heard::Refused) => Ok(()),
             Err(error) => {
-                self.guests.push_front(guest);
+                self.pending.push_front(client);
                 Err(error)
             }
         }
     }
 
-    /// The port that a guest has brought. An error if it cannot be received at the moment.
-    fn hear(&self, guest: BorrowedFd<'_>) -> Result<Heard, BroadcastError> {
-        let mut bytes = [0; INTRODUCTION_LEN + CAPSULE_LEN + 1];
-        let (len, descriptors) = match socket::receive(guest, &mut bytes, PORT_DESCRIPTORS) {
+    /// The port that a pending client has brought. An error if it cannot be received at the moment.
+    fn hear(&self, client: BorrowedFd<'_>) -> Result<Heard, BroadcastError> {
+        let mut bytes = [0; MEMBER_HELLO_LEN + CAPSULE_LEN + 1];
+        let (len, descriptors) = match socket::receive(client, &mut bytes, PORT_DESCRIPTORS) {
             Ok(Received::Nothing) => return Ok(Heard::Nothing),
             Ok(Received::Packet(len, descriptors)) => (len, descriptors),
             Ok(Received::CutOff) => return Ok(Heard::Refused),
@@ -191,10 +193,10 @@ impl Entrance {
             Err(error) if error.is_lack() => return Err(error.into()),
             Err(_) => return Ok(Heard::Refused),
         };
-        let Some((introduction, capsule)) = Introduction::decode(&bytes[..len]) else {
+        let Some((member_hello, capsule)) = MemberHello::decode(&bytes[..len]) else {
             return Ok(Heard::Refused);
         };
-        if introduction.hello != self.signature.hello {
+        if member_hello.hello != self.signature.hello {
             return Ok(Heard::Refused);
         }
         match transfer::from_packet(capsule, descriptors) {
@@ -206,7 +208,7 @@ impl Entrance {
                 }
                 // Whichever side made the channel: no transferables move with what members post.
                 port.refuse_transfers();
-                Ok(Heard::Member(introduction.member, Box::new(port)))
+                Ok(Heard::Member(member_hello.member, Box::new(port)))
             }
             // The port is lost, and its sender sees it end.
             Err(AttachError::Io { call, source }) => {
@@ -218,30 +220,30 @@ impl Entrance {
     }
 }
 
-impl AsFd for Entrance {
+impl AsFd for Acceptor {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.socket.as_fd()
     }
 }
 
-impl Drop for Entrance {
+impl Drop for Acceptor {
     fn drop(&mut self) {
-        if !self.crowd.is_ours() {
+        if !self.rendezvous.is_ours() {
             return;
         }
-        // The name goes first, so that no guest comes any more. What waits at the socket goes with
-        // it.
-        self.crowd.remove(&self.signature.to_string());
+        // The name goes first, so that no pending client comes any more. What waits at the socket
+        // goes with it.
+        self.rendezvous.remove(&self.signature.to_string());
         // Fails while others are members.
-        self.crowd.remove_directory();
+        self.rendezvous.remove_directory();
     }
 }
 
-impl fmt::Debug for Entrance {
+impl fmt::Debug for Acceptor {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Entrance")
+        f.debug_struct("Acceptor")
             .field("path", &self.path_of(self.signature))
-            .field("guests", &self.guests.len())
+            .field("pending", &self.pending.len())
             .finish_non_exhaustive()
     }
 }
@@ -252,5 +254,5 @@ fn no_room() -> SystemError {
 
 /// The default limit of a channel: members that did not agree on sizes have none larger.
 const USUAL_LIMIT: usize = 64 << 20;
-/// Guests that have not spoken.
-const MOST_GUESTS: usize = 128;
+/// Pending clients that have not spoken.
+const MOST_PENDING: usize = 128;

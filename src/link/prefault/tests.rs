@@ -16,7 +16,7 @@ struct Rig {
     region: Arc<Region>,
     producer: Producer,
     consumer: Consumer,
-    supply: Supply,
+    prefault: Prefault,
     /// The clock.
     now: Instant,
     at_rest: u64,
@@ -27,8 +27,8 @@ impl Rig {
         let region = Region::create(CAPACITY, LIMIT, 0).expect("a region");
         let (producer, consumer) = lane::fresh(&region.lane(0), *region.geometry(), 0);
         let at_rest = memory(&region);
-        let (supply, now) = (Supply::new(0), Instant::now());
-        Rig { region, producer, consumer, supply, now, at_rest }
+        let (prefault, now) = (Prefault::new(0), Instant::now());
+        Rig { region, producer, consumer, prefault, now, at_rest }
     }
 
     /// Posts as the sending half of a trusted end does. Returns whether there was room.
@@ -36,15 +36,15 @@ impl Rig {
         let Ok(plan) = self.producer.plan(len) else { return false };
         let from = self.producer.cursor();
         if plan.turns() {
-            self.supply.ensure_control(&self.region, from).expect("memory");
+            self.prefault.ensure_control(&self.region, from).expect("memory");
         }
-        self.supply.ensure(&self.region, &plan).expect("memory");
+        self.prefault.ensure(&self.region, &plan).expect("memory");
         self.producer.stage(plan, len as u32, Format::Bytes);
         let _ = self.producer.commit();
         let here = self.producer.cursor().segment;
-        if self.supply.is_spread(here) {
+        if self.prefault.is_spread(here) {
             let in_use = (from.segment, here);
-            self.supply
+            self.prefault
                 .reclaim_idle(&self.region, &self.producer, in_use, self.now)
                 .expect("pages that are given back");
         }
@@ -68,7 +68,8 @@ impl Rig {
         while self.receive() {}
     }
 
-    /// Posts and receives small messages until the lane has come home and gone round it twice.
+    /// Posts and receives small messages until the lane has returned to the base segment and gone
+    /// round it twice.
     fn trickle(&mut self) {
         for _ in 0..2 * CAPACITY / 1024 + 200 {
             assert!(self.post(1000) && self.receive());
@@ -95,7 +96,7 @@ fn a_burst_finds_the_pages_of_the_last_one_until_they_were_idle_for_long() {
         assert!(memory(&rig.region) >= full, "pages were given back too early");
         rig.burst();
     }
-    // Home first: the segment that it leaves was in use until then.
+    // The base segment first: the segment that it leaves was in use until then.
     rig.trickle();
     rig.now += IDLE;
     rig.trickle();
@@ -123,7 +124,7 @@ fn segments_that_are_in_use_keep_their_pages_however_late_it_is() {
 fn a_control_record_makes_one_page() {
     let mut rig = Rig::new();
     let cursor = rig.producer.cursor();
-    rig.supply.ensure_control(&rig.region, cursor).expect("memory");
+    rig.prefault.ensure_control(&rig.region, cursor).expect("memory");
     let made = memory(&rig.region) - rig.at_rest;
     assert!(made <= crate::os::mapping::page_size(), "{made} bytes for 16");
 }

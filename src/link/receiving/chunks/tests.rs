@@ -1,7 +1,7 @@
 //! A message whose copy has begun can still be discarded, taken at once, moved and rewritten.
 
 use super::*;
-use crate::link::cargo::Item;
+use crate::link::attachment::OutgoingAttachment;
 use crate::link::receiving::Receiving;
 use crate::link::sending::Sending;
 use crate::link::transfer;
@@ -10,8 +10,8 @@ use crate::ring::consumer::Peek;
 use crate::wire::record::{Format, HEADER_LEN, Header};
 use std::os::fd::AsFd;
 
-/// So long that its copy takes several parts.
-const LEN: usize = 3 * PART + 17;
+/// So long that its copy takes several chunks.
+const LEN: usize = 3 * CHUNK + 17;
 
 fn bytes() -> Vec<u8> {
     (0..LEN).map(|index| (index % 251) as u8).collect()
@@ -30,8 +30,8 @@ fn post(sending: &mut Sending, bytes: &[u8]) {
     sending.commit();
 }
 
-fn poll_part(receiving: &mut Receiving) -> Option<Payload> {
-    match receiving.poll_in_parts().expect("an open end") {
+fn poll_chunk(receiving: &mut Receiving) -> Option<Payload> {
+    match receiving.poll_in_chunks().expect("an open end") {
         Polled::Message(payload) => Some(payload),
         Polled::Nothing => panic!("a message is there"),
         Polled::Unfinished => None,
@@ -42,23 +42,23 @@ fn poll_part(receiving: &mut Receiving) -> Option<Payload> {
 fn the_parts_make_up_the_message() {
     let (mut sending, mut receiving) = lane();
     for _ in 0..3 {
-        assert!(poll_part(&mut receiving).is_none());
+        assert!(poll_chunk(&mut receiving).is_none());
         assert!(receiving.has_message());
     }
-    let payload = poll_part(&mut receiving).expect("the last part");
+    let payload = poll_chunk(&mut receiving).expect("the last chunk");
     assert_eq!(payload.bytes(), bytes());
     post(&mut sending, b"next");
-    let next = poll_part(&mut receiving).expect("a short message");
+    let next = poll_chunk(&mut receiving).expect("a short message");
     assert_eq!((next.bytes(), payload.bytes()), (&b"next"[..], &bytes()[..]));
-    receiving.give_back(payload.ticket());
-    receiving.give_back(next.ticket());
+    receiving.give_back(payload.handle());
+    receiving.give_back(next.handle());
     assert_eq!(sending.backlog(), (0, 0));
 }
 
 #[test]
 fn a_copy_that_has_begun_is_finished_at_once_by_whoever_waits_for_it_alone() {
     let (_sending, mut receiving) = lane();
-    assert!(poll_part(&mut receiving).is_none());
+    assert!(poll_chunk(&mut receiving).is_none());
     let payload = receiving.poll().expect("an open end").expect("all of it");
     assert_eq!(payload.bytes(), bytes());
 }
@@ -68,10 +68,10 @@ fn a_message_whose_copy_has_begun_can_be_discarded() {
     let (mut sending, mut receiving) = lane();
     let other: Vec<u8> = bytes().iter().rev().copied().collect();
     post(&mut sending, &other);
-    assert!(poll_part(&mut receiving).is_none());
+    assert!(poll_chunk(&mut receiving).is_none());
     assert!(receiving.discard().expect("an open end"));
     assert!(receiving.unfinished.is_none(), "its memory is given back");
-    let second = std::iter::repeat_with(|| poll_part(&mut receiving)).flatten().next();
+    let second = std::iter::repeat_with(|| poll_chunk(&mut receiving)).flatten().next();
     assert_eq!(second.expect("the second message").bytes(), other);
 }
 
@@ -80,27 +80,27 @@ fn a_message_with_a_list_is_copied_in_parts_before_its_packet_is_received() {
     let ((mut sending, _), (_, mut receiving)) =
         transfer::create_pair(4096, 16 << 20, 0, false).expect("a channel");
     let file = memfd::create(4096).expect("a file");
-    let mut items = [Item::Descriptor(file.as_fd())];
+    let mut items = [OutgoingAttachment::Descriptor(file.as_fd())];
     sending.post_bytes_with(&bytes(), Format::Bytes, &mut items).expect("room");
-    assert!(poll_part(&mut receiving).is_none());
+    assert!(poll_chunk(&mut receiving).is_none());
     assert_eq!(receiving.take_cost(), 0, "nothing is received yet");
-    let payload = std::iter::repeat_with(|| poll_part(&mut receiving)).flatten().next();
+    let payload = std::iter::repeat_with(|| poll_chunk(&mut receiving)).flatten().next();
     let payload = payload.expect("the message");
     assert_eq!((payload.bytes(), receiving.take_cost()), (&bytes()[..], 1));
-    assert!(receiving.take_parcel(payload.ticket()).is_some());
+    assert!(receiving.take_attachments(payload.handle()).is_some());
 }
 
 /// A slot with room for it came free meanwhile.
 #[test]
 fn a_message_that_was_taken_otherwise_leaves_no_part_to_the_next_one() {
     let (mut sending, mut receiving) = lane();
-    assert!(poll_part(&mut receiving).is_none());
-    receiving.slots.make_room(LEN).expect("memory");
-    let first = poll_part(&mut receiving).expect("all of it");
+    assert!(poll_chunk(&mut receiving).is_none());
+    receiving.copies.make_room(LEN).expect("memory");
+    let first = poll_chunk(&mut receiving).expect("all of it");
     assert_eq!(first.bytes(), bytes());
     let other: Vec<u8> = bytes().iter().rev().copied().collect();
     post(&mut sending, &other);
-    let second = std::iter::repeat_with(|| poll_part(&mut receiving)).flatten().next();
+    let second = std::iter::repeat_with(|| poll_chunk(&mut receiving)).flatten().next();
     assert_eq!(second.expect("the second message").bytes(), other);
 }
 
@@ -108,15 +108,15 @@ fn a_message_that_was_taken_otherwise_leaves_no_part_to_the_next_one() {
 #[test]
 fn a_header_that_is_rewritten_meanwhile_is_not_read_again() {
     let (sending, mut receiving) = lane();
-    assert!(poll_part(&mut receiving).is_none());
+    assert!(poll_chunk(&mut receiving).is_none());
     let Ok(Peek::Message(record)) = receiving.consumer.peek() else { panic!("it is there") };
     for len in [LEN as u32 / 2, LEN as u32 - 1] {
-        let header = Header::Message { len, format: Format::Text, beside: Beside::Nothing };
+        let header = Header::Message { len, format: Format::Text, attached: Attached::Nothing };
         let offset = record.payload_offset - HEADER_LEN;
         sending.producer().memory().write_header(offset, header.encode());
-        assert!(poll_part(&mut receiving).is_none());
+        assert!(poll_chunk(&mut receiving).is_none());
     }
-    let payload = poll_part(&mut receiving).expect("the last part");
+    let payload = poll_chunk(&mut receiving).expect("the last chunk");
     assert_eq!((payload.bytes(), payload.format()), (&bytes()[..], Format::Bytes));
 }
 
@@ -124,15 +124,15 @@ fn a_header_that_is_rewritten_meanwhile_is_not_read_again() {
 #[test]
 fn a_peer_that_is_trusted_meanwhile_has_its_message_lent() {
     let (mut sending, mut receiving) = lane();
-    assert!(poll_part(&mut receiving).is_none());
+    assert!(poll_chunk(&mut receiving).is_none());
     receiving.endpoint().trust();
-    let first = poll_part(&mut receiving).expect("all of it");
+    let first = poll_chunk(&mut receiving).expect("all of it");
     assert_eq!(first.bytes(), bytes());
     assert!(receiving.unfinished.is_none());
     let file = memfd::create(4096).expect("a file");
-    let mut items = [Item::Descriptor(file.as_fd())];
+    let mut items = [OutgoingAttachment::Descriptor(file.as_fd())];
     sending.post_bytes_with(b"with a file", Format::Bytes, &mut items).expect("room");
-    let second = poll_part(&mut receiving).expect("the next one");
+    let second = poll_chunk(&mut receiving).expect("the next one");
     assert_eq!((second.bytes(), first.bytes()), (&b"with a file"[..], &bytes()[..]));
 }
 
@@ -142,11 +142,11 @@ fn a_peer_that_is_trusted_meanwhile_has_its_message_with_a_list_lent() {
     let ((mut sending, _), (_, mut receiving)) =
         transfer::create_pair(4096, 16 << 20, 0, false).expect("a channel");
     let file = memfd::create(4096).expect("a file");
-    let mut items = [Item::Descriptor(file.as_fd())];
+    let mut items = [OutgoingAttachment::Descriptor(file.as_fd())];
     sending.post_bytes_with(&bytes(), Format::Bytes, &mut items).expect("room");
-    assert!(poll_part(&mut receiving).is_none());
+    assert!(poll_chunk(&mut receiving).is_none());
     receiving.endpoint().trust();
-    let payload = poll_part(&mut receiving).expect("all of it");
+    let payload = poll_chunk(&mut receiving).expect("all of it");
     assert_eq!((payload.bytes(), receiving.take_cost()), (&bytes()[..], 1));
 }
 
@@ -155,16 +155,19 @@ fn a_peer_that_is_trusted_meanwhile_has_its_message_with_a_list_lent() {
 #[test]
 fn a_copy_that_is_never_finished_is_dropped() {
     for (header, has_message) in [
-        (Header::Message { len: 8, format: Format::Bytes, beside: Beside::Nothing }.encode(), true),
+        (
+            Header::Message { len: 8, format: Format::Bytes, attached: Attached::Nothing }.encode(),
+            true,
+        ),
         ([u64::MAX; 2], false),
     ] {
         let (sending, mut receiving) = lane();
-        assert!(poll_part(&mut receiving).is_none());
+        assert!(poll_chunk(&mut receiving).is_none());
         let Ok(Peek::Message(record)) = receiving.consumer.peek() else { panic!("it is there") };
         let offset = record.payload_offset - HEADER_LEN;
         sending.producer().memory().write_header(offset, header);
-        receiving.slots.make_room(8).expect("memory");
-        let polled = receiving.poll_in_parts();
+        receiving.copies.make_room(8).expect("memory");
+        let polled = receiving.poll_in_chunks();
         assert_eq!(matches!(polled, Ok(Polled::Message(_))), has_message);
         assert!(receiving.unfinished.is_none());
     }
@@ -174,7 +177,7 @@ fn a_copy_that_is_never_finished_is_dropped() {
 fn a_port_that_leaves_its_loop_keeps_no_copy() {
     let (_sending, mut receiving) = lane();
     receiving.set_patient(false);
-    assert!(poll_part(&mut receiving).is_none());
+    assert!(poll_chunk(&mut receiving).is_none());
     receiving.set_patient(true);
     assert!(receiving.unfinished.is_none());
 }
