@@ -4,6 +4,8 @@
 //! be seen to fail. Only the last part reads the project's files. `docs/architecture.md` explains
 //! the floors.
 
+#[path = "tidy/faults.rs"]
+mod faults;
 #[path = "tidy/figures.rs"]
 mod figures;
 #[path = "tidy/heart.rs"]
