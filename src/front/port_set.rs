@@ -247,8 +247,16 @@ impl PortSet {
         }
     }
 
-    /// Asks epoll which ports may have a message. Returns whether there are any.
+    /// Asks epoll which ports may have a message. Returns whether there are any. They go before the
+    /// ports that have given messages and may have more; behind those once they have given one.
     fn ask(&self, timeout: Option<Duration>) -> Result<bool, LoopError> {
+        let again = std::mem::take(&mut self.state.borrow_mut().ready);
+        let answer = self.ask_for_news(timeout);
+        self.state.borrow_mut().ready.extend(again);
+        answer
+    }
+
+    fn ask_for_news(&self, timeout: Option<Duration>) -> Result<bool, LoopError> {
         let called = self.called.take();
         let was_lost = self.look_for_lost();
         let is_idle = called.is_empty() && !was_lost;

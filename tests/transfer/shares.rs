@@ -4,6 +4,7 @@
 use crate::{channel, receive};
 use messageport::{Buffer, EventLoop, MessagePort, PortSet, Transferable};
 use std::sync::mpsc;
+use std::time::Duration;
 
 const MESSAGES: usize = 60;
 
@@ -61,6 +62,48 @@ fn descriptors_and_bytes_take_a_ports_share() {
         let long = before(LONG);
         assert!(long <= 5, "{long} messages of 64 KiB each");
     }
+}
+
+/// A port that has used up its share goes behind one that has news, also where it was served
+/// before: an honest client waits for the rest of one costly message, and not for one more.
+#[test]
+fn a_port_that_has_news_goes_before_one_that_has_had_a_share() {
+    const COSTLY: usize = 60 << 10;
+    /// A share of such messages.
+    const SHARE: usize = 4;
+    let (hostile, honest) = (channel(), channel());
+    let mut set = PortSet::new().expect("a descriptor");
+    set.add(hostile.port2).expect("a descriptor");
+    set.add(honest.port2).expect("a descriptor");
+    let next = || {
+        let (_, message) = set.recv().expect("a turn");
+        message.expect("a message").bytes().len()
+    };
+    let post_costly = |port: &MessagePort| {
+        (0..2 * SHARE).for_each(|_| port.post_bytes(&[7; COSTLY]).expect("room"));
+    };
+    post_costly(&hostile.port1);
+    assert_eq!([(); SHARE].map(|()| next()), [COSTLY; SHARE]);
+    honest.port1.post_text("honest").expect("room");
+    assert_eq!([next(), next()], ["honest".len(), COSTLY]);
+
+    let (hostile, honest) = (channel(), channel());
+    let (tell, told) = mpsc::channel();
+    let mut event_loop = EventLoop::new().expect("a loop");
+    post_costly(&hostile.port1);
+    for port in [hostile.port2, honest.port2] {
+        let tell = tell.clone();
+        port.on_message(move |event| {
+            let message = event.message().expect("a message");
+            tell.send(message.bytes().len()).expect("the test listens");
+        });
+        event_loop.add(port).expect("a descriptor");
+    }
+    assert!(event_loop.poll_once(Duration::ZERO).expect("a turn"));
+    assert_eq!(told.try_iter().collect::<Vec<_>>(), [COSTLY; SHARE]);
+    honest.port1.post_text("honest").expect("room");
+    event_loop.run_until_idle().expect("turns");
+    assert_eq!(told.try_iter().next(), Some("honest".len()));
 }
 
 /// Copying one takes milliseconds; it is done in parts.

@@ -25,6 +25,8 @@ impl EventLoop {
         let timeout = self.shortened(timeout);
         let mut marks = std::mem::take(&mut self.marks);
         self.epoll.wait(&mut marks, timeout)?;
+        // Ports that have news go before those that have had a share and have more.
+        let again = std::mem::take(&mut self.ready);
         for mark in &marks {
             match *mark {
                 BELL => self.shared.called.drain(),
@@ -32,6 +34,7 @@ impl EventLoop {
                 id => self.make_ready(id),
             }
         }
+        self.ready.extend(again);
         // Sources are served in the order in which they were added.
         marks.retain(|id| self.sources.contains_key(id));
         marks.sort_unstable();
