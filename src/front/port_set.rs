@@ -450,7 +450,7 @@ mod tests {
 
     /// Otherwise its hang-up would wake the set again and again once the pause is over.
     #[test]
-    fn a_port_that_ends_during_a_pause_is_not_watched_again() {
+    fn a_port_that_ends_in_a_pause_is_not_watched_again() {
         let MessageChannel { port1, port2 } = MessageChannel::new().expect("a channel");
         let mut set = PortSet::new().expect("a set");
         let id = set.add(port2).expect("a descriptor");
