@@ -270,7 +270,7 @@ fn a_next_that_is_dropped_after_each_poll_loses_nothing() {
     });
 }
 
-/// Nobody drains the doorbell but the sender, which would be full after some hundred waits.
+/// Only the sender drains the doorbell, which would be full after some hundred waits.
 #[test]
 fn a_sender_waits_for_room_again_and_again_while_nobody_receives_at_its_end() {
     const TEST: &str = "a_sender_waits_for_room_again_and_again_while_nobody_receives_at_its_end";

@@ -183,7 +183,7 @@ fn a_listener_that_takes_nobody_in_keeps_its_name() {
     assert!(stream.exists());
 }
 
-/// Somebody else may remove a listener's file; then the name is the next listener's.
+/// Another process may remove a listener's file; then the name is the next listener's.
 #[test]
 fn a_listener_leaves_the_file_of_the_next_one_alone() {
     let place = directory();

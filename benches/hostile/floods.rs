@@ -5,7 +5,7 @@ use crate::served::FRONTS;
 use messageport::{BroadcastChannel, MessageChannel};
 use std::time::{Duration, Instant};
 
-/// What the other client does, the first three for comparison. A port that nobody floods; one whose
+/// What the other client does, the first three for comparison. A port without a flood; one whose
 /// process takes as much of the processor as a flooder, and does nothing else; and one that takes
 /// as much as a flooder and the serving process together.
 const ATTACKS: [&str; 10] = [

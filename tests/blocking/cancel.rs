@@ -159,7 +159,7 @@ fn a_cancel_at_any_instant_ends_one_call_and_leaves_the_next_ones_asleep() {
             }
             both.wait();
             receives_nothing(&port2);
-            // Asleep, and not awake because of a bell that nobody drains.
+            // Asleep, and not awake because of a bell that is not drained.
             let (wait, before) = (Duration::from_millis(4), time_used());
             let _ = port2.recv_timeout(wait);
             let used = time_used() - before;

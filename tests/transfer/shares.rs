@@ -11,6 +11,15 @@ const MESSAGES: usize = 60;
 /// Posts one message.
 type Post = fn(&MessagePort);
 
+/// Tells the length of each message that the port delivers.
+fn tell_lengths(port: &MessagePort, tell: &mpsc::Sender<usize>) {
+    let tell = tell.clone();
+    port.on_message(move |event| {
+        let message = event.message().expect("a message");
+        tell.send(message.bytes().len()).expect("the test listens");
+    });
+}
+
 /// How many of the messages that a port has in its queue a loop delivers before the one message of
 /// a port that was added later. The program takes nothing that comes with them.
 fn served_before(post: Post) -> usize {
@@ -92,11 +101,7 @@ fn a_port_that_has_news_goes_before_one_that_has_had_a_share() {
     let mut event_loop = EventLoop::new().expect("a loop");
     post_costly(&hostile.port1);
     for port in [hostile.port2, honest.port2] {
-        let tell = tell.clone();
-        port.on_message(move |event| {
-            let message = event.message().expect("a message");
-            tell.send(message.bytes().len()).expect("the test listens");
-        });
+        tell_lengths(&port, &tell);
         event_loop.add(port).expect("a descriptor");
     }
     assert!(event_loop.poll_once(Duration::ZERO).expect("a turn"));
@@ -116,11 +121,7 @@ fn others_have_their_turn_while_a_long_message_is_copied() {
     hostile.port1.post_bytes(&vec![7; LONG]).expect("room");
     honest.port1.post_text("honest").expect("room");
     for port in [hostile.port2, honest.port2] {
-        let tell = tell.clone();
-        port.on_message(move |event| {
-            let message = event.message().expect("a message");
-            tell.send(message.bytes().len()).expect("the test listens");
-        });
+        tell_lengths(&port, &tell);
         event_loop.add(port).expect("a descriptor");
     }
     event_loop.run_until_idle().expect("turns");

@@ -151,7 +151,7 @@ fn a_child_that_somebody_else_reaped_is_taken_for_gone() {
         wait_until("it was killed", || is_gone(id));
         ENOUGH.store(true, SeqCst);
         reaper.join().expect("no panic");
-        // No pidfd waits for what nobody will ever reap.
+        // No pidfd waits for what is never reaped.
         before.wait_for("at the end");
     }
     play(TEST, &[("reaps_all", reaps_all), ("deaf", deaf)]);
