@@ -34,7 +34,7 @@ fn main() {
     println!("{SLICES} slices of {slice:.1?}: echoes, bursts that grow, moves, fresh pairs");
     println!("  rounds   p50 ns   p99 ns  p99.9 ns   KiB ours, theirs   descriptors ours, theirs");
     let slices: Vec<Slice> = (0..SLICES).map(|_| run_slice(&worker, slice)).collect();
-    judge(&slices);
+    judge(&worker, &slices);
 }
 
 /// What one slice has seen.
@@ -116,17 +116,32 @@ fn move_things(port: &MessagePort, round: u64) {
     assert_eq!(&answer.take_buffer().expect("the buffer")[..], pattern(round, 10_000));
 }
 
-fn judge(slices: &[Slice]) {
+fn judge(worker: &Worker, slices: &[Slice]) {
     // The first slice warms up: pages of pools and of the allocator.
     let (first, last) = (&slices[1], &slices[slices.len() - 1]);
     let ratio = last.median as f64 / first.median as f64;
     println!("the last slice's median latency is {ratio:.2} times the second one's");
     for (which, name) in ["ours", "theirs"].into_iter().enumerate() {
-        let (before, after) = (first.descriptors[which], last.descriptors[which]);
-        assert_eq!(before, after, "descriptors of {name}");
+        let process = [std::process::id(), worker.id()][which];
+        let fewest = slices.iter().map(|slice| slice.descriptors[which]).min();
+        expect_at_most(process, fewest.expect("ten slices"), name);
         let grown = last.kib[which].saturating_sub(first.kib[which]);
         println!("{name}: {grown} KiB more than in the second slice, as many descriptors");
         assert!(grown <= MOST_KIB, "memory of {name} has grown by {grown} KiB");
+    }
+}
+
+/// A slice may be counted while a thread of the crate still closes what the round dropped, so the
+/// process is given time. Descriptors that have leaked are still there at the end of it.
+fn expect_at_most(process: u32, fewest: usize, name: &str) {
+    let end = Instant::now() + PATIENCE;
+    while descriptors(process) > fewest {
+        assert!(
+            Instant::now() < end,
+            "{name}: {} descriptors, and {fewest} in the slice with the fewest",
+            descriptors(process),
+        );
+        std::thread::sleep(Duration::from_millis(1));
     }
 }
 
@@ -145,5 +160,6 @@ const ECHO: usize = 64;
 const ECHOES: u32 = 1_000;
 const BURST: u64 = 64;
 const BURST_BYTES: usize = 16 << 10;
+const PATIENCE: Duration = Duration::from_secs(10);
 /// Growth that is the allocator's and not a leak.
 const MOST_KIB: u64 = 1 << 10;
