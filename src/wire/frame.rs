@@ -31,13 +31,13 @@
 //! ```text
 //! hello, and its refusal
 //! +0x00 magic      u64   "MPHELLO1"; "MPREFUSE"
-//! +0x08 version    u64   layout version of who says it
+//! +0x08 version    u64   layout version of the sender
 //! +0x10 format     u64   fingerprint of its payload format
 //! +0x18 schema     u64   its number; 0 means none
 //!
 //! member hello: what a member of a broadcast channel sends to another one, with a port
 //! +0x00 hello
-//! +0x20 member     u128  who sends it
+//! +0x20 member     u128  the sender's number
 //! +0x30 capsule
 //! ```
 //!

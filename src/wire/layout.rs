@@ -167,34 +167,32 @@ pub(crate) fn payload_format() -> u64 {
 const _: () = {
     use std::mem::offset_of;
     assert!(size_of::<usize>() == 8, "messageport needs a 64-bit target");
-    assert!(size_of::<Identity>() == 0x80 && offset_of!(Identity, version) == 0x08);
+    assert!(offset_of!(RegionHeader, identity) == 0x00 && offset_of!(RegionHeader, lanes) == 0x80);
+    assert!(size_of::<RegionHeader>() == 0x580 && size_of::<RegionHeader>() as u64 <= AREA_OFFSET);
+    assert!(offset_of!(Identity, magic) == 0x00 && offset_of!(Identity, version) == 0x08);
     assert!(offset_of!(Identity, features) == 0x0c && offset_of!(Identity, pair_id) == 0x10);
     assert!(offset_of!(Identity, format) == 0x20 && offset_of!(Identity, schema) == 0x28);
     assert!(offset_of!(Identity, capacity) == 0x30 && offset_of!(Identity, limit) == 0x38);
+    assert!(size_of::<Identity>() == 0x80 && size_of::<LaneHeader>() == 0x280);
     assert!(offset_of!(LaneHeader, producer) == 0x000 && offset_of!(LaneHeader, consumer) == 0x080);
     assert!(offset_of!(LaneHeader, sleepers) == 0x100 && offset_of!(LaneHeader, produced) == 0x180);
-    assert!(offset_of!(LaneHeader, consumed) == 0x200 && size_of::<LaneHeader>() == 0x280);
-    assert!(offset_of!(SleeperLine, room_sleeper) == 4);
-    assert!(offset_of!(SleeperLine, reader_gone) == 8);
-    assert!(offset_of!(RegionHeader, lanes) == 0x80);
-    assert!(size_of::<RegionHeader>() == 0x580 && size_of::<RegionHeader>() as u64 <= AREA_OFFSET);
+    assert!(offset_of!(LaneHeader, consumed) == 0x200);
+    assert!(offset_of!(TailLine, tail) == 0 && offset_of!(HeadLine, head) == 0);
+    assert!(offset_of!(SleeperLine, message_sleeper) == 0 && size_of::<SleeperLine>() == 128);
+    assert!(
+        offset_of!(SleeperLine, room_sleeper) == 4 && offset_of!(SleeperLine, reader_gone) == 8
+    );
+    assert!(offset_of!(ProducedLine, messages) == 0x00 && offset_of!(ProducedLine, bytes) == 0x08);
+    assert!(offset_of!(ProducedLine, full) == 0x10 && offset_of!(ProducedLine, growth) == 0x18);
+    assert!(offset_of!(ProducedLine, wakes) == 0x20 && size_of::<ProducedLine>() == 128);
+    assert!(offset_of!(ConsumedLine, messages) == 0x00 && offset_of!(ConsumedLine, bytes) == 0x08);
+    assert!(offset_of!(ConsumedLine, wakes) == 0x10 && size_of::<ConsumedLine>() == 128);
     assert!(MIN_CAPACITY << (MAX_SEGMENTS - 1) >= MAX_LIMIT);
 };
 
 #[cfg(all(test, not(messageport_loom)))]
 mod tests {
     use super::*;
-
-    /// `docs/layout.md` shows the picture above; each of its rows must be there.
-    #[test]
-    fn documented_layout_is_this_one() {
-        let source = include_str!("layout.rs");
-        let document = include_str!("../../docs/layout.md");
-        let rows = source.lines().filter_map(|line| line.strip_prefix("//! +"));
-        for row in rows {
-            assert!(document.contains(row), "docs/layout.md lacks the row: +{row}");
-        }
-    }
 
     #[test]
     fn payload_format_of_default_rkyv() {

@@ -3,8 +3,9 @@
 use super::tokens::{Kind, Token, tokens};
 use super::{check_sources, read};
 
-/// The layout's version, and the fingerprint that it had when that was last raised.
-const LAYOUT: (u32, u64) = (3, 0x9aad_3f40_2361_2c83);
+/// The layout's version, and the fingerprints that its structs and its picture had when that was
+/// last raised.
+const LAYOUT: (u32, u64, u64) = (3, 0x9aad_3f40_2361_2c83, 0x3130_9e7c_db7c_d7b7);
 
 /// Every ordering stronger than `Relaxed`, and every fence, is given together with its site, so that
 /// loom can take it away.
@@ -76,7 +77,7 @@ fn is_list(code: &[Token<'_>], at: usize) -> bool {
 /// that says where things are: their code, without comments.
 pub fn fingerprint(source: &str) -> u64 {
     let code = tokens(source);
-    let mut hash = 0xcbf2_9ce4_8422_2325;
+    let mut hash = EMPTY;
     let mut depth = 0usize;
     let mut is_inside = false;
     for (at, token) in code.iter().enumerate() {
@@ -89,9 +90,7 @@ pub fn fingerprint(source: &str) -> u64 {
                 Kind::Word(word) => word.to_owned(),
                 Kind::Symbol(symbol) => symbol.to_string(),
             };
-            for byte in text.bytes().chain([b' ']) {
-                hash = (hash ^ u64::from(byte)).wrapping_mul(0x0000_0100_0000_01b3);
-            }
+            hash = hashed(hash, &text);
         }
         match token.kind {
             Kind::Symbol('{') => depth += 1,
@@ -104,6 +103,46 @@ pub fn fingerprint(source: &str) -> u64 {
         }
     }
     hash
+}
+
+/// A number that changes with every word of the pictures of a document: its blocks of plain text.
+pub fn picture(document: &str) -> u64 {
+    let blocks = document.split("```").skip(1).step_by(2);
+    let pictures = blocks.filter_map(|block| block.strip_prefix("text\n"));
+    pictures.flat_map(str::split_whitespace).fold(EMPTY, hashed)
+}
+
+/// FNV-1a, a word further.
+fn hashed(hash: u64, word: &str) -> u64 {
+    let step = |hash: u64, byte: u8| (hash ^ u64::from(byte)).wrapping_mul(0x0000_0100_0000_01b3);
+    word.bytes().chain([b' ']).fold(hash, step)
+}
+
+/// FNV-1a of nothing.
+const EMPTY: u64 = 0xcbf2_9ce4_8422_2325;
+
+/// Fields of `repr(C)` structs whose offsets no assertion names.
+pub fn check_offsets(path: &str, source: &str) -> Vec<String> {
+    let code = tokens(source);
+    let asserted: Vec<[&str; 2]> = (0..code.len())
+        .filter(|at| as_word(code[*at]) == "offset_of")
+        .filter_map(|at| Some([as_word(*code.get(at + 3)?), as_word(*code.get(at + 5)?)]))
+        .collect();
+    let mut findings = Vec::new();
+    for at in (0..code.len()).filter(|at| as_word(code[*at]) == "struct") {
+        let name = as_word(code[at + 1]);
+        // Fields: the words before a single colon, up to the end of the struct.
+        let end = code[at..].iter().position(|token| token.kind == Kind::Symbol('}'));
+        for field in code[at + 2..at + end.unwrap_or(0).max(2)].windows(2) {
+            let [word, colon] = [field[0], field[1]];
+            let is_field = !as_word(word).is_empty() && colon.kind == Kind::Symbol(':');
+            if is_field && !asserted.contains(&[name, as_word(word)]) {
+                let field = as_word(word);
+                findings.push(format!("{path}:{}: no offset_of!({name}, {field})", word.line));
+            }
+        }
+    }
+    findings
 }
 
 /// `const NAME: …`, and neither `const fn` nor `const _`; not the version itself.
@@ -174,18 +213,43 @@ fn every_ordering_of_the_crate_has_a_site() {
     check_sources(check_orderings);
 }
 
+#[test]
+fn a_picture_with_a_word_more_is_another_one() {
+    let document =
+        "# Title\n\n```text\n+0x00 magic u64\n```\n\nProse.\n\n```text\n+0 length\n```\n";
+    let same = document.replace("Prose", "Other prose").replace("magic ", "magic   ");
+    assert_eq!(picture(&same), picture(document));
+    for changed in [("u64", "u32"), ("+0 length", "+0 length\n+4 kind"), ("```text\n+0 ", "```\n")]
+    {
+        assert_ne!(picture(&document.replace(changed.0, changed.1)), picture(document));
+    }
+}
+
+#[test]
+fn a_field_without_an_asserted_offset_is_found() {
+    let source = "#[repr(C)]\nstruct Line { pub tail: u64, pub more: [A; 2] }\nstruct Empty;\n\
+                  const _: () = assert!(offset_of!(Line, tail) == 0);";
+    let findings = check_offsets("a.rs", source);
+    assert_eq!(findings, ["a.rs:2: no offset_of!(Line, more)"]);
+}
+
+#[test]
+fn every_shared_field_has_an_asserted_offset() {
+    super::report(check_offsets("src/wire/layout.rs", &read("src/wire/layout.rs")));
+}
+
 /// A program of another version reads and writes the same words: a field more is another layout,
 /// even if every other one stays where it is.
 #[test]
 fn changed_shared_words_have_a_new_version() {
     let source = read("src/wire/layout.rs");
-    let (known_version, known) = LAYOUT;
+    let (known_version, structs, shown) = LAYOUT;
     let now = version(&source).expect("the layout has a version");
-    let found = fingerprint(&source);
+    let found = (fingerprint(&source), picture(&read("docs/layout.md")));
     assert!(
-        found == known || now != known_version,
+        found == (structs, shown) || now != known_version,
         "other shared words than version {known_version} has: raise VERSION, and say in \
-         docs/layout.md what changed (where no shared byte did, give {found:#x} in LAYOUT)"
+         docs/layout.md what changed (where no shared byte did, give {found:#x?} in LAYOUT)"
     );
-    assert_eq!((now, found), LAYOUT, "LAYOUT is of an older version");
+    assert_eq!((now, found.0, found.1), LAYOUT, "LAYOUT is of an older version");
 }
