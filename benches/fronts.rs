@@ -9,9 +9,9 @@ mod harness;
 use std::time::Duration;
 
 use harness::Harness;
-use harness::bars::Bar;
 use harness::fronts::{self, BYTES, Front};
 use harness::report::{Baseline, Report, time};
+use harness::targets::Target;
 
 fn main() {
     let Some(mut harness) = Harness::start("fronts") else {
@@ -30,17 +30,17 @@ fn flooded(harness: &mut Harness) {
     let cores = harness.machine.pair.expect("two cores");
     let count = harness.count(10_000, 20);
     let mut subjects = Vec::new();
-    let mut bars = Vec::new();
+    let mut targets = Vec::new();
     for front in Front::ALL {
         subjects.extend(fronts::round_trips(cores, *front, count));
         let [idle, flooded] = front.variants();
-        bars.push(Bar::tails(16, flooded, idle, BYTES, 10.0));
+        targets.push(Target::tails(16, flooded, idle, BYTES, 10.0));
     }
     let report = Report {
         group: "fronts_flooded",
         title: "a message and its answer, both sides asleep, while another port is idle or flooded",
         baselines: vec![Baseline::same(Front::ALL[0].variants()[0])],
-        bars,
+        targets,
         is_throughput: false,
         is_slow: false,
     };
@@ -66,9 +66,9 @@ fn beside_idle_ones(harness: &mut Harness) {
         group: "fronts_idle",
         title: "a message and its answer, both sides asleep, beside idle ports of the same loop",
         baselines: vec![Baseline::same(ONE_OF_10)],
-        bars: vec![
-            Bar::same(17, ONE_OF_1000, ONE_OF_10, BYTES, 1.1),
-            Bar::same(17, BESIDE_3000, ONE_OF_10, BYTES, 1.1),
+        targets: vec![
+            Target::same(17, ONE_OF_1000, ONE_OF_10, BYTES, 1.1),
+            Target::same(17, BESIDE_3000, ONE_OF_10, BYTES, 1.1),
         ],
         is_throughput: false,
         is_slow: false,
@@ -85,7 +85,7 @@ fn idling(harness: &Harness) {
         let most = nap.as_nanos() as u64 / 1_000;
         let verdict = if spent <= most { "reached" } else { "missed" };
         let (spent, most) = (time(spent as f64), time(most as f64));
-        println!("bar 17: {idle} idle ports take {spent} of {nap:?}, at most {most}: {verdict}");
+        println!("target 17: {idle} idle ports take {spent} of {nap:?}, at most {most}: {verdict}");
     }
 }
 

@@ -1,4 +1,4 @@
-//! Growth: bursts of 16 MiB into a channel that nobody drains meanwhile, and what a pair costs.
+//! Growth: bursts of 16 MiB into a channel that is not drained meanwhile, and what a pair costs.
 //!
 //! Both ends are in one process: the first burst pays for fresh pages, the second finds them. Each
 //! operation makes a channel of its own, and only the burst or the drain that a variant names is
@@ -11,11 +11,11 @@ mod harness;
 use std::time::{Duration, Instant};
 
 use harness::Harness;
-use harness::bars::Bar;
 use harness::local::{self, Timed};
 use harness::message::{CHECKED, Outgoing};
 use harness::pages::{self, Pages};
 use harness::report::{Baseline, Report};
+use harness::targets::Target;
 use harness::workload::Subject;
 use messageport::{ChannelBuilder, MessageChannel};
 
@@ -72,21 +72,21 @@ fn bursts(harness: &mut Harness) {
     }
     let report = Report {
         group: "growth",
-        title: "a whole burst that nobody receives meanwhile, or the drain after it",
+        title: "a whole burst while no process receives, or the drain after it",
         baselines: vec![
             Baseline::same(FRESH_PAGES),
             Baseline::same(LARGE_WALKED),
             Baseline::fixed(local::MEMCPY, total),
         ],
-        bars: [1 << 10, LARGEST]
+        targets: [1 << 10, LARGEST]
             .into_iter()
             .flat_map(|bytes| {
                 [
-                    Bar::same(15, "first-burst", FRESH_PAGES, bytes, 1.3),
-                    Bar::same(15, "second-burst", LARGE_WALKED, bytes, 1.1),
-                    Bar::same(15, "third-burst", LARGE_WALKED, bytes, 1.1),
-                    Bar::same(15, "trusted-second-burst", LARGE_WALKED, bytes, 1.1),
-                    Bar::same(15, "trusted-third-burst", LARGE_WALKED, bytes, 1.1),
+                    Target::same(15, "first-burst", FRESH_PAGES, bytes, 1.3),
+                    Target::same(15, "second-burst", LARGE_WALKED, bytes, 1.1),
+                    Target::same(15, "third-burst", LARGE_WALKED, bytes, 1.1),
+                    Target::same(15, "trusted-second-burst", LARGE_WALKED, bytes, 1.1),
+                    Target::same(15, "trusted-third-burst", LARGE_WALKED, bytes, 1.1),
                 ]
             })
             .collect(),
@@ -134,7 +134,7 @@ fn creation(harness: &mut Harness) {
         group: "creation",
         title: "a default pair; the bare calls make the same kernel objects",
         baselines: vec![Baseline::same(BARE_CALLS)],
-        bars: Vec::new(),
+        targets: Vec::new(),
         is_throughput: false,
         is_slow: false,
     };

@@ -1,4 +1,4 @@
-//! What a message costs besides its transport: writing, checking and copying its payload.
+//! What a message costs in addition to its transport: writing, checking and copying its payload.
 //!
 //! A post to a default port writes, the receiver copies and checks; on a trusted port the copy
 //! falls away. The copy is done with relaxed atomic words, as the peer may write meanwhile.
@@ -43,7 +43,7 @@ fn main() {
         group: "payload",
         title: "one payload (8 fields, 1 KiB of strings and vectors, 64 KiB of numbers)",
         baselines: vec![Baseline::same(local::MEMCPY), Baseline::same(plain_subjects::PLAIN_RING)],
-        bars: Vec::new(),
+        targets: Vec::new(),
         is_throughput: false,
         is_slow: false,
     };
@@ -101,7 +101,7 @@ where
     ]
 }
 
-/// The copy out of memory that somebody else may write: one relaxed load for each word.
+/// The copy out of memory that another process may write: one relaxed load for each word.
 fn copy_words(bytes: usize, count: u64) -> Subject {
     Subject::new("copy-words", bytes, count, move || {
         let words = |bytes: Vec<u8>| -> Vec<u64> {

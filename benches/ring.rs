@@ -28,7 +28,7 @@ fn main() {
         group: "ring",
         title: "post and receive in one thread, a message",
         baselines: vec![Baseline::same(local::MEMCPY), Baseline::same(plain_subjects::PLAIN_RING)],
-        bars: Vec::new(),
+        targets: Vec::new(),
         is_throughput: true,
         is_slow: false,
     };

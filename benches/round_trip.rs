@@ -8,9 +8,9 @@
 
 mod harness;
 
-use harness::bars::Bar;
 use harness::ports::{self, Mode};
 use harness::report::{Baseline, Report};
+use harness::targets::Target;
 use harness::{Harness, kernel, lines, plain_ring, plain_subjects};
 
 fn main() {
@@ -43,7 +43,7 @@ fn spinning(harness: &mut Harness) {
             Baseline::fixed(lines::RECORDS, 64),
             Baseline::same(plain_subjects::PLAIN_RING),
         ],
-        bars: spinning_bars(),
+        targets: spinning_targets(),
         is_throughput: false,
         is_slow: false,
     };
@@ -71,9 +71,9 @@ fn asleep(harness: &mut Harness) {
             Baseline::fixed(lines::ONE_LINE, 8),
             Baseline::same(plain_subjects::PLAIN_RING),
         ],
-        bars: vec![
-            Bar::limit(6, ("default-bytes", 64), (kernel::STREAM, 1), 1.1),
-            Bar::limit(6, ("default-bytes", 64), (kernel::FUTEX, 4), 1.3),
+        targets: vec![
+            Target::limit(6, ("default-bytes", 64), (kernel::STREAM, 1), 1.1),
+            Target::limit(6, ("default-bytes", 64), (kernel::FUTEX, 4), 1.3),
         ],
         is_throughput: false,
         is_slow: false,
@@ -82,19 +82,19 @@ fn asleep(harness: &mut Harness) {
 }
 
 /// The plain ring stands for the best of the other projects, which this run does not hold.
-fn spinning_bars() -> Vec<Bar> {
+fn spinning_targets() -> Vec<Target> {
     let (limit, plain) = (lines::TWO_LINES, plain_subjects::PLAIN_RING);
-    let mut bars = vec![
-        Bar::limit(1, ("default-typed", 64), (limit, 8), 1.7),
-        Bar::same(1, "default-typed", plain, 64, 1.0),
-        Bar::same(2, "default-typed", plain, 1 << 10, 1.0),
-        Bar::same(2, "default-bytes", plain, 1 << 10, 1.0),
+    let mut targets = vec![
+        Target::limit(1, ("default-typed", 64), (limit, 8), 1.7),
+        Target::same(1, "default-typed", plain, 64, 1.0),
+        Target::same(2, "default-typed", plain, 1 << 10, 1.0),
+        Target::same(2, "default-bytes", plain, 1 << 10, 1.0),
     ];
     for bytes in BYTES {
-        bars.push(Bar::same(14, "default-bytes", "trusted-bytes", bytes, 1.3));
-        bars.push(Bar::same(14, "default-typed", "trusted-typed", bytes, 1.3));
+        targets.push(Target::same(14, "default-bytes", "trusted-bytes", bytes, 1.3));
+        targets.push(Target::same(14, "default-typed", "trusted-typed", bytes, 1.3));
     }
-    bars
+    targets
 }
 
 /// Default and trusted, bytes and typed.

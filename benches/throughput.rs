@@ -7,9 +7,9 @@
 
 mod harness;
 
-use harness::bars::Bar;
 use harness::port_streams::{self, BURST, Posting};
 use harness::report::{Baseline, Report};
+use harness::targets::Target;
 use harness::{Harness, kernel, local, plain_ring, plain_subjects};
 
 fn main() {
@@ -42,11 +42,12 @@ fn measure_sizes(harness: &mut Harness) {
         group: "throughput_by_size",
         title: "one message one way, posted singly, in a channel that has room for four or more",
         baselines: vec![Baseline::same(local::MEMCPY), Baseline::same(plain_subjects::PLAIN_RING)],
-        bars: SIZES
+        targets: SIZES
             .into_iter()
             .flat_map(|bytes| {
-                ["default-single", "trusted-single"]
-                    .map(|variant| Bar::same(18, variant, plain_subjects::PLAIN_RING, bytes, 1.5))
+                ["default-single", "trusted-single"].map(|variant| {
+                    Target::same(18, variant, plain_subjects::PLAIN_RING, bytes, 1.5)
+                })
             })
             .collect(),
         is_throughput: true,
@@ -82,7 +83,7 @@ fn measure(harness: &mut Harness) {
             Baseline::same(kernel::PIPE),
             Baseline::same(kernel::SEQPACKET),
         ],
-        bars: bars(),
+        targets: targets(),
         is_throughput: true,
         is_slow: false,
     };
@@ -91,21 +92,21 @@ fn measure(harness: &mut Harness) {
 
 /// The plain ring stands for the best of the other projects, which this run does not hold. A rate
 /// 1.2 times as high is a time of 1 / 1.2.
-fn bars() -> Vec<Bar> {
+fn targets() -> Vec<Target> {
     let plain = plain_subjects::PLAIN_RING;
-    let mut bars = vec![
-        Bar::same(3, "default-burst", plain, 8, 1.0 / 1.5),
-        Bar::same(3, "default-single", plain, 8, 1.0),
-        Bar::same(4, "default-single", plain, 64, 1.0),
-        Bar::same(4, "default-single", plain, 1 << 10, 1.0),
-        Bar::same(4, "default-single", plain, 64 << 10, 1.0),
-        Bar::same(5, "trusted-loan", plain, 64, 1.0 / 1.2),
+    let mut targets = vec![
+        Target::same(3, "default-burst", plain, 8, 1.0 / 1.5),
+        Target::same(3, "default-single", plain, 8, 1.0),
+        Target::same(4, "default-single", plain, 64, 1.0),
+        Target::same(4, "default-single", plain, 1 << 10, 1.0),
+        Target::same(4, "default-single", plain, 64 << 10, 1.0),
+        Target::same(5, "trusted-loan", plain, 64, 1.0 / 1.2),
     ];
     for bytes in [8, 64, 1 << 10] {
-        bars.push(Bar::same(14, "default-single", "trusted-single", bytes, 1.3));
-        bars.push(Bar::same(14, "default-burst", "trusted-burst", bytes, 1.3));
+        targets.push(Target::same(14, "default-single", "trusted-single", bytes, 1.3));
+        targets.push(Target::same(14, "default-burst", "trusted-burst", bytes, 1.3));
     }
-    bars
+    targets
 }
 
 /// A loan on a port that is not trusted is private scratch and copied: nothing to gain there.

@@ -8,13 +8,13 @@
 mod harness;
 
 use harness::Harness;
-use harness::bars::Bar;
 use harness::handoff::{self, Way};
 use harness::hops;
 use harness::local;
 use harness::moves::{bare_calls, move_port};
 use harness::ports::{self, Mode};
 use harness::report::{Baseline, Report};
+use harness::targets::Target;
 use harness::workload::Subject;
 
 fn main() {
@@ -42,9 +42,9 @@ fn ports_move(harness: &mut Harness) {
         group: "transfer_port",
         title: "a port posted, received and taken, in one thread; also with 1,000 messages in it",
         baselines: vec![Baseline::same(BARE_CALLS)],
-        bars: vec![
-            Bar::same(10, "port", BARE_CALLS, 0, 2.0),
-            Bar::same(10, "port-with-queue", "port", 0, 1.1),
+        targets: vec![
+            Target::same(10, "port", BARE_CALLS, 0, 2.0),
+            Target::same(10, "port-with-queue", "port", 0, 1.1),
         ],
         is_throughput: false,
         is_slow: false,
@@ -63,18 +63,18 @@ fn moved_ports_talk(harness: &mut Harness) {
             subjects.push(hops::round_trip(core, hops, bytes, count));
         }
     }
-    for crowd in hops::CROWDS {
-        subjects.push(hops::in_a_crowd(core, crowd, 64, count));
+    for neighbours in hops::NEIGHBOURS {
+        subjects.push(hops::among_others(core, neighbours, 64, count));
     }
-    let bar = |after, number| Bar::same(number, after, "trusted-bytes", 64, 1.1);
-    let mut bars: Vec<Bar> = hops::HOPS.map(|(after, _)| bar(after, 11)).into();
-    bars.extend(hops::CROWDS.map(|(among, _)| bar(among, 19)));
+    let target = |after, number| Target::same(number, after, "trusted-bytes", 64, 1.1);
+    let mut targets: Vec<Target> = hops::HOPS.map(|(after, _)| target(after, 11)).into();
+    targets.extend(hops::NEIGHBOURS.map(|(among, _)| target(among, 19)));
     let report = Report {
         group: "transfer_hops",
         title: "bytes there and back, spinning, trusted: before and after both ends have moved, and in a \
                 process with many other ports",
         baselines: vec![Baseline::same("trusted-bytes")],
-        bars,
+        targets,
         is_throughput: false,
         is_slow: false,
     };
@@ -97,10 +97,10 @@ fn payloads_move(harness: &mut Harness) {
         subjects.push(handoff::stream(core, bytes, count));
         subjects.push(local::memcpy(bytes, count));
     }
-    let mut bars = Vec::new();
+    let mut targets = Vec::new();
     for bytes in SIZES {
-        bars.push(Bar::limit(8, ("pooled-unread", bytes), ("trusted-bytes", 64), 2.0));
-        bars.push(Bar::same(9, "fresh-read", "bare-read", bytes, 1.2));
+        targets.push(Target::limit(8, ("pooled-unread", bytes), ("trusted-bytes", 64), 2.0));
+        targets.push(Target::same(9, "fresh-read", "bare-read", bytes, 1.2));
     }
     let report = Report {
         group: "transfer_payload",
@@ -112,7 +112,7 @@ fn payloads_move(harness: &mut Harness) {
             Baseline::same("copied-read"),
             Baseline::same(local::MEMCPY),
         ],
-        bars,
+        targets,
         is_throughput: false,
         is_slow: true,
     };

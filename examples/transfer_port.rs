@@ -18,8 +18,8 @@ fn main() -> Result<(), Box<dyn Error>> {
     match env::args().nth(1).as_deref() {
         None => audience(),
         Some("broker") => broker(),
-        Some("asks") => asks(&introduction()?),
-        Some("answers") => answers(&introduction()?),
+        Some("asks") => asks(&first_port()?),
+        Some("answers") => answers(&first_port()?),
         Some(other) => Err(format!("no such role: {other}").into()),
     }
 }
@@ -51,7 +51,7 @@ fn broker() -> Result<(), Box<dyn Error>> {
 }
 
 /// The port that the broker has moved here.
-fn introduction() -> Result<MessagePort, Box<dyn Error>> {
+fn first_port() -> Result<MessagePort, Box<dyn Error>> {
     Ok(parent_port()?.recv()?.take_port()?)
 }
 

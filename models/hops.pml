@@ -9,13 +9,13 @@
    owner at that time; X always finds room again, or learns that the end has gone; `Closed` comes after the last
    message; the end never stays in a carrier that has ended.
 
-   Fails with: UNPUBLISHED SILENT_PUBLISH STALE_CAPSULE NO_LOOK FAREWELL
+   Fails with: UNPUBLISHED SILENT_PUBLISH STALE_CAPSULE NO_LOOK CLOSE_ON_MOVE
    Fails with: CARRIER_FIRST NO_DRAIN EARLY_CLOSE NO_LAST_LOOK DEAF PREFETCH
      UNPUBLISHED     the mover of the end does not publish how far it has read
      SILENT_PUBLISH  the mover publishes without looking for a sender that sleeps
      STALE_CAPSULE   B passes on the capsule that it received, instead of its own position
      NO_LOOK         a new owner sleeps before its first look at the ring
-     FAREWELL        the mover announces a close when it drops what is left of the end
+     CLOSE_ON_MOVE   the mover announces a close when it drops what is left of the end
      CARRIER_FIRST   the carrier's record is committed before the packet has left
      NO_DRAIN        at a carrier's Closed its packets stay where they are
      EARLY_CLOSE     the mover's copies are closed before the packet has left
@@ -159,7 +159,7 @@ active proctype B() {
                 if
                 :: d_step { second_c -> r0 = 1; second_cap = position; position = 0; released = 0 };
                     second_record = 1
-#if FAREWELL
+#if CLOSE_ON_MOVE
                     ; leave()
 #endif
                 :: !second_c -> owner = 2; left = 1; leave()

@@ -388,6 +388,6 @@ fn errors_that_give_something_back() {
     all.add(closed);
     let error = all.post_text("lost").expect_err("a closed port");
     check(error, ["to 0 members and not to 1", "the source of this error says", "what helps"]);
-    let nobody = CollectionError { posted: 0, failures: Vec::new(), serialize: Some(mmap()) };
-    check(nobody, ["posted to no member", "the source of this error says", "what helps"]);
+    let no_member = CollectionError { posted: 0, failures: Vec::new(), serialize: Some(mmap()) };
+    check(no_member, ["posted to no member", "the source of this error says", "what helps"]);
 }

@@ -272,8 +272,8 @@ fn a_next_that_is_dropped_after_each_poll_loses_nothing() {
 
 /// Only the sender drains the doorbell, which would be full after some hundred waits.
 #[test]
-fn a_sender_waits_for_room_again_and_again_while_nobody_receives_at_its_end() {
-    const TEST: &str = "a_sender_waits_for_room_again_and_again_while_nobody_receives_at_its_end";
+fn a_sender_waits_for_room_again_and_again_while_its_end_does_not_receive() {
+    const TEST: &str = "a_sender_waits_for_room_again_and_again_while_its_end_does_not_receive";
     on_each(TEST, async || {
         const COUNT: u64 = 10_000;
         let builder = MessageChannel::builder().capacity(4096).bounded();
@@ -306,16 +306,16 @@ fn a_receiver_is_told_of_a_ring_that_its_sender_has_silenced() {
         let builder = MessageChannel::builder().capacity(4096).bounded();
         let MessageChannel { port1, port2 } = builder.build().expect("a channel");
         let (mut sender, mut receiver) = into_async(port1).split();
-        let mut nobody = Context::from_waker(Waker::noop());
-        while pin!(sender.post_bytes(&[2; 700])).poll(&mut nobody).is_ready() {}
+        let mut no_waker = Context::from_waker(Waker::noop());
+        while pin!(sender.post_bytes(&[2; 700])).poll(&mut no_waker).is_ready() {}
         let told = Arc::new(Told::default());
         let waker = Waker::from(told.clone());
         let mut context = Context::from_waker(&waker);
         assert!(pin!(receiver.recv()).poll(&mut context).is_pending());
         port2.post_text("listen").expect("room");
         assert_eq!(port2.stats().sent.wakes, 1, "it has rung");
-        assert!(pin!(sender.post_bytes(&[2; 700])).poll(&mut nobody).is_pending());
-        assert_ne!(told.0.load(SeqCst), 0, "it was silenced, and nobody told");
+        assert!(pin!(sender.post_bytes(&[2; 700])).poll(&mut no_waker).is_pending());
+        assert_ne!(told.0.load(SeqCst), 0, "it was silenced, and no task was woken");
         let Poll::Ready(message) = pin!(receiver.recv()).poll(&mut context) else {
             panic!("the message is there")
         };

@@ -292,8 +292,8 @@ fn pass_pidfd(socket: &OwnedFd) {
 }
 
 #[test]
-fn a_doorbell_that_nobody_is_connected_to_is_the_end_of_the_port() {
-    let _watch = watch("a_doorbell_that_nobody_is_connected_to_is_the_end_of_the_port");
+fn a_doorbell_without_a_peer_is_the_end_of_the_port() {
+    let _watch = watch("a_doorbell_without_a_peer_is_the_end_of_the_port");
     let alone = socket(AddressFamily::Unix, SockType::Stream, SockFlag::SOCK_CLOEXEC, None);
     let offer = Offer::honest().holding(1, alone.expect("a socket"));
     let (_ours, theirs) = offer.sent();

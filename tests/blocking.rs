@@ -1,4 +1,4 @@
-//! Sleeping and waking: nobody is slept over, nobody waits for himself, and everybody who waits can
+//! Sleeping and waking: no message is missed, no thread waits for itself, and every waiter can
 //! be called back.
 
 #![allow(unsafe_code)]
@@ -96,7 +96,7 @@ fn f25_no_wake_up_is_lost_between_threads() {
     let MessageChannel { port1, port2 } = MessageChannel::new().expect("a channel");
     let other = thread::spawn(move || echo(&port2, 25));
     ping_pong(&port1, 5000);
-    assert!(port1.stats().sent.wakes > 0, "somebody slept");
+    assert!(port1.stats().sent.wakes > 0, "a side slept");
     drop(port1);
     other.join().expect("no panic");
 }
@@ -110,7 +110,7 @@ fn f25_no_wake_up_is_lost_between_processes() {
     fn posts() {
         let worker = Worker::spawn(command(TEST, "echoes")).expect("a worker");
         ping_pong(worker.port(), 5000);
-        assert!(worker.port().stats().sent.wakes > 0, "somebody slept");
+        assert!(worker.port().stats().sent.wakes > 0, "a side slept");
     }
     play(TEST, &[("posts", posts), ("echoes", echoes)]);
 }
@@ -177,7 +177,7 @@ fn f47_two_halves_that_both_wait_do_not_take_each_others_wake_ups() {
 #[test]
 fn f50_each_release_of_a_busy_receiver_wakes_a_sender_that_waits_for_room() {
     let _watch = watch("f50_each_release_of_a_busy_receiver_wakes_a_sender_that_waits_for_room");
-    // Where the consumer counts whom it woke; see `docs/layout.md`.
+    // Where the consumer counts its wake-ups; see `docs/layout.md`.
     const WAKES: usize = 0x80 + 0x200 + 0x10;
     const ROUNDS: u64 = 50;
     let mut woken = 0;

@@ -1,13 +1,13 @@
-//! Broadcast: every other open member has each message once, in its sender's order, whoever comes,
-//! goes and dies meanwhile.
+//! Broadcast: every other open member has each message once, in its sender's order, whichever
+//! members come, go and die meanwhile.
 
 #![allow(unsafe_code)]
 
+#[path = "broadcasting/churn.rs"]
+mod churn;
 #[path = "broadcasting/clauses.rs"]
 mod clauses;
 mod common;
-#[path = "broadcasting/crowd.rs"]
-mod crowd;
 #[path = "broadcasting/ends.rs"]
 mod ends;
 #[path = "common/filter.rs"]
@@ -63,7 +63,7 @@ impl Name {
 
 impl Name {
     /// Makes files look old that were on the way to their names when their owners were killed: it
-    /// takes some seconds until somebody else may remove them.
+    /// takes some seconds until another process may remove them.
     fn age(&self) {
         for file in self.files().into_iter().filter(|file| file.ends_with(".new")) {
             let (path, then) = (self.directory().join(file), TimeSpec::new(1, 0));

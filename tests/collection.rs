@@ -44,9 +44,9 @@ fn assert_empty(port: &MessagePort) {
     assert!(answer.is_none(), "{answer:?}");
 }
 
-/// Whom a post did not reach, and why.
+/// Which members a post did not reach, and why.
 fn failures(answer: Result<(), CollectionError>) -> Vec<(MemberId, CloseReason)> {
-    let error = answer.expect_err("somebody is gone");
+    let error = answer.expect_err("a member has gone");
     assert!(error.serialize.is_none(), "{error}");
     let reason = |error| match error {
         PostError::Closed { reason } => reason,
@@ -144,14 +144,14 @@ fn members_stand_in_the_order_in_which_they_came() {
     let order = [ids[0], ids[2], ids[3], ids[4], again];
     assert_eq!(members(&all), order);
     drop(peers);
-    let failed: Vec<_> = failures(all.post_text("nobody is there")).into_iter().collect();
+    let failed: Vec<_> = failures(all.post_text("never read")).into_iter().collect();
     assert_eq!(failed, order.map(|id| (id, CloseReason::PeerDropped)));
 }
 
 #[test]
-fn a_collection_of_nobody_posts_to_nobody() {
+fn an_empty_collection_posts_to_no_member() {
     let mut all = PortCollection::new();
-    all.post_message(&1u8).expect("there is nobody whom it could fail to reach");
+    all.post_message(&1u8).expect("there is no member that it could miss");
     assert!(all.is_empty() && all.remove_closed().is_empty());
 }
 
@@ -277,7 +277,7 @@ fn a_message_that_can_never_fit_is_said_for_whom() {
 }
 
 #[test]
-fn a_value_that_refuses_reaches_nobody() {
+fn a_value_that_refuses_reaches_no_member() {
     let (all, _, peers) = owning(3);
     let error = all.post_message(&Refuses).expect_err("it refuses");
     assert!(matches!(error.serialize, Some(PostError::Serialize(_))), "{error:?}");
@@ -330,7 +330,7 @@ fn processes_have_it_and_a_dead_one_is_reported() {
         let wrong = receive(&port).deserialize::<Vec<String>>().expect_err("a number");
         assert!(matches!(wrong, MessageError::Invalid { .. }), "{wrong}");
         port.post_text("all of them").expect("room");
-        assert_eq!(receive_text(&port), "farewell");
+        assert_eq!(receive_text(&port), "goodbye");
     }
     fn posts() {
         let mut children = Vec::new();
@@ -358,7 +358,7 @@ fn processes_have_it_and_a_dead_one_is_reported() {
             let Member::Port(port) = member else { panic!("it was a port") };
             assert_eq!(receive_text(port), "all of them");
         }
-        all.post_text("farewell").expect("room");
+        all.post_text("goodbye").expect("room");
         for child in [0, 2] {
             assert!(children[child].wait().expect("a child").success());
         }

@@ -40,7 +40,7 @@ fn parent() -> MessagePort {
     parent_port().expect("a port to the parent")
 }
 
-/// Stays until somebody ends this process.
+/// Stays until another process ends this one.
 fn linger() -> ! {
     loop {
         thread::park();
@@ -274,7 +274,7 @@ fn f19_a_death_between_publication_and_doorbell_still_wakes_and_delivers() {
         if let Err(error) = filter::kill_at(libc::SYS_sendto) {
             return common::role::skip(&format!("no seccomp filter here: {error}"));
         }
-        // A sleeper that has just been woken for nothing is not rung for: hence more than once.
+        // A sleeper that was just woken without a cause is not rung for, so ring more than once.
         for number in 0.. {
             wait_until("the receiver has gone to sleep", || {
                 let [tail, head] = [region::tail(FROM_CHILD), region::head(FROM_CHILD)]

@@ -76,7 +76,7 @@ fn what_cannot_be_read_is_reported_and_the_others_are_done() {
 }
 
 #[test]
-fn a_dash_is_standard_input_and_whoever_reads_it_first_gets_it_all() {
+fn a_dash_is_standard_input_and_its_first_reader_gets_all_of_it() {
     let Some(oracle) = Oracle::find() else { return };
     let input = noise(1, 2 * CHECKPOINT + 12_345);
     let file = oracle.file("file".to_owned(), &noise(2, 1_000_000));

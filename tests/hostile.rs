@@ -11,7 +11,7 @@ mod rig;
 #[path = "hostile/scribble.rs"]
 mod scribble;
 
-use common::messages::{Parcel, Rng, Stream};
+use common::messages::{Order, Rng, Stream};
 use common::region::{self, CLOSE, JUMP, MESSAGE, PADDING, Region, record};
 use common::watchdog::watch;
 use common::{DEADLINE, receive, receive_end, receive_text, refusal};
@@ -66,7 +66,7 @@ fn examine(event: &MessageEvent<'_>) {
     let sum = event.bytes().iter().fold(0u8, |sum, byte| sum.wrapping_add(*byte));
     std::hint::black_box(sum);
     let _ = std::hint::black_box(event.text().map(str::len));
-    let _ = std::hint::black_box(event.data::<Parcel>().map(|parcel| parcel.body.len()));
+    let _ = std::hint::black_box(event.data::<Order>().map(|order| order.body.len()));
     let _ = std::hint::black_box(event.deserialize::<Vec<String>>().map(|words| words.len()));
 }
 
@@ -155,7 +155,7 @@ fn f28_an_impossible_head_ends_the_port() {
 }
 
 #[test]
-fn f28_a_head_that_moves_to_and_fro_never_lets_a_post_overwrite_or_hang() {
+fn f28_a_head_that_moves_back_and_forth_never_lets_a_post_overwrite_or_hang() {
     let Pair { victim, peer: _peer, region } = pair();
     let mut rng = Rng(5);
     let refused = (0..100_000)
@@ -186,7 +186,7 @@ fn forge(region: &Region, records: &[(u64, u64, usize)]) {
 }
 
 #[test]
-fn f28_a_record_that_nobody_writes_ends_the_port() {
+fn f28_a_record_that_no_program_writes_ends_the_port() {
     let segments = 5;
     let records: [(&str, u64, u64, usize); 23] = [
         ("nothing", 0, 0, 16),

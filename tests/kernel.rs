@@ -181,7 +181,7 @@ fn a_limit_of_locked_memory_is_an_error_that_names_it_until_the_channel_is_small
     fn locks() {
         // Root has no such limit.
         if nix::unistd::geteuid().is_root() {
-            nix::unistd::seteuid(nix::unistd::Uid::from_raw(4711)).expect("root becomes anybody");
+            nix::unistd::seteuid(nix::unistd::Uid::from_raw(4711)).expect("root becomes any user");
         }
         let (_, most) = getrlimit(Resource::RLIMIT_MEMLOCK).expect("a limit");
         if most < 8 * MIB as u64 {

@@ -140,7 +140,7 @@ fn kill_a_sender(test: &str, round: u64, board: &Board) {
         // At any time of its life, before it has a port as well.
         killer.go();
     } else if how == 1 {
-        // While nobody receives: the lane grows, and is full before long.
+        // While no process receives: the lane grows, and is full before long.
         let enough = 1 + rng.below(400);
         wait_until("the sender is at work", || {
             board.word(DONE).load(SeqCst) >= enough || port.stats().received.full > 0
@@ -158,7 +158,7 @@ fn kill_a_sender(test: &str, round: u64, board: &Board) {
         "round {round}: {committed} were committed, {received} came\n{port:#?}"
     );
     assert_eq!(receive_end(&port), CloseReason::PeerDied);
-    assert_eq!(refusal(port.post_text("nobody")), CloseReason::PeerDied);
+    assert_eq!(refusal(port.post_text("too late")), CloseReason::PeerDied);
     killer.join();
     assert_killed(child);
 }

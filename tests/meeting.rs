@@ -1,5 +1,5 @@
-//! Meeting by a name: each client has one fresh port, strangers are sent away by a clear word, and a
-//! name outlives nobody.
+//! Meeting by a name: each client gets one fresh port, strangers are refused with a clear error,
+//! and a name does not outlive its listener.
 
 mod common;
 
@@ -38,7 +38,7 @@ fn stranger(path: &PathBuf) -> OwnedFd {
     let kind = SockType::SeqPacket;
     let socket = socket(AddressFamily::Unix, kind, SockFlag::SOCK_CLOEXEC, None).expect("a socket");
     let address = UnixAddr::new(path).expect("a short path");
-    nix::sys::socket::connect(socket.as_raw_fd(), &address).expect("somebody listens");
+    nix::sys::socket::connect(socket.as_raw_fd(), &address).expect("there is a listener");
     socket
 }
 
@@ -61,8 +61,8 @@ fn each_client_has_a_port_of_its_own() {
                 let port = Connect::new().timeout(DEADLINE).at(&path).expect("a listener");
                 port.post_text(&number.to_string()).expect("room");
                 assert_eq!(receive_text(&port), format!("you are {number}"));
-                let whom = port.peer_credentials().expect("met by a name");
-                assert_eq!(whom.pid, std::process::id());
+                let peer = port.peer_credentials().expect("met by a name");
+                assert_eq!(peer.pid, std::process::id());
             })
         })
         .collect();
@@ -89,8 +89,8 @@ fn a_name_is_one_listener_s_and_goes_with_it() {
     drop(first);
     let left: Vec<_> = fs::read_dir(path.parent().expect("a directory")).expect("it").collect();
     assert!(left.is_empty(), "{left:?}");
-    let nobody = Connect::new().at(&path);
-    assert!(matches!(nobody, Err(ConnectError::NoListener { .. })), "{nobody:?}");
+    let answer = Connect::new().at(&path);
+    assert!(matches!(answer, Err(ConnectError::NoListener { .. })), "{answer:?}");
     drop(listen(&path));
 }
 
@@ -109,8 +109,8 @@ fn a_killed_listener_s_name_is_taken_over() {
             let mut child = command(TEST, "listens_and_dies");
             child.env("PLACE", &path).spawn().expect("a child").wait().expect("a child");
             assert!(path.exists(), "it could not clear up");
-            let nobody = Connect::new().at(&path);
-            assert!(matches!(nobody, Err(ConnectError::NoListener { .. })), "{nobody:?}");
+            let answer = Connect::new().at(&path);
+            assert!(matches!(answer, Err(ConnectError::NoListener { .. })), "{answer:?}");
             let listener = listen(&path);
             let client = thread::spawn({
                 let path = path.clone();
@@ -238,8 +238,8 @@ fn f38_another_schema_is_refused_by_both_numbers() {
 }
 
 #[test]
-fn strangers_are_sent_away_and_hold_nobody_up() {
-    let _watch = watch("strangers_are_sent_away_and_hold_nobody_up");
+fn strangers_are_sent_away_and_delay_no_client() {
+    let _watch = watch("strangers_are_sent_away_and_delay_no_client");
     let (_directory, path) = place();
     let listener = listen(&path);
     let silent: Vec<_> = (0..10).map(|_| stranger(&path)).collect();
@@ -294,7 +294,7 @@ fn a_listener_nests_in_a_loop_of_one_s_own() {
     };
     drop(port);
     assert_eq!(receive_end(&client.join().expect("a client")), CloseReason::PeerDropped);
-    wait_until("nobody is left", || !ready(PollTimeout::ZERO));
+    wait_until("no client is left", || !ready(PollTimeout::ZERO));
 }
 
 #[test]
@@ -312,7 +312,7 @@ fn a_name_that_a_lock_may_have_is_refused() {
 }
 
 #[test]
-fn a_file_of_somebody_else_stays() {
+fn a_file_of_another_user_stays() {
     let (_directory, path) = place();
     let lock = path.with_extension("lock");
     fs::write(&path, "precious").expect("a file");
@@ -322,7 +322,7 @@ fn a_file_of_somebody_else_stays() {
     fs::remove_file(&path).expect("ours");
     fs::write(&lock, "precious too").expect("a file");
     let refused = Listener::bind_at(&path, MessageChannel::builder()).map(drop);
-    let error = refused.expect_err("a file of somebody else").to_string();
+    let error = refused.expect_err("a file of another user").to_string();
     assert!(error.contains(".lock") && error.contains(&*path.to_string_lossy()), "{error}");
     assert_eq!(fs::read(&lock).expect("it is there"), b"precious too");
 }
@@ -338,8 +338,8 @@ fn a_listener_whose_file_was_replaced_leaves_the_new_one() {
 }
 
 #[test]
-fn who_has_spoken_makes_place_for_nobody() {
-    let _watch = watch("who_has_spoken_makes_place_for_nobody");
+fn a_client_that_has_spoken_is_not_displaced() {
+    let _watch = watch("a_client_that_has_spoken_is_not_displaced");
     let (_directory, path) = place();
     let listener = listen(&path);
     let early = stranger(&path);

@@ -1,4 +1,4 @@
-//! Names on disk: they last as long as their owners, are nobody else's, and leave nothing behind.
+//! Names on disk: they last as long as their owners, belong to one owner, and leave nothing behind.
 
 #![allow(unsafe_code)]
 
@@ -158,11 +158,11 @@ fn a_directory_with_names_is_locked_against_cleaning() {
 }
 
 #[test]
-fn a_listener_that_takes_nobody_in_keeps_its_name() {
+fn a_listener_that_accepts_no_client_keeps_its_name() {
     let place = directory();
     let path = place.path().join("name");
     let _listener = Listener::bind_at(&path, MessageChannel::builder()).expect("a listener");
-    // Until nobody more finds room.
+    // Until no further client finds room.
     let address = UnixAddr::new(&path).expect("a short path");
     let mut waiting = Vec::new();
     loop {
@@ -323,7 +323,7 @@ fn nothing_is_made_in_the_runtime_directory_of_another_user() {
 fn the_effective_user_counts() {
     const TEST: &str = "the_effective_user_counts";
     fn lives() {
-        seteuid(Uid::from_raw(OTHER_USER)).expect("root becomes anybody");
+        seteuid(Uid::from_raw(OTHER_USER)).expect("root becomes any user");
         let listener = Listener::bind("news").expect("a listener");
         assert!(listener.path().ends_with(format!("messageport-{OTHER_USER}/news")));
         let path = listener.path().to_owned();
@@ -354,8 +354,8 @@ fn the_longest_names_work_in_the_longest_directories() {
         let path = listener.path().to_owned();
         drop(listener);
         assert!(!path.exists());
-        let nobody = connect(&name);
-        assert!(matches!(nobody, Err(ConnectError::NoListener { .. })), "{nobody:?}");
+        let answer = connect(&name);
+        assert!(matches!(answer, Err(ConnectError::NoListener { .. })), "{answer:?}");
         let (one, other) = (BroadcastChannel::open(&name), BroadcastChannel::open(&name));
         one.expect("a member").post_text("well").expect("room");
         other.expect("a member").recv_timeout(DEADLINE).expect("a message");
@@ -403,7 +403,7 @@ fn a_client_whose_listener_goes_is_told_so() {
         let connection = take(&going);
         fs::remove_file(&path).expect("ours");
         drop((connection, going));
-        let error = client.join().expect("no panic").expect_err("nobody is there any more");
+        let error = client.join().expect("no panic").expect_err("the listener has gone");
         assert!(matches!(error, ConnectError::HungUp { .. }), "{error}");
         assert!(error.to_string().contains("went away"), "{error}");
     });
@@ -518,7 +518,7 @@ fn stranger(path: &Path) -> OwnedFd {
     let kind = SockType::SeqPacket;
     let socket = socket(AddressFamily::Unix, kind, SockFlag::SOCK_CLOEXEC, None).expect("one");
     let address = UnixAddr::new(path).expect("a short path");
-    nix::sys::socket::connect(socket.as_raw_fd(), &address).expect("somebody listens");
+    nix::sys::socket::connect(socket.as_raw_fd(), &address).expect("there is a listener");
     socket
 }
 

@@ -30,7 +30,7 @@ use nix::unistd::Pid;
 const LEN: usize = 10_000;
 
 fn trust(port: &MessagePort) {
-    // SAFETY: whoever holds an end of a channel of these tests uses this crate only.
+    // SAFETY: every process that holds an end of a channel of these tests uses this crate only.
     unsafe { port.trust_peer() };
 }
 
@@ -132,7 +132,7 @@ fn an_empty_pool_says_so_or_waits() {
 }
 
 #[test]
-fn a_buffer_that_nobody_took_comes_back() {
+fn a_buffer_that_was_not_taken_comes_back() {
     let MessageChannel { port1, port2 } = channel();
     let pool = BufferPool::new(&port1, 4, LEN).expect("a pool");
     let post = || hand_over(&port1, 1, pool.take().expect("a free one"));
@@ -437,7 +437,7 @@ fn a_pool_whose_reader_has_left_is_no_wait_without_end() {
         let MessageChannel { port1, port2 } = channel();
         let pool = BufferPool::new(&port1, 1, LEN).expect("a pool");
         hand_over(&port1, 1, pool.take().expect("a free one"));
-        // Its end lives on, and so do the messages that nobody will read.
+        // Its end lives on, and so do the messages that will never be read.
         let (_port, _half) = if is_closed {
             port2.close();
             (Some(port2), None)
@@ -447,7 +447,7 @@ fn a_pool_whose_reader_has_left_is_no_wait_without_end() {
             (None, Some(sender))
         };
         for waited in [pool.take(), pool.take_timeout(Duration::MAX)] {
-            let error = waited.expect_err("nobody gives it back");
+            let error = waited.expect_err("it is not given back");
             let PostError::Closed { reason } = error else { panic!("{error}") };
             let expected =
                 if is_closed { CloseReason::PeerClosed } else { CloseReason::PeerDropped };

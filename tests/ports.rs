@@ -26,7 +26,7 @@ fn bounded() -> MessageChannel {
     MessageChannel::builder().capacity(4096).bounded().build().expect("a channel")
 }
 
-/// Nothing is there, and nobody has left.
+/// No message is there, and the peer has not left.
 #[track_caller]
 fn assert_empty(port: &MessagePort) {
     let answer = port.try_recv().expect("an open port");
@@ -91,7 +91,7 @@ fn two_ports_that_close_at_once_are_both_closed() {
 }
 
 #[test]
-fn a_port_that_nobody_reads_knows_that_it_is_closed() {
+fn a_port_that_is_not_read_knows_that_it_is_closed() {
     let ends: [fn(MessagePort) -> Option<MessagePort>; 2] = [
         |port| {
             port.close();
@@ -112,7 +112,7 @@ fn a_port_that_nobody_reads_knows_that_it_is_closed() {
             let _kept = end(port1);
             assert!(port2.is_closed());
             let (sender, receiver) = port2.split();
-            assert!(sender.is_closed(), "nobody reads any more");
+            assert!(sender.is_closed(), "the peer no longer reads");
             assert!(unread > 0 || receiver.is_closed(), "nothing more will come");
             assert_eq!(receiver.iter().count(), unread);
         }

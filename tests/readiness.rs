@@ -1,4 +1,4 @@
-//! Readiness is never missed: whoever waits for a descriptor, or has a loop wait, gets every
+//! Readiness is never missed: a thread that waits for a descriptor, or in a loop, gets every
 //! message of a sender that stops and goes at random, in another thread and in another process.
 //! `tests/asynchronous.rs` has the same for tasks.
 
@@ -48,7 +48,7 @@ fn check_end(error: RecvError) {
     assert!(matches!(error, RecvError::Closed { reason: why } if why == reason), "{error}");
 }
 
-/// An epoll of somebody else's, which waits for one descriptor.
+/// A foreign epoll instance, which waits for one descriptor.
 struct Foreign(Epoll);
 
 impl Foreign {

@@ -66,20 +66,20 @@ impl Log {
     }
 
     fn note(&self, what: impl Into<String>) {
-        self.0.lock().expect("nobody panics with it").push(what.into());
+        self.0.lock().expect("no thread panicked while holding it").push(what.into());
     }
 
     fn len(&self) -> usize {
-        self.0.lock().expect("nobody panics with it").len()
+        self.0.lock().expect("no thread panicked while holding it").len()
     }
 
     fn has(&self, what: &str) -> bool {
-        self.0.lock().expect("nobody panics with it").iter().any(|seen| seen == what)
+        self.0.lock().expect("no thread panicked while holding it").iter().any(|seen| seen == what)
     }
 
     /// What was seen since the last look.
     fn take(&self) -> Vec<String> {
-        std::mem::take(&mut self.0.lock().expect("nobody panics with it"))
+        std::mem::take(&mut self.0.lock().expect("no thread panicked while holding it"))
     }
 
     /// A listener that writes a word down.

@@ -23,7 +23,7 @@ fn channel() -> MessageChannel {
 
 /// Who said what: a text, or the reason of an end.
 fn hear(set: &PortSet) -> (PortId, Result<String, CloseReason>) {
-    let said = set.recv_timeout(DEADLINE).expect("a set").expect("somebody says something");
+    let said = set.recv_timeout(DEADLINE).expect("a set").expect("a port reports something");
     match said {
         (id, Ok(event)) => (id, Ok(event.text().expect("a text").to_owned())),
         (id, Err(RecvError::Closed { reason })) => (id, Err(reason)),

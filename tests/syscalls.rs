@@ -58,7 +58,7 @@ fn trace(test: &str, role: &str, count: u64, options: &[&str]) -> String {
     fs::read_to_string(summary.path()).expect("a summary")
 }
 
-/// All system calls of a role and of the processes that it starts, but for those that give up the
+/// All system calls of a role and of the processes that it starts, except those that give up the
 /// processor.
 fn calls(test: &str, role: &str, count: u64) -> u64 {
     let text = trace(test, role, count, &["-c", "-e", "trace=!sched_yield"]);
@@ -219,7 +219,7 @@ fn wait_for_room(end_wait: fn(&mut Option<MessagePort>, &Canceller)) {
     }
 }
 
-/// A sender that nobody wakes looks again after a slice of time, so the wakes themselves are what
+/// A sender that is not woken looks again after a slice of time, so the wakes themselves are what
 /// has to be looked for: futex calls that woke one thread, of the kind that works across processes.
 fn assert_wakes(test: &str, role: &str) {
     if !can_trace() {
@@ -228,7 +228,7 @@ fn assert_wakes(test: &str, role: &str) {
     let text = trace(test, role, 0, &["-e", "trace=futex"]);
     let wakes = |line: &&str| line.contains("FUTEX_WAKE, 1") && line.ends_with("= 1");
     let woken = text.lines().filter(wakes).count();
-    assert!(woken > 0, "nobody was woken:\n{text}");
+    assert!(woken > 0, "no thread was woken:\n{text}");
 }
 
 #[test]

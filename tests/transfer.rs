@@ -1,5 +1,5 @@
 //! Ports, buffers and descriptors that move with a message: nothing is lost, doubled or reordered,
-//! whoever does what meanwhile, and every failure gives everything back.
+//! whatever the processes do meanwhile, and every failure gives everything back.
 //!
 //! `MESSAGEPORT_MOVES=10000 MESSAGEPORT_MOVED_MESSAGES=1000000` moves the end of a stream that
 //! often and makes the stream that long; `MESSAGEPORT_MOVE_KILLS=2000` kills that many processes at

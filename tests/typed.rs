@@ -217,7 +217,7 @@ struct Log(Arc<Mutex<Vec<&'static str>>>);
 
 impl Log {
     fn note(&self, word: &'static str) {
-        self.0.lock().expect("nobody panics with it").push(word);
+        self.0.lock().expect("no thread panicked while holding it").push(word);
     }
 
     /// Starts the port, whatever its types.
@@ -232,7 +232,7 @@ impl Log {
     }
 
     fn take(&self) -> Vec<&'static str> {
-        std::mem::take(&mut self.0.lock().expect("nobody panics with it"))
+        std::mem::take(&mut self.0.lock().expect("no thread panicked while holding it"))
     }
 }
 
@@ -262,7 +262,9 @@ fn serves(port: MessagePort) {
     let server: Server = port.typed();
     let errors = Arc::new(Mutex::new(0));
     let (count, seen) = (errors.clone(), errors.clone());
-    server.port().on_message_error(move |_| *count.lock().expect("nobody panics") += 1);
+    server.port().on_message_error(move |_| {
+        *count.lock().expect("no thread panicked while holding it") += 1
+    });
     server.on_message(move |event, question| {
         let words = format!("what is {}?", question.number);
         assert_eq!(question.words.as_str(), words);
@@ -271,7 +273,7 @@ fn serves(port: MessagePort) {
     let mut event_loop = EventLoop::new().expect("a loop");
     event_loop.add(server).expect("room for a port");
     event_loop.run().expect("the loop waits");
-    assert_eq!(*seen.lock().expect("nobody panics"), 50 * 5);
+    assert_eq!(*seen.lock().expect("no thread panicked while holding it"), 50 * 5);
 }
 
 fn asks(port: MessagePort) {

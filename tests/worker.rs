@@ -396,7 +396,7 @@ fn a_worker_whose_parent_dies_is_told_and_lives_on() {
         assert_eq!(receive_text(&port), "before");
         assert_eq!(receive_end(&port), CloseReason::PeerDied);
         assert_eq!(refusal(port.post_text("late")), CloseReason::PeerDied);
-        wait_until("somebody else has taken this process in", || getppid() != parent_id);
+        wait_until("another process has adopted this one", || getppid() != parent_id);
         board.word(END).store(1, SeqCst);
     }
     fn dies() {

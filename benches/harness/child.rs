@@ -160,5 +160,5 @@ const ROLES: &[Role] = &[
 
 /// Environment variable with the child's job. Not meant to be set by hand.
 const JOB: &str = "MESSAGEPORT_BENCH_CHILD";
-/// Far longer than any measurement takes, far shorter than anybody waits.
+/// Far longer than any measurement takes, far shorter than a user waits.
 const DEADLINE_SECONDS: u32 = 120;

@@ -146,8 +146,8 @@ impl RoundTrip for Served {
     }
 }
 
-/// Posts as fast as there is room, for as long as anybody listens; but gives the core up at once to
-/// who measures there, or what is seen at p99 is the slice of time that the scheduler leaves us.
+/// Posts as fast as there is room, for as long as the peer listens. It gives the core up at once to
+/// the measuring process; otherwise p99 would be the slice of time that the scheduler leaves us.
 pub fn serve_flood(job: Job) {
     let nothing = libc::sched_param { sched_priority: 0 };
     // SAFETY: the kernel reads the structure, which outlives the call.
@@ -231,7 +231,7 @@ fn idle_ports(count: usize, is_started: bool, event_loop: &mut EventLoop) -> Vec
     let add = |_| {
         let MessageChannel { port1, port2 } = MessageChannel::new().expect("a channel");
         if is_started {
-            port2.on_message(|_| panic!("nobody posts here") as ());
+            port2.on_message(|_| panic!("no process posts here") as ());
         }
         event_loop.add(port2).expect("room for a port");
         port1

@@ -26,7 +26,7 @@ use super::workload::{RoundTrip, Subject, Trips};
 pub enum Way {
     /// A buffer that is made and filled for each message.
     Fresh,
-    /// One sealed buffer that goes to and fro.
+    /// One sealed buffer that is sent back and forth.
     Sealed,
     /// A buffer of a pool; filled once, as filling costs the same everywhere.
     Pooled,
@@ -171,7 +171,7 @@ impl RoundTrip for Bare {
         let flags = MFdFlags::MFD_CLOEXEC | MFdFlags::MFD_ALLOW_SEALING;
         let memory = memfd_create(c"bare", flags).expect("a memfd");
         nix::unistd::ftruncate(&memory, self.bytes as i64).expect("a length");
-        // SAFETY: the descriptor was just made, and nobody else has it.
+        // SAFETY: the descriptor was just made, and no other code has it.
         let mut bytes = unsafe { MmapMut::map_mut(&memory) }.expect("a mapping");
         bytes.advise(Advice::PopulateWrite).expect("pages");
         bytes.fill(FILL);
@@ -315,8 +315,8 @@ fn next(port: &MessagePort) -> Option<MessageEvent<'_>> {
     }
 }
 
-/// Reads every byte, by words. Never inlined: the same machine code for everybody, since where a
-/// loop comes to stand can make a difference of a half.
+/// Reads every byte, by words. Never inlined, so that every subject runs the same machine code: the
+/// address of a loop can change its time by half.
 #[inline(never)]
 pub fn sum_of(bytes: &[u8]) -> u64 {
     let words = bytes.chunks_exact(8);

@@ -1,4 +1,4 @@
-//! A round trip through ports that have moved, and in a crowd of others: what it costs then.
+//! A round trip through ports that have moved, and among many other pairs: what it costs then.
 
 use messageport::{MessageChannel, MessagePort, Worker, parent_port};
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
@@ -14,7 +14,7 @@ pub const HOPS: [(&str, u32); 3] =
     [("after-1-hop", 1), ("after-10-hops", 10), ("after-1000-hops", 1_000)];
 
 /// How many other pairs this process holds, each with a message in it.
-pub const CROWDS: [(&str, usize); 2] = [("among-10-pairs", 10), ("among-1000-pairs", 1_000)];
+pub const NEIGHBOURS: [(&str, usize); 2] = [("among-10-pairs", 10), ("among-1000-pairs", 1_000)];
 
 struct Hopped {
     port: MessagePort,
@@ -42,7 +42,7 @@ pub fn round_trip(
 }
 
 /// The same without a hop, in a process with many other ports.
-pub fn in_a_crowd(
+pub fn among_others(
     core: usize,
     (variant, others): (&'static str, usize),
     bytes: usize,

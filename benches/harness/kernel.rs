@@ -34,7 +34,7 @@ pub struct Futex {
 }
 
 impl Futex {
-    /// Waits on the word at `peers` and wakes whoever waits on the one at `ours`.
+    /// Waits on the word at `peers` and wakes the thread that waits on the one at `ours`.
     pub fn new(memory: &std::rc::Rc<SharedMemory>, ours: usize, peers: usize) -> Self {
         Self { ours: memory.half_word(ours), peers: memory.half_word(peers), seen: 0 }
     }
@@ -57,7 +57,7 @@ impl Channel for Futex {
     }
 }
 
-/// Calls the kernel for a word that another process uses as well, hence not the private variant.
+/// Calls the kernel for a word that another process uses as well, so not the private variant.
 fn futex(word: &AtomicU32, operation: libc::c_int, value: u32) {
     let no_timeout = std::ptr::null::<libc::timespec>();
     // SAFETY: the word lives as long as its mapping, and the kernel writes nothing. A failure means
@@ -291,7 +291,7 @@ pub fn serve_seqpacket(mut job: Job) {
     echo(Packets(job.descriptor()), job.bytes);
 }
 
-/// Takes everything from a pipe, in large reads: whoever receives small messages buffers them.
+/// Takes everything from a pipe, in large reads: a receiver of small messages buffers them.
 pub fn serve_pipe_sink(mut job: Job) {
     let mut tally = Tally::new(&SharedMemory::open(job.descriptor()), job.bytes);
     let mut pipe = BufReader::with_capacity(64 << 10, File::from(job.descriptor()));

@@ -47,7 +47,7 @@ pub struct Probe {
 /// How far two cores are from each other.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Distance {
-    /// They are threads of one core: a record goes to and fro in 50 to 100 ns.
+    /// They are threads of one core: a record goes back and forth in 50 to 100 ns.
     Core,
     /// They share the last cache: about 200 ns.
     Near,
@@ -93,7 +93,7 @@ impl fmt::Display for Distance {
 pub struct Switches {
     /// The process went to sleep.
     pub voluntary: u64,
-    /// The kernel gave its core to somebody else: the figure is disturbed.
+    /// The kernel gave its core to another process: the figure is disturbed.
     pub involuntary: u64,
 }
 
@@ -157,7 +157,7 @@ fn allowed_cores() -> Vec<usize> {
         .collect()
 }
 
-/// Two cores that somebody named, as `2,6`.
+/// Two cores that the user named, as `2,6`.
 fn chosen_pair() -> Option<(usize, usize)> {
     let text = std::env::var(PAIR).ok()?;
     let (ours, peers) = text.split_once(',').expect("two core numbers with a comma between");

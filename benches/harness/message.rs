@@ -36,7 +36,7 @@ pub fn touch(message: &[u8]) -> u64 {
     word(0)
 }
 
-/// The sending side's message, numbered anew for each use.
+/// The sending side's message, numbered again for each use.
 pub struct Outgoing {
     bytes: Vec<u8>,
     sequence: u64,

@@ -1,6 +1,6 @@
 //! What every benchmark here shares: pinned processes, baselines, repetition and the closing table.
 //!
-//! A benchmark is a list of [`Subject`]s. Each is started afresh for every repetition (with a new
+//! A benchmark is a list of [`Subject`]s. Each is started again for every repetition (with a new
 //! child process where it has two sides), asserts that the bytes which arrive are right, and is
 //! timed only then. Criterion estimates each subject first; the repetitions of the closing table
 //! follow, in turns, so that a host which moves virtual cores meanwhile strikes all of them alike.
@@ -10,7 +10,6 @@
 
 #![allow(dead_code, reason = "each bench target uses its own part of the harness")]
 
-pub mod bars;
 pub mod child;
 pub mod clock;
 pub mod fronts;
@@ -31,6 +30,7 @@ pub mod ports;
 pub mod report;
 pub mod shared;
 pub mod soak;
+pub mod targets;
 pub mod typed;
 pub mod workload;
 

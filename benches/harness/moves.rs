@@ -80,7 +80,7 @@ pub fn bare_calls(is_touched: bool) -> Local<impl FnMut(), impl FnMut()> {
         let mapping = memmap2::MmapOptions::new().len(REGION).map_raw(&held[0]);
         let mapping = mapping.expect("a mapping");
         if is_touched {
-            // SAFETY: the first word of a mapping that nobody else uses.
+            // SAFETY: the first word of a mapping that no other code uses.
             let word = unsafe { AtomicU64::from_ptr(mapping.as_mut_ptr().cast()) };
             word.fetch_add(1, Relaxed);
         }

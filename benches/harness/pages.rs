@@ -55,7 +55,7 @@ fn write(map: &MmapRaw, offset: usize, len: usize, byte: u8) {
     assert!(offset + len <= map.len());
     // SAFETY: the offset is inside the mapping, as asserted.
     let at = unsafe { map.as_mut_ptr().add(offset) };
-    // SAFETY: so are `len` bytes from there, and nobody else has this memory.
+    // SAFETY: so are `len` bytes from there, and no other code has this memory.
     unsafe { at.write_bytes(byte, len) };
 }
 

@@ -189,7 +189,7 @@ fn spawn(core: usize, mode: Mode, bytes: usize) -> Worker {
 
 /// Both ends are this benchmark's, which does the same on the other side.
 pub fn trust(port: &MessagePort) {
-    // SAFETY: whoever holds an end of this pair is this executable, and it writes shared memory
-    // only through the crate.
+    // SAFETY: only this executable holds ends of this pair, and it writes shared memory only
+    // through the crate.
     unsafe { port.trust_peer() };
 }

@@ -1,8 +1,8 @@
 //! The closing table: medians, and ratios to the limits of the same run.
 
-use super::bars::Bar;
 use super::machine::{Distance, Machine};
 use super::measure::{Run, Series};
+use super::targets::Target;
 
 /// What a group's table is about.
 pub struct Report {
@@ -12,7 +12,7 @@ pub struct Report {
     /// What every figure is divided by, one column each.
     pub baselines: Vec<Baseline>,
     /// What the project wants to reach.
-    pub bars: Vec<Bar>,
+    pub targets: Vec<Target>,
     /// Whether one operation moves one message one way, so that rates say something.
     pub is_throughput: bool,
     /// Whether one operation takes milliseconds, so that Criterion should ask for few.
@@ -71,14 +71,15 @@ impl Report {
         let find = |variant, bytes| {
             all.iter().find(|series| series.variant == variant && series.bytes == bytes)
         };
-        for bar in &self.bars {
-            let (row, base) = (find(bar.variant, bar.bytes), find(bar.base, bar.base_bytes));
+        for target in &self.targets {
+            let (row, base) =
+                (find(target.variant, target.bytes), find(target.base, target.base_bytes));
             if let (Some(row), Some(base)) = (row, base) {
-                let value: fn(&Run) -> f64 = match bar.is_of_tails {
+                let value: fn(&Run) -> f64 = match target.is_of_tails {
                     true => |run| run.tail.map_or(f64::NAN, |(p99, _)| p99),
                     false => |run| run.figure,
                 };
-                println!("{}", bar.describe(ratio(row, base, usual, value)));
+                println!("{}", target.describe(ratio(row, base, usual, value)));
             }
         }
     }

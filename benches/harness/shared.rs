@@ -25,7 +25,7 @@ impl SharedMemory {
         let memory = Self::from_file(fresh_memfd(len));
         for offset in (0..len).step_by(PAGE) {
             let at = memory.bytes(offset, 1);
-            // SAFETY: (bounds) `bytes` checked that it is inside; nobody else has it yet.
+            // SAFETY: (bounds) `bytes` checked that it is inside; no other code has it yet.
             unsafe { at.write_volatile(0) };
         }
         Rc::new(memory)

@@ -42,12 +42,12 @@ pub fn play(name: &str, port: MessagePort) {
         "bytes" => flood_by_calls(&port, &[7; 8]),
         "long" => flood_by_calls(&port, &vec![7; port.max_message_len()]),
         "bell" => ring(port),
-        "descriptors" => packets(port, Beside::Descriptors),
-        "ports" => packets(port, Beside::Ports(64 << 10)),
-        "large ports" => packets(port, Beside::Ports(4 << 30)),
-        "buffers" => packets(port, Beside::Buffers),
-        "lingering sockets" => packets(port, Beside::Lingering),
-        "lingering orphans" => packets(port, Beside::LingeringOrphans),
+        "descriptors" => packets(port, Attached::Descriptors),
+        "ports" => packets(port, Attached::Ports(64 << 10)),
+        "large ports" => packets(port, Attached::Ports(4 << 30)),
+        "buffers" => packets(port, Attached::Buffers),
+        "lingering sockets" => packets(port, Attached::Lingering),
+        "lingering orphans" => packets(port, Attached::LingeringOrphans),
         "scribbling" => scribble(&port),
         "holes" => punch(&port),
         "a held lock" => hold_lock(&port),
@@ -148,7 +148,7 @@ fn hold_lock(port: &MessagePort) {
 }
 
 /// What stands beside each message.
-enum Beside {
+enum Attached {
     Descriptors,
     /// Whole ends of one pair with that limit.
     Ports(usize),
@@ -163,17 +163,17 @@ const MOST: usize = 64;
 /// Half of what a member's port holds, about.
 const LONG_FOR_MEMBERS: usize = 2 << 20;
 
-fn packets(port: MessagePort, beside: Beside) {
+fn packets(port: MessagePort, attached: Attached) {
     let mut peer = Peer::of(port);
     let mut rng = Rng(1);
     // Behind the greeting, which was posted by the port.
-    match beside {
-        Beside::Descriptors => {
+    match attached {
+        Attached::Descriptors => {
             let file = tempfile::tempfile().expect("a file");
             let descriptors = vec![file.as_fd(); MOST];
             flood(&mut peer, &[3; MOST], &descriptors, &mut rng);
         }
-        Beside::Ports(limit) => {
+        Attached::Ports(limit) => {
             let channel = MessageChannel::builder().limit(limit).build().expect("a channel");
             let parts = Parts::of(channel.port2);
             let entry: Vec<u64> = [1].into_iter().chain(parts.words.iter().copied()).collect();
@@ -181,20 +181,20 @@ fn packets(port: MessagePort, beside: Beside) {
                 (0..MOST).flat_map(|_| parts.borrowed()).collect();
             flood(&mut peer, &entry.repeat(MOST), &descriptors, &mut rng);
         }
-        Beside::Buffers => {
+        Attached::Buffers => {
             let mut buffer = Buffer::from_slice(&[7; 4096]).expect("a buffer");
             buffer.seal().expect("seals");
             let descriptors = vec![buffer.as_fd().expect("a sealed buffer"); MOST];
             flood(&mut peer, &[2, 4096].repeat(MOST), &descriptors, &mut rng);
         }
-        Beside::Lingering => loop {
+        Attached::Lingering => loop {
             let socket = lingering();
             if !post(&mut peer, &[3], &[socket.as_fd()], &mut rng) {
                 thread::sleep(Duration::from_millis(1));
             }
             // The victim's is the last descriptor now.
         },
-        Beside::LingeringOrphans => loop {
+        Attached::LingeringOrphans => loop {
             let socket = lingering();
             let sequence = peer.sequence.to_le_bytes();
             let bytes = [*b"MPPACKET", sequence, 3u64.to_le_bytes()].concat();

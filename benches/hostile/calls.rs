@@ -151,7 +151,7 @@ fn end(mut child: std::process::Child) {
     child.wait().expect("a child of ours");
 }
 
-/// Two strangers meet meanwhile.
+/// Two unrelated processes connect meanwhile.
 fn meet(longest: &mut Longest) {
     let name = format!("hostile-calls-{}", std::process::id());
     let listener = Listener::bind(&name).expect("a name");

@@ -586,7 +586,7 @@ mod tests {
     use super::Turn;
 
     #[test]
-    fn a_turn_without_end_holds_nobody_up() {
+    fn a_turn_without_end_delays_no_other() {
         let first = Turn::take();
         let second = Turn::take();
         assert!(!second.is_ours);

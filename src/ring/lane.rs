@@ -9,7 +9,7 @@ use crate::wire::layout::MAX_SEGMENTS;
 
 /// Both ends of a fresh lane over zeroed memory; its first record will stand at `start`.
 ///
-/// A start other than 0 has to be in the shared words before anybody looks.
+/// A start other than 0 has to be in the shared words before either side looks.
 pub(crate) fn fresh(memory: &Memory, geometry: Geometry, start: u64) -> (Producer, Consumer) {
     use crate::sync::Ordering::Relaxed;
     // Relaxed: the lane is handed to its two users by whatever gives them this pair.

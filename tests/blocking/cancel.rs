@@ -111,7 +111,7 @@ fn a_cancel_before_the_call_ends_the_next_one_that_would_block() {
 }
 
 #[test]
-fn a_canceller_that_outlives_its_port_disturbs_nobody() {
+fn a_canceller_that_outlives_its_port_disturbs_no_wait() {
     let MessageChannel { port1, port2 } = MessageChannel::new().expect("a channel");
     let canceller = port2.canceller().expect("a canceller");
     drop(port2);

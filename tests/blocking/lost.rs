@@ -16,7 +16,7 @@ use std::time::{Duration, Instant};
 /// The waits here last for ever. The watchdog of the role ends one that nothing else does.
 const FOR_EVER: Duration = Duration::MAX;
 
-/// Has `sleep` wait in a thread. Once it is asleep, `wake` wakes it in vain in another one, and
+/// Has `sleep` wait in a thread. Once it is asleep, `wake` tries to wake it in another one, and
 /// does nothing more. `sleep` says whether it ended well.
 fn comes_back<T: Send + 'static>(
     what: &str,
@@ -169,8 +169,8 @@ fn a_client_whose_answer_was_refused_asks_again() {
 
 /// A member whose socket takes no connection is waited for in turns, and then given up.
 #[test]
-fn joining_a_channel_ends_although_a_member_takes_nobody_in() {
-    const TEST: &str = "lost::joining_a_channel_ends_although_a_member_takes_nobody_in";
+fn joining_a_channel_ends_although_a_member_accepts_no_joiner() {
+    const TEST: &str = "lost::joining_a_channel_ends_although_a_member_accepts_no_joiner";
     fn waits() {
         let name = format!("lost-{}", std::process::id());
         let _member = BroadcastChannel::open(&name).expect("a member");
@@ -206,7 +206,7 @@ fn a_worker_cannot_be_waited_for_and_no_call_hangs() {
             let began = Instant::now();
             let error = waited.wait().expect_err("it lives, and the kernel refuses to wait");
             assert_eq!(error.raw_os_error(), Some(libc::ENOMEM), "{error}");
-            let error = terminated.terminate().expect_err("nobody can tell that it has ended");
+            let error = terminated.terminate().expect_err("no call can tell that it has ended");
             assert_eq!(error.kind(), std::io::ErrorKind::TimedOut, "{error}");
             drop((dropped, waited));
             Ok::<_, std::io::Error>(began.elapsed())

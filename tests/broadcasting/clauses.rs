@@ -16,11 +16,11 @@ struct Log(Arc<Mutex<Vec<String>>>);
 
 impl Log {
     fn note(&self, what: String) {
-        self.0.lock().expect("nobody panics with it").push(what);
+        self.0.lock().expect("no thread panicked while holding it").push(what);
     }
 
     fn take(&self) -> Vec<String> {
-        std::mem::take(&mut self.0.lock().expect("nobody panics with it"))
+        std::mem::take(&mut self.0.lock().expect("no thread panicked while holding it"))
     }
 
     /// Has what comes to a member written down.
@@ -72,14 +72,14 @@ fn b1_far(name: &str, near: MessagePort) {
     hear(&near, "closed");
     assert_eq!(text(&member), "before");
     nothing(&member);
-    member.post_text("to nobody").expect("nobody misses it");
+    member.post_text("without a receiver").expect("no member misses it");
     assert_eq!(member.others().expect("an open member"), 0);
     say(&near, "seen");
 }
 
 between_two_members!("clauses", b1_a_closed_channel_cannot_be_posted_to, b1_near, b1_far);
 
-// B2: whom a message reaches.
+// B2: which members a message reaches.
 
 fn b2_near(name: &str, far: MessagePort) {
     let (one, two) = (open(name), open(name));
@@ -128,7 +128,7 @@ between_two_members!(
     b2_far
 );
 
-// B3: in which order, and to whom no more.
+// B3: in which order, and no longer to which members.
 
 fn b3_near(name: &str, far: MessagePort) {
     let log = Log::default();
@@ -247,14 +247,14 @@ where
     }
 }
 
-/// Serialising means two passes, the first of which finds the length: as many for nobody as for
-/// three.
+/// Serialising takes two passes, the first of which finds the length: as many for no receiver as
+/// for three.
 fn b4_near(name: &str, far: MessagePort) {
     let count = Cell::new(0);
     let member = open(name);
-    member.post_message(&Value { is_refused: false, count: &count }).expect("nobody misses it");
+    member.post_message(&Value { is_refused: false, count: &count }).expect("no member misses it");
     let once = count.replace(0);
-    assert!(once > 0, "also when nobody is there");
+    assert!(once > 0, "also without another member");
     let _others = [open(name), open(name)];
     say(&far, "open");
     hear(&far, "open");
@@ -274,7 +274,7 @@ fn b4_far(name: &str, near: MessagePort) {
     let member = open(name);
     say(&near, "open");
     hear(&near, "posted");
-    // What could not be serialised has reached nobody.
+    // What could not be serialised has reached no member.
     assert_eq!(member.recv_timeout(DEADLINE).expect("a message").bytes(), b"");
     nothing(&member);
     say(&near, "seen");
@@ -333,8 +333,7 @@ between_two_members!(
     b5_far
 );
 
-/// That somebody else's message reaches the value's own member while it is serialised is nothing
-/// special.
+/// Another member's message may reach the value's own member while the value is serialised.
 #[test]
 fn b4_a_value_may_post_while_it_is_serialised() {
     struct Posting<'m>(&'m BroadcastChannel);

@@ -90,14 +90,14 @@ fn the_descriptor_says_when_to_look() {
     let member = name.open();
     wait_until_quiet(&member);
     let other = name.open();
-    assert!(is_readable(&member), "somebody has joined");
+    assert!(is_readable(&member), "a member has joined");
     wait_until_quiet(&member);
     other.post_text("a word").expect("room");
     assert!(is_readable(&member));
     assert_eq!(text(&member), "a word");
     wait_until_quiet(&member);
     drop(other);
-    wait_until("somebody has left", || is_readable(&member));
+    wait_until("a member has left", || is_readable(&member));
     wait_for_others(&member, 0);
     wait_until_quiet(&member);
     assert_eq!(member.others().expect("an open member"), 0);
@@ -245,15 +245,15 @@ fn one_that_only_posts_keeps_no_ends_but_those_with_messages() {
     let name = Name::new();
     let feed = name.open();
     for round in 0..20 {
-        let guest = name.open();
+        let visitor = name.open();
         if round % 10 == 0 {
-            guest.post_text("unread").expect("room");
+            visitor.post_text("unread").expect("room");
         }
         feed.post_text("news").expect("room");
-        assert_eq!(text(&guest), "news");
+        assert_eq!(text(&visitor), "news");
     }
-    wait_until("the guests' ends are noticed", || {
-        feed.post_text("to nobody").expect("nobody misses it");
+    wait_until("the visitors' ends are noticed", || {
+        feed.post_text("without a receiver").expect("no member misses it");
         format!("{feed:?}").contains("ports: 2 }")
     });
     assert_eq!([text(&feed), text(&feed)], ["unread", "unread"]);
@@ -264,8 +264,8 @@ fn one_that_only_posts_keeps_no_ends_but_those_with_messages() {
 /// A joiner that cannot be taken in for a lack of descriptors stays at the door. Who waits for this
 /// member's descriptor is not woken by that again and again, and waits end in their time.
 #[test]
-fn a_lack_of_descriptors_wakes_nobody_again_and_again() {
-    const TEST: &str = "ends::a_lack_of_descriptors_wakes_nobody_again_and_again";
+fn a_lack_of_descriptors_wakes_no_member_again_and_again() {
+    const TEST: &str = "ends::a_lack_of_descriptors_wakes_no_member_again_and_again";
     fn lacks() {
         let name = Name::new();
         let member = name.open();

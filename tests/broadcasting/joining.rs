@@ -1,5 +1,5 @@
-//! Joining: at once with others, before anybody looks, at members that are dead or full, and being
-//! killed at each step of it.
+//! Joining: at the same time as others, before any member looks, at members that are dead or full,
+//! and while being killed at each step.
 
 use crate::common::census::Census;
 use crate::common::role::{command, play, skip};
@@ -95,8 +95,8 @@ const STEPS: [(&str, &[i64]); 9] = [
 const STEP: &str = "MESSAGEPORT_TEST_STEP";
 
 #[test]
-fn a_joiner_that_is_killed_at_any_step_harms_nobody() {
-    const TEST: &str = "joining::a_joiner_that_is_killed_at_any_step_harms_nobody";
+fn a_joiner_that_is_killed_at_any_step_does_no_harm() {
+    const TEST: &str = "joining::a_joiner_that_is_killed_at_any_step_does_no_harm";
     fn joins_until_killed() {
         let step: usize = env::var(STEP).expect("a step").parse().expect("a number");
         let name = given();
@@ -294,7 +294,7 @@ fn a_member_of_another_schema_is_refused_by_both_numbers() {
     assert_eq!(text(&member), "the same");
 }
 
-/// A socket that looks like a member's, and takes nobody in.
+/// A socket that looks like a member's, and accepts no joiner.
 fn deaf(name: &Name) -> OwnedFd {
     let file = {
         let member = name.open();
@@ -313,7 +313,7 @@ fn deaf(name: &Name) -> OwnedFd {
 }
 
 #[test]
-fn a_member_that_takes_nobody_in_is_named_after_a_while() {
+fn a_member_that_accepts_no_joiner_is_named_after_a_while() {
     let name = Name::new();
     let socket = deaf(&name);
     // The first one finds place in the queue, and there it stays.

@@ -16,11 +16,11 @@ struct Log(Arc<Mutex<Vec<String>>>);
 
 impl Log {
     fn note(&self, what: String) {
-        self.0.lock().expect("nobody panics with it").push(what);
+        self.0.lock().expect("no thread panicked while holding it").push(what);
     }
 
     fn take(&self) -> Vec<String> {
-        std::mem::take(&mut self.0.lock().expect("nobody panics with it"))
+        std::mem::take(&mut self.0.lock().expect("no thread panicked while holding it"))
     }
 }
 
@@ -227,10 +227,12 @@ fn b3_a_member_that_moves_to_another_thread_holds_up_none_in_the_old_one() {
     let moved = std::thread::spawn(move || {
         let count = Arc::new(Mutex::new(0));
         let counted = count.clone();
-        moves.on_message(move |_| *counted.lock().expect("nobody panics with it") += 1);
+        moves.on_message(move |_| {
+            *counted.lock().expect("no thread panicked while holding it") += 1
+        });
         wait_until("both are delivered", || {
             moves.dispatch().expect("a member");
-            *count.lock().expect("nobody panics with it") == 2
+            *count.lock().expect("no thread panicked while holding it") == 2
         });
     });
     assert_eq!(stage.settle(), ["0:one"]);

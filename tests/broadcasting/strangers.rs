@@ -146,7 +146,7 @@ fn strangers_are_sent_away_and_cost_nothing() {
 /// A descriptor that the kernel refuses to look at is the client's doing, and no lack of ours: the
 /// member behind it is taken in by the same post.
 #[test]
-fn a_client_with_a_useless_descriptor_holds_up_nobody() {
+fn a_client_with_a_useless_descriptor_delays_no_other() {
     let name = Name::new();
     let member = name.open();
     let (packet, mut descriptors, _port) = port_behind(member_hello(VERSION, 0));
@@ -155,7 +155,7 @@ fn a_client_with_a_useless_descriptor_holds_up_nobody() {
     let client = stranger(&name);
     post(&client, &packet, &numbers(&descriptors));
     let other = name.open();
-    member.post_text("to all").expect("nobody misses it");
+    member.post_text("to all").expect("no member misses it");
     assert_eq!(text(&other), "to all");
     assert_eq!(member.others().expect("an open member"), 1);
 }
@@ -188,9 +188,9 @@ fn no_number_has_a_third_port() {
     assert_eq!(is_closed, [false, false, true]);
 }
 
-/// Who connects and says nothing is kept aside, for a while, and holds up nobody.
+/// A client that connects and says nothing is kept aside for a while, and delays no other client.
 #[test]
-fn silent_clients_hold_nobody_up_and_make_place() {
+fn silent_clients_delay_no_other_and_make_room() {
     let name = Name::new();
     let member = name.open();
     let first = stranger(&name);
@@ -202,8 +202,8 @@ fn silent_clients_hold_nobody_up_and_make_place() {
     let sent = send(first.as_raw_fd(), b"late", MsgFlags::MSG_NOSIGNAL);
     assert_eq!(sent, Err(nix::errno::Errno::EPIPE));
     let other = name.open();
-    other.post_text("through the crowd").expect("room");
-    assert_eq!(text(&member), "through the crowd");
+    other.post_text("past the silent clients").expect("room");
+    assert_eq!(text(&member), "past the silent clients");
     // A client may take its time.
     let (packet, descriptors, port) = port_behind(member_hello(VERSION, 0));
     let last = silent.last().expect("one of them");
@@ -247,8 +247,8 @@ fn one_that_breaks_its_channel_loses_that_one_alone() {
     assert_eq!(text(&other), "back");
 }
 
-/// Other files in the directory stay, and are in nobody's way; but what has a member's name is a
-/// member's.
+/// Other files in the directory stay, and disturb no member; but a socket with a member's name
+/// counts as a member's.
 #[test]
 fn other_files_in_the_directory_are_left_alone() {
     let name = Name::new();
@@ -264,7 +264,7 @@ fn other_files_in_the_directory_are_left_alone() {
     assert_eq!(other.others().expect("an open member"), 1);
     assert_eq!(fs::read(place("notes")).expect("it is there"), b"precious");
     assert!(place("more").exists() && place(&format!("{:032x}-2-1-0", 7)).exists());
-    assert!(!place(&format!("{:032x}-2-1-0", 8)).exists(), "nobody listens there");
+    assert!(!place(&format!("{:032x}-2-1-0", 8)).exists(), "no listener is there");
     drop((member, other, stream));
     fs::remove_dir_all(name.directory()).expect("ours");
 }
@@ -287,7 +287,7 @@ fn a_name_on_its_way_is_swept_when_it_is_old_and_dead() {
     name.age();
     bound(3);
     drop(name.open());
-    assert!(place(1).exists(), "somebody listens there");
+    assert!(place(1).exists(), "a listener is there");
     assert!(!place(2).exists(), "it is old, and its owner has died");
     assert!(place(3).exists(), "its owner may be about to listen");
     name.age();
@@ -320,7 +320,7 @@ fn what_comes_with_a_message_is_refused_and_ends_its_channel() {
 /// Each message ends with its stamp. What has none is of no member, whose channel ends; a stamp
 /// that is a lie loses and delays nothing of others.
 #[test]
-fn a_message_without_a_stamp_ends_its_channel_and_a_false_stamp_delays_nobody() {
+fn a_message_without_a_stamp_ends_its_channel_and_a_false_stamp_delays_no_other() {
     let name = Name::new();
     let member = name.open();
     let other = name.open();

@@ -38,8 +38,8 @@ impl Board {
         assert!(index < WORDS);
         // SAFETY: the mapping is longer than that, as was just checked.
         let place = unsafe { self.words.as_mut_ptr().cast::<u64>().add(index) };
-        // SAFETY: aligned, as mappings start at a page; it lives as long as `self`, and everybody
-        // uses these words as atomics only.
+        // SAFETY: aligned, as mappings start at a page; it lives as long as `self`, and every
+        // process uses these words as atomics only.
         unsafe { AtomicU64::from_ptr(place) }
     }
 

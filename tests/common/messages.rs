@@ -70,7 +70,7 @@ pub const MOST: usize = 100 << 10;
 
 /// A message as a type: with a number inside, a string outside.
 #[derive(rkyv::Archive, rkyv::Serialize, rkyv::Deserialize, messageport::SafeArchive)]
-pub struct Parcel {
+pub struct Order {
     pub number: u64,
     pub body: String,
 }
@@ -100,7 +100,7 @@ impl Stream {
         match number % WAYS {
             0 => port.post_bytes_timeout(body.as_bytes(), DEADLINE),
             1 => port.post_text_timeout(&body, DEADLINE),
-            2 => port.post_message_timeout(&Parcel { number, body }, DEADLINE),
+            2 => port.post_message_timeout(&Order { number, body }, DEADLINE),
             3 => {
                 port.wait_for_room(body.len(), DEADLINE)?;
                 let mut loan = port.loan(body.len())?;
@@ -123,8 +123,8 @@ impl Stream {
         match number % WAYS {
             0 | 3 => event.format() == Format::Bytes && event.bytes() == body.as_bytes(),
             2 => event
-                .data::<Parcel>()
-                .is_ok_and(|parcel| parcel.number == number && parcel.body.as_str() == body),
+                .data::<Order>()
+                .is_ok_and(|order| order.number == number && order.body.as_str() == body),
             _ => event.text().is_ok_and(|text| text == body),
         }
     }

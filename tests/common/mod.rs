@@ -26,7 +26,7 @@ pub const DEADLINE: Duration = Duration::from_secs(60);
 pub fn wait_until(what: &str, mut condition: impl FnMut() -> bool) {
     let deadline = Instant::now() + DEADLINE;
     while !condition() {
-        assert!(Instant::now() < deadline, "waited in vain until {what}");
+        assert!(Instant::now() < deadline, "waited too long until {what}");
         thread::yield_now();
     }
 }
@@ -39,7 +39,7 @@ pub fn wait_until(what: &str, mut condition: impl FnMut() -> bool) {
 pub fn wait_until_closed(port: &MessagePort) {
     let deadline = Instant::now() + DEADLINE;
     while !port.is_closed() {
-        assert!(Instant::now() < deadline, "waited in vain for the end\n{port:#?}");
+        assert!(Instant::now() < deadline, "waited too long for the end\n{port:#?}");
         thread::yield_now();
     }
 }

@@ -10,7 +10,7 @@ use nix::sys::socket::{
 use std::io::{IoSlice, IoSliceMut};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 
-/// What an end consists of while nobody has it.
+/// What an end consists of while it is in no port.
 pub struct Parts {
     /// The capsule's words.
     pub words: Vec<u64>,
@@ -82,7 +82,7 @@ pub fn receive(socket: &OwnedFd) -> nix::Result<(Vec<u8>, Vec<OwnedFd>)> {
     let mut descriptors = Vec::new();
     for header in message.cmsgs()? {
         if let ControlMessageOwned::ScmRights(numbers) = header {
-            // SAFETY: the kernel has just made them for this process, and nobody else knows them.
+            // SAFETY: the kernel has just made them for this process, and no other code has them.
             descriptors.extend(numbers.iter().map(|fd| unsafe { OwnedFd::from_raw_fd(*fd) }));
         }
     }

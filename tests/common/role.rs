@@ -40,7 +40,7 @@ pub fn has_role() -> bool {
 }
 
 /// Whether this process is killed with the thread that started it. Roles are, so that a test that
-/// fails leaves nobody behind.
+/// fails leaves no process behind.
 pub fn end_with_parent(yes: bool) {
     nix::sys::prctl::set_pdeathsig(yes.then_some(nix::sys::signal::Signal::SIGKILL))
         .expect("a process chooses its signal");

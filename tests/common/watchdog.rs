@@ -21,7 +21,7 @@ pub fn watch(name: impl Into<String>) -> Watch {
     static START: Once = Once::new();
     START.call_once(|| drop(thread::spawn(guard)));
     let id = PROGRESS.fetch_add(1, Relaxed);
-    WATCHED.lock().expect("nobody panics with it").push((id, name.into()));
+    WATCHED.lock().expect("no thread panicked while holding it").push((id, name.into()));
     Watch { id }
 }
 
@@ -33,7 +33,10 @@ pub fn progress() {
 impl Drop for Watch {
     fn drop(&mut self) {
         progress();
-        WATCHED.lock().expect("nobody panics with it").retain(|(id, _)| *id != self.id);
+        WATCHED
+            .lock()
+            .expect("no thread panicked while holding it")
+            .retain(|(id, _)| *id != self.id);
     }
 }
 
@@ -42,7 +45,7 @@ fn guard() {
     loop {
         thread::sleep(Duration::from_millis(500));
         let now = PROGRESS.load(Relaxed);
-        let watched = WATCHED.lock().expect("nobody panics with it");
+        let watched = WATCHED.lock().expect("no thread panicked while holding it");
         if now != seen || watched.is_empty() {
             (seen, since) = (now, Instant::now());
         } else if since.elapsed() > DEADLINE {

@@ -91,7 +91,7 @@ fn parent_of(process: u32) -> Option<u32> {
 pub fn await_that(what: &str, mut holds: impl FnMut() -> bool) {
     let deadline = Instant::now() + DEADLINE;
     while !holds() {
-        assert!(Instant::now() < deadline, "in vain: {what}");
+        assert!(Instant::now() < deadline, "not reached: {what}");
         thread::sleep(Duration::from_millis(1));
     }
 }

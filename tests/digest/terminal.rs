@@ -71,7 +71,7 @@ fn terminal() -> (File, File) {
     // SAFETY: the call takes a number, and returns a descriptor.
     let far = unsafe { libc::ioctl(number, libc::TIOCGPTPEER, flags) };
     assert!(far >= 0, "its far side");
-    // SAFETY: it is fresh, and nobody else's.
+    // SAFETY: it is fresh, and no other code has it.
     (near, unsafe { File::from_raw_fd(far) })
 }
 
@@ -81,14 +81,18 @@ fn watch(mut terminal: File) -> Arc<Mutex<Vec<u8>>> {
     let collected = Arc::clone(&shown);
     thread::spawn(move || {
         let mut bytes = [0; 4096];
-        // An error is how a terminal says that nobody has its far side any more.
+        // An error is how a terminal reports that its far side is closed.
         while let Ok(count @ 1..) = terminal.read(&mut bytes) {
-            collected.lock().expect("nobody panics with it").extend_from_slice(&bytes[..count]);
+            collected
+                .lock()
+                .expect("no thread panicked while holding it")
+                .extend_from_slice(&bytes[..count]);
         }
     });
     shown
 }
 
 fn text(shown: &Mutex<Vec<u8>>) -> String {
-    String::from_utf8_lossy(&shown.lock().expect("nobody panics with it")).into_owned()
+    String::from_utf8_lossy(&shown.lock().expect("no thread panicked while holding it"))
+        .into_owned()
 }

@@ -2,7 +2,7 @@
 
 use super::{LIMIT, Pair, Stop, examine, pair};
 use crate::common::census::Census;
-use crate::common::messages::{MOST, Parcel, Rng, Stream};
+use crate::common::messages::{MOST, Order, Rng, Stream};
 use crate::common::region::Region;
 use crate::common::role::{command, play};
 use crate::common::watchdog::{progress, watch};
@@ -37,7 +37,7 @@ fn suffer(victim: &MessagePort, rounds: u64) {
         }
         let posted = match round % 8 {
             0 | 4 => victim.post_bytes(&[1; 100]),
-            1 | 5 => victim.post_message(&Parcel { number: round, body: "words ".repeat(20) }),
+            1 | 5 => victim.post_message(&Order { number: round, body: "words ".repeat(20) }),
             2 => victim.post_bytes_timeout(&[2; 1000], Duration::from_micros(20)),
             3 => victim.loan(50).and_then(|loan| loan.post()),
             6 => victim.burst().stage(&round),
@@ -112,7 +112,7 @@ fn f28_a_process_that_scribbles_over_everything_ends_the_port_at_worst() {
         let region = Region::of(&port);
         let aim = AIMS[rng.0 as usize % AIMS.len()];
         port.post_text("here I am").expect("room");
-        // The victim may take its time; whoever kills this process ends it.
+        // The victim may take its time; this process runs until it is killed.
         loop {
             scribble(&region, aim, &mut rng);
             let _ = port.post_bytes(&[4; 100]);

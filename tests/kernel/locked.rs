@@ -1,8 +1,9 @@
 //! A peer that holds the region's lock for as long as it likes.
 //!
 //! A `pwrite` takes the inode's lock and then reads what it is to write. When that page is one
-//! whose faults nobody answers (userfaultfd), the lock stays taken. Whoever calls `fallocate`,
-//! `MADV_REMOVE` or the like on the same memory then sleeps, and not even SIGKILL ends it.
+//! whose faults no process answers (userfaultfd), the lock stays taken. A thread that calls
+//! `fallocate`, `MADV_REMOVE` or the like on the same memory then sleeps, and not even SIGKILL
+//! ends it.
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read};
@@ -62,7 +63,7 @@ impl Lock {
     }
 
     pub fn release(self) {
-        // A fault that nobody watches any more is answered by the kernel: a page of zeroes.
+        // A fault that no process watches any more is answered by the kernel: a page of zeroes.
         drop(self.faults);
         self.writer.join().expect("the writer ends");
         self.control.join().expect("the control ends");
@@ -100,7 +101,7 @@ pub fn user_faults() -> io::Result<File> {
     if raw < 0 {
         return Err(io::Error::last_os_error());
     }
-    // SAFETY: the kernel just gave us this descriptor, and nobody else has it.
+    // SAFETY: the kernel just gave us this descriptor, and no other code has it.
     let faults = File::from(unsafe { OwnedFd::from_raw_fd(raw as i32) });
     let mut api = Api { api: 0xaa, ..Api::default() };
     ioctl(&faults, UFFDIO_API, &mut api)?;

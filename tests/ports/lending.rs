@@ -15,7 +15,7 @@ use std::time::Duration;
 
 /// Both ends trust each other.
 fn trusted(channel: MessageChannel) -> MessageChannel {
-    // SAFETY: both ends are in this process, and nobody else writes to their region.
+    // SAFETY: both ends are in this process, and nothing else writes to their region.
     unsafe { channel.port1.trust_peer() };
     // SAFETY: the same.
     unsafe { channel.port2.trust_peer() };

@@ -79,7 +79,7 @@ fn echoes(port: MessagePort) {
 
 between_two_ends!("channel", c02_each_port_is_one_value, c02_near, echoes);
 
-/// A port is never entangled anew: it has one peer, whoever has them.
+/// A port is never entangled again: it keeps its peer, whichever processes hold the two.
 fn c03_near(port: MessagePort) {
     let MessageChannel { port1, port2 } = channel();
     port.post_text_with("yours", [port2.into()]).expect("room");
@@ -101,7 +101,7 @@ fn c03_far(port: MessagePort) {
     assert_eq!(receive_end(&port), CloseReason::PeerDropped);
 }
 
-between_two_ends!("channel", c03_a_port_has_one_peer_whoever_holds_it, c03_near, c03_far);
+between_two_ends!("channel", c03_a_port_has_one_peer_wherever_it_is, c03_near, c03_far);
 
 fn c04_near(port: MessagePort) {
     let (port, log) = logged(port);
@@ -121,8 +121,8 @@ between_two_ends!(
     posts_many_and_goes
 );
 
-/// The standard has no way to disable a queue, and neither have we: a message that nobody listens
-/// to any more is gone.
+/// The standard has no way to disable a queue, and neither have we: a message without a listener
+/// is lost.
 fn c05_near(port: MessagePort) {
     let log = Log::new();
     log.watch_end(&port);
@@ -132,14 +132,14 @@ fn c05_near(port: MessagePort) {
     let port = event_loop.get(id).expect("the port");
     port.clear_handler("message");
     assert!(port.is_started());
-    port.post_text("nobody listens").expect("room");
+    port.post_text("no listener").expect("room");
     event_loop.run().expect("the loop waits");
     assert_eq!(log.take(), ["one", "close: PeerDropped"]);
 }
 
 fn c05_far(port: MessagePort) {
     port.post_text("one").expect("room");
-    assert_eq!(receive_text(&port), "nobody listens");
+    assert_eq!(receive_text(&port), "no listener");
     port.post_text("two").expect("room");
     wait_until("the message was taken", || port.backlog().messages == 0);
 }
@@ -292,7 +292,7 @@ fn c11_near(port: MessagePort) {
 
 between_two_ends!(
     "channel",
-    c11_a_port_that_never_runs_dry_starves_nobody,
+    c11_a_port_that_never_runs_dry_starves_no_other,
     c11_near,
     posts_many_and_goes
 );

@@ -199,7 +199,7 @@ fn a_port_that_has_ended_is_taken_by_what_its_close_has_deferred() {
             let inner = inner.clone();
             event.defer(move |event_loop| {
                 let port = event_loop.take(id).expect("it is there until now");
-                let carrier = carrier.lock().expect("nobody panics with it");
+                let carrier = carrier.lock().expect("no thread panicked while holding it");
                 carrier.post_text_with("ended", [port.into()]).expect("it moves");
                 inner.note(format!("left: {}", event_loop.get(id).is_none()));
             });

@@ -94,11 +94,11 @@ fn e05_near(port: MessagePort) {
         let victim = Arc::new(Mutex::new(None));
         let (inner, due) = (log.clone(), victim.clone());
         port.add_event_listener(MESSAGE, plain(), move |event| {
-            let id = due.lock().expect("nobody panics with it").expect("a listener");
+            let id = due.lock().expect("no thread panicked while holding it").expect("a listener");
             inner.note(format!("removes: {}", event.port().remove_event_listener(id)));
         });
         let id = port.add_event_listener(MESSAGE, plain(), log.says("never"));
-        *victim.lock().expect("nobody panics with it") = Some(id);
+        *victim.lock().expect("no thread panicked while holding it") = Some(id);
     });
     assert_eq!(seen, ["removes: true", "removes: false"]);
 }
@@ -130,7 +130,7 @@ fn e07_near(port: MessagePort) {
     assert_eq!(seen, ["an error", "a panic", "0", "an error", "a panic", "1"]);
 }
 
-between_two_ends!("delivered", e07_who_fails_is_reported_and_starves_nobody, e07_near, posts_two);
+between_two_ends!("delivered", e07_a_failure_is_reported_and_starves_no_other, e07_near, posts_two);
 
 fn e08_near(port: MessagePort) {
     let seen = seen(port, |port, log| {

@@ -153,7 +153,7 @@ fn another_thread_stops_the_loop_and_gives_it_work() {
         handle.post(move |event_loop| {
             let port = event_loop.get(id).expect("the port");
             port.post_text("from the loop's thread").expect("room");
-            says.send(thread::current().id() != here).expect("somebody listens");
+            says.send(thread::current().id() != here).expect("there is a listener");
         });
         assert!(hear(&said));
         handle.clone().stop();

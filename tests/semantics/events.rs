@@ -17,7 +17,7 @@ fn target() -> (MessagePort, Log) {
     (port, log)
 }
 
-/// Dispatches a `ping`, and says whether nobody cancelled it.
+/// Dispatches a `ping`, and says whether no listener cancelled it.
 fn ping(port: &MessagePort) -> bool {
     port.dispatch_event(Event::new("ping")).expect("a fresh event")
 }
@@ -30,12 +30,12 @@ fn plain() -> ListenerOptions {
 type Later = Arc<Mutex<Option<ListenerId>>>;
 
 fn remove(event: &Event<'_>, later: &Later) -> bool {
-    let id = later.lock().expect("nobody panics with it").expect("a listener");
+    let id = later.lock().expect("no thread panicked while holding it").expect("a listener");
     event.port().remove_event_listener(id)
 }
 
 fn set(later: &Later, id: ListenerId) {
-    *later.lock().expect("nobody panics with it") = Some(id);
+    *later.lock().expect("no thread panicked while holding it") = Some(id);
 }
 
 /// A listener that is an object.
@@ -207,10 +207,11 @@ fn e06_a_listener_that_runs_once_may_be_added_again_from_inside() {
     let object: Arc<Mutex<Option<Arc<dyn EventListener>>>> = Arc::default();
     let inner = log.clone();
     let says = self::object("the object", &log);
-    *object.lock().expect("nobody panics with it") = Some(says.clone());
+    *object.lock().expect("no thread panicked while holding it") = Some(says.clone());
     port.add_listener_object("ping", plain().once(), says);
     port.add_event_listener("ping", plain().once(), move |event| {
-        let object = object.lock().expect("nobody panics with it").take().expect("the object");
+        let object =
+            object.lock().expect("no thread panicked while holding it").take().expect("the object");
         event.port().add_listener_object("ping", plain(), object);
         inner.note("adds it again");
     });
@@ -222,7 +223,7 @@ fn e06_a_listener_that_runs_once_may_be_added_again_from_inside() {
 
 /// The web reports to the console; we report to a hook, an error as well as a panic.
 #[test]
-fn e07_a_listener_that_fails_is_reported_and_starves_nobody() {
+fn e07_a_listener_that_fails_is_reported_and_starves_no_other() {
     let port = channel().port1;
     let log = Log::new();
     let inner = log.clone();
@@ -250,7 +251,7 @@ fn e07_a_listener_that_fails_is_reported_and_starves_nobody() {
 }
 
 #[test]
-fn e07_a_hook_that_panics_starves_nobody() {
+fn e07_a_hook_that_panics_starves_no_listener() {
     let port = channel().port1;
     let log = Log::new();
     let inner = log.clone();
@@ -317,10 +318,10 @@ fn e09_stopping_at_once_while_capturing_ends_both_phases() {
     assert_eq!(log.take(), [""; 0]);
 }
 
-/// That an event can be dispatched again, with its flags reset, is not to be seen: dispatching
-/// takes it. An event that was stopped before reaches nobody, as on the web.
+/// Dispatching consumes an event, so a second dispatch with reset flags cannot be observed. An
+/// event that was stopped before reaches no listener, as on the web.
 #[test]
-fn e09_an_event_that_was_stopped_before_reaches_nobody() {
+fn e09_an_event_that_was_stopped_before_reaches_no_listener() {
     let (port, log) = target();
     port.add_event_listener("ping", plain().capture(), log.says("capturing"));
     port.add_event_listener("ping", plain(), log.says("plain"));
@@ -350,7 +351,7 @@ fn e10_only_a_cancelable_event_is_cancelled_and_not_by_a_passive_listener() {
     assert!(port.remove_event_listener(passive));
     port.add_event_listener("ping", plain(), log.says("behind"));
     assert_eq!(port.dispatch_event(cancelable()), Ok(false));
-    assert_eq!(log.take(), ["true", "behind"], "cancelling stops nobody");
+    assert_eq!(log.take(), ["true", "behind"], "cancelling stops no listener");
 }
 
 /// A passive listener that dispatches has no say in the other event, and the other way round.
@@ -511,7 +512,8 @@ impl ComesBack {
     }
 }
 
-/// Removed listeners are dropped while nothing of the list is borrowed, whoever sweeps them out.
+/// Removed listeners are dropped while nothing of the list is borrowed, whichever call removes
+/// them.
 #[test]
 fn a_listener_may_come_back_to_its_port_when_it_is_dropped() {
     let (port, log) = target();

@@ -93,7 +93,7 @@ fn a_handler_broadcasts_to_the_ports_of_its_loop() {
     }
 }
 
-/// Outside a loop there is nothing to lend and nobody to defer to.
+/// Outside a loop there is no port to lend and no loop to defer to.
 #[test]
 fn an_event_outside_a_loop_lends_nothing() {
     let pair = channel();
@@ -138,7 +138,7 @@ fn a_handler_adds_a_port() {
 type Carrier = Arc<Mutex<MessagePort>>;
 
 fn move_over(carrier: &Carrier, port: MessagePort) {
-    let carrier = carrier.lock().expect("nobody panics with it");
+    let carrier = carrier.lock().expect("no thread panicked while holding it");
     carrier.post_message_with(&0u8, [port.into()]).expect("room");
 }
 
@@ -174,7 +174,7 @@ fn a_handler_moves_away_another_port_that_is_due() {
     let other = Arc::new(Mutex::new(None));
     let place = other.clone();
     pair.port2.on_message(move |event| {
-        let id = place.lock().expect("nobody panics with it").expect("a port");
+        let id = place.lock().expect("no thread panicked while holding it").expect("a port");
         let carrier = carrier.clone();
         event.defer(move |event_loop| move_over(&carrier, event_loop.take(id).expect("it")));
     });
@@ -182,7 +182,7 @@ fn a_handler_moves_away_another_port_that_is_due() {
     victim.port2.start();
     let first = event_loop.add(pair.port2).expect("room for a port");
     let id = event_loop.add(victim.port2).expect("room for a port");
-    *other.lock().expect("nobody panics with it") = Some(id);
+    *other.lock().expect("no thread panicked while holding it") = Some(id);
     post_numbers(&pair.port1, 0..1);
     post_numbers(&victim.port1, 0..2);
     settle(&mut event_loop);
@@ -287,7 +287,7 @@ fn the_loop_goes_on_after_a_listener_that_fails() {
     assert_eq!(log.take(), [&first[..], &second[..]].concat());
 }
 
-/// A port that says `close` is no longer lent among the others, as nobody can be reached by it.
+/// A port that says `close` is no longer lent among the others, as it no longer reaches a peer.
 #[test]
 fn a_close_handler_may_defer_and_its_port_leaves_the_loop() {
     let (pair, log) = (channel(), Log::new());

@@ -157,7 +157,7 @@ fn allow_more_descriptors() {
 }
 
 #[test]
-fn two_hundred_idle_ports_wake_nobody() {
+fn two_hundred_idle_ports_cause_no_wake_up() {
     allow_more_descriptors();
     let log = Log::new();
     let mut event_loop = new_loop();

@@ -168,7 +168,7 @@ between_two_ends!("posting", p08_after_an_error_nothing_has_moved, p08_near, p08
 fn p10_near(port: MessagePort) {
     wait_until("the peer is gone", || port.is_closed());
     let buffer = Buffer::from_slice(b"kept").expect("a buffer");
-    let refused = port.post_text_with("late", [buffer.into()]).expect_err("nobody is there");
+    let refused = port.post_text_with("late", [buffer.into()]).expect_err("the peer has gone");
     assert!(matches!(refused.reason(), PostError::Closed { .. }), "{refused}");
     let Some(Transferable::Buffer(mut buffer)) = refused.into_list().pop() else {
         panic!("it was a buffer")
@@ -203,7 +203,7 @@ between_two_ends!("posting", p11_the_queue_moves_along_disabled, p11_near, p11_f
 
 const HOPS: u32 = 20;
 
-/// Both ends of a channel go to and fro all the time, and are posted to all the time.
+/// Both ends of a channel move back and forth all the time, and are posted to all the time.
 fn p12_near(port: MessagePort) {
     let MessageChannel { mut port1, mut port2 } = channel();
     for hop in 0..HOPS {
@@ -363,7 +363,7 @@ between_two_ends!(
 /// is asked.
 fn p19_near(port: MessagePort) {
     let MessageChannel { port1, port2 } = channel();
-    let value = Acts(|| panic!("nobody asks"));
+    let value = Acts(|| panic!("the value is not serialised"));
     let refused = port1.post_message_with(&value, [port2.into()]).expect_err("a loop");
     assert!(matches!(refused.reason(), PostError::TransferLoop { .. }), "{refused}");
     next_one(&port);
@@ -416,7 +416,7 @@ fn p21_far(port: MessagePort) {
     let mut theirs = UnixStream::from(theirs);
     for number in 0..100u8 {
         assert_eq!(*receive(&port).data::<u8>().expect("a number"), number);
-        theirs.write_all(&[number]).expect("somebody reads");
+        theirs.write_all(&[number]).expect("there is a reader");
     }
 }
 

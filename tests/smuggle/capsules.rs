@@ -110,7 +110,7 @@ fn f10_a_place_to_read_that_lies_ends_the_port_and_not_the_carrier() {
 }
 
 #[test]
-fn f10_what_the_peer_writes_about_an_end_moves_with_nobody() {
+fn f10_what_the_peer_writes_about_an_end_does_not_move() {
     let builder = MessageChannel::builder().capacity(4096).limit(64 << 10);
     let MessageChannel { port1, port2 } = builder.build().expect("a channel");
     for _ in 0..20 {
@@ -285,7 +285,7 @@ fn f11_the_carriers_own_ends_do_no_harm_when_they_come_through_it() {
             port.close();
         }
         drop(event);
-        let _ = (pair.victim.try_recv().map(drop), pair.victim.post_text("to whom"));
+        let _ = (pair.victim.try_recv().map(drop), pair.victim.post_text("any text"));
         drop(pair);
         before.wait_for("at the end");
     }

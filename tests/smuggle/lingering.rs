@@ -234,7 +234,7 @@ fn a_sender_whose_receiver_was_dropped_is_held_up_by_nothing_that_comes() {
 }
 
 #[test]
-fn events_and_messages_that_are_dropped_hold_up_nobody() {
+fn events_and_messages_that_are_dropped_delay_no_call() {
     fn victim() {
         let MessageChannel { port1, port2 } = channel();
         let _fars: Vec<TcpStream> = (0..4).map(|_| post_lingering(&port1)).collect();
@@ -249,13 +249,13 @@ fn events_and_messages_that_are_dropped_hold_up_nobody() {
         let _kept = kept;
         thread::spawn(move || drop(taken));
     }
-    let name = "lingering::events_and_messages_that_are_dropped_hold_up_nobody";
+    let name = "lingering::events_and_messages_that_are_dropped_delay_no_call";
     play(name, &[("victim", victim)]);
 }
 
 /// Closing the last reference of a Unix socket closes what is in its queue.
 #[test]
-fn a_socket_with_a_lingering_one_in_its_queue_holds_up_nobody() {
+fn a_socket_with_a_lingering_one_in_its_queue_delays_no_call() {
     fn victim() {
         let MessageChannel { port1, port2 } = channel();
         let inner = channel();
@@ -264,7 +264,7 @@ fn a_socket_with_a_lingering_one_in_its_queue_holds_up_nobody() {
         assert_free("drop of an event", || drop(receive(&port2)));
         wait_until("its peer is told", || inner.port1.is_closed());
     }
-    let name = "lingering::a_socket_with_a_lingering_one_in_its_queue_holds_up_nobody";
+    let name = "lingering::a_socket_with_a_lingering_one_in_its_queue_delays_no_call";
     play(name, &[("victim", victim)]);
 }
 
@@ -326,7 +326,7 @@ fn a_client_that_never_becomes_one_holds_up_no_accept() {
         let path = directory.path().join("door");
         let listener = Listener::bind_at(&path, MessageChannel::builder()).expect("a name");
         let (near, _far) = lingering();
-        let guest = nix::sys::socket::socket(
+        let client = nix::sys::socket::socket(
             nix::sys::socket::AddressFamily::Unix,
             nix::sys::socket::SockType::SeqPacket,
             nix::sys::socket::SockFlag::SOCK_CLOEXEC,
@@ -334,12 +334,12 @@ fn a_client_that_never_becomes_one_holds_up_no_accept() {
         )
         .expect("a socket");
         let address = nix::sys::socket::UnixAddr::new(&path).expect("a short path");
-        nix::sys::socket::connect(std::os::fd::AsRawFd::as_raw_fd(&guest), &address)
+        nix::sys::socket::connect(std::os::fd::AsRawFd::as_raw_fd(&client), &address)
             .expect("it listens");
         for _ in 0..2 {
-            crate::common::parts::send(&guest, b"no hello", &[near.as_fd()]).expect("room");
+            crate::common::parts::send(&client, b"no hello", &[near.as_fd()]).expect("room");
         }
-        drop((guest, near));
+        drop((client, near));
         assert_free("try_accept", || {
             for _ in 0..3 {
                 assert!(listener.try_accept().expect("a listener").is_none());

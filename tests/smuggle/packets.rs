@@ -34,14 +34,14 @@ fn f1_a_record_without_its_packet_ends_the_carrier() {
 
 /// The kernel has no packet for such a socket, ever: the port ends, and is not asked for ever.
 #[test]
-fn f1_a_record_beside_a_socket_that_nobody_is_connected_to_ends_the_port() {
+fn f1_a_record_beside_a_socket_without_a_peer_ends_the_port() {
     let MessageChannel { port1, port2 } = MessageChannel::new().expect("a channel");
     port1.post_bytes_with(b"", [null().into()]).expect("room");
     let mut parts = Parts::of(port2);
     let alone = socket(AddressFamily::Unix, SockType::SeqPacket, SockFlag::SOCK_CLOEXEC, None);
     parts.descriptors[ATTACHMENTS] = alone.expect("a socket");
     let port = parts.into_port().expect("what can be told without a call to it");
-    assert_broken(&port, "nobody is connected");
+    assert_broken(&port, "no peer is connected");
 }
 
 #[test]
@@ -255,7 +255,7 @@ fn f34_a_peer_that_takes_no_descriptors_is_an_error_with_the_list() {
     let value = (&raw const off).cast();
     // SAFETY: the value is valid for the call, with its length.
     if unsafe { libc::setsockopt(socket, level, SO_PASSRIGHTS, value, len) } != 0 {
-        return eprintln!("skipped: this kernel lets descriptors be sent to anybody");
+        return eprintln!("skipped: this kernel lets descriptors be sent to any process");
     }
     let error = pair.victim.post_text_with("no", [null().into()]).expect_err("refused");
     assert!(matches!(error.reason(), PostError::Refused), "{error}");

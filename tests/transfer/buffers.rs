@@ -39,7 +39,7 @@ fn buffers_of_every_length_arrive_as_they_were() {
         let bytes = pattern(len);
         let buffer = Buffer::from_slice(&bytes).expect("a buffer");
         assert_eq!((&*buffer, buffer.is_sealed()), (&*bytes, false));
-        assert!(buffer.as_fd().is_none(), "whoever had it could write");
+        assert!(buffer.as_fd().is_none(), "a holder of it could write");
         carrier.port1.post_message_with(&(len as u64), [buffer.into()]).expect("room");
         let event = receive(&carrier.port2);
         let mut buffer = event.take_buffer().expect("a buffer");
@@ -94,7 +94,7 @@ fn f31_what_is_sealed_cannot_be_changed_by_anybody() {
 }
 
 #[test]
-fn f31_a_private_copy_changes_nobody_elses_bytes() {
+fn f31_a_private_copy_changes_no_other_bytes() {
     let carrier = channel();
     let mut buffer = Buffer::from_slice(&pattern(100_000)).expect("a buffer");
     buffer.seal().expect("the kernel seals it");
@@ -258,7 +258,7 @@ fn a_child_that_never_execs_keeps_no_buffer_from_being_sealed() {
         let sealed = buffer.seal();
         kill(child, Signal::SIGKILL).expect("it is there");
         waitpid(child, None).expect("it ends");
-        sealed.expect("nobody else has it");
+        sealed.expect("no other code has it");
         assert_eq!(&*buffer, b"ours");
     }
     play(

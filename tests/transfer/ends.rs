@@ -176,7 +176,7 @@ fn f59_a_receiver_half_that_is_dropped_ends_the_ports_in_its_queue() {
     let (sender, receiver) = carrier.port2.split();
     carrier.port1.post_text_with("unread", [lost.port2.into()]).expect("room");
     drop(receiver);
-    // The other half keeps the sockets, but nobody can ever take the port out.
+    // The other half keeps the sockets, but no code can ever take the port out.
     wait_until_closed(&lost.port1);
     let end = receive_end(&lost.port1);
     assert!(matches!(end, CloseReason::PeerDied | CloseReason::PeerDropped), "{end:?}");
@@ -185,7 +185,7 @@ fn f59_a_receiver_half_that_is_dropped_ends_the_ports_in_its_queue() {
 }
 
 #[test]
-fn f12_ports_that_sit_in_each_others_queues_end_when_nobody_else_has_them() {
+fn f12_ports_that_sit_in_each_others_queues_end_when_no_process_has_them() {
     let (one, two) = (channel(), channel());
     two.port1.post_text_with("one in two", [one.port2.into()]).expect("room");
     one.port1.post_text_with("two in one", [two.port2.into()]).expect("room");

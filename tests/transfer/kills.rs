@@ -51,18 +51,18 @@ fn mover() {
         assert_eq!(event.take_buffer().expect("a buffer").len(), 5000);
         drop(event);
         let Ok(()) = port.post_message(&number) else { return };
-        if carrier.post_text_with("back", parcel(port)).is_err() {
+        if carrier.post_text_with("back", list(port)).is_err() {
             return;
         }
         progress();
     }
 }
 
-fn parcel(port: MessagePort) -> Vec<Transferable> {
+fn list(port: MessagePort) -> Vec<Transferable> {
     vec![token(7).into(), port.into(), Buffer::new(5000).expect("a buffer").into()]
 }
 
-/// Sends a port to and fro until the other process dies, and says where the port is then, how many
+/// Sends a port back and forth until the other process dies; returns where the port is, how many
 /// numbers came on it, and how the process ended.
 fn play_with(worker: Worker, mut on_first: impl FnMut()) -> std::process::ExitStatus {
     let (carrier, mut child) = worker.into_parts();
@@ -72,7 +72,7 @@ fn play_with(worker: Worker, mut on_first: impl FnMut()) -> std::process::ExitSt
     let mut round = 0u64;
     loop {
         if let Some(port) = here.take() {
-            match carrier.post_text_with("yours", parcel(port)) {
+            match carrier.post_text_with("yours", list(port)) {
                 Ok(()) => there = Some(()),
                 Err(error) => {
                     let (reason, list) = error.into_parts();
@@ -133,7 +133,7 @@ fn play_with(worker: Worker, mut on_first: impl FnMut()) -> std::process::ExitSt
             }
         }
         assert!(numbers == round || numbers == round + 1, "{numbers} after {round} rounds");
-        assert!(port1.post_text("nobody").is_err());
+        assert!(port1.post_text("too late").is_err());
     }
     child.wait().expect("a child of our own")
 }

@@ -158,7 +158,7 @@ fn f3_who_waits_for_room_in_the_socket_gets_through_once_the_receiver_takes() {
     let pair = channel();
     let short = Duration::from_millis(1);
     let error = port1.post_message_with_timeout(&1u8, [pair.port2.into()], short);
-    let (reason, list) = error.expect_err("nobody takes").into_parts();
+    let (reason, list) = error.expect_err("no receiver takes").into_parts();
     assert!(matches!(reason, PostError::Timeout), "{reason}");
     let port = only_port(list);
     let (id, known) = mpsc::channel();
@@ -387,7 +387,7 @@ fn f15_too_many_descriptors_in_flight_are_an_error_of_their_own_that_passes() {
         let MessageChannel { port1, port2 } = channel();
         let (_, hard) = getrlimit(Resource::RLIMIT_NOFILE).expect("a limit");
         setrlimit(Resource::RLIMIT_NOFILE, 64, hard).expect("a lower limit");
-        become_nobody();
+        become_another_user();
         let mut count = 0u32;
         let error = loop {
             match port1.post_text_with("one", [token(1 + count).into()]) {
@@ -412,14 +412,14 @@ fn f15_too_many_descriptors_in_flight_are_an_error_of_their_own_that_passes() {
 
 /// Gives up root's privileges, by which the kernel lets any number be in flight.
 #[allow(unsafe_code)]
-fn become_nobody() {
+fn become_another_user() {
     const NOBODY: libc::uid_t = 65534;
     // SAFETY: these calls take and give numbers only.
     let is_root = unsafe { libc::geteuid() } == 0;
     if is_root {
         // SAFETY: as above.
         let answer = unsafe { libc::setresuid(NOBODY, NOBODY, NOBODY) };
-        assert_eq!(answer, 0, "root may become anybody");
+        assert_eq!(answer, 0, "root may become any user");
     }
 }
 
@@ -468,7 +468,7 @@ fn what_cannot_be_mapped_now_can_be_taken_later() {
 
 #[test]
 #[allow(unsafe_code)]
-fn f17_a_forked_child_that_touches_a_port_that_has_moved_faults_and_harms_nobody() {
+fn f17_a_forked_child_that_touches_a_port_that_has_moved_faults_and_does_no_harm() {
     fn parent() {
         let MessageChannel { port1, port2 } = growing();
         let port2 = moved(port2);
@@ -492,11 +492,11 @@ fn f17_a_forked_child_that_touches_a_port_that_has_moved_faults_and_harms_nobody
         assert_entangled(&port1, &port2);
     }
     let name =
-        "limits::f17_a_forked_child_that_touches_a_port_that_has_moved_faults_and_harms_nobody";
+        "limits::f17_a_forked_child_that_touches_a_port_that_has_moved_faults_and_does_no_harm";
     play(name, &[("parent", parent)]);
 }
 
-// A lock that somebody holds.
+// A lock that another process holds.
 
 #[test]
 fn f44_a_lock_held_on_the_memory_of_a_port_stops_no_move() {
@@ -535,7 +535,7 @@ fn f44_a_lock_held_on_the_memory_of_a_port_stops_no_move() {
     play(TEST, &[("hostile", hostile), ("victim", victim)]);
 }
 
-/// Keeps a socket's own lock: an option is set from a page whose fault nobody answers.
+/// Keeps a socket's own lock: an option is set from a page whose fault no process answers.
 fn hold_socket(socket: OwnedFd, faults: &File) -> thread::JoinHandle<()> {
     #[repr(C)]
     struct Filter {

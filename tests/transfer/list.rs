@@ -129,15 +129,15 @@ pub fn trust(port: &MessagePort) {
 /// Of an untrusted carrier the kernel tells, as the port is closed and no more; over a trusted one
 /// the port itself does.
 #[test]
-fn ports_that_nobody_takes_end_for_their_peers() {
-    ports_that_nobody_takes_end(channel(), CloseReason::PeerDied);
+fn ports_that_are_not_taken_end_for_their_peers() {
+    ports_that_are_not_taken_end(channel(), CloseReason::PeerDied);
     let carrier = channel();
     trust(&carrier.port2);
-    ports_that_nobody_takes_end(carrier, CloseReason::PeerDropped);
+    ports_that_are_not_taken_end(carrier, CloseReason::PeerDropped);
 }
 
 #[track_caller]
-fn ports_that_nobody_takes_end(carrier: MessageChannel, reason: CloseReason) {
+fn ports_that_are_not_taken_end(carrier: MessageChannel, reason: CloseReason) {
     let (untaken, taken) = (channel(), channel());
     untaken.port1.post_text("never read").expect("room");
     let list: Vec<Transferable> = vec![taken.port2.into(), untaken.port2.into()];
@@ -418,7 +418,7 @@ fn f4_a_carrier_that_is_closed_or_left_gives_the_list_back() {
                 None
             }
         };
-        let error = port1.post_text_with("nobody", [pair.port2.into()]).expect_err("closed");
+        let error = port1.post_text_with("too late", [pair.port2.into()]).expect_err("closed");
         let (why, list) = error.into_parts();
         assert_eq!(refusal(Err(why)), reason);
         assert_entangled(&pair.port1, &only_port(list));

@@ -378,8 +378,8 @@ fn f8_flags_that_a_former_owner_left_up_cost_nothing() {
     let _ = port2.as_fd();
     assert!(port2.try_recv().expect("an open port").is_none());
     let port2 = moved(port2);
-    port1.post_text("rings, for nobody").expect("room");
-    assert_eq!(receive_text(&port2), "rings, for nobody");
+    port1.post_text("rings without a watcher").expect("room");
+    assert_eq!(receive_text(&port2), "rings without a watcher");
     let answer = port2.recv_timeout(Duration::from_millis(1)).map(|event| event.format());
     assert!(matches!(answer, Err(RecvError::Timeout)), "{answer:?}");
     assert_entangled(&port1, &port2);
@@ -423,7 +423,7 @@ fn an_end_that_comes_while_the_port_is_in_flight_reaches_its_last_owner() {
         let port = receive(&carrier.port2).take_port().expect("a port");
         second.port1.post_text_with("once more", [port.into()]).expect("room");
         let port = receive(&second.port2).take_port().expect("a port");
-        assert_eq!(refusal(port.post_text("nobody reads this")), reason);
+        assert_eq!(refusal(port.post_text("never read")), reason);
         assert_eq!(receive(&port).bytes(), [1; 10_000]);
         assert_eq!(receive_end(&port), reason);
         // Somebody who has seen the end passes the port on.
@@ -471,7 +471,7 @@ fn f46_trust_moves_over_a_trusted_carrier_only() {
     let port = channel().port1;
     trust(&port);
     let port = MessagePort::from_fd(port.into_fd().expect("an open port")).expect("a port");
-    assert!(!port.is_trusted(), "whoever had the descriptor could have written that");
+    assert!(!port.is_trusted(), "any holder of the descriptor could have written that");
 }
 
 #[test]

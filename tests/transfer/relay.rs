@@ -150,7 +150,7 @@ fn receive_next(port: &MessagePort, number: u64) {
 fn a_stream_reaches_an_end_that_goes_round_three_processes_all_the_time() {
     const TEST: &str =
         "relay::a_stream_reaches_an_end_that_goes_round_three_processes_all_the_time";
-    /// One of those among whom the end goes round: takes it, reads on, and passes it on.
+    /// One of the processes among which the end goes round: takes it, reads on, and passes it on.
     fn runner() {
         let root = parent();
         let (from, to) = {

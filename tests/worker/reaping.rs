@@ -26,7 +26,7 @@ const REFUSED: u64 = 2;
 /// Traces the process that the board names, and does nothing more.
 fn tracer() {
     let board = Board::given();
-    wait_until("there is somebody to trace", || board.word(TARGET).load(SeqCst) != 0);
+    wait_until("there is a process to trace", || board.word(TARGET).load(SeqCst) != 0);
     let target = board.word(TARGET).load(SeqCst) as libc::pid_t;
     // SAFETY: this request takes integers only.
     let answer = unsafe { libc::ptrace(libc::PTRACE_SEIZE, target, 0usize, 0usize) };
@@ -122,8 +122,8 @@ fn no_worker_is_signalled_by_number() {
 }
 
 #[test]
-fn a_child_that_somebody_else_reaped_is_taken_for_gone() {
-    const TEST: &str = "reaping::a_child_that_somebody_else_reaped_is_taken_for_gone";
+fn a_child_that_another_thread_reaped_counts_as_gone() {
+    const TEST: &str = "reaping::a_child_that_another_thread_reaped_counts_as_gone";
     fn reaps_all() {
         let before = Census::take();
         static ENOUGH: AtomicBool = AtomicBool::new(false);
@@ -212,8 +212,8 @@ fn the_next_owner_of_a_child_s_number_is_left_alone() {
 }
 
 #[test]
-fn a_copy_of_a_worker_in_a_forked_child_harms_nobody() {
-    const TEST: &str = "reaping::a_copy_of_a_worker_in_a_forked_child_harms_nobody";
+fn a_copy_of_a_worker_in_a_forked_child_does_no_harm() {
+    const TEST: &str = "reaping::a_copy_of_a_worker_in_a_forked_child_does_no_harm";
     fn forks() {
         let mut worker = start(TEST, "deaf");
         assert_eq!(receive_text(worker.port()), "ready");

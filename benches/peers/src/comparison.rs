@@ -212,7 +212,7 @@ fn measure(task: &Task, limit: Duration, group: &AtomicI32) -> Result<Figures, S
     })
 }
 
-/// Reads until everybody has closed the pipe; `None` once the time is over.
+/// Reads until every process has closed the pipe; `None` once the time is over.
 ///
 /// It sleeps in the kernel meanwhile: a look at the child every few milliseconds would take a core
 /// from what is measured.

@@ -303,7 +303,7 @@ impl Way for Items {
                 }
                 if is_first {
                     let bytes = self.1 * size_of::<Item>();
-                    // SAFETY: the ring lends `free` items, and nobody reads them meanwhile.
+                    // SAFETY: the ring lends `free` items, and no reader reads them meanwhile.
                     unsafe { items.cast::<u8>().write_bytes(FILL, bytes) };
                 }
                 is_given = true;
@@ -367,7 +367,7 @@ impl Way for IpcMemory {
             None => IpcSharedMemory::from_byte(FILL, self.bytes),
         };
         self.carrier.send(memory).expect("the other side lives");
-        // The crate's own answer; the sum comes beside it, as everybody's.
+        // The crate's own answer; the sum comes beside it, as for every subject.
         self.answers.recv().expect("an answer");
     }
 }
@@ -382,7 +382,7 @@ fn ipc(bytes: usize, is_read: bool, site: &Site, keeps: bool) -> Subject {
         // Where the server listens is the directory of this role.
         let place = Site { directory: name, ..site.clone() };
         start("handoff-ipc", (bytes, is_read), &place, &[], || {
-            let (_, (carrier, answers)) = server.accept().expect("somebody connects");
+            let (_, (carrier, answers)) = server.accept().expect("a client connects");
             let kept = keeps.then(|| IpcSharedMemory::from_byte(FILL, bytes));
             IpcMemory { carrier, answers, kept, bytes }
         })

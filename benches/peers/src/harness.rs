@@ -2,8 +2,6 @@
 
 #![allow(dead_code, reason = "the crate's own benchmarks use the rest")]
 
-#[path = "../../harness/bars.rs"]
-pub mod bars;
 #[path = "../../harness/child.rs"]
 pub mod child;
 #[path = "../../harness/clock.rs"]
@@ -44,6 +42,8 @@ pub mod report;
 pub mod shared;
 #[path = "../../harness/soak.rs"]
 pub mod soak;
+#[path = "../../harness/targets.rs"]
+pub mod targets;
 #[path = "../../harness/typed.rs"]
 pub mod typed;
 #[path = "../../harness/workload.rs"]

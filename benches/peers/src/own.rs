@@ -151,9 +151,11 @@ pub fn ours() -> Vec<Entry> {
         ours("messageport-pooled", "buffers of a pool, trusted", |work, site| {
             hand_over(work, site, Way::Pooled)
         }),
-        ours("messageport-sealed", "one sealed buffer to and fro, trusted", |work, site| {
-            hand_over(work, site, Way::Sealed)
-        }),
+        ours(
+            "messageport-sealed",
+            "one sealed buffer sent back and forth, trusted",
+            |work, site| hand_over(work, site, Way::Sealed),
+        ),
         ours("messageport-fresh", "a buffer made and filled each time, trusted", |work, site| {
             hand_over(work, site, Way::Fresh)
         }),

@@ -1,4 +1,4 @@
-//! The rows of the comparison: what is measured of everybody.
+//! The rows of the comparison: what is measured of every subject.
 
 use std::time::Duration;
 
@@ -17,7 +17,7 @@ pub enum Work {
     Wake { slept: Duration },
     /// Both ends of a channel.
     Create,
-    /// Memory of a channel that nobody uses.
+    /// Memory of a channel that is not in use.
     Memory,
     /// Descriptors of such a channel, of both ends together.
     Descriptors,

@@ -210,7 +210,7 @@ fn measure_workload(mut workload: Box<dyn Workload>, effort: &Effort) -> Figures
 }
 
 /// Operations that take about as long as a pass: whole bursts, found by growing. The faster of two
-/// tries counts, or a slice of time that the kernel gave to somebody else would end the search.
+/// tries counts, or a slice of time that the kernel gave to another process would end the search.
 fn count_for(workload: &mut dyn Workload, pass: Duration) -> u64 {
     let mut count = LEAST;
     loop {

@@ -249,7 +249,7 @@ pub fn all() -> Vec<Entry> {
         kind: Kind::Peer,
         about: crate::peers::aeron::ABOUT,
         answer: |work, site| {
-            let sleeps = Err("wakes nobody: its idle strategies sleep for fixed times");
+            let sleeps = Err("wakes no receiver: its idle strategies sleep for fixed times");
             between::<Aeron>(&Abilities { sleeps, ..COPIES }, work, site)
         },
     });

@@ -62,7 +62,7 @@ pub fn figure(unit: Unit, value: f64) -> String {
 /// Prints one row, the fastest first.
 pub fn print(result: &RowResult) {
     let usual = usual_distance(&result.series);
-    // How many times nothing is, nobody can say.
+    // A ratio to zero has no meaning.
     let is_timed = result.row.unit() == Unit::Time;
     println!("\n{}: {}", result.row.id, result.row.title);
     if is_timed {

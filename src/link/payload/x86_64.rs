@@ -33,7 +33,7 @@ pub(super) unsafe fn copy_out(from: NonNull<u8>, to: NonNull<u8>, count: usize) 
 /// lines, both of which the other end's core may hold. A very long one took some 15 % longer by
 /// `memcpy` if it began shortly after the start of a page, as its place does and as a block of an
 /// allocator often does. By lines, four loads before four stores, a trusted port took the same at
-/// the three places that were tried (`docs/performance.md`).
+/// the three places that were tried (`docs/performance-notes.md`).
 ///
 /// # Safety
 /// As for `super::copy_in`.

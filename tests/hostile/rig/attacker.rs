@@ -1,6 +1,6 @@
 //! A peer that is honest until it chooses not to be: the eight ways.
 
-use super::guest::Guests;
+use super::attachments::Attachments;
 use super::peer::{FROM, INTO, LIMIT, Peer, Staged};
 use crate::common::messages::Rng;
 use crate::common::parts::{ATTACHMENTS, DOORBELL};
@@ -58,7 +58,7 @@ impl Attacker {
         mut rng: Rng,
         provoked: Arc<AtomicBool>,
     ) -> Attacker {
-        // A header flickers in vain most of the time: the victim must come by just then.
+        // Most flickers of a header have no effect: the victim must read it just then.
         let steps = if strategy == Strategy::FlickeringHeaders { 4 } else { 9 };
         let calm = 1 << rng.below(steps);
         let is_gentle = rng.below(2) == 0;
@@ -84,14 +84,14 @@ impl Attacker {
     /// One step: some honest work, and now and then an attack. Says whether there was room for
     /// more messages. `is_beside`: the victim runs at the same time, so that it is worth while to
     /// have a word flicker for long.
-    pub fn step(&mut self, guests: &mut Guests, is_beside: bool) -> bool {
+    pub fn step(&mut self, attachments: &mut Attachments, is_beside: bool) -> bool {
         self.rounds = if is_beside { 4000 } else { 1 };
         if self.quiet > 0 {
             self.quiet -= 1;
             return false;
         }
         if self.rng.below(self.calm) == 0 {
-            self.act(guests);
+            self.act(attachments);
             if self.rng.below(2) == 0 {
                 // Left as it is for a while: the next commit publishes an honest tail again.
                 return false;
@@ -109,7 +109,7 @@ impl Attacker {
 
     /// What the victim has done wrong, as far as its words in the region tell.
     pub fn accusation(&self) -> Option<String> {
-        // One that scribbles over those words accuses nobody.
+        // A strategy that scribbles over those words makes no accusation.
         let accuses = self.strategy != Strategy::RandomWords && self.strategy != Strategy::Heads;
         if accuses { self.peer.accusation() } else { None }
     }
@@ -119,14 +119,14 @@ impl Attacker {
         if self.strategy == Strategy::FlickeringHeaders { 2 } else { 1 << 20 }
     }
 
-    fn act(&mut self, guests: &mut Guests) {
+    fn act(&mut self, attachments: &mut Attachments) {
         match self.strategy {
             Strategy::RandomWords => self.scribble(),
             Strategy::PlausibleLies => self.lie(),
             Strategy::FlickeringHeaders => self.flicker_header(),
             Strategy::FlickeringPayloads => self.flicker_payload(),
             Strategy::Heads => self.odd_flags(),
-            Strategy::Packets => self.send_packets(guests),
+            Strategy::Packets => self.send_packets(attachments),
             Strategy::Doorbell => self.ring(),
             Strategy::Holes => self.punch(),
         }
@@ -331,26 +331,26 @@ impl Attacker {
         self.peer.region.half_word(flags[self.rng.below(2) as usize]).store(odd, Relaxed);
     }
 
-    fn send_packets(&mut self, guests: &mut Guests) {
+    fn send_packets(&mut self, attachments: &mut Attachments) {
         let attack = self.rng.below(if self.is_gentle { 3 } else { 6 });
         if attack > 2 {
             self.provoke();
         }
         let (peer, rng) = (&mut self.peer, &mut self.rng);
         match attack {
-            0 => guests.send_port(peer, rng),
-            1 => guests.send_buffer(peer, rng),
-            2 => guests.send_descriptor(peer, rng),
+            0 => attachments.send_port(peer, rng),
+            1 => attachments.send_buffer(peer, rng),
+            2 => attachments.send_descriptor(peer, rng),
             3 => {
                 // A packet without a record, and a number that is not the next one.
-                guests.send_packet_alone(peer, rng);
+                attachments.send_packet_alone(peer, rng);
             }
             4 => {
                 let sequence = peer.sequence.wrapping_add(rng.below(3));
                 peer.stage_beside(1 + rng.below(3), sequence, rng);
                 peer.commit();
             }
-            _ => guests.send_nonsense(peer, rng),
+            _ => attachments.send_nonsense(peer, rng),
         }
     }
 

@@ -5,8 +5,8 @@
 //! together, and for the report. What must never be fails the test in both forms; a call of more
 //! than a second is reported by the long one.
 
+mod attachments;
 mod attacker;
-mod guest;
 mod peer;
 mod tally;
 mod victim;
@@ -16,8 +16,8 @@ use crate::common::messages::Rng;
 use crate::common::role::{play, say};
 use crate::common::watchdog::progress;
 use crate::common::{wait_until, wanted};
+use attachments::Attachments;
 use attacker::{Attacker, Strategy};
-use guest::Guests;
 use std::sync::atomic::AtomicBool;
 use std::sync::atomic::Ordering::Relaxed;
 use std::sync::{Arc, Mutex};
@@ -40,7 +40,7 @@ struct Desk {
 
 struct Stage {
     attacker: Attacker,
-    guests: Guests,
+    attachments: Attachments,
     accusations: Vec<String>,
 }
 
@@ -54,8 +54,8 @@ impl Drop for Over<'_> {
 
 impl Desk {
     fn new(attacker: Attacker) -> Desk {
-        let (guests, accusations) = (Guests::new(), Vec::new());
-        let stage = Mutex::new(Stage { attacker, guests, accusations });
+        let (attachments, accusations) = (Attachments::new(), Vec::new());
+        let stage = Mutex::new(Stage { attacker, attachments, accusations });
         Desk { stage, is_over: AtomicBool::new(false) }
     }
 
@@ -90,7 +90,7 @@ impl Desk {
 
 impl Stage {
     fn step(&mut self, is_beside: bool) -> bool {
-        let had_room = self.attacker.step(&mut self.guests, is_beside);
+        let had_room = self.attacker.step(&mut self.attachments, is_beside);
         self.accusations.extend(self.attacker.accusation());
         had_room
     }

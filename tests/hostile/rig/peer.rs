@@ -1,7 +1,7 @@
 //! The other end of a channel without this crate: the region, the sockets, and a second, correct
 //! implementation of the protocol. A peer made of these is honest until it chooses not to be.
 
-use crate::common::messages::{Parcel, Rng, mix};
+use crate::common::messages::{Order, Rng, mix};
 use crate::common::parts::{ATTACHMENTS, DOORBELL, PACKETS, Parts, receive};
 use crate::common::region::{self, CLOSE, JUMP, MESSAGE, PADDING, Region, record};
 use messageport::rkyv::{rancor, to_bytes};
@@ -152,15 +152,15 @@ pub fn misplaced(bytes: &[u8]) -> Option<String> {
 
 fn archives() -> &'static [Vec<u8>] {
     static ARCHIVES: LazyLock<Vec<Vec<u8>>> = LazyLock::new(|| {
-        let parcel = |number: u64| {
+        let order = |number: u64| {
             let body = "words ".repeat(number as usize * 3);
-            to_bytes::<rancor::Error>(&Parcel { number, body }).expect("an archive").to_vec()
+            to_bytes::<rancor::Error>(&Order { number, body }).expect("an archive").to_vec()
         };
         let words = |count: usize| {
             let words: Vec<String> = (0..count).map(|n| format!("word number {n}")).collect();
             to_bytes::<rancor::Error>(&words).expect("an archive").to_vec()
         };
-        (0..6).map(parcel).chain((0..6).map(words)).collect()
+        (0..6).map(order).chain((0..6).map(words)).collect()
     });
     &ARCHIVES
 }

@@ -9,7 +9,7 @@ pub struct Tally {
     pub receives: u64,
     pub ports: u64,
     /// Ports that were taken out of messages and used.
-    pub guests: u64,
+    pub attachments: u64,
     ends: BTreeMap<String, u64>,
     /// What must not be, and how often it was.
     findings: BTreeMap<String, u64>,
@@ -73,9 +73,9 @@ impl Tally {
 
     /// For people.
     pub fn report(&self, name: &str, elapsed: Duration) -> Vec<String> {
-        let Tally { receives, ports, guests, .. } = self;
+        let Tally { receives, ports, attachments, .. } = self;
         let rate = *receives as f64 / elapsed.as_secs_f64() / 1e6;
-        let counts = format!("{receives} receives, {ports} ports, {guests} more in messages");
+        let counts = format!("{receives} receives, {ports} ports, {attachments} more in messages");
         let mut lines = vec![format!("{name}: {counts}, {rate:.2} M/s")];
         let mut ends: Vec<_> = self.ends.iter().collect();
         ends.sort_by_key(|(_, count)| std::cmp::Reverse(**count));

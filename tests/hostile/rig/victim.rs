@@ -257,7 +257,7 @@ impl<'t> Victim<'t> {
         if self.rng.below(4) != 0
             && let Ok(port) = event.take_port()
         {
-            self.tally.guests += 1;
+            self.tally.attachments += 1;
             self.use_guest(&port);
         }
         self.tally.took("attachments", start.elapsed());

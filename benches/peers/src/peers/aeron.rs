@@ -106,7 +106,7 @@ impl Receiving for In {
     }
 
     fn sleep(&mut self, _take: impl FnMut(&[u8])) {
-        unreachable!("Aeron wakes nobody");
+        unreachable!("Aeron wakes no receiver");
     }
 }
 

@@ -256,7 +256,7 @@ impl Transport for Interprocess {
     }
 
     fn accept(plan: &Plan, listener: Self::Offer) -> (Self::Out, Self::In) {
-        let stream = listener.incoming().next().expect("somebody connects");
+        let stream = listener.incoming().next().expect("a client connects");
         Self::halves(plan, stream.expect("a connection"))
     }
 

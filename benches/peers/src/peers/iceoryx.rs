@@ -1,7 +1,7 @@
 //! iceoryx2: publish-subscribe of byte slices, loaned and written in place; asleep with an event
 //! service beside it, which is how its documentation has a subscriber woken.
 //!
-//! Names and files stay below the private directory, and dead nodes are looked for by nobody.
+//! Names and files stay below the private directory, and no process looks for dead nodes.
 
 use std::any::Any;
 use std::cell::OnceCell;

@@ -41,7 +41,7 @@ impl Transport for IpcChannel {
     }
 
     fn accept(_plan: &Plan, server: Self::Offer) -> (Self::Out, Self::In) {
-        let (_, ends) = server.accept().expect("somebody connects");
+        let (_, ends) = server.accept().expect("a client connects");
         ends
     }
 

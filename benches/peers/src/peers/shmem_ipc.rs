@@ -42,7 +42,7 @@ impl<const N: usize> Sending for Out<N> {
     fn send(&mut self, message: &[u8]) {
         let item: &[u8; N] = message.try_into().expect("a message as long as an item");
         let one = |items: *mut [u8; N], _free: usize| {
-            // SAFETY: the ring lends room for one item at least, and nobody reads it meanwhile.
+            // SAFETY: the ring lends room for one item at least, and no reader reads it meanwhile.
             unsafe { items.copy_from_nonoverlapping(item, 1) };
             1
         };
@@ -60,7 +60,7 @@ impl<const N: usize> Sending for Out<N> {
                     let item: &[u8; N] = message.next().try_into().expect("as long as an item");
                     // SAFETY: `index` is below the number of items that the ring lends.
                     let at = unsafe { items.add(index) };
-                    // SAFETY: as above; nobody reads these items meanwhile.
+                    // SAFETY: as above; no reader reads these items meanwhile.
                     unsafe { at.copy_from_nonoverlapping(item, 1) };
                 }
                 written

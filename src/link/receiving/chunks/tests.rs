@@ -56,7 +56,7 @@ fn the_parts_make_up_the_message() {
 }
 
 #[test]
-fn a_copy_that_has_begun_is_finished_at_once_by_whoever_waits_for_it_alone() {
+fn a_copy_that_has_begun_is_finished_at_once_by_a_call_that_waits_for_it_alone() {
     let (_sending, mut receiving) = lane();
     assert!(poll_chunk(&mut receiving).is_none());
     let payload = receiving.poll().expect("an open end").expect("all of it");

@@ -1,4 +1,4 @@
-//! A crowd: processes that join, post, leave and are killed at random, and a check of everything
+//! Churn: processes that join, post, leave and are killed at random, and a check of everything
 //! that each membership had to receive and could.
 //!
 //! Time is a counter that all processes share. A message must have reached a membership if its post
@@ -28,7 +28,7 @@ const CLOCK: usize = 0;
 /// Processes that have posted all they had to post.
 const POSTED: usize = 1;
 
-const TEST: &str = "crowd::survivors_have_exactly_what_they_must_have";
+const TEST: &str = "churn::survivors_have_exactly_what_they_must_have";
 const ME: &str = "MESSAGEPORT_TEST_ME";
 const LOGS: &str = "MESSAGEPORT_TEST_LOGS";
 const STAYING: &str = "MESSAGEPORT_TEST_STAYING";
@@ -49,7 +49,7 @@ struct Stay {
     received: BTreeMap<u64, Vec<u64>>,
 }
 
-/// One process of the crowd.
+/// One of the processes.
 struct Member {
     me: u64,
     board: Board,
@@ -156,7 +156,7 @@ fn variable(name: &str) -> String {
     env::var(name).unwrap_or_else(|_| panic!("the parent sets {name}"))
 }
 
-fn crowd() {
+fn member() {
     let processes = wanted("MESSAGEPORT_MEMBERS", 100);
     let victims = processes / 10;
     for round in 0..wanted(ROUNDS, 1) {
@@ -236,7 +236,7 @@ fn check(logs: &Path) -> String {
             }
         }
         let known = stay.received.keys().all(|sender| posts.contains_key(sender));
-        assert!(known, "messages of nobody");
+        assert!(known, "messages of an unknown member");
     }
     assert!(due > 0, "nothing was asked for");
     let count = posts.values().map(Vec::len).sum::<usize>();
@@ -284,7 +284,7 @@ fn read_logs(logs: &Path) -> Logs {
 
 #[test]
 fn survivors_have_exactly_what_they_must_have() {
-    play(TEST, &[("crowd", crowd), ("comes_and_goes", comes_and_goes), ("is_killed", is_killed)]);
+    play(TEST, &[("member", member), ("comes_and_goes", comes_and_goes), ("is_killed", is_killed)]);
 }
 
 /// Memberships of each process.

@@ -1,4 +1,4 @@
-//! What comes beside messages: ports that lie, memory that is none, packets on their own.
+//! What comes with messages: ports with false capsules, memory that is no buffer, packets alone.
 
 use super::peer::Peer;
 use crate::common::messages::Rng;
@@ -14,7 +14,7 @@ const BUFFER: u64 = 2;
 const DESCRIPTOR: u64 = 3;
 
 /// One end of a pair and one buffer, which are sent again and again.
-pub struct Guests {
+pub struct Attachments {
     _far: MessagePort,
     parts: Parts,
     region: Region,
@@ -31,8 +31,8 @@ const LANES: usize = 0x80;
 /// Bytes of records that are written again each time.
 const RECORDS: usize = 1024;
 
-impl Guests {
-    pub fn new() -> Guests {
+impl Attachments {
+    pub fn new() -> Attachments {
         let builder = MessageChannel::builder().capacity(4096).limit(LIMIT as usize);
         let MessageChannel { port1, port2 } = builder.build().expect("a channel");
         for number in 0..20u64 {
@@ -47,7 +47,14 @@ impl Guests {
         buffer.seal().expect("seals");
         let buffer = buffer.as_fd().expect("a sealed buffer").try_clone_to_owned();
         let null = File::open("/dev/null").expect("a device").into();
-        Guests { _far: port1, parts, region, honest, buffer: buffer.expect("a descriptor"), null }
+        Attachments {
+            _far: port1,
+            parts,
+            region,
+            honest,
+            buffer: buffer.expect("a descriptor"),
+            null,
+        }
     }
 
     /// Sends the port, with one to three words of its capsule changed or none, and changes its

@@ -1,11 +1,11 @@
-//! Bars: ratios that the project has set itself, printed beside what this run says.
+//! Targets: ratios that the project has set itself, printed beside what this run says.
 //!
-//! Nothing is asserted, since nothing about time holds on every machine. A bar that is missed is
+//! Nothing is asserted, since nothing about time holds on every machine. A target that is missed is
 //! printed like one that is reached.
 
 /// A ratio of times that is not to be exceeded.
-pub struct Bar {
-    /// Number of its row in the table of bars.
+pub struct Target {
+    /// Number of its row in the table of targets.
     pub number: u32,
     /// What is judged.
     pub variant: &'static str,
@@ -18,7 +18,7 @@ pub struct Bar {
     pub is_of_tails: bool,
 }
 
-impl Bar {
+impl Target {
     /// Judges a variant by another one at the same payload.
     pub fn same(
         number: u32,
@@ -51,13 +51,13 @@ impl Bar {
         Self { number, variant, bytes, base, base_bytes, most, is_of_tails: false }
     }
 
-    /// Puts the bar and the measured ratio in one line.
+    /// Puts the target and the measured ratio in one line.
     pub fn describe(&self, ratio: f64) -> String {
         let Self { number, variant, bytes, base, base_bytes, most, is_of_tails } = self;
         let what = if *is_of_tails { " at p99" } else { "" };
         let verdict = if ratio <= *most { "reached" } else { "missed" };
         format!(
-            "bar {number}: {variant}/{bytes} takes{what} {ratio:.2} times {base}/{base_bytes}, \
+            "target {number}: {variant}/{bytes} takes{what} {ratio:.2} times {base}/{base_bytes}, \
              at most {most:.2}: {verdict}"
         )
     }
