@@ -17,25 +17,33 @@ pub use meeting::{BroadcastError, ConnectError, ListenError, ParentPortError, Sp
 use std::io;
 use thiserror::Error;
 
-/// A call that the kernel refused, and why.
+/// A call that the kernel refused, and why: the `Io` of every other error.
+///
+/// ```
+/// use messageport::PostError;
+/// use std::io::ErrorKind;
+///
+/// fn is_short_of_memory(error: &PostError) -> bool {
+///     matches!(error, PostError::Io(error) if error.source.kind() == ErrorKind::OutOfMemory)
+/// }
+/// # assert!(!is_short_of_memory(&PostError::Busy));
+/// ```
 #[derive(Debug, Error)]
 #[error("{}", text::refused(call, source))]
-pub(crate) struct SystemError {
+#[non_exhaustive]
+pub struct SystemError {
+    /// The call.
     pub call: &'static str,
+    /// Its error.
     pub source: io::Error,
 }
 
 impl SystemError {
     /// Whether this process or the system is out of something, rather than the peer being at fault.
     pub(crate) fn is_lack(&self) -> bool {
-        is_lack(&self.source)
+        let lacks = [libc::EMFILE, libc::ENFILE, libc::ENOMEM, libc::ENOBUFS];
+        self.source.raw_os_error().is_some_and(|errno| lacks.contains(&errno))
     }
-}
-
-/// Whether an error of the kernel says that this process or the system is out of something.
-pub(crate) fn is_lack(source: &io::Error) -> bool {
-    let lacks = [libc::EMFILE, libc::ENFILE, libc::ENOMEM, libc::ENOBUFS];
-    source.raw_os_error().is_some_and(|errno| lacks.contains(&errno))
 }
 
 /// Why a channel could not be created. Nothing is left behind.
@@ -77,13 +85,8 @@ pub enum ChannelError {
         missing: &'static str,
     },
     /// The kernel refused a call.
-    #[error("{}", text::refused(call, source))]
-    Io {
-        /// The call.
-        call: &'static str,
-        /// Its error.
-        source: io::Error,
-    },
+    #[error(transparent)]
+    Io(#[from] SystemError),
 }
 
 /// Why a message was not posted. Nothing of it is in the ring, and the port is unchanged.
@@ -224,13 +227,8 @@ pub enum PostError {
     )]
     Cancelled,
     /// The kernel refused a call, usually for lack of memory for fresh pages.
-    #[error("{}", text::refused(call, source))]
-    Io {
-        /// The call.
-        call: &'static str,
-        /// Its error.
-        source: io::Error,
-    },
+    #[error(transparent)]
+    Io(#[from] SystemError),
 }
 
 /// Why no message was received.
@@ -284,13 +282,8 @@ pub enum RecvError {
         len: u64,
     },
     /// The kernel refused a call.
-    #[error("{}", text::refused(call, source))]
-    Io {
-        /// The call.
-        call: &'static str,
-        /// Its error.
-        source: io::Error,
-    },
+    #[error(transparent)]
+    Io(#[from] SystemError),
 }
 
 /// Why a message could not be read as requested. The port stays usable.
@@ -476,13 +469,8 @@ pub enum BufferError {
         source: rkyv::rancor::BoxedError,
     },
     /// The kernel refused a call.
-    #[error("{}", text::refused(call, source))]
-    Io {
-        /// The call.
-        call: &'static str,
-        /// Its error.
-        source: io::Error,
-    },
+    #[error(transparent)]
+    Io(#[from] SystemError),
 }
 
 /// A port carries another schema than the required one.
@@ -525,13 +513,8 @@ pub enum AttachError {
     #[error(transparent)]
     Corrupt(Corruption),
     /// The kernel refused a call.
-    #[error("{}", text::refused(call, source))]
-    Io {
-        /// The call.
-        call: &'static str,
-        /// Its error.
-        source: io::Error,
-    },
+    #[error(transparent)]
+    Io(#[from] SystemError),
 }
 
 /// Why an [`EventLoop`](crate::EventLoop) or a [`PortSet`](crate::PortSet) could not continue.
@@ -539,47 +522,6 @@ pub enum AttachError {
 #[non_exhaustive]
 pub enum LoopError {
     /// The kernel refused a call.
-    #[error("{}", text::refused(call, source))]
-    Io {
-        /// The call.
-        call: &'static str,
-        /// Its error.
-        source: io::Error,
-    },
-}
-
-impl From<SystemError> for ChannelError {
-    fn from(SystemError { call, source }: SystemError) -> Self {
-        ChannelError::Io { call, source }
-    }
-}
-
-impl From<SystemError> for PostError {
-    fn from(SystemError { call, source }: SystemError) -> Self {
-        PostError::Io { call, source }
-    }
-}
-
-impl From<SystemError> for RecvError {
-    fn from(SystemError { call, source }: SystemError) -> Self {
-        RecvError::Io { call, source }
-    }
-}
-
-impl From<SystemError> for BufferError {
-    fn from(SystemError { call, source }: SystemError) -> Self {
-        BufferError::Io { call, source }
-    }
-}
-
-impl From<SystemError> for AttachError {
-    fn from(SystemError { call, source }: SystemError) -> Self {
-        AttachError::Io { call, source }
-    }
-}
-
-impl From<SystemError> for LoopError {
-    fn from(SystemError { call, source }: SystemError) -> Self {
-        LoopError::Io { call, source }
-    }
+    #[error(transparent)]
+    Io(#[from] SystemError),
 }

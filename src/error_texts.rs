@@ -57,6 +57,14 @@ where
     assert_ne!(same.kind(), io::ErrorKind::Other, "a kind that says nothing: {text}");
 }
 
+fn mmap() -> SystemError {
+    SystemError { call: "mmap", source: refusal() }
+}
+
+fn bind() -> SystemError {
+    SystemError { call: "bind", source: denial() }
+}
+
 fn refusal() -> io::Error {
     io::Error::from_raw_os_error(libc::ENOMEM)
 }
@@ -113,6 +121,7 @@ fn corruptions_say_what_was_found_what_was_expected_and_what_to_do() {
 
 #[test]
 fn errors_of_channels_and_posts() {
+    check(mmap(), MMAP);
     texts!(ChannelError {
         ChannelError::TooLarge { .. } =>
             ChannelError::TooLarge { name: "limit", found: 1 << 40, max: 1 << 32 },
@@ -123,7 +132,7 @@ fn errors_of_channels_and_posts() {
         ChannelError::KernelTooOld { .. } =>
             ChannelError::KernelTooOld { missing: "MADV_POPULATE_WRITE" },
             ["lacks MADV_POPULATE_WRITE", "Linux 5.14 or later", "update"];
-        ChannelError::Io { .. } => ChannelError::Io { call: "mmap", source: refusal() }, MMAP;
+        ChannelError::Io { .. } => ChannelError::Io(mmap()), MMAP;
     });
     texts!(PostError {
         PostError::Closed { .. } => PostError::Closed { reason: CloseReason::PeerDied },
@@ -162,7 +171,7 @@ fn errors_of_channels_and_posts() {
             ["no room", "within the time given", "wait for longer"];
         PostError::Cancelled => PostError::Cancelled,
             ["was ended by a `Canceller`", "nothing was posted", "post again"];
-        PostError::Io { .. } => PostError::Io { call: "mmap", source: refusal() }, MMAP;
+        PostError::Io { .. } => PostError::Io(mmap()), MMAP;
     });
     let full = PostError::QueueFull { len: 1, unread: 2, limit: 3, is_socket: true };
     check(full, ["a message of 1 bytes", "queue of transferables is full", "wait until some"]);
@@ -205,7 +214,7 @@ fn errors_of_receiving_and_of_messages() {
             ["delivers its messages as events", "cannot be read by calls", "use its handlers"];
         RecvError::OutOfMemory { .. } => RecvError::OutOfMemory { len: 9 },
             ["no memory", "of 9 bytes, which stays in the queue", "`discard_next`"];
-        RecvError::Io { .. } => RecvError::Io { call: "mmap", source: refusal() }, MMAP;
+        RecvError::Io { .. } => RecvError::Io(mmap()), MMAP;
     });
     texts!(MessageError {
         MessageError::Invalid { .. } => MessageError::Invalid { expected: "u32", source: flaw() },
@@ -226,7 +235,7 @@ fn errors_of_receiving_and_of_messages() {
             ["the message's buffer", "a pool that this end does not have", "call `trust_peer`"];
         MessageError::Port(_) => MessageError::Port(AttachError::Corrupt(CORRUPT)), CORRUPT_PARTS;
         MessageError::Buffer(_) =>
-            MessageError::Buffer(BufferError::Io { call: "mmap", source: refusal() }), MMAP;
+            MessageError::Buffer(BufferError::Io(mmap())), MMAP;
     });
 }
 
@@ -239,10 +248,10 @@ fn errors_of_memory_and_of_what_arrives() {
             ["a pool of 0 buffers of 7 bytes", "is empty", "ask for at least one"];
         PoolError::TooMany { .. } => PoolError::TooMany { max: 64 },
             ["64 pools already", "all that it takes", "make one pool with more"];
-        PoolError::Post(_) => PoolError::Post(PostError::Io { call: "mmap", source: refusal() }),
+        PoolError::Post(_) => PoolError::Post(PostError::Io(mmap())),
             MMAP;
         PoolError::Memory(_) =>
-            PoolError::Memory(BufferError::Io { call: "mmap", source: refusal() }), MMAP;
+            PoolError::Memory(BufferError::Io(mmap())), MMAP;
     });
     texts!(BufferError {
         BufferError::Sealed => BufferError::Sealed,
@@ -257,7 +266,7 @@ fn errors_of_memory_and_of_what_arrives() {
             ["took 1 bytes at first", "2 bytes when", "write the same each time"];
         BufferError::Invalid { .. } => BufferError::Invalid { expected: "u32", source: flaw() },
             ["no valid archive", "of u32", "read it as the type that was written"];
-        BufferError::Io { .. } => BufferError::Io { call: "mmap", source: refusal() }, MMAP;
+        BufferError::Io { .. } => BufferError::Io(mmap()), MMAP;
     });
     check(
         SchemaError { required: 7, found: 8 },
@@ -270,10 +279,10 @@ fn errors_of_memory_and_of_what_arrives() {
             AttachError::Incompatible { what: "layout version", found: 2, expected: 3 },
             ["another layout version, 0x2", "0x3", "build both with the same version"];
         AttachError::Corrupt(_) => AttachError::Corrupt(CORRUPT), CORRUPT_PARTS;
-        AttachError::Io { .. } => AttachError::Io { call: "mmap", source: refusal() }, MMAP;
+        AttachError::Io { .. } => AttachError::Io(mmap()), MMAP;
     });
     texts!(LoopError {
-        LoopError::Io { .. } => LoopError::Io { call: "mmap", source: refusal() }, MMAP;
+        LoopError::Io { .. } => LoopError::Io(mmap()), MMAP;
     });
 }
 
@@ -283,10 +292,10 @@ fn errors_of_meeting() {
     let (name, bad_name) = flaw_of_name();
     texts!(SpawnError {
         SpawnError::Channel(_) =>
-            SpawnError::Channel(ChannelError::Io { call: "mmap", source: refusal() }), MMAP;
+            SpawnError::Channel(ChannelError::Io(mmap())), MMAP;
         SpawnError::Program { .. } => SpawnError::Program { program: path(), source: denial() },
             [PATH, "refused to start the program (EACCES)", "see that the permissions"];
-        SpawnError::Io { .. } => SpawnError::Io { call: "mmap", source: refusal() }, MMAP;
+        SpawnError::Io { .. } => SpawnError::Io(mmap()), MMAP;
     });
     texts!(ListenError {
         ListenError::InUse { .. } => ListenError::InUse { path: path() },
@@ -294,12 +303,12 @@ fn errors_of_meeting() {
         ListenError::BadName { .. } => ListenError::BadName { name: name() }, bad_name;
         ListenError::Directory { .. } => ListenError::Directory { path: path(), what }, directory;
         ListenError::Channel(_) =>
-            ListenError::Channel(ChannelError::Io { call: "mmap", source: refusal() }), MMAP;
+            ListenError::Channel(ChannelError::Io(mmap())), MMAP;
         ListenError::Timeout => ListenError::Timeout,
             ["no client", "within the time given", "wait for longer"];
         ListenError::File { .. } =>
-            ListenError::Io { call: "bind", source: denial() }.at(PATH.as_ref()), BIND;
-        ListenError::Io { .. } => ListenError::Io { call: "mmap", source: refusal() }, MMAP;
+            ListenError::Io(bind()).at(PATH.as_ref()), BIND;
+        ListenError::Io { .. } => ListenError::Io(mmap()), MMAP;
     });
     texts!(ConnectError {
         ConnectError::NoListener { .. } => ConnectError::NoListener { path: path() },
@@ -315,8 +324,8 @@ fn errors_of_meeting() {
         ConnectError::HungUp { .. } => ConnectError::HungUp { path: path() },
             [PATH, "went away", "start it again"];
         ConnectError::File { .. } =>
-            ConnectError::Io { call: "bind", source: denial() }.at(PATH.as_ref()), BIND;
-        ConnectError::Io { .. } => ConnectError::Io { call: "mmap", source: refusal() }, MMAP;
+            ConnectError::Io(bind()).at(PATH.as_ref()), BIND;
+        ConnectError::Io { .. } => ConnectError::Io(mmap()), MMAP;
     });
 }
 
@@ -347,10 +356,10 @@ fn errors_of_broadcasting_and_of_parents() {
         BroadcastError::Attach(_) => BroadcastError::Attach(AttachError::Corrupt(CORRUPT)),
             CORRUPT_PARTS;
         BroadcastError::Channel(_) =>
-            BroadcastError::Channel(ChannelError::Io { call: "mmap", source: refusal() }), MMAP;
+            BroadcastError::Channel(ChannelError::Io(mmap())), MMAP;
         BroadcastError::File { .. } =>
-            BroadcastError::Io { call: "bind", source: denial() }.at(PATH.as_ref()), BIND;
-        BroadcastError::Io { .. } => BroadcastError::Io { call: "mmap", source: refusal() }, MMAP;
+            BroadcastError::Io(bind()).at(PATH.as_ref()), BIND;
+        BroadcastError::Io { .. } => BroadcastError::Io(mmap()), MMAP;
     });
     texts!(ParentPortError {
         ParentPortError::NotAWorker { .. } => ParentPortError::NotAWorker { variable: "VARIABLE" },
@@ -364,19 +373,18 @@ fn errors_of_broadcasting_and_of_parents() {
 
 #[test]
 fn errors_that_give_something_back() {
-    let mmap = || PostError::Io { call: "mmap", source: refusal() };
-    check(TransferError::new(mmap(), Vec::new()), MMAP);
+    let reason = || PostError::Io(mmap());
+    check(TransferError::new(reason(), Vec::new()), MMAP);
     let MessageChannel { port1, port2 } = MessageChannel::new().expect("a channel");
-    check(IntoFdError::new(mmap(), port1), MMAP);
-    let reason = || LoopError::Io { call: "mmap", source: refusal() };
-    check(AddError::new(reason(), ()), MMAP);
+    check(IntoFdError::new(reason(), port1), MMAP);
+    check(AddError::new(LoopError::Io(mmap()), ()), MMAP);
     let (sender, _receiver) = port2.split();
     let (_sender, receiver) = MessageChannel::new().expect("a channel").port1.split();
     let error = MessagePort::join(sender, receiver).expect_err("two ports");
     check(error, ["the halves", "come from different ports", "join those that one `split`"]);
     check(InvalidState, ["the event is being dispatched", "once at a time", "dispatch a new one"]);
     texts!(TypedError {
-        TypedError::Recv(_) => TypedError::Recv(RecvError::Io { call: "mmap", source: refusal() }),
+        TypedError::Recv(_) => TypedError::Recv(RecvError::Io(mmap())),
             MMAP;
         TypedError::Message(_) => TypedError::Message(MessageError::NotText(not_utf8())),
             ["the message is no text", "UTF-8", "read it by `bytes`"];
@@ -388,6 +396,6 @@ fn errors_that_give_something_back() {
     all.add(closed);
     let error = all.post_text("lost").expect_err("a closed port");
     check(error, ["to 0 members and not to 1", "the source of this error says", "what helps"]);
-    let no_member = CollectionError { posted: 0, failures: Vec::new(), serialize: Some(mmap()) };
+    let no_member = CollectionError { posted: 0, failures: Vec::new(), serialize: Some(reason()) };
     check(no_member, ["posted to no member", "the source of this error says", "what helps"]);
 }

@@ -101,7 +101,7 @@ mod wire;
 pub use error::{
     AttachError, BroadcastError, BufferError, ChannelError, CloseReason, ConnectError, Corruption,
     ListenError, LoopError, MessageError, ParentPortError, PoolError, PostError, RecvError,
-    SchemaError, SpawnError,
+    SchemaError, SpawnError, SystemError,
 };
 #[cfg(not(messageport_loom))]
 pub use front::add_error::AddError;

@@ -226,7 +226,7 @@ fn t8_a_shortage_of_descriptors_is_an_error_that_leaks_none() {
 // A lack of memory.
 
 fn lacks_memory(error: &PostError) -> bool {
-    matches!(error, PostError::Io { source, .. } if source.raw_os_error() == Some(libc::ENOMEM))
+    matches!(error, PostError::Io(error) if error.source.raw_os_error() == Some(libc::ENOMEM))
 }
 
 /// Posts from a thread in which no fresh page is to be had, until that is an error.

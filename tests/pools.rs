@@ -246,10 +246,8 @@ fn f45_buffers_of_a_pool_that_cannot_be_mapped_can_be_taken_later() {
         let kept = [receive(&port2).into_message(), receive(&port2).into_message()];
         for _ in 0..3 {
             let refused = kept[0].take_pooled().expect_err("no room to map it");
-            let MessageError::Buffer(BufferError::Io { call, .. }) = refused else {
-                panic!("{refused}")
-            };
-            assert_eq!(call, "mmap");
+            let MessageError::Buffer(BufferError::Io(error)) = refused else { panic!("{refused}") };
+            assert_eq!(error.call, "mmap");
         }
         assert_eq!(receive_text(&port2), "behind");
         assert_eq!(pool.in_use(), 4);

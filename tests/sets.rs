@@ -173,10 +173,8 @@ fn what_could_not_be_added_comes_back() {
         assert!(refused.to_string().contains("epoll_ctl"), "{refused}");
         assert!(refused.source().is_some(), "the kernel's own error stands behind it");
         let refused = set.add(refused.into_inner()).expect_err("no room");
-        let (LoopError::Io { call, source: error }, port) = refused.into_parts() else {
-            panic!("another error")
-        };
-        assert_eq!(error.raw_os_error(), Some(libc::ENOSPC), "{call}");
+        let (LoopError::Io(error), port) = refused.into_parts() else { panic!("another error") };
+        assert_eq!(error.source.raw_os_error(), Some(libc::ENOSPC), "{}", error.call);
         one.port1.post_text("as before").expect("room");
         assert_eq!(receive_text(&port), "as before");
         let refused = event_loop.add_source(source, |_, _| {}).expect_err("no room");

@@ -4,7 +4,7 @@
 use super::{
     AttachError, BroadcastError, BufferError, ChannelError, ConnectError, Corruption, ListenError,
     LoopError, MessageError, ParentPortError, PoolError, PostError, RecvError, SchemaError,
-    SpawnError,
+    SpawnError, SystemError,
 };
 use std::io::ErrorKind;
 
@@ -40,7 +40,14 @@ into_io_error!(
     RecvError,
     SchemaError,
     SpawnError,
+    SystemError,
 );
+
+impl AsIoError for SystemError {
+    fn kind(&self) -> ErrorKind {
+        self.source.kind()
+    }
+}
 
 impl AsIoError for Corruption {
     fn kind(&self) -> ErrorKind {
@@ -60,7 +67,7 @@ impl AsIoError for ChannelError {
             ChannelError::TooLarge { .. } => ErrorKind::InvalidInput,
             ChannelError::ResourceLimit { .. } => ErrorKind::OutOfMemory,
             ChannelError::KernelTooOld { .. } => ErrorKind::Unsupported,
-            ChannelError::Io { source, .. } => source.kind(),
+            ChannelError::Io(error) => error.kind(),
         }
     }
 }
@@ -83,7 +90,7 @@ impl AsIoError for PostError {
             PostError::Refused => ErrorKind::Unsupported,
             PostError::Timeout => ErrorKind::TimedOut,
             PostError::Cancelled => ErrorKind::Interrupted,
-            PostError::Io { source, .. } => source.kind(),
+            PostError::Io(error) => error.kind(),
         }
     }
 }
@@ -97,7 +104,7 @@ impl AsIoError for RecvError {
             RecvError::OutOfDescriptors { .. } => ErrorKind::QuotaExceeded,
             RecvError::Started => ErrorKind::InvalidInput,
             RecvError::OutOfMemory { .. } => ErrorKind::OutOfMemory,
-            RecvError::Io { source, .. } => source.kind(),
+            RecvError::Io(error) => error.kind(),
         }
     }
 }
@@ -139,7 +146,7 @@ impl AsIoError for BufferError {
             BufferError::Serialize(_) | BufferError::LengthChanged { .. } => {
                 ErrorKind::InvalidInput
             }
-            BufferError::Io { source, .. } => source.kind(),
+            BufferError::Io(error) => error.kind(),
         }
     }
 }
@@ -150,15 +157,15 @@ impl AsIoError for AttachError {
             AttachError::NotAPort { .. }
             | AttachError::Incompatible { .. }
             | AttachError::Corrupt(_) => ErrorKind::InvalidData,
-            AttachError::Io { source, .. } => source.kind(),
+            AttachError::Io(error) => error.kind(),
         }
     }
 }
 
 impl AsIoError for LoopError {
     fn kind(&self) -> ErrorKind {
-        let LoopError::Io { source, .. } = self;
-        source.kind()
+        let LoopError::Io(error) = self;
+        error.kind()
     }
 }
 
@@ -166,7 +173,8 @@ impl AsIoError for SpawnError {
     fn kind(&self) -> ErrorKind {
         match self {
             SpawnError::Channel(error) => error.kind(),
-            SpawnError::Program { source, .. } | SpawnError::Io { source, .. } => source.kind(),
+            SpawnError::Program { source, .. } => source.kind(),
+            SpawnError::Io(error) => error.kind(),
         }
     }
 }
@@ -179,7 +187,8 @@ impl AsIoError for ListenError {
             ListenError::Directory { .. } => ErrorKind::PermissionDenied,
             ListenError::Channel(error) => error.kind(),
             ListenError::Timeout => ErrorKind::TimedOut,
-            ListenError::File { source, .. } | ListenError::Io { source, .. } => source.kind(),
+            ListenError::File { source, .. } => source.kind(),
+            ListenError::Io(error) => error.kind(),
         }
     }
 }
@@ -195,7 +204,8 @@ impl AsIoError for ConnectError {
             ConnectError::Attach(error) => error.kind(),
             ConnectError::Timeout => ErrorKind::TimedOut,
             ConnectError::HungUp { .. } => ErrorKind::ConnectionReset,
-            ConnectError::File { source, .. } | ConnectError::Io { source, .. } => source.kind(),
+            ConnectError::File { source, .. } => source.kind(),
+            ConnectError::Io(error) => error.kind(),
         }
     }
 }
@@ -214,9 +224,8 @@ impl AsIoError for BroadcastError {
             BroadcastError::Busy { .. } => ErrorKind::ResourceBusy,
             BroadcastError::Attach(error) => error.kind(),
             BroadcastError::Channel(error) => error.kind(),
-            BroadcastError::File { source, .. } | BroadcastError::Io { source, .. } => {
-                source.kind()
-            }
+            BroadcastError::File { source, .. } => source.kind(),
+            BroadcastError::Io(error) => error.kind(),
         }
     }
 }

@@ -20,13 +20,8 @@ pub enum SpawnError {
         source: io::Error,
     },
     /// The kernel refused another call.
-    #[error("{}", text::refused(call, source))]
-    Io {
-        /// The call.
-        call: &'static str,
-        /// Its error.
-        source: io::Error,
-    },
+    #[error(transparent)]
+    Io(#[from] SystemError),
 }
 
 /// Why a [`Listener`](crate::Listener) could not be created, or has failed.
@@ -81,13 +76,8 @@ pub enum ListenError {
         source: io::Error,
     },
     /// The kernel refused another call.
-    #[error("{}", text::refused(call, source))]
-    Io {
-        /// The call.
-        call: &'static str,
-        /// Its error.
-        source: io::Error,
-    },
+    #[error(transparent)]
+    Io(#[from] SystemError),
 }
 
 /// Why a connection to a [`Listener`](crate::Listener) failed.
@@ -164,13 +154,8 @@ pub enum ConnectError {
         source: io::Error,
     },
     /// The kernel refused another call.
-    #[error("{}", text::refused(call, source))]
-    Io {
-        /// The call.
-        call: &'static str,
-        /// Its error.
-        source: io::Error,
-    },
+    #[error(transparent)]
+    Io(#[from] SystemError),
 }
 
 /// Why a call on a [`BroadcastChannel`](crate::BroadcastChannel) failed.
@@ -259,13 +244,8 @@ pub enum BroadcastError {
         source: io::Error,
     },
     /// The kernel refused another call.
-    #[error("{}", text::refused(call, source))]
-    Io {
-        /// The call.
-        call: &'static str,
-        /// Its error.
-        source: io::Error,
-    },
+    #[error(transparent)]
+    Io(#[from] SystemError),
 }
 
 /// Why a process has no port to its parent.
@@ -320,33 +300,9 @@ pub(crate) const BROADCAST_PREFIX: &str = "broadcast.";
 /// For a name that this crate would not refuse.
 const NO_FLAW: &str = "it was refused";
 
-impl From<SystemError> for SpawnError {
-    fn from(SystemError { call, source }: SystemError) -> Self {
-        SpawnError::Io { call, source }
-    }
-}
-
-impl From<SystemError> for ListenError {
-    fn from(SystemError { call, source }: SystemError) -> Self {
-        ListenError::Io { call, source }
-    }
-}
-
-impl From<SystemError> for ConnectError {
-    fn from(SystemError { call, source }: SystemError) -> Self {
-        ConnectError::Io { call, source }
-    }
-}
-
-impl From<SystemError> for BroadcastError {
-    fn from(SystemError { call, source }: SystemError) -> Self {
-        BroadcastError::Io { call, source }
-    }
-}
-
 impl From<LoopError> for BroadcastError {
-    fn from(LoopError::Io { call, source }: LoopError) -> Self {
-        BroadcastError::Io { call, source }
+    fn from(LoopError::Io(error): LoopError) -> Self {
+        BroadcastError::Io(error)
     }
 }
 
@@ -363,7 +319,9 @@ macro_rules! at_a_path {
             /// The same error, of a call about the file at `path`.
             pub(crate) fn at(self, path: &std::path::Path) -> Self {
                 match self {
-                    Self::Io { call, source } => Self::File { path: path.to_owned(), call, source },
+                    Self::Io(SystemError { call, source }) => {
+                        Self::File { path: path.to_owned(), call, source }
+                    }
                     other => other,
                 }
             }

@@ -1,6 +1,6 @@
 //! Ports for async programs. They wait on the runtime's reactor, and start no thread of their own.
 
-use crate::error::{CloseReason, LoopError, MessageError, PostError, RecvError};
+use crate::error::{CloseReason, LoopError, MessageError, PostError, RecvError, SystemError};
 use crate::front::add_error::AddError;
 use crate::link::endpoint::Endpoint;
 use crate::link::payload::Post;
@@ -231,7 +231,7 @@ impl AsyncSender {
                 answer => return Poll::Ready(answer),
             }
             if let Err(source) = ready!(self.reactor.poll_rung(context)) {
-                return Poll::Ready(Err(PostError::Io { call: "reactor", source }));
+                return Poll::Ready(Err(SystemError { call: "reactor", source }.into()));
             }
         }
     }
@@ -304,7 +304,7 @@ impl AsyncReceiver {
             }
             self.in_a_row = 0;
             if let Err(source) = ready!(self.reactor.poll_rung(context)) {
-                return Poll::Ready(Err(RecvError::Io { call: "reactor", source }));
+                return Poll::Ready(Err(SystemError { call: "reactor", source }.into()));
             }
         }
     }
@@ -447,9 +447,9 @@ enum Reactor {
 
 impl Reactor {
     fn new(end: &Endpoint) -> Result<Reactor, LoopError> {
-        let failed = |call| move |source| LoopError::Io { call, source };
+        let failed = |call| move |source| SystemError { call, source };
         let doorbell = end.doorbell().try_clone_to_owned().map_err(failed("fcntl(F_DUPFD)"))?;
-        Reactor::of(Doorbell(doorbell)).map_err(failed("reactor"))
+        Ok(Reactor::of(Doorbell(doorbell)).map_err(failed("reactor"))?)
     }
 
     #[cfg(all(feature = "tokio", feature = "async-io"))]

@@ -21,7 +21,7 @@ mod order;
 mod signature;
 
 use crate::error::{
-    BROADCAST_PREFIX, BroadcastError, MessageError, PostError, flaw_of_name, is_lack,
+    BROADCAST_PREFIX, BroadcastError, MessageError, PostError, SystemError, flaw_of_name,
 };
 use crate::link::archive::Receive;
 use crate::link::endpoint::bounded_sleep;
@@ -404,16 +404,17 @@ impl BroadcastChannel {
 impl BroadcastError {
     /// Whether this process or the system is out of something.
     fn is_lack(&self) -> bool {
-        matches!(self, BroadcastError::Io { source, .. } if is_lack(source))
+        matches!(self, BroadcastError::Io(error) if error.is_lack())
     }
 
     /// Why a joiner could not be posted to.
     fn into_post_error(self) -> PostError {
-        let (call, source) = match self {
-            BroadcastError::Io { call, source } => (call, source),
-            other => ("taking in a member", std::io::Error::other(other)),
-        };
-        PostError::Io { call, source }
+        PostError::Io(match self {
+            BroadcastError::Io(error) => error,
+            other => {
+                SystemError { call: "taking in a member", source: std::io::Error::other(other) }
+            }
+        })
     }
 }
 

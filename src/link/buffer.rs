@@ -87,11 +87,10 @@ impl Buffer {
             // sealed.
             bytes
                 .advise(Advice::DontFork)
-                .map_err(|source| BufferError::Io { call: "madvise(MADV_DONTFORK)", source })?;
-            bytes.advise(Advice::PopulateWrite).map_err(|source| BufferError::Io {
-                call: "madvise(MADV_POPULATE_WRITE)",
-                source,
-            })?;
+                .map_err(|source| SystemError { call: "madvise(MADV_DONTFORK)", source })?;
+            bytes
+                .advise(Advice::PopulateWrite)
+                .map_err(|source| SystemError { call: "madvise(MADV_POPULATE_WRITE)", source })?;
         }
         Ok(Buffer { memory, descriptor, is_frozen: false, checked: OnceLock::new() })
     }
@@ -276,8 +275,8 @@ impl Buffer {
     }
 }
 
-fn map_refused(source: std::io::Error) -> BufferError {
-    BufferError::Io { call: "mmap", source }
+fn map_refused(source: std::io::Error) -> SystemError {
+    SystemError { call: "mmap", source }
 }
 
 fn map_foreign(descriptor: &Foreign, len: u64, is_trusted: bool) -> Result<Memory, BufferError> {

@@ -3,7 +3,7 @@
 mod moving;
 mod pulse;
 
-use crate::error::{CloseReason, Corruption, PostError};
+use crate::error::{CloseReason, Corruption, PostError, SystemError};
 use crate::link::end::{Event, Half};
 use crate::link::endpoint::{Endpoint, Sleeper};
 use crate::link::payload::{self, Block, Post, Room};
@@ -251,7 +251,7 @@ impl Sending {
 
     fn grow_scratch(&mut self, len: usize) -> Result<(), PostError> {
         let more = len.div_ceil(size_of::<Block>()) - self.scratch.len();
-        self.scratch.try_reserve_exact(more).map_err(|_| PostError::Io {
+        self.scratch.try_reserve_exact(more).map_err(|_| SystemError {
             call: "alloc",
             source: std::io::ErrorKind::OutOfMemory.into(),
         })?;

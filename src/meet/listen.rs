@@ -292,9 +292,9 @@ impl Listener {
                 Ok(Some(port1))
             }
             // A client that has gone meanwhile is no failure.
-            Err(PostError::Io { call, source }) => match source.raw_os_error() {
+            Err(PostError::Io(error)) => match error.source.raw_os_error() {
                 Some(libc::EPIPE | libc::ECONNRESET) => Ok(None),
-                _ => Err(ListenError::Io { call, source }),
+                _ => Err(error.into()),
             },
             Err(other) => unreachable!("a fresh port is open: {other}"),
         }
@@ -529,7 +529,7 @@ fn difference(theirs: Hello, ours: Hello) -> AttachError {
 
 fn no_room() -> ConnectError {
     let source = std::io::Error::from_raw_os_error(libc::EMFILE);
-    ConnectError::Io { call: "recvmsg", source }
+    SystemError { call: "recvmsg", source }.into()
 }
 
 /// How long to wait for a listener that has accepted a client and says nothing.

@@ -79,7 +79,7 @@ impl Worker {
     pub fn spawn_with(command: Command, builder: ChannelBuilder) -> Result<Worker, SpawnError> {
         let MessageChannel { port1, port2 } = builder.build()?;
         let theirs = port2.into_fd().map_err(|error| match error.into_reason() {
-            PostError::Io { call, source } => SpawnError::Io { call, source },
+            PostError::Io(error) => SpawnError::Io(error),
             other => unreachable!("a fresh port is open: {other}"),
         })?;
         let program = PathBuf::from(command.get_program());

@@ -449,9 +449,10 @@ fn what_cannot_be_mapped_now_can_be_taken_later() {
             let error = event.take_port().expect_err("no address space");
             assert!(matches!(error, MessageError::Port(_)), "{error}");
             let error = event.take_buffer().expect_err("no address space");
-            let MessageError::Buffer(BufferError::Io { call: "mmap", .. }) = error else {
+            let MessageError::Buffer(BufferError::Io(refused)) = &error else {
                 panic!("{error}");
             };
+            assert_eq!(refused.call, "mmap");
             assert_eq!(event.transferred(), (2, 1, 0), "they are still there");
         }
         let (_, hard) = getrlimit(Resource::RLIMIT_AS).expect("a limit");

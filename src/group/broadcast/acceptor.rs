@@ -211,9 +211,12 @@ impl Acceptor {
                 Ok(Heard::Member(member_hello.member, Box::new(port)))
             }
             // The port is lost, and its sender sees it end.
-            Err(AttachError::Io { call, source }) => {
-                let error = SystemError { call, source };
-                if error.is_lack() { Err(error.into()) } else { Ok(Heard::Refused) }
+            Err(AttachError::Io(error)) => {
+                if error.is_lack() {
+                    Err(error.into())
+                } else {
+                    Ok(Heard::Refused)
+                }
             }
             Err(_) => Ok(Heard::Refused),
         }

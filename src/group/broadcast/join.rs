@@ -154,7 +154,7 @@ fn deliver(
     let (sending, receiving) = port.halves();
     match transfer::send_behind(&words, socket.as_fd(), sending, receiving) {
         Ok(()) => Ok(Delivery::Done),
-        Err(PostError::Io { call, source }) => refused(SystemError { call, source }),
+        Err(PostError::Io(error)) => refused(error),
         Err(error) => unreachable!("a fresh port is open: {error}"),
     }
 }

@@ -170,9 +170,7 @@ impl Members {
                     self.step_over(id);
                     self.set_head(id, 0, Err(MessageError::OutOfMemory { len }));
                 }
-                Err(RecvError::Io { call, source }) => {
-                    return Err(BroadcastError::Io { call, source });
-                }
+                Err(RecvError::Io(error)) => return Err(error.into()),
                 Err(
                     RecvError::Timeout
                     | RecvError::Cancelled
