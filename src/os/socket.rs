@@ -17,8 +17,10 @@ use std::io::{self, IoSlice};
 use std::mem;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 use std::process;
-use std::sync::{Arc, Condvar, Mutex, PoisonError};
-use std::time::Duration;
+use std::sync::Arc;
+
+mod turn;
+use turn::Turn;
 
 /// A connected pair of byte-stream sockets, for a doorbell.
 pub(crate) fn stream_pair() -> Result<(OwnedFd, OwnedFd), SystemError> {
@@ -220,47 +222,6 @@ fn is_free(number: RawFd) -> bool {
     // SAFETY: F_GETFD only looks whether the number is in use; it touches no file.
     let answer = unsafe { libc::fcntl(number, libc::F_GETFD) };
     Errno::result(answer) == Err(Errno::EBADF)
-}
-
-/// One thread's turn to check for room and to fill it.
-///
-/// A peer that can delay one thread's receive must not delay the others: after a long wait a thread
-/// proceeds without a turn, and risks a packet at the process's limit of descriptors.
-struct Turn {
-    is_ours: bool,
-}
-
-struct Queue {
-    is_taken: bool,
-    waiting: u32,
-}
-
-static QUEUE: Mutex<Queue> = Mutex::new(Queue { is_taken: false, waiting: 0 });
-static IS_FREE: Condvar = Condvar::new();
-
-impl Turn {
-    fn take() -> Turn {
-        let mut queue = QUEUE.lock().unwrap_or_else(PoisonError::into_inner);
-        queue.waiting += 1;
-        let (mut queue, _) = IS_FREE
-            .wait_timeout_while(queue, LONGEST_TURN, |queue| queue.is_taken)
-            .unwrap_or_else(PoisonError::into_inner);
-        queue.waiting -= 1;
-        Turn { is_ours: !mem::replace(&mut queue.is_taken, true) }
-    }
-}
-
-impl Drop for Turn {
-    fn drop(&mut self) {
-        if self.is_ours {
-            let mut queue = QUEUE.lock().unwrap_or_else(PoisonError::into_inner);
-            queue.is_taken = false;
-            if queue.waiting > 0 {
-                // A system call, always.
-                IS_FREE.notify_one();
-            }
-        }
-    }
 }
 
 /// Receives one packet of at most `bytes.len()` bytes: its length and its descriptors.
@@ -565,8 +526,6 @@ fn number(socket: BorrowedFd<'_>, option: libc::c_int) -> Option<libc::c_int> {
     (answer == 0).then_some(value)
 }
 
-/// How long a thread waits for its turn: some thousand times as long as a turn takes.
-const LONGEST_TURN: Duration = Duration::from_millis(20);
 const MAX_DRAIN_CALLS: u32 = 16;
 const MAX_DRAIN_CALLS_TO_THE_END: u32 = 1024;
 /// The most resets and interruptions of one call that are waited out.
@@ -580,19 +539,3 @@ const SEND_BUFFER: usize = 8 << 20;
 const SO_PASSRIGHTS: libc::c_int = 83;
 /// `SCM_PIDFD` of Linux 6.5.
 const SCM_PIDFD: libc::c_int = 4;
-
-#[cfg(test)]
-mod tests {
-    use super::Turn;
-
-    #[test]
-    fn a_turn_without_end_delays_no_other() {
-        let first = Turn::take();
-        let second = Turn::take();
-        assert!(!second.is_ours);
-        drop(second);
-        assert!(!Turn::take().is_ours, "the first one still has it");
-        drop(first);
-        assert!(Turn::take().is_ours);
-    }
-}
