@@ -76,14 +76,18 @@ impl Endpoint {
         policy: TransferPolicy,
         sockets: Sockets,
     ) -> Endpoint {
-        let Sockets { doorbell, attachment_socket } = sockets;
+        let Sockets { mut doorbell, mut attachment_socket } = sockets;
+        let account = Arc::<Account>::default();
+        for socket in [&mut doorbell, &mut attachment_socket] {
+            socket.account = Some(account.clone());
+        }
         Endpoint {
             region,
             side,
             epoch,
             doorbell,
             attachment_socket,
-            account: Arc::default(),
+            account,
             trusted: AtomicBool::new(false),
             refuses_transfers: AtomicBool::new(policy.here_refuses),
             peer_refuses_transfers: policy.peer_refuses,

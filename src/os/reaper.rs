@@ -1,13 +1,20 @@
-//! A thread that closes descriptors of other processes, so that no caller waits for a close.
+//! Threads that close descriptors of other processes, so that no caller waits for a close.
 //!
 //! The process that made a descriptor can make its last close take arbitrarily long: a TCP socket
 //! lingers, a FUSE file asks its daemon, a Unix socket closes the descriptors in its queue. So each
 //! received descriptor is wrapped in [`Foreign`] until the program takes it. If a close is known to
-//! be quick, the caller makes it. All other descriptors go to one thread of this process, which
-//! only closes them. It starts when it is first needed, and ends after some idle time.
+//! be quick, the caller makes it. All other descriptors are queued for a thread of this process,
+//! which only closes them. It starts when it is first needed, and ends after some idle time.
 //!
-//! The caller closes a descriptor itself if it cannot use the thread: if the kernel refuses to
-//! start one, in a child of a bare `fork`, and while [`MOST_WAITING`] jobs are queued.
+//! A job that takes longer than a [`MOMENT`] is *slow*. One thread works at a time, apart from
+//! those with slow jobs. A spare thread waits until the worker's job is slow, and then goes on with
+//! the queue. Jobs of one account run one after the other, so one hostile port occupies one thread.
+//! There are at most [`MOST_THREADS`].
+//!
+//! The queue itself has no bound: each job owns a descriptor, so `RLIMIT_NOFILE` bounds it. What
+//! other processes can put into it is bounded where descriptors are received, see
+//! [`Account::has_room`]. The caller closes a descriptor itself only if the kernel refuses to start
+//! the first thread, and in a child of a bare `fork`.
 
 use crate::os::{memfd, socket};
 use nix::sys::resource::{Resource, getrlimit};
@@ -16,10 +23,11 @@ use std::collections::VecDeque;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::process;
+use std::ptr;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicUsize, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::task::Waker;
-use std::thread;
+use std::thread::{self, ThreadId};
 use std::time::{Duration, Instant};
 
 /// A descriptor that another process may have made. Dropping it never waits for the close.
@@ -30,14 +38,14 @@ pub(crate) struct Foreign {
     account: Option<Arc<Account>>,
 }
 
-/// Counts the descriptors of one port that are queued to be closed. A port with too many of them
-/// receives no more until the thread has caught up.
+/// Counts the descriptors of one port, or of one listening socket, that are queued to be closed. An
+/// account with too many of them receives no more until they are closed.
 #[derive(Debug, Default)]
 pub(crate) struct Account {
     waiting: AtomicUsize,
     /// There was no room: there is none until few are waiting.
     is_full: AtomicBool,
-    /// A job to drain the port's socket is queued, and the thread has not started it.
+    /// A job to drain the port's socket is queued, and no thread has started it.
     is_drained_soon: AtomicBool,
 }
 
@@ -81,14 +89,15 @@ pub(crate) fn close_all(descriptors: impl Iterator<Item = Foreign>) {
 
 impl Account {
     /// Whether the port may receive more descriptors. If not, [`wait_for_progress`] waits.
+    ///
+    /// A port of which nothing is queued has room for one message more, whatever other ports have
+    /// queued, until that is half of the process's descriptors.
     pub(crate) fn has_room(&self) -> bool {
         // Relaxed, all: a bound, not a lock. An old value only admits or delays one packet.
         let is_full = self.is_full.load(Ordering::Relaxed);
         let bound = if is_full { MOST_OF_ONE / 4 } else { MOST_OF_ONE };
         let waiting = self.waiting.load(Ordering::Relaxed);
-        // What other ports have filled keeps none from its next message that has nothing waiting.
-        let has_room =
-            waiting < bound && (waiting == 0 || is_within(2 * WAITING.load(Ordering::Relaxed)));
+        let has_room = waiting < bound && may_receive(waiting, WAITING.load(Ordering::Relaxed));
         if is_full == has_room {
             self.is_full.store(!has_room, Ordering::Relaxed);
         }
@@ -103,12 +112,12 @@ impl Account {
     }
 }
 
-/// Has the thread close a descriptor.
-pub(crate) fn close_later(descriptor: OwnedFd) {
-    hand_over(Job { task: Task::Close(descriptor), account: None });
+/// Has a thread close a descriptor.
+pub(crate) fn close_later(descriptor: OwnedFd, account: Option<Arc<Account>>) {
+    hand_over(Job { task: Task::Close(descriptor), account });
 }
 
-/// Frees memory in the thread, or in the caller if the thread already has memory to free. This
+/// Frees memory in a thread, or in the caller if a thread already has memory to free. This
 /// bounds the memory that waits for a close that takes long.
 pub(crate) fn free_later(memory: Box<dyn Send>) {
     // Relaxed: a bound; nothing is published by it.
@@ -117,7 +126,7 @@ pub(crate) fn free_later(memory: Box<dyn Send>) {
     }
 }
 
-/// Has the thread discard all packets that are in a port's socket. The kernel closes their
+/// Has a thread discard all packets that are in a port's socket. The kernel closes their
 /// descriptors in the same call. They never get a number in this process, so that closing them
 /// releases no `fcntl` lock of the process.
 pub(crate) fn drain_later(socket: OwnedFd, account: &Arc<Account>) {
@@ -126,13 +135,13 @@ pub(crate) fn drain_later(socket: OwnedFd, account: &Arc<Account>) {
     hand_over(Job { task: Task::Drain(socket), account: Some(account.clone()) });
 }
 
-/// Waits until the thread has finished a job, at most for `timeout`.
+/// Waits until a thread has finished a job, at most for `timeout`.
 pub(crate) fn wait_for_progress(timeout: Duration) {
     if is_forked() {
         return;
     }
     let mut queue = lock();
-    // Relaxed: the thread takes the lock after each job that is counted here, and notifies then.
+    // Relaxed: a thread takes the lock after each job that is counted here, and notifies then.
     if WAITING.load(Ordering::Relaxed) == 0 {
         return;
     }
@@ -142,7 +151,7 @@ pub(crate) fn wait_for_progress(timeout: Duration) {
     queue.onlookers -= 1;
 }
 
-/// Waits up to [`MOMENT`] until the account has room, while the thread makes progress. Returns
+/// Waits up to [`MOMENT`] until the account has room, unless its jobs wait for a slow one. Returns
 /// whether it has room.
 pub(crate) fn wait_for_room(account: &Account) -> bool {
     if is_forked() {
@@ -151,7 +160,7 @@ pub(crate) fn wait_for_room(account: &Account) -> bool {
     let deadline = Instant::now() + MOMENT;
     loop {
         let queue = lock();
-        let is_stuck = queue.began.is_some_and(|began| began.elapsed() >= MOMENT);
+        let is_stuck = queue.is_stuck_for(account);
         let left = deadline.saturating_duration_since(Instant::now());
         if account.has_room() || is_stuck || left.is_zero() {
             return account.has_room();
@@ -215,22 +224,85 @@ impl Job {
 
 struct Queue {
     jobs: VecDeque<Job>,
-    is_running: bool,
-    /// The thread is waiting for a job.
-    is_idle: bool,
-    /// When the thread started its present job, if it has one.
-    began: Option<Instant>,
+    /// Threads that were started, and have not ended.
+    threads: usize,
+    /// What the threads work on.
+    running: Vec<Running>,
+    /// Idle threads that look again when the running jobs have become slow.
+    watchers: usize,
+    /// An idle thread was notified, and no thread has looked at the queue since.
+    is_notified: bool,
     /// Threads that wait for progress.
     onlookers: u32,
     /// Tasks that wait for room: when each may be woken, its port's account.
     wakers: Vec<(Instant, Arc<Account>, Waker)>,
 }
 
+/// A job that a thread has taken.
+struct Running {
+    thread: ThreadId,
+    began: Instant,
+    account: Option<Arc<Account>>,
+}
+
+impl Running {
+    /// How long until the job is slow.
+    fn until_slow(&self) -> Duration {
+        MOMENT.saturating_sub(self.began.elapsed())
+    }
+
+    fn is_of(&self, account: &Account) -> bool {
+        self.account.as_ref().is_some_and(|of| ptr::eq(&raw const **of, account))
+    }
+}
+
+impl Queue {
+    /// Threads without a job.
+    fn idle(&self) -> usize {
+        self.threads - self.running.len()
+    }
+
+    /// How long until all running jobs are slow: then another thread may start one.
+    fn until_slow(&self) -> Duration {
+        self.running.iter().map(Running::until_slow).max().unwrap_or_default()
+    }
+
+    /// The first job of an account of which none is running.
+    fn first_job(&self) -> Option<usize> {
+        let is_running = |of: &Arc<Account>| self.running.iter().any(|running| running.is_of(of));
+        self.jobs.iter().position(|job| !job.account.as_ref().is_some_and(is_running))
+    }
+
+    /// Whether jobs of this account make no progress at the moment.
+    fn is_stuck_for(&self, account: &Account) -> bool {
+        let is_slow = |running: &Running| running.until_slow().is_zero();
+        let own = self.running.iter().find(|running| running.is_of(account));
+        own.is_some_and(is_slow) || (self.idle() == 0 && self.running.iter().all(is_slow))
+    }
+
+    /// Starts a thread if none is idle. If the kernel refuses, the next job tries again.
+    fn keep_one_idle(&mut self) {
+        if self.idle() == 0 && self.threads < MOST_THREADS && start() {
+            self.threads += 1;
+        }
+    }
+
+    /// Notifies an idle thread of a new job, unless one will look at the queue anyway.
+    fn notify(&mut self) {
+        let is_watched = self.watchers > 0 && !self.until_slow().is_zero();
+        if self.idle() > 0 && !self.is_notified && !is_watched {
+            self.is_notified = true;
+            NEWS.notify_one();
+        }
+    }
+}
+
 static QUEUE: Mutex<Queue> = Mutex::new(Queue {
     jobs: VecDeque::new(),
-    is_running: false,
-    is_idle: false,
-    began: None,
+    threads: 0,
+    running: Vec::new(),
+    watchers: 0,
+    is_notified: false,
     onlookers: 0,
     wakers: Vec::new(),
 });
@@ -240,14 +312,16 @@ static PROGRESS: Condvar = Condvar::new();
 static IS_FREEING: AtomicBool = AtomicBool::new(false);
 /// Jobs that are not finished.
 static WAITING: AtomicUsize = AtomicUsize::new(0);
-/// The process that owns the thread; 0 before the first job.
+/// The process that owns the threads; 0 before the first job.
 static OWNER: AtomicU32 = AtomicU32::new(0);
 
-fn lock() -> MutexGuard<'static, Queue> {
+type Queued = MutexGuard<'static, Queue>;
+
+fn lock() -> Queued {
     QUEUE.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// Whether this process was forked from one that has used the queue. It then has no such thread,
+/// Whether this process was forked from one that has used the queue. It then has no such threads,
 /// and the lock may have been held at the time of the fork.
 fn is_forked() -> bool {
     let this = process::id();
@@ -259,18 +333,20 @@ fn is_forked() -> bool {
     }
 }
 
-/// Queues a job for the thread, or runs it here if the thread cannot take it.
+/// Queues a job for a thread, or runs it here if there is none.
 fn hand_over(job: Job) {
     hand_over_all(vec![job]);
 }
 
-/// Gives jobs to the thread under one lock, or does them here where that cannot be.
+/// Queues jobs under one lock, or runs them here if there is no thread.
 fn hand_over_all(jobs: Vec<Job>) {
     if is_forked() {
         return jobs.into_iter().for_each(Job::run);
     }
     let mut queue = lock();
-    if !is_within(queue.jobs.len()) || (!queue.is_running && !start(&mut queue)) {
+    let idle = queue.idle();
+    queue.keep_one_idle();
+    if queue.threads == 0 {
         drop(queue);
         return jobs.into_iter().for_each(Job::run);
     }
@@ -280,13 +356,14 @@ fn hand_over_all(jobs: Vec<Job>) {
         account.waiting.fetch_add(1, Ordering::Relaxed);
     }
     queue.jobs.extend(jobs);
-    if queue.is_idle {
-        NEWS.notify_one();
+    // A thread that was just started looks by itself.
+    if idle > 0 {
+        queue.notify();
     }
 }
 
-/// Starts the thread, with all signals blocked: it must not run the program's signal handlers.
-fn start(queue: &mut Queue) -> bool {
+/// Starts a thread, with all signals blocked: it must not run the program's signal handlers.
+fn start() -> bool {
     let before = SigSet::all().thread_swap_mask(SigmaskHow::SIG_SETMASK);
     let started =
         thread::Builder::new().name(THREAD_NAME.into()).stack_size(STACK).spawn(work).is_ok();
@@ -294,7 +371,6 @@ fn start(queue: &mut Queue) -> bool {
         // Restores the mask of this thread.
         let _ = before.thread_set_mask();
     }
-    queue.is_running = started;
     started
 }
 
@@ -333,28 +409,38 @@ fn tell_progress() {
     }
 }
 
-/// Waits for the next job. `None` after [`PATIENCE`] without one: the thread then ends.
+/// Ends this thread's job, and waits for the next one. `None` if the thread is to end: after
+/// [`PATIENCE`] without a job, or at once if others are idle.
 fn next() -> Option<Job> {
     let mut queue = lock();
-    queue.began = None;
+    let thread = thread::current().id();
+    queue.running.retain(|running| running.thread != thread);
     loop {
-        if let Some(job) = queue.jobs.pop_front() {
-            queue.began = Some(Instant::now());
+        let first = queue.first_job();
+        let until_slow = queue.until_slow();
+        if let Some(index) = first
+            && until_slow.is_zero()
+            && let Some(job) = queue.jobs.remove(index)
+        {
+            let (began, account) = (Instant::now(), job.account.clone());
+            queue.running.push(Running { thread, began, account });
+            if !queue.jobs.is_empty() {
+                queue.keep_one_idle();
+            }
             return Some(job);
         }
-        queue.is_idle = true;
-        let due = queue.wakers.iter().map(|(due, ..)| *due).min();
-        let left = due.map(|due| due.saturating_duration_since(Instant::now()));
-        let (woken, waited) = NEWS
-            .wait_timeout(queue, left.unwrap_or(PATIENCE))
-            .unwrap_or_else(PoisonError::into_inner);
-        queue = woken;
-        queue.is_idle = false;
-        if waited.timed_out() && queue.jobs.is_empty() {
-            if queue.wakers.is_empty() {
-                queue.is_running = false;
-                return None;
-            }
+        let is_over;
+        // A worker and a spare suffice.
+        if first.is_none() && queue.idle() > 2 && queue.wakers.is_empty() {
+            queue.threads -= 1;
+            return None;
+        }
+        (queue, is_over) = wait(queue, first.map(|_| until_slow));
+        if is_over {
+            queue.threads -= 1;
+            return None;
+        }
+        if !queue.wakers.is_empty() {
             drop(queue);
             tell_progress();
             queue = lock();
@@ -362,28 +448,55 @@ fn next() -> Option<Job> {
     }
 }
 
-/// Whether another job may be queued behind `waiting` others. The bound is a quarter of
-/// `RLIMIT_NOFILE`, and [`MOST_WAITING`]. Asks the kernel only above [`LEAST_BOUND`].
-fn is_within(waiting: usize) -> bool {
-    let limit = || getrlimit(Resource::RLIMIT_NOFILE).map_or(0, |(soft, _)| soft);
-    waiting < LEAST_BOUND || (waiting < MOST_WAITING && (waiting as u64) < limit() / 4)
+/// Waits for news, until the running jobs are slow if a job waits for that, and until the next task
+/// may be woken. Returns whether there was nothing to do for [`PATIENCE`].
+fn wait(mut queue: Queued, until_slow: Option<Duration>) -> (Queued, bool) {
+    let now = Instant::now();
+    // A task that is due and has no room is looked at after each job, and now and then.
+    let left =
+        |due: Instant| Some(due.saturating_duration_since(now)).filter(|left| !left.is_zero());
+    let due = queue.wakers.iter().map(|(due, ..)| left(*due).unwrap_or(MOMENT)).min();
+    let longest = until_slow.into_iter().chain(due).min().unwrap_or(PATIENCE);
+    let watches = usize::from(until_slow.is_some());
+    queue.watchers += watches;
+    queue.is_notified = false;
+    let (mut queue, waited) =
+        NEWS.wait_timeout(queue, longest).unwrap_or_else(PoisonError::into_inner);
+    queue.watchers -= watches;
+    queue.is_notified = false;
+    let has_nothing = queue.first_job().is_none() && queue.wakers.is_empty();
+    let is_over = waited.timed_out() && longest == PATIENCE && has_nothing;
+    (queue, is_over)
+}
+
+/// Whether a port of which `own` jobs are queued may receive more while there are `all` jobs.
+fn may_receive(own: usize, all: usize) -> bool {
+    all < LEAST_BOUND
+        || (all < MOST_WAITING && (all as u64) < most_descriptors() / 8)
+        || (own == 0 && (all as u64) < most_descriptors() / 2)
+}
+
+fn most_descriptors() -> u64 {
+    getrlimit(Resource::RLIMIT_NOFILE).map_or(0, |(soft, _)| soft)
 }
 
 /// How long a port is left alone that brings descriptors faster than they are closed. It takes less
 /// than a hundredth of the time then, so that the p99 of its neighbours does not see it.
 pub(crate) const PAUSE: Duration = Duration::from_millis(50);
-/// The most jobs that can be queued.
-const MOST_WAITING: usize = 1 << 10;
-const LEAST_BOUND: usize = 16;
+/// The most jobs behind which ports with jobs receive more; and if a process can have only few
+/// descriptors.
+const MOST_WAITING: usize = 512;
+const LEAST_BOUND: usize = 8;
 /// The most descriptors of one port that can be queued before it receives no more.
 const MOST_OF_ONE: usize = 256;
-/// How long the thread waits for a job before it ends.
+/// How long a thread waits for a job before it ends.
 const PATIENCE: Duration = Duration::from_secs(2);
-/// How long a caller waits for the thread, and how long a job may take until the thread counts as
-/// stuck.
+/// How long a caller waits for the threads, and how long a job takes that is not slow.
 const MOMENT: Duration = Duration::from_millis(20);
+/// The most threads. Each of them can have a job that takes long.
+const MOST_THREADS: usize = 8;
 const THREAD_NAME: &str = "port-reaper";
-/// The thread's stack in bytes. It makes little more than system calls.
+/// A thread's stack in bytes. It makes little more than system calls.
 const STACK: usize = 128 << 10;
 
 #[cfg(test)]
@@ -438,12 +551,15 @@ mod tests {
     /// What other ports have filled.
     #[test]
     fn a_port_without_waiting_descriptors_has_room() {
-        let (idle, busy) = (Account::default(), Account::default());
-        busy.waiting.store(1, Ordering::Relaxed);
-        WAITING.fetch_add(MOST_WAITING, Ordering::Relaxed);
-        let has_room = [idle.has_room(), busy.has_room()];
-        WAITING.fetch_sub(MOST_WAITING, Ordering::Relaxed);
-        assert_eq!(has_room, [true, false]);
+        let half = usize::try_from(most_descriptors() / 2).expect("a number of descriptors");
+        for (all, expected) in [
+            (MOST_WAITING.min(half / 4) - 1, [true, true]),
+            (MOST_WAITING.min(half / 4), [true, false]),
+            (half - 1, [true, false]),
+            (half, [false, false]),
+        ] {
+            assert_eq!([0, 1].map(|own| may_receive(own, all)), expected, "{all} are waiting");
+        }
     }
 
     /// One descriptor that is closed is no reason to receive sixty-four more.

@@ -324,6 +324,8 @@ pub(crate) struct Socket {
     pub is_honest: bool,
     /// Another process owns it by now, or will.
     pub has_moved: bool,
+    /// Counts what is closed for it.
+    pub account: Option<Arc<Account>>,
     /// The process that owns it: a forked copy of that process must not shut it down.
     owner: u32,
 }
@@ -335,6 +337,7 @@ impl Socket {
             refuses_descriptors: false,
             is_honest: false,
             has_moved: false,
+            account: None,
             owner: process::id(),
         }
     }
@@ -363,7 +366,7 @@ impl Drop for Socket {
                 let _ = shutdown(socket.as_raw_fd(), Shutdown::Both);
             }
             if holds_something(socket.as_fd(), self.is_honest || self.has_moved) {
-                reaper::close_later(socket);
+                reaper::close_later(socket, self.account.take());
             }
         }
     }

@@ -14,13 +14,17 @@ use messageport::{
 };
 use nix::poll::{PollFd, PollFlags, poll};
 use nix::sys::eventfd::EventFd;
-use nix::sys::socket::{setsockopt, sockopt};
+use nix::sys::socket::{
+    AddressFamily, SockFlag, SockType, UnixAddr, connect, setsockopt, socket, sockopt,
+};
 use std::cell::RefCell;
 use std::fs;
 use std::io::{ErrorKind, Write};
+use std::mem;
 use std::net::{TcpListener, TcpStream};
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::net::UnixStream;
+use std::path::Path;
 use std::rc::Rc;
 use std::sync::mpsc;
 use std::thread::{self, JoinHandle};
@@ -280,7 +284,8 @@ fn what_hangs_on_a_doorbell_holds_up_no_look() {
         // From now on each look that finds nothing drains the doorbell.
         let _ = port.as_fd();
         let (socket, _far) = lingering();
-        send(&ringing.into(), &[1], &[socket.as_fd()]).expect("room");
+        let ringing = OwnedFd::from(ringing);
+        send(&ringing, &[1], &[socket.as_fd()]).expect("room");
         drop(socket);
         let found = assert_free("try_recv", || port.try_recv().map(|event| event.is_some()));
         assert!(matches!(found, Ok(false) | Err(RecvError::Closed { .. })), "{found:?}");
@@ -326,20 +331,8 @@ fn a_client_that_never_becomes_one_holds_up_no_accept() {
         let path = directory.path().join("door");
         let listener = Listener::bind_at(&path, MessageChannel::builder()).expect("a name");
         let (near, _far) = lingering();
-        let client = nix::sys::socket::socket(
-            nix::sys::socket::AddressFamily::Unix,
-            nix::sys::socket::SockType::SeqPacket,
-            nix::sys::socket::SockFlag::SOCK_CLOEXEC,
-            None,
-        )
-        .expect("a socket");
-        let address = nix::sys::socket::UnixAddr::new(&path).expect("a short path");
-        nix::sys::socket::connect(std::os::fd::AsRawFd::as_raw_fd(&client), &address)
-            .expect("it listens");
-        for _ in 0..2 {
-            crate::common::parts::send(&client, b"no hello", &[near.as_fd()]).expect("room");
-        }
-        drop((client, near));
+        leave_at(&path, &[near.as_fd()], 2);
+        drop(near);
         assert_free("try_accept", || {
             for _ in 0..3 {
                 assert!(listener.try_accept().expect("a listener").is_none());
@@ -404,13 +397,80 @@ fn what_waits_to_be_closed_is_bounded() {
     play("lingering::what_waits_to_be_closed_is_bounded", &[("victim", victim)]);
 }
 
+/// Connects as a client that leaves descriptors instead of a hello, and goes.
+fn leave_at(path: &Path, descriptors: &[BorrowedFd<'_>], packets: usize) {
+    let client = socket(AddressFamily::Unix, SockType::SeqPacket, SockFlag::SOCK_CLOEXEC, None)
+        .expect("a socket");
+    let address = UnixAddr::new(path).expect("a short path");
+    connect(client.as_raw_fd(), &address).expect("it listens");
+    for _ in 0..packets {
+        send(&client, b"no hello", descriptors).expect("room");
+    }
+}
+
+/// Has a port receive and drop a lingering socket.
+fn drop_lingering(channel: &MessageChannel) -> TcpStream {
+    let far = post_lingering(&channel.port1);
+    assert_free("drop of an event", || drop(receive(&channel.port2)));
+    far
+}
+
+/// Waits until a socket is closed that a port received and dropped.
+fn assert_closes(channel: &MessageChannel) {
+    let (sent, kept) = crate::watched();
+    channel.port1.post_text_with("a socket", [sent.into()]).expect("room");
+    drop(receive(&channel.port2));
+    wait_until("it is closed", || crate::is_closed(&kept));
+}
+
+#[test]
+fn closes_of_some_ports_hold_up_none_of_others() {
+    fn victim() {
+        let channels = [channel(), channel(), channel()];
+        let _fars = [drop_lingering(&channels[0]), drop_lingering(&channels[1])];
+        assert_closes(&channels[2]);
+    }
+    play("lingering::closes_of_some_ports_hold_up_none_of_others", &[("victim", victim)]);
+}
+
+#[test]
+fn one_port_occupies_one_thread() {
+    fn victim() {
+        let (hostile, honest) = (channel(), channel());
+        let _fars: Vec<TcpStream> = (0..10).map(|_| drop_lingering(&hostile)).collect();
+        assert_closes(&honest);
+        assert!(threads() <= 3, "{} threads", threads());
+    }
+    play("lingering::one_port_occupies_one_thread", &[("victim", victim)]);
+}
+
+/// A process ends with them, too.
+#[test]
+fn the_threads_are_bounded_and_end() {
+    fn victim() {
+        let channels: Vec<MessageChannel> = (0..20).map(|_| channel()).collect();
+        let fars: Vec<TcpStream> = channels.iter().map(drop_lingering).collect();
+        wait_until("all threads are there", || threads() == 8);
+        // A port of which nothing is waiting still receives.
+        let honest = channel();
+        honest.port1.post_text_with("a device", [null().into()]).expect("room");
+        assert_free("drop of an event", || drop(receive(&honest.port2)));
+        assert_eq!(threads(), 8);
+        drop(fars);
+        assert_closes(&honest);
+        wait_until("the threads have gone", || threads() == 0);
+        mem::forget(channels.iter().map(drop_lingering).collect::<Vec<TcpStream>>());
+    }
+    play("lingering::the_threads_are_bounded_and_end", &[("victim", victim)]);
+}
+
 #[test]
 fn the_thread_ends_when_it_has_nothing_to_do() {
     fn victim() {
         let MessageChannel { port1, port2 } = channel();
         port1.post_text_with("a device", [null().into()]).expect("room");
         drop(receive(&port2));
-        wait_until("the thread has gone", || !threads().contains("port-reaper"));
+        wait_until("the thread has gone", || threads() == 0);
         // It comes back.
         let (sent, kept) = crate::watched();
         port1.post_text_with("a socket", [sent.into()]).expect("room");
@@ -424,7 +484,10 @@ fn count_descriptors() -> usize {
     fs::read_dir("/proc/self/fd").expect("a process has descriptors").count()
 }
 
-fn threads() -> String {
+/// How many threads close descriptors.
+fn threads() -> usize {
     let tasks = fs::read_dir("/proc/self/task").expect("a process has threads");
-    tasks.flatten().filter_map(|task| fs::read_to_string(task.path().join("comm")).ok()).collect()
+    let names =
+        tasks.flatten().filter_map(|task| fs::read_to_string(task.path().join("comm")).ok());
+    names.filter(|name| name.trim() == "port-reaper").count()
 }
