@@ -10,6 +10,7 @@ use crate::os::backoff::{Backoff, PAUSE};
 use crate::os::epoll::Epoll;
 use crate::os::name::{self, Connected, NoDirectory, Place, SocketFile};
 use crate::os::poll;
+use crate::os::reaper::Account;
 use crate::os::socket::{self, Received, Socket};
 use crate::port::MessagePort;
 use crate::port::channel::{ChannelBuilder, MessageChannel};
@@ -20,6 +21,7 @@ use std::collections::VecDeque;
 use std::fmt;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -58,6 +60,8 @@ pub struct Listener {
     epoll: Epoll,
     refused: Cell<RefusedClients>,
     backoff: Backoff,
+    /// Counts what clients have left at their sockets and waits to be closed.
+    account: Arc<Account>,
 }
 
 struct PendingClient {
@@ -123,7 +127,8 @@ impl Listener {
         let pending = RefCell::new(VecDeque::new());
         let socket = Socket::new(socket);
         let refused = Cell::default();
-        Ok(Listener { file, socket, builder, pending, epoll, refused, backoff })
+        let account = Arc::default();
+        Ok(Listener { file, socket, builder, pending, epoll, refused, backoff, account })
     }
 
     /// Waits for the next client, and returns the port to it.
@@ -220,6 +225,11 @@ impl Listener {
 
     fn next_connection(&self) -> Result<Option<Socket>, ListenError> {
         let ours = || std::iter::once(self.socket.as_fd());
+        if !self.account.has_room() {
+            // Clients wait until more is closed of what others have left.
+            self.backoff.begin(&self.epoll, ours())?;
+            return Ok(None);
+        }
         match name::accept(self.socket.as_fd()) {
             Err(error) if error.is_lack() => {
                 self.backoff.begin(&self.epoll, ours())?;
@@ -229,7 +239,11 @@ impl Listener {
                 if self.backoff.is_on() {
                     self.backoff.end(&self.epoll, ours().map(|socket| (socket, 0)))?;
                 }
-                Ok(answer?)
+                let mut socket = answer?;
+                if let Some(socket) = &mut socket {
+                    socket.account = Some(self.account.clone());
+                }
+                Ok(socket)
             }
         }
     }
@@ -258,7 +272,7 @@ impl Listener {
 
     fn greet(&self, client: &PendingClient) -> Greeted {
         let mut bytes = [0; HELLO_LEN + 1];
-        let hello = match socket::receive(client.socket.as_fd(), &mut bytes, 0) {
+        let hello = match socket::receive_bytes(client.socket.as_fd(), &mut bytes) {
             Ok(Received::Nothing) => return Greeted::Silent,
             Ok(Received::Packet(len, _)) => Hello::decode(&bytes[..len]),
             Ok(Received::CutOff | Received::NoRoom) | Err(_) => None,
@@ -310,7 +324,8 @@ enum Greeted {
 /// Readable when a client may be there: then call [`try_accept`](Listener::try_accept) until it
 /// returns `None`.
 ///
-/// After an out-of-descriptors error it is not readable for 50 ms.
+/// After an out-of-descriptors error it is not readable for 50 ms, nor while more than 256 clients
+/// have left descriptors that take long to close.
 impl AsFd for Listener {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.epoll.as_fd()
@@ -441,7 +456,7 @@ impl Connect {
         let mut bytes = [0; CAPSULE_LEN + 1];
         let (len, descriptors) = loop {
             match socket::receive(socket.as_fd(), &mut bytes, 3) {
-                Ok(Received::Packet(0, _)) => return Ok(Attempt::HungUp),
+                Ok(Received::Packet(0, found)) if found.is_empty() => return Ok(Attempt::HungUp),
                 Ok(Received::Packet(len, descriptors)) => break (len, descriptors),
                 Ok(Received::CutOff) => {
                     let what = "the listener's answer was cut off";

@@ -11,9 +11,9 @@ use nix::errno::Errno;
 use nix::sys::resource::{Resource, getrlimit};
 use nix::sys::socket::{
     AddressFamily, ControlMessage, MsgFlags, Shutdown, SockFlag, SockType, UnixAddr, getsockopt,
-    recv, send, sendmsg, setsockopt, shutdown, socketpair, sockopt,
+    recv, recvmsg, send, sendmsg, setsockopt, shutdown, socketpair, sockopt,
 };
-use std::io::{self, IoSlice};
+use std::io::{self, IoSlice, IoSliceMut};
 use std::mem;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 use std::process;
@@ -167,6 +167,34 @@ pub(crate) enum Received {
     NoRoom,
     /// None is there.
     Nothing,
+}
+
+/// Receives one packet of at most `bytes.len()` bytes and without descriptors. A packet with some
+/// is [`CutOff`](Received::CutOff), and stays in the socket: the socket's close is one job, and
+/// each descriptor would be another.
+pub(crate) fn receive_bytes(
+    socket: BorrowedFd<'_>,
+    bytes: &mut [u8],
+) -> Result<Received, SystemError> {
+    let flags = MsgFlags::MSG_DONTWAIT | MsgFlags::MSG_PEEK;
+    let mut parts = [IoSliceMut::new(bytes)];
+    for _ in 0..MAX_RESETS {
+        // Without a place for them the kernel only says that there are descriptors.
+        match recvmsg::<UnixAddr>(socket.as_raw_fd(), &mut parts, None, flags) {
+            // A reset is reported once, before what is left in the queue.
+            Err(Errno::EINTR | Errno::ECONNRESET) => {}
+            Err(Errno::EAGAIN) => return Ok(Received::Nothing),
+            Err(errno) => return Err(named("recvmsg")(errno)),
+            Ok(found) if found.flags.intersects(MsgFlags::MSG_TRUNC | MsgFlags::MSG_CTRUNC) => {
+                return Ok(Received::CutOff);
+            }
+            Ok(found) => {
+                discard_packet(socket);
+                return Ok(Received::Packet(found.bytes, Vec::new()));
+            }
+        }
+    }
+    Ok(Received::Nothing)
 }
 
 /// Receives one packet of at most `bytes.len()` bytes and of about `count` descriptors.

@@ -9,8 +9,8 @@ use crate::common::role::play;
 use crate::common::{receive, receive_end, wait_until, wait_until_asleep};
 use crate::{Entry, Pair, null};
 use messageport::{
-    CloseReason, EventLoop, Listener, MessageChannel, MessageError, MessagePort, PortSet,
-    PostError, RecvError, Transferable,
+    CloseReason, Connect, EventLoop, ListenError, Listener, MessageChannel, MessageError,
+    MessagePort, PortSet, PostError, RecvError, Transferable,
 };
 use nix::poll::{PollFd, PollFlags, poll};
 use nix::sys::eventfd::EventFd;
@@ -406,6 +406,64 @@ fn leave_at(path: &Path, descriptors: &[BorrowedFd<'_>], packets: usize) {
     for _ in 0..packets {
         send(&client, b"no hello", descriptors).expect("room");
     }
+}
+
+fn connect_at(path: &Path) -> JoinHandle<MessagePort> {
+    let path = path.to_owned();
+    let connect = Connect::new().timeout(Duration::from_secs(60));
+    thread::spawn(move || connect.at(path).expect("a listener"))
+}
+
+/// Each of these clients has more descriptors than the queue of a port takes.
+#[test]
+fn clients_that_leave_many_descriptors_hold_up_no_accept() {
+    fn victim() {
+        let directory = tempfile::tempdir().expect("a directory");
+        let path = directory.path().join("door");
+        let listener = Listener::bind_at(&path, MessageChannel::builder()).expect("a name");
+        let (null, mut fars) = (null(), Vec::new());
+        let mut leave_lingering = || {
+            let (near, far) = lingering();
+            leave_at(&path, &[near.as_fd()], 1);
+            fars.push(far);
+        };
+        leave_lingering();
+        (0..5).for_each(|_| leave_at(&path, &[null.as_fd(); 253], 1));
+        leave_lingering();
+        let client = connect_at(&path);
+        let port = assert_free("accept", || listener.accept().expect("an honest client"));
+        port.post_text("welcome").expect("room");
+        let theirs = client.join().expect("it connects");
+        assert_eq!(receive(&theirs).text().expect("a text"), "welcome");
+    }
+    let name = "lingering::clients_that_leave_many_descriptors_hold_up_no_accept";
+    play(name, &[("victim", victim)]);
+}
+
+#[test]
+fn what_clients_leave_at_a_listener_is_bounded() {
+    fn victim() {
+        let directory = tempfile::tempdir().expect("a directory");
+        let path = directory.path().join("door");
+        let listener = Listener::bind_at(&path, MessageChannel::builder()).expect("a name");
+        let (near, far) = lingering();
+        leave_at(&path, &[near.as_fd()], 1);
+        drop(near);
+        let (null, before) = (null(), count_descriptors());
+        for _ in 0..300 {
+            assert!(listener.try_accept().expect("a listener").is_none());
+            leave_at(&path, &[null.as_fd()], 1);
+        }
+        // The others wait for this listener, and so does an honest client.
+        assert!(count_descriptors() <= before + 256);
+        let client = connect_at(&path);
+        let answer = listener.accept_timeout(Duration::from_millis(1)).map(drop);
+        assert!(matches!(answer, Err(ListenError::Timeout)), "{answer:?}");
+        drop(far);
+        let _port = listener.accept().expect("the honest client");
+        client.join().expect("it connects");
+    }
+    play("lingering::what_clients_leave_at_a_listener_is_bounded", &[("victim", victim)]);
 }
 
 /// Has a port receive and drop a lingering socket.

@@ -6,6 +6,7 @@ use crate::link::transfer;
 use crate::os::backoff::Backoff;
 use crate::os::epoll::Epoll;
 use crate::os::name;
+use crate::os::reaper::Account;
 use crate::os::rendezvous::{MOST_WAITING, Rendezvous};
 use crate::os::socket::{self, Received, Socket};
 use crate::port::MessagePort;
@@ -27,6 +28,8 @@ pub(super) struct Acceptor {
     /// The most bytes that a lane of a joiner may hold: this member keeps them if it does not
     /// receive.
     most_limit: usize,
+    /// Counts what pending clients have brought and waits to be closed.
+    account: Arc<Account>,
 }
 
 /// What a pending client had to say.
@@ -54,6 +57,7 @@ impl Acceptor {
             backoff,
             pending: VecDeque::new(),
             most_limit: USUAL_LIMIT,
+            account: Arc::default(),
         }
     }
 
@@ -92,6 +96,8 @@ impl Acceptor {
             .chain(self.pending.iter().map(|client| client.as_fd()));
         match &taken_in {
             Err(error) if error.is_lack() => self.backoff.begin(epoll, sockets)?,
+            // Joiners wait until more is closed of what others have left.
+            Ok(()) if !self.account.has_room() => self.backoff.begin(epoll, sockets)?,
             _ if self.backoff.is_on() => {
                 self.backoff.end(epoll, sockets.map(|socket| (socket, 0)))?
             }
@@ -122,7 +128,10 @@ impl Acceptor {
         }
         // As many as can have been waiting when this began; pending clients that keep coming wait.
         for _ in 0..MOST_WAITING {
-            let client = match name::accept(self.socket.as_fd()) {
+            if !self.account.has_room() {
+                break;
+            }
+            let mut client = match name::accept(self.socket.as_fd()) {
                 Ok(Some(client)) => client,
                 Ok(None) => break,
                 Err(error) => {
@@ -130,6 +139,7 @@ impl Acceptor {
                     break;
                 }
             };
+            client.account = Some(self.account.clone());
             match name::credentials(client.as_fd()) {
                 Ok((_, uid, _)) if uid == name::user() => {}
                 _ => continue,
@@ -185,7 +195,12 @@ impl Acceptor {
     /// The port that a pending client has brought. An error if it cannot be received at the moment.
     fn hear(&self, client: BorrowedFd<'_>) -> Result<Heard, BroadcastError> {
         let mut bytes = [0; MEMBER_HELLO_LEN + CAPSULE_LEN + 1];
-        let (len, descriptors) = match socket::receive(client, &mut bytes, PORT_DESCRIPTORS) {
+        if !self.account.has_room() {
+            return Ok(Heard::Nothing);
+        }
+        let account = Some(&self.account);
+        let received = socket::receive_for(account, client, &mut bytes, PORT_DESCRIPTORS);
+        let (len, descriptors) = match received {
             Ok(Received::Nothing) => return Ok(Heard::Nothing),
             Ok(Received::Packet(len, descriptors)) => (len, descriptors),
             Ok(Received::CutOff) => return Ok(Heard::Refused),
