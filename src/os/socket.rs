@@ -86,15 +86,14 @@ pub(crate) fn drain(doorbell: BorrowedFd<'_>, to: DrainTo) -> Drained {
     drain_by(to, |bytes| recv(doorbell.as_raw_fd(), bytes, MsgFlags::MSG_DONTWAIT))
 }
 
-/// The same for a doorbell on which a hostile peer may have sent descriptors: they are received,
-/// and closed as [`Foreign`] ones are.
+/// The same for a doorbell on which a hostile peer may have sent descriptors. The first ones are
+/// received, and closed as [`Foreign`] ones are; they count as a hang-up.
 pub(crate) fn drain_all(doorbell: BorrowedFd<'_>, account: &Arc<Account>, to: DrainTo) -> Drained {
     drain_by(to, |bytes| {
-        let most = bytes.len();
         match receive_now(doorbell, bytes, Some(account)) {
             Ok(Received::Packet(len, descriptors)) if descriptors.is_empty() => Ok(len),
-            // The call ends after the bytes that had them: more may be there.
-            Ok(Received::Packet(..) | Received::CutOff) => Ok(most),
+            // Only a hostile peer sends some, and could go on: this is its end.
+            Ok(Received::Packet(..) | Received::CutOff) => Ok(0),
             Ok(Received::Nothing | Received::NoRoom) => Err(Errno::EAGAIN),
             Err(_) => Ok(0),
         }
