@@ -62,7 +62,7 @@ use std::time::{Duration, Instant};
 /// ```
 pub struct EventLoop {
     epoll: Epoll,
-    ports: BTreeMap<u64, Slot>,
+    ports: BTreeMap<u64, LoopPort>,
     next: u64,
     /// Ports to serve in the next turn, whatever epoll reports.
     ready: VecDeque<u64>,
@@ -96,7 +96,7 @@ struct Source {
     on_ready: Box<dyn FnMut(&mut EventLoop)>,
 }
 
-struct Slot {
+struct LoopPort {
     port: MessagePort,
     /// The loop watches its doorbell.
     is_watched: bool,
@@ -111,9 +111,9 @@ struct Slot {
     is_lent: Cell<bool>,
 }
 
-impl Slot {
-    fn new(port: MessagePort) -> Slot {
-        Slot {
+impl LoopPort {
+    fn new(port: MessagePort) -> LoopPort {
+        LoopPort {
             port,
             is_watched: true,
             is_delayed: false,
@@ -201,7 +201,7 @@ impl EventLoop {
         }
         self.next += 1;
         port.set_watcher(Some(Watcher { shared: self.shared.called.clone(), id }));
-        self.ports.insert(id, Slot::new(port));
+        self.ports.insert(id, LoopPort::new(port));
         self.holding += 1;
         // The next turn looks for messages that came before.
         self.ready.push_back(id);
@@ -233,12 +233,12 @@ impl EventLoop {
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
     pub fn take(&mut self, id: PortId) -> Option<MessagePort> {
-        let slot = self.ports.remove(&id.0)?;
-        self.holding -= usize::from(slot.holds_run);
-        slot.port.set_watcher(None);
+        let entry = self.ports.remove(&id.0)?;
+        self.holding -= usize::from(entry.holds_run);
+        entry.port.set_watcher(None);
         // It fails only for a descriptor that is not there.
-        let _ = self.epoll.remove(slot.port.endpoint().doorbell());
-        Some(slot.port)
+        let _ = self.epoll.remove(entry.port.endpoint().doorbell());
+        Some(entry.port)
     }
 
     /// Removes a port and drops it. Returns whether it was there.
@@ -248,12 +248,12 @@ impl EventLoop {
 
     /// Returns a port of this loop.
     pub fn get(&self, id: PortId) -> Option<&MessagePort> {
-        self.ports.get(&id.0).map(|slot| slot.lend(id.0, &self.lent))
+        self.ports.get(&id.0).map(|entry| entry.lend(id.0, &self.lent))
     }
 
     /// Returns the ports of this loop, except a port that has ended and that the loop will drop.
     pub fn ids(&self) -> impl Iterator<Item = PortId> {
-        self.ports.iter().filter(|(_, slot)| !slot.has_ended).map(|(id, _)| PortId(*id))
+        self.ports.iter().filter(|(_, entry)| !entry.has_ended).map(|(id, _)| PortId(*id))
     }
 
     /// Adds another source of events: a [`Listener`](crate::Listener), a socket, a timer's

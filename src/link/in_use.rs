@@ -5,90 +5,90 @@ use crate::link::payload::Block;
 use crate::os::reaper;
 use std::collections::{TryReserveError, VecDeque};
 
-/// Private memory for messages, one slot for each that is alive. Free slots keep their memory, up
-/// to a bound, for the next messages. A handle is a slot's number.
+/// Private memory for messages: one entry for each message in use. Free entries keep their memory,
+/// up to a bound, for later messages. A handle is the number of an entry.
 #[derive(Debug, Default)]
 pub(crate) struct CopySlab {
     /// The buffers, all of length 0: a message in use is found by its start.
-    slots: Vec<Vec<Block>>,
+    entries: Vec<Vec<Block>>,
     /// The last one is used next: its memory is warm.
     free: Vec<u64>,
-    /// Bytes of the buffers of free slots.
+    /// Bytes of the buffers of free entries.
     idle: usize,
     /// Long copies were made in chunks: their memory is not freed at once either.
     is_shared: bool,
 }
 
 impl CopySlab {
-    /// The free slot that is taken next, if there is one.
+    /// The free entry that is taken next, if there is one.
     #[inline(always)]
     pub(crate) fn next(&mut self) -> Option<(u64, &mut Vec<Block>)> {
-        let slot = *self.free.last()?;
-        Some((slot, &mut self.slots[slot as usize]))
+        let entry = *self.free.last()?;
+        Some((entry, &mut self.entries[entry as usize]))
     }
 
     #[inline(always)]
     pub(crate) fn take_next(&mut self) {
-        if let Some(slot) = self.free.pop() {
-            self.idle -= self.bytes_of(slot);
+        if let Some(entry) = self.free.pop() {
+            self.idle -= self.bytes_of(entry);
         }
     }
 
-    /// Gives the slot that is taken next room for a message of `len` bytes.
+    /// Gives the entry that is taken next room for a message of `len` bytes.
     pub(crate) fn make_room(&mut self, len: usize) -> Result<(), TryReserveError> {
-        let slot = match self.free.last() {
-            Some(slot) => *slot,
+        let entry = match self.free.last() {
+            Some(entry) => *entry,
             None => {
-                self.slots.push(Vec::new());
-                self.free.push(self.slots.len() as u64 - 1);
-                self.slots.len() as u64 - 1
+                self.entries.push(Vec::new());
+                self.free.push(self.entries.len() as u64 - 1);
+                self.entries.len() as u64 - 1
             }
         };
-        let before = self.bytes_of(slot);
-        self.slots[slot as usize].try_reserve_exact(len.div_ceil(size_of::<Block>()))?;
-        self.idle += self.bytes_of(slot) - before;
+        let before = self.bytes_of(entry);
+        self.entries[entry as usize].try_reserve_exact(len.div_ceil(size_of::<Block>()))?;
+        self.idle += self.bytes_of(entry) - before;
         Ok(())
     }
 
-    /// Gives the slot that is taken next other memory; `make_room` has made sure of a slot.
+    /// Gives the entry that is taken next other memory; `make_room` has made sure of an entry.
     pub(crate) fn replace_next(&mut self, blocks: Vec<Block>) {
-        let slot = *self.free.last().expect("a free slot");
-        self.idle -= self.bytes_of(slot);
-        self.slots[slot as usize] = blocks;
+        let entry = *self.free.last().expect("a free entry");
+        self.idle -= self.bytes_of(entry);
+        self.entries[entry as usize] = blocks;
         self.is_shared = true;
-        self.idle += self.bytes_of(slot);
+        self.idle += self.bytes_of(entry);
     }
 
-    /// Takes the memory of a slot that is in use. The slot itself is put back later, empty.
-    pub(crate) fn take_memory(&mut self, slot: u64) -> Vec<Block> {
-        std::mem::take(&mut self.slots[slot as usize])
+    /// Takes the memory of an entry that is in use. The entry itself is put back later, empty.
+    pub(crate) fn take_memory(&mut self, entry: u64) -> Vec<Block> {
+        std::mem::take(&mut self.entries[entry as usize])
     }
 
     #[inline(always)]
-    pub(crate) fn put(&mut self, slot: u64) {
-        let idle = self.idle + self.bytes_of(slot);
-        self.free.push(slot);
+    pub(crate) fn put(&mut self, entry: u64) {
+        let idle = self.idle + self.bytes_of(entry);
+        self.free.push(entry);
         if idle <= MOST_POOLED_BYTES && self.free.len() <= MOST_POOLED {
             self.idle = idle;
         } else {
-            self.shrink(slot);
+            self.shrink(entry);
         }
     }
 
     #[cold]
-    fn shrink(&mut self, slot: u64) {
-        let memory = std::mem::take(&mut self.slots[slot as usize]);
+    fn shrink(&mut self, entry: u64) {
+        let memory = std::mem::take(&mut self.entries[entry as usize]);
         if self.is_shared && memory.capacity() * size_of::<Block>() > MOST_POOLED_BYTES {
             reaper::free_later(Box::new(memory));
         }
-        if self.free.len() == self.slots.len() && self.slots.len() > MOST_SLOTS {
+        if self.free.len() == self.entries.len() && self.entries.len() > MOST_ENTRIES {
             *self = CopySlab::default();
         }
     }
 
     #[inline(always)]
-    fn bytes_of(&self, slot: u64) -> usize {
-        self.slots[slot as usize].capacity() * size_of::<Block>()
+    fn bytes_of(&self, entry: u64) -> usize {
+        self.entries[entry as usize].capacity() * size_of::<Block>()
     }
 }
 
@@ -160,26 +160,26 @@ impl LentRecords {
 /// The most buffers, and bytes in them, that are kept for later messages.
 const MOST_POOLED: usize = 16;
 const MOST_POOLED_BYTES: usize = 2 << 20;
-/// The number of slots beyond which all are dropped once none is in use.
-const MOST_SLOTS: usize = 1 << 10;
+/// The number of entries beyond which all are dropped once none is in use.
+const MOST_ENTRIES: usize = 1 << 10;
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    /// Takes that many slots at once, each with room for `len` bytes, and gives all of them back.
+    /// Takes that many entries at once, each with room for `len` bytes, and gives all of them back.
     fn use_at_once(slab: &mut CopySlab, count: u64, len: usize) {
         let mut taken = Vec::new();
         for _ in 0..count {
             slab.make_room(len).expect("there is memory");
-            taken.push(slab.next().expect("there is a free slot").0);
+            taken.push(slab.next().expect("there is a free entry").0);
             slab.take_next();
         }
-        taken.into_iter().for_each(|slot| slab.put(slot));
+        taken.into_iter().for_each(|entry| slab.put(entry));
     }
 
     fn kept(slab: &CopySlab) -> (usize, usize) {
-        let buffers = slab.slots.iter().filter(|buffer| buffer.capacity() > 0);
+        let buffers = slab.entries.iter().filter(|buffer| buffer.capacity() > 0);
         let bytes = buffers.clone().map(|buffer| buffer.capacity() * size_of::<Block>());
         (buffers.count(), bytes.sum())
     }
@@ -199,7 +199,7 @@ mod tests {
     #[test]
     fn many_copies_are_forgotten_once_none_is_in_use() {
         let mut slab = CopySlab::default();
-        use_at_once(&mut slab, MOST_SLOTS as u64 + 1, 64);
-        assert!(slab.slots.len() <= MOST_SLOTS, "{} slots", slab.slots.len());
+        use_at_once(&mut slab, MOST_ENTRIES as u64 + 1, 64);
+        assert!(slab.entries.len() <= MOST_ENTRIES, "{} entries", slab.entries.len());
     }
 }

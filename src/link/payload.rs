@@ -309,8 +309,8 @@ pub(crate) fn remove_free(
 /// A message that was taken out: where its bytes are, until `handle` is given back.
 ///
 /// INVARIANT (payload): `len` bytes from `start` are initialised, and are not written before the
-/// handle is given back: they are a private copy in a slot of the slab; or they lie in the ring of
-/// a trusted peer, not released yet. The holder of this value keeps the half that it came from
+/// handle is given back: they are a private copy in a slab entry, or they lie in the ring of a
+/// trusted peer, not released yet. The holder of this value keeps the half that it came from
 /// alive.
 #[derive(Debug)]
 pub(crate) struct Payload {
@@ -324,7 +324,7 @@ pub(crate) struct Payload {
 /// What a handle belongs to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum PayloadHandle {
-    /// A slot of the slab, with a private copy.
+    /// An entry of the copy slab, with a private copy.
     Copy(u64),
     /// A message that is lent in place.
     Lent(u64),

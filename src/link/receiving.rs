@@ -387,7 +387,7 @@ impl Receiving {
         Some(payload)
     }
 
-    /// Steps over a message whose copy is in the next slot.
+    /// Steps over a message whose copy is in the next entry of the slab.
     #[inline(always)]
     fn finish_copy(&mut self, record: &Record) {
         (self.empty_looks, self.pools_in_a_row) = (0, 0);

@@ -393,8 +393,8 @@ impl fmt::Debug for MessageEvent<'_> {
     }
 }
 
-/// The same blocks in memory that is at most twice as long. The memory of a slot is as long as the
-/// longest message that it has held, which a peer chooses.
+/// The same blocks in memory that is at most twice as long. A slab entry is as long as the longest
+/// message that it has held, which a peer chooses.
 fn tight(blocks: Vec<Block>) -> Vec<Block> {
     let mut copy = Vec::new();
     if blocks.capacity() <= 2 * blocks.len() || copy.try_reserve_exact(blocks.len()).is_err() {

@@ -369,8 +369,9 @@ impl MessagePort {
 
     /// Promises that the peer keeps the protocol, so that messages are read and lent in place.
     ///
-    /// This saves a copy of each message. It holds for both directions of this end, and cannot be
-    /// undone.
+    /// This saves a copy of each message from now on, in both directions of this end, and cannot be
+    /// undone. Call it at any time, but before the first receiving call if the peer may send a
+    /// [`BufferPool`](crate::BufferPool): an end that does not trust its peer yet discards it.
     ///
     /// # Safety
     /// Every process that holds, has held or will hold either end of this channel must write its

@@ -22,9 +22,10 @@ use std::time::{Duration, Instant};
 /// # How the receiver gets the pool
 ///
 /// The pool is announced by a record in the queue, which the receiver handles without showing it to
-/// its user. So both ends must call `trust_peer` before. The receiver does not have the pool if it
-/// looked for messages before that, by a call or by a turn of an [`EventLoop`](crate::EventLoop),
-/// or if it was out of descriptors. Its messages still arrive, with
+/// its user. So both ends must call `trust_peer` first: the maker before `new`, the receiver before
+/// its first receiving call or turn of an [`EventLoop`](crate::EventLoop). A receiver that meets
+/// the record without trust, or without a free descriptor, discards the pool. Messages with its
+/// buffers still arrive, with
 /// [`MessageError::UnknownPool`](crate::MessageError::UnknownPool) instead of a buffer, and those
 /// buffers do not come back.
 ///

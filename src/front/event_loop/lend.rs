@@ -1,6 +1,6 @@
 //! The part of a loop that its handlers can reach.
 
-use super::{Deferred, EventLoop, PortId, Slot};
+use super::{Deferred, EventLoop, LoopPort, PortId};
 use crate::port::MessagePort;
 use crate::port::target::{Event, Scope};
 use std::any::Any;
@@ -9,7 +9,7 @@ use std::collections::{BTreeMap, VecDeque};
 
 /// The part of the loop that a handler can reach.
 pub(super) struct Lender<'l> {
-    pub(super) ports: &'l BTreeMap<u64, Slot>,
+    pub(super) ports: &'l BTreeMap<u64, LoopPort>,
     pub(super) lent: &'l RefCell<Vec<u64>>,
     pub(super) deferred: &'l RefCell<VecDeque<Box<dyn Any>>>,
     pub(super) served: u64,
@@ -17,11 +17,11 @@ pub(super) struct Lender<'l> {
 
 impl Scope for Lender<'_> {
     fn port(&self, id: u64) -> Option<&MessagePort> {
-        self.ports.get(&id).map(|slot| slot.lend(id, self.lent))
+        self.ports.get(&id).map(|entry| entry.lend(id, self.lent))
     }
 
     fn ids(&self) -> Vec<u64> {
-        let live = self.ports.iter().filter(|(_, slot)| !slot.port.has_said_close());
+        let live = self.ports.iter().filter(|(_, entry)| !entry.port.has_said_close());
         live.map(|(id, _)| *id).collect()
     }
 

@@ -88,9 +88,9 @@ impl EventLoop {
         }
         self.look_again_at = now + LOOK_AGAIN;
         let mut lost = Vec::new();
-        for (id, slot) in &self.ports {
-            slot.port.endpoint().ring_again();
-            if slot.is_watched && slot.port.receiver().has_news() {
+        for (id, entry) in &self.ports {
+            entry.port.endpoint().ring_again();
+            if entry.is_watched && entry.port.receiver().has_news() {
                 lost.push(*id);
             }
         }
@@ -101,9 +101,9 @@ impl EventLoop {
     /// received the messages before their end.
     pub(super) fn look_at_lent(&mut self) {
         for id in std::mem::take(self.lent.get_mut()) {
-            let Some(slot) = self.ports.get(&id) else { continue };
-            slot.is_lent.set(false);
-            if slot.is_aside() && !slot.port.receiver().has_message() {
+            let Some(entry) = self.ports.get(&id) else { continue };
+            entry.is_lent.set(false);
+            if entry.is_aside() && !entry.port.receiver().has_message() {
                 self.make_ready(id);
             }
         }
@@ -123,8 +123,8 @@ impl EventLoop {
         let most = if is_idle { self.delayed.len() } else { SHARE as usize };
         for _ in 0..most.min(self.delayed.len()) {
             let Some(id) = self.delayed.pop_front() else { break };
-            if let Some(slot) = self.ports.get_mut(&id) {
-                slot.is_delayed = false;
+            if let Some(entry) = self.ports.get_mut(&id) {
+                entry.is_delayed = false;
             }
             self.make_ready(id);
         }
@@ -166,18 +166,18 @@ impl EventLoop {
 
     /// Delivers a share of a port's messages. Returns whether it had any.
     fn serve(&mut self, id: u64) -> Result<bool, LoopError> {
-        let Some(slot) = self.ports.get_mut(&id) else { return Ok(false) };
-        slot.is_ready = false;
-        if slot.is_delayed || slot.has_ended {
+        let Some(entry) = self.ports.get_mut(&id) else { return Ok(false) };
+        entry.is_ready = false;
+        if entry.is_delayed || entry.has_ended {
             return Ok(false);
         }
-        self.holding += usize::from(!std::mem::replace(&mut slot.holds_run, true));
-        if !slot.is_watched {
-            if let Err(error) = self.epoll.add(slot.port.receiver().level_triggered_fd(), id) {
+        self.holding += usize::from(!std::mem::replace(&mut entry.holds_run, true));
+        if !entry.is_watched {
+            if let Err(error) = self.epoll.add(entry.port.receiver().level_triggered_fd(), id) {
                 self.delay(id);
                 return Err(error.into());
             }
-            slot.is_watched = true;
+            entry.is_watched = true;
         }
         // A panic of a listener is caught at the listener. This catches one in the program's code
         // that checks a message, or that runs when a listener is dropped.
@@ -189,18 +189,18 @@ impl EventLoop {
     }
 
     fn deliver_share(&mut self, id: u64) -> bool {
-        let Some(slot) = self.ports.get(&id) else { return false };
+        let Some(entry) = self.ports.get(&id) else { return false };
         let scope =
             Lender { ports: &self.ports, lent: &self.lent, deferred: &self.deferred, served: id };
         // Counts cost: one message with many descriptors, or of many bytes, can be a whole share.
         let mut count: u32 = 0;
         loop {
-            let delivered = match slot.port.is_started() {
-                true => slot.port.deliver(Some(&scope)),
-                false => slot.port.deliver_early_close(Some(&scope)),
+            let delivered = match entry.port.is_started() {
+                true => entry.port.deliver(Some(&scope)),
+                false => entry.port.deliver_early_close(Some(&scope)),
             };
             match delivered {
-                Delivered::Event => count += slot.port.take_spent().max(1),
+                Delivered::Event => count += entry.port.take_spent().max(1),
                 Delivered::Nothing => return count > 0,
                 Delivered::Chunk => count = SHARE,
                 Delivered::Later => {
@@ -228,8 +228,8 @@ impl EventLoop {
     /// message that cannot be received.
     fn delay(&mut self, id: u64) {
         self.unwatch(id);
-        if let Some(slot) = self.ports.get_mut(&id)
-            && !std::mem::replace(&mut slot.is_delayed, true)
+        if let Some(entry) = self.ports.get_mut(&id)
+            && !std::mem::replace(&mut entry.is_delayed, true)
         {
             if self.delayed.is_empty() {
                 self.retry_at = Instant::now() + reaper::PAUSE;
@@ -242,8 +242,8 @@ impl EventLoop {
     /// hang-up behind them each time.
     fn set_aside(&mut self, id: u64) {
         self.unwatch(id);
-        if let Some(slot) = self.ports.get(&id)
-            && slot.port.is_closed_here()
+        if let Some(entry) = self.ports.get(&id)
+            && entry.port.is_closed_here()
         {
             self.let_go(id);
         }
@@ -253,38 +253,38 @@ impl EventLoop {
     fn end(&mut self, id: u64) {
         self.unwatch(id);
         self.let_go(id);
-        if let Some(slot) = self.ports.get_mut(&id) {
-            slot.has_ended = true;
+        if let Some(entry) = self.ports.get_mut(&id) {
+            entry.has_ended = true;
         }
     }
 
     fn drop_if_ended(&mut self, id: u64) {
-        if self.ports.get(&id).is_some_and(|slot| slot.has_ended) {
+        if self.ports.get(&id).is_some_and(|entry| entry.has_ended) {
             self.remove(PortId(id));
         }
     }
 
     /// Lets `run` return although this port is in the loop.
     fn let_go(&mut self, id: u64) {
-        if let Some(slot) = self.ports.get_mut(&id) {
-            self.holding -= usize::from(std::mem::replace(&mut slot.holds_run, false));
+        if let Some(entry) = self.ports.get_mut(&id) {
+            self.holding -= usize::from(std::mem::replace(&mut entry.holds_run, false));
         }
     }
 
     fn unwatch(&mut self, id: u64) {
-        if let Some(slot) = self.ports.get_mut(&id)
-            && std::mem::replace(&mut slot.is_watched, false)
+        if let Some(entry) = self.ports.get_mut(&id)
+            && std::mem::replace(&mut entry.is_watched, false)
         {
             // It fails only if epoll does not have the descriptor.
-            let _ = self.epoll.remove(slot.port.endpoint().doorbell());
+            let _ = self.epoll.remove(entry.port.endpoint().doorbell());
         }
     }
 
     fn make_ready(&mut self, id: u64) {
-        if let Some(slot) = self.ports.get_mut(&id)
-            && !slot.is_ready
+        if let Some(entry) = self.ports.get_mut(&id)
+            && !entry.is_ready
         {
-            slot.is_ready = true;
+            entry.is_ready = true;
             self.ready.push_back(id);
         }
     }

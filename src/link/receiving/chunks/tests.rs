@@ -90,7 +90,7 @@ fn a_message_with_a_list_is_copied_in_parts_before_its_packet_is_received() {
     assert!(receiving.take_attachments(payload.handle()).is_some());
 }
 
-/// A slot with room for it came free meanwhile.
+/// An entry with room for it came free meanwhile.
 #[test]
 fn a_message_that_was_taken_otherwise_leaves_no_part_to_the_next_one() {
     let (mut sending, mut receiving) = lane();
