@@ -3,6 +3,7 @@
 use crate::error::{PostError, RecvError};
 use crate::link::payload::Post;
 use crate::os;
+use crate::os::clock::Deadline;
 use crate::os::reaper;
 use crate::port::MessagePort;
 use crate::port::event::MessageEvent;
@@ -51,7 +52,7 @@ impl Receiver {
     /// A message that is already there is returned without reading the clock.
     #[inline(always)]
     fn recv_until(&self, limit: Limit) -> Result<MessageEvent<'_>, Box<RecvError>> {
-        let mut wait = Waiting { limit, deadline: None, is_first_look: true };
+        let mut wait = Waiting { limit, deadline: Deadline::NEVER, is_first_look: true };
         loop {
             match self.poll() {
                 Ok(Some(event)) => return Ok(event),
@@ -79,11 +80,10 @@ impl Receiver {
         if self.take_cancel_request() {
             return Err(Box::new(RecvError::Cancelled));
         }
-        let left = waiting.deadline.map(|at| at.saturating_duration_since(Instant::now()));
-        if left.is_some_and(|left| left.is_zero()) {
+        if waiting.deadline.is_over() {
             return Err(Box::new(RecvError::Timeout));
         }
-        reaper::wait_for_progress(left.unwrap_or(SLICE).min(SLICE));
+        reaper::wait_for_progress(waiting.deadline.left_at_most(SLICE));
         Ok(())
     }
 
@@ -96,14 +96,13 @@ impl Receiver {
             waiting.deadline = waiting.limit.deadline();
         }
         let deadline = waiting.deadline;
-        let is_late = || deadline.is_some_and(|deadline| Instant::now() >= deadline);
-        if is_first_look && !is_late() && spin(self.spin_estimate(), || self.has_news()) {
+        if is_first_look && !deadline.is_over() && spin(self.spin_estimate(), || self.has_news()) {
             return Ok(());
         }
         if self.take_cancel_request() {
             return Err(Box::new(RecvError::Cancelled));
         }
-        if is_late() {
+        if deadline.is_over() {
             return Err(Box::new(RecvError::Timeout));
         }
         match self.prepare_wait()? {
@@ -122,12 +121,11 @@ enum Limit {
 }
 
 impl Limit {
-    fn deadline(self) -> Option<Instant> {
+    fn deadline(self) -> Deadline {
         match self {
-            Limit::None => None,
-            // A deadline that the clock cannot represent means no deadline.
-            Limit::Timeout(timeout) => Instant::now().checked_add(timeout),
-            Limit::Deadline(deadline) => Some(deadline),
+            Limit::None => Deadline::NEVER,
+            Limit::Timeout(timeout) => Deadline::after(timeout),
+            Limit::Deadline(time) => Deadline::at(time),
         }
     }
 }
@@ -136,7 +134,7 @@ impl Limit {
 struct Waiting {
     limit: Limit,
     /// Set by the first look that finds nothing.
-    deadline: Option<Instant>,
+    deadline: Deadline,
     is_first_look: bool,
 }
 
@@ -212,7 +210,7 @@ impl Sender {
             Err(PostError::QueueFull { len, is_socket, .. }) => (len, is_socket),
             answer => return answer,
         };
-        let deadline = Instant::now().checked_add(timeout);
+        let deadline = Deadline::after(timeout);
         if !timeout.is_zero() && !is_socket {
             spin(self.spin_estimate(), || self.may_fit(needed));
         }
@@ -233,7 +231,7 @@ impl Sender {
             if self.take_cancel_request() {
                 return Err(PostError::Cancelled);
             }
-            if deadline.is_some_and(|deadline| Instant::now() >= deadline) {
+            if deadline.is_over() {
                 return Err(PostError::Timeout);
             }
             if is_socket || self.prepare_wait(needed)? == Wait::Sleep {

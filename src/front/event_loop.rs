@@ -10,6 +10,7 @@ pub use handle::LoopHandle;
 
 use crate::error::LoopError;
 use crate::front::add_error::AddError;
+use crate::os::clock::Deadline;
 use crate::os::epoll::Epoll;
 use crate::os::eventfd::Bell;
 use crate::port::MessagePort;
@@ -412,17 +413,17 @@ impl EventLoop {
     /// # Errors
     /// As [`run`](Self::run).
     pub fn poll_once(&mut self, timeout: Duration) -> Result<bool, LoopError> {
-        let deadline = Instant::now().checked_add(timeout);
+        let deadline = Deadline::after(timeout);
         loop {
             if self.is_empty() {
                 return Ok(false);
             }
             let left = match self.is_stopping() {
                 true => Some(Duration::ZERO),
-                false => deadline.map(|at| at.saturating_duration_since(Instant::now())),
+                false => deadline.left(),
             };
             let was_something = self.turn(left)?;
-            let is_late = deadline.is_some_and(|at| Instant::now() >= at);
+            let is_late = deadline.is_over();
             if was_something || is_late || self.is_stopping() {
                 return Ok(was_something);
             }

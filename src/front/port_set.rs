@@ -6,7 +6,7 @@ use crate::front::event_loop::PortId;
 use crate::link::endpoint::LOOK_AGAIN;
 use crate::link::receiving::chunks::Polled;
 use crate::os::backoff::Backoff;
-use crate::os::clock;
+use crate::os::clock::{self, Deadline};
 use crate::os::epoll::{Epoll, MOST_EVENTS};
 use crate::os::reaper;
 use crate::port::MessagePort;
@@ -17,7 +17,7 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::fmt;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 /// Receives from many ports. Each message comes with the id of its port.
 ///
@@ -178,7 +178,7 @@ impl PortSet {
     /// [`LoopError::Io`].
     pub fn recv(&self) -> Result<(PortId, PortEvent<'_>), LoopError> {
         loop {
-            if let Some(event) = self.recv_until(None)? {
+            if let Some(event) = self.recv_until(Deadline::NEVER)? {
                 return Ok(event);
             }
         }
@@ -196,7 +196,7 @@ impl PortSet {
         &self,
         timeout: Duration,
     ) -> Result<Option<(PortId, PortEvent<'_>)>, LoopError> {
-        self.recv_until(Instant::now().checked_add(timeout))
+        self.recv_until(Deadline::after(timeout))
     }
 
     /// Returns the next message of any port, if there is one.
@@ -204,7 +204,7 @@ impl PortSet {
     /// # Errors
     /// [`LoopError::Io`].
     pub fn try_recv(&self) -> Result<Option<(PortId, PortEvent<'_>)>, LoopError> {
-        self.recv_until(Some(Instant::now()))
+        self.recv_until(Deadline::after(Duration::ZERO))
     }
 
     /// The descriptor, for a level-triggered watcher of this crate.
@@ -212,10 +212,7 @@ impl PortSet {
         self.epoll.as_fd()
     }
 
-    fn recv_until(
-        &self,
-        deadline: Option<Instant>,
-    ) -> Result<Option<(PortId, PortEvent<'_>)>, LoopError> {
+    fn recv_until(&self, deadline: Deadline) -> Result<Option<(PortId, PortEvent<'_>)>, LoopError> {
         let (mut is_last_look, mut in_parts) = (false, true);
         loop {
             if self.state.borrow().given >= SHARE {
@@ -228,14 +225,13 @@ impl PortSet {
             }
             if self.has_queued() {
                 // A part of a long message was copied, which is there whatever the time is.
-                let is_late = |at: Instant| at.elapsed() > GRACE;
-                in_parts = !deadline.is_some_and(is_late);
+                in_parts = deadline.overdue() <= GRACE;
                 continue;
             }
             if is_last_look {
                 return Ok(None);
             }
-            let left = deadline.map(|at| at.saturating_duration_since(Instant::now()));
+            let left = deadline.left();
             let any = self.ask(left)?;
             if left.is_some_and(|left| left.is_zero()) {
                 // One more look, and not more: a peer may ring again and again without a message.

@@ -24,9 +24,10 @@ use crate::error::{
     BROADCAST_PREFIX, BroadcastError, MessageError, PostError, SystemError, flaw_of_name,
 };
 use crate::link::archive::Receive;
-use crate::link::endpoint::bounded_sleep;
+use crate::link::endpoint::LOOK_AGAIN;
 use crate::link::payload::{self, Post};
 use crate::os::backoff::PAUSE;
+use crate::os::clock::Deadline;
 use crate::os::epoll::Epoll;
 use crate::os::eventfd::Bell;
 use crate::os::{name, poll};
@@ -45,7 +46,7 @@ use std::fmt;
 use std::mem;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::{Arc, Mutex};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 /// A member of a named broadcast channel. Each message reaches every other open member once.
 ///
@@ -270,7 +271,7 @@ impl BroadcastChannel {
     /// refuses, or that does not fit in memory; [`Io`](BroadcastError::Io), also if a joiner could
     /// not be taken in because the process was out of descriptors for 50 ms.
     pub fn recv(&self) -> Result<Message, BroadcastError> {
-        self.recv_until(None)
+        self.recv_until(Deadline::NEVER)
     }
 
     /// Waits for the next message of any member for at most `timeout`. While it is out of
@@ -280,7 +281,7 @@ impl BroadcastChannel {
     /// # Errors
     /// As [`recv`](Self::recv), and [`Timeout`](BroadcastError::Timeout).
     pub fn recv_timeout(&self, timeout: Duration) -> Result<Message, BroadcastError> {
-        self.recv_until(Instant::now().checked_add(timeout))
+        self.recv_until(Deadline::after(timeout))
     }
 
     /// Takes the next message of any member, if there is one.
@@ -378,7 +379,7 @@ impl BroadcastChannel {
         Ok(message)
     }
 
-    fn recv_until(&self, deadline: Option<Instant>) -> Result<Message, BroadcastError> {
+    fn recv_until(&self, deadline: Deadline) -> Result<Message, BroadcastError> {
         let mut shortage_until = None;
         loop {
             let shortage = match self.try_recv() {
@@ -388,15 +389,16 @@ impl BroadcastChannel {
                 Err(error) => return Err(error),
             };
             let mut until = deadline;
-            if shortage.is_some() && until.is_none() {
+            if shortage.is_some() {
                 // Reported after one pause, so that a caller who retries does not spin.
-                until = Some(*shortage_until.get_or_insert_with(|| Instant::now() + PAUSE));
+                let pause = || *shortage_until.get_or_insert_with(|| Deadline::after(PAUSE));
+                until = deadline.or_else(pause);
             }
-            let left = until.map(|at| at.saturating_duration_since(Instant::now()));
-            if left.is_some_and(|left| left.is_zero()) {
+            if until.is_over() {
                 return Err(shortage.unwrap_or(BroadcastError::Timeout));
             }
-            poll::wait_readable(&[self.shared.epoll.as_fd()], bounded_sleep(left))?;
+            let slice = until.left_at_most(LOOK_AGAIN);
+            poll::wait_readable(&[self.shared.epoll.as_fd()], Some(slice))?;
         }
     }
 }

@@ -6,6 +6,7 @@ mod tests;
 use crate::error::{CloseReason, Corruption, SystemError};
 use crate::link::end::{Event, Half, Reason, State, Step};
 use crate::link::region::Region;
+use crate::os::clock::Deadline;
 use crate::os::reaper::{self, Account};
 use crate::os::socket::{self, DrainTo, Drained, Rung, Socket};
 use crate::os::{futex, poll};
@@ -17,7 +18,7 @@ use crate::wire::record::CloseKind;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::atomic::{self, AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 /// One end of one pair.
 ///
@@ -367,11 +368,10 @@ impl Endpoint {
     pub(crate) fn sleep_on_doorbell(
         &self,
         interrupt: Option<BorrowedFd<'_>>,
-        deadline: Option<Instant>,
+        deadline: Deadline,
     ) -> Result<(), SystemError> {
         let most = if self.owes_ring.load(Ordering::Relaxed) { SLICE } else { LOOK_AGAIN };
-        let left = deadline.map(|at| at.saturating_duration_since(Instant::now()));
-        let timeout = Some(left.map_or(most, |left| left.min(most)));
+        let timeout = Some(deadline.left_at_most(most));
         match interrupt {
             Some(interrupt) => poll::wait_readable(&[self.doorbell.as_fd(), interrupt], timeout),
             None => poll::wait_readable(&[self.doorbell.as_fd()], timeout),
@@ -380,10 +380,9 @@ impl Endpoint {
 
     /// Sleeps on the room flag of `memory` for a slice of time. The caller asks for hang-up and
     /// looks again in between: a futex reports nothing when the peer dies.
-    pub(crate) fn sleep_on_room(&self, memory: &Memory, deadline: Option<Instant>) {
-        let left = deadline.map_or(SLICE, |at| at.saturating_duration_since(Instant::now()));
+    pub(crate) fn sleep_on_room(&self, memory: &Memory, deadline: Deadline) {
         let word = &memory.lane().sleepers.room_sleeper;
-        futex::wait(word, Sleep::Futex.code(), left.min(SLICE));
+        futex::wait(word, Sleep::Futex.code(), deadline.left_at_most(SLICE));
     }
 
     /// Ends a sleep on the room flag of this end's outgoing lane, from any thread.
@@ -445,8 +444,3 @@ const RING_TRIES: u32 = 4;
 /// The longest sleep before its owner looks by itself whether there is something: a ring may have
 /// been refused, and its sender may make no further call.
 pub(crate) const LOOK_AGAIN: Duration = Duration::from_millis(500);
-
-/// How long to sleep when this much time is left: no sleep relies on a ring for longer.
-pub(crate) fn bounded_sleep(left: Option<Duration>) -> Option<Duration> {
-    Some(left.map_or(LOOK_AGAIN, |left| left.min(LOOK_AGAIN)))
-}

@@ -13,6 +13,7 @@ use crate::link::in_use::{CopySlab, LentRecords};
 use crate::link::payload::{Block, Payload, PayloadHandle};
 use crate::link::pool::PeerPool;
 use crate::link::receiving::chunks::{Polled, Unfinished};
+use crate::os::clock::Deadline;
 use crate::os::socket::DrainTo;
 use crate::ring::consumer::{Consumer, Peek, Record};
 use crate::ring::cursor::Cursor;
@@ -248,7 +249,7 @@ impl Receiving {
     pub(crate) fn sleep(
         &self,
         interrupt: Option<BorrowedFd<'_>>,
-        deadline: Option<Instant>,
+        deadline: Deadline,
     ) -> Result<(), SystemError> {
         self.end.sleep_on_doorbell(interrupt, deadline)?;
         self.consumer.cancel_wait();

@@ -9,7 +9,7 @@ use crate::link::endpoint::{Endpoint, Sleeper};
 use crate::link::payload::{self, Block, Post, Room};
 use crate::link::pool::PoolMemory;
 use crate::link::prefault::Prefault;
-use crate::os::clock;
+use crate::os::clock::{self, Deadline};
 use crate::ring::cursor::Cursor;
 use crate::ring::notifier::{Sleep, Wait, Wake};
 use crate::ring::producer::{Producer, Refusal};
@@ -345,7 +345,7 @@ impl Sending {
     ///
     /// Waiting for room never touches the doorbell: that belongs to the receiving half, which may
     /// be on another thread, or watched by an event loop that must not lose a ring.
-    pub(crate) fn sleep(&self, deadline: Option<Instant>) {
+    pub(crate) fn sleep(&self, deadline: Deadline) {
         self.end.sleep_on_room(self.producer.memory(), deadline);
         self.producer.cancel_wait();
     }

@@ -7,6 +7,7 @@ use crate::link::endpoint::PeerCredentials;
 use crate::link::transfer;
 use crate::meet::refused::{RefusedClient, RefusedClients};
 use crate::os::backoff::{Backoff, PAUSE};
+use crate::os::clock::Deadline;
 use crate::os::epoll::Epoll;
 use crate::os::name::{self, Connected, NoDirectory, Place, SocketFile};
 use crate::os::poll;
@@ -23,7 +24,7 @@ use std::os::fd::{AsFd, BorrowedFd};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::thread;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 /// Gives a fresh port to each client that connects by name, like a `SharedWorker` on the web.
 ///
@@ -137,7 +138,7 @@ impl Listener {
     /// [`ListenError::Channel`] or [`ListenError::Io`]; the listener stays usable. An
     /// out-of-descriptors error comes after 50 ms, in which some may become free.
     pub fn accept(&self) -> Result<MessagePort, ListenError> {
-        self.accept_until(None)
+        self.accept_until(Deadline::NEVER)
     }
 
     /// Waits for the next client for at most `timeout`.
@@ -148,7 +149,7 @@ impl Listener {
     /// # Errors
     /// As [`accept`](Self::accept), and [`ListenError::Timeout`].
     pub fn accept_timeout(&self, timeout: Duration) -> Result<MessagePort, ListenError> {
-        self.accept_until(Instant::now().checked_add(timeout))
+        self.accept_until(Deadline::after(timeout))
     }
 
     /// Returns the port to the next client, if there is one.
@@ -201,7 +202,7 @@ impl Listener {
         self.file.path()
     }
 
-    fn accept_until(&self, deadline: Option<Instant>) -> Result<MessagePort, ListenError> {
+    fn accept_until(&self, deadline: Deadline) -> Result<MessagePort, ListenError> {
         let mut shortage_until = None;
         loop {
             let shortage = match self.try_accept() {
@@ -211,15 +212,15 @@ impl Listener {
                 Err(error) => return Err(error),
             };
             let mut until = deadline;
-            if shortage.is_some() && until.is_none() {
+            if shortage.is_some() {
                 // Reported after one pause, so that a caller who retries does not spin.
-                until = Some(*shortage_until.get_or_insert_with(|| Instant::now() + PAUSE));
+                let pause = || *shortage_until.get_or_insert_with(|| Deadline::after(PAUSE));
+                until = deadline.or_else(pause);
             }
-            let left = left_until(until);
-            if left.is_some_and(|left| left.is_zero()) {
+            if until.is_over() {
                 return Err(shortage.unwrap_or(ListenError::Timeout));
             }
-            poll::wait_readable(&[self.epoll.as_fd()], left)?;
+            poll::wait_readable(&[self.epoll.as_fd()], until.left())?;
         }
     }
 
@@ -409,7 +410,7 @@ impl Connect {
     pub fn at(self, path: impl AsRef<Path>) -> Result<MessagePort, ConnectError> {
         let path = path.as_ref();
         name::check_user()?;
-        let deadline = Instant::now().checked_add(self.timeout);
+        let deadline = Deadline::after(self.timeout);
         let hung_up = || ConnectError::HungUp { path: path.to_owned() };
         let mut pause = FIRST_PAUSE;
         match self.attempt(path, deadline)? {
@@ -418,11 +419,10 @@ impl Connect {
             Attempt::HungUp => {}
         }
         loop {
-            let left = left_until(deadline);
-            if left.is_some_and(|left| left.is_zero()) {
+            if deadline.is_over() {
                 return Err(hung_up());
             }
-            thread::sleep(left.map_or(pause, |left| left.min(pause)));
+            thread::sleep(deadline.left_at_most(pause));
             pause = LONGEST_PAUSE.min(2 * pause);
             match self.attempt(path, deadline)? {
                 Attempt::Met(port) => return Ok(*port),
@@ -433,15 +433,14 @@ impl Connect {
     }
 
     /// Connects once, and waits for the answer.
-    fn attempt(self, path: &Path, deadline: Option<Instant>) -> Result<Attempt, ConnectError> {
-        let is_late = || left_until(deadline).is_some_and(|left| left.is_zero());
+    fn attempt(self, path: &Path, deadline: Deadline) -> Result<Attempt, ConnectError> {
         let socket = loop {
             let connected =
                 name::connect_to(path).map_err(|error| ConnectError::from(error).at(path))?;
             match connected {
                 Connected::Yes(socket) => break socket,
                 Connected::NoListener => return Ok(Attempt::NoListener),
-                Connected::Busy if is_late() => return Err(ConnectError::Timeout),
+                Connected::Busy if deadline.is_over() => return Err(ConnectError::Timeout),
                 Connected::Busy => thread::sleep(FIRST_PAUSE),
             }
         };
@@ -463,9 +462,9 @@ impl Connect {
                     return Err(AttachError::NotAPort { what }.into());
                 }
                 Ok(Received::NoRoom) => return Err(no_room()),
-                Ok(Received::Nothing) if is_late() => return Err(ConnectError::Timeout),
+                Ok(Received::Nothing) if deadline.is_over() => return Err(ConnectError::Timeout),
                 Ok(Received::Nothing) => {
-                    poll::wait_readable(&[socket.as_fd()], left_until(deadline))?;
+                    poll::wait_readable(&[socket.as_fd()], deadline.left())?;
                 }
                 Err(error) => return hung_up(error),
             }
@@ -494,10 +493,6 @@ fn hung_up(error: SystemError) -> Result<Attempt, ConnectError> {
         Some(libc::EPIPE | libc::ECONNRESET | libc::ENOTCONN) => Ok(Attempt::HungUp),
         _ => Err(error.into()),
     }
-}
-
-fn left_until(deadline: Option<Instant>) -> Option<Duration> {
-    deadline.map(|at| at.saturating_duration_since(Instant::now()))
 }
 
 impl From<NoDirectory> for ListenError {

@@ -7,6 +7,7 @@
 #![allow(unsafe_code)]
 
 use crate::error::SystemError;
+use crate::os::clock::Deadline;
 use crate::os::reaper::Foreign;
 use crate::os::socket::{self, Received};
 use crate::os::{named, poll};
@@ -21,7 +22,7 @@ use std::process::{Child, Command, ExitStatus};
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::{Mutex, Once, PoisonError};
 use std::thread;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 /// A process that this one has started, identified by a pidfd.
 #[derive(Debug)]
@@ -124,13 +125,13 @@ fn send_own_pidfd(socket: RawFd) -> Result<(), Errno> {
 /// still in it, while this process is at its limit of descriptors.
 fn receive_pidfd(socket: OwnedFd) -> Result<OwnedFd, (OwnedFd, SystemError)> {
     let mut received = Err(Errno::EMFILE);
-    let deadline = Instant::now() + LONGEST_END;
+    let deadline = Deadline::after(LONGEST_END);
     loop {
         match socket::receive(socket.as_fd(), &mut [0; 2], 1) {
             Ok(Received::Packet(_, mut descriptors)) => {
                 received = descriptors.pop().map(Foreign::into_owned).ok_or(Errno::EMFILE);
             }
-            Ok(Received::NoRoom) if Instant::now() < deadline => {
+            Ok(Received::NoRoom) if !deadline.is_over() => {
                 thread::sleep(NAP);
                 continue;
             }
@@ -198,12 +199,12 @@ impl ChildProcess {
     }
 
     fn reap_ended(&mut self) -> io::Result<ExitStatus> {
-        let deadline = Instant::now() + LONGEST_REAPING;
+        let deadline = Deadline::after(LONGEST_REAPING);
         loop {
             if let Some(status) = self.try_wait()? {
                 return Ok(status);
             }
-            if Instant::now() >= deadline {
+            if deadline.is_over() {
                 let what = "the child has ended, but a process that traces it (ptrace) keeps its \
                             exit status: end that process, then wait again";
                 return Err(io::Error::new(io::ErrorKind::TimedOut, what));
@@ -221,8 +222,8 @@ impl ChildProcess {
         }
         let pidfd = self.pidfd.as_fd();
         let ended = has_ended(pidfd, grace) || kill(pidfd).is_ok() && has_ended(pidfd, LONGEST_END);
-        let deadline = Instant::now() + LONGEST_REAPING;
-        while ended && Instant::now() < deadline {
+        let deadline = Deadline::after(LONGEST_REAPING);
+        while ended && !deadline.is_over() {
             if is_reaped(pidfd) {
                 return;
             }
@@ -275,9 +276,9 @@ fn reap_leftovers() {
 }
 
 fn has_ended(pidfd: BorrowedFd<'_>, timeout: Duration) -> bool {
-    let deadline = Instant::now() + timeout;
+    let deadline = Deadline::after(timeout);
     loop {
-        let left = deadline.saturating_duration_since(Instant::now());
+        let left = deadline.left_at_most(timeout);
         if poll::wait_readable(&[pidfd], Some(left)).is_err() {
             return false;
         }

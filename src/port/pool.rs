@@ -4,11 +4,12 @@ use crate::error::{AsIoError, PoolError, PostError, into_io_error};
 use crate::link::endpoint::Endpoint;
 use crate::link::payload::Post;
 use crate::link::pool::{PoolMaker, PoolMemory, PooledBuffer};
+use crate::os::clock::Deadline;
 use crate::port::MessagePort;
 use crate::port::sender::Sender;
 use std::fmt;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 /// Buffers of one size, mapped at both ends of a trusted channel.
 ///
@@ -119,17 +120,17 @@ impl BufferPool {
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
     pub fn take_timeout(&self, timeout: Duration) -> Result<PooledBuffer, PostError> {
-        let deadline = Instant::now().checked_add(timeout);
+        let deadline = Deadline::after(timeout);
         loop {
             match self.take() {
                 Err(PostError::PoolInUse { .. }) => {}
                 answer => return answer,
             }
-            let left = deadline.map_or(SLICE, |at| at.saturating_duration_since(Instant::now()));
-            if left.is_zero() {
+            let slice = deadline.left_at_most(SLICE);
+            if slice.is_zero() {
                 return Err(PostError::Timeout);
             }
-            self.memory().wait(left.min(SLICE), || self.in_use() < self.count());
+            self.memory().wait(slice, || self.in_use() < self.count());
         }
     }
 

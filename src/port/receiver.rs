@@ -6,6 +6,7 @@ use crate::link::endpoint::Endpoint;
 use crate::link::payload::{Block, PayloadHandle};
 use crate::link::receiving::Receiving;
 use crate::link::receiving::chunks::Polled;
+use crate::os::clock::Deadline;
 use crate::os::socket::DrainTo;
 use crate::port::cancel::{Canceller, Switch};
 use crate::port::event::MessageEvent;
@@ -16,7 +17,6 @@ use std::cell::{Cell, OnceCell, RefCell};
 use std::fmt;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::Arc;
-use std::time::Instant;
 
 /// The receiving half of a [`MessagePort`](crate::MessagePort), for use on its own thread.
 ///
@@ -198,7 +198,7 @@ impl Receiver {
     }
 
     /// Sleeps after `prepare_wait`; a canceller's request ends the sleep.
-    pub(crate) fn sleep(&self, deadline: Option<Instant>) -> Result<(), RecvError> {
+    pub(crate) fn sleep(&self, deadline: Deadline) -> Result<(), RecvError> {
         let interrupt = self.switch.get().map(|switch| switch.bell());
         Ok(self.receiving.borrow().sleep(interrupt, deadline)?)
     }

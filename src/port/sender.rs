@@ -7,6 +7,7 @@ use crate::link::endpoint::Endpoint;
 use crate::link::payload::Post;
 use crate::link::pool::{PoolMemory, PooledBuffer};
 use crate::link::sending::{MOST_SCRATCH, Sending};
+use crate::os::clock::Deadline;
 use crate::port::burst::Burst;
 use crate::port::cancel::{Canceller, Switch};
 use crate::port::loan::Loan;
@@ -19,7 +20,6 @@ use std::cell::{Cell, RefCell, RefMut};
 use std::fmt;
 use std::ops::{Deref, DerefMut};
 use std::sync::Arc;
-use std::time::Instant;
 
 /// The sending half of a [`MessagePort`](crate::MessagePort), for use on its own thread.
 ///
@@ -349,7 +349,7 @@ impl Sender {
         }
     }
 
-    pub(crate) fn sleep(&self, deadline: Option<Instant>) -> Result<(), PostError> {
+    pub(crate) fn sleep(&self, deadline: Deadline) -> Result<(), PostError> {
         self.borrow()?.sleep(deadline);
         Ok(())
     }

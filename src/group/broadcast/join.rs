@@ -6,6 +6,7 @@ use crate::group::broadcast::acceptor::Acceptor;
 use crate::group::broadcast::signature::Signature;
 use crate::link::transfer;
 use crate::os::backoff::{Backoff, PAUSE};
+use crate::os::clock::Deadline;
 use crate::os::epoll::Epoll;
 use crate::os::name::{self, Connected, NoDirectory};
 use crate::os::poll;
@@ -17,7 +18,7 @@ use std::io;
 use std::os::fd::AsFd;
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 /// Makes the directory if it does not exist, and a listening socket in it.
 pub(super) fn publish(
@@ -26,7 +27,7 @@ pub(super) fn publish(
     epoll: &Epoll,
 ) -> Result<(Arc<Rendezvous>, Acceptor), BroadcastError> {
     let backoff = Backoff::new(epoll, 0, PAUSE)?;
-    let deadline = Instant::now() + PATIENCE;
+    let deadline = Deadline::after(PATIENCE);
     for attempt in 0.. {
         let rendezvous = Rendezvous::make(&directory).map_err(|error| match error {
             NoDirectory::Flaw(path, what) => BroadcastError::Directory { path, what },
@@ -43,7 +44,7 @@ pub(super) fn publish(
             }
         }
         // On a busy machine an attempt may take long.
-        if attempt >= LEAST_ATTEMPTS && Instant::now() >= deadline {
+        if attempt >= LEAST_ATTEMPTS && deadline.is_over() {
             let what = "it is removed again and again";
             return Err(BroadcastError::Directory { path: directory, what });
         }
@@ -108,7 +109,7 @@ fn meet(
             Delivery::NoMember => return Ok(()),
             Delivery::Busy(source) => source,
         };
-        if Instant::now() >= *deadline.get_or_insert_with(|| Instant::now() + PATIENCE) {
+        if deadline.get_or_insert_with(|| Deadline::after(PATIENCE)).is_over() {
             let path = membership.acceptor.path_of(other);
             return Err(BroadcastError::Busy { path, source });
         }
