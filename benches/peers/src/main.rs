@@ -46,9 +46,12 @@ struct Arguments {
     /// Writes every figure of every run.
     #[arg(long, value_name = "FILE")]
     csv: Option<PathBuf>,
-    /// Draws throughput by size and the distribution of latencies.
+    /// Draws the time of a message by size and round trips by percentile; FILE.points.csv has the points.
     #[arg(long, value_name = "FILE.svg")]
     plot: Option<PathBuf>,
+    /// Draws FILE.svg again from FILE.points.csv, and measures nothing.
+    #[arg(long, value_name = "FILE.svg")]
+    redraw: Option<PathBuf>,
     /// Names the rows, and the subjects with their configurations, and measures nothing.
     #[arg(long)]
     list: bool,
@@ -62,6 +65,15 @@ fn main() -> ExitCode {
     if arguments.list {
         list();
         return ExitCode::SUCCESS;
+    }
+    if let Some(path) = &arguments.redraw {
+        return match plot::redraw(path) {
+            Ok(()) => ExitCode::SUCCESS,
+            Err(error) => {
+                eprintln!("plot: {} could not be drawn: {error}", path.display());
+                ExitCode::FAILURE
+            }
+        };
     }
     let machine = Machine::detect();
     if machine.pair.is_none() {
