@@ -213,8 +213,8 @@ impl EventLoop {
     /// Removes a port and returns it. It keeps its listeners, and stays started if it was.
     ///
     /// A port whose peer has ended can be taken too, and transferred: its next owner learns of the
-    /// end. The last chance is an action that a listener of its `close` has
-    /// [deferred](crate::Event::defer), as the loop drops the port after that.
+    /// end. The loop drops such a port after its `close` event and the actions that the event's
+    /// listeners [deferred](crate::Event::defer), so one of these actions can still take it.
     ///
     /// ```
     /// use messageport::{EventLoop, MessageChannel};
@@ -376,9 +376,9 @@ impl EventLoop {
 
     /// Delivers events until there are none at present.
     ///
-    /// A message whose descriptors wait until earlier ones of its port are closed stays for a later
-    /// turn. While the loop is [being stopped](Self::is_stopping) it delivers one share of each
-    /// port, leaves the request for `run`, and returns.
+    /// A message with descriptors stays for a later turn while too many earlier descriptors of its
+    /// port are still being closed. While the loop is [being stopped](Self::is_stopping) it
+    /// delivers one share of each port, leaves the request for `run`, and returns.
     ///
     /// # Errors
     /// As [`run`](Self::run).

@@ -21,12 +21,12 @@ use std::time::Duration;
 
 /// Receives from many ports. Each message comes with the id of its port.
 ///
-/// Ports with messages take turns. The set reports the end of a port once, after its last message;
-/// so it does for a port that was closed here. The port then stays in the set until it is removed.
+/// Ports with messages take turns. The set reports the end of a port once, after its last message,
+/// also if the port was closed here. The port then stays in the set until it is removed.
 ///
-/// A message of more than 2 MiB is copied out of an untrusted port in chunks of 64 KiB, and what
-/// other ports have is given between two parts. A port that brings descriptors faster than they can
-/// be closed is left out for 50 ms at a time.
+/// A message of more than 2 MiB is copied out of an untrusted port in chunks of 64 KiB; between two
+/// chunks the set returns messages of other ports. A port that brings descriptors faster than they
+/// can be closed is left out for 50 ms at a time.
 ///
 /// ```
 /// use messageport::{MessageChannel, PortSet};
@@ -186,9 +186,9 @@ impl PortSet {
 
     /// Waits for the next message of any port, at most for `timeout`.
     ///
-    /// A long message that is there already is still copied after the deadline: for 20 ms in
-    /// chunks, between which other ports have their turns, and then the rest of one message at
-    /// once.
+    /// A long message that has already arrived may be copied after the deadline. For 20 ms it is
+    /// copied in chunks, and other ports have their turns between them. Then the call copies the
+    /// rest of one message without a pause.
     ///
     /// # Errors
     /// [`LoopError::Io`].

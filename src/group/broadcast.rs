@@ -71,16 +71,16 @@ use std::time::Duration;
 /// space and 15 KiB of memory at each end, and a member itself takes seven descriptors. So the
 /// usual limit of 1024 descriptors allows some 300 members; `RLIMIT_NOFILE` raises that. A post
 /// costs one system call that looks for joiners, one copy, one more per member, and one more call
-/// for each member that sleeps. Receiving what is there costs no call with up to 64 ports to
-/// others; with more, the kernel is asked which of them have something.
+/// for each member that sleeps. Receiving a message that is there costs no system call with up to
+/// 64 channels to other members; with more, a call asks the kernel which of them have messages.
 ///
 /// # Members that do not answer
 ///
 /// A killed member is noticed like a port's peer, and the next joiner removes its socket's file. A
-/// member that lives but makes no call takes in no joiners. They still leave their ports at its
-/// socket, up to the system's `net.core.somaxconn` (4096) and the user's `RLIMIT_NOFILE` of
-/// descriptors in flight, three each. The next joiner waits for five seconds and then gets
-/// [`BroadcastError::Busy`].
+/// member that lives but makes no call accepts no joiners. Their ports wait at its socket: at most
+/// `net.core.somaxconn` (4096) of them, and as many as the user's `RLIMIT_NOFILE` allows
+/// descriptors in flight, three for each port. A joiner beyond that waits for five seconds and then
+/// gets [`BroadcastError::Busy`].
 ///
 /// # Trust
 ///

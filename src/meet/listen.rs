@@ -96,9 +96,9 @@ impl Listener {
 
     /// Listens at a path; clients use [`Connect::at`].
     ///
-    /// The last part of the path has at most 64 bytes, or the whole path has at most 107 bytes. A
-    /// relative path is resolved once, against the current directory. While the path is in use
-    /// there is a file beside it with the ending `.lock`.
+    /// Either the last part of the path has at most 64 bytes, or the whole path at most 107. A
+    /// relative path is resolved once, against the current directory. While the path is in use,
+    /// there is a lock file with the same name and the ending `.lock`.
     ///
     /// # Errors
     /// As [`bind`](Self::bind).
@@ -135,8 +135,8 @@ impl Listener {
     /// Waits for the next client, and returns the port to it.
     ///
     /// # Errors
-    /// [`ListenError::Channel`] or [`ListenError::Io`]; the listener stays usable. An
-    /// out-of-descriptors error comes after 50 ms, in which some may become free.
+    /// [`ListenError::Channel`] or [`ListenError::Io`]; the listener stays usable. If
+    /// the process is out of descriptors, the error comes after 50 ms, as some may become free.
     pub fn accept(&self) -> Result<MessagePort, ListenError> {
         self.accept_until(Deadline::NEVER)
     }

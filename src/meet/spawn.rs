@@ -103,8 +103,8 @@ impl Worker {
 
     /// Waits until the child has exited.
     ///
-    /// A child that reads until its port ends waits in turn: close the port first, with
-    /// `worker.port().close()`.
+    /// A child that reads until its port ends does not exit before that, so close the port first,
+    /// with `worker.port().close()`.
     ///
     /// # Errors
     /// Those of [`Child::wait`]: ECHILD if another part of the program has reaped the child. Also
@@ -154,7 +154,7 @@ impl Worker {
 
     /// Separates the port and the process. Neither ends the other any more.
     ///
-    /// The standard library's handle waits and kills by process id, so leave the reaping to it.
+    /// The [`Child`] waits and kills by process id, so let nothing else in the program reap it.
     pub fn into_parts(mut self) -> (MessagePort, Child) {
         let port = self.port.take().expect("taken once, here");
         (port, self.child.take().expect("taken once, here").into_child())

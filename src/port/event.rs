@@ -265,6 +265,7 @@ impl<'p> MessageEvent<'p> {
 
     /// Takes the pooled buffer that came with the message. Dropping it returns it to its pool.
     ///
+    /// # Errors
     /// - [`MessageError::NothingLeft`] if none came.
     /// - [`MessageError::UnknownPool`] if this end does not have the pool.
     /// - [`MessageError::Buffer`] if it cannot be mapped for lack of memory; the call can be

@@ -114,8 +114,8 @@ impl MessagePort {
     ///
     /// # Errors
     /// Nothing of the message is in the ring then. [`Closed`](PostError::Closed) if either end is
-    /// closed or the peer has died; [`QueueFull`](PostError::QueueFull) if too much is unread, or,
-    /// for a message of more than a quarter of the limit, until the peer has looked at the lane
+    /// closed or the peer has died; [`QueueFull`](PostError::QueueFull) if too much is unread, and
+    /// for a message of more than a quarter of the limit possibly until the peer looks at the lane
     /// again; [`TooLarge`](PostError::TooLarge) if it can never fit; [`Busy`](PostError::Busy) from
     /// inside a `Serialize` of the same port, or while a loan is open;
     /// [`Serialize`](PostError::Serialize) with the value's own error; [`Io`](PostError::Io) if

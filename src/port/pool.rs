@@ -31,8 +31,8 @@ use std::time::Duration;
 /// buffers do not come back.
 ///
 /// If the receiver has the pool but cannot map it for lack of memory, nothing is lost. Each attempt
-/// to take a buffer retries. Buffers that were dropped come back once a look for messages, which
-/// retries too, has mapped the pool. A receiver that sleeps does not look.
+/// to take a buffer retries the mapping, and so does a receiver that looks for messages, but not
+/// one that sleeps. Once the pool is mapped, buffers that were dropped meanwhile return to it.
 ///
 /// ```
 /// use messageport::{BufferPool, MessageChannel};
@@ -83,9 +83,9 @@ impl BufferPool {
 
     /// Takes a free buffer. It holds leftovers.
     ///
-    /// It is the first free one of the pool: a buffer that was in use, and that the caches may
-    /// still hold, is taken before one that never was. So spare buffers cost nothing. While the
-    /// first 32 are in use, the others take turns.
+    /// It is the first free buffer of the pool. So a buffer that was used before, and may still be
+    /// in the caches, is taken before one that was never used, and spare buffers cost no time.
+    /// While the first 32 are in use, the others take turns.
     ///
     /// # Errors
     /// [`PostError::PoolInUse`] if all are in use; [`PostError::Closed`] if all are in use and the

@@ -27,8 +27,8 @@ impl LoopHandle {
 
     /// Runs `work` on the loop's thread, in its next turn. Makes one system call.
     ///
-    /// Returns whether the loop still exists: work for a dropped loop is dropped, and so is work
-    /// that it left undone.
+    /// Returns whether the loop still exists. Work for a dropped loop is dropped, and so is work
+    /// that the loop had not run when it was dropped.
     ///
     /// ```
     /// let event_loop = messageport::EventLoop::new()?;
