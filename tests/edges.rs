@@ -103,7 +103,7 @@ fn lengths_beyond_all_measure_are_too_large() {
 }
 
 #[test]
-fn one_post_that_waits_in_vain_counts_as_full_once() {
+fn one_post_that_finds_no_room_in_time_counts_as_full_once() {
     let channel = MessageChannel::builder().capacity(4096).bounded().build().unwrap();
     while channel.port1.post_bytes(&[0; 1000]).is_ok() {}
     let before = channel.port1.stats().sent.full;

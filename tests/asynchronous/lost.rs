@@ -18,7 +18,10 @@ fn has_filter() -> bool {
 }
 
 /// Uses a port in a thread whose rings are refused.
-fn use_in_vain(port: MessagePort, act: impl FnOnce(&MessagePort) + Send + 'static) -> MessagePort {
+fn use_without_rings(
+    port: MessagePort,
+    act: impl FnOnce(&MessagePort) + Send + 'static,
+) -> MessagePort {
     let (give, given) = channel();
     let _thread = refused(move || {
         act(&port);
@@ -38,7 +41,7 @@ async fn comes_back<T>(
     let waiting = async { (waiting.await, Instant::now()) };
     // It runs behind the first look of the other one, which is not looked at again for it.
     let acting = async {
-        let port = use_in_vain(port, act);
+        let port = use_without_rings(port, act);
         let called = Instant::now();
         let caller = thread::spawn(move || {
             assert!(!port.is_closed());
@@ -106,7 +109,7 @@ fn a_new_call_of_a_task_finds_the_message_whose_ring_was_lost() {
             let mut waiting = into_async(port2);
             assert!(poll_once(waiting.recv()).await.is_none());
             let post = |port: &MessagePort| port.post_text("one").expect("room");
-            let _port1 = use_in_vain(port1, post);
+            let _port1 = use_without_rings(port1, post);
             let message = poll_once(waiting.recv()).await.expect("it is there");
             assert_eq!(message.expect("a message").text().expect("a text"), "one");
         });

@@ -61,8 +61,8 @@ fn a_full_member_misses_what_finds_no_room_and_the_others_do_not() {
 }
 
 #[test]
-fn a_wait_ends_for_a_message_for_one_who_joins_and_in_time() {
-    let _watch = watch("a_wait_ends_for_a_message_for_one_who_joins_and_in_time");
+fn a_wait_ends_for_a_message_a_joiner_and_its_timeout() {
+    let _watch = watch("a_wait_ends_for_a_message_a_joiner_and_its_timeout");
     let name = Name::new();
     let member = name.open();
     let timeout = member.recv_timeout(Duration::from_millis(1));

@@ -39,9 +39,9 @@ fn posts_three() -> BroadcastChannel {
 }
 
 #[test]
-fn what_was_posted_before_anybody_looked_is_received_however_its_sender_ended() {
+fn what_was_posted_before_a_member_looked_is_received_however_its_sender_ended() {
     const TEST: &str =
-        "joining::what_was_posted_before_anybody_looked_is_received_however_its_sender_ended";
+        "joining::what_was_posted_before_a_member_looked_is_received_however_its_sender_ended";
     fn closes() {
         posts_three().close();
     }

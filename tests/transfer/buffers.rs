@@ -73,7 +73,7 @@ fn a_fresh_buffer_is_zero_and_keeps_what_is_written() {
 }
 
 #[test]
-fn f31_what_is_sealed_cannot_be_changed_by_anybody() {
+fn f31_what_is_sealed_cannot_be_changed_by_any_process() {
     let mut buffer = Buffer::from_slice(&pattern(10_000)).expect("a buffer");
     buffer.seal().expect("the kernel seals it");
     let descriptor = buffer.as_fd().expect("a sealed buffer");

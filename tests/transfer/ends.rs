@@ -246,7 +246,7 @@ fn f13_the_end_of_the_outermost_of_a_hundred_nested_ports_ends_them_all() {
 }
 
 #[test]
-fn f40_who_keeps_a_duplicate_cannot_corrupt_what_the_new_owner_reads() {
+fn f40_an_owner_of_a_duplicate_cannot_corrupt_what_the_new_owner_reads() {
     let MessageChannel { port1, port2 } = growing();
     let parts = Parts::of(port2);
     let kept: Vec<OwnedFd> = (0..3).map(|index| parts.duplicate(index)).collect();

@@ -151,7 +151,7 @@ fn f3_a_socket_of_the_usual_size_takes_hundreds_of_messages_before_it_is_full() 
 }
 
 #[test]
-fn f3_who_waits_for_room_in_the_socket_gets_through_once_the_receiver_takes() {
+fn f3_a_wait_for_room_in_the_socket_succeeds_once_the_receiver_takes() {
     let _watch = watch("f3_who_waits_for_room_in_the_socket_gets_through");
     let MessageChannel { port1, port2 } = narrow();
     let count = fill(&port1);
@@ -182,8 +182,8 @@ fn f3_who_waits_for_room_in_the_socket_gets_through_once_the_receiver_takes() {
 }
 
 #[test]
-fn f3_who_waits_for_room_in_the_socket_wakes_at_the_peers_end() {
-    const TEST: &str = "limits::f3_who_waits_for_room_in_the_socket_wakes_at_the_peers_end";
+fn f3_a_wait_for_room_in_the_socket_ends_at_the_peers_end() {
+    const TEST: &str = "limits::f3_a_wait_for_room_in_the_socket_ends_at_the_peers_end";
     fn idle() {
         let port = parent_port().expect("a port to the parent");
         port.post_text("ready").expect("room");

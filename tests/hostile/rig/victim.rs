@@ -258,13 +258,13 @@ impl<'t> Victim<'t> {
             && let Ok(port) = event.take_port()
         {
             self.tally.attachments += 1;
-            self.use_guest(&port);
+            self.use_transferable(&port);
         }
         self.tally.took("attachments", start.elapsed());
     }
 
     /// Uses a port whose words may be anything; what it answers does not matter.
-    fn use_guest(&mut self, port: &MessagePort) {
+    fn use_transferable(&mut self, port: &MessagePort) {
         for _ in 0..8 {
             let most = 1 << self.rng.below(14);
             let len = self.rng.below(most) as usize;
