@@ -432,8 +432,10 @@ fn clients_that_leave_many_descriptors_hold_up_no_accept() {
         leave_lingering();
         (0..5).for_each(|_| leave_at(&path, &[null.as_fd(); 253], 1));
         leave_lingering();
-        let client = connect_at(&path);
+        let (client, before) = (connect_at(&path), count_descriptors());
         let port = assert_free("accept", || listener.accept().expect("an honest client"));
+        // What they left stays in their sockets.
+        assert!(count_descriptors() <= before + 64);
         port.post_text("welcome").expect("room");
         let theirs = client.join().expect("it connects");
         assert_eq!(receive(&theirs).text().expect("a text"), "welcome");
@@ -478,9 +480,11 @@ fn drop_lingering(channel: &MessageChannel) -> TcpStream {
 /// Waits until a socket is closed that a port received and dropped.
 fn assert_closes(channel: &MessageChannel) {
     let (sent, kept) = crate::watched();
-    channel.port1.post_text_with("a socket", [sent.into()]).expect("room");
-    drop(receive(&channel.port2));
-    wait_until("it is closed", || crate::is_closed(&kept));
+    assert_free("a close of another port", || {
+        channel.port1.post_text_with("a socket", [sent.into()]).expect("room");
+        drop(receive(&channel.port2));
+        wait_until("it is closed", || crate::is_closed(&kept));
+    });
 }
 
 #[test]
