@@ -8,10 +8,11 @@ use crate::{Name, nothing, text, wait_for_others};
 use messageport::{MessageChannel, MessagePort};
 use nix::sys::socket::{
     AddressFamily, ControlMessage, MsgFlags, SockFlag, SockType, UnixAddr, connect, recv, send,
-    sendmsg, socket,
+    sendmsg, setsockopt, socket, sockopt,
 };
-use std::fs::{self, OpenOptions};
-use std::io::{IoSlice, Read};
+use std::fs::{self, File, OpenOptions};
+use std::io::{IoSlice, Read, Write};
+use std::net::{TcpListener, TcpStream};
 use std::os::fd::{AsRawFd, OwnedFd, RawFd};
 use std::os::unix::fs::OpenOptionsExt;
 use std::os::unix::net::{UnixListener, UnixStream};
@@ -216,6 +217,49 @@ fn silent_clients_delay_no_other_and_make_room() {
         nothing(&member);
         format!("{member:?}").contains("pending: 0")
     });
+}
+
+/// While a close of what one has left takes long, a member receives little more of others.
+#[test]
+fn what_clients_leave_at_a_member_is_bounded() {
+    const TEST: &str = "strangers::what_clients_leave_at_a_member_is_bounded";
+    fn victim() {
+        let name = Name::new();
+        let member = name.open();
+        let (near, far) = lingering();
+        post(&stranger(&name), b"no hello", &[near.as_raw_fd()]);
+        drop(near);
+        nothing(&member);
+        let null = File::open("/dev/null").expect("it is there");
+        let before = descriptors();
+        for _ in 0..20 {
+            post(&stranger(&name), b"no hello", &[null.as_raw_fd(); 100]);
+            nothing(&member);
+        }
+        assert!(descriptors() <= before + 400, "{} more", descriptors() - before);
+        drop(far);
+        let other = name.open();
+        wait_for_others(&member, 1);
+        other.post_text("a member").expect("room");
+        assert_eq!(text(&member), "a member");
+    }
+    play(TEST, &[("victim", victim)]);
+}
+
+fn descriptors() -> usize {
+    fs::read_dir("/proc/self/fd").expect("a process has descriptors").count()
+}
+
+/// A socket whose close takes 40 s, or until the other one is closed.
+fn lingering() -> (TcpStream, TcpStream) {
+    let listener = TcpListener::bind("127.0.0.1:0").expect("a port of this machine");
+    let mut near = TcpStream::connect(listener.local_addr().expect("bound")).expect("a listener");
+    let (far, _) = listener.accept().expect("a connection");
+    let linger = libc::linger { l_onoff: 1, l_linger: 40 };
+    setsockopt(&near, sockopt::Linger, &linger).expect("an option");
+    near.set_nonblocking(true).expect("a flag");
+    while near.write(&[0; 4096]).is_ok() {}
+    (near, far)
 }
 
 /// A client with the number of a member that is there is posted to in that one's place, and no
