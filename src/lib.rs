@@ -137,22 +137,22 @@ pub use meet::spawn::{Worker, parent_port};
 pub use messageport_macros::SafeArchive;
 #[cfg(not(messageport_loom))]
 pub use port::{
-    JoinError, MessagePort,
+    MessagePort,
     burst::Burst,
     cancel::Canceller,
     channel::{ChannelBuilder, MessageChannel},
     event::MessageEvent,
-    listener_result::IntoListenerResult,
+    halves::JoinError,
+    listener::{
+        AbortController, AbortSignal, Event, EventListener, EventType, IntoListenerResult,
+        InvalidState, ListenerFailure, ListenerId, ListenerOptions,
+    },
     loan::Loan,
     message::Message,
     pool::{BufferPool, PooledError},
     receiver::Receiver,
     sender::Sender,
     stats::{Backlog, LaneStats, PortStats},
-    target::{
-        AbortController, AbortSignal, Event, EventListener, EventType, InvalidState,
-        ListenerFailure, ListenerId, ListenerOptions,
-    },
     transfer::{IntoFdError, TransferError, Transferable},
     typed::{TypedBurst, TypedError, TypedEvent, TypedIter, TypedPort},
 };

@@ -15,7 +15,7 @@ use crate::os::epoll::Epoll;
 use crate::os::eventfd::Bell;
 use crate::port::MessagePort;
 use crate::port::events::{Called, Watcher};
-use crate::port::target::ListenerFailure;
+use crate::port::listener::ListenerFailure;
 use crate::ring::handover;
 use handle::Shared;
 use std::any::Any;

@@ -5,10 +5,9 @@ use crate::link::receiving::chunks::Polled;
 use crate::os::eventfd::Bell;
 use crate::port::MessagePort;
 use crate::port::content;
-use crate::port::listener_result::IntoListenerResult;
-use crate::port::target::{
-    Event, EventListener, EventType, InvalidState, ListenerFailure, ListenerId, ListenerOptions,
-    Scope, callback,
+use crate::port::listener::{
+    Event, EventListener, EventType, IntoListenerResult, InvalidState, ListenerFailure, ListenerId,
+    ListenerOptions, Scope, callback,
 };
 use crate::ring::notifier::Wait;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};

@@ -1,4 +1,9 @@
 //! Floor 4: what the web defines, and nothing about memory or system calls.
+//!
+//! The methods of [`MessagePort`] stand in groups: here those that post, receive, close and
+//! measure; in [`transfer`] those that move something; in [`halves`] those that split and join; in
+//! [`events`] those of an event target; in [`typed`] the conversion. Those that wait are in
+//! `front`.
 
 pub(crate) mod burst;
 pub(crate) mod cancel;
@@ -6,7 +11,8 @@ pub(crate) mod channel;
 pub(crate) mod content;
 pub(crate) mod event;
 pub(crate) mod events;
-pub(crate) mod listener_result;
+pub(crate) mod halves;
+pub(crate) mod listener;
 pub(crate) mod loan;
 pub(crate) mod message;
 pub(crate) mod pool;
@@ -17,9 +23,7 @@ pub(crate) mod target;
 pub(crate) mod transfer;
 pub(crate) mod typed;
 
-use crate::error::{
-    AsIoError, CloseReason, MessageError, PostError, RecvError, SchemaError, into_io_error,
-};
+use crate::error::{CloseReason, MessageError, PostError, RecvError, SchemaError};
 use crate::link::endpoint::{Endpoint, PeerCredentials};
 use crate::link::payload::Post;
 use crate::link::receiving::chunks::Polled;
@@ -35,7 +39,6 @@ use stats::{Backlog, PortStats};
 use std::cell::{Cell, RefCell};
 use std::fmt;
 use std::os::fd::{AsFd, BorrowedFd};
-use std::sync::{Arc, Mutex, PoisonError};
 use target::EventTarget;
 
 /// One end of a channel.
@@ -275,38 +278,6 @@ impl MessagePort {
         let canceller = self.receiver.canceller()?;
         self.sender.share_switch(canceller.switch());
         Ok(canceller)
-    }
-
-    /// Splits the port into a sender and a receiver for use on two threads.
-    ///
-    /// Dropping a half ends its own direction. Halves deliver no events: the listeners are not
-    /// called any more.
-    ///
-    /// ```
-    /// use messageport::{MessageChannel, MessagePort};
-    ///
-    /// let channel = MessageChannel::new()?;
-    /// let (sender, receiver) = channel.port1.split();
-    /// sender.post_text("one way")?;
-    /// let port1 = MessagePort::join(sender, receiver).expect("they belong together");
-    /// port1.post_text("and on")?;
-    /// assert_eq!(channel.port2.iter().take(2).count(), 2);
-    /// # Ok::<(), Box<dyn std::error::Error>>(())
-    /// ```
-    pub fn split(self) -> (Sender, Receiver) {
-        (self.sender, self.receiver)
-    }
-
-    /// Joins the two halves of a port again.
-    ///
-    /// # Errors
-    /// [`JoinError`] with both halves if they come from different ports.
-    pub fn join(sender: Sender, receiver: Receiver) -> Result<MessagePort, JoinError> {
-        if Arc::ptr_eq(sender.endpoint(), receiver.endpoint()) {
-            Ok(MessagePort::of_halves(sender, receiver))
-        } else {
-            Err(JoinError { halves: Box::new(Mutex::new((sender, receiver))) })
-        }
     }
 
     /// Closes this end; never blocks, and does nothing the second time.
@@ -561,39 +532,5 @@ impl fmt::Debug for MessagePort {
             .field("started", &self.is_started)
             .field("events", &self.events)
             .finish_non_exhaustive()
-    }
-}
-
-/// The two halves do not belong to one port. The error returns both.
-///
-/// ```
-/// use messageport::{MessageChannel, MessagePort};
-///
-/// let channel = MessageChannel::new()?;
-/// let (sender, _) = channel.port1.split();
-/// let (_, receiver) = channel.port2.split();
-/// let error = MessagePort::join(sender, receiver).unwrap_err();
-/// let (_sender, _receiver) = error.into_halves();
-/// # Ok::<(), messageport::ChannelError>(())
-/// ```
-#[derive(Debug, thiserror::Error)]
-#[error("the halves come from different ports: join those that one `split` returned")]
-pub struct JoinError {
-    /// Behind a lock, as a half is not `Sync` and an error should be.
-    halves: Box<Mutex<(Sender, Receiver)>>,
-}
-
-impl AsIoError for JoinError {
-    fn kind(&self) -> std::io::ErrorKind {
-        std::io::ErrorKind::InvalidInput
-    }
-}
-
-into_io_error!(JoinError);
-
-impl JoinError {
-    /// Returns the halves.
-    pub fn into_halves(self) -> (Sender, Receiver) {
-        self.halves.into_inner().unwrap_or_else(PoisonError::into_inner)
     }
 }

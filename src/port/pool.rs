@@ -2,7 +2,6 @@
 
 use crate::error::{AsIoError, PoolError, PostError, into_io_error};
 use crate::link::endpoint::Endpoint;
-use crate::link::payload::Post;
 use crate::link::pool::{PoolMaker, PoolMemory, PooledBuffer};
 use crate::os::clock::Deadline;
 use crate::port::MessagePort;
@@ -161,22 +160,6 @@ impl fmt::Debug for BufferPool {
             .field("buffer_len", &self.buffer_len())
             .field("in_use", &self.in_use())
             .finish_non_exhaustive()
-    }
-}
-
-impl MessagePort {
-    /// Posts a value and hands over a buffer of a [`BufferPool`] that was made through this port.
-    ///
-    /// It costs as much as [`post_message`](Self::post_message), whatever the buffer's size.
-    ///
-    /// # Errors
-    /// [`PooledError`] with the reason and the buffer.
-    pub fn post_message_pooled<T: Post>(
-        &self,
-        value: &T,
-        buffer: PooledBuffer,
-    ) -> Result<(), PooledError> {
-        self.sender().post_message_pooled(value, buffer)
     }
 }
 

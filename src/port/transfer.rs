@@ -4,8 +4,10 @@ use crate::error::{AsIoError, AttachError, PostError, into_io_error};
 use crate::link::attachment::OutgoingAttachment;
 use crate::link::buffer::Buffer;
 use crate::link::payload::Post;
+use crate::link::pool::PooledBuffer;
 use crate::link::transfer;
 use crate::port::MessagePort;
+use crate::port::pool::PooledError;
 use std::fmt;
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::{Mutex, PoisonError};
@@ -178,6 +180,21 @@ impl MessagePort {
         transfer: impl Into<Vec<Transferable>>,
     ) -> Result<(), TransferError> {
         self.sender().post_text_with(text, transfer)
+    }
+
+    /// Posts a value and hands over a buffer of a [`BufferPool`](crate::BufferPool) that was made
+    /// through this port.
+    ///
+    /// It costs as much as [`post_message`](Self::post_message), whatever the buffer's size.
+    ///
+    /// # Errors
+    /// [`PooledError`] with the reason and the buffer.
+    pub fn post_message_pooled<T: Post>(
+        &self,
+        value: &T,
+        buffer: PooledBuffer,
+    ) -> Result<(), PooledError> {
+        self.sender().post_message_pooled(value, buffer)
     }
 
     /// Refuses transferables at this end: no port, buffer or descriptor from the peer enters this

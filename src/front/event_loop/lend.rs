@@ -2,7 +2,7 @@
 
 use super::{Deferred, EventLoop, LoopPort, PortId};
 use crate::port::MessagePort;
-use crate::port::target::{Event, Scope};
+use crate::port::listener::{Event, Scope};
 use std::any::Any;
 use std::cell::RefCell;
 use std::collections::{BTreeMap, VecDeque};

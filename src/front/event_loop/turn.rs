@@ -10,7 +10,7 @@ use crate::error::LoopError;
 use crate::link::endpoint::LOOK_AGAIN;
 use crate::os::{clock, reaper};
 use crate::port::events::Delivered;
-use crate::port::target::ListenerFailure;
+use crate::port::listener::ListenerFailure;
 use std::collections::VecDeque;
 use std::os::fd::AsFd;
 use std::panic::{AssertUnwindSafe, catch_unwind};

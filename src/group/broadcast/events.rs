@@ -2,10 +2,9 @@
 
 use crate::error::BroadcastError;
 use crate::group::broadcast::{BroadcastChannel, SHARE, Shared, order};
-use crate::port::listener_result::IntoListenerResult;
-use crate::port::target::{
-    Event, EventListener, EventType, InvalidState, ListenerFailure, ListenerId, ListenerOptions,
-    callback,
+use crate::port::listener::{
+    Event, EventListener, EventType, IntoListenerResult, InvalidState, ListenerFailure, ListenerId,
+    ListenerOptions, callback,
 };
 use std::sync::Arc;
 
