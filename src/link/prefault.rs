@@ -12,41 +12,50 @@ use crate::ring::producer::Producer;
 use crate::ring::route::Plan;
 use crate::wire::layout::MAX_SEGMENTS;
 use crate::wire::record::HEADER_LEN;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-/// The prefix of each segment that is known to have pages, and when each segment was last in use.
-#[derive(Clone, Debug)]
+/// The pages of one lane: the prefix of each segment that is known to have some, and when each
+/// segment was last in use.
 pub(crate) struct Prefault {
+    region: Arc<Region>,
     lane: usize,
     made: [u64; MAX_SEGMENTS],
     used: [Instant; MAX_SEGMENTS],
 }
 
 impl Prefault {
-    pub(crate) fn new(lane: usize) -> Prefault {
-        Prefault { lane, made: [0; MAX_SEGMENTS], used: [Instant::now(); MAX_SEGMENTS] }
+    pub(crate) fn new(region: Arc<Region>, lane: usize) -> Prefault {
+        let used = [Instant::now(); MAX_SEGMENTS];
+        Prefault { region, lane, made: [0; MAX_SEGMENTS], used }
     }
 
-    /// Allocates the pages that `plan` will write to. One compare if they exist.
+    /// Allocates the pages that `plan`, made at `cursor`, will write to. One or two compares if
+    /// they exist.
     #[inline]
-    pub(crate) fn ensure(&mut self, region: &Region, plan: &Plan) -> Result<(), SystemError> {
-        let (segment, end) = plan.extent(region.geometry());
-        self.ensure_up_to(region, segment, end)
+    pub(crate) fn ensure(&mut self, plan: &Plan, cursor: Cursor) -> Result<(), SystemError> {
+        if plan.turns() {
+            // The control record that leads there is written here.
+            self.ensure_control(cursor)?;
+        }
+        let (segment, end) = plan.extent(self.region.geometry());
+        let made = self.made[segment as usize];
+        if end <= made {
+            return Ok(());
+        }
+        let step = if made < LARGE_STEP { SMALL_STEP } else { LARGE_STEP };
+        self.make(segment, made, end.next_multiple_of(step))
     }
 
     /// Allocates the pages for a control record at `cursor`, and no more: it may be the only record
     /// that is ever written there.
-    pub(crate) fn ensure_control(
-        &mut self,
-        region: &Region,
-        cursor: Cursor,
-    ) -> Result<(), SystemError> {
-        let end = cursor.index(region.geometry()) + HEADER_LEN;
+    pub(crate) fn ensure_control(&mut self, cursor: Cursor) -> Result<(), SystemError> {
+        let end = cursor.index(self.region.geometry()) + HEADER_LEN;
         let made = self.made[cursor.segment as usize];
         if end <= made {
             return Ok(());
         }
-        self.make(region, cursor.segment, made, end.next_multiple_of(CONTROL_STEP))
+        self.make(cursor.segment, made, end.next_multiple_of(CONTROL_STEP))
     }
 
     /// Bytes of a segment that have pages; those of the current one stay.
@@ -55,21 +64,16 @@ impl Prefault {
     }
 
     /// Frees the pages of all free segments except segment 0. Returns bytes.
-    pub(crate) fn reclaim(
-        &mut self,
-        region: &Region,
-        producer: &Producer,
-    ) -> Result<u64, SystemError> {
-        self.reclaim_if(region, producer, |_| true)
+    pub(crate) fn reclaim(&mut self, producer: &Producer) -> Result<u64, SystemError> {
+        self.reclaim_if(producer, |_| true)
     }
 
     fn reclaim_if(
         &mut self,
-        region: &Region,
         producer: &Producer,
         may_go: impl Fn(Instant) -> bool,
     ) -> Result<u64, SystemError> {
-        let geometry = *region.geometry();
+        let geometry = *self.region.geometry();
         let mut freed = 0;
         for segment in 1..geometry.segments() {
             let made = self.made[segment as usize];
@@ -78,7 +82,7 @@ impl Prefault {
                 continue;
             }
             let start = geometry.segment_offset(segment);
-            freed += payload::remove_free(region, self.lane, start..start + made)?;
+            freed += payload::remove_free(&self.region, self.lane, start..start + made)?;
             self.made[segment as usize] = 0;
         }
         Ok(freed)
@@ -91,14 +95,13 @@ impl Prefault {
     /// faulting it in again costs many times the burst itself.
     pub(crate) fn reclaim_idle(
         &mut self,
-        region: &Region,
         producer: &Producer,
         (from, to): (u32, u32),
         now: Instant,
     ) -> Result<u64, SystemError> {
         self.used[from as usize] = now;
         self.used[to as usize] = now;
-        self.reclaim_if(region, producer, |used| now.saturating_duration_since(used) >= IDLE)
+        self.reclaim_if(producer, |used| now.saturating_duration_since(used) >= IDLE)
     }
 
     /// Whether a segment other than `current` and segment 0 has pages, which may become idle.
@@ -108,43 +111,23 @@ impl Prefault {
 
     /// Frees the pages of the segment that a drained producer has just left by the jump at
     /// `vacated`: all except the jump's own.
-    pub(crate) fn reclaim_vacated(
-        &mut self,
-        region: &Region,
-        vacated: Cursor,
-    ) -> Result<u64, SystemError> {
-        let geometry = region.geometry();
+    pub(crate) fn reclaim_vacated(&mut self, vacated: Cursor) -> Result<u64, SystemError> {
+        let geometry = self.region.geometry();
         let made = std::mem::take(&mut self.made[vacated.segment as usize]);
         let start = geometry.segment_offset(vacated.segment);
         let jump = vacated.offset(geometry);
-        let before = payload::remove_free(region, self.lane, start..jump)?;
+        let before = payload::remove_free(&self.region, self.lane, start..jump)?;
         let after_jump = (jump + HEADER_LEN).min(start + made);
-        Ok(before + payload::remove_free(region, self.lane, after_jump..start + made)?)
-    }
-
-    #[inline]
-    fn ensure_up_to(&mut self, region: &Region, segment: u32, end: u64) -> Result<(), SystemError> {
-        let made = self.made[segment as usize];
-        if end <= made {
-            return Ok(());
-        }
-        let step = if made < LARGE_STEP { SMALL_STEP } else { LARGE_STEP };
-        self.make(region, segment, made, end.next_multiple_of(step))
+        Ok(before + payload::remove_free(&self.region, self.lane, after_jump..start + made)?)
     }
 
     /// Allocates the pages of a segment from `made` up to `target`, or up to its end.
     #[cold]
-    fn make(
-        &mut self,
-        region: &Region,
-        segment: u32,
-        made: u64,
-        target: u64,
-    ) -> Result<(), SystemError> {
-        let geometry = region.geometry();
+    fn make(&mut self, segment: u32, made: u64, target: u64) -> Result<(), SystemError> {
+        let geometry = self.region.geometry();
         let target = target.min(geometry.segment_len(segment));
         let start = geometry.segment_offset(segment);
-        region.populate(self.lane, start + made..start + target)?;
+        self.region.populate(self.lane, start + made..start + target)?;
         self.made[segment as usize] = target;
         Ok(())
     }

@@ -72,10 +72,11 @@ impl Sending {
         let memory = end.region().lane(lane);
         let mut producer = Producer::resume(memory, *end.region().geometry(), cursor, vacated_at)?;
         producer.recheck_after(1);
+        let prefault = Prefault::new(end.region().clone(), lane);
         Ok(Sending {
             end,
             producer,
-            prefault: Prefault::new(lane),
+            prefault,
             arena: Arena::new(),
             scratch: Vec::new(),
             last_len: 0,
@@ -149,7 +150,7 @@ impl Sending {
         let open = self.producer.plan_open(wish).map_err(|refusal| self.refused(refusal, wish))?;
         let len = match open {
             Some(plan) => {
-                self.prepare(&plan)?;
+                self.prefault.ensure(&plan, self.producer.cursor())?;
                 let len = self.serialize(value, Some(&plan))?;
                 if len <= plan.payload_room() {
                     self.last_len = len;
@@ -359,7 +360,7 @@ impl Sending {
         // Without memory for the record the peer learns of the end by the hang-up alone, which
         // comes once the receiving half is dropped as well.
         let cursor = self.producer.cursor();
-        if self.prefault.ensure_control(self.end.region(), cursor).is_ok() {
+        if self.prefault.ensure_control(cursor).is_ok() {
             let wake = self.producer.close(kind);
             self.wake(wake);
         } else {
@@ -375,15 +376,15 @@ impl Sending {
     /// Frees idle pages; returns how many bytes.
     pub(crate) fn trim(&mut self) -> Result<u64, PostError> {
         let vacated = self.producer.cursor();
-        self.prefault.ensure_control(self.end.region(), vacated)?;
-        self.prefault.ensure_control(self.end.region(), Cursor::start(0))?;
+        self.prefault.ensure_control(vacated)?;
+        self.prefault.ensure_control(Cursor::start(0))?;
         let jumped = self.producer.go_to_base().map_err(|refusal| self.refused(refusal, 0))?;
         let mut freed = 0;
         if let Some(wake) = jumped {
             self.wake(wake);
-            freed += self.prefault.reclaim_vacated(self.end.region(), vacated)?;
+            freed += self.prefault.reclaim_vacated(vacated)?;
         }
-        Ok(freed + self.prefault.reclaim(self.end.region(), &self.producer)?)
+        Ok(freed + self.prefault.reclaim(&self.producer)?)
     }
 
     /// Messages and bytes that the peer has not released.
@@ -477,17 +478,8 @@ impl Sending {
     /// A place for exactly `len` bytes, with its pages allocated.
     fn plan(&mut self, len: u64) -> Result<Plan, PostError> {
         let plan = self.producer.plan(len).map_err(|refusal| self.refused(refusal, len))?;
-        self.prepare(&plan)?;
+        self.prefault.ensure(&plan, self.producer.cursor())?;
         Ok(plan)
-    }
-
-    /// Allocates the pages.
-    fn prepare(&mut self, plan: &Plan) -> Result<(), PostError> {
-        if plan.turns() {
-            // The control record that leads there is written here.
-            self.prefault.ensure_control(self.end.region(), self.producer.cursor())?;
-        }
-        Ok(self.prefault.ensure(self.end.region(), plan)?)
     }
 
     /// Stages, and recomputes the contiguous room if it is used up.
@@ -521,8 +513,7 @@ impl Sending {
         // no room, so nothing else loads it for long. A wrong one is found again.
         let _ = self.producer.unreleased();
         let in_use = (from, self.producer.cursor().segment);
-        let region = self.end.region();
-        let _ = self.prefault.reclaim_idle(region, &self.producer, in_use, Instant::now());
+        let _ = self.prefault.reclaim_idle(&self.producer, in_use, Instant::now());
     }
 
     /// The value's bytes: written where `plan` says, or only counted.
@@ -577,7 +568,7 @@ impl Sending {
     fn hop(&mut self, len: u64) -> Result<(), PostError> {
         if self.producer.can_hop(len) {
             let cursor = self.producer.cursor();
-            self.prefault.ensure_control(self.end.region(), cursor)?;
+            self.prefault.ensure_control(cursor)?;
         }
         if let Some(wake) = self.producer.hop(len) {
             self.wake(wake);

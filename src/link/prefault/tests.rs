@@ -5,7 +5,6 @@ use crate::ring::consumer::{Consumer, Peek};
 use crate::ring::lane;
 use crate::wire::record::Format;
 use std::os::unix::fs::MetadataExt;
-use std::sync::Arc;
 
 const CAPACITY: u64 = 64 << 10;
 const LIMIT: u64 = 1 << 20;
@@ -27,7 +26,7 @@ impl Rig {
         let region = Region::create(CAPACITY, LIMIT, 0).expect("a region");
         let (producer, consumer) = lane::fresh(&region.lane(0), *region.geometry(), 0);
         let at_rest = memory(&region);
-        let (prefault, now) = (Prefault::new(0), Instant::now());
+        let (prefault, now) = (Prefault::new(region.clone(), 0), Instant::now());
         Rig { region, producer, consumer, prefault, now, at_rest }
     }
 
@@ -35,17 +34,14 @@ impl Rig {
     fn post(&mut self, len: u64) -> bool {
         let Ok(plan) = self.producer.plan(len) else { return false };
         let from = self.producer.cursor();
-        if plan.turns() {
-            self.prefault.ensure_control(&self.region, from).expect("memory");
-        }
-        self.prefault.ensure(&self.region, &plan).expect("memory");
+        self.prefault.ensure(&plan, from).expect("memory");
         self.producer.stage(plan, len as u32, Format::Bytes);
         let _ = self.producer.commit();
         let here = self.producer.cursor().segment;
         if self.prefault.is_spread(here) {
             let in_use = (from.segment, here);
             self.prefault
-                .reclaim_idle(&self.region, &self.producer, in_use, self.now)
+                .reclaim_idle(&self.producer, in_use, self.now)
                 .expect("pages that are given back");
         }
         true
@@ -124,7 +120,7 @@ fn segments_that_are_in_use_keep_their_pages_however_late_it_is() {
 fn a_control_record_makes_one_page() {
     let mut rig = Rig::new();
     let cursor = rig.producer.cursor();
-    rig.prefault.ensure_control(&rig.region, cursor).expect("memory");
+    rig.prefault.ensure_control(cursor).expect("memory");
     let made = memory(&rig.region) - rig.at_rest;
     assert!(made <= crate::os::mapping::page_size(), "{made} bytes for 16");
 }
