@@ -24,8 +24,9 @@ impl Sending {
         items: &mut [OutgoingAttachment<'_>],
     ) -> Result<(), PostError> {
         let descriptors = self.begin_with(items)?;
-        let (plan, len) = self.write_value_slow(value)?;
-        self.move_with(plan, len, Format::Archive, descriptors, items)
+        self.write_value(value, |sending, plan, len| {
+            sending.move_with(plan, len, Format::Archive, descriptors, items)
+        })?
     }
 
     /// Posts bytes with transferables.
@@ -36,8 +37,7 @@ impl Sending {
         items: &mut [OutgoingAttachment<'_>],
     ) -> Result<(), PostError> {
         let descriptors = self.begin_with(items)?;
-        let plan = self.plan(bytes.len() as u64)?;
-        payload::fill(&self.producer, &plan, bytes);
+        let plan = self.write_bytes(bytes)?;
         self.move_with(plan, bytes.len() as u32, format, descriptors, items)
     }
 
@@ -66,7 +66,8 @@ impl Sending {
             .map_err(|error| self.packet_refused(error, 0))?;
         let attached = Attached::Pool { sequence: self.packets };
         self.packets = self.packets.wrapping_add(1);
-        self.post_planned(plan, 0, Format::Bytes, attached);
+        self.stage_slow(plan, 0, Format::Bytes, attached);
+        self.commit();
         self.pools.push(memory.clone());
         Ok(memory)
     }
@@ -81,16 +82,14 @@ impl Sending {
             return Err((PostError::ForeignPool, buffer));
         };
         let attached = Attached::Pooled { pool: pool as u32, slot: buffer.slot() };
-        let written = match self.write_value_fast(value) {
-            Ok(None) => self.write_value_slow(value),
-            Ok(Some(place)) => Ok(place),
-            Err(error) => Err(error),
+        let stage = |sending: &mut Sending, plan, len| {
+            sending.producer.stage_with(plan, len, Format::Archive, attached);
         };
-        match written {
-            Ok((plan, len)) => {
+        match self.write_value(value, stage) {
+            Ok(()) => {
                 // From here on the receiver of the record gives it back.
                 buffer.mark_moved();
-                self.post_planned(plan, len, Format::Archive, attached);
+                self.commit();
                 Ok(())
             }
             Err(error) => Err((error, buffer)),
@@ -100,17 +99,6 @@ impl Sending {
     /// Whether pools were made here; they stay where they are mapped.
     pub(crate) fn has_pools(&self) -> bool {
         !self.pools.is_empty()
-    }
-
-    /// Posts the record that was written where `plan` says.
-    #[inline]
-    fn post_planned(&mut self, plan: Plan, len: u32, format: Format, attached: Attached) {
-        let vacated = self.producer.cursor();
-        self.producer.stage_with(plan, len, format, attached);
-        if !self.producer.has_contiguous() {
-            self.staged_past_contiguous(vacated);
-        }
-        self.commit();
     }
 
     fn begin_with(&mut self, items: &[OutgoingAttachment<'_>]) -> Result<u16, PostError> {
@@ -138,7 +126,8 @@ impl Sending {
         let attached = self.send_attached(len, descriptors, items).inspect_err(|_| {
             payload::wipe(&self.producer, &plan);
         })?;
-        self.post_planned(plan, len, format, attached);
+        self.producer.stage_with(plan, len, format, attached);
+        self.commit();
         attachment::mark_moved(items);
         Ok(())
     }
