@@ -10,6 +10,7 @@ mod lost;
 
 use std::cell::Cell;
 use std::future::{Future, poll_fn};
+use std::os::fd::OwnedFd;
 use std::pin::pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::SeqCst};
@@ -26,6 +27,7 @@ use messageport::{
     AsyncPort, Buffer, CloseReason, Message, MessageChannel, MessagePort, PostError, RecvError,
     Transferable, Worker, parent_port,
 };
+use nix::sys::eventfd::EventFd;
 
 /// Runs a test on every reactor that is compiled in.
 fn on_each(test: &str, body: impl AsyncFn()) {
@@ -394,6 +396,27 @@ fn a_post_that_is_dropped_after_each_poll_is_posted_once() {
         drop(port1);
         assert_eq!(reader.join().expect("a reader"), COUNT);
     });
+}
+
+/// A port whose descriptors nothing takes waits a while; its task is woken afterwards.
+#[test]
+fn a_task_comes_back_to_a_port_that_had_its_share() {
+    const TEST: &str = "a_task_comes_back_to_a_port_that_had_its_share";
+    fn victim() {
+        on_each(TEST, async || {
+            let MessageChannel { port1, port2 } = MessageChannel::new().expect("a channel");
+            let mut port = into_async(port2);
+            for _ in 0..12 {
+                let event = || OwnedFd::from(EventFd::new().expect("a descriptor"));
+                let list: Vec<Transferable> = (0..64).map(|_| event().into()).collect();
+                port1.post_text_with("a flood", list).expect("room");
+            }
+            for _ in 0..12 {
+                drop(port.recv().await.expect("a message"));
+            }
+        });
+    }
+    play(TEST, &[("victim", victim)]);
 }
 
 /// A task gets every message of a sender that stops and goes at random, in another thread and in

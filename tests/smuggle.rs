@@ -17,6 +17,8 @@ mod memory;
 mod packets;
 #[path = "smuggle/refusals.rs"]
 mod refusals;
+#[path = "smuggle/shares.rs"]
+mod shares;
 
 use common::parts::{ATTACHMENTS, Parts, send};
 use common::region::{MESSAGE, Region, head, record, tail};

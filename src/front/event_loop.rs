@@ -10,6 +10,7 @@ pub use handle::LoopHandle;
 
 use crate::error::LoopError;
 use crate::front::add_error::AddError;
+use crate::os::backoff::Backoff;
 use crate::os::clock::Deadline;
 use crate::os::epoll::Epoll;
 use crate::os::eventfd::Bell;
@@ -19,7 +20,7 @@ use crate::port::listener::ListenerFailure;
 use crate::ring::handover;
 use handle::Shared;
 use std::any::Any;
-use std::cell::{Cell, RefCell};
+use std::cell::{Cell, OnceCell, RefCell};
 use std::collections::{BTreeMap, VecDeque};
 use std::fmt;
 use std::os::fd::{AsFd, BorrowedFd};
@@ -81,6 +82,8 @@ pub struct EventLoop {
     resting: VecDeque<(Instant, u64)>,
     /// The program has asked for the loop's descriptor.
     is_nested: Cell<bool>,
+    /// For an outer loop: the time of the next retry. Made when there is something to retry.
+    alarm: OnceCell<Backoff>,
     deferred: RefCell<VecDeque<Box<dyn Any>>>,
     shared: Arc<Shared>,
     marks: Vec<u64>,
@@ -183,6 +186,7 @@ impl EventLoop {
             look_again_at: Duration::ZERO,
             resting: VecDeque::new(),
             is_nested: Cell::new(false),
+            alarm: OnceCell::new(),
             deferred: RefCell::default(),
             shared: Arc::new(shared),
             marks: Vec::new(),
@@ -464,9 +468,9 @@ impl Drop for EventLoop {
 
 /// Readable when [`run_until_idle`](EventLoop::run_until_idle) may find an event. So the loop can
 /// be nested in any other loop that is level-triggered. After the first call of `as_fd` the
-/// descriptor also stays readable while a port lacks descriptors or memory for its next message, as
-/// that has to be retried. The end of a port that is not started but read by calls does not make it
-/// readable; the next turn delivers that end.
+/// descriptor also becomes readable 10 ms after a port lacked descriptors or memory for its next
+/// message, so that it is retried. The end of a port that is not started but read by calls does
+/// not make it readable; the next turn delivers that end.
 impl AsFd for EventLoop {
     fn as_fd(&self) -> BorrowedFd<'_> {
         if !self.is_nested.replace(true) && self.has_retries() {
@@ -487,3 +491,5 @@ impl fmt::Debug for EventLoop {
 
 /// The mark of the loop's bell in epoll.
 const BELL: u64 = u64::MAX;
+/// The mark of the alarm.
+const RETRIES: u64 = u64::MAX - 1;

@@ -78,8 +78,8 @@ impl CopySlab {
     #[cold]
     fn shrink(&mut self, entry: u64) {
         let memory = std::mem::take(&mut self.entries[entry as usize]);
-        if self.is_shared && memory.capacity() * size_of::<Block>() > MOST_POOLED_BYTES {
-            reaper::free_later(Box::new(memory));
+        if self.is_shared {
+            free(memory);
         }
         if self.free.len() == self.entries.len() && self.entries.len() > MOST_ENTRIES {
             *self = CopySlab::default();
@@ -89,6 +89,14 @@ impl CopySlab {
     #[inline(always)]
     fn bytes_of(&self, entry: u64) -> usize {
         self.entries[entry as usize].capacity() * size_of::<Block>()
+    }
+}
+
+/// Frees a copy, a long one in another thread: the kernel takes milliseconds to free 32 MiB, in
+/// which a loop or a task serves no other port.
+pub(crate) fn free(memory: Vec<Block>) {
+    if memory.capacity() * size_of::<Block>() > MOST_POOLED_BYTES {
+        reaper::free_later(Box::new(memory));
     }
 }
 

@@ -14,6 +14,7 @@ use crate::link::payload::{Block, Payload, PayloadHandle};
 use crate::link::pool::PeerPool;
 use crate::link::receiving::chunks::{Polled, Unfinished};
 use crate::os::clock::Deadline;
+use crate::os::reaper::Share;
 use crate::os::socket::DrainTo;
 use crate::ring::consumer::{Consumer, Peek, Record};
 use crate::ring::cursor::Cursor;
@@ -49,6 +50,10 @@ pub(crate) struct Receiving {
     waits_for_reaper: bool,
     /// Whether a look waits a moment for that.
     is_patient: bool,
+    /// Whether the last look was of a caller that serves other ports in between.
+    is_in_turns: bool,
+    /// How many descriptors that nothing takes such a caller receives.
+    share: Share,
     /// Descriptors that were received since the last call of `take_cost`.
     cost: u32,
     /// The partial copy of the next message.
@@ -91,6 +96,8 @@ impl Receiving {
             short_since: None,
             waits_for_reaper: false,
             is_patient: true,
+            is_in_turns: false,
+            share: Share::default(),
             cost: 0,
             unfinished: None,
         }
@@ -156,6 +163,7 @@ impl Receiving {
 
     fn settle_and_take(&mut self, chunk: usize) -> Result<Polled<Payload>, RecvError> {
         self.waits_for_reaper = false;
+        self.is_in_turns = chunk < usize::MAX;
         match self.settle(chunk)? {
             Next::Message(record) => Ok(match self.take_settled(&record)? {
                 Some(payload) => Polled::Message(payload),

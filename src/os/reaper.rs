@@ -16,7 +16,10 @@
 //! [`Account::has_room`]. The caller closes a descriptor itself only if the kernel refuses to start
 //! the first thread, and in a child of a bare `fork`.
 
-use crate::os::{memfd, socket};
+#[cfg(test)]
+mod tests;
+
+use crate::os::{clock, memfd, socket};
 use nix::sys::resource::{Resource, getrlimit};
 use nix::sys::signal::{SigSet, SigmaskHow};
 use std::collections::VecDeque;
@@ -47,6 +50,35 @@ pub(crate) struct Account {
     is_full: AtomicBool,
     /// A job to drain the port's socket is queued, and no thread has started it.
     is_drained_soon: AtomicBool,
+    /// Descriptors that were ever queued. It wraps.
+    queued: AtomicUsize,
+}
+
+/// Bounds how fast a port brings descriptors that nothing takes: [`MOST_OF_ONE`] of them in a
+/// [`PAUSE`]. However fast they are closed, receiving them takes the time of the other ports.
+#[derive(Debug, Default)]
+pub(crate) struct Share {
+    /// When it began, by [`clock::coarse`].
+    began: Duration,
+    /// How many descriptors had been queued then.
+    queued: usize,
+}
+
+impl Share {
+    /// Whether the port has had its share of the present pause.
+    pub(crate) fn is_used_up(&mut self, account: &Account) -> bool {
+        // Relaxed: a bound, see `has_room`.
+        let queued = account.queued.load(Ordering::Relaxed);
+        if queued.wrapping_sub(self.queued) < MOST_OF_ONE {
+            return false;
+        }
+        let now = clock::coarse();
+        if now.saturating_sub(self.began) < PAUSE {
+            return true;
+        }
+        *self = Share { began: now, queued };
+        false
+    }
 }
 
 impl Foreign {
@@ -177,16 +209,18 @@ pub(crate) fn wake_for_room(account: &Arc<Account>, waker: &Waker) {
         return waker.wake_by_ref();
     }
     let mut queue = lock();
-    // Relaxed: as above.
-    if WAITING.load(Ordering::Relaxed) == 0 {
+    // The pause needs a thread, even if nothing waits to be closed.
+    queue.keep_one_idle();
+    if queue.threads == 0 {
         drop(queue);
-        waker.wake_by_ref();
-    } else if !queue
-        .wakers
-        .iter()
-        .any(|(_, of, known)| Arc::ptr_eq(of, account) && known.will_wake(waker))
-    {
+        return waker.wake_by_ref();
+    }
+    let is_known = |(_, of, known): &(Instant, Arc<Account>, Waker)| {
+        Arc::ptr_eq(of, account) && known.will_wake(waker)
+    };
+    if !queue.wakers.iter().any(is_known) {
         queue.wakers.push((Instant::now() + PAUSE, account.clone(), waker.clone()));
+        queue.notify();
     }
 }
 
@@ -354,6 +388,7 @@ fn hand_over_all(jobs: Vec<Job>) {
     WAITING.fetch_add(jobs.len(), Ordering::Relaxed);
     for account in jobs.iter().filter_map(|job| job.account.as_ref()) {
         account.waiting.fetch_add(1, Ordering::Relaxed);
+        account.queued.fetch_add(1, Ordering::Relaxed);
     }
     queue.jobs.extend(jobs);
     // A thread that was just started looks by itself.
@@ -498,83 +533,3 @@ const MOST_THREADS: usize = 8;
 const THREAD_NAME: &str = "port-reaper";
 /// A thread's stack in bytes. It makes little more than system calls.
 const STACK: usize = 128 << 10;
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use std::sync::mpsc;
-
-    /// Says when it is dropped, and by which thread; waits before that, if it has to.
-    struct Memory(mpsc::Sender<thread::ThreadId>, Option<mpsc::Receiver<()>>);
-
-    impl Drop for Memory {
-        fn drop(&mut self) {
-            if let Some(wait) = &self.1 {
-                let _ = wait.recv();
-            }
-            let _ = self.0.send(thread::current().id());
-        }
-    }
-
-    /// Otherwise a close that takes long would keep the memory of every message that comes.
-    #[test]
-    fn memory_is_freed_here_while_other_memory_waits_to_be_freed() {
-        let (tell, told) = mpsc::channel();
-        let (go_on, wait) = mpsc::channel();
-        free_later(Box::new(Memory(tell.clone(), Some(wait))));
-        free_later(Box::new(Memory(tell, None)));
-        assert_eq!(told.recv().expect("it is freed"), thread::current().id());
-        go_on.send(()).expect("the thread waits");
-        assert_ne!(told.recv().expect("it is freed"), thread::current().id());
-    }
-
-    #[cfg(any(feature = "tokio", feature = "async-io"))]
-    #[test]
-    fn a_task_that_waits_for_two_ports_is_woken_for_each() {
-        struct Task;
-        impl std::task::Wake for Task {
-            fn wake(self: Arc<Task>) {}
-        }
-        let waker = Waker::from(Arc::new(Task));
-        let accounts = [(); 2].map(|()| Arc::new(Account::default()));
-        WAITING.fetch_add(1, Ordering::Relaxed);
-        // Twice, as a task asks at each of its polls.
-        for account in accounts.iter().chain(&accounts) {
-            wake_for_room(account, &waker);
-        }
-        WAITING.fetch_sub(1, Ordering::Relaxed);
-        let is_ours = |of: &Arc<Account>| accounts.iter().any(|account| Arc::ptr_eq(account, of));
-        let ours = lock().wakers.extract_if(.., |(_, of, _)| is_ours(of)).count();
-        assert_eq!(ours, 2);
-    }
-
-    /// What other ports have filled.
-    #[test]
-    fn a_port_without_waiting_descriptors_has_room() {
-        let half = usize::try_from(most_descriptors() / 2).expect("a number of descriptors");
-        for (all, expected) in [
-            (MOST_WAITING.min(half / 4) - 1, [true, true]),
-            (MOST_WAITING.min(half / 4), [true, false]),
-            (half - 1, [true, false]),
-            (half, [false, false]),
-        ] {
-            assert_eq!([0, 1].map(|own| may_receive(own, all)), expected, "{all} are waiting");
-        }
-    }
-
-    /// One descriptor that is closed is no reason to receive sixty-four more.
-    #[test]
-    fn a_port_that_was_full_has_no_room_until_few_of_its_descriptors_wait() {
-        let account = Account::default();
-        for (waiting, has_room) in [
-            (MOST_OF_ONE - 1, true),
-            (MOST_OF_ONE, false),
-            (MOST_OF_ONE / 4, false),
-            (MOST_OF_ONE / 4 - 1, true),
-            (MOST_OF_ONE - 1, true),
-        ] {
-            account.waiting.store(waiting, Ordering::Relaxed);
-            assert_eq!(account.has_room(), has_room, "{waiting} are waiting");
-        }
-    }
-}

@@ -5,6 +5,7 @@ use crate::link::archive::Receive;
 use crate::link::archive::pool::ReceiveDeserializer;
 use crate::link::attachment::{AttachmentKind, Attachments};
 use crate::link::buffer::Buffer;
+use crate::link::in_use;
 use crate::link::payload::{Block, blocks_as_bytes, blocks_as_bytes_mut};
 use crate::link::pool::PooledBuffer;
 use crate::port::MessagePort;
@@ -214,6 +215,7 @@ impl Drop for Message {
         if let Some(attachments) = self.attachments.get_mut().take() {
             attachments.close_unclaimed();
         }
+        in_use::free(std::mem::take(&mut self.blocks));
     }
 }
 

@@ -5,13 +5,15 @@
 //! [`Watcher`](crate::port::events::Watcher), if the program has borrowed it, or if a retry is due.
 
 use super::lend::Lender;
-use super::{BELL, Deferred, EventLoop, PortId};
-use crate::error::LoopError;
+use super::{BELL, Deferred, EventLoop, PortId, RETRIES};
+use crate::error::{LoopError, SystemError};
 use crate::link::endpoint::LOOK_AGAIN;
+use crate::os::backoff::Backoff;
 use crate::os::{clock, reaper};
 use crate::port::events::Delivered;
 use crate::port::listener::ListenerFailure;
 use std::collections::VecDeque;
+use std::iter::empty;
 use std::os::fd::AsFd;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::time::{Duration, Instant};
@@ -30,6 +32,7 @@ impl EventLoop {
         for mark in &marks {
             match *mark {
                 BELL => self.shared.called.drain(),
+                RETRIES => self.end_alarm(),
                 id if self.sources.contains_key(&id) => {}
                 id => self.make_ready(id),
             }
@@ -59,12 +62,32 @@ impl EventLoop {
             self.drop_if_ended(id);
         }
         self.look_at_lent();
-        if !self.ready.is_empty() || (self.is_nested.get() && self.has_retries()) {
+        let has_no_alarm = self.is_nested.get() && self.has_retries() && self.set_alarm().is_err();
+        if !self.ready.is_empty() || has_no_alarm {
             // Makes the descriptor readable, so that an outer loop comes back for the rest. Without
             // an outer loop, delayed ports wait for their time.
             self.shared.called.ring();
         }
         outcome.map(|()| was_something)
+    }
+
+    fn end_alarm(&self) {
+        if let Some(alarm) = self.alarm.get() {
+            // A timer that exists can be stopped.
+            let _ = alarm.end(&self.epoll, empty());
+        }
+    }
+
+    /// Makes the descriptor readable in a while, for an outer loop: something has to be retried.
+    fn set_alarm(&self) -> Result<(), SystemError> {
+        let alarm = match self.alarm.get() {
+            Some(alarm) => alarm,
+            None => {
+                let alarm = Backoff::new(&self.epoll, RETRIES, RETRY)?;
+                self.alarm.get_or_init(|| alarm)
+            }
+        };
+        if alarm.is_on() { Ok(()) } else { alarm.begin(&self.epoll, empty()) }
     }
 
     /// The longest time that a turn may wait.

@@ -153,8 +153,8 @@ impl Receiving {
         let mut bytes = [0; MAX_PACKET_LEN + 1];
         for _ in 0..MOST_ORPHANS {
             let (socket, account) = (self.end.attachment_socket(), self.end.account());
-            self.waits_for_reaper =
-                !(account.has_room() || self.is_patient && reaper::wait_for_room(account));
+            let has_room = account.has_room() || self.is_patient && reaper::wait_for_room(account);
+            self.waits_for_reaper = !has_room || self.is_in_turns && self.share.is_used_up(account);
             if self.waits_for_reaper {
                 return Err(RecvError::OutOfDescriptors { needed: expected });
             }
