@@ -19,14 +19,13 @@ mod order;
 #[path = "broadcasting/strangers.rs"]
 mod strangers;
 
+use common::members::directory_of;
 use common::role::command;
 use common::{DEADLINE, receive_text, wait_until};
 use messageport::{BroadcastChannel, MessageChannel, MessagePort, Worker};
 use nix::fcntl::AT_FDCWD;
 use nix::sys::stat::{UtimensatFlags, utimensat};
 use nix::sys::time::TimeSpec;
-use nix::unistd::getuid;
-use std::env;
 use std::fs;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -79,15 +78,6 @@ impl Drop for Name {
             assert!(!self.directory().exists(), "left behind: {:?}", self.files());
         }
     }
-}
-
-fn directory_of(name: &str) -> PathBuf {
-    let runtime = env::var_os("XDG_RUNTIME_DIR").map(PathBuf::from);
-    let names = match runtime.filter(|path| path.is_absolute() && path.is_dir()) {
-        Some(runtime) => runtime.join("messageport"),
-        None => env::temp_dir().join(format!("messageport-{}", getuid())),
-    };
-    names.join(format!("broadcast.{name}"))
 }
 
 fn open(name: &str) -> BroadcastChannel {

@@ -1,15 +1,17 @@
 //! What the hostile process does.
 
+use crate::common::members;
 use crate::common::messages::Rng;
 use crate::common::parts::{ATTACHMENTS, DOORBELL, Parts, send};
 use crate::common::region::Region;
 use crate::locked::{Lock, user_faults};
 use crate::peer::{CAPACITY, LIMIT, Peer};
 use memmap2::{MmapOptions, MmapRaw};
-use messageport::{BroadcastChannel, Buffer, ChannelBuilder, MessageChannel, MessagePort};
+use messageport::{Buffer, ChannelBuilder, MessageChannel, MessagePort};
 use nix::fcntl::{FallocateFlags, fallocate};
-use nix::sys::socket::{MsgFlags, setsockopt, sockopt};
-use std::fs::File;
+use nix::sys::socket::{MsgFlags, getsockopt, setsockopt, sockopt};
+use nix::unistd::getppid;
+use std::fs::{self, File};
 use std::io::Write;
 use std::net::{TcpListener, TcpStream};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
@@ -55,19 +57,35 @@ pub fn play(name: &str, port: MessagePort) {
     }
 }
 
-/// Floods the members of a broadcast channel.
+/// Floods the member of a broadcast channel that has started this process.
 fn play_as_member(attack: &str, channel: &str) {
-    let channel = BroadcastChannel::open(channel).expect("a channel");
-    let long = vec![7; LONG_FOR_MEMBERS];
-    loop {
-        match attack {
-            "burner" => burn(1),
-            "two burners" => burn(2),
-            "bytes" => drop(channel.post_bytes(&[7; 8])),
-            "long" => drop(channel.post_bytes(&long)),
-            _ => thread::park(),
-        }
+    match attack {
+        "burner" => burn(1),
+        "two burners" => burn(2),
+        "bytes" => flood_member(channel, &[7; 8 + STAMP]),
+        "long" => flood_member(channel, &vec![7; LONG_FOR_MEMBERS]),
+        _ => loop {
+            thread::park();
+        },
     }
+}
+
+/// Joins as other members do, but for the one member alone: the client of that member is not the
+/// victim.
+fn flood_member(channel: &str, bytes: &[u8]) {
+    let directory = fs::read_dir(members::directory_of(channel)).expect("members");
+    let paths = directory.map(|entry| entry.expect("a member").path());
+    let is_of_parent = |socket: &OwnedFd| {
+        let peer = getsockopt(socket, sockopt::PeerCredentials).expect("credentials");
+        peer.pid() == getppid().as_raw()
+    };
+    let mut sockets = paths.map(|path| members::connect_to(&path));
+    let socket = sockets.find(is_of_parent).expect("the parent is a member");
+    let hello = members::member_hello(members::VERSION, 0);
+    let (packet, descriptors, port) = members::port_behind(hello);
+    members::post(&socket, &packet, &members::numbers(&descriptors));
+    drop(descriptors);
+    flood_by_calls(&port, bytes);
 }
 
 /// Keeps so many processors busy.
@@ -162,6 +180,8 @@ enum Attached {
 const MOST: usize = 64;
 /// Half of what a member's port holds, about.
 const LONG_FOR_MEMBERS: usize = 2 << 20;
+/// Bytes behind each message of a member.
+const STAMP: usize = 8;
 
 fn packets(port: MessagePort, attached: Attached) {
     let mut peer = Peer::of(port);

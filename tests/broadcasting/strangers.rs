@@ -1,73 +1,33 @@
 //! What a process of the same user can do at a member's socket without being a member.
 
 use crate::common::census::Census;
-use crate::common::parts::Parts;
+use crate::common::members::{
+    FORMAT, HELLO, VERSION, channel_behind, connect_to, member_hello, numbers, port_behind, post,
+    words,
+};
 use crate::common::role::play;
 use crate::common::wait_until;
 use crate::{Name, nothing, text, wait_for_others};
 use messageport::{MessageChannel, MessagePort};
 use nix::sys::socket::{
-    AddressFamily, ControlMessage, MsgFlags, SockFlag, SockType, UnixAddr, connect, recv, send,
-    sendmsg, setsockopt, socket, sockopt,
+    AddressFamily, MsgFlags, SockFlag, SockType, UnixAddr, connect, recv, send, setsockopt, socket,
+    sockopt,
 };
 use std::fs::{self, File, OpenOptions};
-use std::io::{IoSlice, Read, Write};
+use std::io::{Read, Write};
 use std::net::{TcpListener, TcpStream};
-use std::os::fd::{AsRawFd, OwnedFd, RawFd};
+use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::fs::OpenOptionsExt;
 use std::os::unix::net::{UnixListener, UnixStream};
 
 /// Connects to the only member.
 fn stranger(name: &Name) -> OwnedFd {
-    let kind = SockType::SeqPacket;
-    let socket = socket(AddressFamily::Unix, kind, SockFlag::SOCK_CLOEXEC, None).expect("a socket");
-    let path = name.directory().join(name.files().pop().expect("a member"));
-    connect(socket.as_raw_fd(), &UnixAddr::new(&path).expect("a short path")).expect("a member");
-    socket
-}
-
-fn words(words: &[u64]) -> Vec<u8> {
-    words.iter().flat_map(|word| word.to_le_bytes()).collect()
-}
-
-const HELLO: u64 = u64::from_le_bytes(*b"MPHELLO1");
-const FORMAT: u64 = 8 << 32 | 1 << 16 | 4 << 8 | 8;
-const VERSION: u64 = 1 << 32 | 3;
-
-/// What a member says before its capsule.
-fn member_hello(version: u64, schema: u64) -> Vec<u8> {
-    words(&[HELLO, version, FORMAT, schema, 1, 2])
-}
-
-fn post(socket: &OwnedFd, bytes: &[u8], descriptors: &[RawFd]) {
-    let rights = [ControlMessage::ScmRights(descriptors)];
-    let rights = if descriptors.is_empty() { &[][..] } else { &rights[..] };
-    let flags = MsgFlags::MSG_NOSIGNAL;
-    sendmsg::<UnixAddr>(socket.as_raw_fd(), &[IoSlice::new(bytes)], rights, flags, None)
-        .expect("room");
-}
-
-/// A port as it travels, behind some words.
-fn port_behind(words: Vec<u8>) -> (Vec<u8>, Vec<OwnedFd>, MessagePort) {
-    channel_behind(words, MessageChannel::new().expect("a channel"))
-}
-
-fn channel_behind(
-    words: Vec<u8>,
-    MessageChannel { port1, port2 }: MessageChannel,
-) -> (Vec<u8>, Vec<OwnedFd>, MessagePort) {
-    let parts = Parts::of(port2);
-    let capsule = parts.words.iter().flat_map(|word| word.to_le_bytes());
-    (words.into_iter().chain(capsule).collect(), parts.descriptors, port1)
+    connect_to(&name.directory().join(name.files().pop().expect("a member")))
 }
 
 /// A message as a member posts it: with its time behind it, here the beginning of all times.
 fn stamped(text: &str) -> String {
     format!("{text}{}", "\0".repeat(8))
-}
-
-fn numbers(descriptors: &[OwnedFd]) -> Vec<RawFd> {
-    descriptors.iter().map(AsRawFd::as_raw_fd).collect()
 }
 
 #[test]

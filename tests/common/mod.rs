@@ -5,6 +5,7 @@ pub mod board;
 pub mod census;
 pub mod ends;
 pub mod limits;
+pub mod members;
 pub mod messages;
 pub mod parts;
 pub mod region;
