@@ -32,7 +32,7 @@ use std::task::{Context, Poll, ready};
 /// async-io; with both, on tokio's if it is made inside a tokio runtime. A port with messages all
 /// the time yields to other tasks after 64 messages. Each descriptor beside a message and each
 /// 4 KiB of its length count as one more. An untrusted port copies a message of more than 2 MiB in
-/// parts of 64 KiB, and yields after each part.
+/// parts of 32 KiB, and yields after each part.
 ///
 /// It starts no timer. If the kernel refuses the poster's wake-up for lack of memory, the poster's
 /// next call repeats it. Put a timeout around a wait that must not depend on that.

@@ -24,7 +24,7 @@ use std::time::Duration;
 /// Ports with messages take turns. The set reports the end of a port once, after its last message,
 /// also if the port was closed here. The port then stays in the set until it is removed.
 ///
-/// A message of more than 2 MiB is copied out of an untrusted port in chunks of 64 KiB; between two
+/// A message of more than 2 MiB is copied out of an untrusted port in chunks of 32 KiB; between two
 /// chunks the set returns messages of other ports. A port that brings descriptors faster than they
 /// can be closed is left out for 50 ms at a time.
 ///

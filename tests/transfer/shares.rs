@@ -77,9 +77,9 @@ fn descriptors_and_bytes_take_a_ports_share() {
 /// before: an honest client waits for the rest of one costly message, and not for one more.
 #[test]
 fn a_port_that_has_news_goes_before_one_that_has_had_a_share() {
-    const COSTLY: usize = 60 << 10;
+    const COSTLY: usize = 30 << 10;
     /// A share of such messages.
-    const SHARE: usize = 4;
+    const SHARE: usize = 8;
     let (hostile, honest) = (channel(), channel());
     let mut set = PortSet::new().expect("a descriptor");
     set.add(hostile.port2).expect("a descriptor");
