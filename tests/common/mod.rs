@@ -60,6 +60,21 @@ pub fn receive(port: &MessagePort) -> MessageEvent<'_> {
     port.recv_timeout(DEADLINE).unwrap_or_else(|error| panic!("{error}\n{port:#?}"))
 }
 
+/// Discards the next message; fails, and shows the port, when there is none.
+///
+/// The call has no room for the message's descriptors until some of earlier messages are closed.
+/// Another thread closes them.
+pub fn discard(port: &MessagePort) {
+    wait_until("the next message can be discarded", || match port.discard_next() {
+        Ok(is_there) => {
+            assert!(is_there, "no message\n{port:#?}");
+            true
+        }
+        Err(RecvError::OutOfDescriptors { .. }) => false,
+        Err(error) => panic!("{error}\n{port:#?}"),
+    });
+}
+
 /// The next message's text.
 pub fn receive_text(port: &MessagePort) -> String {
     receive(port).text().expect("a text").to_string()

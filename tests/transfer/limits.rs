@@ -6,7 +6,7 @@ use crate::common::parts::{ATTACHMENTS, DOORBELL, Parts};
 use crate::common::role::{command, play, skip};
 use crate::common::watchdog::{progress, watch};
 use crate::common::{
-    DEADLINE, kill_process, receive, receive_end, receive_text, refusal, wait_until,
+    DEADLINE, discard, kill_process, receive, receive_end, receive_text, refusal, wait_until,
     wait_until_asleep, wait_until_closed,
 };
 use crate::locked::{Lock, PAGES, PATIENCE, register, user_faults, wait_for_fault};
@@ -25,7 +25,7 @@ use std::fs::{self, File};
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::sync::mpsc;
 use std::thread;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 /// A channel whose first port's socket takes few packets.
 fn narrow() -> MessageChannel {
@@ -331,7 +331,7 @@ fn f14_a_message_can_be_discarded_when_there_are_no_descriptors_for_it() {
         carrier.port1.post_text_with("last", [token(3).into()]).expect("room");
         allow_more_descriptors(2);
         for _ in 0..4 {
-            assert!(carrier.port2.discard_next().expect("an open port"));
+            discard(&carrier.port2);
         }
         wait_until_closed(&lost.port1);
         let event = receive(&carrier.port2);
@@ -369,7 +369,7 @@ fn f34_floods_of_descriptors_leave_none_behind() {
             carrier.port1.post_text_with("a flood", list).expect("room");
             match round % 3 {
                 0 => drop(receive(&carrier.port2)),
-                1 => assert!(carrier.port2.discard_next().expect("an open port")),
+                1 => discard(&carrier.port2),
                 _ => drop(receive(&carrier.port2).take_descriptor().expect("a descriptor")),
             }
         }
@@ -611,9 +611,9 @@ fn f40_a_socket_that_a_former_owner_keeps_locked_stops_no_move() {
 
 #[test]
 fn f41_two_carriers_with_full_sockets_answer_instead_of_waiting_for_each_other() {
+    let _watch = watch("f41_two_carriers_with_full_sockets_answer");
     let (one, two) = (narrow(), narrow());
     let counts = [&one, &two].map(|carrier| fill(&carrier.port1));
-    let start = Instant::now();
     for (carrier, other) in [(&one, &two), (&two, &one)] {
         let short = Duration::from_millis(1);
         let error = carrier.port1.post_message_with_timeout(&1u8, [token(1).into()], short);
@@ -621,7 +621,6 @@ fn f41_two_carriers_with_full_sockets_answer_instead_of_waiting_for_each_other()
         let error = other.port1.post_text_with("at once", [token(1).into()]);
         assert!(matches!(error.expect_err("full").reason(), PostError::QueueFull { .. }));
     }
-    assert!(start.elapsed() < DEADLINE);
     empty(&one.port2, counts[0]);
     empty(&two.port2, counts[1]);
     assert_entangled(&one.port1, &one.port2);
