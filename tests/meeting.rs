@@ -114,7 +114,7 @@ fn a_killed_listener_s_name_is_taken_over() {
             let listener = listen(&path);
             let client = thread::spawn({
                 let path = path.clone();
-                move || Connect::new().at(path).expect("a listener")
+                move || Connect::new().timeout(DEADLINE).at(path).expect("a listener")
             });
             let port = listener.accept_timeout(DEADLINE).expect("a client");
             port.post_text("welcome").expect("room");
@@ -208,7 +208,8 @@ fn f38_another_schema_is_refused_by_both_numbers() {
         // The listener counts all of them, and tells of the last one.
         for (count, schema) in [(1, 8), (2, 9), (3, 0)] {
             let place = &path;
-            let wrong = scope.spawn(move || Connect::new().schema(schema).at(place));
+            let wrong =
+                scope.spawn(move || Connect::new().schema(schema).timeout(DEADLINE).at(place));
             wait_until("the wrong one was sent away", || {
                 assert!(listener.try_accept().expect("a listener").is_none());
                 wrong.is_finished()
@@ -229,7 +230,7 @@ fn f38_another_schema_is_refused_by_both_numbers() {
             assert!(says, "{words}");
         }
         let refused = listener.refused();
-        let right = scope.spawn(|| Connect::new().schema(7).at(&path));
+        let right = scope.spawn(|| Connect::new().schema(7).timeout(DEADLINE).at(&path));
         let port = listener.accept_timeout(DEADLINE).expect("a client");
         assert_eq!(port.schema(), 7);
         assert_eq!(right.join().expect("no panic").expect("the same schema").schema(), 7);

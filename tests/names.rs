@@ -89,6 +89,10 @@ fn welcomed(port: Result<messageport::MessagePort, ConnectError>) -> Result<(), 
     Ok(())
 }
 
+fn connect_patiently(name: &str) -> Result<messageport::MessagePort, ConnectError> {
+    Connect::new().timeout(DEADLINE).to(name)
+}
+
 /// Runs `systemd-tmpfiles --clean` over a directory, for files of any age. Whether it works here.
 fn clean(directory: &Path) -> bool {
     let victim = directory.join("victim");
@@ -119,7 +123,7 @@ fn names_survive_the_cleaner_of_temporary_files() {
             let again = Listener::bind_at(listener.path(), MessageChannel::builder());
             assert!(matches!(again, Err(ListenError::InUse { .. })), "{again:?}");
         }
-        meet(&listener, || welcomed(connect("news")));
+        meet(&listener, || welcomed(connect_patiently("news")));
         meet(&at_own_path, || welcomed(Connect::new().timeout(DEADLINE).at(&own)));
         let joiner = BroadcastChannel::open("prices").expect("a member");
         joiner.post_text("to all").expect("room");
@@ -193,7 +197,7 @@ fn a_listener_leaves_the_file_of_the_next_one_alone() {
     fs::remove_file(&path).expect("our own");
     let next = bind();
     drop(robbed);
-    meet(&next, || welcomed(Connect::new().at(&path)));
+    meet(&next, || welcomed(Connect::new().timeout(DEADLINE).at(&path)));
 }
 
 #[test]
@@ -245,7 +249,7 @@ fn a_forked_copy_that_is_dropped_leaves_the_names() {
         let (listener, member, other) = all.expect("the copy was dropped");
         assert!(path.exists());
         assert_eq!(entries(&channel).len(), 2);
-        meet(&listener, || welcomed(connect("news")));
+        meet(&listener, || welcomed(connect_patiently("news")));
         member.post_text("well").expect("room");
         let message = other.recv_timeout(DEADLINE).expect("a message");
         assert_eq!(message.text().expect("a text"), "well");
@@ -348,7 +352,7 @@ fn the_longest_names_work_in_the_longest_directories() {
         let name = "n".repeat(64);
         let listener = Listener::bind(&name).expect("a listener");
         assert!(listener.path().exists());
-        meet(&listener, || welcomed(connect(&name)));
+        meet(&listener, || welcomed(connect_patiently(&name)));
         let again = Listener::bind(&name);
         assert!(matches!(again, Err(ListenError::InUse { .. })), "{again:?}");
         let path = listener.path().to_owned();
@@ -470,7 +474,7 @@ fn a_channel_without_proc_is_an_error_that_leaves_nothing() {
         assert_eq!(entries(&names_in(&env::temp_dir())), Vec::<PathBuf>::new());
         // A listener whose path is short needs none.
         let listener = Listener::bind("news").expect("a listener");
-        meet(&listener, || welcomed(connect("news")));
+        meet(&listener, || welcomed(connect_patiently("news")));
         let error = Listener::bind(&"n".repeat(64)).expect_err("no way to so long a path");
         assert!(chain(&error).contains("/proc"), "{error}");
         drop(listener);

@@ -14,11 +14,11 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 /// The waits here last for ever. The watchdog of the role ends one that nothing else does.
-const FOR_EVER: Duration = Duration::MAX;
+pub const FOR_EVER: Duration = Duration::MAX;
 
 /// Has `sleep` wait in a thread. Once it is asleep, `wake` tries to wake it in another one, and
 /// does nothing more. `sleep` says whether it ended well.
-fn comes_back<T: Send + 'static>(
+pub fn comes_back<T: Send + 'static>(
     what: &str,
     sleep: impl FnOnce() -> bool + Send + 'static,
     wake: impl FnOnce() -> T + Send + 'static,

@@ -1,49 +1,36 @@
 //! Rings that the kernel refuses (ENOBUFS), for the last message before a silence: no sleep that
 //! has a timeout of ours waits for a call that never comes.
 
-use crate::common::role::{play, say};
+use crate::common::role::play;
 use crate::common::{DEADLINE, receive_text};
 use crate::filter::refused;
+use crate::lost::{FOR_EVER, comes_back};
 use messageport::{BroadcastChannel, EventLoop, MessageChannel, MessagePort, PortSet};
 use nix::sys::socket::{MsgFlags, recv};
 use std::os::fd::{AsFd, AsRawFd};
 use std::sync::mpsc::channel;
-use std::thread;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-/// Has `sleep` wait in a thread for one message that is posted while the rings are refused. The
-/// time that it took is printed. A sleeper that misses the ring waits for half of `DEADLINE`, so a
-/// quarter is enough to tell them apart.
+/// Has `sleep` wait in a thread, without end, for one message that is posted while the rings are
+/// refused.
 fn sleeps_through(what: &'static str, sleep: fn(MessagePort) -> bool) {
     let MessageChannel { port1, port2 } = MessageChannel::new().expect("a channel");
-    let sleeper = thread::spawn(move || {
-        let start = Instant::now();
-        (sleep(port2), start.elapsed())
-    });
-    // It sleeps by then, or the test shows nothing; it does not fail for that.
-    thread::sleep(Duration::from_millis(200));
-    let poster = refused(move || {
+    let post = move || {
         port1.post_text("one").expect("room");
         port1
-    });
-    if poster.is_none() {
-        return;
-    }
-    let (was_there, took) = sleeper.join().expect("no panic");
-    say(&format!("{what}: awake after {took:?}, of which 0.2 s were before the post"));
-    let is_awake = was_there && took < DEADLINE / 4;
-    assert!(is_awake, "{what} slept for {took:?} although a message was there");
+    };
+    comes_back(what, move || sleep(port2), post);
 }
 
 #[test]
 fn f25_a_refused_ring_ends_every_sleep_all_the_same() {
     const TEST: &str = "refused::f25_a_refused_ring_ends_every_sleep_all_the_same";
     fn sleeps() {
-        sleeps_through("a receiver", |port| port.recv_timeout(DEADLINE / 2).is_ok());
+        sleeps_through("a receiver", |port| port.recv_timeout(FOR_EVER).is_ok());
         sleeps_through("a set", |port| {
             let mut set = PortSet::new().expect("a set");
             set.add(port).expect("room for a port");
-            let said = set.recv_timeout(DEADLINE / 2).expect("a set");
+            let said = set.recv_timeout(FOR_EVER).expect("a set");
             said.is_some_and(|(_, said)| said.is_ok())
         });
         sleeps_through("a loop", |port| {
@@ -51,11 +38,10 @@ fn f25_a_refused_ring_ends_every_sleep_all_the_same() {
             port.on_message(move |_| saw.send(()).expect("the loop's owner waits"));
             let mut event_loop = EventLoop::new().expect("a loop");
             event_loop.add(port).expect("room for a port");
-            let deadline = Instant::now() + DEADLINE / 2;
-            while has_seen.try_recv().is_err() && Instant::now() < deadline {
-                event_loop.poll_once(DEADLINE / 2).expect("the loop waits");
+            while has_seen.try_recv().is_err() {
+                event_loop.poll_once(FOR_EVER).expect("the loop waits");
             }
-            Instant::now() < deadline
+            true
         });
     }
     play(TEST, &[("sleeps", sleeps)]);
@@ -71,22 +57,11 @@ fn f25_a_refused_ring_of_a_broadcast_is_found() {
         // Both know each other by then.
         there.post_text("first").expect("room");
         assert_eq!(here.recv_timeout(DEADLINE).expect("a message").text().expect("text"), "first");
-        let sleeper = thread::spawn(move || {
-            let start = Instant::now();
-            (here.recv_timeout(DEADLINE / 2).is_ok(), start.elapsed())
-        });
-        thread::sleep(Duration::from_millis(200));
-        let poster = refused(move || {
+        let post = move || {
             there.post_text("second").expect("room");
             there
-        });
-        if poster.is_none() {
-            return;
-        }
-        let (was_there, took) = sleeper.join().expect("no panic");
-        say(&format!("a member: awake after {took:?}, of which 0.2 s were before the post"));
-        let is_awake = was_there && took < DEADLINE / 4;
-        assert!(is_awake, "it slept for {took:?} although a message was there");
+        };
+        comes_back("a member", move || here.recv_timeout(FOR_EVER).is_ok(), post);
     }
     play(TEST, &[("sleeps", sleeps)]);
 }

@@ -238,7 +238,8 @@ fn a_listeners_channels_refuse_at_both_ends() {
     let path = std::env::temp_dir().join(format!("messageport-refusals-{}", std::process::id()));
     let builder = MessageChannel::builder().refuse_transfers();
     let listener = Listener::bind_at(&path, builder).expect("a path of our own");
-    let client = std::thread::spawn(move || Connect::new().at(path).expect("a listener"));
+    let client =
+        std::thread::spawn(move || Connect::new().timeout(DEADLINE).at(path).expect("a listener"));
     let ours = listener.accept_timeout(DEADLINE).expect("a client");
     let theirs = client.join().expect("it returns");
     for port in [&ours, &theirs] {
