@@ -165,7 +165,9 @@ impl BroadcastChannel {
         };
         let directory = parent.path().join(format!("{BROADCAST_PREFIX}{name}"));
         let epoll = Epoll::new()?;
-        let (rendezvous, acceptor) = join::publish(directory, hello, &epoll)?;
+        let (_, limit) = builder.sizes()?;
+        let (rendezvous, mut acceptor) = join::publish(directory, hello, &epoll)?;
+        acceptor.refuse_above(limit as usize);
         // From here on dropping it undoes everything.
         let (bell, members) = (Bell::new()?, Members::new()?);
         epoll.add(acceptor.as_fd(), 0)?;

@@ -178,6 +178,14 @@ impl ChannelBuilder {
     /// - [`ChannelError::KernelTooOld`] if the kernel lacks a feature.
     /// - [`ChannelError::Io`] with the call that the kernel refused.
     pub fn build(self) -> Result<MessageChannel, ChannelError> {
+        let (capacity, limit) = self.sizes()?;
+        let (end1, end2) =
+            transfer::create_pair(capacity, limit, self.schema, self.refuses_transfers)?;
+        Ok(MessageChannel { port1: MessagePort::new(end1), port2: MessagePort::new(end2) })
+    }
+
+    /// Capacity and limit, rounded up.
+    pub(crate) fn sizes(&self) -> Result<(u64, u64), ChannelError> {
         let too_large = |name, found| ChannelError::TooLarge { name, found, max: MAX_LIMIT };
         let capacity = self.capacity.max(MIN_CAPACITY);
         if capacity > MAX_LIMIT {
@@ -190,8 +198,6 @@ impl ChannelBuilder {
             Limit::Bytes(bytes) => bytes.next_power_of_two().max(capacity),
         };
         debug_assert!(((limit / capacity).trailing_zeros() as usize) < MAX_SEGMENTS);
-        let (end1, end2) =
-            transfer::create_pair(capacity, limit, self.schema, self.refuses_transfers)?;
-        Ok(MessageChannel { port1: MessagePort::new(end1), port2: MessagePort::new(end2) })
+        Ok((capacity, limit))
     }
 }

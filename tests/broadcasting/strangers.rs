@@ -8,7 +8,7 @@ use crate::common::members::{
 use crate::common::role::play;
 use crate::common::wait_until;
 use crate::{Name, nothing, text, wait_for_others};
-use messageport::{MessageChannel, MessagePort};
+use messageport::{BroadcastChannel, BroadcastError, MessageChannel, MessagePort};
 use nix::sys::socket::{
     AddressFamily, MsgFlags, SockFlag, SockType, UnixAddr, connect, recv, send, setsockopt, socket,
     sockopt,
@@ -130,6 +130,23 @@ fn a_client_whose_channel_would_hold_too_much_is_refused() {
     let (packet, descriptors, _port) = channel_behind(member_hello(VERSION, 0), large);
     post(&stranger(&name), &packet, &numbers(&descriptors));
     assert_eq!(member.others().expect("an open member"), 0);
+}
+
+/// The first member has the limit that it asked for, and has not made a channel yet.
+#[test]
+fn members_that_ask_for_a_higher_limit_meet() {
+    let name = Name::new();
+    let open = || {
+        let builder = BroadcastChannel::builder().limit(128 << 20);
+        BroadcastChannel::open_with(&name.text, builder).expect("a membership")
+    };
+    let (first, second) = (open(), open());
+    assert_eq!(first.others().expect("an open member"), 1);
+    second.post_text("well met").expect("room");
+    assert_eq!(text(&first), "well met");
+    let excessive = BroadcastChannel::builder().limit(usize::MAX);
+    let refused = BroadcastChannel::open_with("test-excessive", excessive).map(drop);
+    assert!(matches!(refused, Err(BroadcastError::Channel(_))), "{refused:?}");
 }
 
 /// A member has two channels to another one at the most.

@@ -98,7 +98,6 @@ fn meet(
     let ours = membership.acceptor.signature();
     // No transferables move with what members post.
     let MessageChannel { port1, mut port2 } = builder.refuse_transfers().build()?;
-    membership.acceptor.refuse_above(port1.limit());
     let mut deadline = None;
     let mut pause = FIRST_PAUSE;
     loop {
