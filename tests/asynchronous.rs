@@ -7,6 +7,8 @@ mod common;
 mod filter;
 #[path = "asynchronous/lost.rs"]
 mod lost;
+#[path = "asynchronous/memory.rs"]
+mod memory;
 
 use std::cell::Cell;
 use std::future::{Future, poll_fn};

@@ -14,6 +14,8 @@ mod ends;
 mod filter;
 #[path = "broadcasting/joining.rs"]
 mod joining;
+#[path = "broadcasting/memory.rs"]
+mod memory;
 #[path = "broadcasting/order.rs"]
 mod order;
 #[path = "broadcasting/strangers.rs"]

@@ -74,8 +74,6 @@ pub struct AsyncReceiver {
     has_ended: bool,
     /// Messages since it last yielded to other tasks, by their cost.
     in_a_row: u32,
-    /// The last message was removed from the queue, and allocating a copy failed.
-    has_lost: bool,
 }
 
 /// Both halves wait on one doorbell, and the half that drains it wakes the other. Both have to
@@ -114,7 +112,6 @@ impl MessagePort {
             wakers,
             has_ended: false,
             in_a_row: 0,
-            has_lost: false,
         };
         Ok(AsyncPort { sender, receiver })
     }
@@ -124,8 +121,7 @@ impl AsyncPort {
     /// The next message. Cancel-safe.
     ///
     /// # Errors
-    /// As [`MessagePort::recv`]. If this end trusts its peer, and allocating the copy fails, the
-    /// message is lost.
+    /// As [`MessagePort::recv`]; [`OutOfMemory`](RecvError::OutOfMemory) between trusted ends too.
     pub async fn recv(&mut self) -> Result<Message, RecvError> {
         self.receiver.recv().await
     }
@@ -271,16 +267,13 @@ impl AsyncReceiver {
                 self.reactor.use_up();
             }
             let mut cost = 0;
-            let polled = self.receiver.poll_in_chunks().map_err(|failure| *failure);
-            let is_unfinished = matches!(polled, Ok(Polled::Unfinished));
-            let answer = polled.and_then(|polled| {
-                let Polled::Message(event) = polled else { return Ok(None) };
+            let polled = self.receiver.poll_to_copy();
+            let is_unfinished = matches!(polled, Ok((Polled::Unfinished, _)));
+            let answer = polled.map(|(polled, memory)| {
+                let Polled::Message(event) = polled else { return None };
                 cost = event.cost();
-                let len = event.bytes().len() as u64;
-                event.try_into_message().map(Some).map_err(|_| {
-                    self.has_lost = true;
-                    RecvError::OutOfMemory { len }
-                })
+                let message = event.into_message_in(memory);
+                Some(message.expect("it is in memory of its own, or there is memory for it"))
             });
             // In any case: the ring that the look drained may have been for room.
             if self.receiver.has_drained() {
@@ -324,9 +317,7 @@ impl Stream for AsyncReceiver {
             Ok(message) => Poll::Ready(Some(Ok(message))),
             Err(RecvError::OutOfMemory { len }) => {
                 // It may never fit, so it is dropped, and the error reports that.
-                if !std::mem::take(&mut self.has_lost) {
-                    let _ = self.receiver.discard_next();
-                }
+                let _ = self.receiver.discard_next();
                 Poll::Ready(Some(Err(MessageError::OutOfMemory { len })))
             }
             // The message comes without them in a tenth of a second.

@@ -239,8 +239,8 @@ impl BroadcastChannel {
     /// # Errors
     /// [`Closed`](BroadcastError::Closed) after [`close`](Self::close);
     /// [`Serialize`](BroadcastError::Serialize) with the value's own error, if it was not posted to
-    /// any member; [`Missed`](BroadcastError::Missed) if it did not fit at some members, or a
-    /// joiner could not be taken in: the others have it.
+    /// any member, or for a lack of memory; [`Missed`](BroadcastError::Missed) if it did not fit at
+    /// some members, or a joiner could not be taken in: the others have it.
     pub fn post_message<T: Post>(&self, value: &T) -> Result<(), BroadcastError> {
         self.shared.with_membership(|_| Ok(()))?;
         let archive = payload::archive(value).map_err(BroadcastError::Serialize)?;
@@ -250,9 +250,10 @@ impl BroadcastChannel {
     /// Posts bytes to every other member; never blocks.
     ///
     /// # Errors
-    /// As [`post_message`](Self::post_message), except `Serialize`.
+    /// As [`post_message`](Self::post_message), with [`Io`](BroadcastError::Io) in place of
+    /// `Serialize` if memory for a copy cannot be allocated.
     pub fn post_bytes(&self, bytes: &[u8]) -> Result<(), BroadcastError> {
-        self.post_all(copy_of(bytes), Format::Bytes)
+        self.post_all(copy_of(bytes)?, Format::Bytes)
     }
 
     /// Posts text to every other member; never blocks.
@@ -260,7 +261,7 @@ impl BroadcastChannel {
     /// # Errors
     /// As [`post_bytes`](Self::post_bytes).
     pub fn post_text(&self, text: &str) -> Result<(), BroadcastError> {
-        self.post_all(copy_of(text.as_bytes()), Format::Text)
+        self.post_all(copy_of(text.as_bytes())?, Format::Text)
     }
 
     /// Waits for the next message of any member; waits for ever if none comes, as others may join.
@@ -340,6 +341,7 @@ impl BroadcastChannel {
     fn post_all(&self, mut frame: Vec<u8>, format: Format) -> Result<(), BroadcastError> {
         self.shared.with_membership(|membership| {
             let taken_in = membership.take_in(&self.shared.epoll);
+            frame.try_reserve(STAMP_LEN).map_err(|_| no_memory())?;
             frame.extend(order::stamp().to_le_bytes());
             let post = |sender: &Sender| sender.post_framed(&frame, format).map_err(without_stamp);
             let (posted, mut missed) = membership.members.post_all(post);
@@ -455,10 +457,15 @@ impl fmt::Debug for BroadcastChannel {
 }
 
 /// Copies bytes, with room after them for a stamp.
-fn copy_of(bytes: &[u8]) -> Vec<u8> {
-    let mut frame = Vec::with_capacity(bytes.len() + STAMP_LEN);
+fn copy_of(bytes: &[u8]) -> Result<Vec<u8>, BroadcastError> {
+    let mut frame = Vec::new();
+    frame.try_reserve_exact(bytes.len() + STAMP_LEN).map_err(|_| no_memory())?;
     frame.extend_from_slice(bytes);
-    frame
+    Ok(frame)
+}
+
+fn no_memory() -> BroadcastError {
+    SystemError { call: "alloc", source: std::io::ErrorKind::OutOfMemory.into() }.into()
 }
 
 /// The lengths in an error are those of the caller's message.
@@ -466,6 +473,9 @@ fn without_stamp(error: PostError) -> PostError {
     match error {
         PostError::TooLarge { len, max } => {
             PostError::TooLarge { len: len - STAMP_LEN as u64, max: max - STAMP_LEN as u64 }
+        }
+        PostError::QueueFull { len, unread, limit, is_socket } => {
+            PostError::QueueFull { len: len - STAMP_LEN as u64, unread, limit, is_socket }
         }
         other => other,
     }

@@ -27,7 +27,7 @@ use crate::sync::{AtomicU64, Ordering};
 use crate::wire::record::Format;
 use rkyv::Serialize;
 use rkyv::api::high::HighSerializer;
-use rkyv::rancor::{BoxedError, Fallible, Strategy};
+use rkyv::rancor::{BoxedError, Fallible, Source, Strategy};
 use rkyv::ser::allocator::{Arena, ArenaHandle};
 use rkyv::ser::{Positional, Serializer, Writer, sharing::Share};
 use std::marker::PhantomData;
@@ -121,7 +121,7 @@ impl Writer<BoxedError> for PayloadWriter<'_> {
             unsafe { copy(bytes, place) };
         } else if self.room == 0 && self.start != NonNull::dangling() {
             // SAFETY: (room) it is a vector, borrowed for as long as this lives.
-            unsafe { append(self.start.cast(), bytes) };
+            unsafe { append(self.start.cast(), bytes) }?;
         }
         self.written = end;
         Ok(())
@@ -135,9 +135,12 @@ impl Writer<BoxedError> for PayloadWriter<'_> {
 /// `to` must be a vector that is not used otherwise meanwhile.
 #[cold]
 #[inline(never)]
-unsafe fn append(mut to: NonNull<Vec<u8>>, bytes: &[u8]) {
+unsafe fn append(mut to: NonNull<Vec<u8>>, bytes: &[u8]) -> Result<(), BoxedError> {
     // SAFETY: upheld by the caller, see `# Safety`.
-    unsafe { to.as_mut() }.extend_from_slice(bytes);
+    let to = unsafe { to.as_mut() };
+    to.try_reserve(bytes.len()).map_err(BoxedError::new)?;
+    to.extend_from_slice(bytes);
+    Ok(())
 }
 
 /// Serialises `value` where `plan` says; without a plan, only counts. Returns how many bytes it
@@ -421,6 +424,13 @@ pub(crate) fn copy_further(
     // SAFETY: as many were just written.
     unsafe { blocks.set_len(done + count) };
     done + count == all
+}
+
+/// Empty memory with room for a copy of `len` bytes. `None` if the allocation fails.
+pub(crate) fn blocks_for(len: usize) -> Option<Vec<Block>> {
+    let mut blocks = Vec::new();
+    blocks.try_reserve_exact(len.div_ceil(size_of::<Block>())).ok()?;
+    Some(blocks)
 }
 
 /// Turns the memory of a private copy into a vector that holds the copy.

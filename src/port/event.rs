@@ -5,7 +5,7 @@ use crate::link::archive::pool::ReceiveDeserializer;
 use crate::link::archive::{self, Receive};
 use crate::link::attachment::{AttachmentKind, Attachments};
 use crate::link::buffer::Buffer;
-use crate::link::payload::{self, Block, Payload};
+use crate::link::payload::{self, Block, Payload, blocks_for};
 use crate::link::pool::PooledBuffer;
 use crate::port::MessagePort;
 use crate::port::content::{self, Content};
@@ -351,12 +351,21 @@ impl<'p> MessageEvent<'p> {
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
     pub fn try_into_message(self) -> Result<Message, MessageError> {
+        self.into_message_in(Vec::new())
+    }
+
+    /// Converts the event, with memory that may have been allocated for a copy of it.
+    pub(crate) fn into_message_in(self, memory: Vec<Block>) -> Result<Message, MessageError> {
         let (len, handle) = (self.bytes().len(), self.payload.handle());
         let take = || {
             let memory = self.receiver.take_memory(handle)?;
             Some(tight(payload::into_blocks(&self.payload, memory)))
         };
-        let copy = || Message::copy_of(&self);
+        let copy = || {
+            let count = len.div_ceil(size_of::<Block>());
+            let memory = if memory.capacity() < count { blocks_for(len)? } else { memory };
+            Some(Message::copy_of(&self, memory))
+        };
         let blocks = if len > MOST_COPIED { take().or_else(copy) } else { copy().or_else(take) };
         let blocks = blocks.ok_or(MessageError::OutOfMemory { len: len as u64 })?;
         Ok(Message::new(blocks, len, self.format(), self.receiver.take_attachments(handle)))

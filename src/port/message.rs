@@ -52,15 +52,13 @@ impl Message {
         Message { blocks, len, format, attachments: RefCell::new(attachments) }
     }
 
-    /// Copies an event's bytes. `None` if the allocation fails.
-    pub(crate) fn copy_of(event: &MessageEvent<'_>) -> Option<Vec<Block>> {
+    /// Copies an event's bytes into empty memory, which has room for them.
+    pub(crate) fn copy_of(event: &MessageEvent<'_>, mut blocks: Vec<Block>) -> Vec<Block> {
         let bytes = event.bytes();
         let count = bytes.len().div_ceil(size_of::<Block>());
-        let mut blocks = Vec::new();
-        blocks.try_reserve_exact(count).ok()?;
         blocks.resize(count, Block::default());
         blocks_as_bytes_mut(&mut blocks)[..bytes.len()].copy_from_slice(bytes);
-        Some(blocks)
+        blocks
     }
 
     /// Bytes of memory that it takes.

@@ -128,6 +128,18 @@ impl Receiver {
         })
     }
 
+    /// See [`Receiving::poll_to_copy`].
+    #[cfg(any(feature = "tokio", feature = "async-io"))]
+    pub(crate) fn poll_to_copy(&self) -> Result<(Polled<MessageEvent<'_>>, Vec<Block>), RecvError> {
+        let (polled, memory) = self.receiving.borrow_mut().poll_to_copy()?;
+        let polled = match polled {
+            Polled::Message(payload) => Polled::Message(MessageEvent::new(payload, self)),
+            Polled::Nothing => Polled::Nothing,
+            Polled::Unfinished => Polled::Unfinished,
+        };
+        Ok((polled, memory))
+    }
+
     /// Takes the transferables of a message that is alive.
     pub(crate) fn take_attachments(&self, handle: PayloadHandle) -> Option<Attachments> {
         self.receiving.borrow_mut().take_attachments(handle)

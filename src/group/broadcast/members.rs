@@ -168,6 +168,7 @@ impl Members {
                 // What can never be received must not block what comes after it.
                 Err(RecvError::OutOfMemory { len }) => {
                     self.step_over(id);
+                    let len = len.saturating_sub(order::STAMP_LEN as u64);
                     self.set_head(id, 0, Err(MessageError::OutOfMemory { len }));
                 }
                 Err(RecvError::Io(error)) => return Err(error.into()),

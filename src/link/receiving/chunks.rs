@@ -9,7 +9,7 @@ mod tests;
 
 use super::{Next, Receiving};
 use crate::error::RecvError;
-use crate::link::payload::{Block, Payload, copy_further};
+use crate::link::payload::{Block, Payload, blocks_for, copy_further};
 use crate::ring::consumer::Record;
 use crate::wire::record::Attached;
 
@@ -50,6 +50,27 @@ impl Receiving {
                 slow.failure.map_or(Ok(slow.polled), Err)
             }
         }
+    }
+
+    /// Like `poll_in_chunks`, for a caller that copies what is lent. If a message is lent, the
+    /// memory for its copy was allocated before it was taken: it stays in the queue if that fails.
+    #[cfg(any(feature = "tokio", feature = "async-io"))]
+    pub(crate) fn poll_to_copy(&mut self) -> Result<(Polled<Payload>, Vec<Block>), RecvError> {
+        if !self.end.is_trusted() {
+            let polled = self.poll_in_chunks().map_err(|failure| *failure)?;
+            return Ok((polled, Vec::new()));
+        }
+        self.waits_for_reaper = false;
+        let record = match self.settle(CHUNK)? {
+            Next::Message(record) => record,
+            Next::Nothing => return Ok((Polled::Nothing, Vec::new())),
+            Next::Unfinished => unreachable!("messages of a trusted peer are lent"),
+        };
+        let Some(memory) = blocks_for(record.len as usize) else {
+            return Err(RecvError::OutOfMemory { len: u64::from(record.len) });
+        };
+        let polled = self.take_settled(&record)?.map_or(Polled::Nothing, Polled::Message);
+        Ok((polled, memory))
     }
 
     /// Allocates memory for a message's copy, or copies one that is longer than `chunk` bytes.
@@ -103,11 +124,9 @@ impl Receiving {
 
 impl Unfinished {
     fn begin(at: u64, record: Record) -> Result<Unfinished, RecvError> {
-        let mut blocks = Vec::new();
-        let count = (record.len as usize).div_ceil(size_of::<Block>());
-        match blocks.try_reserve_exact(count) {
-            Ok(()) => Ok(Unfinished { at, record, blocks }),
-            Err(_) => Err(RecvError::OutOfMemory { len: u64::from(record.len) }),
+        match blocks_for(record.len as usize) {
+            Some(blocks) => Ok(Unfinished { at, record, blocks }),
+            None => Err(RecvError::OutOfMemory { len: u64::from(record.len) }),
         }
     }
 }
