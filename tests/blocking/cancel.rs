@@ -135,7 +135,7 @@ fn a_cancel_at_any_instant_ends_one_call_and_leaves_the_next_ones_asleep() {
     const ROUNDS: u64 = 200;
     let MessageChannel { port1: _port1, port2 } = MessageChannel::new().expect("a channel");
     let canceller = port2.canceller().expect("a canceller");
-    let both = Barrier::new(2);
+    let (both, mut awake) = (Barrier::new(2), Vec::new());
     thread::scope(|scope| {
         scope.spawn(|| {
             for _ in 0..ROUNDS {
@@ -163,10 +163,13 @@ fn a_cancel_at_any_instant_ends_one_call_and_leaves_the_next_ones_asleep() {
                 let _ = port2.recv_timeout(Duration::from_millis(4));
                 times_asleep() > before
             };
-            assert!((0..100).any(|_| sleeps()), "round {round}: awake all the time");
+            if !(0..20).any(|_| sleeps()) {
+                awake.push(round);
+            }
             progress();
         }
     });
+    assert!(awake.is_empty(), "awake all the time in the rounds {awake:?}");
 }
 
 #[test]
