@@ -4,6 +4,7 @@
 
 use super::{DEADLINE, region};
 use std::fs;
+use std::io::{self, Write};
 use std::sync::Mutex;
 use std::sync::Once;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
@@ -49,22 +50,24 @@ fn guard() {
         if now != seen || watched.is_empty() {
             (seen, since) = (now, Instant::now());
         } else if since.elapsed() > DEADLINE {
-            eprintln!("no progress for {DEADLINE:?} in {watched:?}");
-            show_threads();
-            eprintln!("{}", region::show_all());
+            // Past the harness's capture, which an abort would lose.
+            let report = format!("no progress for {DEADLINE:?} in {watched:?}\n{}", threads());
+            let _ = writeln!(io::stderr(), "{report}{}", region::show_all());
             std::process::abort();
         }
     }
 }
 
 /// What each thread does in the kernel: the number of the call and its arguments.
-fn show_threads() {
-    let Ok(threads) = fs::read_dir("/proc/self/task") else { return };
-    for thread in threads.flatten() {
+fn threads() -> String {
+    let mut lines = String::new();
+    for thread in fs::read_dir("/proc/self/task").into_iter().flatten().flatten() {
         let read = |file| fs::read_to_string(thread.path().join(file)).unwrap_or_default();
         let (name, call) = (read("comm"), read("syscall"));
-        eprintln!("thread {:?} {}: {}", thread.file_name(), name.trim(), call.trim());
+        let id = thread.file_name();
+        lines += &format!("thread {id:?} {}: {}\n", name.trim(), call.trim());
     }
+    lines
 }
 
 static PROGRESS: AtomicU64 = AtomicU64::new(0);
