@@ -129,6 +129,8 @@ pub use link::payload::{PayloadWriter, Post, PostSerializer};
 #[cfg(not(messageport_loom))]
 pub use link::pool::PooledBuffer;
 #[cfg(not(messageport_loom))]
+pub use link::stats::{Backlog, LaneStats, PortStats};
+#[cfg(not(messageport_loom))]
 pub use meet::listen::{Connect, Listener, connect};
 #[cfg(not(messageport_loom))]
 pub use meet::refused::{RefusedClient, RefusedClients};
@@ -152,7 +154,6 @@ pub use port::{
     pool::{BufferPool, PooledError},
     receiver::Receiver,
     sender::Sender,
-    stats::{Backlog, LaneStats, PortStats},
     transfer::{IntoFdError, TransferError, Transferable},
     typed::{TypedBurst, TypedError, TypedEvent, TypedIter, TypedPort},
 };

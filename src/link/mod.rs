@@ -17,4 +17,5 @@ pub(crate) mod prefault;
 pub(crate) mod receiving;
 pub(crate) mod region;
 pub(crate) mod sending;
+pub(crate) mod stats;
 pub(crate) mod transfer;

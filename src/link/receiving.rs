@@ -20,6 +20,7 @@ use crate::ring::consumer::{Consumer, Peek, Record};
 use crate::ring::cursor::Cursor;
 use crate::ring::notifier::{Sleep, Wait, Wake};
 use crate::wire::record::{Attached, CloseKind, record_len};
+use std::fmt;
 use std::hint;
 use std::os::fd::BorrowedFd;
 use std::sync::Arc;
@@ -360,8 +361,19 @@ impl Receiving {
         &self.end
     }
 
-    pub(crate) fn consumer(&self) -> &Consumer {
+    pub(super) fn consumer(&self) -> &Consumer {
         &self.consumer
+    }
+
+    /// What is needed to debug a hang.
+    pub(crate) fn debug_fields(&self, out: &mut fmt::DebugStruct<'_, '_>) {
+        let lane = self.consumer.memory().lane();
+        out.field("cursor", &self.consumer.cursor())
+            .field("tail", &lane.producer.tail)
+            .field("head", &lane.consumer.head)
+            .field("sleepers", &lane.sleepers)
+            .field("consumed", &lane.consumed)
+            .field("trusted", &self.end.is_trusted());
     }
 
     /// Whether messages of this half are in use in the ring.

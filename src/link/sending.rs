@@ -21,6 +21,7 @@ pub(crate) use loan::MOST_SCRATCH;
 use loan::{Place, Reserved};
 use pulse::Pulse;
 use rkyv::ser::allocator::Arena;
+use std::fmt;
 use std::sync::Arc;
 
 /// Everything that one thread needs to post.
@@ -204,8 +205,20 @@ impl Sending {
         self.producer.vacated_at()
     }
 
-    pub(crate) fn producer(&self) -> &Producer {
+    pub(super) fn producer(&self) -> &Producer {
         &self.producer
+    }
+
+    /// What is needed to debug a hang.
+    pub(crate) fn debug_fields(&self, out: &mut fmt::DebugStruct<'_, '_>) {
+        let lane = self.producer.memory().lane();
+        out.field("cursor", &self.producer.cursor())
+            .field("tail", &lane.producer.tail)
+            .field("head", &lane.consumer.head)
+            .field("sleepers", &lane.sleepers)
+            .field("produced", &self.producer.counters())
+            .field("segments", &self.producer.geometry().segments())
+            .field("trusted", &self.end.is_trusted());
     }
 
     /// Asks the kernel about the peer.

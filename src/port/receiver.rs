@@ -6,11 +6,11 @@ use crate::link::endpoint::Endpoint;
 use crate::link::payload::{Block, PayloadHandle};
 use crate::link::receiving::Receiving;
 use crate::link::receiving::chunks::Polled;
+use crate::link::stats::LaneStats;
 use crate::os::clock::Deadline;
 use crate::os::socket::DrainTo;
 use crate::port::cancel::{Canceller, Switch};
 use crate::port::event::MessageEvent;
-use crate::port::stats::LaneStats;
 use crate::ring::notifier::Wait;
 use crate::wire::record::CloseKind;
 use std::cell::{Cell, OnceCell, RefCell};
@@ -107,7 +107,7 @@ impl Receiver {
 
     /// Counters of the lane that this half reads. The peer can falsify those that it writes.
     pub fn stats(&self) -> LaneStats {
-        LaneStats::read(self.receiving.borrow().consumer().memory())
+        self.end.received()
     }
 
     pub(crate) fn end_reason(&self) -> Option<CloseReason> {
@@ -266,17 +266,9 @@ impl fmt::Debug for Receiver {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let mut out = f.debug_struct("Receiver");
         match self.receiving.try_borrow() {
-            Ok(receiving) => {
-                let lane = receiving.consumer().memory().lane();
-                out.field("cursor", &receiving.consumer().cursor())
-                    .field("tail", &lane.producer.tail)
-                    .field("head", &lane.consumer.head)
-                    .field("sleepers", &lane.sleepers)
-                    .field("consumed", &lane.consumed)
-                    .field("trusted", &self.end.is_trusted())
-            }
-            Err(_) => out.field("busy", &true),
-        };
+            Ok(receiving) => receiving.debug_fields(&mut out),
+            Err(_) => _ = out.field("busy", &true),
+        }
         out.finish_non_exhaustive()
     }
 }

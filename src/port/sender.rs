@@ -7,12 +7,12 @@ use crate::link::endpoint::Endpoint;
 use crate::link::payload::Post;
 use crate::link::pool::{PoolMemory, PooledBuffer};
 use crate::link::sending::{MOST_SCRATCH, Sending};
+use crate::link::stats::{Backlog, LaneStats};
 use crate::os::clock::Deadline;
 use crate::port::burst::Burst;
 use crate::port::cancel::{Canceller, Switch};
 use crate::port::loan::Loan;
 use crate::port::pool::PooledError;
-use crate::port::stats::{Backlog, LaneStats};
 use crate::port::transfer::{TransferError, Transferable};
 use crate::ring::notifier::Wait;
 use crate::wire::record::{CloseKind, Format};
@@ -216,7 +216,7 @@ impl Sender {
 
     /// Counters of the lane that this half writes. The peer can falsify those that it writes.
     pub fn stats(&self) -> LaneStats {
-        LaneStats::read(&self.end.region().lane(self.end.outgoing()))
+        self.end.sent()
     }
 
     /// Posts a value and hands over a pooled buffer. See
@@ -476,18 +476,9 @@ impl fmt::Debug for Sender {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let mut out = f.debug_struct("Sender");
         match self.sending.try_borrow() {
-            Ok(sending) => {
-                let lane = sending.producer().memory().lane();
-                out.field("cursor", &sending.producer().cursor())
-                    .field("tail", &lane.producer.tail)
-                    .field("head", &lane.consumer.head)
-                    .field("sleepers", &lane.sleepers)
-                    .field("produced", &sending.producer().counters())
-                    .field("segments", &sending.producer().geometry().segments())
-                    .field("trusted", &self.end.is_trusted())
-            }
-            Err(_) => out.field("busy", &true),
-        };
+            Ok(sending) => sending.debug_fields(&mut out),
+            Err(_) => _ = out.field("busy", &true),
+        }
         out.finish_non_exhaustive()
     }
 }

@@ -1,6 +1,6 @@
 //! Counters for people and tools.
 
-use crate::ring::memory::Memory;
+use crate::link::endpoint::Endpoint;
 use std::sync::atomic::Ordering::Relaxed;
 
 /// Counters of one lane since it was made.
@@ -56,9 +56,20 @@ pub struct Backlog {
     pub bytes: u64,
 }
 
-impl LaneStats {
+impl Endpoint {
+    /// Counters of the lane that this end produces.
+    pub(crate) fn sent(&self) -> LaneStats {
+        self.lane_stats(self.outgoing())
+    }
+
+    /// Counters of the lane that this end consumes.
+    pub(crate) fn received(&self) -> LaneStats {
+        self.lane_stats(self.incoming())
+    }
+
     // Relaxed, all: numbers for people.
-    pub(crate) fn read(memory: &Memory) -> LaneStats {
+    fn lane_stats(&self, lane: usize) -> LaneStats {
+        let memory = self.region().lane(lane);
         let lane = memory.lane();
         let tail = lane.producer.tail.load(Relaxed);
         LaneStats {
