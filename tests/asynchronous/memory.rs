@@ -2,6 +2,7 @@
 
 use crate::common::limits::{allow_all_address_space, allow_more_address_space};
 use crate::common::role::play;
+use crate::common::watchdog::progress;
 use crate::{into_async, on_each};
 use futures_util::StreamExt;
 use messageport::{AsyncPort, Message, MessageChannel, MessageError, MessagePort, RecvError};
@@ -34,6 +35,7 @@ async fn without_memory<T>(task: impl Future<Output = T>) -> T {
     allow_more_address_space(LEN as u64 / 4);
     let answer = task.await;
     allow_all_address_space();
+    progress();
     answer
 }
 

@@ -3,6 +3,7 @@
 use crate::common::DEADLINE;
 use crate::common::limits::{allow_all_address_space, allow_more_address_space};
 use crate::common::role::play;
+use crate::common::watchdog::progress;
 use crate::{Name, nothing, text};
 use messageport::{BroadcastChannel, BroadcastError, Message, MessageError};
 use std::io::ErrorKind;
@@ -20,6 +21,7 @@ fn without_memory<T>(call: impl FnOnce() -> T) -> T {
     allow_more_address_space(LEN as u64 / 4);
     let answer = call();
     allow_all_address_space();
+    progress();
     answer
 }
 
