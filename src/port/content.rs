@@ -133,6 +133,7 @@ fn take<T>(
     })
 }
 
+#[inline(always)]
 pub(crate) fn require(of: &impl Content, expected: Format) -> Result<(), MessageError> {
     let found = of.posted_as();
     if found == expected {
