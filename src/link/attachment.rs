@@ -1,44 +1,75 @@
 //! What travels beside a message: ports, buffers and descriptors, in one packet of the attachment
 //! socket.
 //!
-//! The list is not changed before all of it was checked; what has left is what the kernel accepted.
+//! A list is walked once to check it and once to move it, and is not changed before all of it was
+//! checked. What has left is what the kernel accepted.
 
 use crate::error::{MessageError, PostError, SystemError};
 use crate::link::buffer::Buffer;
+use crate::link::endpoint::Endpoint;
 use crate::link::pool::Pooled;
 use crate::link::receiving::Receiving;
 use crate::link::region::Region;
 use crate::link::sending::Sending;
 use crate::link::transfer::{self, Halves, PortParts};
 use crate::os::reaper::{self, Foreign};
-use crate::wire::frame::{MAX_ENTRIES, ManifestEntry, decode_packet, encode_packet};
+use crate::os::socket;
+pub(crate) use crate::wire::frame::{Attachment, AttachmentKind};
+use crate::wire::frame::{MAX_ENTRIES, ManifestEntry, PoolShape, decode_packet, encode_packet};
 use crate::wire::record::MAX_DESCRIPTORS;
 use std::collections::VecDeque;
 use std::os::fd::BorrowedFd;
 
-/// One transferable that is about to move, still its owner's.
-pub(crate) enum OutgoingAttachment<'a> {
-    Port(&'a mut Sending, &'a mut Receiving),
-    Buffer(&'a mut Buffer),
-    Descriptor(BorrowedFd<'a>),
+/// An attachment that is about to move, still its owner's.
+pub(crate) type Outgoing<'a> = Attachment<
+    (&'a mut Sending, &'a mut Receiving),
+    &'a mut Buffer,
+    BorrowedFd<'a>,
+    (BorrowedFd<'a>, PoolShape),
+>;
+
+/// An attachment that has arrived.
+pub(crate) type Arrived = Attachment<Box<PortParts>, (Foreign, u64), Foreign, (Foreign, PoolShape)>;
+
+/// What was found in a list. It stays true while the list is borrowed.
+#[derive(Clone, Copy)]
+pub(crate) struct Checked {
+    /// Descriptors that it takes.
+    pub descriptors: u16,
+    /// The first port that is closed, and the first one with a pool: their indices.
+    closed: Option<usize>,
+    with_pool: Option<usize>,
 }
 
-impl OutgoingAttachment<'_> {
-    fn descriptors(&self) -> usize {
-        match self {
-            OutgoingAttachment::Port(..) => 3,
-            OutgoingAttachment::Buffer(_) | OutgoingAttachment::Descriptor(_) => 1,
+impl Checked {
+    /// Whether every port can move. Asked after the message was serialised, as in HTML's steps.
+    #[inline]
+    pub(crate) fn check_ports(self) -> Result<(), PostError> {
+        match (self.closed, self.with_pool) {
+            (None, None) => Ok(()),
+            (Some(index), _) => Err(PostError::Detached { index }),
+            (None, Some(index)) => Err(PostError::HasPool { index }),
         }
     }
 }
 
-/// Checks the shape of a list: its size, and that no port of the carrier's own pair is in it.
-/// Returns how many descriptors it takes.
-pub(crate) fn check_shape(
-    items: &[OutgoingAttachment<'_>],
-    carrier: &Region,
-) -> Result<u16, PostError> {
-    let descriptors = items.iter().map(OutgoingAttachment::descriptors).sum::<usize>();
+/// Looks at a list once. Checks its size, and that no port of the carrier's own pair is in it.
+#[inline]
+pub(crate) fn check(items: &[Outgoing<'_>], carrier: &Region) -> Result<Checked, PostError> {
+    let (mut descriptors, mut own, mut closed, mut with_pool) = (0, None, None, None);
+    for (index, item) in items.iter().enumerate() {
+        descriptors += item.descriptors();
+        let Attachment::Port((sending, receiving)) = item else { continue };
+        if sending.endpoint().region().object() == carrier.object() {
+            own.get_or_insert(index);
+        }
+        if sending.is_finished() || receiving.is_finished() {
+            closed.get_or_insert(index);
+        }
+        if sending.has_pools() || receiving.has_pools() {
+            with_pool.get_or_insert(index);
+        }
+    }
     if items.len() > MAX_ENTRIES || descriptors > usize::from(MAX_DESCRIPTORS) {
         return Err(PostError::TooManyTransferables {
             transferables: items.len(),
@@ -47,113 +78,68 @@ pub(crate) fn check_shape(
             max_descriptors: usize::from(MAX_DESCRIPTORS),
         });
     }
-    let is_own = |item: &OutgoingAttachment<'_>| match item {
-        OutgoingAttachment::Port(sending, _) => {
-            sending.endpoint().region().object() == carrier.object()
-        }
-        _ => false,
-    };
-    match items.iter().position(is_own) {
-        Some(index) => Err(PostError::TransferLoop { index }),
-        None => Ok(descriptors as u16),
+    if let Some(index) = own {
+        return Err(PostError::TransferLoop { index });
     }
+    Ok(Checked { descriptors: descriptors as u16, closed, with_pool })
 }
 
-/// Checks that every port of a list is still open, and can move. Done after the message was
-/// serialised, as that runs foreign code.
-pub(crate) fn check_open(items: &[OutgoingAttachment<'_>]) -> Result<(), PostError> {
-    let is_closed = |item: &OutgoingAttachment<'_>| match item {
-        OutgoingAttachment::Port(sending, receiving) => {
-            sending.is_finished() || receiving.is_finished()
+/// A packet that is ready to leave.
+pub(crate) struct Packet<'a> {
+    bytes: Vec<u8>,
+    descriptors: Vec<BorrowedFd<'a>>,
+    /// The ends that move.
+    ends: Vec<&'a Endpoint>,
+}
+
+impl<'a> Packet<'a> {
+    /// Makes the items ready to move: ports publish what they have staged and read, buffers are
+    /// sealed. This is not undone if the packet does not leave; all items stay usable.
+    pub(crate) fn new(
+        sequence: u64,
+        items: &'a mut [Outgoing<'_>],
+    ) -> Result<Packet<'a>, SystemError> {
+        let (mut entries, mut descriptors, mut ends) = (Vec::new(), Vec::new(), Vec::new());
+        for item in items {
+            entries.push(match item {
+                Attachment::Port((sending, receiving)) => {
+                    transfer::settle(sending, receiving);
+                    let capsule = transfer::capsule(sending, receiving);
+                    let end: &Endpoint = sending.endpoint();
+                    descriptors.extend(end.descriptors());
+                    ends.push(end);
+                    ManifestEntry::Port(Box::new(capsule))
+                }
+                Attachment::Buffer(buffer) => {
+                    buffer.freeze()?;
+                    descriptors.push(buffer.descriptor());
+                    ManifestEntry::Buffer(buffer.len() as u64)
+                }
+                Attachment::Descriptor(descriptor) => {
+                    descriptors.push(*descriptor);
+                    ManifestEntry::Descriptor(())
+                }
+                Attachment::Pool((descriptor, shape)) => {
+                    descriptors.push(*descriptor);
+                    ManifestEntry::Pool(*shape)
+                }
+            });
         }
-        _ => false,
-    };
-    if let Some(index) = items.iter().position(is_closed) {
-        return Err(PostError::Detached { index });
+        Ok(Packet { bytes: encode_packet(sequence, &entries), descriptors, ends })
     }
-    let has_pools = |item: &OutgoingAttachment<'_>| match item {
-        OutgoingAttachment::Port(sending, receiving) => {
-            sending.has_pools() || receiving.has_pools()
-        }
-        _ => false,
-    };
-    match items.iter().position(has_pools) {
-        Some(index) => Err(PostError::HasPool { index }),
-        None => Ok(()),
+
+    /// Sends it. What has left is another process's: its ports announce no close.
+    pub(crate) fn send(self, socket: BorrowedFd<'_>) -> Result<(), SystemError> {
+        socket::send_packet(socket, &self.bytes, &self.descriptors)?;
+        self.ends.into_iter().for_each(Endpoint::mark_moved);
+        Ok(())
     }
-}
-
-/// Makes the items ready to move: ports publish what they have staged and read, buffers are sealed.
-/// This is not undone if the packet does not leave; all items stay usable.
-pub(crate) fn settle(items: &mut [OutgoingAttachment<'_>]) -> Result<(), SystemError> {
-    for item in items {
-        match item {
-            OutgoingAttachment::Port(sending, receiving) => transfer::settle(sending, receiving),
-            OutgoingAttachment::Buffer(buffer) => buffer.freeze()?,
-            OutgoingAttachment::Descriptor(_) => {}
-        }
-    }
-    Ok(())
-}
-
-/// The packet of items that have settled.
-pub(crate) fn pack<'a>(
-    sequence: u64,
-    items: &'a mut [OutgoingAttachment<'_>],
-) -> (Vec<u8>, Vec<BorrowedFd<'a>>) {
-    let mut descriptors = Vec::new();
-    let entries: Vec<ManifestEntry> = items
-        .iter()
-        .map(|item| match item {
-            OutgoingAttachment::Port(sending, receiving) => {
-                descriptors.extend(sending.endpoint().descriptors());
-                ManifestEntry::Port(Box::new(transfer::capsule(sending, receiving)))
-            }
-            OutgoingAttachment::Buffer(buffer) => {
-                descriptors.push(buffer.descriptor());
-                ManifestEntry::Buffer { len: buffer.len() as u64 }
-            }
-            OutgoingAttachment::Descriptor(descriptor) => {
-                descriptors.push(*descriptor);
-                ManifestEntry::Descriptor
-            }
-        })
-        .collect();
-    (encode_packet(sequence, &entries), descriptors)
-}
-
-/// The packet has left: its ports announce no close.
-pub(crate) fn mark_moved(items: &mut [OutgoingAttachment<'_>]) {
-    for item in items {
-        if let OutgoingAttachment::Port(sending, receiving) = item {
-            sending.mark_moved();
-            receiving.mark_moved();
-        }
-    }
-}
-
-/// One transferable that arrived.
-#[derive(Debug)]
-pub(crate) enum Attachment {
-    Port(Box<PortParts>),
-    Buffer { descriptor: Foreign, len: u64 },
-    Descriptor(Foreign),
-    Pool { descriptor: Foreign, number: u32, slots: u64, len: u64 },
-}
-
-/// The kinds that can be asked for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum AttachmentKind {
-    Port,
-    Buffer,
-    Descriptor,
-    Pool,
 }
 
 /// The transferables of one message that were not taken yet.
 #[derive(Debug, Default)]
 pub(crate) struct Attachments {
-    unclaimed: VecDeque<Attachment>,
+    unclaimed: VecDeque<Arrived>,
     /// Separate from the others, as it costs no allocation here.
     pub pooled: Pooled,
     /// Descriptors that the kernel destroyed, as this process had too few free ones.
@@ -192,7 +178,7 @@ impl Attachments {
     /// Reads a packet. `None` if it is not one, or has other descriptors than it says.
     pub(crate) fn open(bytes: &[u8], descriptors: Vec<Foreign>) -> Option<(u64, Attachments)> {
         let (sequence, entries) = decode_packet(bytes)?;
-        if entries.iter().map(|entry| entry.descriptors()).sum::<usize>() != descriptors.len() {
+        if entries.iter().map(ManifestEntry::descriptors).sum::<usize>() != descriptors.len() {
             return None;
         }
         let mut descriptors = descriptors.into_iter();
@@ -200,16 +186,13 @@ impl Attachments {
         let mut unclaimed = VecDeque::with_capacity(entries.len());
         for entry in entries {
             unclaimed.push_back(match entry {
-                ManifestEntry::Port(capsule) => Attachment::Port(Box::new(PortParts::new(
-                    *capsule,
-                    [next()?, next()?, next()?],
-                ))),
-                ManifestEntry::Buffer { len } => Attachment::Buffer { descriptor: next()?, len },
-                ManifestEntry::Descriptor => Attachment::Descriptor(next()?),
-                ManifestEntry::Pool { number, slots, len } => {
-                    let number = u32::try_from(number).ok()?;
-                    Attachment::Pool { descriptor: next()?, number, slots, len }
+                ManifestEntry::Port(capsule) => {
+                    let descriptors = [next()?, next()?, next()?];
+                    Arrived::Port(Box::new(PortParts::new(*capsule, descriptors)))
                 }
+                ManifestEntry::Buffer(len) => Arrived::Buffer((next()?, len)),
+                ManifestEntry::Descriptor(()) => Arrived::Descriptor(next()?),
+                ManifestEntry::Pool(shape) => Arrived::Pool((next()?, shape)),
             });
         }
         Some((sequence, Attachments { unclaimed, ..Attachments::default() }))
@@ -221,13 +204,13 @@ impl Attachments {
     }
 
     /// Takes the first attachment of a kind, and returns its place as well.
-    pub(crate) fn take(&mut self, kind: AttachmentKind) -> Option<(usize, Attachment)> {
+    pub(crate) fn take(&mut self, kind: AttachmentKind) -> Option<(usize, Arrived)> {
         let place = self.unclaimed.iter().position(|attachment| attachment.kind() == kind)?;
         Some((place, self.unclaimed.remove(place)?))
     }
 
     /// Puts an attachment back to its place.
-    pub(crate) fn put_back(&mut self, place: usize, attachment: Attachment) {
+    pub(crate) fn put_back(&mut self, place: usize, attachment: Arrived) {
         self.unclaimed.insert(place.min(self.unclaimed.len()), attachment);
     }
 
@@ -237,9 +220,7 @@ impl Attachments {
     pub(crate) fn close_unclaimed(self) {
         if !self.is_trusted {
             if self.unclaimed.len() >= MANY {
-                reaper::close_all(
-                    self.unclaimed.into_iter().flat_map(Attachment::into_descriptors),
-                );
+                reaper::close_all(self.unclaimed.into_iter().flat_map(into_descriptors));
             }
             return;
         }
@@ -253,25 +234,14 @@ impl Attachments {
     }
 }
 
-impl Attachment {
-    fn into_descriptors(self) -> impl Iterator<Item = Foreign> {
-        let (first, others) = match self {
-            Attachment::Port(port) => (port.memory, Some([port.doorbell, port.attachment_socket])),
-            Attachment::Buffer { descriptor, .. }
-            | Attachment::Descriptor(descriptor)
-            | Attachment::Pool { descriptor, .. } => (descriptor, None),
-        };
-        std::iter::once(first).chain(others.into_iter().flatten())
-    }
-
-    fn kind(&self) -> AttachmentKind {
-        match self {
-            Attachment::Port(_) => AttachmentKind::Port,
-            Attachment::Buffer { .. } => AttachmentKind::Buffer,
-            Attachment::Descriptor(_) => AttachmentKind::Descriptor,
-            Attachment::Pool { .. } => AttachmentKind::Pool,
-        }
-    }
+fn into_descriptors(attachment: Arrived) -> impl Iterator<Item = Foreign> {
+    let (first, others) = match attachment {
+        Attachment::Port(port) => (port.memory, Some([port.doorbell, port.attachment_socket])),
+        Attachment::Buffer((descriptor, _))
+        | Attachment::Descriptor(descriptor)
+        | Attachment::Pool((descriptor, _)) => (descriptor, None),
+    };
+    std::iter::once(first).chain(others.into_iter().flatten())
 }
 
 fn announce_drop((mut sending, mut receiving): Halves) {

@@ -236,6 +236,11 @@ impl Endpoint {
         }
     }
 
+    /// Marks both halves as moved: they announce no close.
+    pub(crate) fn mark_moved(&self) {
+        let _ = self.learn(Event::Moved);
+    }
+
     /// Notes that the peer broke the protocol, which ends both halves. The first finding stays.
     pub(crate) fn mark_corrupt(&self, corruption: Corruption) {
         self.lock_corruption().get_or_insert(corruption);

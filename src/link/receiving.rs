@@ -320,11 +320,6 @@ impl Receiving {
         self.end.stop_packets();
     }
 
-    /// Marks this half as moved: it announces no close.
-    pub(crate) fn mark_moved(&mut self) {
-        let _ = self.end.learn(Event::Moved);
-    }
-
     /// Why no more messages can come, if that is known. Makes at most one system call.
     pub(crate) fn end_reason(&mut self) -> Option<CloseReason> {
         let known = self.end.reason(Half::Receiving);

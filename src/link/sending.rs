@@ -146,11 +146,6 @@ impl Sending {
         }
     }
 
-    /// Marks this half as moved: it announces no close.
-    pub(crate) fn mark_moved(&mut self) {
-        let _ = self.end.learn(Event::Moved);
-    }
-
     /// Frees idle pages; returns how many bytes.
     pub(crate) fn trim(&mut self) -> Result<u64, PostError> {
         let vacated = self.producer.cursor();

@@ -192,8 +192,7 @@ pub(crate) fn send_behind(
     let capsule = capsule(sending, receiving);
     let packet = [words, &capsule].concat();
     socket::send_packet(socket, &packet, &sending.endpoint().descriptors())?;
-    sending.mark_moved();
-    receiving.mark_moved();
+    sending.endpoint().mark_moved();
     Ok(())
 }
 

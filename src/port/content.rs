@@ -4,7 +4,7 @@
 use crate::error::{BufferError, MessageError};
 use crate::link::archive::pool::ReceiveDeserializer;
 use crate::link::archive::{self, Receive};
-use crate::link::attachment::{Attachment, AttachmentKind, Attachments};
+use crate::link::attachment::{Arrived, Attachment, AttachmentKind, Attachments};
 use crate::link::buffer::Buffer;
 use crate::link::pool::{Pooled, PooledBuffer};
 use crate::link::transfer;
@@ -63,10 +63,10 @@ pub(crate) fn take_port(of: &impl Content) -> Result<MessagePort, MessageError> 
 
 pub(crate) fn take_buffer(of: &impl Content) -> Result<Buffer, MessageError> {
     take(of, AttachmentKind::Buffer, "buffer", |attachment, is_trusted| {
-        let Attachment::Buffer { descriptor, len } = attachment else { unreachable!("asked for") };
+        let Attachment::Buffer((descriptor, len)) = attachment else { unreachable!("asked for") };
         Buffer::import(descriptor, len, is_trusted).map_err(|(error, descriptor)| {
             let again = matches!(error, BufferError::Io { .. });
-            let attachment = again.then_some(Attachment::Buffer { descriptor, len });
+            let attachment = again.then_some(Attachment::Buffer((descriptor, len)));
             (MessageError::Buffer(error), attachment)
         })
     })
@@ -116,7 +116,7 @@ fn take<T>(
     of: &impl Content,
     kind: AttachmentKind,
     name: &'static str,
-    make: impl FnOnce(Attachment, bool) -> Result<T, (MessageError, Option<Attachment>)>,
+    make: impl FnOnce(Arrived, bool) -> Result<T, (MessageError, Option<Arrived>)>,
 ) -> Result<T, MessageError> {
     let taken = of.with_attachments(|attachments| {
         attachments.check()?;

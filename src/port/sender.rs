@@ -1,7 +1,7 @@
 //! The sending half of a port.
 
 use crate::error::{CloseReason, PoolError, PostError};
-use crate::link::attachment::OutgoingAttachment;
+use crate::link::attachment::Outgoing;
 use crate::link::end::{Event, Half};
 use crate::link::endpoint::Endpoint;
 use crate::link::payload::Post;
@@ -246,11 +246,10 @@ impl Sender {
     pub(crate) fn post_with(
         &self,
         mut list: Vec<Transferable>,
-        post: impl FnOnce(&mut Sending, &mut [OutgoingAttachment<'_>]) -> Result<(), PostError>,
+        post: impl FnOnce(&mut Sending, &mut [Outgoing<'_>]) -> Result<(), PostError>,
     ) -> Result<(), TransferError> {
         let posted = self.borrow().and_then(|mut sending| {
-            let mut items: Vec<OutgoingAttachment<'_>> =
-                list.iter_mut().map(Transferable::item).collect();
+            let mut items: Vec<Outgoing<'_>> = list.iter_mut().map(Transferable::item).collect();
             post(&mut sending, &mut items)
         });
         posted.map_err(|reason| TransferError::new(reason, list))

@@ -1,7 +1,7 @@
 //! What moves with a message, and what comes back if it cannot.
 
 use crate::error::{AsIoError, AttachError, PostError, into_io_error};
-use crate::link::attachment::OutgoingAttachment;
+use crate::link::attachment::Outgoing;
 use crate::link::buffer::Buffer;
 use crate::link::payload::Post;
 use crate::link::pool::PooledBuffer;
@@ -62,15 +62,15 @@ impl<T: Into<OwnedFd>> From<T> for Transferable {
 
 impl Transferable {
     /// Borrows it in the form that the link moves.
-    pub(crate) fn item(&mut self) -> OutgoingAttachment<'_> {
+    pub(crate) fn item(&mut self) -> Outgoing<'_> {
         match self {
             Transferable::Port(port) => {
                 let (sending, receiving) = port.halves();
-                OutgoingAttachment::Port(sending, receiving)
+                Outgoing::Port((sending, receiving))
             }
-            Transferable::Buffer(buffer) => OutgoingAttachment::Buffer(buffer),
+            Transferable::Buffer(buffer) => Outgoing::Buffer(buffer),
             Transferable::Descriptor(descriptor) => {
-                OutgoingAttachment::Descriptor(OwnedFd::as_fd(descriptor))
+                Outgoing::Descriptor(OwnedFd::as_fd(descriptor))
             }
         }
     }

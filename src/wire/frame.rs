@@ -158,24 +158,54 @@ impl Capsule {
     }
 }
 
-/// One transferable of a message.
+/// What is attached to a message, on its whole way: what stands for a port, a buffer, a descriptor
+/// or a pool is another thing while it is the sender's, in a packet, and once it has arrived.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) enum ManifestEntry {
-    /// An end of a pair; its capsule, not checked yet.
-    Port(Box<[u8; CAPSULE_LEN]>),
-    /// Sealed memory of `len` bytes.
-    Buffer { len: u64 },
+pub(crate) enum Attachment<Port, Buffer, Descriptor, Pool> {
+    /// An end of a pair.
+    Port(Port),
+    /// Sealed memory.
+    Buffer(Buffer),
     /// Any other descriptor.
-    Descriptor,
-    /// Memory that both ends will map: `slots` times `len` bytes.
-    Pool { number: u64, slots: u64, len: u64 },
+    Descriptor(Descriptor),
+    /// Memory that both ends will map.
+    Pool(Pool),
 }
 
-impl ManifestEntry {
+/// The kinds of attachments.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum AttachmentKind {
+    Port,
+    Buffer,
+    Descriptor,
+    Pool,
+}
+
+impl<Port, Buffer, Descriptor, Pool> Attachment<Port, Buffer, Descriptor, Pool> {
+    pub(crate) const fn kind(&self) -> AttachmentKind {
+        match self {
+            Attachment::Port(_) => AttachmentKind::Port,
+            Attachment::Buffer(_) => AttachmentKind::Buffer,
+            Attachment::Descriptor(_) => AttachmentKind::Descriptor,
+            Attachment::Pool(_) => AttachmentKind::Pool,
+        }
+    }
+
     /// How many descriptors it has.
     pub(crate) const fn descriptors(&self) -> usize {
-        if matches!(self, ManifestEntry::Port(_)) { PORT_DESCRIPTORS } else { 1 }
+        if matches!(self, Attachment::Port(_)) { PORT_DESCRIPTORS } else { 1 }
     }
+}
+
+/// An attachment in a packet: a port's capsule, not checked yet; a buffer's bytes; a pool's shape.
+pub(crate) type ManifestEntry = Attachment<Box<[u8; CAPSULE_LEN]>, u64, (), PoolShape>;
+
+/// A pool: its number among those of its maker, and `slots` times `len` bytes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct PoolShape {
+    pub number: u32,
+    pub slots: u64,
+    pub len: u64,
 }
 
 /// The bytes of a packet.
@@ -189,13 +219,13 @@ pub(crate) fn encode_packet(sequence: u64, entries: &[ManifestEntry]) -> Vec<u8>
                 bytes.extend(PORT.to_le_bytes());
                 bytes.extend(capsule.as_slice());
             }
-            ManifestEntry::Buffer { len } => {
+            ManifestEntry::Buffer(len) => {
                 bytes.extend(BUFFER.to_le_bytes());
                 bytes.extend(len.to_le_bytes());
             }
-            ManifestEntry::Descriptor => bytes.extend(DESCRIPTOR.to_le_bytes()),
-            ManifestEntry::Pool { number, slots, len } => {
-                for word in [POOL, *number, *slots, *len] {
+            ManifestEntry::Descriptor(()) => bytes.extend(DESCRIPTOR.to_le_bytes()),
+            ManifestEntry::Pool(PoolShape { number, slots, len }) => {
+                for word in [POOL, u64::from(*number), *slots, *len] {
                     bytes.extend(word.to_le_bytes());
                 }
             }
@@ -219,13 +249,13 @@ pub(crate) fn decode_packet(bytes: &[u8]) -> Option<(u64, Vec<ManifestEntry>)> {
                 rest = after;
                 ManifestEntry::Port(Box::new(*capsule))
             }
-            BUFFER => ManifestEntry::Buffer { len: take_word(&mut rest)? },
-            DESCRIPTOR => ManifestEntry::Descriptor,
-            POOL => ManifestEntry::Pool {
-                number: take_word(&mut rest)?,
+            BUFFER => ManifestEntry::Buffer(take_word(&mut rest)?),
+            DESCRIPTOR => ManifestEntry::Descriptor(()),
+            POOL => ManifestEntry::Pool(PoolShape {
+                number: u32::try_from(take_word(&mut rest)?).ok()?,
                 slots: take_word(&mut rest)?,
                 len: take_word(&mut rest)?,
-            },
+            }),
             _ => return None,
         };
         entries.push(entry);
@@ -363,9 +393,9 @@ mod tests {
 
     #[test]
     fn packets_survive_the_round_trip() {
-        let pool = ManifestEntry::Pool { number: 1, slots: 2, len: 3 };
+        let pool = ManifestEntry::Pool(PoolShape { number: 1, slots: 2, len: 3 });
         let port = ManifestEntry::Port(Box::new(CAPSULE.encode()));
-        let entries = [ManifestEntry::Descriptor, port, pool, ManifestEntry::Buffer { len: 7 }];
+        let entries = [ManifestEntry::Descriptor(()), port, pool, ManifestEntry::Buffer(7)];
         let packet = encode_packet(9, &entries);
         assert_eq!(decode_packet(&packet), Some((9, entries.to_vec())));
         let most = vec![ManifestEntry::Port(Box::new(CAPSULE.encode())); MAX_ENTRIES];
@@ -377,9 +407,9 @@ mod tests {
     #[test]
     fn other_bytes_are_no_packet() {
         let entries = [
-            ManifestEntry::Descriptor,
+            ManifestEntry::Descriptor(()),
             ManifestEntry::Port(Box::new(CAPSULE.encode())),
-            ManifestEntry::Buffer { len: 7 },
+            ManifestEntry::Buffer(7),
         ];
         let packet = encode_packet(9, &entries);
         let ends = [16, 24, 24 + 8 + CAPSULE_LEN, packet.len()];
@@ -394,7 +424,7 @@ mod tests {
         let mut other = packet;
         other[16] = 5;
         assert_eq!(decode_packet(&other), None, "an unknown kind");
-        let many = encode_packet(1, &vec![ManifestEntry::Descriptor; MAX_ENTRIES + 1]);
+        let many = encode_packet(1, &vec![ManifestEntry::Descriptor(()); MAX_ENTRIES + 1]);
         assert_eq!(decode_packet(&many), None, "too many");
     }
 

@@ -18,7 +18,7 @@ fn accepted_kinds(data: &[u8]) -> u32 {
         assert!((1..=3 * 64).contains(&descriptors), "{descriptors} descriptors");
         entries.iter().fold(1, |kinds, entry| match entry {
             ManifestEntry::Port(capsule) if is_capsule(&**capsule) => kinds | 2,
-            ManifestEntry::Pool { .. } => kinds | 4,
+            ManifestEntry::Pool(_) => kinds | 4,
             _ => kinds,
         })
     });

@@ -105,14 +105,14 @@ impl Receiving {
         }
         if self.end.is_trusted() && !self.end.refuses_transfers() {
             let mut attachments = self.receive_attachments(1, sequence)?;
-            if let Some((_, Attachment::Pool { descriptor, number, slots, len })) =
+            if let Some((_, Attachment::Pool((descriptor, shape)))) =
                 attachments.take(AttachmentKind::Pool)
             {
-                match PeerPool::new(descriptor, slots, len) {
+                match PeerPool::new(descriptor, shape.slots, shape.len) {
                     Ok(pool) => {
                         // Ahead of its first message; if it fails, each message retries it.
                         let _ = pool.memory();
-                        self.pools.push((number, Arc::new(pool)));
+                        self.pools.push((shape.number, Arc::new(pool)));
                     }
                     Err(corruption) => return Err(self.broken(corruption)),
                 }

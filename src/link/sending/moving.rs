@@ -2,13 +2,12 @@
 
 use super::Sending;
 use crate::error::{PoolError, PostError, SystemError};
-use crate::link::attachment::{self, OutgoingAttachment};
+use crate::link::attachment::{self, Attachment, Checked, Outgoing, Packet};
 use crate::link::end::Event;
 use crate::link::payload::{self, Post};
 use crate::link::pool::{PoolMemory, PooledBuffer};
-use crate::os::socket;
 use crate::ring::route::Plan;
-use crate::wire::frame::{ManifestEntry, encode_packet};
+use crate::wire::frame::PoolShape;
 use crate::wire::record::{Attached, Format};
 use std::os::fd::AsFd;
 use std::sync::Arc;
@@ -21,11 +20,11 @@ impl Sending {
     pub(crate) fn post_value_with<T: Post>(
         &mut self,
         value: &T,
-        items: &mut [OutgoingAttachment<'_>],
+        items: &mut [Outgoing<'_>],
     ) -> Result<(), PostError> {
-        let descriptors = self.begin_with(items)?;
+        let checked = self.begin_with(items)?;
         self.write_value(value, |sending, plan, len| {
-            sending.move_with(plan, len, Format::Archive, descriptors, items)
+            sending.move_with(plan, len, Format::Archive, checked, items)
         })?
     }
 
@@ -34,11 +33,11 @@ impl Sending {
         &mut self,
         bytes: &[u8],
         format: Format,
-        items: &mut [OutgoingAttachment<'_>],
+        items: &mut [Outgoing<'_>],
     ) -> Result<(), PostError> {
-        let descriptors = self.begin_with(items)?;
+        let checked = self.begin_with(items)?;
         let plan = self.write_bytes(bytes)?;
-        self.move_with(plan, bytes.len() as u32, format, descriptors, items)
+        self.move_with(plan, bytes.len() as u32, format, checked, items)
     }
 
     /// Makes a pool and announces it to the peer, by a record that is not a message.
@@ -59,13 +58,10 @@ impl Sending {
         }
         let plan = self.plan(0)?;
         let (memory, descriptor) = PoolMemory::create(slots, len)?;
-        let number = self.pools.len() as u64;
-        let entry = ManifestEntry::Pool { number, slots: u64::from(slots), len };
-        let bytes = encode_packet(self.packets, &[entry]);
-        socket::send_packet(self.end.attachment_socket(), &bytes, &[descriptor.as_fd()])
-            .map_err(|error| self.packet_refused(error, 0))?;
-        let attached = Attached::Pool { sequence: self.packets };
-        self.packets = self.packets.wrapping_add(1);
+        let number = self.pools.len() as u32;
+        let shape = PoolShape { number, slots: u64::from(slots), len };
+        let sequence = self.send_packet(0, &mut [Attachment::Pool((descriptor.as_fd(), shape))])?;
+        let attached = Attached::Pool { sequence };
         self.stage_slow(plan, 0, Format::Bytes, attached);
         self.commit();
         self.pools.push(memory.clone());
@@ -101,16 +97,16 @@ impl Sending {
         !self.pools.is_empty()
     }
 
-    fn begin_with(&mut self, items: &[OutgoingAttachment<'_>]) -> Result<u16, PostError> {
+    fn begin_with(&mut self, items: &[Outgoing<'_>]) -> Result<Checked, PostError> {
         self.check_open()?;
         if !items.is_empty() && self.end.transfer_policy().peer_refuses {
             return Err(PostError::Refused);
         }
-        let descriptors = attachment::check_shape(items, self.end.region())?;
+        let checked = attachment::check(items, self.end.region())?;
         // What a burst has staged must not wait behind the packet of a message that is already
         // visible.
         self.commit();
-        Ok(descriptors)
+        Ok(checked)
     }
 
     /// Sends the packet, and posts the record that was written. Once the packet has left nothing
@@ -120,15 +116,14 @@ impl Sending {
         plan: Plan,
         len: u32,
         format: Format,
-        descriptors: u16,
-        items: &mut [OutgoingAttachment<'_>],
+        checked: Checked,
+        items: &mut [Outgoing<'_>],
     ) -> Result<(), PostError> {
-        let attached = self.send_attached(len, descriptors, items).inspect_err(|_| {
+        let attached = self.send_attached(len, checked, items).inspect_err(|_| {
             payload::wipe(&self.producer, &plan);
         })?;
         self.producer.stage_with(plan, len, format, attached);
         self.commit();
-        attachment::mark_moved(items);
         Ok(())
     }
 
@@ -136,20 +131,27 @@ impl Sending {
     fn send_attached(
         &mut self,
         len: u32,
-        descriptors: u16,
-        items: &mut [OutgoingAttachment<'_>],
+        checked: Checked,
+        items: &mut [Outgoing<'_>],
     ) -> Result<Attached, PostError> {
-        attachment::check_open(items)?;
-        let mut attached = Attached::Nothing;
-        if descriptors > 0 {
-            attached = Attached::Packet { descriptors, sequence: self.packets };
-            attachment::settle(items)?;
-            let (bytes, descriptors) = attachment::pack(self.packets, items);
-            socket::send_packet(self.end.attachment_socket(), &bytes, &descriptors)
-                .map_err(|error| self.packet_refused(error, len))?;
-            self.packets = self.packets.wrapping_add(1);
+        checked.check_ports()?;
+        match checked.descriptors {
+            0 => Ok(Attached::Nothing),
+            descriptors => {
+                let sequence = self.send_packet(len, items)?;
+                Ok(Attached::Packet { descriptors, sequence })
+            }
         }
-        Ok(attached)
+    }
+
+    /// Sends a packet, and returns its sequence.
+    fn send_packet(&mut self, len: u32, items: &mut [Outgoing<'_>]) -> Result<u64, PostError> {
+        let sequence = self.packets;
+        let packet = Packet::new(sequence, items)?;
+        let sent = packet.send(self.end.attachment_socket());
+        sent.map_err(|error| self.packet_refused(error, len))?;
+        self.packets = sequence.wrapping_add(1);
+        Ok(sequence)
     }
 
     #[cold]

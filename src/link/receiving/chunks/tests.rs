@@ -1,7 +1,7 @@
 //! A message whose copy has begun can still be discarded, taken at once, moved and rewritten.
 
 use super::*;
-use crate::link::attachment::OutgoingAttachment;
+use crate::link::attachment::Outgoing;
 use crate::link::receiving::Receiving;
 use crate::link::sending::Sending;
 use crate::link::transfer;
@@ -80,7 +80,7 @@ fn a_message_with_a_list_is_copied_in_parts_before_its_packet_is_received() {
     let ((mut sending, _), (_, mut receiving)) =
         transfer::create_pair(4096, 16 << 20, 0, false).expect("a channel");
     let file = memfd::create(4096).expect("a file");
-    let mut items = [OutgoingAttachment::Descriptor(file.as_fd())];
+    let mut items = [Outgoing::Descriptor(file.as_fd())];
     sending.post_bytes_with(&bytes(), Format::Bytes, &mut items).expect("room");
     assert!(poll_chunk(&mut receiving).is_none());
     assert_eq!(receiving.take_cost(), 0, "nothing is received yet");
@@ -130,7 +130,7 @@ fn a_peer_that_is_trusted_meanwhile_has_its_message_lent() {
     assert_eq!(first.bytes(), bytes());
     assert!(receiving.unfinished.is_none());
     let file = memfd::create(4096).expect("a file");
-    let mut items = [OutgoingAttachment::Descriptor(file.as_fd())];
+    let mut items = [Outgoing::Descriptor(file.as_fd())];
     sending.post_bytes_with(b"with a file", Format::Bytes, &mut items).expect("room");
     let second = poll_chunk(&mut receiving).expect("the next one");
     assert_eq!((second.bytes(), first.bytes()), (&b"with a file"[..], &bytes()[..]));
@@ -142,7 +142,7 @@ fn a_peer_that_is_trusted_meanwhile_has_its_message_with_a_list_lent() {
     let ((mut sending, _), (_, mut receiving)) =
         transfer::create_pair(4096, 16 << 20, 0, false).expect("a channel");
     let file = memfd::create(4096).expect("a file");
-    let mut items = [OutgoingAttachment::Descriptor(file.as_fd())];
+    let mut items = [Outgoing::Descriptor(file.as_fd())];
     sending.post_bytes_with(&bytes(), Format::Bytes, &mut items).expect("room");
     assert!(poll_chunk(&mut receiving).is_none());
     receiving.endpoint().trust();
