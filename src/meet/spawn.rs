@@ -55,7 +55,9 @@ impl Worker {
     /// Starts a child process with a port of the default sizes.
     ///
     /// The command may be set up in any way, except for the environment variable
-    /// `MESSAGEPORT_PARENT`, which names the descriptor.
+    /// `MESSAGEPORT_PARENT`, which names the descriptor. What `pre_exec` sets holds for the start
+    /// too: the child still has this process's descriptors then and opens a pidfd, so that a lower
+    /// `RLIMIT_NOFILE` fails it with EMFILE, and a filter must allow `pidfd_open` and `sendmsg`.
     ///
     /// # Errors
     /// [`SpawnError`]; nothing is left behind.
