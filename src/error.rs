@@ -1,4 +1,4 @@
-//! Every error that a caller can get. Floor 0.
+//! Every error that a caller can get. Layer 0.
 //!
 //! A bug of this crate is an assertion; bad bytes of the peer are [`CloseReason::Corrupt`] and a
 //! closed port; a refusal of the kernel names its call.

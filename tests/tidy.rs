@@ -2,14 +2,14 @@
 //!
 //! Each rule is a plain function from text to findings, so that it can be shown bad text below and
 //! be seen to fail. Only the last part reads the project's files. `docs/architecture.md` explains
-//! the floors.
+//! the layers.
 
+#[path = "tidy/core_size.rs"]
+mod core_size;
 #[path = "tidy/faults.rs"]
 mod faults;
 #[path = "tidy/figures.rs"]
 mod figures;
-#[path = "tidy/heart.rs"]
-mod heart;
 #[path = "tidy/readme.rs"]
 mod readme;
 #[path = "tidy/shared.rs"]
@@ -23,9 +23,9 @@ use std::path::{Path, PathBuf};
 
 use tokens::{Kind, Token, is_word_char, tokens};
 
-/// Which floor each top-level module stands on. A module uses lower floors only; siblings do not
-/// see each other; floor 0 is open to all.
-const FLOORS: [(&str, u32); 14] = [
+/// The layer of each top-level module. A module uses lower layers only; siblings do not
+/// see each other; layer 0 is open to all.
+const LAYERS: [(&str, u32); 14] = [
     ("error", 0),
     ("sync", 0),
     ("wire", 1),
@@ -85,7 +85,7 @@ const MOST_LINES: usize = 600;
 const MOST_COLUMNS: usize = 100;
 const MOST_LINES_OF_A_FUNCTION: usize = 70;
 
-// Floors.
+// Layers.
 
 /// The path of the module in a file below `src`; empty for the crate's root.
 fn module_of(path: &str) -> Vec<&str> {
@@ -166,7 +166,7 @@ fn first_names<'a>(code: &[Token<'a>], at: usize) -> Vec<(usize, &'a str)> {
             Kind::Symbol('}') => depth -= 1,
             Kind::Symbol(',') if depth == 1 => starts = true,
             Kind::Word(name) if starts => {
-                let known = FLOORS.iter().any(|(module, _)| *module == name);
+                let known = LAYERS.iter().any(|(module, _)| *module == name);
                 names.push((token.line, if known { name } else { "lib" }));
                 starts = false;
             }
@@ -183,12 +183,12 @@ fn first_names<'a>(code: &[Token<'a>], at: usize) -> Vec<(usize, &'a str)> {
     names
 }
 
-fn floor_of(module: &str) -> Option<u32> {
-    FLOORS.iter().find(|(name, _)| *name == module).map(|(_, floor)| *floor)
+fn layer_of(module: &str) -> Option<u32> {
+    LAYERS.iter().find(|(name, _)| *name == module).map(|(_, layer)| *layer)
 }
 
 fn may_use(user: &str, used: &str) -> bool {
-    match (floor_of(user), floor_of(used)) {
+    match (layer_of(user), layer_of(used)) {
         _ if user == used => true,
         _ if FORBIDDEN.contains(&(user, used)) => false,
         (Some(_), Some(0)) => true,
@@ -197,10 +197,10 @@ fn may_use(user: &str, used: &str) -> bool {
     }
 }
 
-fn check_floors(path: &str, source: &str) -> Vec<String> {
+fn check_layers(path: &str, source: &str) -> Vec<String> {
     let user = module_of(path).first().copied().unwrap_or("lib");
-    if floor_of(user).is_none() {
-        return vec![format!("{path}: the module {user} stands on no floor of the table")];
+    if layer_of(user).is_none() {
+        return vec![format!("{path}: the module {user} is in no layer of the table")];
     }
     modules_used(path, &tokens(source))
         .into_iter()
@@ -406,7 +406,7 @@ fn a_use_may_point_down_only() {
         ("src/port/mod.rs", "mod tests { use super::super::link; pub(crate) fn x() {} }"),
     ];
     for (path, source) in down {
-        assert_eq!(check_floors(path, source), Vec::<String>::new(), "{source}");
+        assert_eq!(check_layers(path, source), Vec::<String>::new(), "{source}");
     }
     let wrong = [
         ("src/link/mod.rs", "use crate::port::MessagePort;"),
@@ -426,9 +426,9 @@ fn a_use_may_point_down_only() {
         ("src/newcomer/mod.rs", ""),
     ];
     for (path, source) in wrong {
-        assert_eq!(check_floors(path, source).len(), 1, "{path}: {source}");
+        assert_eq!(check_layers(path, source).len(), 1, "{path}: {source}");
     }
-    let twice = check_floors("src/os/mod.rs", "use crate::ring;\nuse crate::{link, port};");
+    let twice = check_layers("src/os/mod.rs", "use crate::ring;\nuse crate::{link, port};");
     assert_eq!(twice.len(), 3);
     assert!(twice[2].starts_with("src/os/mod.rs:2: os uses port"), "{}", twice[2]);
 }
@@ -555,8 +555,8 @@ fn report(findings: Vec<String>) {
 }
 
 #[test]
-fn the_crate_keeps_to_its_floors() {
-    check_sources(check_floors);
+fn the_crate_keeps_to_its_layers() {
+    check_sources(check_layers);
 }
 
 #[test]
@@ -590,9 +590,9 @@ fn times_of_the_readme_and_the_comparison_stand_in_the_performance_page() {
 }
 
 #[test]
-fn the_heart_is_as_small_as_its_document_says() {
-    let files = heart::HEART.map(|(path, most)| (path, most, read(path)));
-    report(heart::check(&read("docs/architecture.md"), &files));
+fn the_core_is_as_small_as_its_document_says() {
+    let files = core_size::CORE.map(|(path, most)| (path, most, read(path)));
+    report(core_size::check(&read("docs/architecture.md"), &files));
 }
 
 #[test]

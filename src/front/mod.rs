@@ -1,4 +1,4 @@
-//! Floor 5: waiting, and which thread runs a callback when.
+//! Layer 5: waiting, and which thread runs a callback when.
 
 pub(crate) mod add_error;
 pub(crate) mod blocking;

@@ -1,4 +1,4 @@
-//! Floor 6: one to many.
+//! Layer 6: one to many.
 
 pub(crate) mod broadcast;
 pub(crate) mod collection;

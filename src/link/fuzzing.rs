@@ -1,4 +1,4 @@
-//! What the fuzzer runs on this floor: ends and memory that another process made.
+//! What the fuzzer runs on this layer: ends and memory that another process made.
 
 pub(crate) mod memory;
 

@@ -1,6 +1,6 @@
-//! Floor 3: one end of one pair. Two lanes, a doorbell, an attachment socket.
+//! Layer 3: one end of one pair. Two lanes, a doorbell, an attachment socket.
 //!
-//! Only this floor joins the ring and the kernel: it performs what the pure floors decide, and it
+//! Only this layer joins the ring and the kernel: it performs what the pure layers decide, and it
 //! turns the kernel's word on the peer's death into an end that comes after the last message.
 
 pub(crate) mod archive;

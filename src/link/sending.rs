@@ -1,8 +1,8 @@
 //! The sending half of one end: allocates pages, writes, commits, wakes, waits for room.
 
+mod liveness;
 mod loan;
 mod moving;
-mod pulse;
 mod writing;
 
 use crate::error::{CloseReason, Corruption, PostError};
@@ -17,9 +17,9 @@ use crate::ring::notifier::{Sleep, Wait, Wake};
 use crate::ring::producer::{Producer, Refusal};
 use crate::wire::layout::MAX_SEGMENTS;
 use crate::wire::record::CloseKind;
+use liveness::Liveness;
 pub(crate) use loan::MOST_SCRATCH;
 use loan::{Place, Reserved};
-use pulse::Pulse;
 use rkyv::ser::allocator::Arena;
 use std::fmt;
 use std::sync::Arc;
@@ -34,7 +34,7 @@ pub(crate) struct Sending {
     /// Payload bytes of the last typed message: a guess for the next one.
     last_len: u64,
     /// When and how often the kernel is asked about the peer.
-    pulse: Pulse,
+    liveness: Liveness,
     /// Room for the message of the current loan, or of the last one.
     reserved: Reserved,
     /// Packets sent by this end and its former owners: the next packet's sequence.
@@ -63,7 +63,7 @@ impl Sending {
             arena: Arena::new(),
             scratch: Vec::new(),
             last_len: 0,
-            pulse: Pulse::new(clock::coarse()),
+            liveness: Liveness::new(clock::coarse()),
             reserved: Reserved { place: Place::Nowhere, in_place: false },
             packets,
             pools: Vec::new(),
@@ -222,7 +222,7 @@ impl Sending {
         self.known_end()
     }
 
-    /// One compare. A fast sender looks at the clock once in 64 posts.
+    /// One compare. A fast sender reads the clock once in 64 posts.
     #[inline(always)]
     fn look_after_peer_if_due(&mut self) {
         if self.producer.is_recheck_due() {
@@ -235,7 +235,7 @@ impl Sending {
     #[cold]
     #[inline(never)]
     fn look_after_peer(&mut self) {
-        let (asks, posts) = self.pulse.beat(clock::coarse());
+        let (asks, posts) = self.liveness.check(clock::coarse());
         self.producer.recheck_after(posts);
         if asks {
             self.gone();

@@ -1,4 +1,4 @@
-//! Floor 5: two unrelated processes get the two ends of one pair.
+//! Layer 5: two unrelated processes get the two ends of one pair.
 
 pub(crate) mod listen;
 pub(crate) mod refused;

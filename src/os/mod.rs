@@ -1,4 +1,4 @@
-//! Floor 1: system calls, and nothing else.
+//! Layer 1: system calls, and nothing else.
 //!
 //! `Ok` means that the kernel did it; every descriptor is an `OwnedFd` with close-on-exec set; an
 //! error names the call. Interrupted calls are repeated. No call here blocks on a socket: the only

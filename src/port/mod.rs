@@ -1,4 +1,4 @@
-//! Floor 4: what the web defines, and nothing about memory or system calls.
+//! Layer 4: what the web defines, and nothing about memory or system calls.
 //!
 //! The methods of [`MessagePort`] stand in groups: here those that post, receive, close and
 //! measure; in [`transfer`] those that move something; in [`halves`] those that split and join; in

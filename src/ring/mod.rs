@@ -1,4 +1,4 @@
-//! Floor 2: the concurrency core. Pure: it makes no system call, and runs on the heap and on a
+//! Layer 2: the concurrency core. Pure: it makes no system call, and runs on the heap and on a
 //! mapping.
 //!
 //! A lane carries records of any length from one producer to one consumer, in order, through an

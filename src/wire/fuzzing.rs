@@ -1,4 +1,4 @@
-//! What the fuzzer runs on this floor: bytes of a stranger, before anything is done for them.
+//! What the fuzzer runs on this layer: bytes of a stranger, before anything is done for them.
 
 use crate::wire::frame::{
     Capsule, Hello, ManifestEntry, MemberHello, decode_packet, encode_packet,

@@ -1,4 +1,4 @@
-//! Floor 1: the bytes that both processes agree on, and nothing else.
+//! Layer 1: the bytes that both processes agree on, and nothing else.
 
 #[cfg(not(messageport_loom))]
 pub(crate) mod frame;

@@ -1,36 +1,37 @@
 //! How often a sender asks whether its peer is alive.
 //!
 //! A peer that is killed while it does not sleep takes no wake-up, so no post fails. So the sender
-//! asks the kernel, at most once in [`ASK_EVERY`]. For that it reads a coarse clock, not at each
-//! post, but after as many posts as recently took [`LOOK_EVERY`], and never after more than
-//! [`MOST_POSTS`]. At any steady rate it notices a death within a tenth of a second or at the next
-//! post, and otherwise within that many posts.
+//! asks the kernel, at most once in [`ASK_EVERY`]. It reads a coarse clock to know when, but not at
+//! each post: after as many posts as recently took [`READ_CLOCK_EVERY`], and at most after
+//! [`MOST_POSTS`]. So it notices a death within a tenth of a second, or within that many posts. At a
+//! steady rate it notices it within a tenth of a second, or at the next post.
 
 use std::time::Duration;
 
-/// The pure part: when to look, and when to ask.
+/// The pure part: when to read the clock, and when to ask.
 #[derive(Debug)]
-pub(super) struct Pulse {
+pub(super) struct Liveness {
     /// When the kernel was last asked.
     asked: Duration,
-    /// When the clock was last looked at, and how many posts were allowed until the next look.
-    looked: Duration,
+    /// When the clock was last read, and how many posts were allowed until the next reading.
+    clock_read: Duration,
     posts: u32,
 }
 
-impl Pulse {
-    pub(super) fn new(now: Duration) -> Pulse {
-        Pulse { asked: now, looked: now, posts: 1 }
+impl Liveness {
+    pub(super) fn new(now: Duration) -> Liveness {
+        Liveness { asked: now, clock_read: now, posts: 1 }
     }
 
     /// The allowed posts are used up. Returns whether to ask the kernel now, and how many posts are
-    /// allowed until the next look.
-    pub(super) fn beat(&mut self, now: Duration) -> (bool, u32) {
-        let passed = now.saturating_sub(self.looked);
-        self.looked = now;
+    /// allowed until the next reading of the clock.
+    pub(super) fn check(&mut self, now: Duration) -> (bool, u32) {
+        let passed = now.saturating_sub(self.clock_read);
+        self.clock_read = now;
         // At most twice as many: what was fast once may be slow now.
         let most = (self.posts * 2).min(MOST_POSTS);
-        self.posts = if passed < LOOK_EVERY / 2 { most } else { self.fitting(passed).min(most) };
+        self.posts =
+            if passed < READ_CLOCK_EVERY / 2 { most } else { self.fitting(passed).min(most) };
         let asks = now.saturating_sub(self.asked) >= ASK_EVERY;
         if asks {
             self.asked = now;
@@ -38,21 +39,21 @@ impl Pulse {
         (asks, self.posts)
     }
 
-    /// How many posts take as long as the interval of looks, if the last ones took `passed`. Apart
-    /// from the usual path, as a division costs more than all of that.
+    /// How many posts take as long as the interval of readings, if the last ones took `passed`. It
+    /// is apart from the fast path, because a division costs more than all of that path.
     #[cold]
     fn fitting(&self, passed: Duration) -> u32 {
-        let fitting = u128::from(self.posts) * LOOK_EVERY.as_nanos() / passed.as_nanos();
+        let fitting = u128::from(self.posts) * READ_CLOCK_EVERY.as_nanos() / passed.as_nanos();
         u32::try_from(fitting).map_or(MOST_POSTS, |fitting| fitting.max(1))
     }
 }
 
-/// The shortest interval of asking the kernel. With a look at the clock and its own delay in
-/// between, a death is known within 100 ms.
+/// The shortest interval of asking the kernel. Together with the interval of the clock's readings
+/// and the delay of the coarse clock, a death is known within 100 ms.
 const ASK_EVERY: Duration = Duration::from_millis(50);
-/// The intended interval of looks at the clock.
-const LOOK_EVERY: Duration = Duration::from_millis(25);
-/// The most posts without a look at the clock.
+/// The intended interval of readings of the clock.
+const READ_CLOCK_EVERY: Duration = Duration::from_millis(25);
+/// The maximum number of posts without a reading of the clock.
 const MOST_POSTS: u32 = 64;
 
 #[cfg(test)]
@@ -63,10 +64,10 @@ mod tests {
     /// multiples of `tick`. Returns when a post first fails, and how many came after the death.
     fn notice(times: impl Iterator<Item = u64>, death: u64, tick: u64) -> (u64, u32) {
         let shown = |time: u64| Duration::from_micros(time / tick * tick);
-        let (mut pulse, mut left, mut late) = (Pulse::new(shown(0)), 1, 0);
+        let (mut liveness, mut left, mut late) = (Liveness::new(shown(0)), 1, 0);
         for time in times {
             if left == 0 {
-                let (asks, posts) = pulse.beat(shown(time));
+                let (asks, posts) = liveness.check(shown(time));
                 left = posts;
                 if asks && time >= death {
                     return (time, late);
@@ -110,9 +111,9 @@ mod tests {
 
     #[test]
     fn the_kernel_is_asked_twenty_times_a_second_at_most() {
-        let (mut pulse, mut asked) = (Pulse::new(Duration::ZERO), 0);
+        let (mut liveness, mut asked) = (Liveness::new(Duration::ZERO), 0);
         for post in 0..1_000_000 {
-            asked += u32::from(pulse.beat(Duration::from_micros(post)).0);
+            asked += u32::from(liveness.check(Duration::from_micros(post)).0);
         }
         assert!(asked <= 20, "{asked} times in a second");
     }

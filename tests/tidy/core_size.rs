@@ -1,7 +1,7 @@
-//! The heart of the ring stays small: its files in the order in which to read them, and their size.
+//! The core of the ring stays small: its files in reading order, and their size.
 
-/// Each file of the heart, and how many lines of code it may have.
-pub const HEART: [(&str, usize); 4] = [
+/// Each file of the core, and how many lines of code it may have.
+pub const CORE: [(&str, usize); 4] = [
     ("src/ring/route.rs", 200),
     ("src/ring/producer.rs", 220),
     ("src/ring/consumer.rs", 200),
