@@ -23,7 +23,7 @@ fn shop() -> Result<(), Box<dyn Error>> {
     Ok(()) // dropping the worker closes the port and ends the process
 }
 
-/// The child process. Its loop ends when the parent has gone, however it went.
+/// The child process. Its loop ends when the parent closes the port, exits or is killed.
 fn warehouse() -> Result<(), Box<dyn Error>> {
     let port = parent_port()?;
     for event in &port {

@@ -11,8 +11,8 @@ use syn::{
 
 /// Derives `messageport::SafeArchive` for the archived form of a type.
 ///
-/// Use it beside `rkyv::Archive`; it reads that derive's `#[rkyv(..)]` attributes. If the crate
-/// `messageport` has another name or is re-exported, name its path: `#[messageport(crate =
+/// Use it together with `rkyv::Archive`; it reads that derive's `#[rkyv(..)]` attributes. If the
+/// crate `messageport` has another name or is re-exported, name its path: `#[messageport(crate =
 /// other::path)]`.
 #[proc_macro_derive(SafeArchive, attributes(messageport, rkyv))]
 pub fn safe_archive(input: proc_macro::TokenStream) -> proc_macro::TokenStream {

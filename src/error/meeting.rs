@@ -287,7 +287,7 @@ pub(crate) fn flaw_of_name(name: &str) -> Option<&'static str> {
     }
 }
 
-/// As `flaw_of_name`, for a listener, whose names are beside the directories of channels.
+/// As `flaw_of_name`, for a listener, whose names are in one directory with those of channels.
 pub(crate) fn flaw_of_listener_name(name: &str) -> Option<&'static str> {
     match name.starts_with(BROADCAST_PREFIX) {
         true => Some("names that begin with \"broadcast.\" are reserved for broadcast channels"),

@@ -87,7 +87,7 @@ impl Receiver {
         Ok(())
     }
 
-    /// Waits until another look may find a message.
+    /// Waits until another poll may find a message.
     #[cold]
     #[inline(never)]
     fn wait(&self, waiting: &mut Waiting) -> Result<(), Box<RecvError>> {
@@ -133,7 +133,7 @@ impl Limit {
 /// A call that waits.
 struct Waiting {
     limit: Limit,
-    /// Set by the first look that finds nothing.
+    /// Set by the first poll that finds nothing.
     deadline: Deadline,
     is_first_look: bool,
 }
@@ -244,9 +244,10 @@ impl Sender {
 impl MessagePort {
     /// Waits for the next message.
     ///
-    /// First spins for some microseconds, or longer if that has found messages recently, and then
-    /// sleeps. A message, a [`Canceller`](crate::Canceller), and the peer's end or death wake it.
-    /// It makes no system call while messages keep coming.
+    /// First polls for some microseconds, or for longer if messages came within a longer time
+    /// recently, and then sleeps. It wakes when a message arrives, when the peer closes its port or
+    /// dies, or through a [`Canceller`](crate::Canceller). It makes no system call while messages
+    /// keep coming.
     ///
     /// # Errors
     /// [`Closed`](RecvError::Closed) after the last message, with the reason;
@@ -311,7 +312,8 @@ impl MessagePort {
         })
     }
 
-    /// Iterates over messages, waiting for each; ends when [`recv`](Self::recv) would fail.
+    /// Iterates over messages, and waits for each; the iterator ends when [`recv`](Self::recv)
+    /// would fail.
     ///
     /// ```
     /// let channel = messageport::MessageChannel::new()?;
@@ -328,9 +330,9 @@ impl MessagePort {
 
     /// Posts a value, waiting for room at most for `timeout`. `Duration::MAX` means no limit.
     ///
-    /// The peer's end and a [`Canceller`](crate::Canceller) end the wait. The call notices the
-    /// peer's death within 20 ms. If both ends wait for room in this call, neither makes room for
-    /// the other.
+    /// The wait ends early if the peer closes its port or dies (noticed within 20 ms), or through a
+    /// [`Canceller`](crate::Canceller). If both ends wait for room at the same time, neither
+    /// receives, so both wait until their timeouts are over.
     ///
     /// # Errors
     /// As [`post_message`](Self::post_message) except `QueueFull`; also
@@ -361,7 +363,7 @@ impl MessagePort {
     /// Posts bytes, waiting for room like [`post_message_timeout`](Self::post_message_timeout).
     ///
     /// # Errors
-    /// As there, except `Serialize`.
+    /// As [`post_message_timeout`](Self::post_message_timeout), except `Serialize`.
     ///
     /// ```
     /// use std::time::Duration;
@@ -377,7 +379,7 @@ impl MessagePort {
     /// Posts text, waiting for room like [`post_message_timeout`](Self::post_message_timeout).
     ///
     /// # Errors
-    /// As there, except `Serialize`.
+    /// As [`post_message_timeout`](Self::post_message_timeout), except `Serialize`.
     ///
     /// ```
     /// use std::time::Duration;
@@ -419,7 +421,7 @@ impl MessagePort {
     /// bytes fits, for example before a loan. The room stays, as only this end fills it.
     ///
     /// # Errors
-    /// As there, except `Serialize`.
+    /// As [`post_message_timeout`](Self::post_message_timeout), except `Serialize`.
     ///
     /// ```
     /// use std::time::Duration;
@@ -481,11 +483,11 @@ impl<'p> IntoIterator for &'p Receiver {
     }
 }
 
-/// Spins for as long as that has been enough recently. Returns whether `look` succeeded.
+/// Polls for as long as was enough recently. Returns whether `look` succeeded.
 ///
-/// As in glibc's adaptive mutex, `estimate` follows the number of looks of successful spins, and
-/// falls after an unsuccessful one. On a single processor the peer cannot run meanwhile, so there
-/// is no spin.
+/// As in glibc's adaptive mutex, `estimate` follows the number of polls that were needed, and falls
+/// if polling did not succeed. On a single processor the peer cannot run meanwhile, so there is no
+/// spin.
 fn spin(estimate: &Cell<u32>, mut look: impl FnMut() -> bool) -> bool {
     if !several_processors() {
         return look();
@@ -508,9 +510,9 @@ fn several_processors() -> bool {
     *SEVERAL.get_or_init(os::several_processors)
 }
 
-/// The least looks before a sleep: one or two microseconds.
+/// The minimum number of polls before a sleep: one or two microseconds.
 const LEAST_LOOKS: u32 = 60;
-/// The most looks: after some thirty microseconds sleeping is cheaper.
+/// The maximum number of polls: after about thirty microseconds sleeping is cheaper.
 const MOST_LOOKS: u32 = 1_000;
 /// How long a receiver waits for the reaper before it checks again for a canceller.
 const SLICE: Duration = Duration::from_millis(10);

@@ -31,21 +31,23 @@ use std::time::{Duration, Instant};
 
 /// Delivers the events of many ports, on the thread that runs it.
 ///
-/// The loop delivers the messages of each [started](MessagePort::start) port. It delivers at most
-/// 64 of one port before it serves the others; each descriptor beside a message and each 4 KiB of
-/// its length count as one more. A port that is not started keeps its messages, and costs a turn
-/// nothing. The loop drops a port after its `close` event, and [`run`](EventLoop::run) returns when
-/// no port is left. A port that was closed here before it was started stays until its queue is
+/// The loop delivers the messages of each [started](MessagePort::start) port, at most 64 of one
+/// port before it serves the others. Each descriptor of a message, and each 4 KiB of its length,
+/// count as one message more. A port that is not started keeps its messages, and takes no time.
+///
+/// The loop drops a port after its `close` event, and [`run`](EventLoop::run) returns when no port
+/// is left. If a port was closed here before it was started, the loop keeps it until its queue is
 /// empty.
 ///
 /// Inside a handler, [`Event::loop_port`](crate::Event::loop_port) borrows the loop's ports, and
 /// [`Event::defer`](crate::Event::defer) runs an action after the handler. Such an action can add,
 /// take and transfer ports, including the port that the loop is serving.
 ///
-/// A panic in a listener, a source, work of a [`LoopHandle`] or a deferred action ends neither the
-/// loop nor queued work. [`MessagePort::on_listener_failure`] reports it for a listener, and
-/// [`EventLoop::on_listener_failure`] for the others. The loop calls the same code again when it is
-/// due. A program that is built with `panic = "abort"` ends.
+/// After a panic in a listener, a source, posted work of a [`LoopHandle`] or a deferred action, the
+/// loop continues. The hook of [`MessagePort::on_listener_failure`] is called for a panic in a
+/// listener, and that of [`EventLoop::on_listener_failure`] for the others. The loop calls a
+/// listener or source that has panicked again at its next event. With `panic = "abort"` the program
+/// ends.
 ///
 /// ```
 /// use messageport::{EventLoop, MessageChannel};
@@ -133,7 +135,7 @@ impl LoopPort {
         !self.is_watched && !self.is_delayed && !self.has_ended
     }
 
-    /// Lends the port to the program, which may receive the messages that it was set aside for.
+    /// Returns the port to the program, which may receive the messages that it was set aside for.
     fn lend(&self, id: u64, lent: &RefCell<Vec<u64>>) -> &MessagePort {
         if self.is_aside() && !self.is_lent.replace(true) {
             lent.borrow_mut().push(id);
@@ -256,7 +258,8 @@ impl EventLoop {
         self.ports.get(&id.0).map(|entry| entry.lend(id.0, &self.lent))
     }
 
-    /// Returns the ports of this loop, except a port that has ended and that the loop will drop.
+    /// Returns the ports of this loop. A port whose `close` event was delivered, and that the loop
+    /// will drop, is not among them.
     pub fn ids(&self) -> impl Iterator<Item = PortId> {
         self.ports.iter().filter(|(_, entry)| !entry.has_ended).map(|(id, _)| PortId(*id))
     }
@@ -332,7 +335,7 @@ impl EventLoop {
         }
     }
 
-    /// Returns a handle by which other threads stop the loop, or give it work.
+    /// Returns a handle with which other threads stop the loop, or post work to it.
     pub fn handle(&self) -> LoopHandle {
         LoopHandle { shared: self.shared.clone() }
     }
@@ -380,9 +383,9 @@ impl EventLoop {
 
     /// Delivers events until there are none at present.
     ///
-    /// A message with descriptors stays for a later turn while too many earlier descriptors of its
-    /// port are still being closed. While the loop is [being stopped](Self::is_stopping) it
-    /// delivers one share of each port, leaves the request for `run`, and returns.
+    /// While too many earlier descriptors of a port are still being closed, its next message with
+    /// descriptors is not delivered yet. If there is a [request to stop](Self::is_stopping), the
+    /// call serves each port once, and returns. The request stays for `run`.
     ///
     /// # Errors
     /// As [`run`](Self::run).
@@ -391,14 +394,14 @@ impl EventLoop {
         Ok(())
     }
 
-    /// Waits for events at most for `timeout`, and delivers one share of each port.
+    /// Waits for events at most for `timeout`, and serves each port once.
     ///
     /// Returns whether there was an event, or a part of a long message: an untrusted port copies a
     /// message of more than 2 MiB in chunks, between the turns of other ports.
     ///
-    /// Does not wait if [`run`](Self::run) would return at once for lack of ports and sources, nor
-    /// while the loop is [being stopped](Self::is_stopping). A program that calls this in its own
-    /// loop distinguishes a stop from a timeout as follows:
+    /// Does not wait if the loop has no port and no source, or if there is a [request to
+    /// stop](Self::is_stopping). A program that calls this in its own loop distinguishes a stop
+    /// from a timeout as follows:
     ///
     /// ```
     /// use messageport::{EventLoop, MessageChannel};
@@ -446,7 +449,7 @@ impl EventLoop {
         self.is_stopping() && handover::take_request(&self.shared.is_stopped)
     }
 
-    /// Whether no event can come, unless another thread gives work.
+    /// Whether no event can come, unless another thread posts work.
     fn is_empty(&mut self) -> bool {
         self.look_at_lent();
         let is_through = self.holding == 0 && self.sources.is_empty() && self.ready.is_empty();
@@ -469,8 +472,8 @@ impl Drop for EventLoop {
 /// Readable when [`run_until_idle`](EventLoop::run_until_idle) may find an event. So the loop can
 /// be nested in any other loop that is level-triggered. After the first call of `as_fd` the
 /// descriptor also becomes readable 10 ms after a port lacked descriptors or memory for its next
-/// message, so that it is retried. The end of a port that is not started but read by calls does
-/// not make it readable; the next turn delivers that end.
+/// message, so that it is retried. If the peer of a port that is not started closes or dies, this
+/// does not make the descriptor readable; the next turn delivers the `close` event.
 impl AsFd for EventLoop {
     fn as_fd(&self) -> BorrowedFd<'_> {
         if !self.is_nested.replace(true) && self.has_retries() {

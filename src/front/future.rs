@@ -26,20 +26,24 @@ use std::task::{Context, Poll, ready};
 
 /// A port for async programs; made by [`MessagePort::into_async`].
 ///
-/// It returns owned messages, which it copies between trusted ends too. The port and its futures
-/// are `Send`. Dropping a future loses nothing: a message that was not returned is still in the
-/// queue. With the feature `tokio` it waits on tokio's reactor, with `async-io` on that of
-/// async-io; with both, on tokio's if it is made inside a tokio runtime. A port with messages all
-/// the time yields to other tasks after 64 messages. Each descriptor beside a message and each
-/// 4 KiB of its length count as one more. An untrusted port copies a message of more than 2 MiB in
-/// parts of 32 KiB, and yields after each part.
+/// It returns owned messages, so it copies them even if the peer is trusted. The port and its
+/// futures are `Send`. If a future is dropped, no message is lost: one that was not returned is
+/// still in the queue.
 ///
-/// It starts no timer. If the kernel refuses the poster's wake-up for lack of memory, the poster's
-/// next call repeats it. Put a timeout around a wait that must not depend on that.
+/// With the feature `tokio` it waits on tokio's reactor, with `async-io` on that of async-io. With
+/// both features it waits on tokio's reactor if it is made inside a tokio runtime.
 ///
-/// As a [`Stream`] it yields messages until the end, and an error for each message that could not
-/// be received. As a [`Sink`] it takes bytes. It keeps one message that found no room until it is
-/// flushed.
+/// A port whose queue never becomes empty yields to other tasks after 64 messages. Each descriptor
+/// of a message, and each 4 KiB of its length, count as one message more. An untrusted port copies
+/// a message of more than 2 MiB in parts of 32 KiB, and yields after each part.
+///
+/// It starts no timer. If the kernel refuses the sender's wake-up for lack of memory, the sender
+/// repeats it in its next call, and until then this port may sleep. Put a timeout around a wait
+/// that must not depend on this.
+///
+/// As a [`Stream`] it yields messages until the port is closed, and an error for each message that
+/// could not be received. As a [`Sink`] it takes bytes. If a message does not fit, the sink keeps
+/// it, and posts it when the sink is flushed.
 ///
 #[cfg_attr(feature = "tokio", doc = "```")]
 #[cfg_attr(not(feature = "tokio"), doc = "```ignore")]
@@ -101,7 +105,7 @@ impl MessagePort {
             (Err(error), _) | (_, Err(error)) => return Err(AddError::new(error, self)),
         };
         let (sender, receiver) = self.split();
-        // From here on a look that finds nothing has armed the flag.
+        // From here on a poll that finds nothing has armed the flag.
         let _ = receiver.level_triggered_fd();
         receiver.set_patient(false);
         let sender =
@@ -180,7 +184,7 @@ impl AsyncSender {
     /// Posts a value, waiting for room. See [`AsyncPort::post_message`].
     ///
     /// # Errors
-    /// As there.
+    /// As [`AsyncPort::post_message`].
     pub async fn post_message<T: Post>(&mut self, value: &T) -> Result<(), PostError> {
         poll_fn(|context| self.poll_post(context, |sender| sender.post_message(value))).await
     }
@@ -249,7 +253,7 @@ impl AsyncReceiver {
     /// The next message. See [`AsyncPort::recv`].
     ///
     /// # Errors
-    /// As there.
+    /// As [`AsyncPort::recv`].
     pub async fn recv(&mut self) -> Result<Message, RecvError> {
         poll_fn(|context| self.poll_recv(context)).await
     }
@@ -260,7 +264,7 @@ impl AsyncReceiver {
             self.reactor.give_way(context);
             return Poll::Pending;
         }
-        // Before the look, as the sending half may drain the doorbell right after it.
+        // Before the poll, as the sending half may drain the doorbell right after it.
         self.wakers.receiver.register(context.waker());
         loop {
             if !self.receiver.has_news() {
@@ -275,7 +279,7 @@ impl AsyncReceiver {
                 let message = event.into_message_in(memory);
                 Some(message.expect("it is in memory of its own, or there is memory for it"))
             });
-            // In any case: the ring that the look drained may have been for room.
+            // In any case: the ring that the poll drained may have been for room.
             if self.receiver.has_drained() {
                 self.wakers.sender.wake();
             }
@@ -504,8 +508,8 @@ impl Reactor {
         }
     }
 
-    /// Forgets the last ring, before a look that drains the doorbell. Otherwise `poll_rung` would
-    /// report it again, which costs a second look. `poll_rung` still reports later rings, and a
+    /// Forgets the last ring, before a poll that drains the doorbell. Otherwise `poll_rung` would
+    /// report it again, which costs a second check. `poll_rung` still reports later rings, and a
     /// hang-up each time.
     fn use_up(&self) {
         match self {

@@ -21,8 +21,9 @@ use std::time::Duration;
 
 /// Receives from many ports. Each message comes with the id of its port.
 ///
-/// Ports with messages take turns. The set reports the end of a port once, after its last message,
-/// also if the port was closed here. The port then stays in the set until it is removed.
+/// Ports with messages take turns. When a port is closed, here or by the peer, or when the peer
+/// dies, the set returns `Closed` for it once, after its last message. The port then stays in the
+/// set until the program removes it.
 ///
 /// A message of more than 2 MiB is copied out of an untrusted port in chunks of 32 KiB; between two
 /// chunks the set returns messages of other ports. A port that brings descriptors faster than they
@@ -172,7 +173,7 @@ impl PortSet {
         self.ports.is_empty()
     }
 
-    /// Waits for the next message of any port, without end if every port has ended.
+    /// Waits for the next message of any port. If every port is closed, it waits forever.
     ///
     /// # Errors
     /// [`LoopError::Io`].
@@ -186,9 +187,9 @@ impl PortSet {
 
     /// Waits for the next message of any port, at most for `timeout`.
     ///
-    /// A long message that has already arrived may be copied after the deadline. For 20 ms it is
-    /// copied in chunks, and other ports have their turns between them. Then the call copies the
-    /// rest of one message without a pause.
+    /// The call may return later, if long messages have arrived before the deadline. For 20 ms
+    /// after the deadline it copies them in chunks, and serves other ports in between. Then it
+    /// copies the rest of one message at once, and returns it.
     ///
     /// # Errors
     /// [`LoopError::Io`].

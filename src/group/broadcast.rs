@@ -56,23 +56,25 @@ use std::time::Duration;
 /// closed or died are still received. A sender that is killed inside a post may have reached some
 /// members and not others.
 ///
-/// Each sender's order is kept. Messages of several senders arrive in the order of their posts if
-/// these were made on one thread. Across threads and processes this holds if the later message was
-/// posted after the earlier one had arrived everywhere.
+/// Messages of one sender arrive in the order in which they were posted. Messages of several
+/// members that post on one thread arrive in the order of the posts, too. On different threads or
+/// in different processes, this is sure only if the second post began after the first one had
+/// returned.
 ///
-/// A message is serialised once and copied to each member; nothing blocks. For a member that does
-/// not receive, messages are kept up to the limit. It misses what is posted beyond, and the sender
-/// gets [`BroadcastError::Missed`]. No transferables can move with a message.
+/// A message is serialised once and copied to each member; a post does not wait. If a member does
+/// not receive, its queue fills up to the limit. It misses the messages that do not fit, and the
+/// sender gets [`BroadcastError::Missed`]. A message cannot carry transferables.
 ///
 /// # What it costs
 ///
 /// Any two members share a channel, made by the later one: with *n* members each has *n - 1*, or up
 /// to twice as many after joins at the same moment. Each takes three descriptors, 8 MiB of address
 /// space and 15 KiB of memory at each end, and a member itself takes seven descriptors. So the
-/// usual limit of 1024 descriptors allows some 300 members; `RLIMIT_NOFILE` raises that. A post
-/// costs one system call that looks for joiners, one copy, one more per member, and one more call
-/// for each member that sleeps. Receiving a message that is there costs no system call with up to
-/// 64 channels to other members; with more, a call asks the kernel which of them have messages.
+/// usual limit of 1024 descriptors allows about 300 members; a higher `RLIMIT_NOFILE` allows more.
+/// A post makes one system call to check for joiners, one copy of the message, and another copy for
+/// each member. For each member that sleeps it makes one more system call. Receiving a message that
+/// is there costs no system call with up to 64 channels to other members; with more, a call asks
+/// the kernel which of them have messages.
 ///
 /// # Members that do not answer
 ///
@@ -216,12 +218,12 @@ impl BroadcastChannel {
         self.shared.membership().is_none()
     }
 
-    /// How many other members are open, as far as they have found each other; makes one system call
-    /// for each. Members whose `open` has returned are counted.
+    /// How many other members are open, and have been found; makes one system call for each.
+    /// Members whose `open` has returned are found.
     ///
     /// # Errors
     /// [`Closed`](BroadcastError::Closed); [`Io`](BroadcastError::Io) if a joiner could not be
-    /// taken in.
+    /// accepted.
     pub fn others(&self) -> Result<usize, BroadcastError> {
         self.shared.with_membership(|membership| {
             membership.take_in(&self.shared.epoll)?;
@@ -240,7 +242,7 @@ impl BroadcastChannel {
     /// [`Closed`](BroadcastError::Closed) after [`close`](Self::close);
     /// [`Serialize`](BroadcastError::Serialize) with the value's own error, if it was not posted to
     /// any member, or for a lack of memory; [`Missed`](BroadcastError::Missed) if it did not fit at
-    /// some members, or a joiner could not be taken in: the others have it.
+    /// some members, or a joiner could not be accepted. All others have it.
     pub fn post_message<T: Post>(&self, value: &T) -> Result<(), BroadcastError> {
         self.shared.with_membership(|_| Ok(()))?;
         let archive = payload::archive(value).map_err(BroadcastError::Serialize)?;
@@ -250,7 +252,7 @@ impl BroadcastChannel {
     /// Posts bytes to every other member; never blocks.
     ///
     /// # Errors
-    /// As [`post_message`](Self::post_message), with [`Io`](BroadcastError::Io) in place of
+    /// As [`post_message`](Self::post_message), with [`Io`](BroadcastError::Io) instead of
     /// `Serialize` if memory for a copy cannot be allocated.
     pub fn post_bytes(&self, bytes: &[u8]) -> Result<(), BroadcastError> {
         self.post_all(copy_of(bytes)?, Format::Bytes)
@@ -264,15 +266,15 @@ impl BroadcastChannel {
         self.post_all(copy_of(text.as_bytes())?, Format::Text)
     }
 
-    /// Waits for the next message of any member; waits for ever if none comes, as others may join.
+    /// Waits for the next message of any member, even if there is no other member: one may join.
     ///
-    /// It is fair: a member that has given a message is placed after the others that have one.
+    /// It is fair: after a message of one member come messages of the others that have some.
     ///
     /// # Errors
     /// [`Closed`](BroadcastError::Closed) after [`close`](Self::close);
     /// [`Message`](BroadcastError::Message) for a message that [`require_type`](Self::require_type)
     /// refuses, or that does not fit in memory; [`Io`](BroadcastError::Io), also if a joiner could
-    /// not be taken in because the process was out of descriptors for 50 ms.
+    /// not be accepted because the process was out of descriptors for 50 ms.
     pub fn recv(&self) -> Result<Message, BroadcastError> {
         self.recv_until(Deadline::NEVER)
     }
@@ -361,7 +363,8 @@ impl BroadcastChannel {
 
     /// The next message, or what is wrong with it.
     fn next(&self) -> Result<Option<Result<Message, MessageError>>, BroadcastError> {
-        // The check runs foreign code, which may come back here, so it is not part of the look.
+        // The check runs code of the program, which may come back here, so it is not part of the
+        // look.
         let message = self.look()?;
         Ok(message.map(|message| self.validated(message)))
     }

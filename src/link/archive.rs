@@ -5,7 +5,7 @@
 //!
 //! - the lookup of a key in a hash table follows mirrored control bytes that were compared with
 //!   nothing, to buckets that were not checked;
-//! - a byte that is neither full nor empty may keep a lookup going for ever;
+//! - a byte that is neither full nor empty may keep a lookup going forever;
 //! - the index that a bucket of an index map holds may lie beyond its entries;
 //! - iterating over a B-tree starts each node at its first child and each leaf at its first entry,
 //!   whether there is one or not;
@@ -42,8 +42,8 @@ use std::num::NonZeroUsize;
 
 /// An archived type whose safe functions are safe on bytes that a hostile peer wrote.
 ///
-/// Derive it beside [`rkyv::Archive`], on the type itself; the derive implements this trait for the
-/// archived form. The archived forms of std's types implement it.
+/// Derive it together with [`rkyv::Archive`], on the type itself; the derive implements this trait
+/// for the archived form. The archived forms of std's types implement it.
 ///
 /// A message or a [`Buffer`](crate::Buffer) can be read only as a type that has it, because rkyv's
 /// own check is not enough: bytes that it accepts as a hash map or a B-tree can make a lookup read
@@ -100,7 +100,7 @@ use std::num::NonZeroUsize;
 ///
 /// # Safety
 /// After rkyv's check and [`check`](Self::check) have accepted a value, no safe function of it, or
-/// of anything that it lends, may read bytes that neither has checked, or run for ever. `check`
+/// of anything that it returns, may read bytes that neither has checked, or run forever. `check`
 /// must check every field with the field's own implementation, unless the field's `CHECKS` is
 /// false. `CHECKS` must be true if that of any field is.
 #[diagnostic::on_unimplemented(

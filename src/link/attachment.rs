@@ -1,4 +1,4 @@
-//! What travels beside a message: ports, buffers and descriptors, in one packet of the attachment
+//! What travels with a message: ports, buffers and descriptors, in one packet of the attachment
 //! socket.
 //!
 //! A list is walked once to check it and once to move it, and is not changed before all of it was

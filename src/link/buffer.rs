@@ -22,11 +22,11 @@ use std::sync::OnceLock;
 /// on no process can change it, and the receiver reads it in place. A receiver that wants to write
 /// uses [`into_mut`](Buffer::into_mut), which copies only the pages that it touches.
 ///
-/// Use a buffer for data that is passed on, kept, read in part, or must not change under an
-/// untrusted reader. Moving one costs some 20 µs, and making and reading one a page fault per 4
-/// KiB. For a payload that is made, sent and read once, copying it through the ring is faster at
-/// every size, and a [`BufferPool`](crate::BufferPool) is faster still. See the repository's
-/// `docs/performance.md`.
+/// Use a buffer for data that is passed on, kept, or read in part, or that must not change while an
+/// untrusted peer has it. Moving a buffer takes about 20 µs. Making it, and reading it in another
+/// process, takes a page fault for each 4 KiB. For a payload that is made, sent and read once,
+/// copying it through the ring is faster at every size, and a [`BufferPool`](crate::BufferPool) is
+/// faster still. See the repository's `docs/performance.md`.
 ///
 /// HTML: [`ArrayBuffer` transfer](https://html.spec.whatwg.org/#transferable-objects).
 ///
@@ -65,7 +65,7 @@ enum Memory {
 impl Buffer {
     /// Creates a buffer of `len` zero bytes.
     ///
-    /// All of its memory is allocated now (some 130 µs per MiB), so running out of memory is an
+    /// All of its memory is allocated now (about 130 µs per MiB), so running out of memory is an
     /// error here and not a signal later. A child of a bare `fork` does not have the memory.
     ///
     /// # Errors
@@ -136,7 +136,7 @@ impl Buffer {
 
     /// Borrows the archived form of `T` in the buffer, after checking it.
     ///
-    /// A sealed buffer is checked once, any other at each call.
+    /// A sealed buffer is checked by the first call only, any other buffer by each call.
     ///
     /// # Errors
     /// [`BufferError::Invalid`] if the bytes are not a valid archive of a `T`.
@@ -197,15 +197,16 @@ impl Buffer {
 
     /// The memory's descriptor, for other uses; `None` before the buffer is sealed.
     ///
-    /// With the descriptor of an unsealed buffer a caller could write to bytes that the buffer
-    /// lends.
+    /// With the descriptor of an unsealed buffer, a caller could write to bytes that safe code has
+    /// borrowed.
     pub fn as_fd(&self) -> Option<BorrowedFd<'_>> {
         self.is_sealed().then(|| self.descriptor.as_fd())
     }
 
     /// Converts the buffer into private, writable memory.
     ///
-    /// Of a sealed buffer, only the pages that are written are copied.
+    /// If the buffer is sealed, the kernel copies a page when it is first written; other pages are
+    /// not copied.
     ///
     /// # Errors
     /// [`BufferError::Io`] if the kernel refuses to map it.
@@ -234,7 +235,7 @@ impl Buffer {
     }
 
     /// Accepts what a peer has sent as a buffer of `len` bytes, if it is sealed, and if reading it
-    /// allocates no memory. Checking the latter takes some 10 ns a page, and is skipped for a
+    /// allocates no memory. Checking the latter takes about 10 ns a page, and is skipped for a
     /// trusted peer. Otherwise the descriptor is returned.
     pub(crate) fn import(
         descriptor: Foreign,

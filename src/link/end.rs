@@ -30,7 +30,7 @@ pub(crate) enum Half {
     Receiving,
 }
 
-/// Why a direction has ended. The details of a corruption are kept beside the state.
+/// Why a direction has ended. The details of a corruption are kept next to the state.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Reason {
     Local,

@@ -329,7 +329,7 @@ pub(crate) struct Payload {
 pub(crate) enum PayloadHandle {
     /// An entry of the copy slab, with a private copy.
     Copy(u64),
-    /// A message that is lent in place.
+    /// A message that is read in place.
     Lent(u64),
 }
 
@@ -386,7 +386,7 @@ impl Payload {
         }
     }
 
-    /// What to give back once the bytes are not needed any more.
+    /// What to give back once the bytes are no longer needed.
     #[inline(always)]
     pub(crate) fn handle(&self) -> PayloadHandle {
         if self.traits & IS_COPY != 0 {

@@ -278,7 +278,7 @@ impl PoolMaker {
     }
 
     /// Takes the first free slot: so no more slots than necessary are in turn, and the caches hold
-    /// those. After the first few, whose counts are in one pair of cache lines, it goes round, so
+    /// those. After the first few, whose counts are in one pair of cache lines, it takes turns, so
     /// that it does not look at all slots in use each time.
     pub(crate) fn take(&self) -> Option<PooledBuffer> {
         let slots = self.memory.slots;
@@ -301,7 +301,7 @@ impl PoolMaker {
 
     /// How many slots are in use.
     pub(crate) fn in_use(&self) -> u32 {
-        // Relaxed: a number for people, or a look that another one follows.
+        // Relaxed: a number for people, or a poll that another one follows.
         let count = |slot| self.memory.freed(slot).load(Ordering::Relaxed);
         let taken = |(slot, noted): &(u32, &Cell<u32>)| count(*slot) == noted.get();
         (0..).zip(&self.noted).filter(taken).count() as u32

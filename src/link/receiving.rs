@@ -1,4 +1,4 @@
-//! The receiving half of one end: looks, copies out or lends, releases, wakes the sender.
+//! The receiving half of one end: polls, copies out or borrows, releases, wakes the sender.
 
 pub(crate) mod chunks;
 mod moved;
@@ -36,7 +36,7 @@ pub(crate) struct Receiving {
     watched: Option<DrainTo>,
     /// Whether the doorbell was drained, which may have rung for the other half.
     drained: bool,
-    /// Looks that found nothing, and when the kernel was last asked about the peer.
+    /// Polls that found nothing, and when the kernel was last asked about the peer.
     empty_looks: u32,
     asked: Instant,
     /// The transferables of the messages that are alive, by handle.
@@ -49,9 +49,9 @@ pub(crate) struct Receiving {
     short_since: Option<Instant>,
     /// Whether the next message's packet waits until more of this port's descriptors are closed.
     waits_for_reaper: bool,
-    /// Whether a look waits a moment for that.
+    /// Whether a poll waits a moment for that.
     is_patient: bool,
-    /// Whether the last look was of a caller that serves other ports in between.
+    /// Whether the last poll was of a caller that serves other ports in between.
     is_in_turns: bool,
     /// How many descriptors that nothing takes such a caller receives.
     share: Share,
@@ -124,11 +124,11 @@ impl Receiving {
         }
     }
 
-    /// Whether the lane is as empty as at the last look, and the slow path would find nothing to
-    /// do: no record to release, no end to report, no ring to repeat. The first empty look after a
+    /// Whether the lane is as empty as at the last poll, and the slow path would find nothing to
+    /// do: no record to release, no end to report, no ring to repeat. The first empty poll after a
     /// message takes the slow path, and so does each one that may ask the kernel about the peer.
     ///
-    /// A receiver that spins comes here at each look, and pauses once, as at the first one: looks
+    /// A receiver that spins comes here at each poll, and pauses once, as at the first one: polls
     /// that follow each other faster delay the sender, whose cache line of `tail` they take away.
     #[inline(never)]
     fn is_still_empty(&mut self) -> bool {
@@ -182,7 +182,7 @@ impl Receiving {
         }
     }
 
-    /// Whether a look would find something.
+    /// Whether a poll would find something.
     #[inline]
     pub(crate) fn has_news(&self) -> bool {
         self.consumer.has_news()
@@ -239,7 +239,7 @@ impl Receiving {
     /// Drains the doorbell, arms the flag and looks again: the order that loses nothing.
     pub(crate) fn prepare_wait(&mut self) -> Result<Wait, RecvError> {
         self.map_pools();
-        // The kernel is asked before the last look: a message committed before the death is seen.
+        // The kernel is asked before the last poll: a message committed before the death is seen.
         let hung_up = self.end.drain_doorbell(self.watched.unwrap_or(DrainTo::Silence));
         self.drained = true;
         match self.consumer.prepare_wait(Sleep::Doorbell) {
@@ -269,7 +269,7 @@ impl Receiving {
     /// becomes readable with the next message. It is also armed immediately.
     ///
     /// A watcher outside this crate may be edge-triggered (`EPOLLET`, mio, a poll of io_uring):
-    /// then `to` is [`DrainTo::TheEnd`], and a look that finds nothing has emptied the socket.
+    /// then `to` is [`DrainTo::TheEnd`], and a poll that finds nothing has emptied the socket.
     pub(crate) fn arm_doorbell(&mut self, to: DrainTo) {
         if self.watched.is_none() && !self.end.state().has_receiving_ended() {
             // The next look finds the same again.
@@ -295,7 +295,7 @@ impl Receiving {
         }
     }
 
-    /// Takes the memory of a message that is a private copy. `None` for one that is lent in the
+    /// Takes the memory of a message that is a private copy. `None` for one that is read in the
     /// ring.
     pub(crate) fn take_memory(&mut self, handle: PayloadHandle) -> Option<Vec<Block>> {
         match handle {
@@ -338,7 +338,7 @@ impl Receiving {
     /// `Ready` if a message comes first; an error if the end comes next.
     pub(crate) fn prepare_wait_for_end(&mut self) -> Result<Wait, RecvError> {
         self.check_open()?;
-        // A peer that writes control records without end is not served for ever.
+        // A peer that writes endless control records is not served forever.
         for _ in 0..MOST_CONTROL_RECORDS {
             if self.prepare_wait()? == Wait::Sleep {
                 return Ok(Wait::Sleep);
@@ -387,7 +387,7 @@ impl Receiving {
         self.take(&record)
     }
 
-    /// Lends or copies out a message. `None` if there is no memory for the copy.
+    /// Returns a message, in place or copied out. `None` if there is no memory for the copy.
     #[inline(always)]
     fn take(&mut self, record: &Record) -> Option<Payload> {
         if self.end.is_trusted() {
@@ -412,7 +412,7 @@ impl Receiving {
         self.release(record.end);
     }
 
-    /// What comes next, after the peer's pools, which are taken in.
+    /// What comes next, after the peer's pools, which are accepted.
     #[inline(always)]
     fn look(&mut self) -> Result<Peek, RecvError> {
         loop {
@@ -457,7 +457,7 @@ impl Receiving {
         }
         self.empty_looks = self.empty_looks.wrapping_add(1);
         if self.empty_looks == 1 {
-            // One pause after a message, some 20 ns: a receiver that comes back at once takes the
+            // One pause after a message, about 20 ns: a receiver that comes back at once takes the
             // cache line of `tail` away from a sender that is about to post the next one.
             hint::spin_loop();
         }
@@ -534,9 +534,9 @@ impl Receiving {
     }
 }
 
-/// Empty looks between two looks at the clock, each of which costs some 25 ns.
+/// Empty polls between two readings of the clock, each of which costs about 25 ns.
 const LOOKS_PER_CLOCK: u32 = 64;
-/// The most control records that are passed in one look for the end.
+/// The most control records that are passed in one poll for the end.
 const MOST_CONTROL_RECORDS: u32 = 64;
 /// How often a receiver that only looks, and finds nothing, asks whether its peer is alive.
 const ASK_EVERY: Duration = Duration::from_millis(100);

@@ -261,7 +261,7 @@ pub(crate) fn mapped(mapping: &Mapping, offset: u64, len: u64) -> NonNull<u8> {
     unsafe { mapping.start().add(offset as usize) }
 }
 
-/// Checks that foreign numbers are a geometry.
+/// Checks that received numbers are a geometry.
 fn check_geometry(capacity: u64, limit: u64) -> Result<Geometry, AttachError> {
     let segments = || u64::from((limit / capacity).trailing_zeros()) + 1;
     let wrong = if capacity < MIN_CAPACITY {

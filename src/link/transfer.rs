@@ -97,8 +97,8 @@ pub(crate) fn capsule(sending: &Sending, receiving: &Receiving) -> [u8; CAPSULE_
     capsule.encode()
 }
 
-/// The end that some parts describe, checked like any foreign input. If the kernel refused, another
-/// attempt may succeed, and the parts are returned.
+/// The end that some parts describe, checked like any untrusted input. If the kernel refused,
+/// another attempt may succeed, and the parts are returned.
 ///
 /// `is_carrier_trusted`: whether the sender may claim that their peer is trusted. About a dozen
 /// system calls.

@@ -26,7 +26,7 @@ use std::sync::Arc;
 use std::thread;
 use std::time::Duration;
 
-/// Gives a fresh port to each client that connects by name, like a `SharedWorker` on the web.
+/// Gives a new port to each client that connects by name, like a `SharedWorker` on the web.
 ///
 /// The name is a socket in the user's runtime directory, `$XDG_RUNTIME_DIR/messageport`. If that
 /// variable is not set, or names another user's directory, it is in a directory of the user's own
@@ -96,9 +96,10 @@ impl Listener {
 
     /// Listens at a path; clients use [`Connect::at`].
     ///
-    /// Either the last part of the path has at most 64 bytes, or the whole path at most 107. A
-    /// relative path is resolved once, against the current directory. While the path is in use,
-    /// there is a lock file with the same name and the ending `.lock`.
+    /// The absolute path may have up to 107 bytes. It may be longer if its last component has at
+    /// most 64 bytes and `/proc` is mounted. A relative path is resolved once, against the current
+    /// directory. While the path is in use, there is a lock file with the same name and the ending
+    /// `.lock`.
     ///
     /// # Errors
     /// As [`bind`](Self::bind).
@@ -135,8 +136,8 @@ impl Listener {
     /// Waits for the next client, and returns the port to it.
     ///
     /// # Errors
-    /// [`ListenError::Channel`] or [`ListenError::Io`]; the listener stays usable. If
-    /// the process is out of descriptors, the error comes after 50 ms, as some may become free.
+    /// [`ListenError::Channel`] or [`ListenError::Io`]; the listener stays usable. If the process
+    /// is out of descriptors, the call tries again for 50 ms before it returns the error.
     pub fn accept(&self) -> Result<MessagePort, ListenError> {
         self.accept_until(Deadline::NEVER)
     }
@@ -184,8 +185,9 @@ impl Listener {
         Ok(None)
     }
 
-    /// Iterates over the ports of clients, without end. An error concerns one client, or a lack of
-    /// descriptors that may pass.
+    /// Iterates over the ports of clients, and waits for each; the iterator never ends. After an
+    /// error the next item may succeed: the error is about one client, or about a lack of
+    /// descriptors.
     pub fn incoming(&self) -> impl Iterator<Item = Result<MessagePort, ListenError>> {
         std::iter::repeat_with(|| self.accept())
     }
@@ -344,8 +346,13 @@ impl fmt::Debug for Listener {
 
 /// Connects to this user's [`Listener`] of that name.
 ///
+/// Waits until the listener's program calls [`accept`](Listener::accept) or
+/// [`try_accept`](Listener::try_accept), for at most five seconds. If no process listens under the
+/// name, it fails at once. [`Connect`] sets another time.
+///
 /// # Errors
-/// [`ConnectError`], after at most five seconds. [`Connect`] sets other times.
+/// [`ConnectError::NoListener`] at once if no process listens; [`ConnectError::Timeout`] if the
+/// listener does not accept in time; other values of [`ConnectError`].
 pub fn connect(name: &str) -> Result<MessagePort, ConnectError> {
     Connect::new().to(name)
 }

@@ -154,7 +154,7 @@ impl Worker {
         child.wait_killed()
     }
 
-    /// Separates the port and the process. Neither ends the other any more.
+    /// Separates the port and the process. Neither ends the other from then on.
     ///
     /// The [`Child`] waits and kills by process id, so let nothing else in the program reap it.
     pub fn into_parts(mut self) -> (MessagePort, Child) {
@@ -188,9 +188,9 @@ impl Drop for Worker {
 
 /// The port to the process that started this one with [`Worker::spawn`].
 ///
-/// There is one such port, so a second call is an error. The descriptor is checked like any foreign
-/// input, and becomes close-on-exec. Call this early: until then a child of this process inherits
-/// the descriptor, and hides the death of this process from the parent.
+/// There is one such port, so a second call is an error. The descriptor is checked like any
+/// untrusted input, and becomes close-on-exec. Call this early: until then a child of this process
+/// inherits the descriptor, and hides the death of this process from the parent.
 ///
 /// The environment variable `MESSAGEPORT_PARENT` holds the descriptor's number and its inode. A
 /// program that sets the variable itself promises that no part of it owns that descriptor.

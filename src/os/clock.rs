@@ -3,7 +3,7 @@
 use nix::time::{ClockId, clock_gettime};
 use std::time::{Duration, Instant};
 
-/// Time since the system started, as of the kernel's last tick: 1 to 10 ms late, for some 5 ns.
+/// Time since the system started, as of the kernel's last tick: 1 to 10 ms late, for about 5 ns.
 pub(crate) fn coarse() -> Duration {
     clock_gettime(ClockId::CLOCK_MONOTONIC_COARSE).map_or(Duration::ZERO, Duration::from)
 }

@@ -45,7 +45,7 @@ impl Epoll {
         self.0.delete(fd).map_err(named("epoll_ctl(EPOLL_CTL_DEL)"))
     }
 
-    /// Waits for at most `timeout` until some of them are readable, `None` meaning for ever;
+    /// Waits for at most `timeout` until some of them are readable, `None` meaning forever;
     /// returns their marks. Returns early, with none, for a signal.
     pub(crate) fn wait(
         &self,
@@ -53,7 +53,7 @@ impl Epoll {
         timeout: Option<Duration>,
     ) -> Result<(), SystemError> {
         let mut events = [EpollEvent::empty(); MOST_EVENTS];
-        // Rounded up: a wait that ends early would be repeated without end.
+        // Rounded up: a wait that ends early would be repeated forever.
         let millis = timeout.map(|left| left.as_micros().div_ceil(1000));
         let timeout = match millis {
             None => EpollTimeout::NONE,

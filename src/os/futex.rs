@@ -52,7 +52,7 @@ pub(crate) mod sleeping {
         thread::spawn(move || {
             name.send(fs::read_link("/proc/thread-self").expect("a thread has a name")).unwrap();
             sleep();
-            // A test that has failed does not listen any more.
+            // A test that has failed no longer listens.
             let _ = end.send(());
         });
         let path = std::path::Path::new("/proc").join(named.recv().unwrap()).join("stat");

@@ -36,7 +36,7 @@ pub(crate) fn create(len: u64) -> Result<OwnedFd, SystemError> {
     Ok(fd)
 }
 
-/// Seals a memfd for ever against any change of its bytes. No other process may have it, and it
+/// Seals a memfd forever against any change of its bytes. No other process may have it, and it
 /// must not be mapped for writing.
 pub(crate) fn freeze(fd: impl AsFd) -> Result<(), SystemError> {
     let seals = FIXED_LENGTH.union(SealFlag::F_SEAL_WRITE);
@@ -61,7 +61,7 @@ pub(crate) fn address_space_limit() -> Result<u64, SystemError> {
     getrlimit(Resource::RLIMIT_AS).map(|(soft, _)| soft).map_err(named("getrlimit"))
 }
 
-/// What a foreign descriptor was found to be.
+/// What a received descriptor was found to be.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct MemfdInfo {
     /// Cannot shrink or grow, nor be sealed further.
@@ -78,7 +78,7 @@ pub(crate) struct MemfdInfo {
     pub identity: (u64, u64),
 }
 
-/// Examines a foreign descriptor.
+/// Examines a received descriptor.
 ///
 /// Makes only calls that no other holder of the object can delay: F_GET_SEALS, fstat and fstatfs
 /// never wait for the inode's lock. F_ADD_SEALS would.
@@ -111,7 +111,7 @@ pub(crate) fn examine(fd: impl AsFd) -> Result<MemfdInfo, SystemError> {
     })
 }
 
-/// Whether a foreign descriptor is a file in memory, and so small that its last close, which frees
+/// Whether a received descriptor is a file in memory, and so small that its last close, which frees
 /// its pages, takes no relevant time.
 ///
 /// F_GET_SEALS succeeds for such files only, and `fstat` asks no daemon about them.
@@ -127,7 +127,7 @@ pub(crate) fn identity(fd: impl AsFd) -> Result<(u64, u64), SystemError> {
 
 /// How long to retry sealing a memfd whose pages are in use.
 const PATIENCE: Duration = Duration::from_secs(2);
-/// Blocks of 512 bytes: a mebibyte, which is freed in some 30 µs.
+/// Blocks of 512 bytes: a mebibyte, which is freed in about 30 µs.
 const SMALL: i64 = 2048;
 const NAP: Duration = Duration::from_millis(1);
 const FIXED_LENGTH: SealFlag =

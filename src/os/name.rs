@@ -63,9 +63,9 @@ pub(crate) fn user() -> u32 {
     geteuid().as_raw()
 }
 
-/// Checks that the user number of this process identifies one user.
+/// Checks that the UID of this process identifies one user.
 ///
-/// In a user namespace the kernel shows every user without a number there as 65534. So 65534
+/// In a user namespace the kernel shows every user without a UID there as 65534. So 65534
 /// identifies one user only in a namespace in which all users have numbers.
 pub(crate) fn check_user() -> Result<(), SystemError> {
     if user() != NOBODY {
@@ -254,7 +254,7 @@ impl Place {
         fstatat(self.directory(), name, AtFlags::AT_SYMLINK_NOFOLLOW)
     }
 
-    /// Locks the file beside it. `None` if another process holds the lock.
+    /// Locks the file next to it. `None` if another process holds the lock.
     fn lock(&self) -> Result<Option<NameLock<'_>>, SystemError> {
         let mut name = self.name.clone();
         name.push(LOCK_ENDING);

@@ -8,7 +8,7 @@ use nix::sys::time::TimeSpec;
 use std::os::fd::BorrowedFd;
 use std::time::Duration;
 
-/// Waits for at most `timeout` until one of `fds` is readable or hung up, `None` meaning for ever.
+/// Waits for at most `timeout` until one of `fds` is readable or hung up, `None` meaning forever.
 /// Returns early for a signal: the caller always looks again.
 pub(crate) fn wait_readable(
     fds: &[BorrowedFd<'_>],

@@ -3,7 +3,7 @@
 //!
 //! A process id may belong to an unrelated process as soon as the child was reaped, and another
 //! part of the program may reap it at any time. So a child is signalled and waited for through a
-//! pidfd, which identifies that process for ever, and never by process id.
+//! pidfd, which identifies that process forever, and never by process id.
 #![allow(unsafe_code)]
 
 use crate::error::SystemError;

@@ -483,8 +483,8 @@ fn next() -> Option<Job> {
     }
 }
 
-/// Waits for news, until the running jobs are slow if a job waits for that, and until the next task
-/// may be woken. Returns whether there was nothing to do for [`PATIENCE`].
+/// Waits for a change, until the running jobs are slow if a job waits for that, and until the next
+/// task may be woken. Returns whether there was nothing to do for [`PATIENCE`].
 fn wait(mut queue: Queued, until_slow: Option<Duration>) -> (Queued, bool) {
     let now = Instant::now();
     // A task that is due and has no room is looked at after each job, and now and then.

@@ -151,7 +151,7 @@ pub(crate) fn send_packet(
 /// Makes the peer's sends to this socket fail from now on. What has come before can still be
 /// received.
 pub(crate) fn refuse_more(socket: BorrowedFd<'_>) {
-    // It fails only if nothing can come any more.
+    // It fails only if nothing more can come.
     let _ = shutdown(socket.as_raw_fd(), Shutdown::Both);
 }
 
@@ -309,7 +309,7 @@ pub(crate) enum Discarded {
 
 /// Lets nothing more come to this socket, which only this end uses.
 pub(crate) fn stop_receiving(socket: BorrowedFd<'_>) {
-    // It fails only if nothing can come any more.
+    // It fails only if nothing more can come.
     let _ = shutdown(socket.as_raw_fd(), Shutdown::Read);
 }
 
@@ -477,7 +477,7 @@ fn take_descriptors(message: &libc::msghdr) -> (Vec<OwnedFd>, Vec<OwnedFd>) {
     (rights, unasked)
 }
 
-/// Whether a foreign descriptor is a Unix socket of this type.
+/// Whether a received descriptor is a Unix socket of this type.
 pub(crate) fn is_unix(fd: BorrowedFd<'_>, kind: Kind) -> bool {
     let kind = match kind {
         Kind::Stream => SockType::Stream,

@@ -5,7 +5,7 @@ use crate::link::transfer;
 use crate::port::MessagePort;
 use crate::wire::layout::{DEFAULT_CAPACITY, DEFAULT_LIMIT, MAX_LIMIT, MAX_SEGMENTS, MIN_CAPACITY};
 
-/// Two entangled ports in this process: what is posted to one is received from the other.
+/// Two connected ports, both in this process: each receives what is posted at the other one.
 ///
 /// To use a port on another thread, move it there. To give one to a child process, use
 /// [`Worker::spawn`](crate::Worker::spawn).

@@ -196,8 +196,8 @@ impl<'p> MessageEvent<'p> {
 
     /// Takes the next port that moved with the message. Its queue is as its former owner left it.
     ///
-    /// The port is checked like any foreign input. It is trusted only if it was trusted before and
-    /// came through a trusted port. Taking it maps its memory: about a dozen system calls.
+    /// The port is checked like any untrusted input. It is trusted only if it was trusted before
+    /// and came through a trusted port. Taking it maps its memory: about a dozen system calls.
     ///
     /// # Errors
     /// This port stays usable after each of them. If the kernel refused a call, the moved port is

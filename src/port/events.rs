@@ -123,7 +123,7 @@ impl MessagePort {
 
     /// Removes a listener; returns whether it was there.
     ///
-    /// It is not called any more, even if it is due in a dispatch that is running.
+    /// It is no longer called, even if it is due in a dispatch that is running.
     pub fn remove_event_listener(&self, id: ListenerId) -> bool {
         self.events.remove(id)
     }

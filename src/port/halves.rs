@@ -9,8 +9,8 @@ use std::sync::{Arc, Mutex, PoisonError};
 impl MessagePort {
     /// Splits the port into a sender and a receiver for use on two threads.
     ///
-    /// Dropping a half ends its own direction. Halves deliver no events: the listeners are not
-    /// called any more.
+    /// Dropping a half ends its own direction. Halves deliver no events: the listeners are no
+    /// longer called.
     ///
     /// ```
     /// use messageport::{MessageChannel, MessagePort};

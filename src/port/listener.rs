@@ -72,7 +72,7 @@ pub(super) struct Flags {
     pub is_in_passive: Cell<bool>,
 }
 
-/// What an event loop lends to a handler.
+/// What an event loop gives a handler access to.
 pub(crate) trait Scope {
     fn port(&self, id: u64) -> Option<&MessagePort>;
     fn ids(&self) -> Vec<u64>;
@@ -320,7 +320,7 @@ impl AbortController {
         &self.signal
     }
 
-    /// Aborts, from any thread: its listeners are not called any more.
+    /// Aborts, from any thread: its listeners are no longer called.
     pub fn abort(&self) {
         // Relaxed: a listener that is running at this moment runs to its end.
         self.signal.is_aborted.store(true, Ordering::Relaxed);

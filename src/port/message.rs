@@ -82,7 +82,7 @@ impl Message {
     /// See [`MessageEvent::data`].
     ///
     /// # Errors
-    /// As there.
+    /// As [`MessageEvent::data`].
     pub fn data<T: Receive>(&self) -> Result<&T::Archived, MessageError> {
         content::data::<T>(self)
     }
@@ -90,10 +90,10 @@ impl Message {
     /// See [`MessageEvent::data_checked_by_rkyv_only`].
     ///
     /// # Safety
-    /// As there.
+    /// As [`MessageEvent::data_checked_by_rkyv_only`].
     ///
     /// # Errors
-    /// As there.
+    /// As [`MessageEvent::data_checked_by_rkyv_only`].
     #[allow(unsafe_code)]
     pub unsafe fn data_checked_by_rkyv_only<T>(&self) -> Result<&T::Archived, MessageError>
     where
@@ -106,7 +106,7 @@ impl Message {
     /// See [`MessageEvent::deserialize`].
     ///
     /// # Errors
-    /// As there.
+    /// As [`MessageEvent::deserialize`].
     pub fn deserialize<T>(&self) -> Result<T, MessageError>
     where
         T: Receive<Archived: Deserialize<T, ReceiveDeserializer>>,
@@ -122,7 +122,7 @@ impl Message {
     /// See [`MessageEvent::text`].
     ///
     /// # Errors
-    /// As there.
+    /// As [`MessageEvent::text`].
     pub fn text(&self) -> Result<&str, MessageError> {
         content::text(self)
     }
@@ -135,7 +135,7 @@ impl Message {
     /// See [`MessageEvent::take_port`].
     ///
     /// # Errors
-    /// As there.
+    /// As [`MessageEvent::take_port`].
     pub fn take_port(&self) -> Result<MessagePort, MessageError> {
         content::take_port(self)
     }
@@ -143,7 +143,7 @@ impl Message {
     /// See [`MessageEvent::take_buffer`].
     ///
     /// # Errors
-    /// As there.
+    /// As [`MessageEvent::take_buffer`].
     pub fn take_buffer(&self) -> Result<Buffer, MessageError> {
         content::take_buffer(self)
     }
@@ -151,7 +151,7 @@ impl Message {
     /// See [`MessageEvent::take_descriptor`].
     ///
     /// # Errors
-    /// As there.
+    /// As [`MessageEvent::take_descriptor`].
     pub fn take_descriptor(&self) -> Result<OwnedFd, MessageError> {
         content::take_descriptor(self)
     }
@@ -159,7 +159,7 @@ impl Message {
     /// See [`MessageEvent::take_pooled`].
     ///
     /// # Errors
-    /// As there.
+    /// As [`MessageEvent::take_pooled`].
     pub fn take_pooled(&self) -> Result<PooledBuffer, MessageError> {
         content::take_pooled(self)
     }
@@ -167,7 +167,7 @@ impl Message {
     /// See [`MessageEvent::take_ports`].
     ///
     /// # Errors
-    /// As there.
+    /// As [`MessageEvent::take_ports`].
     pub fn take_ports(&self) -> Result<Vec<MessagePort>, MessageError> {
         content::take_all(self, AttachmentKind::Port, Message::take_port)
     }
@@ -175,7 +175,7 @@ impl Message {
     /// See [`MessageEvent::take_buffers`].
     ///
     /// # Errors
-    /// As there.
+    /// As [`MessageEvent::take_buffers`].
     pub fn take_buffers(&self) -> Result<Vec<Buffer>, MessageError> {
         content::take_all(self, AttachmentKind::Buffer, Message::take_buffer)
     }
@@ -183,7 +183,7 @@ impl Message {
     /// See [`MessageEvent::take_descriptors`].
     ///
     /// # Errors
-    /// As there.
+    /// As [`MessageEvent::take_descriptors`].
     pub fn take_descriptors(&self) -> Result<Vec<OwnedFd>, MessageError> {
         content::take_all(self, AttachmentKind::Descriptor, Message::take_descriptor)
     }

@@ -103,25 +103,30 @@ impl MessagePort {
         }
     }
 
-    /// Posts a value to the other end; never blocks.
+    /// Posts a value to the other end; never waits for the receiver.
     ///
     /// Serialises straight into shared memory, which grows up to the channel's limit (bytes). Makes
     /// no system call while the receiver keeps up, one to wake a sleeping receiver, and one for
     /// each step of fresh pages (16 to 64 KiB). `Ok` means that the message is in shared memory:
-    /// the peer can receive it even if this process dies immediately.
+    /// the peer can receive it even if this process is killed immediately afterwards.
+    ///
+    /// For up to 100 ms after the peer has died, or for up to 64 posts if those take longer, a post
+    /// can still return `Ok`. A page fault can delay the call, see `docs/safety.md`.
     ///
     /// HTML: [message port post message steps][steps].
     ///
     /// [steps]: https://html.spec.whatwg.org/#message-port-post-message-steps
     ///
     /// # Errors
-    /// Nothing of the message is in the ring then. [`Closed`](PostError::Closed) if either end is
-    /// closed or the peer has died; [`QueueFull`](PostError::QueueFull) if too much is unread, and
-    /// for a message of more than a quarter of the limit possibly until the peer looks at the lane
-    /// again; [`TooLarge`](PostError::TooLarge) if it can never fit; [`Busy`](PostError::Busy) from
-    /// inside a `Serialize` of the same port, or while a loan is open;
-    /// [`Serialize`](PostError::Serialize) with the value's own error; [`Io`](PostError::Io) if
-    /// memory runs out.
+    /// After an error, no part of the message is in the ring.
+    /// - [`Closed`](PostError::Closed): either end is closed, or the peer has died.
+    /// - [`QueueFull`](PostError::QueueFull): there is no room. A message of more than a quarter
+    ///   of the limit may need the queue to be empty, and one more attempt after the peer has
+    ///   received again.
+    /// - [`TooLarge`](PostError::TooLarge): the message can never fit.
+    /// - [`Busy`](PostError::Busy): a `Serialize` or a loan of this port is in progress.
+    /// - [`Serialize`](PostError::Serialize): the value's own error.
+    /// - [`Io`](PostError::Io): memory has run out.
     ///
     /// ```
     /// let channel = messageport::MessageChannel::new()?;
@@ -134,7 +139,7 @@ impl MessagePort {
         self.sender.post_message(value)
     }
 
-    /// Posts bytes; never blocks. Copies them once.
+    /// Posts bytes; never waits for the receiver. Copies them once.
     ///
     /// # Errors
     /// As [`post_message`](Self::post_message), except `Serialize`.
@@ -150,7 +155,7 @@ impl MessagePort {
         self.sender.post_bytes(bytes)
     }
 
-    /// Posts text; never blocks. Copies it once.
+    /// Posts text; never waits for the receiver. Copies it once.
     ///
     /// # Errors
     /// As [`post_bytes`](Self::post_bytes).
@@ -204,17 +209,20 @@ impl MessagePort {
 
     /// Takes the next message, if there is one.
     ///
-    /// Makes no system call while messages keep coming. While none come, one call every tenth of a
-    /// second asks whether the peer is alive. After the first [`as_fd`](AsFd::as_fd), each look
-    /// that finds nothing costs one call, which drains the doorbell. Before that, the first empty
-    /// look after a message pauses for some 20 ns, which lets a busy sender get ahead.
+    /// Makes no system call while messages keep coming. While there is no message, it asks the
+    /// kernel ten times a second whether the peer is alive. After the first [`as_fd`](AsFd::as_fd),
+    /// each call that finds no message makes a system call, which drains the doorbell. Before that,
+    /// the first call after a message that finds none pauses for about 20 ns, so that a busy sender
+    /// can post more.
     ///
     /// # Errors
-    /// [`Closed`](RecvError::Closed) once everything was delivered and no more can come, with the
-    /// reason, and the same in every further call; [`OutOfMemory`](RecvError::OutOfMemory) if a
-    /// private copy cannot be allocated; [`OutOfDescriptors`](RecvError::OutOfDescriptors) while
-    /// this process has too few free descriptors for what moves with the message, or for a
-    /// [`BufferPool`](crate::BufferPool) before it.
+    /// - [`Closed`](RecvError::Closed), with the reason: all messages were delivered, and no more
+    ///   can come. Every later call returns the same.
+    /// - [`OutOfMemory`](RecvError::OutOfMemory): a private copy cannot be allocated.
+    /// - [`OutOfDescriptors`](RecvError::OutOfDescriptors): this process has too few free
+    ///   descriptors for the message's transferables, or for a [`BufferPool`](crate::BufferPool)
+    ///   before it.
+    /// - [`Started`](RecvError::Started): the port delivers its messages as events.
     ///
     /// ```
     /// let channel = messageport::MessageChannel::new()?;
@@ -324,7 +332,9 @@ impl MessagePort {
         self.sender.is_closed()
     }
 
-    /// What was posted and not yet taken by the peer; after the peer's end, what it never took.
+    /// Counts the messages that this end has posted and that the peer has not received.
+    ///
+    /// After the peer has closed its port or died, these are the messages that it never received.
     ///
     /// ```
     /// let channel = messageport::MessageChannel::new()?;
@@ -337,11 +347,15 @@ impl MessagePort {
         self.sender.backlog()
     }
 
-    /// Promises that the peer keeps the protocol, so that messages are read and lent in place.
+    /// Promises that the peer keeps the protocol, so that this port reads and writes messages in
+    /// place.
     ///
-    /// This saves a copy of each message from now on, in both directions of this end, and cannot be
-    /// undone. Call it at any time, but before the first receiving call if the peer may send a
-    /// [`BufferPool`](crate::BufferPool): an end that does not trust its peer yet discards it.
+    /// From now on this port makes one copy less of each message that it posts in a loan or
+    /// receives. The call cannot be undone, and has effect for as long as this process holds the
+    /// port. Call it at any time. But if the peer may send a [`BufferPool`](crate::BufferPool),
+    /// call it before the first receive: an end that does not trust its peer discards the pool.
+    ///
+    /// A crash of the peer breaks no promise: a message that it had not finished is not delivered.
     ///
     /// # Safety
     /// Every process that holds, has held or will hold either end of this channel must write its
@@ -424,7 +438,8 @@ impl MessagePort {
         self.sender.endpoint().region().geometry().largest_message() as usize
     }
 
-    /// Who held the other end when the two connected by name; `None` for ports that came otherwise.
+    /// Process, user and group of the peer when the two connected by name. `None` for a port that
+    /// did not come from a [`Listener`](crate::Listener) or [`connect`](crate::connect).
     pub fn peer_credentials(&self) -> Option<PeerCredentials> {
         self.sender.endpoint().peer_credentials()
     }
@@ -486,18 +501,18 @@ impl MessagePort {
     }
 }
 
-/// The doorbell: readable when a message or the peer's end may be there.
+/// The doorbell: readable when a message may have arrived, or the peer may have closed its port or
+/// died.
 ///
-/// Call `as_fd` once, before anything else: what arrives between an earlier `try_recv` and the
-/// first `as_fd` does not ring. (tokio's `AsyncFd` demands the same order.) Then repeat two steps:
-/// call [`try_recv`](MessagePort::try_recv) until it returns `None`; wait until the doorbell is
-/// readable.
+/// Call `as_fd` once, before anything else: a message that arrives between an earlier `try_recv`
+/// and the first `as_fd` does not ring the doorbell. (tokio's `AsyncFd` demands the same order.)
+/// Then repeat two steps: call [`try_recv`](MessagePort::try_recv) until it returns `None`; wait
+/// until the doorbell is readable.
 ///
-/// The watcher may be level-triggered or edge-triggered (`EPOLLET`, mio, a poll of io_uring): a
-/// `try_recv` that returns `None` has read everything that came before from the socket, including
-/// the peer's end. If the kernel refuses a ring to the peer for lack of memory, the peer rings
-/// again in its next call on its port. A program that must not depend on that call waits with a
-/// timeout.
+/// The watcher may be level-triggered or edge-triggered (`EPOLLET`, mio, a poll of io_uring):
+/// before `try_recv` returns `None`, it reads everything from the socket, including a hang-up of
+/// the peer. If the kernel refuses a ring to the peer for lack of memory, the peer rings again in
+/// its next call on its port. A program that must not depend on that call waits with a timeout.
 ///
 /// ```
 /// use nix::poll::{PollFd, PollFlags, PollTimeout, poll};

@@ -101,7 +101,7 @@ impl BufferPool {
         Err(PostError::PoolInUse { count: self.count() })
     }
 
-    /// Takes a free buffer, waiting for one for at most `timeout`; `Duration::MAX` waits for ever.
+    /// Takes a free buffer, waiting for one for at most `timeout`; `Duration::MAX` waits forever.
     ///
     /// # Errors
     /// [`PostError::Timeout`]; [`PostError::Closed`], noticed within 20 ms.

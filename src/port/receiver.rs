@@ -40,7 +40,7 @@ pub struct Receiver {
     receiving: RefCell<Receiving>,
     end: Arc<Endpoint>,
     switch: OnceCell<Arc<Switch>>,
-    /// How many looks before sleeping have paid off recently.
+    /// How many polls before sleeping have paid off recently.
     spin: Cell<u32>,
 }
 
@@ -159,7 +159,7 @@ impl Receiver {
         self.receiving.borrow_mut().attachments(handle).map(act)
     }
 
-    /// Whether a look would find something.
+    /// Whether a poll would find something.
     pub(crate) fn has_news(&self) -> bool {
         self.receiving.borrow().has_news()
     }

@@ -47,7 +47,7 @@ pub struct Sender {
     closing: Cell<bool>,
     /// Whether a burst was committed while the half was in use, or a long loan was given.
     unfinished: Cell<bool>,
-    /// How many looks before sleeping have paid off recently.
+    /// How many polls before sleeping have paid off recently.
     spin: Cell<u32>,
 }
 
@@ -267,7 +267,8 @@ impl Sender {
 
     #[inline(always)]
     fn post_as(&self, bytes: &[u8], format: Format) -> Result<(), PostError> {
-        // No foreign code runs meanwhile, so nothing is requested that `Held` would have to do.
+        // No code of the program runs meanwhile, so nothing is requested that `Held` would have to
+        // do.
         if let Some(mut sending) = self.try_borrow()
             && sending.stage_bytes_fast(bytes, format)
         {

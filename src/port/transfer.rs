@@ -12,7 +12,8 @@ use std::fmt;
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::{Mutex, PoisonError};
 
-/// Something that moves to another process with a message: once the post is `Ok`, it is gone here.
+/// A port, a buffer or a descriptor that moves to another process with a message. After `Ok` of the
+/// post, this process no longer has it.
 ///
 /// HTML: [transferable objects](https://html.spec.whatwg.org/#transferable-objects).
 ///
@@ -77,15 +78,17 @@ impl Transferable {
 }
 
 impl MessagePort {
-    /// Posts a value, and moves ports, buffers and descriptors with it; never blocks.
+    /// Posts a value, and moves ports, buffers and descriptors with it; never waits for the
+    /// receiver.
     ///
-    /// The receiver takes them out of the event, in the order of the list. A message carries at
-    /// most 64 transferables with at most 253 descriptors; a port has three. It costs one `sendmsg`
-    /// more than [`post_message`](Self::post_message), and some calls to seal each fresh buffer.
+    /// The receiver takes them out of the event: the ports in the order of the list, and likewise
+    /// the buffers and the descriptors. A message carries at most 64 transferables with at most 253
+    /// descriptors; a port has three. The call makes one `sendmsg` more than
+    /// [`post_message`](Self::post_message), and some calls to seal each new buffer.
     ///
-    /// If this process dies after `Ok`, they arrive; if it dies before, they are closed with it. If
-    /// the receiver dies before it has received the message, they are closed, and the peer of a
-    /// port lost this way gets `Closed`.
+    /// If this process dies after `Ok`, the transferables arrive nevertheless. If it dies before,
+    /// they are closed with it. If the receiver dies before it has received the message, the kernel
+    /// closes them, and the peer of such a port gets `Closed`.
     ///
     /// HTML: [message port post message steps][steps], with a transfer list. Two things are errors
     /// here where the web loses the ports: posting a port through its own channel, and posting to a
@@ -132,7 +135,7 @@ impl MessagePort {
     /// let _ = carrier.port1.post_message_with(&1u8, [moving.into(), moving.into()]);
     /// ```
     ///
-    /// what has moved cannot be used any more:
+    /// what has moved can no longer be used:
     ///
     /// ```compile_fail,E0382
     /// let carrier = messageport::MessageChannel::new().unwrap();
@@ -160,7 +163,7 @@ impl MessagePort {
     /// [`post_message_with`](Self::post_message_with).
     ///
     /// # Errors
-    /// As there.
+    /// As [`post_message_with`](Self::post_message_with).
     pub fn post_bytes_with(
         &self,
         bytes: &[u8],
@@ -173,7 +176,7 @@ impl MessagePort {
     /// [`post_message_with`](Self::post_message_with).
     ///
     /// # Errors
-    /// As there.
+    /// As [`post_message_with`](Self::post_message_with).
     pub fn post_text_with(
         &self,
         text: &str,
@@ -203,10 +206,10 @@ impl MessagePort {
     /// This cannot be undone. Call it on a port whose peer may be hostile, before the first message
     /// is received.
     ///
-    /// A message that brings any is dropped with them. In its place [`recv`](Self::recv) and the
-    /// other receiving calls return an event without bytes, whose `data`, `text` and `take_*`
-    /// return [`TransfersRefused`](crate::MessageError::TransfersRefused). Where messages are
-    /// delivered as events, a `messageerror` is delivered. The next message comes as usual. A
+    /// A message that brings any is dropped with them. Instead [`recv`](Self::recv) and the other
+    /// receiving calls return an event without bytes, whose `data`, `text` and `take_*` return
+    /// [`TransfersRefused`](crate::MessageError::TransfersRefused). Where messages are delivered as
+    /// events, a `messageerror` is delivered. The next message comes as usual. A
     /// [`BufferPool`](crate::BufferPool) of the peer is refused as well.
     ///
     /// Refused transferables are never received: the kernel closes them, in a call that the crate's
@@ -275,7 +278,7 @@ impl MessagePort {
 
     /// Converts a descriptor made by [`into_fd`](Self::into_fd) back into a port.
     ///
-    /// The port is checked like any foreign input and never trusted.
+    /// The port is checked like any untrusted input, and is never trusted.
     ///
     /// # Errors
     /// [`AttachError`] if it is not such a descriptor, if it comes from an incompatible program, or

@@ -117,7 +117,7 @@ impl<Rx: Receive, Tx: Post> TypedPort<Rx, Tx> {
     /// Posts a value; never blocks. See [`MessagePort::post_message`].
     ///
     /// # Errors
-    /// As there.
+    /// As [`MessagePort::post_message`].
     pub fn post_message(&self, value: &Tx) -> Result<(), PostError> {
         self.port.post_message(value)
     }
@@ -125,7 +125,7 @@ impl<Rx: Receive, Tx: Post> TypedPort<Rx, Tx> {
     /// Posts a value, waiting for room. See [`MessagePort::post_message_timeout`].
     ///
     /// # Errors
-    /// As there.
+    /// As [`MessagePort::post_message_timeout`].
     pub fn post_message_timeout(&self, value: &Tx, timeout: Duration) -> Result<(), PostError> {
         self.port.post_message_timeout(value, timeout)
     }
@@ -133,7 +133,7 @@ impl<Rx: Receive, Tx: Post> TypedPort<Rx, Tx> {
     /// Posts a value, and moves what is in the list. See [`MessagePort::post_message_with`].
     ///
     /// # Errors
-    /// As there.
+    /// As [`MessagePort::post_message_with`].
     pub fn post_message_with(
         &self,
         value: &Tx,
@@ -147,7 +147,7 @@ impl<Rx: Receive, Tx: Post> TypedPort<Rx, Tx> {
     /// See [`MessagePort::post_message_with_timeout`].
     ///
     /// # Errors
-    /// As there.
+    /// As [`MessagePort::post_message_with_timeout`].
     pub fn post_message_with_timeout(
         &self,
         value: &Tx,
@@ -295,7 +295,7 @@ impl<Tx: Post> TypedBurst<'_, Tx> {
     /// Stages a value. See [`Burst::stage`].
     ///
     /// # Errors
-    /// As there.
+    /// As [`Burst::stage`].
     pub fn stage(&self, value: &Tx) -> Result<(), PostError> {
         self.burst.stage(value)
     }

@@ -58,7 +58,7 @@ pub(crate) struct Record {
 }
 
 impl Consumer {
-    /// A consumer that continues at `cursor`; the tail is checked at the first look.
+    /// A consumer that continues at `cursor`; the tail is checked at the first poll.
     pub(crate) fn resume(memory: Memory, geometry: Geometry, cursor: Cursor) -> Consumer {
         let (released, tail) = (cursor.position, cursor.position);
         // Relaxed, all: numbers for people, left by a former owner of this end.
@@ -99,7 +99,7 @@ impl Consumer {
     }
 
     /// Whether the producer has committed something that was not taken yet. For loops that look
-    /// again and again; the next look returns what it is.
+    /// again and again; the next poll returns what it is.
     #[inline]
     pub(crate) fn has_news(&self) -> bool {
         // Relaxed: the look that follows loads it again, and orders.

@@ -3,7 +3,7 @@
 use crate::sync::Ordering;
 use crate::wire::layout::ProducedLine;
 
-/// The producer's own counts, published beside each commit.
+/// The producer's own counts, published with each commit.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Counters {
     pub messages: u64,

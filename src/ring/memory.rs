@@ -26,7 +26,7 @@ mod mapped {
     /// INVARIANT (bounds): `lane` and `len` bytes from `area` stay valid while `_owner` lives;
     /// `area` is 16-aligned, and `lane` aligned for its type.
     /// INVARIANT (writers): bytes outside `head..tail` are written by the lane's one producer only,
-    /// as far as this program goes; what a foreign process writes is read as relaxed words.
+    /// as far as this program goes; what another process writes is read as relaxed words.
     #[derive(Clone)]
     pub(crate) struct Memory {
         lane: NonNull<LaneHeader>,

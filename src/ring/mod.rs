@@ -99,13 +99,13 @@
 //! | `ReadHead` to Relaxed | ring, growth | a unit is overwritten while it is read |
 //! | `ResumeHead` to Relaxed | resumed | a unit is overwritten while it is read |
 //! | `HeadAtShrink` to Relaxed | `shrink` | a unit is overwritten while it is read |
-//! | `FenceBeforeLook` deleted | messages, room, hop, slot | a sleep without end |
-//! | `FenceBeforeSleep` deleted | messages, room, hop, `reader_gone`, slot | a sleep without end |
-//! | `FenceReaderGone` deleted | `reader_gone` | a sleep without end |
-//! | `TakeFlag` as load, then clear | take, messages | a sleep without end |
+//! | `FenceBeforeLook` deleted | messages, room, hop, slot | an endless sleep |
+//! | `FenceBeforeSleep` deleted | messages, room, hop, `reader_gone`, slot | an endless sleep |
+//! | `FenceReaderGone` deleted | `reader_gone` | an endless sleep |
+//! | `TakeFlag` as load, then clear | take, messages | an endless sleep |
 //! | `Disarm` left out | messages, room | a flag is left |
-//! | `LookForHop` left out | `late_hop` | a sleep without end |
-//! | `ReleaseControls` left out | controls | a sleep without end |
+//! | `LookForHop` left out | `late_hop` | an endless sleep |
+//! | `ReleaseControls` left out | controls | an endless sleep |
 //! | `ReturnSlot`, `TakeSlot` to Relaxed | slot | bytes are written while they are used |
 //! | `Request` to Relaxed | request, both ways | what was done before is not seen |
 //! | `SeeRequest`, `TakeRequest` to Relaxed | request, its own way | the same |

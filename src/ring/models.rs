@@ -6,7 +6,7 @@
 //! wake-up leaves a thread asleep without a waker, which loom reports.
 //!
 //! `loom_whole` runs the models; `loom_weakened` removes one ordering or one step at a time and
-//! requires them to fail. Posts and looks take the paths of the link: the fast path first, if the
+//! requires them to fail. Posts and polls take the paths of the link: the fast path first, if the
 //! model has it, and the slow path when that finds nothing.
 
 mod loom_weakened;
@@ -38,7 +38,7 @@ fn ring() {
     lane.race(4);
 }
 
-/// The same on the fast paths: a contiguous place, a look at a plain message.
+/// The same on the fast paths: a contiguous place, a peek at a plain message.
 fn quick() {
     let mut lane = Lane::new(Geometry::new(128, 128), &[1, 1, 1, 1, 1, 1]);
     lane.is_quick = true;

@@ -5,10 +5,10 @@
 //! waker:     commit;  fence(SeqCst);  flag?  → take it by one swap, wake that way, once
 //! ```
 //!
-//! Either the waker's look sees the flag, or the sleeper's second look sees the commit:
-//! 1. The sleeper's fence comes first in the order of all SeqCst fences: the waker's look, which
+//! Either the waker's check sees the flag, or the sleeper's second check sees the commit:
+//! 1. The sleeper's fence comes first in the order of all SeqCst fences: the waker's check, which
 //!    follows its own fence, sees the flag. It wakes.
-//! 2. The waker's fence comes first: the sleeper's second look sees the commit. It does not sleep.
+//! 2. The waker's fence comes first: the sleeper's second check sees the commit. It does not sleep.
 //!
 //! A former owner of the port may leave a flag behind. It is harmless, because of the swap, and
 //! because the waker acts only on what the swap returned: it costs one spurious wake. (Loading and
@@ -37,7 +37,7 @@ pub(crate) enum Sleep {
     Doorbell,
 }
 
-/// What a sleeper's second look found.
+/// What a sleeper's second check found.
 #[must_use = "to sleep when something is ready is to lose a wake-up"]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Wait {
@@ -59,7 +59,7 @@ impl Sleep {
 
 /// Arms the flag. The caller looks again afterwards, and only then sleeps.
 pub(crate) fn arm(flag: &AtomicU32, sleep: Sleep) {
-    // Relaxed: ordered before the second look by the fence.
+    // Relaxed: ordered before the second check by the fence.
     store_flag(flag, sleep.code(), Ordering::Relaxed);
     // SeqCst fence: pairs with the one in `look`: the waker sees the flag, or we see its commit.
     fence(Site::FenceBeforeSleep);
@@ -68,7 +68,7 @@ pub(crate) fn arm(flag: &AtomicU32, sleep: Sleep) {
 /// Takes the flag back when a sleep ends without a wake.
 pub(crate) fn disarm(flag: &AtomicU32) {
     if step(Site::Disarm) {
-        // Relaxed: a waker that took the flag first rings once too often, which costs one look.
+        // Relaxed: a waker that took the flag first rings once too often, which costs one poll.
         flag.swap(NO_SLEEPER, Ordering::Relaxed);
     }
 }

@@ -183,7 +183,7 @@ impl Producer {
         self.stage_with(plan, len, format, Attached::Nothing);
     }
 
-    /// The same, of a record with a packet beside it.
+    /// The same, of a record with a packet.
     #[inline(always)]
     pub(crate) fn stage_with(&mut self, plan: Plan, len: u32, format: Format, attached: Attached) {
         let record = record_len(u64::from(len));

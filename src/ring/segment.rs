@@ -105,7 +105,7 @@ impl Geometry {
     }
 }
 
-/// Where one segment is, kept beside each cursor: every post and every receipt needs it.
+/// Where one segment is, kept with each cursor: every post and every receive needs it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Span {
     /// Bytes from the area's start.

@@ -1,5 +1,5 @@
-//! What travels on a socket beside descriptors: the capsule of an end that moves, and the packet of
-//! a message's transferables.
+//! What travels on a socket together with descriptors: the capsule of an end that moves, and the
+//! packet of a message's transferables.
 //!
 //! ```text
 //! capsule
@@ -12,14 +12,14 @@
 //! +0x28 schema     u64
 //! +0x30 outgoing   position u64, entered u64, segment u64
 //! +0x48 incoming   position u64, entered u64, segment u64
-//! +0x60 packets    u64   packets that this end has sent beside its messages
+//! +0x60 packets    u64   packets that this end has sent with its messages
 //! +0x68 flags      u64   1: the peer is trusted; believed only if a trusted peer sends it
 //!                        2: this end refuses transferables · 4: its peer does
 //! +0x70 vacated_at u64×21  outgoing: the position after the jump by which each segment was vacated
 //!
 //! packet
 //! +0x00 magic      u64   "MPPACKET"
-//! +0x08 sequence   u64   the one in the record beside which it travels
+//! +0x08 sequence   u64   the one in its record
 //! +0x10 entries, at most 64:
 //!       kind       u64   1 port · 2 buffer · 3 descriptor · 4 pool
 //!       port: its capsule; buffer: its bytes, u64; descriptor: nothing;
@@ -42,7 +42,7 @@
 //! ```
 //!
 //! An end does not rely on shared memory for its own cursors, as the peer can write there: they
-//! travel in the capsule. A receiver checks them like any foreign word.
+//! travel in the capsule. A receiver checks them like any untrusted word.
 
 use crate::wire::layout::{MAX_SEGMENTS, VERSION};
 
@@ -446,7 +446,7 @@ mod tests {
         assert_eq!(changed(0, b'X'), Err(Refused::NotACapsule));
         assert_eq!(changed(8, 9), Err(Refused::Version(9)));
         assert_eq!(changed(12, 2), Err(Refused::NotACapsule));
-        // A flag of another version: what the others mean beside it is not known.
+        // A flag of another version: what the others mean together with it is not known.
         let distrusting =
             Capsule { is_trusted: false, policy: TransferPolicy::default(), ..CAPSULE };
         assert_eq!(changed(0x68, 0x0b), Ok(distrusting));

@@ -29,7 +29,7 @@
 //! only when a side goes to sleep or leaves: while both sides keep up the line stays shared in both
 //! caches, and looking at it costs a hit.
 //!
-//! `reader_gone` is there and not beside `head` for the same reason: `head`'s line changes with
+//! `reader_gone` is there and not next to `head` for the same reason: `head`'s line changes with
 //! every message, and a post must not touch it.
 
 use crate::sync::{AtomicU32, AtomicU64};

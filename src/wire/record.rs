@@ -1,11 +1,11 @@
-//! A record's header: how it is written, and how a foreign one is checked.
+//! A record's header: how it is written, and how a received one is checked.
 //!
 //! ```text
 //! +0  length       u32   payload bytes; 0 in control records, the filled bytes in padding
 //! +4  kind         u8    1 message · 2 padding · 3 jump · 4 close · 5 message with a pooled
 //!                        buffer · 6 a pool
 //! +5  format       u8    of a message: 0 archive · 1 bytes · 2 text; else 0
-//! +6  descriptors  u16   in the packet beside it, at most 253; 0: there is no packet
+//! +6  descriptors  u16   in its packet, at most 253; 0: there is no packet
 //! +8  detail       u64   packet: its sequence; pooled buffer: the pool's number u32, the slot u32;
 //!                        jump: the segment; close: the reason; else 0
 //! +16 payload, padded to a multiple of 16
@@ -49,7 +49,7 @@ pub(crate) enum CloseKind {
     Dropped,
 }
 
-/// What comes with a message, beside its bytes.
+/// What comes with a message, apart from its bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Attached {
     Nothing,

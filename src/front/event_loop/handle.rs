@@ -8,7 +8,7 @@ use std::fmt;
 use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-/// Stops an [`EventLoop`], or gives it work, from other threads.
+/// Stops an [`EventLoop`], or posts work to it, from other threads.
 #[derive(Clone)]
 pub struct LoopHandle {
     pub(super) shared: Arc<Shared>,

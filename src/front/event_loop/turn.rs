@@ -27,7 +27,7 @@ impl EventLoop {
         let timeout = self.shortened(timeout);
         let mut marks = std::mem::take(&mut self.marks);
         self.epoll.wait(&mut marks, timeout)?;
-        // Ports that have news go before those that have had a share and have more.
+        // Ports with new messages go before those that have had a share and have more.
         let again = std::mem::take(&mut self.ready);
         for mark in &marks {
             match *mark {

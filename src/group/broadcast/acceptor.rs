@@ -80,7 +80,7 @@ impl Acceptor {
         self.rendezvous.path().join(member.to_string())
     }
 
-    /// Takes in all joiners, and gives their ports to `welcome`. Makes one system call if there are
+    /// Accepts all joiners, and gives their ports to `welcome`. Makes one system call if there are
     /// none, and some for each pending client that has not spoken yet.
     ///
     /// Being out of descriptors is an error, and waiting joiners keep waiting. A failure of one
@@ -249,7 +249,7 @@ impl Drop for Acceptor {
         if !self.rendezvous.is_ours() {
             return;
         }
-        // The name goes first, so that no pending client comes any more. What waits at the socket
+        // The name goes first, so that no more pending clients come. What waits at the socket
         // goes with it.
         self.rendezvous.remove(&self.signature.to_string());
         // Fails while others are members.

@@ -61,7 +61,7 @@ impl BroadcastChannel {
 
     /// Removes a listener; returns whether it was there.
     ///
-    /// It is not called any more, even if it is due in a dispatch that is running.
+    /// It is no longer called, even if it is due in a dispatch that is running.
     pub fn remove_event_listener(&self, id: ListenerId) -> bool {
         self.events.remove(id)
     }
@@ -99,12 +99,12 @@ impl BroadcastChannel {
     /// left, the descriptor stays readable, so that an [`EventLoop`](crate::EventLoop) comes back
     /// for them.
     ///
-    /// Members of one name that deliver on one thread take turns: messages come in the order of
-    /// their posts, and each message in the order in which the members were opened. So a call may
-    /// deliver fewer messages than are there, or none: another member then has an older message,
-    /// and its descriptor is readable. Each turn costs a few system calls. A member that is read by
-    /// [`recv`](Self::recv) and similar calls, or whose `dispatch` is not called, does not delay
-    /// the others for long.
+    /// If several members of one name call `dispatch` on one thread, they deliver messages in the
+    /// order of the posts. A message that several of them have is delivered in the order in which
+    /// the members were opened. So a call may deliver fewer messages than have arrived, or none:
+    /// then another member has an older message, and its descriptor is readable. A turn of a member
+    /// takes a few system calls. If a member is read with [`recv`](Self::recv) or similar calls, or
+    /// does not call `dispatch`, it delays the others only for a few turns.
     ///
     /// Call this from a source of a loop. It drops a message that comes while there is no listener,
     /// as on the web; before the first call all messages are kept. [`recv`](Self::recv) and similar
@@ -126,7 +126,7 @@ impl BroadcastChannel {
     /// let mut event_loop = EventLoop::new()?;
     /// event_loop.add_source(answering, |_, answering| {
     ///     if let Err(error) = answering.dispatch() {
-    ///         // A lack of descriptors, say. It may pass: the loop comes back in 50 ms.
+    ///         // For example, out of descriptors. This may pass: the loop retries in 50 ms.
     ///         eprintln!("{error}");
     ///     }
     /// })?;

@@ -87,7 +87,7 @@ pub(super) fn meet_all(
 
 /// Leaves a port at a member's socket; retries for a while if the socket is full.
 ///
-/// Meanwhile it takes in others: they may be waiting for exactly that.
+/// Meanwhile it accepts others: they may be waiting for exactly that.
 fn meet(
     rendezvous: &Rendezvous,
     other: Signature,

@@ -27,7 +27,7 @@ pub(super) struct Membership {
     pub acceptor: Acceptor,
     pub members: Members,
     pub _resident: Resident,
-    /// Members of this process that had joined when joiners were last taken in.
+    /// Members of this process that had joined when joiners were last accepted.
     pub joined: u64,
     /// Rings while something is left that no other descriptor reports.
     pub bell: Bell,
@@ -109,7 +109,7 @@ impl Membership {
         if is_settled && joined == self.joined && !is_thorough {
             return Ok(first);
         }
-        // Read before the look.
+        // Read before the poll.
         let now = order::stamp();
         let is_thorough = is_thorough || until.is_none();
         let mut taken_in = Ok(());
@@ -130,7 +130,7 @@ impl Membership {
         }
     }
 
-    /// Takes in all joiners. Makes one system call if there are none.
+    /// Accepts all joiners. Makes one system call if there are none.
     pub(super) fn take_in(&mut self, epoll: &Epoll) -> Result<(), BroadcastError> {
         let Membership { acceptor, members, .. } = self;
         acceptor.take_in(epoll, |member, port| members.add(member, port))

@@ -36,7 +36,7 @@ pub(super) fn number() -> u64 {
     count(&NEXT)
 }
 
-/// How many members of this process have left their ports at all others. One that is not taken in
+/// How many members of this process have left their ports at all others. One that is not accepted
 /// yet may have posted since.
 static JOINED: AtomicU64 = AtomicU64::new(0);
 

@@ -1,10 +1,11 @@
 //! Deserialising values that are shared: a pointer comes out as the type that was asked for.
 //!
 //! rkyv's pool knows a shared value by its place in the archive alone. If two pointers of different
-//! types, which have the same archived type, lead to one place (`Rc<u32>` and `Rc<usize>`, say), it
-//! hands out the first one's memory as the second one's. No program posts that, but a hostile peer
-//! can. Nothing that rkyv tells a pool identifies the type: it gives a function that drops the
-//! value, and the compiler merges the functions of types that are dropped by the same code.
+//! types, which have the same archived type, lead to one place (for example `Rc<u32>` and
+//! `Rc<usize>`), it hands out the first one's memory as the second one's. No program posts that,
+//! but a hostile peer can. Nothing that rkyv tells a pool identifies the type: it gives a function
+//! that drops the value, and the compiler merges the functions of types that are dropped by the
+//! same code.
 //!
 //! So the deserializer of this crate is not a [`Pooling`](rkyv::de::Pooling), to which rkyv's own
 //! `Deserialize` of `Rc` and `Arc` is bound. The implementations here replace those. They know the

@@ -106,7 +106,7 @@ impl Table<'_> {
             return Err(BoxedError::new(Unsafe::ControlByte { len, index, found, expected }));
         }
         for (at, &found) in mirrored.iter().enumerate() {
-            // For a capacity below 16 it goes round more than once.
+            // For a capacity below 16 it takes turns more than once.
             let source = buckets[at % self.capacity];
             if found != source && !(found == EMPTY && at >= self.capacity) {
                 let index = self.capacity + at;

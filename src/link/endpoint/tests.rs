@@ -57,7 +57,7 @@ fn an_interruption_ends_the_wait_for_room() {
     ended.recv_timeout(sleeping::DEADLINE).expect("an interruption wakes who waits for room");
 }
 
-/// A request after the last look and before the sleep: the word has another value by then, so the
+/// A request after the last poll and before the sleep: the word has another value by then, so the
 /// kernel does not put the thread to sleep.
 #[test]
 fn an_interruption_keeps_a_sender_from_a_sleep_that_has_not_begun() {

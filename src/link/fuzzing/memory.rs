@@ -16,7 +16,7 @@ use std::os::unix::fs::FileExt;
 use std::sync::Arc;
 use std::time::Duration;
 
-/// Takes in a pool and a buffer that another process made, and uses what is accepted.
+/// Accepts a pool and a buffer that another process made, and uses what is accepted.
 ///
 /// The first sixteen bytes are two numbers, whose top bits choose what is made and what is claimed
 /// about it. Each following six bytes are one use of the pool or one write of the peer's, and all

@@ -30,7 +30,7 @@ pub(super) unsafe fn copy_out(from: NonNull<u8>, to: NonNull<u8>, count: usize) 
 ///
 /// A short and a very long one by stores of 16 bytes, each inside one cache line, as a payload is
 /// aligned like that. `memcpy` uses wider stores. In a short message some of them would cross two
-/// lines, both of which the other end's core may hold. A very long one took some 15 % longer by
+/// lines, both of which the other end's core may hold. A very long one took about 15 % longer by
 /// `memcpy` if it began shortly after the start of a page, as its place does and as a block of an
 /// allocator often does. By lines, four loads before four stores, a trusted port took the same at
 /// the three places that were tried (`docs/performance-notes.md`).

@@ -13,7 +13,7 @@ use crate::link::payload::{Block, Payload, blocks_for, copy_further};
 use crate::ring::consumer::Record;
 use crate::wire::record::Attached;
 
-/// The result of a look that copies no more than a chunk.
+/// The result of a poll that copies no more than a chunk.
 pub(crate) enum Polled<T> {
     Message(T),
     /// Nothing is there.
@@ -80,7 +80,8 @@ impl Receiving {
         chunk: usize,
     ) -> Result<Next, RecvError> {
         if self.end.is_trusted() {
-            // The peer may be trusted since a copy began: messages are lent from then on.
+            // The peer may be trusted since a copy began: messages are borrowed in place from then
+            // on.
             self.unfinished = None;
             return Ok(Next::Message(record));
         }
@@ -107,7 +108,8 @@ impl Receiving {
         Ok(if is_whole { Next::Message(record) } else { Next::Unfinished })
     }
 
-    /// Lends or copies out a message that was settled, and that may have been copied by now.
+    /// Returns a message, in place or copied out that was settled, and that may have been copied by
+    /// now.
     pub(super) fn take_slow(&mut self, record: &Record) -> Option<Payload> {
         let Some(Unfinished { blocks, .. }) = self.unfinished.take() else {
             return self.take(record);
@@ -132,5 +134,5 @@ impl Unfinished {
 }
 
 /// Bytes of a message that are copied before the other ports have their turn. Touching that many
-/// for the first time takes some 25 us.
+/// for the first time takes about 25 us.
 const CHUNK: usize = 32 << 10;

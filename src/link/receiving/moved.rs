@@ -1,4 +1,4 @@
-//! Receipts with transferables: lists, pools, and buffers of pools.
+//! Receiving transferables: lists, pools, and buffers of pools.
 
 use super::Receiving;
 use crate::error::{Corruption, RecvError};
@@ -14,7 +14,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 impl Receiving {
-    /// Discards the packet beside a message. Its ports then end as if this process had died.
+    /// Discards the packet of a message. Its ports then end as if this process had died.
     pub(super) fn discard_packet(
         &mut self,
         descriptors: u16,
@@ -95,7 +95,7 @@ impl Receiving {
         }
     }
 
-    /// Takes in a pool of a trusted peer. A pool of an untrusted one is closed, and so is any pool
+    /// Accepts a pool of a trusted peer. A pool of an untrusted one is closed, and so is any pool
     /// if this end refuses transferables.
     pub(super) fn take_pool(&mut self, record: &Record, sequence: u64) -> Result<(), RecvError> {
         let in_a_row = self.pools_in_a_row + 1;
@@ -217,17 +217,17 @@ impl Receiving {
         std::mem::take(&mut self.cost)
     }
 
-    /// Whether a look waits a moment if more of this port's descriptors are about to be closed. A
+    /// Whether a poll waits a moment if more of this port's descriptors are about to be closed. A
     /// caller that also serves other ports serves those instead.
     pub(crate) fn set_patient(&mut self, is_patient: bool) {
         self.is_patient = is_patient;
         if is_patient {
-            // No parts are asked for any more.
+            // No more parts are requested.
             self.unfinished = None;
         }
     }
 
-    /// Whether the last look found a message whose packet waits until more of this port's
+    /// Whether the last poll found a message whose packet waits until more of this port's
     /// descriptors are closed.
     pub(crate) fn waits_for_reaper(&self) -> bool {
         self.waits_for_reaper

@@ -19,7 +19,7 @@ fn post(sending: &mut Sending) {
     sending.commit();
 }
 
-/// Looks at an empty lane until a look takes the fast path.
+/// Looks at an empty lane until a poll takes the fast path.
 fn look_twice(receiving: &mut Receiving) {
     for _ in 0..2 {
         assert!(receiving.poll().expect("an open end").is_none());
@@ -69,7 +69,7 @@ fn a_later_look_releases_control_records_that_a_question_passed() {
     assert_eq!(sending.backlog(), (0, 0));
 }
 
-/// The fast path of an empty look leaves nothing to a later one.
+/// The fast path of an empty poll leaves nothing to a later one.
 #[test]
 fn a_look_at_a_lane_that_is_still_empty_sees_what_has_changed() {
     let (mut sending, mut receiving) = lane();

@@ -3,8 +3,8 @@
 //! A peer that is killed while it does not sleep takes no wake-up, so no post fails. So the sender
 //! asks the kernel, at most once in [`ASK_EVERY`]. It reads a coarse clock to know when, but not at
 //! each post: after as many posts as recently took [`READ_CLOCK_EVERY`], and at most after
-//! [`MOST_POSTS`]. So it notices a death within a tenth of a second, or within that many posts. At a
-//! steady rate it notices it within a tenth of a second, or at the next post.
+//! [`MOST_POSTS`]. So it notices a death within a tenth of a second, or within that many posts. At
+//! a steady rate it notices it within a tenth of a second, or at the next post.
 
 use std::time::Duration;
 

@@ -1,7 +1,7 @@
 //! Room that is reserved for one message, filled by the program, and then posted.
 //!
 //! The fast path finds its place again when it posts, in registers; a plan that is kept meanwhile
-//! goes through memory. So it has a slow path beside it, for reserving and for staging.
+//! goes through memory. So it has a separate slow path, for reserving and for staging.
 
 use super::Sending;
 use crate::error::{PostError, SystemError};

@@ -15,8 +15,8 @@ use std::sync::Arc;
 impl Sending {
     /// Posts a value with transferables.
     ///
-    /// In the order of HTML's steps: the list's shape, then the serialisation, which runs foreign
-    /// code, then whether its ports are open. Only then anything moves.
+    /// In the order of HTML's steps: the list's shape, then the serialisation, which runs the
+    /// program's code, then whether its ports are open. Only then anything moves.
     pub(crate) fn post_value_with<T: Post>(
         &mut self,
         value: &T,

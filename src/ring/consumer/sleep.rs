@@ -7,7 +7,7 @@ use crate::sync::{Ordering, Site};
 use crate::wire::record::CloseKind;
 
 impl Consumer {
-    /// Second look of a consumer that waits for a message.
+    /// Second check of a consumer that waits for a message.
     pub(crate) fn prepare_wait(&mut self, sleep: Sleep) -> Result<Wait, Corruption> {
         notifier::arm(&self.memory.lane().sleepers.message_sleeper, sleep);
         let look = self.refresh_tail();
@@ -23,11 +23,11 @@ impl Consumer {
         notifier::disarm(&self.memory.lane().sleepers.message_sleeper);
     }
 
-    /// Says that this lane is not read any more, and returns whether the producer waits for room in
+    /// Says that this lane is no longer read, and returns whether the producer waits for room in
     /// it.
     pub(crate) fn close(&mut self, kind: CloseKind) -> Wake {
         let sleepers = &self.memory.lane().sleepers;
-        // Relaxed: it publishes nothing; ordered before the look by the fence.
+        // Relaxed: it publishes nothing; ordered before the poll by the fence.
         sleepers.reader_gone.store(gone_code(kind), Ordering::Relaxed);
         // The fence in `look` pairs with the one in `arm`, as for a release.
         let wake = notifier::look(&sleepers.room_sleeper, Site::FenceReaderGone);

@@ -33,7 +33,7 @@ impl Producer {
         Ok(Some(self.commit()))
     }
 
-    /// Second look of a producer that waits for room for `len` payload bytes.
+    /// Second check of a producer that waits for room for `len` payload bytes.
     pub(crate) fn prepare_wait(&mut self, len: u64, sleep: Sleep) -> Wait {
         let flag = &self.memory.lane().sleepers.room_sleeper;
         notifier::arm(flag, sleep);

@@ -155,7 +155,7 @@ fn lane_before_a_hop(start: u64) -> Rig {
 }
 
 /// A jump that no message followed: the consumer finds nothing after it, and gives it back before
-/// it sleeps. Otherwise both would sleep for ever.
+/// it sleeps. Otherwise both would sleep forever.
 #[test]
 fn a_jump_alone_is_given_back_before_the_consumer_sleeps() {
     let mut rig = lane_before_a_hop(0);
