@@ -59,7 +59,7 @@ use std::time::Duration;
 /// Messages of one sender arrive in the order in which they were posted. Messages of several
 /// members that post on one thread arrive in the order of the posts, too. On different threads or
 /// in different processes, this is sure only if the second post began after the first one had
-/// returned.
+/// returned, and if fewer than 64 messages of each other member wait to be received.
 ///
 /// A message is serialised once and copied to each member; a post does not wait. If a member does
 /// not receive, its queue fills up to the limit. It misses the messages that do not fit, and the

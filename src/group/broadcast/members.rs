@@ -8,7 +8,7 @@ use crate::port::MessagePort;
 use crate::port::event::MessageEvent;
 use crate::port::message::Message;
 use crate::port::sender::Sender;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::fmt;
 use std::os::fd::{AsFd, BorrowedFd};
 
@@ -24,13 +24,18 @@ pub(super) struct Members {
     open: BTreeMap<u128, Vec<PortId>>,
     /// What each port is, including ports that can only be received from.
     lines: BTreeMap<PortId, Line>,
-    /// The next message of each port that has one, oldest first.
-    heads: BTreeMap<(u64, PortId), Head>,
+    /// The next message of each port that has one, oldest first, and the turn since which it waits.
+    heads: BTreeMap<Key, (u64, Head)>,
+    /// The same in the order in which they became known, with some that have gone.
+    waiting: VecDeque<(u64, Key)>,
+    /// How many messages have been taken out.
+    turn: u64,
     /// Every message that was posted on this thread before that time is known.
     horizon: u64,
-    /// The port that the last message came from, and how many it has given in a row.
-    streak: (Option<PortId>, u32),
 }
+
+/// When a message was posted, by its sender's word, and the port that it came through.
+type Key = (u64, PortId);
 
 /// A message, or what is wrong with it.
 type Head = Result<Message, MessageError>;
@@ -52,8 +57,9 @@ impl Members {
             open: BTreeMap::new(),
             lines: BTreeMap::new(),
             heads: BTreeMap::new(),
+            waiting: VecDeque::new(),
+            turn: 0,
             horizon: 0,
-            streak: (None, 0),
         })
     }
 
@@ -117,18 +123,36 @@ impl Members {
         !self.heads.is_empty() || self.ports.has_queued()
     }
 
-    /// Takes out the oldest known message.
+    /// Takes out the oldest known message, or one that has waited too long for others.
     pub(super) fn pop(&mut self) -> Option<Head> {
-        let ((_, id), head) = self.heads.pop_first()?;
+        let oldest = *self.heads.first_key_value()?.0;
+        let key = self.overdue().unwrap_or(oldest);
+        let (_, head) = self.heads.remove(&key)?;
+        let (_, id) = key;
         if let Some(line) = self.lines.get_mut(&id) {
             line.has_head = false;
         }
-        self.streak = match self.streak {
-            (last, count) if last == Some(id) => (last, count.saturating_add(1)),
-            _ => (Some(id), 1),
-        };
+        self.turn += 1;
         self.ports.look_again(id);
         Some(head)
+    }
+
+    /// A message that has waited for as many others as are a share of each port: some of their
+    /// senders have much to say, or lie about the time.
+    fn overdue(&mut self) -> Option<Key> {
+        let (since, key) = loop {
+            let (since, key) = *self.waiting.front()?;
+            if self.heads.get(&key).is_some_and(|(other, _)| *other == since) {
+                break (since, key);
+            }
+            self.waiting.pop_front();
+        };
+        if self.turn - since <= u64::from(SHARE) * self.lines.len() as u64 {
+            return None;
+        }
+        let is_resident = |(_, id): &Key| self.lines.get(id).is_some_and(|line| line.is_resident);
+        // Members of this process keep their order among themselves.
+        if is_resident(&key) { self.heads.keys().copied().find(is_resident) } else { Some(key) }
     }
 
     /// Looks at every port that may have something. With `is_thorough` it also asks the kernel,
@@ -184,15 +208,15 @@ impl Members {
         }
     }
 
-    /// Notes the next message of a port. The sender claims its stamp: a sender that lies is late
-    /// itself, or has no more than its share before the others have their turn.
+    /// Notes the next message of a port. The sender claims its stamp: a later message with an
+    /// earlier one is given that of the message before it.
     fn set_head(&mut self, id: PortId, stamp: u64, head: Head) {
         let Some(line) = self.lines.get_mut(&id) else { return };
-        let has_had_its_share = self.streak.0 == Some(id) && self.streak.1 >= SHARE;
-        let least = if has_had_its_share && !line.is_resident { self.horizon } else { 0 };
-        line.latest = stamp.max(line.latest).max(least);
+        line.latest = stamp.max(line.latest);
         line.has_head = true;
-        self.heads.insert((line.latest, id), head);
+        let key = (line.latest, id);
+        self.heads.insert(key, (self.turn, head));
+        self.waiting.push_back((self.turn, key));
     }
 
     /// How many members can be posted to.
