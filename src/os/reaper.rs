@@ -129,7 +129,8 @@ impl Account {
         let is_full = self.is_full.load(Ordering::Relaxed);
         let bound = if is_full { MOST_OF_ONE / 4 } else { MOST_OF_ONE };
         let waiting = self.waiting.load(Ordering::Relaxed);
-        let has_room = waiting < bound && may_receive(waiting, WAITING.load(Ordering::Relaxed));
+        let all = WAITING.load(Ordering::Relaxed);
+        let has_room = waiting < bound && may_receive(waiting, all, most_descriptors);
         if is_full == has_room {
             self.is_full.store(!has_room, Ordering::Relaxed);
         }
@@ -152,9 +153,13 @@ pub(crate) fn close_later(descriptor: OwnedFd, account: Option<Arc<Account>>) {
 /// Frees memory in a thread, or in the caller if a thread already has memory to free. This
 /// bounds the memory that waits for a close that takes long.
 pub(crate) fn free_later(memory: Box<dyn Send>) {
+    free_one_at_a_time(memory, &IS_FREEING);
+}
+
+fn free_one_at_a_time(memory: Box<dyn Send>, is_freeing: &'static AtomicBool) {
     // Relaxed: a bound; nothing is published by it.
-    if !IS_FREEING.swap(true, Ordering::Relaxed) {
-        hand_over(Job { task: Task::Free(memory), account: None });
+    if !is_freeing.swap(true, Ordering::Relaxed) {
+        hand_over(Job { task: Task::Free(memory, is_freeing), account: None });
     }
 }
 
@@ -232,7 +237,7 @@ struct Job {
 enum Task {
     Close(OwnedFd),
     Drain(OwnedFd),
-    Free(Box<dyn Send>),
+    Free(Box<dyn Send>, &'static AtomicBool),
 }
 
 impl Job {
@@ -247,10 +252,10 @@ impl Job {
                 }
                 socket::discard_packets(socket.as_fd());
             }
-            Task::Free(memory) => {
+            Task::Free(memory, is_freeing) => {
                 drop(memory);
-                // Relaxed: see `free_later`.
-                IS_FREEING.store(false, Ordering::Relaxed);
+                // Relaxed: see `free_one_at_a_time`.
+                is_freeing.store(false, Ordering::Relaxed);
             }
         }
     }
@@ -504,11 +509,12 @@ fn wait(mut queue: Queued, until_slow: Option<Duration>) -> (Queued, bool) {
     (queue, is_over)
 }
 
-/// Whether a port of which `own` jobs are queued may receive more while there are `all` jobs.
-fn may_receive(own: usize, all: usize) -> bool {
+/// Whether a port of which `own` jobs are queued may receive more while there are `all` jobs, in a
+/// process that may have `most` descriptors.
+fn may_receive(own: usize, all: usize, most: impl Fn() -> u64) -> bool {
     all < LEAST_BOUND
-        || (all < MOST_WAITING && (all as u64) < most_descriptors() / 8)
-        || (own == 0 && (all as u64) < most_descriptors() / 2)
+        || (all < MOST_WAITING && (all as u64) < most() / 8)
+        || (own == 0 && (all as u64) < most() / 2)
 }
 
 fn most_descriptors() -> u64 {
