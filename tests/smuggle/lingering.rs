@@ -550,7 +550,7 @@ fn count_descriptors() -> usize {
 }
 
 /// How many threads close descriptors.
-fn threads() -> usize {
+pub(crate) fn threads() -> usize {
     let tasks = fs::read_dir("/proc/self/task").expect("a process has threads");
     let names =
         tasks.flatten().filter_map(|task| fs::read_to_string(task.path().join("comm")).ok());

@@ -3,6 +3,7 @@
 
 use crate::common::role::play;
 use crate::common::wait_until;
+use crate::lingering::threads;
 use messageport::{EventLoop, MessageChannel, MessagePort, PortSet, Transferable};
 use nix::poll::{PollFd, PollFlags, poll};
 use nix::sys::eventfd::EventFd;
@@ -79,4 +80,24 @@ fn a_set_comes_back_to_a_port_that_had_its_share() {
         }
     }
     play("shares::a_set_comes_back_to_a_port_that_had_its_share", &[("victim", victim)]);
+}
+
+/// Freeing it takes the kernel milliseconds, in which a loop or a task serves nothing.
+#[test]
+fn a_long_message_is_freed_by_a_thread() {
+    fn victim() {
+        let MessageChannel { port1, port2 } = MessageChannel::new().expect("a channel");
+        let pass_on = |len: usize| {
+            port1.post_bytes(&vec![7; len]).expect("room");
+            drop(port2.recv().expect("a message").into_message());
+        };
+        pass_on(1 << 20);
+        assert_eq!(threads(), 0);
+        // The thread ends when it has had nothing to do for a while.
+        wait_until("there is a thread", || {
+            pass_on(3 << 20);
+            threads() > 0
+        });
+    }
+    play("shares::a_long_message_is_freed_by_a_thread", &[("victim", victim)]);
 }
