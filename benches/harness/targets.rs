@@ -27,7 +27,7 @@ impl Target {
         bytes: usize,
         most: f64,
     ) -> Self {
-        Self { number, variant, bytes, base, base_bytes: bytes, most, is_of_tails: false }
+        Self::limit(number, (variant, bytes), (base, bytes), most)
     }
 
     /// Judges the 99th percentile of a variant by that of another one.

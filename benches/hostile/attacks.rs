@@ -62,16 +62,15 @@ fn play_as_member(attack: &str, channel: &str) {
     match attack {
         "burner" => burn(1),
         "two burners" => burn(2),
-        "bytes" => flood_member(channel, &[7; 8 + STAMP]),
-        "long" => flood_member(channel, &vec![7; LONG_FOR_MEMBERS]),
+        "bytes" => flood_member(channel, &[0; 8 + STAMP]),
+        "long" => flood_member(channel, &vec![0; LONG_FOR_MEMBERS]),
         _ => loop {
             thread::park();
         },
     }
 }
 
-/// Joins as other members do, but for the one member alone: the client of that member is not the
-/// victim.
+/// Joins as other members do, and only at that member: its client is not flooded.
 fn flood_member(channel: &str, bytes: &[u8]) {
     let directory = fs::read_dir(members::directory_of(channel)).expect("members");
     let paths = directory.map(|entry| entry.expect("a member").path());
@@ -180,7 +179,7 @@ enum Attached {
 const MOST: usize = 64;
 /// Half of what a member's port holds, about.
 const LONG_FOR_MEMBERS: usize = 2 << 20;
-/// Bytes behind each message of a member.
+/// Bytes behind each message of a member: when it was posted. Zeros claim the earliest time.
 const STAMP: usize = 8;
 
 fn packets(port: MessagePort, attached: Attached) {

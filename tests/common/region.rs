@@ -14,7 +14,6 @@ use std::sync::atomic::{AtomicU32, AtomicU64, Ordering::Relaxed};
 /// Where the areas start.
 pub const AREA: usize = 0x10000;
 pub const PAIR_ID: usize = 0x10;
-pub const LIMIT: usize = 0x38;
 /// Bytes up to the first area that mean something.
 pub const HEADER: usize = 0x580;
 
@@ -51,13 +50,6 @@ impl Region {
         let pair = format!("pair: {}", pair_name(port));
         let found = all().into_iter().find(|file| format!("pair: {:032x}", pair_id(file)) == pair);
         Region::map(found.expect("a port holds its region"))
-    }
-
-    /// The region of the only port of this process.
-    pub fn of_this_process() -> Region {
-        let mut files = all();
-        assert_eq!(files.len(), 1, "this process has one region");
-        Region::map(files.remove(0))
     }
 
     pub fn map(file: File) -> Region {
