@@ -59,7 +59,8 @@ use std::time::Duration;
 /// Messages of one sender arrive in the order in which they were posted. Messages of several
 /// members that post on one thread arrive in the order of the posts, too. On different threads or
 /// in different processes, this is sure only if the second post began after the first one had
-/// returned, and if fewer than 64 messages of each other member wait to be received.
+/// returned, and while no more than a share of messages waits to be received: 64, or one of each
+/// other member if there are more, of which each 4 KiB count as one more.
 ///
 /// A message is serialised once and copied to each member; a post does not wait. If a member does
 /// not receive, its queue fills up to the limit. It misses the messages that do not fit, and the
@@ -372,6 +373,9 @@ impl BroadcastChannel {
     fn look(&self) -> Result<Option<Result<Message, MessageError>>, BroadcastError> {
         self.shared.with_membership(|membership| {
             membership.drain();
+            if let Some(overdue) = membership.members.pop_overdue() {
+                return Ok(Some(overdue));
+            }
             let is_thorough = self.given.get() >= SHARE;
             let first = membership.settle(&self.shared.epoll, None, is_thorough)?;
             let is_restart = is_thorough || first.is_none();

@@ -24,12 +24,13 @@ pub(super) struct Members {
     open: BTreeMap<u128, Vec<PortId>>,
     /// What each port is, including ports that can only be received from.
     lines: BTreeMap<PortId, Line>,
-    /// The next message of each port that has one, oldest first, and the turn since which it waits.
+    /// The next message of each port that has one, oldest first, and what had been taken out when
+    /// it became known.
     heads: BTreeMap<Key, (u64, Head)>,
     /// The same in the order in which they became known, with some that have gone.
     waiting: VecDeque<(u64, Key)>,
-    /// How many messages have been taken out.
-    turn: u64,
+    /// How many messages have been taken out; each 4 KiB of one counts as one more.
+    taken: u64,
     /// Every message that was posted on this thread before that time is known.
     horizon: u64,
 }
@@ -58,7 +59,7 @@ impl Members {
             lines: BTreeMap::new(),
             heads: BTreeMap::new(),
             waiting: VecDeque::new(),
-            turn: 0,
+            taken: 0,
             horizon: 0,
         })
     }
@@ -123,22 +124,42 @@ impl Members {
         !self.heads.is_empty() || self.ports.has_queued()
     }
 
+    /// Takes out a message that has waited too long for others, if that needs no message to be
+    /// known that is not known yet. So it does not wait for copies of others either.
+    ///
+    /// At most one such message of each port is there, so this does not keep the ports from being
+    /// looked at.
+    pub(super) fn pop_overdue(&mut self) -> Option<Head> {
+        let key = self.overdue()?;
+        if self.is_resident(&key) { None } else { self.take_out(key) }
+    }
+
     /// Takes out the oldest known message, or one that has waited too long for others.
     pub(super) fn pop(&mut self) -> Option<Head> {
         let oldest = *self.heads.first_key_value()?.0;
-        let key = self.overdue().unwrap_or(oldest);
+        let key = match self.overdue() {
+            // Members of this process keep their order among themselves.
+            Some(key) if self.is_resident(&key) => {
+                self.heads.keys().copied().find(|key| self.is_resident(key))
+            }
+            overdue => overdue,
+        };
+        self.take_out(key.unwrap_or(oldest))
+    }
+
+    fn take_out(&mut self, key: Key) -> Option<Head> {
         let (_, head) = self.heads.remove(&key)?;
         let (_, id) = key;
         if let Some(line) = self.lines.get_mut(&id) {
             line.has_head = false;
         }
-        self.turn += 1;
+        self.taken += head.as_ref().map_or(1, |message| u64::from(message.cost()));
         self.ports.look_again(id);
         Some(head)
     }
 
-    /// A message that has waited for as many others as are a share of each port: some of their
-    /// senders have much to say, or lie about the time.
+    /// The message that has waited longest, if it has waited for more than a share of others: some
+    /// of their senders have much to say, or lie about the time.
     fn overdue(&mut self) -> Option<Key> {
         let (since, key) = loop {
             let (since, key) = *self.waiting.front()?;
@@ -147,12 +168,13 @@ impl Members {
             }
             self.waiting.pop_front();
         };
-        if self.turn - since <= u64::from(SHARE) * self.lines.len() as u64 {
-            return None;
-        }
-        let is_resident = |(_, id): &Key| self.lines.get(id).is_some_and(|line| line.is_resident);
-        // Members of this process keep their order among themselves.
-        if is_resident(&key) { self.heads.keys().copied().find(is_resident) } else { Some(key) }
+        // With more ports than that, one message of each is a share.
+        let share = u64::from(SHARE).max(self.lines.len() as u64);
+        (self.taken - since > share).then_some(key)
+    }
+
+    fn is_resident(&self, (_, id): &Key) -> bool {
+        self.lines.get(id).is_some_and(|line| line.is_resident)
     }
 
     /// Looks at every port that may have something. With `is_thorough` it also asks the kernel,
@@ -215,8 +237,8 @@ impl Members {
         line.latest = stamp.max(line.latest);
         line.has_head = true;
         let key = (line.latest, id);
-        self.heads.insert(key, (self.turn, head));
-        self.waiting.push_back((self.turn, key));
+        self.heads.insert(key, (self.taken, head));
+        self.waiting.push_back((self.taken, key));
     }
 
     /// How many members can be posted to.
