@@ -23,8 +23,8 @@
 //!
 //! # Between processes
 //!
-//! [`Worker::spawn`] starts a child process with a port to it; in the child, [`parent_port`] is the
-//! other end.
+//! [`Worker::spawn`] starts a child process with a port to it; in the child, [`parent_port`]
+//! returns the other end.
 //!
 //! ```no_run
 //! use messageport::Worker;
@@ -57,13 +57,13 @@
 //!
 //! # What you can rely on
 //!
-//! - A post never blocks. `Ok` means that the message is in shared memory: the receiver can read it
-//!   even if the sender is killed at once. A queue grows up to its limit; then a post returns
-//!   [`QueueFull`](PostError::QueueFull).
-//! - After the last message every receiving call returns `Closed` with a [`CloseReason`], also when
-//!   the peer was killed. Calls that wait return too.
-//! - The peer counts as hostile until [`trust_peer`](MessagePort::trust_peer) says otherwise:
-//!   whatever it does, this API stays memory-safe. `docs/safety.md` lists the harm that it can do.
+//! - A post does not wait for the receiver. `Ok` means that the message is in shared memory: the
+//!   receiver can read it even if the sender is killed immediately afterwards. A queue grows up to
+//!   its limit; then a post returns [`QueueFull`](PostError::QueueFull).
+//! - After the last message every receiving call returns `Closed` with a [`CloseReason`], even if
+//!   the peer was killed. Calls that are waiting return as well.
+//! - The peer counts as hostile until you call [`trust_peer`](MessagePort::trust_peer): whatever
+//!   the peer does, this API stays memory-safe. `docs/safety.md` lists the harm that it can do.
 //! - While neither process has to wait, a message takes no system call.
 //!
 //! The package's `docs` folder has a guide with a program for each task, pages for those who come

@@ -244,10 +244,10 @@ impl Sender {
 impl MessagePort {
     /// Waits for the next message.
     ///
-    /// First polls for some microseconds, or for longer if messages came within a longer time
-    /// recently, and then sleeps. It wakes when a message arrives, when the peer closes its port or
-    /// dies, or through a [`Canceller`](crate::Canceller). It makes no system call while messages
-    /// keep coming.
+    /// First polls for some microseconds (longer, if longer polling has found messages recently),
+    /// and then sleeps. It wakes when a message arrives, when the peer closes its port or dies, or
+    /// through a [`Canceller`](crate::Canceller). It makes no system call while messages keep
+    /// coming.
     ///
     /// # Errors
     /// [`Closed`](RecvError::Closed) after the last message, with the reason;

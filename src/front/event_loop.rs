@@ -33,7 +33,8 @@ use std::time::{Duration, Instant};
 ///
 /// The loop delivers the messages of each [started](MessagePort::start) port, at most 64 of one
 /// port before it serves the others. Each descriptor of a message, and each 4 KiB of its length,
-/// count as one message more. A port that is not started keeps its messages, and takes no time.
+/// count as one additional message. A port that is not started keeps its messages, and takes no
+/// time.
 ///
 /// The loop drops a port after its `close` event, and [`run`](EventLoop::run) returns when no port
 /// is left. If a port was closed here before it was started, the loop keeps it until its queue is
@@ -43,11 +44,11 @@ use std::time::{Duration, Instant};
 /// [`Event::defer`](crate::Event::defer) runs an action after the handler. Such an action can add,
 /// take and transfer ports, including the port that the loop is serving.
 ///
-/// After a panic in a listener, a source, posted work of a [`LoopHandle`] or a deferred action, the
-/// loop continues. The hook of [`MessagePort::on_listener_failure`] is called for a panic in a
-/// listener, and that of [`EventLoop::on_listener_failure`] for the others. The loop calls a
-/// listener or source that has panicked again at its next event. With `panic = "abort"` the program
-/// ends.
+/// After a panic in a listener, in a source, in work that was posted through a [`LoopHandle`], or
+/// in a deferred action, the loop continues. The hook of [`MessagePort::on_listener_failure`] is
+/// called for a panic in a listener, and that of [`EventLoop::on_listener_failure`] for the others.
+/// A listener or source that has panicked is called again at its next event. With `panic = "abort"`
+/// the program ends.
 ///
 /// ```
 /// use messageport::{EventLoop, MessageChannel};
@@ -342,8 +343,8 @@ impl EventLoop {
 
     /// Sets the hook that is called for panics in sources, posted work and deferred actions.
     ///
-    /// Posted work is that of a [`LoopHandle`]. Without a hook only the panic's message appears, on
-    /// standard error.
+    /// Posted work is work that was posted through a [`LoopHandle`]. Without a hook, only the
+    /// panic's message appears, on standard error.
     ///
     /// ```
     /// use messageport::{EventLoop, ListenerFailure};

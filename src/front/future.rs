@@ -34,12 +34,12 @@ use std::task::{Context, Poll, ready};
 /// both features it waits on tokio's reactor if it is made inside a tokio runtime.
 ///
 /// A port whose queue never becomes empty yields to other tasks after 64 messages. Each descriptor
-/// of a message, and each 4 KiB of its length, count as one message more. An untrusted port copies
-/// a message of more than 2 MiB in parts of 32 KiB, and yields after each part.
+/// of a message, and each 4 KiB of its length, count as one additional message. An untrusted port
+/// copies a message of more than 2 MiB in parts of 32 KiB, and yields after each part.
 ///
-/// It starts no timer. If the kernel refuses the sender's wake-up for lack of memory, the sender
-/// repeats it in its next call, and until then this port may sleep. Put a timeout around a wait
-/// that must not depend on this.
+/// The port starts no timer. If the kernel refuses the sender's wake-up for lack of memory, the
+/// sender repeats it in its next call, and until then this port may sleep. Put a timeout around a
+/// wait that must not depend on this.
 ///
 /// As a [`Stream`] it yields messages until the port is closed, and an error for each message that
 /// could not be received. As a [`Sink`] it takes bytes. If a message does not fit, the sink keeps
@@ -95,7 +95,8 @@ impl MessagePort {
     ///
     /// # Errors
     /// [`AddError`] with the port, if the reactor refuses its descriptors, or if there is no
-    /// reactor: outside a tokio runtime with the feature `tokio` alone.
+    /// reactor: with the feature `tokio` and without `async-io`, this is so outside a tokio
+    /// runtime.
     #[cfg_attr(docsrs, doc(cfg(any(feature = "tokio", feature = "async-io"))))]
     pub fn into_async(self) -> Result<AsyncPort, AddError> {
         let wakers = Arc::new(Wakers::default());
@@ -125,7 +126,8 @@ impl AsyncPort {
     /// The next message. Cancel-safe.
     ///
     /// # Errors
-    /// As [`MessagePort::recv`]; [`OutOfMemory`](RecvError::OutOfMemory) between trusted ends too.
+    /// As [`MessagePort::recv`]. [`OutOfMemory`](RecvError::OutOfMemory) is possible on a trusted
+    /// port too, as each message is copied.
     pub async fn recv(&mut self) -> Result<Message, RecvError> {
         self.receiver.recv().await
     }

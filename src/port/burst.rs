@@ -9,8 +9,8 @@ use crate::wire::record::Format;
 ///
 /// A staged message is posted by [`commit`](Burst::commit), by dropping the burst, or by any other
 /// posting call of the same port (including a `stage` that finds the lane full). Until then it does
-/// not survive the death of this process. Leaking a burst loses nothing: the next post, or the
-/// port's end, publishes it.
+/// not survive the death of this process. Leaking a burst loses nothing: it is published by the
+/// next post, or when the port is closed or dropped.
 ///
 /// ```
 /// let channel = messageport::MessageChannel::new()?;

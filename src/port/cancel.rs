@@ -10,8 +10,8 @@ use std::sync::{Arc, Weak};
 
 /// Ends a blocked call of a port, from any thread.
 ///
-/// The blocked call returns `Cancelled`; if no call is blocked, the next one that would block does.
-/// One `cancel` ends one call. If the port is gone, `cancel` does nothing.
+/// The blocked call returns `Cancelled`. If no call is blocked, the next call that would block
+/// returns it. One `cancel` ends one call. If the port is gone, `cancel` does nothing.
 ///
 /// ```
 /// use messageport::{MessageChannel, RecvError};

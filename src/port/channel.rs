@@ -55,8 +55,9 @@ impl MessageChannel {
 
 /// Builds a channel with chosen sizes; they apply to both directions.
 ///
-/// Each lane starts as a ring of `capacity` bytes. It grows up to `limit` bytes by using further
-/// segments of the same memory. Memory is allocated as messages come, not in advance.
+/// Each direction, called a *lane*, starts as a ring of `capacity` bytes. It grows up to `limit`
+/// bytes by using further segments of the same memory. Memory is allocated as messages come, not in
+/// advance.
 ///
 /// | | default | least | most |
 /// |---|---|---|---|
@@ -131,8 +132,8 @@ impl ChannelBuilder {
 
     /// Sets a number that identifies the set of message types of this channel.
     ///
-    /// The two programs choose it. A port can demand it with [`MessagePort::require_schema`],
-    /// because bytes of one type can happen to be valid bytes of another.
+    /// The two programs choose it. A program can check it with [`MessagePort::require_schema`].
+    /// This helps because the bytes of one type can happen to be valid bytes of another.
     #[must_use]
     pub fn schema(self, id: u64) -> ChannelBuilder {
         ChannelBuilder { schema: id, ..self }

@@ -22,9 +22,10 @@ use std::os::fd::OwnedFd;
 /// A received message that borrows its port.
 ///
 /// Several may be alive at once. On an untrusted port the message is a private copy, which no other
-/// process can change. On a trusted port it stays in the ring, and its room is released up to the
-/// oldest event that is still alive. Dropping the event gives the memory back. An event that is
-/// leaked with `mem::forget` on a trusted port keeps the room of everything after it.
+/// process can change. Dropping the event frees the copy. On a trusted port the message stays in
+/// the ring, and room in the ring is freed only up to the oldest event that is still alive. So on a
+/// trusted port, an event that is leaked with `mem::forget` also keeps the room of all later
+/// messages.
 ///
 /// HTML: [`MessageEvent`](https://html.spec.whatwg.org/#messageevent).
 ///
@@ -52,8 +53,8 @@ impl<'p> MessageEvent<'p> {
 
     /// Borrows the archived form of `T`, after checking it.
     ///
-    /// The check is rkyv's, and then that of [`SafeArchive`](trait@crate::SafeArchive) for the
-    /// types that need it: hash tables, B-trees and types that contain themselves. After the check
+    /// rkyv checks the bytes first. Then [`SafeArchive`](trait@crate::SafeArchive) checks the types
+    /// that need more: hash tables, B-trees and types that contain themselves. After the check
     /// every safe function of the value is safe, whatever the peer wrote.
     ///
     /// Each call checks again: a few nanoseconds for plain structs, more for strings and nested
@@ -78,8 +79,8 @@ impl<'p> MessageEvent<'p> {
     ///
     /// # Safety
     /// Either the poster is trusted, or `T` contains no hash table, B-tree or index map at any
-    /// depth, and no shared pointer to a type that contains itself. rkyv's check accepts bytes as a
-    /// map whose lookups or iterators then read memory outside of the message.
+    /// depth, and no shared pointer to a type that contains itself. Otherwise rkyv's check may
+    /// accept bytes as a map whose lookups or iterators read memory outside of the message.
     ///
     /// # Errors
     /// As [`data`](Self::data).
@@ -112,7 +113,8 @@ impl<'p> MessageEvent<'p> {
     /// # Safety
     /// The bytes must be a valid archive of a `T`: the poster must be trusted, and must have posted
     /// a `T` in a format that this program shares. A message that brought transferables to a port
-    /// that [refuses](crate::MessagePort::refuse_transfers) them has no bytes.
+    /// that [refuses](crate::MessagePort::refuse_transfers) them has no bytes, so it does not
+    /// satisfy this.
     ///
     /// ```
     /// # let channel = messageport::MessageChannel::new()?;
@@ -134,9 +136,9 @@ impl<'p> MessageEvent<'p> {
 
     /// Returns the message as an owned `T`, after checking it.
     ///
-    /// Values that `Rc` or `Arc` share in the archive are shared again by pointers of one type. A
-    /// type that contains itself behind such a pointer needs what [`ReceiveDeserializer`]
-    /// describes.
+    /// A value that several `Rc` or `Arc` pointers shared at the sender is shared again in the
+    /// result, by pointers of the same type. A type that contains itself behind such a pointer
+    /// needs an implementation by hand: see [`ReceiveDeserializer`].
     ///
     /// # Errors
     /// As [`data`](Self::data), and whatever the deserialisation itself refuses.
@@ -158,9 +160,8 @@ impl<'p> MessageEvent<'p> {
     /// The message's bytes, whatever it was posted as; aligned to 16 bytes.
     ///
     /// Empty if it brought transferables to a port that
-    /// [refuses](crate::MessagePort::refuse_transfers) them.
-    /// [`take_descriptors`](Self::take_descriptors) distinguishes that from a message without
-    /// bytes.
+    /// [refuses](crate::MessagePort::refuse_transfers) them. To distinguish that from an empty
+    /// message, call [`take_descriptors`](Self::take_descriptors), which then returns an error.
     ///
     /// ```
     /// # let channel = messageport::MessageChannel::new()?;

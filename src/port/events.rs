@@ -128,7 +128,7 @@ impl MessagePort {
         self.events.remove(id)
     }
 
-    /// Removes the listener that is this object; returns whether it was there.
+    /// Removes a listener that was added as this object; returns whether it was there.
     pub fn remove_listener_object(
         &self,
         kind: impl Into<EventType>,
@@ -138,8 +138,8 @@ impl MessagePort {
         self.events.remove_object(&kind.into(), object, capture)
     }
 
-    /// Calls the listeners of an event of the program's own, now. Returns false if one of them
-    /// cancelled it.
+    /// Dispatches an event that the program has created: calls its listeners before it returns.
+    /// Returns false if one of them cancelled the event.
     ///
     /// # Errors
     /// [`InvalidState`] if the event is already being dispatched.
@@ -178,7 +178,7 @@ impl MessagePort {
         self.events.set_handler(EventType::MessageError, Some(callback(handler)));
     }
 
-    /// Sets the handler for the peer's end.
+    /// Sets the handler for `close`: the peer closed its port, dropped it, or died.
     pub fn on_close<O: IntoListenerResult>(
         &self,
         handler: impl Fn(&Event<'_>) -> O + Send + 'static,
@@ -186,8 +186,8 @@ impl MessagePort {
         self.events.set_handler(EventType::Close, Some(callback(handler)));
     }
 
-    /// Removes a handler. A handler that is set later is called after the listeners that were added
-    /// before.
+    /// Removes a handler. If a new one is set later, it is called after the listeners that were
+    /// added before it.
     pub fn clear_handler(&self, kind: impl Into<EventType>) {
         self.events.set_handler(kind.into(), None);
     }

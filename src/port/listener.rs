@@ -38,7 +38,7 @@ impl From<&'static str> for EventType {
     }
 }
 
-/// What listeners are called with.
+/// An event, as it is passed to listeners.
 ///
 /// DOM: [`Event`](https://dom.spec.whatwg.org/#interface-event).
 pub struct Event<'e> {
@@ -81,7 +81,7 @@ pub(crate) trait Scope {
 }
 
 impl<'e> Event<'e> {
-    /// Creates an event of the program's own, to be dispatched by [`MessagePort::dispatch_event`].
+    /// Creates an event that the program dispatches with [`MessagePort::dispatch_event`].
     pub fn new(kind: impl Into<EventType>) -> Event<'e> {
         Event {
             kind: kind.into(),
@@ -173,7 +173,7 @@ impl<'e> Event<'e> {
         if let Detail::Error(error) = self.detail { Some(error) } else { None }
     }
 
-    /// How the peer ended, if this is a `close`.
+    /// Why the conversation is over, if this is a `close`.
     pub fn close_reason(&self) -> Option<CloseReason> {
         if let Detail::Close(reason) = self.detail { Some(reason) } else { None }
     }
@@ -209,7 +209,7 @@ impl<'e> Event<'e> {
         self.flags.is_canceled.get()
     }
 
-    /// Called in a capturing listener: listeners that do not capture are not called.
+    /// If a capturing listener calls this, listeners that do not capture are not called.
     pub fn stop_propagation(&self) {
         self.flags.is_stopped.set(true);
     }
@@ -265,7 +265,8 @@ pub struct ListenerOptions {
 }
 
 impl ListenerOptions {
-    /// The default: called at every event of its type, after the capturing listeners.
+    /// Creates the defaults: the listener is called at every event of its type, after the capturing
+    /// listeners.
     pub fn new() -> ListenerOptions {
         ListenerOptions::default()
     }

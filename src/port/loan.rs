@@ -14,7 +14,8 @@ use std::ops::{Deref, DerefMut};
 /// `post`.
 ///
 /// Until they are written, the bytes hold leftovers of what this end wrote before, posted or not.
-/// If the peer may not see those, write all of the message or [`truncate`](Loan::truncate) it.
+/// If the peer must not see those, write all of the message, or [`truncate`](Loan::truncate) it to
+/// what was written.
 ///
 /// While a loan is open, every other post of the port returns [`PostError::Busy`]. Dropping the
 /// loan posts nothing. Leaking it with `mem::forget` leaves the port busy; the peer still learns

@@ -46,10 +46,11 @@ use target::EventTarget;
 /// `Sync`: one thread uses it at a time, or two threads after [`split`](Self::split).
 ///
 /// The peer may be another thread or another process, and may be hostile: whatever it does, this
-/// API stays memory-safe and does not panic. A hostile peer can end the conversation, fill its lane
-/// up to the limit, and delay calls by removing shared pages. `docs/safety.md` lists every harm,
-/// what bounds it, and the remedy. When the peer closes its port, drops it, or dies, everything
-/// that it posted is delivered first. Then every receiving call returns `Closed`, with the reason.
+/// API stays memory-safe and does not panic. A hostile peer can end the conversation, fill its
+/// direction of the channel up to the limit, and delay calls by removing shared pages.
+/// `docs/safety.md` lists every harm, what bounds it, and the remedy. When the peer closes its
+/// port, drops it, or dies, everything that it posted is delivered first. Then every receiving call
+/// returns `Closed`, with the reason.
 ///
 /// HTML: [`MessagePort`](https://html.spec.whatwg.org/#message-ports). Posting to a closed port is
 /// an error here; on the web the message is dropped silently.
@@ -105,13 +106,14 @@ impl MessagePort {
 
     /// Posts a value to the other end; never waits for the receiver.
     ///
-    /// Serialises straight into shared memory, which grows up to the channel's limit (bytes). Makes
-    /// no system call while the receiver keeps up, one to wake a sleeping receiver, and one for
-    /// each step of fresh pages (16 to 64 KiB). `Ok` means that the message is in shared memory:
-    /// the peer can receive it even if this process is killed immediately afterwards.
+    /// Serialises straight into shared memory, whose use grows up to the channel's
+    /// [`limit`](Self::limit). Makes no system call while the receiver keeps up, one to wake a
+    /// sleeping receiver, and one for each step of fresh pages (16 to 64 KiB). `Ok` means that the
+    /// message is in shared memory: the peer can receive it even if this process is killed
+    /// immediately afterwards.
     ///
-    /// For up to 100 ms after the peer has died, or for up to 64 posts if those take longer, a post
-    /// can still return `Ok`. A page fault can delay the call, see `docs/safety.md`.
+    /// After the peer has died, a post can still return `Ok` for up to 100 ms or 64 posts,
+    /// whichever is longer. A page fault can delay the call, see `docs/safety.md`.
     ///
     /// HTML: [message port post message steps][steps].
     ///
@@ -171,7 +173,7 @@ impl MessagePort {
         self.sender.post_text(text)
     }
 
-    /// Reserves `len` bytes of a message, to be filled and then posted.
+    /// Reserves a message of `len` bytes, which the caller fills and then posts.
     ///
     /// On a trusted port the bytes are in the ring, so that a file can be read straight into it.
     ///
@@ -277,7 +279,7 @@ impl MessagePort {
 
     /// Returns a handle that ends a blocked call of this port from another thread.
     ///
-    /// Takes one descriptor, once per port.
+    /// The first call takes one descriptor; later calls on the same port take none.
     ///
     /// # Errors
     /// [`RecvError::Io`] if the process is out of descriptors.
@@ -317,9 +319,9 @@ impl MessagePort {
     ///
     /// Messages may still be waiting to be received. Makes at most one system call.
     ///
-    /// After the peer has died, posts may still return `Ok` for 100 ms, or for 64 posts if those
-    /// take longer, and `try_recv` may return `None` for 100 ms. Call `is_closed` before blocking
-    /// elsewhere.
+    /// This call asks the kernel whether the peer has died. Posts notice a death only after up to
+    /// 100 ms or 64 posts, whichever is longer, and `try_recv` after up to 100 ms. So call
+    /// `is_closed` before the thread blocks on anything other than this port.
     ///
     /// ```
     /// let channel = messageport::MessageChannel::new()?;
@@ -350,10 +352,11 @@ impl MessagePort {
     /// Promises that the peer keeps the protocol, so that this port reads and writes messages in
     /// place.
     ///
-    /// From now on this port makes one copy less of each message that it posts in a loan or
-    /// receives. The call cannot be undone, and has effect for as long as this process holds the
-    /// port. Call it at any time. But if the peer may send a [`BufferPool`](crate::BufferPool),
-    /// call it before the first receive: an end that does not trust its peer discards the pool.
+    /// From now on this port makes one copy fewer of each message that it receives, or posts
+    /// through a loan. The call cannot be undone, and has effect for as long as this process holds
+    /// the port. It may come at any time, with one exception: if the peer may send a
+    /// [`BufferPool`](crate::BufferPool), call it before the first receive, because an end that
+    /// does not trust its peer discards the pool.
     ///
     /// A crash of the peer breaks no promise: a message that it had not finished is not delivered.
     ///
@@ -390,7 +393,7 @@ impl MessagePort {
     /// Frees the memory of past bursts; returns how many bytes.
     ///
     /// Frees the pages of what this end has posted and the peer has read, except those of the first
-    /// segment. A trusted port does this by itself: while it posts, it frees what was not in use
+    /// segment. A trusted port that keeps posting frees by itself the pages that were not in use
     /// for a second.
     ///
     /// The call waits for a lock that a hostile peer can hold for as long as it lives, and this
@@ -412,17 +415,18 @@ impl MessagePort {
         self.sender.trim()
     }
 
-    /// Counters of both directions. The peer writes its own, so a hostile peer can falsify them.
+    /// Counters of both directions. The peer writes some of them, so a hostile peer can falsify
+    /// those.
     pub fn stats(&self) -> PortStats {
         PortStats { sent: self.sender.stats(), received: self.receiver.stats() }
     }
 
-    /// Bytes of each lane's first segment.
+    /// The size, in bytes, of the ring with which each direction starts.
     pub fn capacity(&self) -> usize {
         self.sender.endpoint().region().geometry().capacity() as usize
     }
 
-    /// The largest size of a lane, in bytes.
+    /// The size, in bytes, up to which each direction can grow.
     pub fn limit(&self) -> usize {
         self.sender.endpoint().region().geometry().limit() as usize
     }

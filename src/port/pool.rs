@@ -23,15 +23,15 @@ use std::time::Duration;
 ///
 /// The pool is announced by a record in the queue, which the receiver handles without showing it to
 /// its user. So both ends must call `trust_peer` first: the maker before `new`, the receiver before
-/// its first receiving call or turn of an [`EventLoop`](crate::EventLoop). A receiver that meets
-/// the record without trust, or without a free descriptor, discards the pool. Messages with its
-/// buffers still arrive, with
+/// its first receiving call or turn of an [`EventLoop`](crate::EventLoop). A receiver that finds
+/// the record before it trusts its peer, or while it has no free descriptor, discards the pool.
+/// Messages with its buffers still arrive, with
 /// [`MessageError::UnknownPool`](crate::MessageError::UnknownPool) instead of a buffer, and those
 /// buffers do not come back.
 ///
 /// If the receiver has the pool but cannot map it for lack of memory, nothing is lost. Each attempt
-/// to take a buffer retries the mapping, and so does a receiver that looks for messages, but not
-/// one that sleeps. Once the pool is mapped, buffers that were dropped meanwhile return to it.
+/// to take a buffer retries the mapping. A receiver that checks for messages retries it too; one
+/// that sleeps does not. Once the pool is mapped, buffers that were dropped meanwhile return to it.
 ///
 /// ```
 /// use messageport::{BufferPool, MessageChannel};
@@ -80,11 +80,11 @@ impl BufferPool {
         Ok(BufferPool { maker: PoolMaker::new(memory), end: sender.endpoint().clone() })
     }
 
-    /// Takes a free buffer. It holds leftovers.
+    /// Takes a free buffer. It may hold bytes from an earlier use.
     ///
     /// It is the first free buffer of the pool. So a buffer that was used before, and may still be
-    /// in the caches, is taken before one that was never used, and spare buffers cost no time.
-    /// While the first 32 are in use, the others take turns.
+    /// in the caches, is taken before one that was never used, and spare buffers cost no time. Only
+    /// while the first 32 are all in use, the remaining ones are taken one after the other.
     ///
     /// # Errors
     /// [`PostError::PoolInUse`] if all are in use; [`PostError::Closed`] if all are in use and the

@@ -198,7 +198,8 @@ impl Sender {
         self.end_reason().is_some()
     }
 
-    /// What was posted and not yet taken by the peer, also after the peer's end.
+    /// What was posted and not yet taken by the peer. The peer may have closed its port or died
+    /// meanwhile.
     ///
     /// While a loan is open it is zero.
     pub fn backlog(&self) -> Backlog {

@@ -206,20 +206,20 @@ impl MessagePort {
     /// This cannot be undone. Call it on a port whose peer may be hostile, before the first message
     /// is received.
     ///
-    /// A message that brings any is dropped with them. Instead [`recv`](Self::recv) and the other
-    /// receiving calls return an event without bytes, whose `data`, `text` and `take_*` return
-    /// [`TransfersRefused`](crate::MessageError::TransfersRefused). Where messages are delivered as
-    /// events, a `messageerror` is delivered. The next message comes as usual. A
+    /// A message that brings transferables is dropped with them. Instead [`recv`](Self::recv) and
+    /// the other receiving calls return an event without bytes, whose `data`, `text` and `take_*`
+    /// return [`TransfersRefused`](crate::MessageError::TransfersRefused). Where messages are
+    /// delivered as events, a `messageerror` is delivered. The next message comes as usual. A
     /// [`BufferPool`](crate::BufferPool) of the peer is refused as well.
     ///
     /// Refused transferables are never received: the kernel closes them, in a call that the crate's
     /// own thread makes. So no close delays the caller's thread, and no `fcntl` lock of this
     /// process is released. (If that thread cannot be started, the caller makes the call.)
     ///
-    /// This end can still post, also with a list, unless the whole channel refuses, by
+    /// This end can still post, with a list too, unless the whole channel was built with
     /// [`ChannelBuilder::refuse_transfers`](crate::ChannelBuilder::refuse_transfers). The refusal
-    /// belongs to the end and moves with it: the next owner's port refuses as well, as its
-    /// [`refuses_transfers`](Self::refuses_transfers) reports.
+    /// belongs to the end and moves with it: the next owner's port refuses as well, and its
+    /// [`refuses_transfers`](Self::refuses_transfers) returns true.
     ///
     /// ```
     /// use messageport::{MessageChannel, MessageError};
@@ -241,8 +241,8 @@ impl MessagePort {
 
     /// Whether this end refuses transferables.
     ///
-    /// It does so by [`refuse_transfers`](Self::refuse_transfers), by its channel's builder, or
-    /// because a former owner chose it.
+    /// It does so if [`refuse_transfers`](Self::refuse_transfers) was called, by this process or a
+    /// former owner, or if the channel's builder chose it.
     pub fn refuses_transfers(&self) -> bool {
         self.endpoint().refuses_transfers()
     }
@@ -278,7 +278,8 @@ impl MessagePort {
 
     /// Converts a descriptor made by [`into_fd`](Self::into_fd) back into a port.
     ///
-    /// The port is checked like any untrusted input, and is never trusted.
+    /// The port is checked like any untrusted input, and does not trust its peer, whatever it did
+    /// before.
     ///
     /// # Errors
     /// [`AttachError`] if it is not such a descriptor, if it comes from an incompatible program, or
@@ -356,8 +357,8 @@ impl AsIoError for TransferError {
     }
 }
 
-/// A port could not be converted into a descriptor. The error returns it, and it can be used as
-/// before.
+/// A port could not be converted into a descriptor. The error returns the port, which can be used
+/// as before.
 pub struct IntoFdError {
     reason: PostError,
     /// Behind a lock, as a port is not `Sync` and an error should be.

@@ -22,8 +22,8 @@ use std::time::{Duration, Instant};
 /// gives the message after it. Each message is checked when it is received, and again by
 /// [`TypedEvent::data`]: see [`MessageEvent::data`] for what that costs.
 ///
-/// Whatever has no type, such as closing, counters, listeners, halves and trust, is reached through
-/// [`port`](TypedPort::port) or after [`into_inner`](Self::into_inner). An
+/// For everything that does not depend on the types, such as counters, listeners, halves and trust,
+/// use [`port`](TypedPort::port) or [`into_inner`](Self::into_inner). An
 /// [`EventLoop`](crate::EventLoop) accepts a typed port directly.
 ///
 /// ```
@@ -258,7 +258,7 @@ impl<Rx: Receive, Tx: Post> TypedPort<Rx, Tx> {
         self.port.is_closed()
     }
 
-    /// The untyped port, for whatever has no type.
+    /// The untyped port, for everything that does not depend on the types.
     pub fn port(&self) -> &MessagePort {
         &self.port
     }

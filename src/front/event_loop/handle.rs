@@ -15,9 +15,9 @@ pub struct LoopHandle {
 }
 
 impl LoopHandle {
-    /// Ends the present call of [`run`](EventLoop::run), or the next one, before its next turn.
+    /// Ends the current call of [`run`](EventLoop::run), or the next one, before its next turn.
     ///
-    /// A present call of [`poll_once`](EventLoop::poll_once) or
+    /// A running call of [`poll_once`](EventLoop::poll_once) or
     /// [`run_until_idle`](EventLoop::run_until_idle) returns, and leaves the request for `run`: see
     /// [`EventLoop::is_stopping`]. Several requests count as one.
     pub fn stop(&self) {

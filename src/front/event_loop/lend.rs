@@ -45,8 +45,8 @@ impl<'e> Event<'e> {
         self.scope()?.port(id.0)
     }
 
-    /// Returns all ports of the loop that delivers this event, except those that have ended. For
-    /// example, a server can answer all of its clients.
+    /// Returns all ports of the loop that delivers this event, except those that have ended. A
+    /// server can use it to post to all of its clients, for example.
     pub fn loop_ports(&self) -> impl Iterator<Item = (PortId, &'e MessagePort)> {
         let scope = self.scope();
         let ids = scope.map_or_else(Vec::new, |scope| scope.ids());
