@@ -17,7 +17,8 @@ pub use meeting::{BroadcastError, ConnectError, ListenError, ParentPortError, Sp
 use std::io;
 use thiserror::Error;
 
-/// A call that the kernel refused, and why: the `Io` of every other error.
+/// A system call that the kernel refused, and why. The variant `Io` of every other error contains
+/// one.
 ///
 /// ```
 /// use messageport::PostError;
@@ -101,8 +102,8 @@ pub enum PostError {
     },
     /// The message does not fit now.
     ///
-    /// The lane holds as much unread as its limit allows, or what is left is too short for this
-    /// message; or the socket for transferables is full of unread packets.
+    /// Unread messages fill the lane up to its limit, or the remaining room is too small for this
+    /// message. Or the socket for transferables is full of unread packets.
     #[error("no room for a message of {len} bytes: {}", text::full(*unread, *limit, *is_socket))]
     QueueFull {
         /// Bytes of the message.
@@ -252,11 +253,13 @@ pub enum RecvError {
     Cancelled,
     /// This process has too few free descriptors for the next message.
     ///
-    /// The message stays in the queue for a tenth of a second of retries. After that it comes
-    /// without its transferables, and a [`BufferPool`](crate::BufferPool) of the peer is lost.
+    /// The message stays in the queue while receiving is retried for a tenth of a second. After
+    /// that the message is returned without its transferables; a [`BufferPool`](crate::BufferPool)
+    /// of the peer is lost in the same way.
     ///
-    /// The error also comes while 256 descriptors wait to be closed that came through this port and
-    /// were not taken. In that case the message keeps its transferables until there is room.
+    /// The error is also returned while 256 descriptors that came through this port, and that the
+    /// program did not take, wait to be closed. In that case the message keeps its transferables
+    /// until there is room.
     #[error(
         "the next message needs {needed} descriptors, and there is no room for them now: close \
          some, raise RLIMIT_NOFILE, or wait until those of dropped messages are closed, and \
@@ -327,8 +330,8 @@ pub enum MessageError {
         /// The number of descriptors that it had.
         descriptors: u16,
     },
-    /// It brought transferables to a port that [refuses](crate::MessagePort::refuse_transfers)
-    /// them.
+    /// The message brought transferables to a port that
+    /// [refuses](crate::MessagePort::refuse_transfers) them.
     ///
     /// The message was dropped with everything that it brought.
     #[error(
@@ -361,7 +364,7 @@ pub enum MessageError {
     /// The message's buffer is from a [`BufferPool`](crate::BufferPool) that this end does not
     /// have.
     ///
-    /// It did not trust its peer when the pool came, it
+    /// There are three possible reasons: the end did not trust its peer when the pool came, it
     /// [refuses](crate::MessagePort::refuse_transfers) transferables, or the process was out of
     /// descriptors.
     #[error(
@@ -384,7 +387,7 @@ pub enum PoolError {
     /// The port is not trusted: a pool is memory that both ends write.
     #[error("a buffer pool needs trust: call `trust_peer` at both ends first")]
     NotTrusted,
-    /// The pool would have no buffers, or buffers of no bytes.
+    /// The pool would have no buffers, or buffers of zero bytes.
     #[error(
         "a pool of {count} buffers of {len} bytes is empty: ask for at least one buffer of one \
          byte"
@@ -446,7 +449,7 @@ pub enum BufferError {
          succeeds; correct what the source of this error names"
     )]
     Serialize(#[source] rkyv::rancor::BoxedError),
-    /// The value had another length when it was serialised again.
+    /// The value had a different length when it was serialised a second time.
     #[error(
         "the value took {len} bytes at first and {again} bytes when it was serialised again: have \
          its `Serialize` write the same each time"
@@ -473,7 +476,7 @@ pub enum BufferError {
     Io(#[from] SystemError),
 }
 
-/// A port carries another schema than the required one.
+/// A port carries a schema that differs from the required one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
 #[error(
     "the channel carries schema {found:#x}, but {required:#x} is required: have its creator's \

@@ -58,9 +58,9 @@ use std::time::Duration;
 ///
 /// Messages of one sender arrive in the order in which they were posted. Messages of several
 /// members that post on one thread arrive in the order of the posts, too. On different threads or
-/// in different processes, this is sure only if the second post began after the first one had
-/// returned, and while no more than a share of messages waits to be received: 64, or one of each
-/// other member if there are more, of which each 4 KiB count as one more.
+/// in different processes, two conditions must hold for this. The second post must begin after the
+/// first one has returned. And no more than 64 messages (or one of each other member, if there are
+/// more members) may wait to be received; each 4 KiB of a message count as one additional message.
 ///
 /// A message is serialised once and copied to each member; a post does not wait. If a member does
 /// not receive, its queue fills up to the limit. It misses the messages that do not fit, and the
@@ -68,31 +68,31 @@ use std::time::Duration;
 ///
 /// # What it costs
 ///
-/// Any two members share a channel, made by the later one: with *n* members each has *n - 1*, or up
-/// to twice as many after joins at the same moment. Each takes three descriptors, 8 MiB of address
-/// space and 15 KiB of memory at each end, and a member itself takes seven descriptors. So the
-/// usual limit of 1024 descriptors allows about 300 members; a higher `RLIMIT_NOFILE` allows more.
-/// A post makes one system call to check for joiners, one copy of the message, and another copy for
-/// each member. For each member that sleeps it makes one more system call. Receiving a message that
-/// is there costs no system call with up to 64 channels to other members; with more, a call asks
-/// the kernel which of them have messages.
+/// Each member has a channel to every other member, made by the one that joined later. So with *n*
+/// members, each has *n - 1* channels, or up to twice as many after joins at the same moment. Each
+/// channel takes three descriptors, 8 MiB of address space and 15 KiB of memory at each end, and a
+/// member itself takes seven descriptors. So the usual limit of 1024 descriptors allows about 300
+/// members; a higher `RLIMIT_NOFILE` allows more. A post makes one system call to check for
+/// joiners, one copy of the message, and another copy for each member. For each member that sleeps
+/// it makes one more system call. Receiving a message that is there costs no system call with up to
+/// 64 channels to other members; with more, a call asks the kernel which of them have messages.
 ///
 /// # Members that do not answer
 ///
 /// A killed member is noticed like a port's peer, and the next joiner removes its socket's file. A
-/// member that lives but makes no call accepts no joiners. Their ports wait at its socket: at most
-/// `net.core.somaxconn` (4096) of them, and as many as the user's `RLIMIT_NOFILE` allows
-/// descriptors in flight, three for each port. A joiner beyond that waits for five seconds and then
-/// gets [`BroadcastError::Busy`].
+/// member that lives but makes no call accepts no joiners. Their ports wait at its socket. Two
+/// limits bound their number: `net.core.somaxconn` (4096), and the user's `RLIMIT_NOFILE`, which
+/// bounds the descriptors in flight; each port has three. A joiner beyond these limits waits for
+/// five seconds and then gets [`BroadcastError::Busy`].
 ///
 /// # Trust
 ///
-/// Only processes of the same user can join, and what they write is checked, as with any port. One
-/// that breaks the protocol loses its own channel. A channel that would hold more than 64 MiB, or
-/// more than this member's limit if that is higher, is refused. But a member's identity is only
-/// claimed: a process that lies can keep messages from another member. The joiner makes the
-/// channel, so it can also block calls on the channel's sockets, as any former owner of a port can.
-/// Use broadcasting only between processes that trust each other.
+/// Only processes of the same user can join, and what they write is checked, as with any port. A
+/// member that breaks the protocol loses only its own channel. A channel that would hold more than
+/// 64 MiB, or more than this member's limit if that is higher, is refused. But a member's identity
+/// is not verified: a process that lies about it can keep messages from another member. The joiner
+/// makes the channel, so it can also block calls on the channel's sockets, as any former owner of a
+/// port can. Use broadcasting only between processes that trust each other.
 ///
 /// HTML:
 /// [`BroadcastChannel`](https://html.spec.whatwg.org/#broadcasting-to-other-browsing-contexts).
@@ -219,8 +219,8 @@ impl BroadcastChannel {
         self.shared.membership().is_none()
     }
 
-    /// How many other members are open, and have been found; makes one system call for each.
-    /// Members whose `open` has returned are found.
+    /// Counts the other members that are open and known; makes one system call for each. Every
+    /// member whose `open` has returned is known.
     ///
     /// # Errors
     /// [`Closed`](BroadcastError::Closed); [`Io`](BroadcastError::Io) if a joiner could not be
@@ -241,9 +241,9 @@ impl BroadcastChannel {
     ///
     /// # Errors
     /// [`Closed`](BroadcastError::Closed) after [`close`](Self::close);
-    /// [`Serialize`](BroadcastError::Serialize) with the value's own error, if it was not posted to
-    /// any member, or for a lack of memory; [`Missed`](BroadcastError::Missed) if it did not fit at
-    /// some members, or a joiner could not be accepted. All others have it.
+    /// [`Serialize`](BroadcastError::Serialize) if the value could not be serialised or memory has
+    /// run out; then it was posted to no member. [`Missed`](BroadcastError::Missed) if it did not
+    /// fit at some members, or a joiner could not be accepted; all other members have it.
     pub fn post_message<T: Post>(&self, value: &T) -> Result<(), BroadcastError> {
         self.shared.with_membership(|_| Ok(()))?;
         let archive = payload::archive(value).map_err(BroadcastError::Serialize)?;
@@ -269,7 +269,7 @@ impl BroadcastChannel {
 
     /// Waits for the next message of any member, even if there is no other member: one may join.
     ///
-    /// It is fair: after a message of one member come messages of the others that have some.
+    /// It is fair: after a message of one member, the others that have messages get their turn.
     ///
     /// # Errors
     /// [`Closed`](BroadcastError::Closed) after [`close`](Self::close);
@@ -280,9 +280,9 @@ impl BroadcastChannel {
         self.recv_until(Deadline::NEVER)
     }
 
-    /// Waits for the next message of any member for at most `timeout`. While it is out of
-    /// descriptors for a joiner, it retries every 50 ms, and returns that error when the time is
-    /// up.
+    /// Waits for the next message of any member for at most `timeout`. While the process has too
+    /// few descriptors to accept a joiner, the call retries every 50 ms; it returns that error when
+    /// the time is up.
     ///
     /// # Errors
     /// As [`recv`](Self::recv), and [`Timeout`](BroadcastError::Timeout).
@@ -306,7 +306,7 @@ impl BroadcastChannel {
     /// From now on, refuses messages that are not a valid archive of a `T`, for this member alone.
     ///
     /// Such a message is a [`BroadcastError::Message`] where it is received, and a `messageerror`
-    /// where it is delivered as an event. Each message is checked so, and again by
+    /// where it is delivered as an event. Each message is checked when it is received, and again by
     /// [`data`](Message::data).
     ///
     /// ```
@@ -327,7 +327,7 @@ impl BroadcastChannel {
 
     /// Leaves the channel; does nothing the second time. Dropping does the same.
     ///
-    /// What was posted before reaches the others. What was not received is lost.
+    /// What this member posted before reaches the others. What it has not received is lost.
     ///
     /// HTML: [`close()`](https://html.spec.whatwg.org/#dom-broadcastchannel-close).
     pub fn close(&self) {

@@ -9,8 +9,8 @@ use std::fmt;
 
 /// A collection of ports to post to together: a message is serialised once and copied to each.
 ///
-/// Members are owned or borrowed, and are whole ports or sending halves. No transferables can move
-/// with such a message, as each could move to one member only.
+/// Members are owned or borrowed, and are whole ports or sending halves. Such a message cannot
+/// carry transferables, because a transferable can move to one member only.
 ///
 /// MDN: `PortCollection`, which HTML no longer has.
 ///
@@ -128,7 +128,7 @@ impl<'p> PortCollection<'p> {
     /// others.
     ///
     /// # Errors
-    /// [`CollectionError`] with the members that it could not be posted to; the others have it.
+    /// [`CollectionError`] with the members that do not have the message; all others have it.
     pub fn post_message<T: Post>(&self, value: &T) -> Result<(), CollectionError> {
         let archive = payload::archive(value).map_err(|error| CollectionError {
             posted: 0,

@@ -79,7 +79,7 @@ use std::num::NonZeroUsize;
 /// let order = event.data::<Order>();
 /// ```
 ///
-/// nor is one that holds such a type:
+/// nor can a type that contains such a type:
 ///
 /// ```compile_fail,E0277
 /// #[derive(messageport::rkyv::Archive)]
@@ -89,8 +89,8 @@ use std::num::NonZeroUsize;
 /// receives::<Vec<Order>>();
 /// ```
 ///
-/// A vector of zero-sized elements cannot be read either: no bytes back its length, so a message of
-/// a few bytes could keep a receiver busy for seconds.
+/// A vector of zero-sized elements cannot be read either. Its elements take no bytes, so a message
+/// of a few bytes could claim a huge length and keep a receiver busy for seconds.
 ///
 /// ```compile_fail,E0080
 /// let channel = messageport::MessageChannel::new().unwrap();
@@ -116,8 +116,8 @@ pub unsafe trait SafeArchive {
     /// itself.
     const LEVELS: u32;
 
-    /// Checks what rkyv's own check leaves out. The value must be in the bytes that the check was
-    /// begun with.
+    /// Checks what rkyv's own check leaves out. The value must lie in the bytes with which the
+    /// check was started.
     ///
     /// # Errors
     /// What is wrong with the value.
@@ -188,7 +188,7 @@ pub(crate) const fn may_be_too_deep<T: Receive>() -> bool {
 /// The least bytes of an archive that is too deep: each level has its own pointer.
 pub(crate) const LEAST_TOO_DEEP: usize = (MAX_LEVELS + 1) * size_of::<ArchivedIsize>();
 
-/// What [`SafeArchive::check`] knows of the archive that it walks.
+/// The state of a check of one archive, which [`SafeArchive::check`] passes on.
 #[derive(Debug)]
 pub struct ArchiveCheck<'a> {
     bytes: &'a [u8],

@@ -181,8 +181,8 @@ impl Buffer {
     /// Seals the buffer, as posting does: from then on no process can change it.
     ///
     /// # Errors
-    /// [`BufferError::Io`] if the kernel refuses; the buffer is then either unchanged, or can no
-    /// longer be written.
+    /// [`BufferError::Io`] if the kernel refuses; after that the buffer is either unchanged, or can
+    /// no longer be written.
     ///
     /// ```
     /// let mut buffer = messageport::Buffer::from_slice(b"final")?;

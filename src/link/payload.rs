@@ -67,7 +67,8 @@ pub trait Post: Receive + for<'a> Serialize<PostSerializer<'a>> {}
 
 impl<T: Receive + for<'a> Serialize<PostSerializer<'a>>> Post for T {}
 
-/// Writes the bytes of a record from front to back; keeps counting when they are used up.
+/// Writes the bytes of a record from front to back. When the room is used up, it continues to count
+/// the bytes.
 ///
 /// It has exactly three words: a post moves this around, and each further word costs as much as the
 /// copy of a small message.

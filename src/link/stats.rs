@@ -5,8 +5,8 @@ use std::sync::atomic::Ordering::Relaxed;
 
 /// Counters of one lane since it was made.
 ///
-/// The numbers are in shared memory. The other end writes its own ones, so a hostile peer can
-/// falsify those. This crate decides nothing by them.
+/// The numbers are in shared memory, and the peer writes some of them, so a hostile peer can
+/// falsify those. This crate makes no decision by them.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct LaneStats {

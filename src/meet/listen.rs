@@ -144,8 +144,8 @@ impl Listener {
 
     /// Waits for the next client for at most `timeout`.
     ///
-    /// While this process is out of descriptors it retries every 50 ms, and returns that error when
-    /// the time is up.
+    /// While this process is out of descriptors, the call retries every 50 ms; it returns that
+    /// error when the time is up.
     ///
     /// # Errors
     /// As [`accept`](Self::accept), and [`ListenError::Timeout`].
@@ -186,7 +186,7 @@ impl Listener {
     }
 
     /// Iterates over the ports of clients, and waits for each; the iterator never ends. After an
-    /// error the next item may succeed: the error is about one client, or about a lack of
+    /// error the next item may be a port again: the error concerns one client, or a lack of
     /// descriptors.
     pub fn incoming(&self) -> impl Iterator<Item = Result<MessagePort, ListenError>> {
         std::iter::repeat_with(|| self.accept())
@@ -409,8 +409,8 @@ impl Connect {
 
     /// Connects to the listener at that path.
     ///
-    /// If the listener hangs up without an answer, retries for as long as a listener is there and
-    /// the time is not up.
+    /// If the listener hangs up without an answer, the call retries until no listener is there or
+    /// the time is up.
     ///
     /// # Errors
     /// [`ConnectError`].

@@ -55,9 +55,10 @@ impl Worker {
     /// Starts a child process with a port of the default sizes.
     ///
     /// The command may be set up in any way, except for the environment variable
-    /// `MESSAGEPORT_PARENT`, which names the descriptor. What `pre_exec` sets holds for the start
-    /// too: the child still has this process's descriptors then and opens a pidfd, so that a lower
-    /// `RLIMIT_NOFILE` fails it with EMFILE, and a filter must allow `pidfd_open` and `sendmsg`.
+    /// `MESSAGEPORT_PARENT`, which names the descriptor. What `pre_exec` sets already applies while
+    /// the child starts. At that time the child still has copies of this process's descriptors, and
+    /// opens a pidfd. So an `RLIMIT_NOFILE` that is too low for this makes the start fail with
+    /// EMFILE, and a seccomp filter must allow `pidfd_open` and `sendmsg`.
     ///
     /// # Errors
     /// [`SpawnError`]; nothing is left behind.
@@ -154,7 +155,7 @@ impl Worker {
         child.wait_killed()
     }
 
-    /// Separates the port and the process. Neither ends the other from then on.
+    /// Separates the port and the process. From then on, dropping the port does not kill the child.
     ///
     /// The [`Child`] waits and kills by process id, so let nothing else in the program reap it.
     pub fn into_parts(mut self) -> (MessagePort, Child) {

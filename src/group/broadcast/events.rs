@@ -66,7 +66,7 @@ impl BroadcastChannel {
         self.events.remove(id)
     }
 
-    /// Removes the listener that is this object; returns whether it was there.
+    /// Removes a listener that was added as this object; returns whether it was there.
     pub fn remove_listener_object(
         &self,
         kind: impl Into<EventType>,
@@ -76,8 +76,8 @@ impl BroadcastChannel {
         self.events.remove_object(&kind.into(), object, capture)
     }
 
-    /// Calls the listeners of an event of the program's own, now. Returns false if one of them
-    /// cancelled it.
+    /// Dispatches an event that the program has created: calls its listeners before it returns.
+    /// Returns false if one of them cancelled the event.
     ///
     /// # Errors
     /// [`InvalidState`] if the event is already being dispatched.
@@ -101,10 +101,11 @@ impl BroadcastChannel {
     ///
     /// If several members of one name call `dispatch` on one thread, they deliver messages in the
     /// order of the posts. A message that several of them have is delivered in the order in which
-    /// the members were opened. So a call may deliver fewer messages than have arrived, or none:
-    /// then another member has an older message, and its descriptor is readable. A turn of a member
-    /// takes a few system calls. If a member is read with [`recv`](Self::recv) or similar calls, or
-    /// does not call `dispatch`, it delays the others only for a few turns.
+    /// the members were opened. So a call may deliver fewer messages than have arrived, or none. In
+    /// that case another member has an older message, and that member's descriptor is readable.
+    /// When the turn passes to another member, this takes a few system calls. If a member is read
+    /// with [`recv`](Self::recv) or similar calls, or does not call `dispatch`, it delays the
+    /// others only for a few turns.
     ///
     /// Call this from a source of a loop. It drops a message that comes while there is no listener,
     /// as on the web; before the first call all messages are kept. [`recv`](Self::recv) and similar

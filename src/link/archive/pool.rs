@@ -29,9 +29,9 @@ use std::sync::{self, Arc};
 /// Pointers of one type to one value of the archive share one value. If a peer made pointers of
 /// several types lead to one value, each type gets its own value.
 ///
-/// It is not a [`rkyv::de::Pooling`]. The bounds of a type that contains itself behind `Rc` or
-/// `Arc` require such a pool, so its derive of [`rkyv::Deserialize`] does not fit. Implement the
-/// trait by hand for it:
+/// It is not a [`rkyv::de::Pooling`]. For a type that contains itself behind `Rc` or `Arc`, the
+/// derive of [`rkyv::Deserialize`] requires such a pool, so it cannot be used. Implement the trait
+/// by hand for such a type:
 ///
 /// ```
 /// use messageport::{MessageChannel, ReceiveDeserializer, SafeArchive, rkyv};
