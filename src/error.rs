@@ -271,8 +271,9 @@ pub enum RecvError {
     },
     /// The port delivers events: it was started, or has a handler for messages.
     #[error(
-        "the port delivers its messages as events, and cannot be read by calls as well: use its \
-         handlers, or a port that has none"
+        "the port was started, by `on_message` or `start`, so it delivers its messages as events, \
+         and receiving calls fail: add it to an `EventLoop`, or receive from a port that was not \
+         started"
     )]
     Started,
     /// A private copy of the next message cannot be allocated. The message stays in the queue.
@@ -306,8 +307,8 @@ pub enum MessageError {
     },
     /// The message was posted in another format.
     #[error(
-        "the message was posted as {found}, but {expected} was asked for: read it by the method \
-         for what was posted"
+        "the message was posted as {found}, but {expected} was asked for: read text with `text`, \
+         bytes with `bytes`, and an archive with `data` or `deserialize`"
     )]
     Format {
         /// The format that was requested.
@@ -479,8 +480,8 @@ pub enum BufferError {
 /// A port carries a schema that differs from the required one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
 #[error(
-    "the channel carries schema {found:#x}, but {required:#x} is required: have its creator's \
-     builder say this `schema`"
+    "the channel carries schema {found:#x}, but {required:#x} is required: set this `schema` in \
+     the builder that makes the channel"
 )]
 pub struct SchemaError {
     /// The schema that was required.
@@ -501,8 +502,8 @@ pub enum AttachError {
     },
     /// It was made by an incompatible program.
     #[error(
-        "the other program uses another {what}, {found:#x}, where this one has {expected:#x}: \
-         build both with the same version of this crate and the same schema"
+        "the other program uses another {what}, {found:#x}, where this one has {expected:#x}: {}",
+        text::agree(what)
     )]
     Incompatible {
         /// What differs: the layout version, the payload format, …

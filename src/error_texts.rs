@@ -141,7 +141,7 @@ fn errors_of_channels_and_posts() {
             PostError::QueueFull {
                 len: u64::MAX, unread: u64::MAX, limit: 1 << 32, is_socket: false,
             },
-            ["of 18446744073709551615 bytes", "of at most 4294967296 bytes", "wait for room"];
+            ["of 18446744073709551615 bytes", "of at most 4294967296 bytes", "wait until"];
         PostError::TooLarge { .. } => PostError::TooLarge { len: 9, max: 8 },
             ["of 9 bytes can never fit", "at most 8", "a higher limit, or send the bytes"];
         PostError::Busy => PostError::Busy,
@@ -211,7 +211,7 @@ fn errors_of_receiving_and_of_messages() {
         RecvError::OutOfDescriptors { .. } => RecvError::OutOfDescriptors { needed: 3 },
             ["needs 3 descriptors", "no room for them now", "raise RLIMIT_NOFILE"];
         RecvError::Started => RecvError::Started,
-            ["delivers its messages as events", "cannot be read by calls", "use its handlers"];
+            ["`on_message` or `start`", "receiving calls fail", "add it to an `EventLoop`"];
         RecvError::OutOfMemory { .. } => RecvError::OutOfMemory { len: 9 },
             ["no memory", "of 9 bytes, which stays in the queue", "`discard_next`"];
         RecvError::Io { .. } => RecvError::Io(mmap()), MMAP;
@@ -220,7 +220,7 @@ fn errors_of_receiving_and_of_messages() {
         MessageError::Invalid { .. } => MessageError::Invalid { expected: "u32", source: flaw() },
             ["no valid archive", "of u32", "receive it as the type that the peer posts"];
         MessageError::Format { .. } => MessageError::Format { expected: "text", found: "bytes" },
-            ["posted as bytes", "text was asked for", "read it by the method"];
+            ["posted as bytes", "text was asked for", "read text with `text`"];
         MessageError::NotText(_) => MessageError::NotText(not_utf8()),
             ["the message is no text", "has to be UTF-8", "read it by `bytes`"];
         MessageError::TransfersLost { .. } => MessageError::TransfersLost { descriptors: 3 },
@@ -270,7 +270,7 @@ fn errors_of_memory_and_of_what_arrives() {
     });
     check(
         SchemaError { required: 7, found: 8 },
-        ["carries schema 0x8", "0x7 is required", "have its creator's builder"],
+        ["carries schema 0x8", "0x7 is required", "set this `schema` in the builder"],
     );
     texts!(AttachError {
         AttachError::NotAPort { .. } => AttachError::NotAPort { what: "no capsule came" },
@@ -281,9 +281,18 @@ fn errors_of_memory_and_of_what_arrives() {
         AttachError::Corrupt(_) => AttachError::Corrupt(CORRUPT), CORRUPT_PARTS;
         AttachError::Io { .. } => AttachError::Io(mmap()), MMAP;
     });
+    check(
+        AttachError::Incompatible { what: "schema", found: 2, expected: 3 },
+        ["another schema, 0x2", "0x3", "give `Connect` and the builder"],
+    );
     texts!(LoopError {
         LoopError::Io { .. } => LoopError::Io(mmap()), MMAP;
     });
+    let source = io::Error::new(io::ErrorKind::NotConnected, "outside a runtime");
+    check(
+        LoopError::Io(SystemError { call: "reactor", source }),
+        ["reactor failed", "inside a running tokio runtime", "the feature `async-io`"],
+    );
 }
 
 #[test]
@@ -305,7 +314,7 @@ fn errors_of_meeting() {
         ListenError::Channel(_) =>
             ListenError::Channel(ChannelError::Io(mmap())), MMAP;
         ListenError::Timeout => ListenError::Timeout,
-            ["no client", "within the time given", "wait for longer"];
+            ["no client", "wait for longer", "ask `Listener::refused`"];
         ListenError::File { .. } =>
             ListenError::Io(bind()).at(PATH.as_ref()), BIND;
         ListenError::Io { .. } => ListenError::Io(mmap()), MMAP;

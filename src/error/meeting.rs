@@ -62,7 +62,8 @@ pub enum ListenError {
     Channel(#[from] ChannelError),
     /// The time was up before a client connected.
     #[error(
-        "no client within the time given: wait for longer, or see that clients use the same name"
+        "no client within the time given: wait for longer, see that clients use the same name, \
+         and ask `Listener::refused` whether one was refused"
     )]
     Timeout,
     /// The kernel refused a call about a file: the socket of the name, its lock or its directory.

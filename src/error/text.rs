@@ -8,7 +8,7 @@ use std::io;
 pub(super) fn refused(call: &str, source: &io::Error) -> String {
     match source.raw_os_error().map(Errno::from_raw) {
         Some(errno) => format!("the kernel refused {call} ({errno:?}): {}", remedy(call, errno)),
-        None => format!("{call} failed ({:?}): {UNKNOWN}", source.kind()),
+        None => format!("{call} failed ({:?}): {}", source.kind(), remedy_without_errno(call)),
     }
 }
 
@@ -41,14 +41,31 @@ fn remedy(call: &str, errno: Errno) -> &'static str {
     }
 }
 
+fn remedy_without_errno(call: &str) -> &'static str {
+    match call {
+        "reactor" => {
+            "call `into_async` inside a running tokio runtime, or enable the feature `async-io`"
+        }
+        _ => UNKNOWN,
+    }
+}
+
+/// How two programs come to the same value of `what`.
+pub(super) fn agree(what: &str) -> &'static str {
+    match what {
+        "schema" => "give `Connect` and the builder of the channel the same `schema`",
+        _ => "build both with the same version of this crate",
+    }
+}
+
 /// Why a lane or its socket has no room.
 pub(super) fn full(unread: u64, limit: u64, is_socket: bool) -> String {
     match is_socket {
         true => "the queue of transferables is full; wait until some were received".to_owned(),
         false => format!(
-            "{unread} of at most {limit} bytes are unread, and the rest, some of it reserved, has \
-             no place for the message in one piece; wait for room, which an open burst makes by \
-             being committed, or give the channel a higher limit"
+            "{unread} of at most {limit} bytes are unread, and the rest is too short, reserved, or \
+             in pieces; wait until the peer receives, as `post_message_timeout` does, commit an \
+             open burst, or give the channel a higher `limit`"
         ),
     }
 }
