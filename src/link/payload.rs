@@ -61,7 +61,10 @@ pub type PostSerializer<'a> = HighSerializer<PayloadWriter<'a>, ArenaHandle<'a>,
 /// ```
 #[diagnostic::on_unimplemented(
     message = "`{Self}` cannot be posted as a message",
-    note = "add `#[derive(rkyv::Archive, rkyv::Serialize, messageport::SafeArchive)]` to the type"
+    note = "a type of yours needs \
+            `#[derive(rkyv::Archive, rkyv::Serialize, messageport::SafeArchive)]`",
+    note = "text is posted by `post_text`, bytes by `post_bytes`; \
+            inside a value write `String` for `&str`, and `Vec<T>` for `&[T]`"
 )]
 pub trait Post: Receive + for<'a> Serialize<PostSerializer<'a>> {}
 

@@ -384,6 +384,8 @@ impl IntoListenerResult for () {
     }
 }
 
+// Without this attribute an error would be about `dyn Error`, and not about what is returned.
+#[diagnostic::do_not_recommend]
 impl<E: Into<Box<dyn std::error::Error + Send + Sync>>> IntoListenerResult for Result<(), E> {
     fn into_result(self) -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
         self.map_err(Into::into)
