@@ -119,7 +119,10 @@ pub use group::broadcast::BroadcastChannel;
 #[cfg(not(messageport_loom))]
 pub use group::collection::{CollectionError, Member, MemberId, PortCollection};
 #[cfg(not(messageport_loom))]
-pub use link::archive::{ArchiveCheck, Receive, SafeArchive, pool::ReceiveDeserializer};
+pub use link::archive::{
+    ArchiveCheck, Receive, SafeArchive,
+    pool::{ReceiveDeserializer, ReceiveOwned},
+};
 #[cfg(not(messageport_loom))]
 pub use link::buffer::{Buffer, BufferMut};
 #[cfg(not(messageport_loom))]
@@ -154,7 +157,7 @@ pub use port::{
     pool::{BufferPool, PooledError},
     receiver::Receiver,
     sender::Sender,
-    transfer::{IntoFdError, TransferError, Transferable},
+    transfer::{IntoFdError, TransferError, TransferList, Transferable},
     typed::{TypedBurst, TypedError, TypedEvent, TypedIter, TypedPort},
 };
 pub use rkyv;

@@ -9,7 +9,7 @@ use crate::port::MessagePort;
 use crate::port::event::MessageEvent;
 use crate::port::receiver::Receiver;
 use crate::port::sender::Sender;
-use crate::port::transfer::{TransferError, Transferable};
+use crate::port::transfer::{TransferError, TransferList};
 use crate::ring::notifier::Wait;
 use std::cell::Cell;
 use std::sync::OnceLock;
@@ -183,10 +183,10 @@ impl Sender {
     pub fn post_message_with_timeout<T: Post>(
         &self,
         value: &T,
-        transfer: impl Into<Vec<Transferable>>,
+        transfer: impl TransferList,
         timeout: Duration,
     ) -> Result<(), TransferError> {
-        let mut list = transfer.into();
+        let mut list = transfer.into_list();
         let posted = self.retry(timeout, || {
             match self.post_message_with(value, std::mem::take(&mut list)) {
                 Ok(()) => Ok(()),
@@ -411,7 +411,7 @@ impl MessagePort {
     pub fn post_message_with_timeout<T: Post>(
         &self,
         value: &T,
-        transfer: impl Into<Vec<Transferable>>,
+        transfer: impl TransferList,
         timeout: Duration,
     ) -> Result<(), TransferError> {
         self.sender().post_message_with_timeout(value, transfer, timeout)

@@ -10,7 +10,7 @@ use crate::port::MessagePort;
 use crate::port::message::Message;
 use crate::port::receiver::Receiver;
 use crate::port::sender::Sender;
-use crate::port::transfer::{TransferError, Transferable};
+use crate::port::transfer::{TransferError, TransferList};
 use atomic_waker::AtomicWaker;
 use futures_core::Stream;
 use futures_sink::Sink;
@@ -156,7 +156,7 @@ impl AsyncPort {
     pub fn post_message_with<T: Post>(
         &mut self,
         value: &T,
-        transfer: impl Into<Vec<Transferable>>,
+        transfer: impl TransferList,
     ) -> Result<(), TransferError> {
         self.sender.post_message_with(value, transfer)
     }
@@ -206,7 +206,7 @@ impl AsyncSender {
     pub fn post_message_with<T: Post>(
         &mut self,
         value: &T,
-        transfer: impl Into<Vec<Transferable>>,
+        transfer: impl TransferList,
     ) -> Result<(), TransferError> {
         self.sender.post_message_with(value, transfer)
     }

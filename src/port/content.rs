@@ -2,7 +2,7 @@
 //! an owned message.
 
 use crate::error::{BufferError, MessageError};
-use crate::link::archive::pool::ReceiveDeserializer;
+use crate::link::archive::pool::ReceiveOwned;
 use crate::link::archive::{self, Receive};
 use crate::link::attachment::{Arrived, Attachment, AttachmentKind, Attachments};
 use crate::link::buffer::Buffer;
@@ -13,7 +13,7 @@ use crate::wire::record::Format;
 use rkyv::api::high::HighValidator;
 use rkyv::bytecheck::CheckBytes;
 use rkyv::rancor::BoxedError;
-use rkyv::{Archive, Deserialize, Portable};
+use rkyv::{Archive, Portable};
 use std::mem;
 use std::os::fd::OwnedFd;
 
@@ -39,10 +39,7 @@ where
     archive::access_by_rkyv::<T::Archived, BoxedError>(of.content()).map_err(invalid::<T>)
 }
 
-pub(crate) fn deserialize<T>(of: &impl Content) -> Result<T, MessageError>
-where
-    T: Receive<Archived: Deserialize<T, ReceiveDeserializer>>,
-{
+pub(crate) fn deserialize<T: ReceiveOwned>(of: &impl Content) -> Result<T, MessageError> {
     require(of, Format::Archive)?;
     archive::deserialize::<T>(of.content()).map_err(invalid::<T>)
 }

@@ -1,7 +1,7 @@
 //! What arrives: a message that borrows its port.
 
 use crate::error::MessageError;
-use crate::link::archive::pool::ReceiveDeserializer;
+use crate::link::archive::pool::ReceiveOwned;
 use crate::link::archive::{self, Receive};
 use crate::link::attachment::{AttachmentKind, Attachments};
 use crate::link::buffer::Buffer;
@@ -15,7 +15,7 @@ use crate::wire::record::Format;
 use rkyv::api::high::HighValidator;
 use rkyv::bytecheck::CheckBytes;
 use rkyv::rancor::BoxedError;
-use rkyv::{Archive, Deserialize, Portable};
+use rkyv::{Archive, Portable};
 use std::fmt;
 use std::os::fd::OwnedFd;
 
@@ -138,7 +138,7 @@ impl<'p> MessageEvent<'p> {
     ///
     /// A value that several `Rc` or `Arc` pointers shared at the sender is shared again in the
     /// result, by pointers of the same type. A type that contains itself behind such a pointer
-    /// needs an implementation by hand: see [`ReceiveDeserializer`].
+    /// needs an implementation by hand: see [`ReceiveDeserializer`](crate::ReceiveDeserializer).
     ///
     /// # Errors
     /// As [`data`](Self::data), and whatever the deserialisation itself refuses.
@@ -150,10 +150,7 @@ impl<'p> MessageEvent<'p> {
     /// assert_eq!(words, ["a"]);
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
-    pub fn deserialize<T>(&self) -> Result<T, MessageError>
-    where
-        T: Receive<Archived: Deserialize<T, ReceiveDeserializer>>,
-    {
+    pub fn deserialize<T: ReceiveOwned>(&self) -> Result<T, MessageError> {
         content::deserialize(self)
     }
 

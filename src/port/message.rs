@@ -2,7 +2,7 @@
 
 use crate::error::MessageError;
 use crate::link::archive::Receive;
-use crate::link::archive::pool::ReceiveDeserializer;
+use crate::link::archive::pool::ReceiveOwned;
 use crate::link::attachment::{AttachmentKind, Attachments};
 use crate::link::buffer::Buffer;
 use crate::link::in_use;
@@ -15,7 +15,7 @@ use crate::wire::record::Format;
 use rkyv::api::high::HighValidator;
 use rkyv::bytecheck::CheckBytes;
 use rkyv::rancor::BoxedError;
-use rkyv::{Archive, Deserialize, Portable};
+use rkyv::{Archive, Portable};
 use std::cell::RefCell;
 use std::fmt;
 use std::os::fd::OwnedFd;
@@ -107,10 +107,7 @@ impl Message {
     ///
     /// # Errors
     /// As [`MessageEvent::deserialize`].
-    pub fn deserialize<T>(&self) -> Result<T, MessageError>
-    where
-        T: Receive<Archived: Deserialize<T, ReceiveDeserializer>>,
-    {
+    pub fn deserialize<T: ReceiveOwned>(&self) -> Result<T, MessageError> {
         content::deserialize(self)
     }
 

@@ -13,7 +13,7 @@ use crate::port::burst::Burst;
 use crate::port::cancel::{Canceller, Switch};
 use crate::port::loan::Loan;
 use crate::port::pool::PooledError;
-use crate::port::transfer::{TransferError, Transferable};
+use crate::port::transfer::{TransferError, TransferList, Transferable};
 use crate::ring::notifier::Wait;
 use crate::wire::record::{CloseKind, Format};
 use std::cell::{Cell, RefCell, RefMut};
@@ -100,9 +100,9 @@ impl Sender {
     pub fn post_message_with<T: Post>(
         &self,
         value: &T,
-        transfer: impl Into<Vec<Transferable>>,
+        transfer: impl TransferList,
     ) -> Result<(), TransferError> {
-        self.post_with(transfer.into(), |sending, items| sending.post_value_with(value, items))
+        self.post_with(transfer.into_list(), |sending, items| sending.post_value_with(value, items))
     }
 
     /// Posts bytes and what moves with them. See
@@ -113,9 +113,9 @@ impl Sender {
     pub fn post_bytes_with(
         &self,
         bytes: &[u8],
-        transfer: impl Into<Vec<Transferable>>,
+        transfer: impl TransferList,
     ) -> Result<(), TransferError> {
-        self.post_with(transfer.into(), |sending, items| {
+        self.post_with(transfer.into_list(), |sending, items| {
             sending.post_bytes_with(bytes, Format::Bytes, items)
         })
     }
@@ -128,9 +128,9 @@ impl Sender {
     pub fn post_text_with(
         &self,
         text: &str,
-        transfer: impl Into<Vec<Transferable>>,
+        transfer: impl TransferList,
     ) -> Result<(), TransferError> {
-        self.post_with(transfer.into(), |sending, items| {
+        self.post_with(transfer.into_list(), |sending, items| {
             sending.post_bytes_with(text.as_bytes(), Format::Text, items)
         })
     }

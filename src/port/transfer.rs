@@ -55,9 +55,55 @@ impl From<Buffer> for Transferable {
     }
 }
 
+// Without this attribute an error would list what converts into an `OwnedFd`.
+#[diagnostic::do_not_recommend]
 impl<T: Into<OwnedFd>> From<T> for Transferable {
     fn from(descriptor: T) -> Transferable {
         Transferable::Descriptor(descriptor.into())
+    }
+}
+
+/// A transfer list: an array of [`Transferable`]s, or anything else that converts into a `Vec` of
+/// them.
+///
+/// Implemented for all such types; do not implement it yourself.
+///
+/// ```
+/// use messageport::{Buffer, MessageChannel, Transferable};
+/// use std::{fs::File, io};
+///
+/// let channel = MessageChannel::new()?;
+/// let (buffer, file) = (Buffer::from_slice(b"bytes")?, File::open("/dev/null")?);
+/// channel.port1.post_text_with("an array", [buffer.into(), file.into()])?;
+///
+/// let files: Vec<Transferable> =
+///     (0..3).map(|_| Ok(File::open("/dev/null")?.into())).collect::<io::Result<_>>()?;
+/// channel.port1.post_text_with("a vector", files)?;
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+///
+/// Each item needs its own `into`:
+///
+/// ```compile_fail,E0277
+/// let carrier = messageport::MessageChannel::new().unwrap();
+/// let moving = messageport::MessageChannel::new().unwrap().port1;
+/// let _ = carrier.port1.post_text_with("a port", [moving]);
+/// ```
+#[diagnostic::on_unimplemented(
+    message = "`{Self}` is not a transfer list",
+    label = "expected `[port.into(), buffer.into()]`",
+    note = "put every port, buffer and descriptor into an array or a vector, each with `.into()`"
+)]
+pub trait TransferList {
+    /// Converts it into a vector.
+    fn into_list(self) -> Vec<Transferable>;
+}
+
+// Without this attribute an error would list what converts into a `Vec`.
+#[diagnostic::do_not_recommend]
+impl<T: Into<Vec<Transferable>>> TransferList for T {
+    fn into_list(self) -> Vec<Transferable> {
+        self.into()
     }
 }
 
@@ -154,7 +200,7 @@ impl MessagePort {
     pub fn post_message_with<T: Post>(
         &self,
         value: &T,
-        transfer: impl Into<Vec<Transferable>>,
+        transfer: impl TransferList,
     ) -> Result<(), TransferError> {
         self.sender().post_message_with(value, transfer)
     }
@@ -167,7 +213,7 @@ impl MessagePort {
     pub fn post_bytes_with(
         &self,
         bytes: &[u8],
-        transfer: impl Into<Vec<Transferable>>,
+        transfer: impl TransferList,
     ) -> Result<(), TransferError> {
         self.sender().post_bytes_with(bytes, transfer)
     }
@@ -180,7 +226,7 @@ impl MessagePort {
     pub fn post_text_with(
         &self,
         text: &str,
-        transfer: impl Into<Vec<Transferable>>,
+        transfer: impl TransferList,
     ) -> Result<(), TransferError> {
         self.sender().post_text_with(text, transfer)
     }

@@ -2,14 +2,13 @@
 
 use crate::error::{AsIoError, MessageError, PostError, RecvError, into_io_error};
 use crate::link::archive::Receive;
-use crate::link::archive::pool::ReceiveDeserializer;
+use crate::link::archive::pool::ReceiveOwned;
 use crate::link::payload::Post;
 use crate::port::MessagePort;
 use crate::port::burst::Burst;
 use crate::port::event::MessageEvent;
 use crate::port::listener::{Event, IntoListenerResult};
-use crate::port::transfer::{TransferError, Transferable};
-use rkyv::Deserialize;
+use crate::port::transfer::{TransferError, TransferList};
 use std::fmt;
 use std::marker::PhantomData;
 use std::ops::Deref;
@@ -137,7 +136,7 @@ impl<Rx: Receive, Tx: Post> TypedPort<Rx, Tx> {
     pub fn post_message_with(
         &self,
         value: &Tx,
-        transfer: impl Into<Vec<Transferable>>,
+        transfer: impl TransferList,
     ) -> Result<(), TransferError> {
         self.port.post_message_with(value, transfer)
     }
@@ -151,7 +150,7 @@ impl<Rx: Receive, Tx: Post> TypedPort<Rx, Tx> {
     pub fn post_message_with_timeout(
         &self,
         value: &Tx,
-        transfer: impl Into<Vec<Transferable>>,
+        transfer: impl TransferList,
         timeout: Duration,
     ) -> Result<(), TransferError> {
         self.port.post_message_with_timeout(value, transfer, timeout)
@@ -337,7 +336,7 @@ impl<'p, Rx: Receive> TypedEvent<'p, Rx> {
     /// What the deserialisation itself refuses. The port stays usable.
     pub fn deserialize(&self) -> Result<Rx, MessageError>
     where
-        Rx::Archived: Deserialize<Rx, ReceiveDeserializer>,
+        Rx: ReceiveOwned,
     {
         self.event.deserialize()
     }

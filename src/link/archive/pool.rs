@@ -144,11 +144,51 @@ macro_rules! deserialize_shared {
 deserialize_shared!(Rc, rc::Weak<T>, RcFlavor);
 deserialize_shared!(Arc, sync::Weak<T>, ArcFlavor);
 
+/// A type that can be received as an owned value.
+///
+/// Implemented for all types that derive [`rkyv::Archive`], [`rkyv::Deserialize`] and
+/// [`SafeArchive`](derive@crate::SafeArchive), and for std's types; do not implement it yourself.
+///
+/// ```
+/// use messageport::{MessagePort, ReceiveOwned};
+/// use std::error::Error;
+///
+/// fn receive<T: ReceiveOwned>(port: &MessagePort) -> Result<T, Box<dyn Error>> {
+///     Ok(port.recv()?.deserialize()?)
+/// }
+/// # let channel = messageport::MessageChannel::new()?;
+/// # channel.port1.post_message(&7u32)?;
+/// # assert_eq!(receive::<u32>(&channel.port2)?, 7);
+/// # Ok::<(), Box<dyn Error>>(())
+/// ```
+///
+/// Without `rkyv::Deserialize` a message can only be borrowed, by
+/// [`data`](crate::MessageEvent::data):
+///
+/// ```compile_fail,E0277
+/// use messageport::{MessageChannel, rkyv};
+///
+/// #[derive(rkyv::Archive, rkyv::Serialize, messageport::SafeArchive)]
+/// struct Order { id: u64 }
+///
+/// let channel = MessageChannel::new().unwrap();
+/// let order: Order = channel.port1.recv().unwrap().deserialize().unwrap();
+/// ```
+#[diagnostic::on_unimplemented(
+    message = "`{Self}` cannot be received as an owned value",
+    label = "needs `rkyv::Deserialize`",
+    note = "`{Self}` and the types of its fields need \
+            `#[derive(rkyv::Archive, rkyv::Deserialize, messageport::SafeArchive)]`",
+    note = "without `rkyv::Deserialize`, borrow the archived value by `data`"
+)]
+pub trait ReceiveOwned: Receive<Archived: Deserialize<Self, ReceiveDeserializer>> + Sized {}
+
+// Without this attribute an error would name only traits of rkyv.
+#[diagnostic::do_not_recommend]
+impl<T: Receive<Archived: Deserialize<T, ReceiveDeserializer>>> ReceiveOwned for T {}
+
 /// An owned value of an archive, checked.
-pub(crate) fn deserialize<T>(bytes: &[u8]) -> Result<T, BoxedError>
-where
-    T: Receive<Archived: Deserialize<T, ReceiveDeserializer>>,
-{
+pub(crate) fn deserialize<T: ReceiveOwned>(bytes: &[u8]) -> Result<T, BoxedError> {
     access::<T>(bytes)?.deserialize(&mut ReceiveDeserializer { made: HashMap::new() })
 }
 
