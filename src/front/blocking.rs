@@ -313,7 +313,7 @@ impl MessagePort {
     }
 
     /// Iterates over messages, and waits for each; the iterator ends when [`recv`](Self::recv)
-    /// would fail.
+    /// would fail. Call `recv` after it to learn why.
     ///
     /// ```
     /// let channel = messageport::MessageChannel::new()?;
