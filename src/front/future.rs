@@ -97,6 +97,9 @@ impl MessagePort {
     /// [`AddError`] with the port, if the reactor refuses its descriptors, or if there is no
     /// reactor: with the feature `tokio` and without `async-io`, this is so outside a tokio
     /// runtime.
+    ///
+    /// # Panics
+    /// In a tokio runtime that was built without `enable_io` or `enable_all`.
     #[cfg_attr(docsrs, doc(cfg(any(feature = "tokio", feature = "async-io"))))]
     pub fn into_async(self) -> Result<AsyncPort, AddError> {
         let wakers = Arc::new(Wakers::default());

@@ -36,6 +36,9 @@ use std::time::Duration;
 /// the process that made it; after a `kill -9` the next listener takes it over. `systemd-tmpfiles`
 /// does not remove it. The listener makes each client's channel, so the sizes of its builder apply.
 ///
+/// A listener is `Send` but not `Sync`: one thread accepts, and gives each port to another one. To
+/// end, that thread calls [`accept_timeout`](Self::accept_timeout) in a loop.
+///
 /// HTML:
 /// [`SharedWorker`](https://html.spec.whatwg.org/#shared-workers-and-the-sharedworker-interface)
 /// and its `connect` event.
