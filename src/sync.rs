@@ -43,6 +43,8 @@ pub(crate) enum Site {
     LookForHop,
     /// A release gives back the control records after the message as well.
     ReleaseControls,
+    /// A consumer that has released quietly looks for a sleeper.
+    LookAfterBatch,
     /// A slot's count is stored after its bytes were used.
     ReturnSlot,
     /// A slot's count is loaded before its bytes are written again.
@@ -95,7 +97,7 @@ mod weakened {
     use super::{AtomicU32, Ordering, Site};
     use std::cell::Cell;
 
-    pub(crate) const ALL_SITES: [Site; 18] = [
+    pub(crate) const ALL_SITES: [Site; 19] = [
         Site::PublishTail,
         Site::ReadTail,
         Site::PublishHead,
@@ -109,6 +111,7 @@ mod weakened {
         Site::Disarm,
         Site::LookForHop,
         Site::ReleaseControls,
+        Site::LookAfterBatch,
         Site::ReturnSlot,
         Site::TakeSlot,
         Site::Request,

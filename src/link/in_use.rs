@@ -7,8 +7,13 @@ use std::collections::{TryReserveError, VecDeque};
 
 /// Private memory for messages: one entry for each message in use. Free entries keep their memory,
 /// up to a bound, for later messages. A handle is the number of an entry.
+///
+/// Usually one message at a time is in use, and is short: it takes the first entry, which costs a
+/// flag. Other messages take the other entries.
 #[derive(Debug, Default)]
 pub(crate) struct CopySlab {
+    first: Vec<Block>,
+    is_first_in_use: bool,
     /// The buffers, all of length 0: a message in use is found by its start.
     entries: Vec<Vec<Block>>,
     /// The last one is used next: its memory is warm.
@@ -20,15 +25,31 @@ pub(crate) struct CopySlab {
 }
 
 impl CopySlab {
-    /// The free entry that is taken next, if there is one.
+    /// A free entry for a message of `count` blocks; it may have too little memory.
     #[inline(always)]
-    pub(crate) fn next(&mut self) -> Option<(u64, &mut Vec<Block>)> {
+    pub(crate) fn next(&mut self, count: usize) -> Option<(u64, &mut Vec<Block>)> {
+        if !self.is_first_in_use && count <= self.first.capacity() {
+            return Some((FIRST, &mut self.first));
+        }
+        self.next_other()
+    }
+
+    fn next_other(&mut self) -> Option<(u64, &mut Vec<Block>)> {
         let entry = *self.free.last()?;
         Some((entry, &mut self.entries[entry as usize]))
     }
 
+    /// Takes the entry that `next` has returned.
     #[inline(always)]
-    pub(crate) fn take_next(&mut self) {
+    pub(crate) fn take(&mut self, entry: u64) {
+        if entry == FIRST {
+            self.is_first_in_use = true;
+        } else {
+            self.take_other();
+        }
+    }
+
+    fn take_other(&mut self) {
         if let Some(entry) = self.free.pop() {
             self.idle -= self.bytes_of(entry);
         }
@@ -36,36 +57,61 @@ impl CopySlab {
 
     /// Gives the entry that is taken next room for a message of `len` bytes.
     pub(crate) fn make_room(&mut self, len: usize) -> Result<(), TryReserveError> {
-        let entry = match self.free.last() {
-            Some(entry) => *entry,
-            None => {
-                self.entries.push(Vec::new());
-                self.free.push(self.entries.len() as u64 - 1);
-                self.entries.len() as u64 - 1
-            }
-        };
+        let count = len.div_ceil(size_of::<Block>());
+        if !self.is_first_in_use && len <= MOST_IN_FIRST {
+            return self.first.try_reserve_exact(count);
+        }
+        let entry = self.free_entry();
         let before = self.bytes_of(entry);
-        self.entries[entry as usize].try_reserve_exact(len.div_ceil(size_of::<Block>()))?;
+        self.entries[entry as usize].try_reserve_exact(count)?;
         self.idle += self.bytes_of(entry) - before;
         Ok(())
     }
 
-    /// Gives the entry that is taken next other memory; `make_room` has made sure of an entry.
-    pub(crate) fn replace_next(&mut self, blocks: Vec<Block>) {
-        let entry = *self.free.last().expect("a free entry");
+    /// A free entry with this memory instead of its own; `take` takes it.
+    pub(crate) fn next_with(&mut self, blocks: Vec<Block>) -> (u64, &mut Vec<Block>) {
+        let entry = self.free_entry();
         self.idle -= self.bytes_of(entry);
         self.entries[entry as usize] = blocks;
         self.is_shared = true;
         self.idle += self.bytes_of(entry);
+        (entry, &mut self.entries[entry as usize])
+    }
+
+    /// The entry, other than the first, that is taken next.
+    fn free_entry(&mut self) -> u64 {
+        if self.free.is_empty() {
+            self.entries.push(Vec::new());
+            self.free.push(self.entries.len() as u64 - 1);
+        }
+        self.free[self.free.len() - 1]
     }
 
     /// Takes the memory of an entry that is in use. The entry itself is put back later, empty.
     pub(crate) fn take_memory(&mut self, entry: u64) -> Vec<Block> {
-        std::mem::take(&mut self.entries[entry as usize])
+        match entry {
+            FIRST => std::mem::take(&mut self.first),
+            entry => std::mem::take(&mut self.entries[entry as usize]),
+        }
     }
 
+    /// Puts an entry back if it is the first; returns whether it was.
     #[inline(always)]
+    pub(crate) fn put_first(&mut self, entry: u64) -> bool {
+        let is_first = entry == FIRST;
+        if is_first {
+            self.is_first_in_use = false;
+        }
+        is_first
+    }
+
     pub(crate) fn put(&mut self, entry: u64) {
+        if !self.put_first(entry) {
+            self.put_other(entry);
+        }
+    }
+
+    fn put_other(&mut self, entry: u64) {
         let idle = self.idle + self.bytes_of(entry);
         self.free.push(entry);
         if idle <= MOST_POOLED_BYTES && self.free.len() <= MOST_POOLED {
@@ -82,11 +128,10 @@ impl CopySlab {
             free(memory);
         }
         if self.free.len() == self.entries.len() && self.entries.len() > MOST_ENTRIES {
-            *self = CopySlab::default();
+            (self.entries, self.free, self.idle) = (Vec::new(), Vec::new(), 0);
         }
     }
 
-    #[inline(always)]
     fn bytes_of(&self, entry: u64) -> usize {
         self.entries[entry as usize].capacity() * size_of::<Block>()
     }
@@ -139,21 +184,21 @@ impl LentRecords {
         !self.is_sole && self.positions.is_empty()
     }
 
+    /// Gives the sole one back; returns whether there was one.
+    #[inline(always)]
+    pub(crate) fn give_back_sole(&mut self) -> bool {
+        let was_sole = std::mem::take(&mut self.is_sole);
+        self.first += u64::from(was_sole);
+        was_sole
+    }
+
     /// Gives one back. Returns the position up to which everything is free now, if that has moved
     /// and some are still in use: the start of the oldest, after the control records that lead to
     /// it.
-    #[inline(always)]
     pub(crate) fn give_back(&mut self, number: u64) -> Option<u64> {
-        if self.is_sole {
-            self.is_sole = false;
-            self.first += 1;
+        if self.give_back_sole() {
             return None;
         }
-        self.give_back_of_many(number)
-    }
-
-    #[cold]
-    fn give_back_of_many(&mut self, number: u64) -> Option<u64> {
         self.positions[(number - self.first) as usize].1 = true;
         let before = self.first;
         while let Some((_, true)) = self.positions.front() {
@@ -165,6 +210,9 @@ impl LentRecords {
     }
 }
 
+/// The handle of the first entry, and the longest message that it takes.
+const FIRST: u64 = u64::MAX;
+const MOST_IN_FIRST: usize = 64 << 10;
 /// The most buffers, and bytes in them, that are kept for later messages.
 const MOST_POOLED: usize = 16;
 const MOST_POOLED_BYTES: usize = 2 << 20;
@@ -180,8 +228,9 @@ mod tests {
         let mut taken = Vec::new();
         for _ in 0..count {
             slab.make_room(len).expect("there is memory");
-            taken.push(slab.next().expect("there is a free entry").0);
-            slab.take_next();
+            let entry = slab.next(len / size_of::<Block>()).expect("there is a free entry").0;
+            slab.take(entry);
+            taken.push(entry);
         }
         taken.into_iter().for_each(|entry| slab.put(entry));
     }

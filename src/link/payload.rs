@@ -5,26 +5,16 @@
 //! safe function hands out a reference to memory that an untrusted process can write.
 #![allow(unsafe_code)]
 
-// Miri and AddressSanitizer see nothing of what assembly does.
-#[cfg_attr(
-    all(target_arch = "x86_64", not(any(miri, fuzzing, messageport_portable))),
-    path = "payload/x86_64.rs"
-)]
-#[cfg_attr(
-    not(all(target_arch = "x86_64", not(any(miri, fuzzing, messageport_portable)))),
-    path = "payload/portable.rs"
-)]
-mod wide;
+mod copy;
 
 use crate::error::SystemError;
 use crate::link::archive::{self, Receive, SafeArchive};
 use crate::link::region::Region;
 use crate::ring::consumer::Record;
-use crate::ring::memory::Memory;
+use crate::ring::memory::{Grant, Memory, Window};
 use crate::ring::producer::Producer;
 use crate::ring::route::Plan;
-use crate::sync::{AtomicU64, Ordering};
-use crate::wire::record::Format;
+use crate::wire::record::{Format, HEADER_LEN, record_len};
 use rkyv::Serialize;
 use rkyv::api::high::HighSerializer;
 use rkyv::rancor::{BoxedError, Fallible, Source, Strategy};
@@ -32,7 +22,7 @@ use rkyv::ser::allocator::{Arena, ArenaHandle};
 use rkyv::ser::{Positional, Serializer, Writer, sharing::Share};
 use std::marker::PhantomData;
 use std::ops::Range;
-use std::ptr::{self, NonNull};
+use std::ptr::NonNull;
 
 /// The serializer that [`post_message`](crate::MessagePort::post_message) passes to a value.
 pub type PostSerializer<'a> = HighSerializer<PayloadWriter<'a>, ArenaHandle<'a>, BoxedError>;
@@ -122,7 +112,7 @@ impl Writer<BoxedError> for PayloadWriter<'_> {
             // SAFETY: (room) `end` was just compared with it.
             let place = unsafe { self.start.add(self.written) };
             // SAFETY: as above; a slice of ours cannot overlap the ring.
-            unsafe { copy(bytes, place) };
+            unsafe { copy::copy(bytes, place) };
         } else if self.room == 0 && self.start != NonNull::dangling() {
             // SAFETY: (room) it is a vector, borrowed for as long as this lives.
             unsafe { append(self.start.cast(), bytes) }?;
@@ -163,6 +153,18 @@ pub(crate) fn serialize<T: Post>(
             PayloadWriter::new(start, plan.payload_room() as usize)
         }
     };
+    run(value, writer, arena).map(|written| written as u64)
+}
+
+/// Fast path of `serialize`: into the grant of the record.
+#[inline(always)]
+pub(crate) fn serialize_in<T: Post>(
+    value: &T,
+    grant: &Grant<'_>,
+    arena: &mut Arena,
+) -> Result<u64, BoxedError> {
+    // (room) by (planned): see `fill_grant`.
+    let writer = PayloadWriter::new(grant.payload(), grant.payload_len() as usize);
     run(value, writer, arena).map(|written| written as u64)
 }
 
@@ -230,13 +232,22 @@ pub(crate) fn wipe(producer: &Producer, plan: &Plan) {
     unsafe { place.as_ptr().write_bytes(0, len as usize) };
 }
 
+/// Fast path of `fill`: copies `bytes` into the grant of their record.
+#[inline(always)]
+pub(crate) fn fill_grant(grant: &Grant<'_>, bytes: &[u8]) {
+    assert!(bytes.len() as u64 <= grant.payload_len(), "more bytes than the grant has");
+    // SAFETY: (planned) a grant of a producer is at its cursor, and its bytes are the producer's.
+    // It is long enough, and its payload 16-aligned; no slice of ours overlaps it.
+    unsafe { copy::copy_in(bytes, grant.payload()) };
+}
+
 /// Copies `bytes` to where `plan` says.
 #[inline(always)]
 pub(crate) fn fill(producer: &Producer, plan: &Plan, bytes: &[u8]) {
     let place = planned(producer, plan, bytes.len() as u64);
     // SAFETY: (planned) the place is the producer's and long enough, and a payload's first byte is
     // 16-aligned; no slice of ours overlaps it.
-    unsafe { copy_in(bytes, place) };
+    unsafe { copy::copy_in(bytes, place) };
 }
 
 /// The bytes of a message that is being written: in the ring of a trusted peer, or private.
@@ -338,32 +349,32 @@ pub(crate) enum PayloadHandle {
 }
 
 impl Payload {
-    /// Copies a record's payload out of the area, once, into `blocks`, which the slab keeps
-    /// unchanged until `handle` comes back. `None` if they are too few.
+    /// Copies the payload of the consumer's next record out of the area, once, into `blocks`, which
+    /// the slab keeps unchanged until `handle` comes back. `None` if they are too few.
     #[inline(always)]
     pub(crate) fn copied(
-        memory: &Memory,
+        window: &Window,
         record: &Record,
         blocks: &mut Vec<Block>,
         handle: u64,
     ) -> Option<Payload> {
-        let count = (record.len as usize).div_ceil(size_of::<Block>());
+        let count = blocks_of(record.len);
         if count > blocks.capacity() {
             return None;
         }
-        let from = memory.bytes(record.payload_offset, (count * size_of::<Block>()) as u64);
-        wide::prefetch(from, record.len as usize);
+        let from = window.payload((count * size_of::<Block>()) as u64);
+        copy::prefetch(from, record.len as usize);
         let start = NonNull::from(blocks.spare_capacity_mut()).cast::<u8>();
         // SAFETY: the source was just checked, and starts at a multiple of 16; there is room for
         // `count` blocks, which no other code has.
-        unsafe { copy_out(from, start, count) };
+        unsafe { copy::copy_out(from, start, count) };
         Some(Payload { start, traits: traits_of(record) | IS_COPY, handle })
     }
 
     /// A payload that [`copy_further`] has copied out in full. The slab keeps `blocks` as they are
     /// until `handle` comes back.
     pub(crate) fn of_copy(record: &Record, blocks: &mut Vec<Block>, handle: u64) -> Payload {
-        let count = (record.len as usize).div_ceil(size_of::<Block>());
+        let count = blocks_of(record.len);
         assert_eq!(blocks.len(), count, "the copy of another payload, or a part of one");
         Payload {
             start: NonNull::from(blocks.as_mut_slice()).cast(),
@@ -372,11 +383,12 @@ impl Payload {
         }
     }
 
-    /// A record's payload in the ring of a trusted peer, released when `handle` is given back.
+    /// The payload of the consumer's next record in the ring of a trusted peer, released when
+    /// `handle` is given back.
     #[inline(always)]
-    pub(crate) fn in_ring(memory: &Memory, record: &Record, handle: u64) -> Payload {
-        let start = memory.bytes(record.payload_offset, u64::from(record.len));
-        wide::prefetch(start, record.len as usize);
+    pub(crate) fn in_ring(window: &Window, record: &Record, handle: u64) -> Payload {
+        let start = window.payload(u64::from(record.len));
+        copy::prefetch(start, record.len as usize);
         Payload { start, traits: traits_of(record), handle }
     }
 
@@ -416,7 +428,7 @@ pub(crate) fn copy_further(
     blocks: &mut Vec<Block>,
     most: usize,
 ) -> bool {
-    let (done, all) = (blocks.len(), (record.len as usize).div_ceil(size_of::<Block>()));
+    let (done, all) = (blocks.len(), blocks_of(record.len));
     let count = most.min(all - done);
     assert!(done + count <= blocks.capacity(), "more blocks than there is room for");
     let (offset, len) = (done * size_of::<Block>(), count * size_of::<Block>());
@@ -424,10 +436,16 @@ pub(crate) fn copy_further(
     let to = NonNull::from(blocks.spare_capacity_mut()).cast::<u8>();
     // SAFETY: the source was just checked, and starts at a multiple of 16; there is room for
     // `count` blocks after those that are there, which no other code has.
-    unsafe { copy_out(from, to, count) };
+    unsafe { copy::copy_out(from, to, count) };
     // SAFETY: as many were just written.
     unsafe { blocks.set_len(done + count) };
     done + count == all
+}
+
+/// Blocks that a payload of `len` bytes takes.
+#[inline(always)]
+pub(crate) fn blocks_of(len: u32) -> usize {
+    (record_len(u64::from(len)) - HEADER_LEN) as usize / size_of::<Block>()
 }
 
 /// Empty memory with room for a copy of `len` bytes. `None` if the allocation fails.
@@ -451,38 +469,10 @@ pub(crate) fn into_blocks(payload: &Payload, mut memory: Vec<Block>) -> Vec<Bloc
     memory
 }
 
-/// Copies `count` blocks that a peer may write at the same time. Which bytes of such a write are
-/// seen is unspecified; each is loaded once.
-///
-/// # Safety
-/// `from` must be valid for reads by atomic words, `to` for writes, both of `count` blocks and
-/// aligned like one; they must not overlap.
-#[inline(always)]
-unsafe fn copy_out(from: NonNull<u8>, to: NonNull<u8>, count: usize) {
-    // SAFETY: upheld by the caller, see `# Safety`.
-    let done = unsafe { wide::copy_out(from, to, count) };
-    for word in 2 * done..2 * count {
-        // SAFETY: upheld by the caller, see `# Safety`.
-        let place = unsafe { from.cast::<u64>().add(word) };
-        // SAFETY: valid and aligned as above; the peer may write at the same time, and relaxed
-        // atomic loads make that a value and not a data race.
-        let value = unsafe { AtomicU64::from_ptr(place.as_ptr()) }.load(Ordering::Relaxed);
-        // SAFETY: upheld by the caller, see `# Safety`.
-        let copy = unsafe { to.cast::<u64>().add(word) };
-        // SAFETY: as above, and a block is aligned for words.
-        unsafe { copy.write(value) };
-    }
-}
-
 /// Length in the low half, format above it.
 #[inline(always)]
 fn traits_of(record: &Record) -> u64 {
-    let format = match record.format {
-        Format::Archive => 0,
-        Format::Bytes => 1,
-        Format::Text => 2,
-    };
-    u64::from(record.len) | format << 32
+    u64::from(record.len) | (record.format as u64) << 32
 }
 
 /// Set in the traits of a private copy.
@@ -504,27 +494,6 @@ pub(crate) fn blocks_as_bytes_mut(blocks: &mut [Block]) -> &mut [u8] {
 pub(crate) fn blocks_as_bytes(blocks: &[Block]) -> &[u8] {
     // SAFETY: as above.
     unsafe { std::slice::from_raw_parts(blocks.as_ptr().cast(), size_of_val(blocks)) }
-}
-
-/// Copies a message into its record.
-///
-/// # Safety
-/// `to` must be 16-aligned and valid for writes of `from.len()` bytes that do not overlap `from`.
-#[inline(always)]
-unsafe fn copy_in(from: &[u8], to: NonNull<u8>) {
-    // SAFETY: upheld by the caller, see `# Safety`.
-    let done = unsafe { wide::copy_in(from, to) };
-    // SAFETY: upheld by the caller; `done` is at most the length.
-    let rest = unsafe { to.add(done) };
-    // SAFETY: upheld by the caller, see `# Safety`.
-    unsafe { copy(&from[done..], rest) };
-}
-
-/// # Safety
-/// `to` must be valid for writes of `from.len()` bytes that do not overlap `from`.
-unsafe fn copy(from: &[u8], to: NonNull<u8>) {
-    // SAFETY: upheld by the caller, see `# Safety`.
-    unsafe { ptr::copy_nonoverlapping(from.as_ptr(), to.as_ptr(), from.len()) };
 }
 
 /// Names the serializer's parts, so that a change of rkyv's that breaks [`PostSerializer`] is a

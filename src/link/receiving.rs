@@ -10,7 +10,7 @@ use crate::link::attachment::Attachments;
 use crate::link::end::{Event, Half};
 use crate::link::endpoint::{Endpoint, Sleeper};
 use crate::link::in_use::{CopySlab, LentRecords};
-use crate::link::payload::{Block, Payload, PayloadHandle};
+use crate::link::payload::{Block, Payload, PayloadHandle, blocks_of};
 use crate::link::pool::PeerPool;
 use crate::link::receiving::chunks::{Polled, Unfinished};
 use crate::os::clock::Deadline;
@@ -51,6 +51,8 @@ pub(crate) struct Receiving {
     waits_for_reaper: bool,
     /// Whether a poll waits a moment for that.
     is_patient: bool,
+    /// Whether messages are taken in a batch: the look for a waiting sender comes at its end.
+    is_in_batch: bool,
     /// Whether the last poll was of a caller that serves other ports in between.
     is_in_turns: bool,
     /// How many descriptors that nothing takes such a caller receives.
@@ -97,6 +99,7 @@ impl Receiving {
             short_since: None,
             waits_for_reaper: false,
             is_patient: true,
+            is_in_batch: false,
             is_in_turns: false,
             share: Share::default(),
             cost: 0,
@@ -280,8 +283,27 @@ impl Receiving {
         }
     }
 
+    /// Fast path of `give_back`: the only message in use, to which nothing is attached. Returns
+    /// whether it was.
+    #[inline(always)]
+    pub(crate) fn give_back_fast(&mut self, handle: PayloadHandle) -> bool {
+        if !self.attachments.is_empty() {
+            return false;
+        }
+        match handle {
+            PayloadHandle::Copy(number) => self.copies.put_first(number),
+            PayloadHandle::Lent(_) => {
+                let was_sole = self.lent.give_back_sole();
+                if was_sole {
+                    // Control records that were passed meanwhile are released as well.
+                    self.release(self.consumer.position());
+                }
+                was_sole
+            }
+        }
+    }
+
     /// Takes a message's memory back, and releases its bytes if they were in the ring.
-    #[inline]
     pub(crate) fn give_back(&mut self, handle: PayloadHandle) {
         let free = match handle {
             PayloadHandle::Copy(number) => return self.copies.put(number),
@@ -391,23 +413,24 @@ impl Receiving {
     #[inline(always)]
     fn take(&mut self, record: &Record) -> Option<Payload> {
         if self.end.is_trusted() {
-            self.consumer.take(record);
             (self.empty_looks, self.pools_in_a_row) = (0, 0);
             let start = record.end.wrapping_sub(record_len(u64::from(record.len)));
             let handle = self.lent.lend(start);
-            return Some(Payload::in_ring(self.consumer.memory(), record, handle));
+            let payload = Payload::in_ring(self.consumer.window(), record, handle);
+            self.consumer.take(record);
+            return Some(payload);
         }
-        let (handle, blocks) = self.copies.next()?;
-        let payload = Payload::copied(self.consumer.memory(), record, blocks, handle)?;
-        self.finish_copy(record);
+        let (handle, blocks) = self.copies.next(blocks_of(record.len))?;
+        let payload = Payload::copied(self.consumer.window(), record, blocks, handle)?;
+        self.finish_copy(record, handle);
         Some(payload)
     }
 
-    /// Steps over a message whose copy is in the next entry of the slab.
+    /// Steps over a message whose copy is in a free entry of the slab, and takes the entry.
     #[inline(always)]
-    fn finish_copy(&mut self, record: &Record) {
+    fn finish_copy(&mut self, record: &Record, handle: u64) {
         (self.empty_looks, self.pools_in_a_row) = (0, 0);
-        self.copies.take_next();
+        self.copies.take(handle);
         self.consumer.take(record);
         self.release(record.end);
     }
@@ -503,6 +526,19 @@ impl Receiving {
         self.release(self.consumer.position());
     }
 
+    /// From now on, until `end_batch`, messages are released without a look for a waiting sender
+    /// while more are known.
+    pub(crate) fn begin_batch(&mut self) {
+        self.is_in_batch = true;
+    }
+
+    /// Looks for a waiting sender, if a batch has not.
+    pub(crate) fn end_batch(&mut self) {
+        self.is_in_batch = false;
+        let wake = self.consumer.end_batch();
+        self.wake(wake);
+    }
+
     /// Whether this half was closed here, or has moved.
     pub(crate) fn is_finished(&self) -> bool {
         self.end.state().is_closed_here(Half::Receiving)
@@ -524,6 +560,12 @@ impl Receiving {
 
     #[inline(always)]
     fn release(&mut self, position: u64) {
+        if self.is_in_batch
+            && position == self.consumer.position()
+            && self.consumer.release_quietly()
+        {
+            return;
+        }
         let wake = self.consumer.release(position);
         self.wake(wake);
     }

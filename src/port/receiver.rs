@@ -171,12 +171,30 @@ impl Receiver {
 
     #[inline(always)]
     pub(crate) fn give_back(&self, handle: PayloadHandle) {
+        if !self.receiving.borrow_mut().give_back_fast(handle) {
+            self.give_back_slow(handle);
+        }
+    }
+
+    #[cold]
+    #[inline(never)]
+    fn give_back_slow(&self, handle: PayloadHandle) {
         let mut receiving = self.receiving.borrow_mut();
         receiving.give_back(handle);
         if let Some(attachments) = receiving.take_attachments(handle) {
             drop(receiving);
             attachments.close_unclaimed();
         }
+    }
+
+    /// See [`Receiving::begin_batch`].
+    pub(crate) fn begin_batch(&self) {
+        self.receiving.borrow_mut().begin_batch();
+    }
+
+    /// See [`Receiving::end_batch`].
+    pub(crate) fn end_batch(&self) {
+        self.receiving.borrow_mut().end_batch();
     }
 
     /// How many descriptors were received, with messages or without, since the last call.

@@ -6,13 +6,14 @@
 
 use crate::error::Corruption;
 use crate::ring::cursor::{Cursor, distance};
-use crate::ring::memory::Memory;
+use crate::ring::memory::{Memory, Window};
 use crate::ring::notifier::{self, Wake};
 use crate::ring::segment::{Geometry, Span};
 use crate::sync::{Ordering, Site, ordering, step};
 use crate::wire::layout::RECORD_ALIGN;
 use crate::wire::record::{Attached, CloseKind, Format, HEADER_LEN, Header, record_len};
 
+mod batch;
 mod controls;
 mod sleep;
 
@@ -20,15 +21,20 @@ mod sleep;
 /// starts at a multiple of 16.
 /// INVARIANT (owner): the bytes from `released` to `tail` are this end's to read, as far as the
 /// producer keeps the protocol.
+/// INVARIANT (window): the window begins at the cursor and ends with its segment, unless it is
+/// closed.
 #[derive(Debug)]
 pub(crate) struct Consumer {
-    memory: Memory,
+    /// Fast path: the bytes in which the next records are.
+    window: Window,
     geometry: Geometry,
     cursor: Cursor,
     /// Of the segment that the cursor is in.
     span: Span,
     released: u64,
     tail: u64,
+    /// Whether something was released without a look for a waiting producer.
+    owes_look: bool,
     /// Control records since the last message.
     controls: u32,
     messages: u64,
@@ -68,12 +74,13 @@ impl Consumer {
         let wakes = consumed.wakes.load(Ordering::Relaxed);
         let (span, controls) = (geometry.span(cursor.segment), 0);
         Consumer {
-            memory,
+            window: Window::new(memory),
             geometry,
             cursor,
             span,
             released,
             tail,
+            owes_look: false,
             controls,
             messages,
             bytes,
@@ -86,16 +93,20 @@ impl Consumer {
     /// any fault.
     #[inline(always)]
     pub(crate) fn peek_fast(&mut self) -> Option<Record> {
-        if self.cursor.position == self.tail {
-            self.refresh_tail().ok()?;
-            if self.cursor.position == self.tail {
-                return None;
-            }
+        let mut known = distance(self.tail, self.cursor.position);
+        if known == 0 {
+            known = self.refresh_tail().ok()?;
         }
-        let words = self.memory.read_header(self.cursor.offset_in(self.span));
-        let (len, format) = Header::decode_message(words)?;
-        (record_len(u64::from(len)) <= self.available())
-            .then(|| self.at(len, format, Attached::Nothing))
+        // An empty lane, or a window that the slow path has to open.
+        let available = known.min(self.window.left());
+        if available < HEADER_LEN {
+            return None;
+        }
+        let (len, format) = Header::decode_message(self.window.read_header())?;
+        if record_len(u64::from(len)) > available {
+            return None;
+        }
+        Some(self.at(len, format, Attached::Nothing))
     }
 
     /// Whether the producer has committed something that was not taken yet. For loops that look
@@ -103,7 +114,7 @@ impl Consumer {
     #[inline]
     pub(crate) fn has_news(&self) -> bool {
         // Relaxed: the look that follows loads it again, and orders.
-        self.memory.lane().producer.tail.load(Ordering::Relaxed) != self.cursor.position
+        self.window.memory().lane().producer.tail.load(Ordering::Relaxed) != self.cursor.position
     }
 
     /// Looks at the next message. It returns the same one until it is taken.
@@ -120,6 +131,7 @@ impl Consumer {
             }
             match self.read_header()? {
                 Header::Message { len, format, attached } => {
+                    self.open_window();
                     return Ok(Peek::Message(self.at(len, format, attached)));
                 }
                 Header::Close { kind } => return Ok(Peek::Closed(kind)),
@@ -143,6 +155,7 @@ impl Consumer {
     #[inline(always)]
     pub(crate) fn skip(&mut self, record: &Record) {
         debug_assert_eq!(record.end, self.at(record.len, record.format, record.attached).end);
+        self.window.advance(record_len(u64::from(record.len)));
         self.cursor.position = record.end;
         self.controls = 0;
     }
@@ -159,14 +172,20 @@ impl Consumer {
             self.pass_known_controls();
             self.released = self.cursor.position;
         }
-        let lane = self.memory.lane();
+        self.publish_head();
+        let lane = self.window.memory().lane();
+        let wake = notifier::look(&lane.sleepers.room_sleeper, Site::FenceBeforeLook);
+        self.count(wake)
+    }
+
+    #[inline(always)]
+    fn publish_head(&self) {
+        let lane = self.window.memory().lane();
         // Relaxed, both: numbers for people; nothing is decided by them.
         lane.consumed.messages.store(self.messages, Ordering::Relaxed);
         lane.consumed.bytes.store(self.bytes, Ordering::Relaxed);
         // Release: pairs with the Acquire in `Producer::refresh_head`; the bytes have been read.
         lane.consumer.head.store(self.released, ordering(Site::PublishHead, Ordering::Release));
-        let wake = notifier::look(&lane.sleepers.room_sleeper, Site::FenceBeforeLook);
-        self.count(wake)
     }
 
     /// Whether bytes were passed that are not released yet.
@@ -187,7 +206,20 @@ impl Consumer {
 
     #[inline]
     pub(crate) fn memory(&self) -> &Memory {
-        &self.memory
+        self.window.memory()
+    }
+
+    /// The bytes of the fast path.
+    #[cfg(not(messageport_loom))]
+    #[inline(always)]
+    pub(crate) fn window(&self) -> &Window {
+        &self.window
+    }
+
+    /// Opens the window at the cursor, for the records from there on.
+    fn open_window(&mut self) {
+        let until_end = self.cursor.until_end_of(self.span);
+        self.window.open(self.cursor.offset_in(self.span), until_end);
     }
 
     #[inline(always)]
@@ -208,9 +240,10 @@ impl Consumer {
         distance(self.tail, self.cursor.position).min(until_end)
     }
 
+    /// Loads the tail; returns how many bytes were newly committed.
     #[inline]
-    fn refresh_tail(&mut self) -> Result<(), Corruption> {
-        let lane = self.memory.lane();
+    fn refresh_tail(&mut self) -> Result<u64, Corruption> {
+        let lane = self.window.memory().lane();
         // Acquire: pairs with the Release in `Producer::commit`; the records before it are whole.
         let tail = lane.producer.tail.load(ordering(Site::ReadTail, Ordering::Acquire));
         let committed = distance(tail, self.tail);
@@ -222,6 +255,6 @@ impl Consumer {
             return Err(Corruption::misaligned("position of the tail", committed, RECORD_ALIGN));
         }
         self.tail = tail;
-        Ok(())
+        Ok(committed)
     }
 }

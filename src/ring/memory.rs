@@ -10,16 +10,18 @@
 #![allow(unsafe_code)]
 
 #[cfg(not(messageport_loom))]
-pub(crate) use mapped::Memory;
+pub(crate) use mapped::{Grant, Memory, Window};
 #[cfg(messageport_loom)]
-pub(crate) use modelled::Memory;
+pub(crate) use modelled::{Grant, Memory, Window};
 
 #[cfg(not(messageport_loom))]
 mod mapped {
     use crate::sync::{AtomicU64, Ordering};
     use crate::wire::layout::LaneHeader;
+    use crate::wire::record::HEADER_LEN;
     use std::any::Any;
     use std::fmt;
+    use std::marker::PhantomData;
     use std::ptr::NonNull;
     use std::sync::Arc;
 
@@ -105,14 +107,163 @@ mod mapped {
         /// The two words of a header.
         #[inline]
         fn header(&self, offset: u64) -> [&AtomicU64; 2] {
-            let first = self.bytes(offset, 16).cast::<u64>();
-            debug_assert!(first.is_aligned());
-            // SAFETY: (bounds) `bytes` checked both places.
-            let second = unsafe { first.add(1) };
-            // SAFETY: (bounds) as above; offsets of headers are multiples of 16, so the words are
-            // aligned; they are only ever accessed as atomic words through here, or as payload
-            // bytes by the end that owns them.
-            [first, second].map(|word| unsafe { AtomicU64::from_ptr(word.as_ptr()) })
+            let at = self.bytes(offset, 16);
+            debug_assert!(at.cast::<u64>().is_aligned());
+            // SAFETY: (bounds) `bytes` checked both words; offsets of headers are multiples of 16.
+            unsafe { header_at(at) }
+        }
+    }
+
+    /// A lane's memory, and contiguous bytes of its area that were checked at once for the records
+    /// to come.
+    ///
+    /// INVARIANT (window): `left` bytes from `at` lie inside the area of `memory`; both are
+    /// multiples of 16.
+    pub(crate) struct Window {
+        memory: Memory,
+        at: NonNull<u8>,
+        left: u64,
+    }
+
+    // SAFETY: (window) `at` is a place in `memory`, which is Send.
+    unsafe impl Send for Window {}
+
+    impl Window {
+        /// No bytes yet.
+        pub(crate) fn new(memory: Memory) -> Window {
+            Window { at: memory.area, left: 0, memory }
+        }
+
+        #[inline(always)]
+        pub(crate) fn memory(&self) -> &Memory {
+            &self.memory
+        }
+
+        /// From now on `len` bytes from `offset`.
+        ///
+        /// # Panics
+        /// If they are outside the area or do not begin and end with a record.
+        pub(crate) fn open(&mut self, offset: u64, len: u64) {
+            assert!(offset.is_multiple_of(16) && len.is_multiple_of(16), "not whole records");
+            self.at = self.memory.bytes(offset, len);
+            self.left = len;
+        }
+
+        #[inline(always)]
+        pub(crate) fn close(&mut self) {
+            self.left = 0;
+        }
+
+        #[inline(always)]
+        pub(crate) fn left(&self) -> u64 {
+            self.left
+        }
+
+        /// Steps over a record; closes if that goes beyond the end.
+        #[inline(always)]
+        pub(crate) fn advance(&mut self, record: u64) {
+            debug_assert!(record.is_multiple_of(16));
+            if record <= self.left {
+                // SAFETY: (window) just compared with what is left.
+                self.at = unsafe { self.at.add(record as usize) };
+                self.left -= record;
+            } else {
+                self.left = 0;
+            }
+        }
+
+        /// The place of the next record, if it is not longer than what is left.
+        #[inline(always)]
+        pub(crate) fn grant(&self, record: u64) -> Option<Grant<'_>> {
+            debug_assert!(record >= 16 && record.is_multiple_of(16));
+            let grant = Grant { at: self.at, len: record, _window: PhantomData };
+            (record <= self.left).then_some(grant)
+        }
+
+        /// Reads the header of the next record, each word once.
+        ///
+        /// # Panics
+        /// If the window is closed.
+        #[inline(always)]
+        pub(crate) fn read_header(&self) -> [u64; 2] {
+            // Relaxed: ordered by the tail that was loaded before.
+            assert!(self.left >= 16, "a closed window");
+            // SAFETY: (window) just compared with what is left.
+            unsafe { header_at(self.at) }.map(|word| word.load(Ordering::Relaxed))
+        }
+
+        /// Where the `len` payload bytes of the next record are.
+        ///
+        /// # Panics
+        /// If the window does not hold them.
+        #[inline(always)]
+        pub(crate) fn payload(&self, len: u64) -> NonNull<u8> {
+            assert!(self.left >= 16 && len <= self.left - 16, "outside the window");
+            // SAFETY: (window) just compared with what is left.
+            unsafe { self.at.add(16) }
+        }
+    }
+
+    /// A place for one record in a window.
+    ///
+    /// INVARIANT (grant): `len` bytes from `at` lie inside the area of a memory that is borrowed
+    /// for `'w`; both are multiples of 16, and `len` is at least 16.
+    #[derive(Clone, Copy)]
+    pub(crate) struct Grant<'w> {
+        at: NonNull<u8>,
+        len: u64,
+        _window: PhantomData<&'w Window>,
+    }
+
+    impl Grant<'_> {
+        /// Bytes of the record, header included.
+        #[inline(always)]
+        pub(crate) fn len(&self) -> u64 {
+            self.len
+        }
+
+        /// Bytes of the payload.
+        #[inline(always)]
+        pub(crate) fn payload_len(&self) -> u64 {
+            self.len - HEADER_LEN
+        }
+
+        /// Where the payload goes.
+        #[inline(always)]
+        pub(crate) fn payload(&self) -> NonNull<u8> {
+            // SAFETY: (grant).
+            unsafe { self.at.add(16) }
+        }
+
+        /// Writes the record's header.
+        #[inline(always)]
+        pub(crate) fn write_header(&self, words: [u64; 2]) {
+            // SAFETY: (grant).
+            let [first, second] = unsafe { header_at(self.at) };
+            // Relaxed: published by the tail that follows.
+            first.store(words[0], Ordering::Relaxed);
+            second.store(words[1], Ordering::Relaxed);
+        }
+    }
+
+    /// The two words of a header.
+    ///
+    /// # Safety
+    /// 16 bytes from `at` must lie inside an area for `'a`, and `at` must be 16-aligned.
+    #[inline(always)]
+    unsafe fn header_at<'a>(at: NonNull<u8>) -> [&'a AtomicU64; 2] {
+        let first = at.cast::<u64>();
+        // SAFETY: upheld by the caller, see `# Safety`.
+        let second = unsafe { first.add(1) };
+        // SAFETY: upheld by the caller; the words are only ever accessed as atomic words, or as
+        // payload bytes by the end that owns them.
+        [first, second].map(|word| unsafe { AtomicU64::from_ptr(word.as_ptr()) })
+    }
+
+    impl fmt::Debug for Window {
+        fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+            let Window { memory, at: _, left } = self;
+            f.debug_struct("Window").field("memory", memory).field("left", left).finish()
         }
     }
 
@@ -192,6 +343,71 @@ mod modelled {
         pub(crate) fn read_unit(&self, offset: u64) -> [u64; 2] {
             // SAFETY: the pointer is loom's, valid inside the closure; loom reports a conflict.
             self.units[offset as usize / 16].with(|unit| unsafe { *unit })
+        }
+    }
+
+    /// A lane, and contiguous units of it.
+    #[derive(Debug)]
+    pub(crate) struct Window {
+        memory: Memory,
+        offset: u64,
+        left: u64,
+    }
+
+    impl Window {
+        pub(crate) fn new(memory: Memory) -> Window {
+            Window { memory, offset: 0, left: 0 }
+        }
+
+        pub(crate) fn memory(&self) -> &Memory {
+            &self.memory
+        }
+
+        pub(crate) fn open(&mut self, offset: u64, len: u64) {
+            (self.offset, self.left) = (offset, len);
+        }
+
+        pub(crate) fn close(&mut self) {
+            self.left = 0;
+        }
+
+        pub(crate) fn left(&self) -> u64 {
+            self.left
+        }
+
+        pub(crate) fn advance(&mut self, record: u64) {
+            if record <= self.left {
+                (self.offset, self.left) = (self.offset + record, self.left - record);
+            } else {
+                self.left = 0;
+            }
+        }
+
+        pub(crate) fn grant(&self, record: u64) -> Option<Grant<'_>> {
+            let grant = Grant { memory: &self.memory, offset: self.offset, len: record };
+            (record <= self.left).then_some(grant)
+        }
+
+        pub(crate) fn read_header(&self) -> [u64; 2] {
+            assert!(self.left >= 16, "a closed window");
+            self.memory.read_unit(self.offset)
+        }
+    }
+
+    /// A place for one record in a window.
+    pub(crate) struct Grant<'w> {
+        memory: &'w Memory,
+        offset: u64,
+        len: u64,
+    }
+
+    impl Grant<'_> {
+        pub(crate) fn len(&self) -> u64 {
+            self.len
+        }
+
+        pub(crate) fn write_header(&self, words: [u64; 2]) {
+            self.memory.write_unit(self.offset, words);
         }
     }
 }

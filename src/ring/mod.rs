@@ -31,7 +31,12 @@
 //!
 //! Consumer: **peek → read → take → release**. A peek loads each header once, checks it, and passes
 //! control records, at most eight before a message. A release stores `head`, fences, and looks
-//! whether the producer sleeps; it also gives back the control records that follow.
+//! whether the producer sleeps; it also gives back the control records that follow. In a batch the
+//! consumer stores `head` after each message, and fences and looks once, at the batch's end.
+//!
+//! On the fast path each end has a *window*: contiguous bytes from its cursor on, whose place was
+//! checked when it was opened, so that a record costs one comparison. A place for one record in the
+//! producer's window is a *grant*.
 //!
 //! A cursor is a position, a segment, and the position at which the segment was entered. The place
 //! inside the segment is the distance between the two positions, modulo the segment's length. While
@@ -88,8 +93,9 @@
 //! | `SeeRequest` | a request, → `handover::has_request` | `Request` | the same |
 //! | `TakeRequest` | a request, → `handover::take_request` | `Request` | the same |
 //!
-//! Three steps have a site as well, though they order nothing: without `Disarm` a flag remains, and
-//! without `LookForHop` and `ReleaseControls` a producer sleeps although there is room.
+//! Four steps have a site as well, though they order nothing: without `Disarm` a flag remains, and
+//! without `LookForHop`, `ReleaseControls` and `LookAfterBatch` a producer sleeps although there is
+//! room.
 //!
 //! | Weakened | Models that fail | How |
 //! |---|---|---|
@@ -99,13 +105,14 @@
 //! | `ReadHead` to Relaxed | ring, growth | a unit is overwritten while it is read |
 //! | `ResumeHead` to Relaxed | resumed | a unit is overwritten while it is read |
 //! | `HeadAtShrink` to Relaxed | `shrink` | a unit is overwritten while it is read |
-//! | `FenceBeforeLook` deleted | messages, room, hop, slot | an endless sleep |
+//! | `FenceBeforeLook` deleted | messages, room, batch, hop, slot | an endless sleep |
 //! | `FenceBeforeSleep` deleted | messages, room, hop, `reader_gone`, slot | an endless sleep |
 //! | `FenceReaderGone` deleted | `reader_gone` | an endless sleep |
 //! | `TakeFlag` as load, then clear | take, messages | an endless sleep |
 //! | `Disarm` left out | messages, room | a flag is left |
 //! | `LookForHop` left out | `late_hop` | an endless sleep |
 //! | `ReleaseControls` left out | controls | an endless sleep |
+//! | `LookAfterBatch` left out | batch | an endless sleep |
 //! | `ReturnSlot`, `TakeSlot` to Relaxed | slot | bytes are written while they are used |
 //! | `Request` to Relaxed | request, both ways | what was done before is not seen |
 //! | `SeeRequest`, `TakeRequest` to Relaxed | request, its own way | the same |

@@ -94,6 +94,25 @@ fn room() {
     lane.run();
 }
 
+/// The same, while the consumer takes one of several messages in a batch, and then no more.
+fn batch() {
+    let mut lane = Lane::new(Geometry::new(128, 128), &[1; 4]);
+    lane.preload(3, 0);
+    let Lane { mut producer, mut consumer, bells, units, .. } = lane;
+    let producer_bells = bells.clone();
+    let posting = thread::spawn(move || {
+        assert!(post_waiting(&mut producer, &producer_bells, 3, units[3], false));
+    });
+    let record = next_waiting(&mut consumer, &bells, false);
+    read(&consumer, &record, 0, units[0]);
+    consumer.take(&record);
+    if !consumer.release_quietly() {
+        bells.room.wake(consumer.release(record.end));
+    }
+    bells.room.wake(consumer.end_batch());
+    posting.join().expect("the producer ends");
+}
+
 /// Both wait. The last message has room only after a hop. The consumer may find only the jump of
 /// that hop, and gives it back before it sleeps.
 ///
@@ -454,6 +473,7 @@ const SEEN_REQUEST: Model = Model { run: || request(handover::has_request), pree
 const TAKEN_REQUEST: Model = Model { run: || request(handover::take_request), preemptions: None };
 const MESSAGES: Model = Model { run: messages, preemptions: None };
 const ROOM: Model = Model { run: room, preemptions: None };
+const BATCH: Model = Model { run: batch, preemptions: None };
 const HOP: Model = Model { run: hop, preemptions: Some(3) };
 const LATE_HOP: Model = Model { run: late_hop, preemptions: Some(3) };
 const READER_GONE: Model = Model { run: reader_gone, preemptions: None };
@@ -522,6 +542,11 @@ mod loom_whole {
     #[test]
     fn no_room_is_slept_over() {
         ROOM.check();
+    }
+
+    #[test]
+    fn no_room_of_a_batch_is_slept_over() {
+        BATCH.check();
     }
 
     #[test]

@@ -10,27 +10,27 @@
 use crate::error::Corruption;
 use crate::ring::counters::Counters;
 use crate::ring::cursor::Cursor;
-use crate::ring::memory::Memory;
+use crate::ring::memory::{Memory, Window};
 use crate::ring::notifier::{self, Wake};
 use crate::ring::route::{Plan, State, route};
 use crate::ring::segment::{Geometry, RESERVE};
 use crate::sync::{Ordering, Site, ordering};
-use crate::wire::layout::{MAX_SEGMENTS, RECORD_ALIGN};
+use crate::wire::layout::MAX_SEGMENTS;
 use crate::wire::record::{Attached, CloseKind, Format, HEADER_LEN, Header, record_len};
 
+mod fast;
 mod room;
 
 /// INVARIANT (owner): the bytes from the cursor on, up to what `head` has released, are this end's.
-/// INVARIANT (contiguous): `contiguous` bytes from the cursor on, and `RESERVE` after them, are
-/// contiguous and keep (reserve), and the caller of `renew_contiguous` guarantees that they have
-/// pages.
+/// INVARIANT (contiguous): the window begins at the cursor, unless it is closed. Its bytes, and
+/// `RESERVE` after them, are contiguous and keep (reserve), and the caller of `renew_contiguous`
+/// guarantees that they have pages.
 #[derive(Debug)]
 pub(crate) struct Producer {
-    memory: Memory,
+    /// Fast path: bytes that may be written at the cursor without a further check.
+    window: Window,
     state: State,
     committed: u64,
-    /// Fast path: bytes that may be written at the cursor without a further check.
-    contiguous: u64,
     /// The count of messages at which the link rechecks what the ring does not know.
     recheck_at: u64,
     counters: Counters,
@@ -65,81 +65,13 @@ impl Producer {
         let head = memory.lane().consumer.head.load(ordering(Site::ResumeHead, Ordering::Acquire));
         let counters = Counters::read(&memory.lane().produced);
         Ok(Producer {
-            memory,
+            window: Window::new(memory),
             state: State::resume(geometry, cursor, head, vacated_at)?,
             committed: cursor.position,
-            contiguous: 0,
             recheck_at: counters.messages.wrapping_add(NEVER),
             committed_messages: counters.messages,
             counters,
         })
-    }
-
-    /// Fast path: the place for a record of exactly `len` payload bytes, if it fits contiguously at
-    /// the cursor on pages that exist. Otherwise `plan` finds one.
-    ///
-    /// Two compares. All of a post that finds such a place stays in registers; a result that goes
-    /// through memory is stored by words and loaded by pairs of them, which stalls.
-    #[inline(always)]
-    pub(crate) fn plan_fast(&self, len: u64) -> Option<Plan> {
-        if len > self.state.geometry.largest_in_base() || record_len(len) > self.contiguous {
-            return None;
-        }
-        if self.state.cursor.segment != 0 && self.may_shrink() {
-            return None;
-        }
-        Some(self.state.plan_at_cursor(record_len(len)))
-    }
-
-    /// Makes a recheck due after this many more messages.
-    pub(crate) fn recheck_after(&mut self, messages: u32) {
-        self.recheck_at = self.counters.messages.wrapping_add(u64::from(messages));
-    }
-
-    /// Whether the link has to check its peer before the next message.
-    #[inline(always)]
-    pub(crate) fn is_recheck_due(&self) -> bool {
-        // By the distance, as the count starts with what a former owner has left.
-        self.recheck_at.wrapping_sub(self.counters.messages) as i64 <= 0
-    }
-
-    /// The same place again: nothing was staged since `plan_fast` found it.
-    #[inline(always)]
-    pub(crate) fn plan_found_before(&self, len: u64) -> Plan {
-        debug_assert!(record_len(len) <= self.contiguous);
-        self.state.plan_at_cursor(record_len(len))
-    }
-
-    /// Fast path for a record whose length is not known yet: a place with contiguous room for
-    /// `wish` payload bytes or more.
-    #[inline(always)]
-    pub(crate) fn plan_open_fast(&self, wish: u64) -> Option<Plan> {
-        self.plan_fast(wish)?;
-        let most = record_len(self.state.geometry.largest_in_base());
-        Some(self.state.plan_at_cursor(self.contiguous.min(most)))
-    }
-
-    /// Computes the contiguous room, with `made` bytes of the current segment known to have pages.
-    pub(crate) fn renew_contiguous(&mut self, made: u64) {
-        let size = self.state.geometry.segment_len(self.state.cursor.segment);
-        let pages = if made == size { size } else { made.saturating_sub(RESERVE) };
-        let index = self.state.cursor.index_in(self.state.span);
-        self.contiguous =
-            pages.saturating_sub(index).min(self.state.room_here()) & !(RECORD_ALIGN - 1);
-    }
-
-    /// Whether it may be time to shrink: the lane seems to be empty.
-    #[inline]
-    fn may_shrink(&self) -> bool {
-        // Relaxed: `plan_shrink` loads it again, and orders.
-        let head = || self.memory.lane().consumer.head.load(Ordering::Relaxed);
-        self.state.is_settled() && head() == self.state.cursor.position
-    }
-
-    /// Whether contiguous room is left.
-    #[inline(always)]
-    pub(crate) fn has_contiguous(&self) -> bool {
-        self.contiguous != 0
     }
 
     /// Finds a place for a record of exactly `len` payload bytes.
@@ -191,13 +123,12 @@ impl Producer {
         if let Some(control) = plan.control {
             self.write_control(control);
         }
-        // The control record led here, and a plan without one begins here. Moved by one word: a
-        // cursor that is copied as a whole is stored by words and loaded by pairs, which stalls.
+        // The control record led here, and a plan without one begins here.
         debug_assert_eq!(self.state.cursor, plan.at);
         self.state.cursor.position = self.state.cursor.position.wrapping_add(record);
-        self.contiguous = self.contiguous.saturating_sub(record);
+        self.window.advance(record);
         let header = Header::Message { len, format, attached };
-        self.memory.write_header(plan.offset, header.encode());
+        self.memory().write_header(plan.offset, header.encode());
         debug_assert!(self.state.used() + RESERVE <= self.state.span.mask + 1);
         if !matches!(attached, Attached::Pool { .. }) {
             self.counters.messages = self.counters.messages.wrapping_add(1);
@@ -216,7 +147,7 @@ impl Producer {
         }
         self.committed = self.state.cursor.position;
         self.committed_messages = self.counters.messages;
-        let lane = self.memory.lane();
+        let lane = self.window.memory().lane();
         self.counters.publish(&lane.produced);
         // Release: pairs with the Acquire in `Consumer::refresh_tail`; publishes the records.
         lane.producer.tail.store(self.committed, ordering(Site::PublishTail, Ordering::Release));
@@ -255,7 +186,7 @@ impl Producer {
 
     #[inline]
     pub(crate) fn memory(&self) -> &Memory {
-        &self.memory
+        self.window.memory()
     }
 
     #[inline]
@@ -282,8 +213,8 @@ impl Producer {
 
     /// Writes a control record at the cursor, and moves to where it leads.
     fn write_control(&mut self, control: Header) {
-        self.memory.write_header(self.state.cursor.offset_in(self.state.span), control.encode());
-        self.contiguous = 0;
+        self.window.close();
+        self.memory().write_header(self.state.cursor.offset_in(self.state.span), control.encode());
         match control {
             Header::Padding { len } => {
                 self.state.cursor = self.state.cursor.advanced(HEADER_LEN + u64::from(len));
@@ -291,7 +222,7 @@ impl Producer {
             Header::Jump { segment } => {
                 let grew = u64::from(segment > self.state.cursor.segment);
                 self.counters.growth = self.counters.growth.wrapping_add(grew);
-                let line = &self.memory.lane().produced;
+                let line = &self.window.memory().lane().produced;
                 line.growth.store(self.counters.growth, Ordering::Relaxed);
                 self.state.jump_to(segment);
             }
@@ -301,7 +232,7 @@ impl Producer {
     }
 
     fn refresh_head(&mut self, site: Site) -> Result<(), Refusal> {
-        let lane = self.memory.lane();
+        let lane = self.memory().lane();
         // Acquire: pairs with the Release in `Consumer::release`; the bytes before it were read.
         let head = lane.consumer.head.load(ordering(site, Ordering::Acquire));
         self.state.release_to(head, self.committed).map_err(Refusal::Corrupt)

@@ -21,4 +21,4 @@ pub(super) unsafe fn copy_in(_from: &[u8], _to: NonNull<u8>) -> usize {
 }
 
 /// Rust has no such hint.
-pub(super) fn prefetch(_start: NonNull<u8>, _len: usize) {}
+pub(in super::super) fn prefetch(_start: NonNull<u8>, _len: usize) {}

@@ -1,12 +1,12 @@
 //! Copies by 16-byte registers, and hints to fetch lines: what x86-64 does in assembly.
 #![allow(unsafe_code)]
 
-use super::Block;
+use super::super::Block;
 use crate::wire::record::HEADER_LEN;
 use std::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
 use std::ptr::NonNull;
 
-/// Copies the whole lines of `count` blocks and returns how many blocks those have.
+/// Copies `count` blocks, and returns how many it has copied: all.
 ///
 /// # Safety
 /// As for `super::copy_out`.
@@ -22,7 +22,14 @@ pub(super) unsafe fn copy_out(from: NonNull<u8>, to: NonNull<u8>, count: usize) 
         unsafe { copy_line(line.cast(), copy.cast()) };
         done += 4;
     }
-    done
+    // Without a loop, which takes twice as many instructions.
+    for left in 1..4 {
+        if count - done >= left {
+            // SAFETY: upheld by the caller: as many blocks are left; a block is aligned.
+            unsafe { copy_block_at(from, to, done + left - 1) };
+        }
+    }
+    count
 }
 
 /// Copies what this does better than `memcpy`, from a message's start on, and returns how many
@@ -46,18 +53,8 @@ pub(super) unsafe fn copy_in(from: &[u8], to: NonNull<u8>) -> usize {
             // SAFETY: upheld by the caller: the block lies inside the message's place.
             let place = unsafe { to.add(done) };
             // SAFETY: sixteen bytes are read from a slice of as many, and written to where they
-            // belong, 16-aligned as the place's start is. In assembly, since a loop of plain copies
-            // becomes one call of `memcpy`.
-            unsafe {
-                std::arch::asm!(
-                    "movdqu {block}, [{from}]",
-                    "movdqa [{to}], {block}",
-                    from = in(reg) block.as_ptr(),
-                    to = in(reg) place.as_ptr(),
-                    block = out(xmm_reg) _,
-                    options(nostack, preserves_flags),
-                );
-            }
+            // belong, 16-aligned as the place's start is.
+            unsafe { copy_block(NonNull::from(block).cast(), place) };
             done += size_of::<Block>();
         }
     } else if from.len() >= LEAST_BY_LINES {
@@ -82,6 +79,41 @@ unsafe fn copy_lines(from: &[u8], to: NonNull<u8>) -> usize {
         done += LINE;
     }
     done
+}
+
+/// Copies the block of that number.
+///
+/// # Safety
+/// As for `copy_block`, of `number + 1` blocks.
+#[inline(always)]
+unsafe fn copy_block_at(from: NonNull<u8>, to: NonNull<u8>, number: usize) {
+    // SAFETY: upheld by the caller.
+    let block = unsafe { from.cast::<Block>().add(number) };
+    // SAFETY: upheld by the caller.
+    let copy = unsafe { to.cast::<Block>().add(number) };
+    // SAFETY: upheld by the caller.
+    unsafe { copy_block(block.cast(), copy.cast()) };
+}
+
+/// Copies a block. In assembly, since a loop of plain copies becomes one call of `memcpy`, and a
+/// peer may write where it reads.
+///
+/// # Safety
+/// `from` must be valid for reads of 16 bytes, `to` for writes of as many and 16-aligned; they must
+/// not overlap.
+#[inline(always)]
+unsafe fn copy_block(from: NonNull<u8>, to: NonNull<u8>) {
+    // SAFETY: upheld by the caller; for Rust's memory model see `copy_line`.
+    unsafe {
+        std::arch::asm!(
+            "movdqu {block}, [{from}]",
+            "movdqa [{to}], {block}",
+            from = in(reg) from.as_ptr(),
+            to = in(reg) to.as_ptr(),
+            block = out(xmm_reg) _,
+            options(nostack, preserves_flags),
+        );
+    }
 }
 
 /// Copies four blocks, by loads twice as wide as an atomic can be.
@@ -121,7 +153,10 @@ unsafe fn copy_line(from: NonNull<u8>, to: NonNull<u8>) {
 /// From the line after the header's, which is here already, to the last one with a byte of the
 /// payload, and not further: those behind may be the producer's.
 #[inline(always)]
-pub(super) fn prefetch(start: NonNull<u8>, len: usize) {
+pub(in super::super) fn prefetch(start: NonNull<u8>, len: usize) {
+    if len <= MOST_BEHIND_HEADER {
+        return;
+    }
     let from = start.addr().get();
     let first = (from - HEADER_LEN as usize) / LINE * LINE + LINE;
     for line in (first..from + len.min(MOST_PREFETCHED)).step_by(LINE) {
@@ -131,6 +166,8 @@ pub(super) fn prefetch(start: NonNull<u8>, len: usize) {
     }
 }
 
+/// Bytes of a payload that has at most one line after its header's: a copy is as fast as a hint.
+const MOST_BEHIND_HEADER: usize = LINE - HEADER_LEN as usize;
 /// Bytes of a payload whose lines are asked for at once: a core has a few dozen requests under way.
 const MOST_PREFETCHED: usize = 2 << 10;
 /// Bytes of a cache line, where it matters for speed alone.

@@ -114,12 +114,10 @@ impl Receiving {
         let Some(Unfinished { blocks, .. }) = self.unfinished.take() else {
             return self.take(record);
         };
-        self.copies.make_room(0).ok()?;
-        self.copies.replace_next(blocks);
-        let (handle, blocks) = self.copies.next()?;
+        let (handle, blocks) = self.copies.next_with(blocks);
         let payload = Payload::of_copy(record, blocks, handle);
         blocks.clear();
-        self.finish_copy(record);
+        self.finish_copy(record, handle);
         Some(payload)
     }
 }

@@ -23,7 +23,7 @@ impl Sending {
         items: &mut [Outgoing<'_>],
     ) -> Result<(), PostError> {
         let checked = self.begin_with(items)?;
-        self.write_value(value, |sending, plan, len| {
+        self.write_value(value, None, |sending, plan, len| {
             sending.move_with(plan, len, Format::Archive, checked, items)
         })?
     }
@@ -81,7 +81,7 @@ impl Sending {
         let stage = |sending: &mut Sending, plan, len| {
             sending.producer.stage_with(plan, len, Format::Archive, attached);
         };
-        match self.write_value(value, stage) {
+        match self.write_value(value, None, stage) {
             Ok(()) => {
                 // From here on the receiver of the record gives it back.
                 buffer.mark_moved();

@@ -5,7 +5,7 @@ use super::Sending;
 use crate::error::PostError;
 use crate::link::payload::{self, Post};
 use crate::ring::route::Plan;
-use crate::wire::record::{Attached, Format};
+use crate::wire::record::{Attached, Format, Header, record_len};
 use rkyv::rancor;
 use std::num::NonZeroU64;
 use std::time::Instant;
@@ -14,42 +14,37 @@ impl Sending {
     /// Serialises `value` into the ring and stages it; `commit` publishes.
     #[inline(always)]
     pub(crate) fn stage_value<T: Post>(&mut self, value: &T) -> Result<(), PostError> {
-        self.write_value(value, |sending, plan, len| {
+        // Fast path: there is contiguous room, and all of the value fits.
+        self.look_after_peer_if_due();
+        let mut len = None;
+        if !self.posts_may_fail()
+            && let Some(grant) = self.producer.open_grant(self.wish())
+        {
+            match payload::serialize_in(value, &grant, &mut self.arena) {
+                Ok(written) if written <= grant.payload_len() => {
+                    grant.write_header(Header::plain(written as u32, Format::Archive));
+                    self.last_len = written;
+                    self.producer.stage_fast(record_len(written), written as u32);
+                    return Ok(());
+                }
+                Ok(written) => len = NonZeroU64::new(written),
+                Err(error) => {
+                    let plan = self.producer.plan_open_fast(self.wish());
+                    return Err(self.not_serialized(plan.as_ref(), error));
+                }
+            }
+        }
+        self.write_value(value, len, |sending, plan, len| {
             sending.producer.stage(plan, len, Format::Archive);
         })
     }
 
     /// Serialises `value` into the place of its record, and calls `then` with its plan and length.
-    ///
-    /// Fast path: there is contiguous room, and all of the value fits. A plan that is returned from
-    /// either path goes through memory (35 of 700 instructions of a small message), so both call
-    /// `then` with it.
-    #[inline(always)]
-    pub(super) fn write_value<T: Post, R>(
-        &mut self,
-        value: &T,
-        then: impl FnOnce(&mut Sending, Plan, u32) -> R,
-    ) -> Result<R, PostError> {
-        let wish = self.wish();
-        self.look_after_peer_if_due();
-        if !self.posts_may_fail()
-            && let Some(plan) = self.producer.plan_open_fast(wish)
-        {
-            let written = self.serialize(value, Some(&plan))?;
-            if written <= plan.payload_room() {
-                self.last_len = written;
-                return Ok(then(self, plan, written as u32));
-            }
-            return self.write_value_slow(value, NonZeroU64::new(written), then);
-        }
-        self.write_value_slow(value, None, then)
-    }
-
-    /// The same in every case. `len`: what the value needs, if the fast path had too little room.
-    /// It is not zero then, and so takes one register.
+    /// `len`: what the value needs, if the fast path had too little room. It is not zero then, and
+    /// so takes one register.
     #[cold]
     #[inline(never)]
-    fn write_value_slow<T: Post, R>(
+    pub(super) fn write_value<T: Post, R>(
         &mut self,
         value: &T,
         len: Option<NonZeroU64>,
@@ -120,9 +115,11 @@ impl Sending {
         if self.posts_may_fail() {
             return false;
         }
-        let Some(plan) = self.producer.plan_fast(bytes.len() as u64) else { return false };
-        payload::fill(&self.producer, &plan, bytes);
-        self.producer.stage(plan, bytes.len() as u32, format);
+        let Some(grant) = self.producer.grant(bytes.len() as u64) else { return false };
+        let (record, len) = (grant.len(), bytes.len() as u32);
+        payload::fill_grant(&grant, bytes);
+        grant.write_header(Header::plain(len, format));
+        self.producer.stage_fast(record, len);
         true
     }
 

@@ -9,7 +9,7 @@ impl Consumer {
     /// committed bytes.
     #[inline(always)]
     pub(super) fn read_header(&self) -> Result<Header, Corruption> {
-        let words = self.memory.read_header(self.cursor.offset_in(self.span));
+        let words = self.window.memory().read_header(self.cursor.offset_in(self.span));
         let header =
             Header::decode(words).ok_or(Corruption::unknown("header of a record", words[0]))?;
         let until_end = self.cursor.until_end_of(self.span);
@@ -47,6 +47,7 @@ impl Consumer {
             Header::Message { .. } | Header::Close { .. } => unreachable!("peek stops at these"),
         };
         self.span = self.geometry.span(self.cursor.segment);
+        self.window.close();
         Ok(())
     }
 
@@ -55,7 +56,7 @@ impl Consumer {
     #[inline(always)]
     pub(super) fn pass_known_controls(&mut self) {
         if self.cursor.position != self.tail {
-            let words = self.memory.read_header(self.cursor.offset_in(self.span));
+            let words = self.window.memory().read_header(self.cursor.offset_in(self.span));
             if Header::decode_message(words).is_none() {
                 self.pass_controls();
             }

@@ -9,24 +9,24 @@ use crate::wire::record::CloseKind;
 impl Consumer {
     /// Second check of a consumer that waits for a message.
     pub(crate) fn prepare_wait(&mut self, sleep: Sleep) -> Result<Wait, Corruption> {
-        notifier::arm(&self.memory.lane().sleepers.message_sleeper, sleep);
+        notifier::arm(&self.window.memory().lane().sleepers.message_sleeper, sleep);
         let look = self.refresh_tail();
         if look.is_ok() && self.cursor.position == self.tail {
             return Ok(Wait::Sleep);
         }
         self.cancel_wait();
-        look.map(|()| Wait::Ready)
+        look.map(|_| Wait::Ready)
     }
 
     /// Takes the flag back after a sleep that did not end by a wake.
     pub(crate) fn cancel_wait(&self) {
-        notifier::disarm(&self.memory.lane().sleepers.message_sleeper);
+        notifier::disarm(&self.window.memory().lane().sleepers.message_sleeper);
     }
 
     /// Says that this lane is no longer read, and returns whether the producer waits for room in
     /// it.
     pub(crate) fn close(&mut self, kind: CloseKind) -> Wake {
-        let sleepers = &self.memory.lane().sleepers;
+        let sleepers = &self.window.memory().lane().sleepers;
         // Relaxed: it publishes nothing; ordered before the poll by the fence.
         sleepers.reader_gone.store(gone_code(kind), Ordering::Relaxed);
         // The fence in `look` pairs with the one in `arm`, as for a release.
@@ -39,7 +39,7 @@ impl Consumer {
         if wake != Wake::NoSleeper {
             self.wakes = self.wakes.wrapping_add(1);
             // Relaxed: a number for people.
-            self.memory.lane().consumed.wakes.store(self.wakes, Ordering::Relaxed);
+            self.window.memory().lane().consumed.wakes.store(self.wakes, Ordering::Relaxed);
         }
         wake
     }

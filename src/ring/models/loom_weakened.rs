@@ -56,7 +56,7 @@ fn without_the_acquire_before_a_shrink_that_model_fails() {
 
 #[test]
 fn without_the_wakers_fence_the_message_and_room_models_fail() {
-    fail_without(Site::FenceBeforeLook, LOST_WAKE, &[MESSAGES, ROOM, HOP, SLOT]);
+    fail_without(Site::FenceBeforeLook, LOST_WAKE, &[MESSAGES, ROOM, BATCH, HOP, SLOT]);
 }
 
 #[test]
@@ -90,6 +90,11 @@ fn without_giving_back_control_records_the_controls_model_fails() {
 }
 
 #[test]
+fn without_the_look_after_a_batch_its_model_fails() {
+    fail_without(Site::LookAfterBatch, LOST_WAKE, &[BATCH]);
+}
+
+#[test]
 fn without_either_order_of_its_count_the_slot_model_fails() {
     fail_without(Site::ReturnSlot, RACE, &[SLOT]);
     fail_without(Site::TakeSlot, RACE, &[SLOT]);
@@ -119,6 +124,7 @@ fn every_site_has_a_twin() {
         | Site::Disarm
         | Site::LookForHop
         | Site::ReleaseControls
+        | Site::LookAfterBatch
         | Site::ReturnSlot
         | Site::TakeSlot
         | Site::Request

@@ -35,7 +35,7 @@ impl Producer {
 
     /// Second check of a producer that waits for room for `len` payload bytes.
     pub(crate) fn prepare_wait(&mut self, len: u64, sleep: Sleep) -> Wait {
-        let flag = &self.memory.lane().sleepers.room_sleeper;
+        let flag = &self.memory().lane().sleepers.room_sleeper;
         notifier::arm(flag, sleep);
         let full = matches!(self.plan(len), Err(Refusal::Full));
         let could_hop =
@@ -49,25 +49,25 @@ impl Producer {
 
     /// Only arms the flag: the caller knows what else to look at.
     pub(crate) fn arm_room_flag(&self, sleep: Sleep) {
-        notifier::arm(&self.memory.lane().sleepers.room_sleeper, sleep);
+        notifier::arm(&self.memory().lane().sleepers.room_sleeper, sleep);
     }
 
     /// Takes the flag back after a sleep that did not end by a wake.
     pub(crate) fn cancel_wait(&self) {
-        notifier::disarm(&self.memory.lane().sleepers.room_sleeper);
+        notifier::disarm(&self.memory().lane().sleepers.room_sleeper);
     }
 
     /// What the consumer's side wrote when it left: 0 while it is there.
     #[inline]
     pub(crate) fn reader_gone(&self) -> u32 {
         // Relaxed: it publishes nothing; a sleeper's look at it is ordered by the fences.
-        self.memory.lane().sleepers.reader_gone.load(Ordering::Relaxed)
+        self.memory().lane().sleepers.reader_gone.load(Ordering::Relaxed)
     }
 
     /// Counts one post that found the lane full.
     pub(crate) fn count_full(&mut self) {
         self.counters.full = self.counters.full.wrapping_add(1);
-        self.memory.lane().produced.full.store(self.counters.full, Ordering::Relaxed);
+        self.memory().lane().produced.full.store(self.counters.full, Ordering::Relaxed);
     }
 
     /// Bytes that are committed and not released yet.
@@ -80,7 +80,7 @@ impl Producer {
     /// count is input, and may be anything; it is bounded by what was committed.
     pub(crate) fn backlog_messages(&self) -> u64 {
         // Relaxed: a number for people.
-        let taken = self.memory.lane().consumed.messages.load(Ordering::Relaxed);
+        let taken = self.memory().lane().consumed.messages.load(Ordering::Relaxed);
         self.committed_messages.saturating_sub(taken)
     }
 

@@ -1,0 +1,105 @@
+//! Copies into the ring and out of it.
+#![allow(unsafe_code)]
+
+// Miri and AddressSanitizer see nothing of what assembly does.
+#[cfg_attr(
+    all(target_arch = "x86_64", not(any(miri, fuzzing, messageport_portable))),
+    path = "x86_64.rs"
+)]
+#[cfg_attr(
+    not(all(target_arch = "x86_64", not(any(miri, fuzzing, messageport_portable)))),
+    path = "portable.rs"
+)]
+mod wide;
+
+use super::Block;
+use crate::sync::{AtomicU64, Ordering};
+use std::ptr::{self, NonNull};
+pub(super) use wide::prefetch;
+
+/// Copies `count` blocks that a peer may write at the same time. Which bytes of such a write are
+/// seen is unspecified; each is loaded once.
+///
+/// # Safety
+/// `from` must be valid for reads by atomic words, `to` for writes, both of `count` blocks and
+/// aligned like one; they must not overlap.
+#[inline(always)]
+pub(super) unsafe fn copy_out(from: NonNull<u8>, to: NonNull<u8>, count: usize) {
+    // SAFETY: upheld by the caller, see `# Safety`.
+    let done = unsafe { wide::copy_out(from, to, count) };
+    for word in 2 * done..2 * count {
+        // SAFETY: upheld by the caller, see `# Safety`.
+        let place = unsafe { from.cast::<u64>().add(word) };
+        // SAFETY: valid and aligned as above; the peer may write at the same time, and relaxed
+        // atomic loads make that a value and not a data race.
+        let value = unsafe { AtomicU64::from_ptr(place.as_ptr()) }.load(Ordering::Relaxed);
+        // SAFETY: upheld by the caller, see `# Safety`.
+        let copy = unsafe { to.cast::<u64>().add(word) };
+        // SAFETY: as above, and a block is aligned for words.
+        unsafe { copy.write(value) };
+    }
+}
+
+/// Copies a message into its record.
+///
+/// # Safety
+/// `to` must be 16-aligned and valid for writes of `from.len()` bytes that do not overlap `from`.
+#[inline(always)]
+pub(super) unsafe fn copy_in(from: &[u8], to: NonNull<u8>) {
+    // SAFETY: upheld by the caller, see `# Safety`.
+    let done = unsafe { wide::copy_in(from, to) };
+    // SAFETY: upheld by the caller; `done` is at most the length.
+    let place = unsafe { to.add(done) };
+    let rest = &from[done..];
+    if rest.len() < size_of::<Block>() {
+        // SAFETY: upheld by the caller, see `# Safety`.
+        unsafe { copy_few(rest, place) };
+    } else {
+        // SAFETY: upheld by the caller, see `# Safety`.
+        unsafe { copy(rest, place) };
+    }
+}
+
+/// Copies fewer than 16 bytes, by words that may overlap: a call of `memcpy` takes three times as
+/// many instructions.
+///
+/// # Safety
+/// As for `copy`.
+#[inline(always)]
+unsafe fn copy_few(from: &[u8], to: NonNull<u8>) {
+    if let (Some(first), Some(last)) = (from.first_chunk::<8>(), from.last_chunk::<8>()) {
+        // SAFETY: upheld by the caller.
+        unsafe { copy_ends(first, last, from.len(), to) };
+    } else if let (Some(first), Some(last)) = (from.first_chunk::<4>(), from.last_chunk::<4>()) {
+        // SAFETY: upheld by the caller.
+        unsafe { copy_ends(first, last, from.len(), to) };
+    } else {
+        for (index, byte) in from.iter().enumerate() {
+            // SAFETY: upheld by the caller.
+            let place = unsafe { to.add(index) };
+            // SAFETY: upheld by the caller.
+            unsafe { place.write(*byte) };
+        }
+    }
+}
+
+/// Copies `len` bytes of which `first` and `last` are the ends, which meet or overlap.
+///
+/// # Safety
+/// `to` must be valid for writes of `len` bytes, which is at least `N`.
+#[inline(always)]
+unsafe fn copy_ends<const N: usize>(first: &[u8; N], last: &[u8; N], len: usize, to: NonNull<u8>) {
+    // SAFETY: upheld by the caller.
+    let end = unsafe { to.add(len - N) };
+    // SAFETY: upheld by the caller; an array of bytes needs no alignment.
+    unsafe { to.cast::<[u8; N]>().write(*first) };
+    // SAFETY: as above.
+    unsafe { end.cast::<[u8; N]>().write(*last) };
+}
+
+/// # Safety
+/// `to` must be valid for writes of `from.len()` bytes that do not overlap `from`.
+pub(super) unsafe fn copy(from: &[u8], to: NonNull<u8>) {
+    // SAFETY: upheld by the caller, see `# Safety`.
+    unsafe { ptr::copy_nonoverlapping(from.as_ptr(), to.as_ptr(), from.len()) };
+}
