@@ -143,6 +143,7 @@ pub use messageport_macros::SafeArchive;
 #[cfg(not(messageport_loom))]
 pub use port::{
     MessagePort,
+    batch::TryIter,
     burst::Burst,
     cancel::Canceller,
     channel::{ChannelBuilder, MessageChannel},
@@ -158,7 +159,7 @@ pub use port::{
     receiver::Receiver,
     sender::Sender,
     transfer::{IntoFdError, TransferError, TransferList, Transferable},
-    typed::{TypedBurst, TypedError, TypedEvent, TypedIter, TypedPort},
+    typed::{TypedBurst, TypedError, TypedEvent, TypedIter, TypedPort, TypedTryIter},
 };
 pub use rkyv;
 pub use wire::record::Format;

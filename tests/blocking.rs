@@ -3,6 +3,8 @@
 
 #![allow(unsafe_code)]
 
+#[path = "blocking/batches.rs"]
+mod batches;
 #[path = "blocking/cancel.rs"]
 mod cancel;
 mod common;

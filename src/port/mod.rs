@@ -5,6 +5,7 @@
 //! [`events`] those of an event target; in [`typed`] the conversion. Those that wait are in
 //! `front`.
 
+pub(crate) mod batch;
 pub(crate) mod burst;
 pub(crate) mod cancel;
 pub(crate) mod channel;

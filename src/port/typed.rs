@@ -5,6 +5,7 @@ use crate::link::archive::Receive;
 use crate::link::archive::pool::ReceiveOwned;
 use crate::link::payload::Post;
 use crate::port::MessagePort;
+use crate::port::batch::TryIter;
 use crate::port::burst::Burst;
 use crate::port::event::MessageEvent;
 use crate::port::listener::{Event, IntoListenerResult};
@@ -56,6 +57,13 @@ pub struct TypedEvent<'p, Rx> {
 #[derive(Debug)]
 pub struct TypedIter<'p, Rx, Tx> {
     port: &'p TypedPort<Rx, Tx>,
+}
+
+/// An iterator over the messages of one type that are there; made by [`TypedPort::try_iter`].
+#[derive(Debug)]
+pub struct TypedTryIter<'p, Rx> {
+    messages: TryIter<'p>,
+    kind: PhantomData<fn() -> Rx>,
 }
 
 /// Values of one type that are staged one by one and published together; made by
@@ -226,6 +234,23 @@ impl<Rx: Receive, Tx: Post> TypedPort<Rx, Tx> {
         TypedIter { port: self }
     }
 
+    /// Iterates over the messages that are there, without waiting. See [`MessagePort::try_iter`].
+    ///
+    /// A message that is not an `Rx` is an `Err` item.
+    ///
+    /// ```
+    /// let channel = messageport::MessageChannel::new()?;
+    /// channel.port1.post_message(&1u8)?;
+    /// channel.port1.post_message(&2u8)?;
+    /// let port = channel.port2.typed::<u8, ()>();
+    /// let sum: u8 = port.try_iter().flatten().map(|event| *event.data()).sum();
+    /// assert_eq!(sum, 3);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn try_iter(&self) -> TypedTryIter<'_, Rx> {
+        TypedTryIter { messages: self.port.try_iter(), kind: PhantomData }
+    }
+
     /// Sets the handler for messages that are an `Rx`, and starts the port.
     ///
     /// See [`MessagePort::on_message`], and [`MessagePort::on_message_error`] for the other
@@ -287,6 +312,18 @@ impl<'p, Rx: Receive, Tx: Post> Iterator for TypedIter<'p, Rx, Tx> {
             Err(TypedError::Message(error)) => Some(Err(error)),
             Err(TypedError::Recv(_)) => None,
         }
+    }
+}
+
+impl<'p, Rx: Receive> Iterator for TypedTryIter<'p, Rx> {
+    type Item = Result<TypedEvent<'p, Rx>, MessageError>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        let event = self.messages.next()?;
+        Some(match event.data::<Rx>() {
+            Ok(_) => Ok(TypedEvent { event, kind: PhantomData }),
+            Err(error) => Err(error),
+        })
     }
 }
 

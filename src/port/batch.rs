@@ -1,0 +1,79 @@
+//! Receiving everything that is there in one go.
+
+use crate::port::MessagePort;
+use crate::port::event::MessageEvent;
+use crate::port::receiver::Receiver;
+
+impl MessagePort {
+    /// Iterates over the messages that are there, without waiting; the iterator ends when
+    /// [`try_recv`](Self::try_recv) finds nothing or would fail.
+    ///
+    /// The fastest way to receive many messages: a sender that sleeps until there is room is looked
+    /// for once, at the end, instead of after each message (about 6 ns each). The room of each
+    /// message is free at once for a sender that tries again by itself; one that sleeps may be
+    /// woken only when the iterator ends or is dropped. To stop early, drop it: `take(64)` does.
+    ///
+    /// ```
+    /// let channel = messageport::MessageChannel::new()?;
+    /// for number in 0..100u32 {
+    ///     channel.port1.post_message(&number)?;
+    /// }
+    /// let mut sum = 0;
+    /// for event in channel.port2.try_iter() {
+    ///     sum += event.data::<u32>()?.to_native();
+    /// }
+    /// assert_eq!(sum, 4950);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn try_iter(&self) -> TryIter<'_> {
+        TryIter::new(self.receiver(), Some(self))
+    }
+}
+
+impl Receiver {
+    /// Iterates over the messages that are there. See [`MessagePort::try_iter`].
+    pub fn try_iter(&self) -> TryIter<'_> {
+        TryIter::new(self, None)
+    }
+}
+
+/// An iterator over the messages that are there, made by [`MessagePort::try_iter`].
+///
+/// ```
+/// let channel = messageport::MessageChannel::new()?;
+/// channel.port1.post_text("only")?;
+/// let mut messages = channel.port2.try_iter();
+/// assert!(messages.next().is_some() && messages.next().is_none());
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+#[derive(Debug)]
+pub struct TryIter<'p> {
+    receiver: &'p Receiver,
+    /// An undivided port can be started meanwhile. Then its messages are delivered as events.
+    port: Option<&'p MessagePort>,
+}
+
+impl<'p> TryIter<'p> {
+    fn new(receiver: &'p Receiver, port: Option<&'p MessagePort>) -> TryIter<'p> {
+        receiver.begin_batch();
+        TryIter { receiver, port }
+    }
+}
+
+impl<'p> Iterator for TryIter<'p> {
+    type Item = MessageEvent<'p>;
+
+    #[inline]
+    fn next(&mut self) -> Option<MessageEvent<'p>> {
+        match self.port {
+            Some(port) => port.try_recv().ok().flatten(),
+            None => self.receiver.try_recv().ok().flatten(),
+        }
+    }
+}
+
+impl Drop for TryIter<'_> {
+    fn drop(&mut self) {
+        self.receiver.end_batch();
+    }
+}
