@@ -100,7 +100,12 @@ fn spinning_targets() -> Vec<Target> {
 /// Default and trusted, bytes and typed.
 fn modes(is_asleep: bool) -> impl Iterator<Item = Mode> {
     let pairs = [(false, false), (false, true), (true, false), (true, true)];
-    pairs.into_iter().map(move |(is_trusted, is_typed)| Mode { is_trusted, is_asleep, is_typed })
+    pairs.into_iter().map(move |(is_trusted, is_typed)| Mode {
+        is_trusted,
+        is_asleep,
+        is_typed,
+        is_returned: false,
+    })
 }
 
 const BYTES: [usize; 3] = [8, 64, 1 << 10];

@@ -55,7 +55,7 @@ fn ports_move(harness: &mut Harness) {
 /// Round trips through ports that have moved, and through ports that have not.
 fn moved_ports_talk(harness: &mut Harness) {
     let (core, count) = (harness.peer_core(), harness.count(50_000, 50));
-    let mode = Mode { is_trusted: true, is_asleep: false, is_typed: false };
+    let mode = Mode { is_trusted: true, is_asleep: false, is_typed: false, is_returned: false };
     let mut subjects = Vec::new();
     for bytes in [64, 1024] {
         subjects.extend(ports::round_trips(core, mode, &[bytes], count));
@@ -83,7 +83,7 @@ fn moved_ports_talk(harness: &mut Harness) {
 
 fn payloads_move(harness: &mut Harness) {
     let core = harness.peer_core();
-    let mode = Mode { is_trusted: true, is_asleep: false, is_typed: false };
+    let mode = Mode { is_trusted: true, is_asleep: false, is_typed: false, is_returned: false };
     let mut subjects = ports::round_trips(core, mode, &[64], harness.count(50_000, 50));
     for bytes in SIZES {
         let count = harness.count(((256 << 20) / bytes as u64).clamp(2, 500), 2);

@@ -168,25 +168,8 @@ impl RoundTrip for Bare {
     }
 
     fn round_trip(&mut self) {
-        let flags = MFdFlags::MFD_CLOEXEC | MFdFlags::MFD_ALLOW_SEALING;
-        let memory = memfd_create(c"bare", flags).expect("a memfd");
-        nix::unistd::ftruncate(&memory, self.bytes as i64).expect("a length");
-        // SAFETY: the descriptor was just made, and no other code has it.
-        let mut bytes = unsafe { MmapMut::map_mut(&memory) }.expect("a mapping");
-        bytes.advise(Advice::PopulateWrite).expect("pages");
-        bytes.fill(FILL);
-        drop(bytes);
-        let seals = SealFlag::F_SEAL_WRITE | SealFlag::F_SEAL_SHRINK | SealFlag::F_SEAL_GROW;
-        // EBUSY while the kernel itself uses a page, to move it, say.
-        while let Err(errno) = fcntl(&memory, FcntlArg::F_ADD_SEALS(seals)) {
-            assert_eq!(errno, Errno::EBUSY, "seals");
-            std::thread::yield_now();
-        }
-        let raw = [memory.as_raw_fd()];
-        let rights = [ControlMessage::ScmRights(&raw)];
-        let (socket, flags) = (self.socket.as_raw_fd(), MsgFlags::empty());
-        sendmsg::<UnixAddr>(socket, &[IoSlice::new(&[1])], &rights, flags, None).expect("a packet");
-        drop(memory);
+        send_bare(&self.socket, self.bytes);
+        let socket = self.socket.as_raw_fd();
         let mut sum = [0; 8];
         while nix::sys::socket::recv(socket, &mut sum, MsgFlags::MSG_DONTWAIT).is_err() {
             spin_loop();
@@ -200,10 +183,30 @@ impl RoundTrip for Bare {
     }
 }
 
-/// Plays the other side of [`Bare`].
-pub fn serve_bare(mut job: Job) {
-    let socket = job.descriptor();
-    let is_read = job.role.ends_with(":read");
+/// Makes a memfd of so many bytes, fills it, seals it and sends its descriptor.
+pub fn send_bare(socket: &OwnedFd, bytes: usize) {
+    let flags = MFdFlags::MFD_CLOEXEC | MFdFlags::MFD_ALLOW_SEALING;
+    let memory = memfd_create(c"bare", flags).expect("a memfd");
+    nix::unistd::ftruncate(&memory, bytes as i64).expect("a length");
+    // SAFETY: the descriptor was just made, and no other code has it.
+    let mut view = unsafe { MmapMut::map_mut(&memory) }.expect("a mapping");
+    view.advise(Advice::PopulateWrite).expect("pages");
+    view.fill(FILL);
+    drop(view);
+    let seals = SealFlag::F_SEAL_WRITE | SealFlag::F_SEAL_SHRINK | SealFlag::F_SEAL_GROW;
+    // EBUSY while the kernel itself uses a page, to move it, say.
+    while let Err(errno) = fcntl(&memory, FcntlArg::F_ADD_SEALS(seals)) {
+        assert_eq!(errno, Errno::EBUSY, "seals");
+        std::thread::yield_now();
+    }
+    let raw = [memory.as_raw_fd()];
+    let rights = [ControlMessage::ScmRights(&raw)];
+    let (socket, flags) = (socket.as_raw_fd(), MsgFlags::empty());
+    sendmsg::<UnixAddr>(socket, &[IoSlice::new(&[1])], &rights, flags, None).expect("a packet");
+}
+
+/// Spins until a memfd has come, maps it and lends it; `None` once the other side is gone.
+pub fn receive_bare(socket: &OwnedFd, bytes: usize, look: impl Fn(&[u8]) -> u64) -> Option<u64> {
     loop {
         let mut byte = [0];
         let mut parts = [IoSliceMut::new(&mut byte)];
@@ -215,20 +218,25 @@ pub fn serve_bare(mut job: Job) {
             spin_loop();
             continue;
         };
-        let Some(ControlMessageOwned::ScmRights(list)) =
-            message.cmsgs().expect("room for one descriptor").next()
-        else {
-            return;
-        };
+        let rights = message.cmsgs().expect("room for one descriptor").next();
+        let Some(ControlMessageOwned::ScmRights(list)) = rights else { return None };
         // SAFETY: the kernel has just made this descriptor for us.
         let memory = unsafe { OwnedFd::from_raw_fd(list[0]) };
         // SAFETY: it is sealed against every change.
-        let view = unsafe { MmapOptions::new().len(job.bytes).map_copy_read_only(&memory) };
-        let view = view.expect("a mapping");
-        let sum = if is_read { sum_of(&view) } else { 0 };
-        drop((view, memory));
+        let view = unsafe { MmapOptions::new().len(bytes).map_copy_read_only(&memory) };
+        return Some(look(&view.expect("a mapping")));
+    }
+}
+
+/// Plays the other side of [`Bare`].
+pub fn serve_bare(mut job: Job) {
+    let socket = job.descriptor();
+    let is_read = job.role.ends_with(":read");
+    let look = |bytes: &[u8]| if is_read { sum_of(bytes) } else { 0 };
+    while let Some(sum) = receive_bare(&socket, job.bytes, look) {
         let flags = MsgFlags::MSG_NOSIGNAL;
-        if nix::sys::socket::send(socket.as_raw_fd(), &sum.to_ne_bytes(), flags).is_err() {
+        let sent = nix::sys::socket::send(socket.as_raw_fd(), &sum.to_ne_bytes(), flags);
+        if sent.is_err() {
             return;
         }
     }
@@ -294,7 +302,8 @@ pub fn stream(core: usize, bytes: usize, count: u64) -> Subject {
     })
 }
 
-fn filled(bytes: usize) -> Buffer {
+/// A buffer of [`FILL`].
+pub fn filled(bytes: usize) -> Buffer {
     let mut buffer = Buffer::new(bytes).expect("memory");
     buffer.bytes_mut().expect("a fresh buffer").fill(FILL);
     buffer

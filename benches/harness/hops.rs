@@ -24,7 +24,7 @@ struct Hopped {
 }
 
 /// Trusted bytes, spinning: what has nothing beside it to hide behind.
-const MODE: Mode = Mode { is_trusted: true, is_asleep: false, is_typed: false };
+const MODE: Mode = Mode { is_trusted: true, is_asleep: false, is_typed: false, is_returned: false };
 
 pub fn round_trip(
     core: usize,

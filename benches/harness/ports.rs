@@ -17,13 +17,17 @@ pub struct Mode {
     pub is_asleep: bool,
     /// Typed messages with checked access rather than bytes.
     pub is_typed: bool,
+    /// Whether the answer to a typed message is the value that came, and not one of the other
+    /// side's own with the same number.
+    pub is_returned: bool,
 }
 
 impl Mode {
     fn variant(self) -> String {
         let trust = if self.is_trusted { "trusted" } else { "default" };
         let content = if self.is_typed { "typed" } else { "bytes" };
-        format!("{trust}-{content}")
+        let returned = if self.is_returned { "-returned" } else { "" };
+        format!("{trust}-{content}{returned}")
     }
 
     fn role(self) -> String {
@@ -36,6 +40,7 @@ impl Mode {
             is_trusted: role.contains("trusted"),
             is_asleep: role.contains("asleep"),
             is_typed: role.contains("typed"),
+            is_returned: role.contains("returned"),
         }
     }
 
@@ -124,6 +129,8 @@ pub fn serve_echo(job: Job) {
     }
     match (mode.is_typed, job.bytes) {
         (false, _) => echo_bytes(&port, mode),
+        (true, 64) if mode.is_returned => return_typed::<Order>(&port, mode),
+        (true, 1024) if mode.is_returned => return_typed::<Document>(&port, mode),
         (true, 8) => echo_typed::<Number>(&port, mode),
         (true, 64) => echo_typed::<Order>(&port, mode),
         (true, 1024) => echo_typed::<Document>(&port, mode),
@@ -149,6 +156,16 @@ fn echo_typed<T: Typed>(port: &MessagePort, mode: Mode) {
             assert_eq!(event.deserialize::<T>().expect("a valid message"), answer);
         }
         if port.post_message(&answer).is_err() {
+            return;
+        }
+    }
+}
+
+/// Answers with the value that came.
+fn return_typed<T: Typed>(port: &MessagePort, mode: Mode) {
+    while let Ok(event) = mode.receive(port) {
+        let value = event.deserialize::<T>().expect("a valid message");
+        if port.post_message(&value).is_err() {
             return;
         }
     }

@@ -58,6 +58,15 @@ impl Subject {
         Self { variant: variant.into(), bytes, count, start }
     }
 
+    /// A subject whose workload is of one of several types.
+    pub fn boxed(
+        variant: impl Into<String>,
+        bytes: usize,
+        start: impl Fn() -> Box<dyn Workload> + 'static,
+    ) -> Self {
+        Self { variant: variant.into(), bytes, count: 0, start: Box::new(start) }
+    }
+
     /// Names the subject as Criterion does.
     pub fn id(&self, group: &str) -> String {
         format!("{group}/{}/{}", self.variant, self.bytes)

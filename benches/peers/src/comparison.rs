@@ -18,10 +18,11 @@ use nix::unistd::Pid;
 use crate::harness::machine::{Distance, Machine};
 use crate::harness::measure::{Effort, Run, Series, calmest};
 use crate::harness::report::usual_distance;
+use crate::peers::crossbar;
 use crate::private::Private;
 use crate::rows::{self, Row, Work};
 use crate::runner::{self, Figures, P99, Task};
-use crate::subjects::{self, Answer, Entry, Kind, Site};
+use crate::subjects::{self, Answer, Entry, Kind, Promises, Site};
 use crate::table;
 
 /// What is to be compared.
@@ -38,6 +39,7 @@ pub struct Comparison {
 pub struct Cell {
     pub name: &'static str,
     pub kind: Kind,
+    pub promises: Promises,
     pub about: &'static str,
     /// Why it cannot do this row.
     pub lacks: Option<&'static str>,
@@ -101,7 +103,7 @@ impl Comparison {
 
     fn prepare(&self, row: Row, site: &Site) -> RowResult {
         let mut cells = Vec::new();
-        for Entry { name, kind, about, answer } in subjects::all() {
+        for Entry { name, kind, promises, about, answer } in subjects::all() {
             let is_wanted = kind == Kind::Limit
                 || self.only.is_empty()
                 || self.only.iter().any(|word| name.contains(word.as_str()));
@@ -112,7 +114,8 @@ impl Comparison {
             };
             if is_wanted {
                 let quantiles = Vec::new();
-                cells.push(Cell { name, kind, about, lacks, failure: None, quantiles });
+                let failure = None;
+                cells.push(Cell { name, kind, promises, about, lacks, failure, quantiles });
             }
         }
         let new = |cell: &Cell| Series {
@@ -185,6 +188,7 @@ fn run_of(figures: &Figures) -> Run {
 fn measure(task: &Task, limit: Duration, group: &AtomicI32) -> Result<Figures, String> {
     let mut command = Command::new(std::env::current_exe().expect("path of this executable"));
     command.env(runner::TASK, task.to_text()).env("TMPDIR", &task.directory);
+    command.env(crossbar::REGISTRY.0, format!("{}/{}", task.directory, crossbar::REGISTRY.1));
     #[cfg(feature = "aeron")]
     command.env(crate::peers::aeron::THREADING.0, crate::peers::aeron::THREADING.1);
     let errors = format!("{}/errors", task.directory);

@@ -16,6 +16,7 @@ use crate::harness::message::{CHECKED, Outgoing, Source, Tally, assert_echo};
 use crate::harness::shared::{LINE, Shared, SharedMemory};
 use crate::harness::workload::{RoundTrip, Workload};
 use crate::transport::{Invitation, Plan, Receiving, Sending, ThreadTransport, Transport};
+use crate::typed_trips;
 
 /// What the other side does.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -26,6 +27,8 @@ pub enum Part {
     Sink,
     /// Notes the time at which it received something.
     Waker,
+    /// Turns every message into a value, and sends that back.
+    TypedEcho,
 }
 
 impl Part {
@@ -34,11 +37,12 @@ impl Part {
             Self::Echo => "echo",
             Self::Sink => "sink",
             Self::Waker => "waker",
+            Self::TypedEcho => "typed-echo",
         }
     }
 
     fn of_name(name: &str) -> Self {
-        let all = [Self::Echo, Self::Sink, Self::Waker];
+        let all = [Self::Echo, Self::Sink, Self::Waker, Self::TypedEcho];
         let found = all.into_iter().find(|part| part.name() == name);
         found.unwrap_or_else(|| panic!("no part is called {name}"))
     }
@@ -83,14 +87,15 @@ pub enum Other {
 pub struct Session<O, I> {
     pub out: O,
     pub back: I,
-    plan: Plan,
+    pub plan: Plan,
     source: Source,
     signals: Signals,
     other: Other,
 }
 
 impl<O, I> Session<O, I> {
-    fn peer(&self) -> Option<u32> {
+    /// Process id of the other side, if it is another process.
+    pub fn peer(&self) -> Option<u32> {
         match &self.other {
             Other::Process(peer) => Some(peer.id()),
             Other::Thread => None,
@@ -180,6 +185,7 @@ fn play<O: Sending, I: Receiving>(
         Part::Echo => loop {
             receive(plan, &mut incoming, |message| out.send(message));
         },
+        Part::TypedEcho => typed_trips::echo(plan, &mut out, &mut incoming),
         Part::Sink => {
             let mut tally = Tally::new(&SharedMemory::open(source), plan.bytes);
             if plan.is_asleep {
@@ -208,7 +214,7 @@ fn play<O: Sending, I: Receiving>(
 
 /// Waits for one message in the way that the plan asks for.
 #[inline]
-fn receive<I: Receiving>(plan: &Plan, from: &mut I, mut take: impl FnMut(&[u8])) {
+pub fn receive<I: Receiving>(plan: &Plan, from: &mut I, mut take: impl FnMut(&[u8])) {
     if plan.is_asleep {
         return from.sleep(take);
     }

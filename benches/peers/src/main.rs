@@ -4,7 +4,11 @@
 //! measurement (`runner.rs`), and the runner starts the other side (`exchange.rs`). Both are this
 //! executable again.
 
+#[macro_use]
+mod sized;
+
 mod comparison;
+mod entries;
 mod exchange;
 mod handoffs;
 mod harness;
@@ -18,6 +22,7 @@ mod subjects;
 mod table;
 mod targets;
 mod transport;
+mod typed_trips;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -26,6 +31,7 @@ use clap::Parser;
 
 use comparison::Comparison;
 use harness::machine::Machine;
+use subjects::{Entry, Promises};
 
 /// Compares messageport with other ways of talking to another process, in one run.
 #[derive(Parser)]
@@ -80,7 +86,8 @@ fn main() -> ExitCode {
         println!("nothing measured: both sides would share one core");
         return ExitCode::SUCCESS;
     }
-    println!("{machine}{}", if arguments.quick { ", quick mode" } else { "" });
+    let mode = if arguments.quick { ", quick mode" } else { "" };
+    println!("{machine}, profile {}{mode}", table::profile());
     let comparison = Comparison {
         machine,
         is_quick: arguments.quick,
@@ -119,7 +126,8 @@ fn list() {
         println!("  {}{}  {}", row.id, if row.is_quick { "*" } else { "" }, row.title);
     }
     println!("subjects:");
-    for entry in subjects::all() {
-        println!("  {} ({})  {}", entry.name, entry.kind.name(), entry.about);
+    for Entry { name, kind, promises, about, .. } in subjects::all() {
+        let Promises { length, loss } = promises;
+        println!("  {name} ({}; length: {length}; loss: {loss})  {about}", kind.name());
     }
 }

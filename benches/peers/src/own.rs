@@ -1,6 +1,6 @@
 //! messageport itself, and the limits of the hardware and the kernel.
 
-use crate::handoffs;
+use crate::handoffs::{self, Carrying};
 use crate::harness::handoff::{self, Way};
 use crate::harness::local::{Timed, memcpy};
 use crate::harness::port_streams::{self, Posting};
@@ -8,11 +8,12 @@ use crate::harness::ports::{self, Mode};
 use crate::harness::workload::Subject;
 use crate::harness::{kernel, lines, moves, pages, plain_subjects};
 use crate::rows::{BURST, Work};
-use crate::subjects::{self, Answer, Entry, Kind, Site};
+use crate::subjects::{self, Answer, Entry, Kind, Promises, Site};
 
 /// What the hardware and the kernel take at least, and the plain ring.
 pub fn limits() -> Vec<Entry> {
-    let limit = |name, about, answer| Entry { name, kind: Kind::Limit, about, answer };
+    let promises = Promises::NONE;
+    let limit = |name, about, answer| Entry { name, kind: Kind::Limit, promises, about, answer };
     vec![
         limit("one-line", "one cache line bounced by plain atomics", |work, site| {
             line(work, site, lines::ONE_LINE)
@@ -63,7 +64,7 @@ pub fn limits() -> Vec<Entry> {
             "a fresh memfd, filled, sealed and sent by `SCM_RIGHTS`",
             |work, site| match work {
                 Work::Handoff { bytes, is_read } => {
-                    Answer::Runs(handoff::bare(site.core, bytes, is_read, 0))
+                    Answer::Runs(handoffs::bare_memfd(bytes, is_read, site))
                 }
                 _ => Answer::Absent,
             },
@@ -84,6 +85,7 @@ pub fn limits() -> Vec<Entry> {
         Entry {
             name: "plain-ring",
             kind: Kind::Reference,
+            promises: Promises::ANY,
             about: "a byte ring written for comparison: no growth, no wake-ups, no checks",
             answer: plain_ring,
         },
@@ -92,7 +94,9 @@ pub fn limits() -> Vec<Entry> {
 
 fn line(work: Work, site: &Site, variant: &str) -> Answer {
     match work {
-        Work::Trip { is_asleep: false, .. } => pick(lines::subjects(site.core, 0), variant),
+        Work::Trip { is_asleep: false, .. } | Work::Typed { .. } => {
+            pick(lines::subjects(site.core, 0), variant)
+        }
         _ => Answer::Absent,
     }
 }
@@ -129,13 +133,14 @@ fn plain_ring(work: Work, site: &Site) -> Answer {
 
 /// This crate: default and trusted, bytes and typed, loans and the ways of handing over.
 pub fn ours() -> Vec<Entry> {
-    let ours = |name, about, answer| Entry { name, kind: Kind::Ours, about, answer };
+    let promises = Promises::ANY;
+    let ours = |name, about, answer| Entry { name, kind: Kind::Ours, promises, about, answer };
     vec![
         ours("messageport", "bytes, default trust: the peer may be hostile", |work, site| {
-            ports_of(false, false, work, site)
+            ports_of(false, work, site)
         }),
         ours("messageport-trusted", "bytes, both ends trust each other", |work, site| {
-            ports_of(true, false, work, site)
+            ports_of(true, work, site)
         }),
         ours("messageport-typed", "rkyv messages, checked by the receiver", |work, site| {
             typed(false, work, site)
@@ -143,36 +148,42 @@ pub fn ours() -> Vec<Entry> {
         ours("messageport-trusted-typed", "the same on trusted ports", |work, site| {
             typed(true, work, site)
         }),
-        ours("messageport-loan", "written in the ring, trusted", |work, site| match work {
-            Work::OneWay { bytes, is_burst: false } => stream(site, bytes, true, Posting::Loan),
-            Work::OneWay { .. } => Answer::Lacks("a loan is one message"),
-            _ => Answer::Absent,
+        ours("messageport-loan", "written in the ring and read there, trusted", |work, site| {
+            match work {
+                Work::OneWay { bytes, is_burst: false } => stream(site, bytes, true, Posting::Loan),
+                Work::OneWay { .. } => Answer::Lacks("a loan is one message"),
+                _ => hand_over(work, site, Carrying::Loan),
+            }
         }),
         ours("messageport-pooled", "buffers of a pool, trusted", |work, site| {
-            hand_over(work, site, Way::Pooled)
+            hand_over(work, site, Carrying::Pooled)
         }),
         ours(
+            "messageport-pooled-answered",
+            "the same, answered by a typed message rather than by a stored word",
+            |work, site| hand_back(work, site, Way::Pooled),
+        ),
+        ours(
             "messageport-sealed",
-            "one sealed buffer sent back and forth, trusted",
-            |work, site| hand_over(work, site, Way::Sealed),
+            "one sealed buffer sent back and forth, trusted: the answer carries it back",
+            |work, site| hand_back(work, site, Way::Sealed),
         ),
         ours("messageport-fresh", "a buffer made and filled each time, trusted", |work, site| {
-            hand_over(work, site, Way::Fresh)
+            hand_over(work, site, Carrying::Fresh)
         }),
         ours("messageport-copied", "copied into the ring, trusted", |work, site| match work {
             Work::Handoff { is_read: false, .. } => Answer::Lacks("copying is reading"),
-            _ => hand_over(work, site, Way::Copied),
+            _ => hand_over(work, site, Carrying::Copied),
         }),
     ]
 }
 
-fn ports_of(is_trusted: bool, is_typed: bool, work: Work, site: &Site) -> Answer {
+fn ports_of(is_trusted: bool, work: Work, site: &Site) -> Answer {
     match work {
         Work::Trip { bytes, is_asleep } => {
-            let mode = Mode { is_trusted, is_asleep, is_typed };
-            let mut subjects = ports::round_trips(site.core, mode, &[bytes], 0);
-            Answer::Runs(subjects.remove(0))
+            trip(site, bytes, Mode { is_trusted, is_asleep, is_typed: false, ..TYPED })
         }
+        Work::Typed { .. } => Answer::Absent,
         Work::OneWay { bytes, is_burst } => {
             let posting = if is_burst { Posting::Burst } else { Posting::Single };
             stream(site, bytes, is_trusted, posting)
@@ -187,16 +198,30 @@ fn ports_of(is_trusted: bool, is_typed: bool, work: Work, site: &Site) -> Answer
 
 fn typed(is_trusted: bool, work: Work, site: &Site) -> Answer {
     match work {
-        Work::Trip { .. } => ports_of(is_trusted, true, work, site),
+        Work::Typed { bytes } => trip(site, bytes, Mode { is_trusted, ..TYPED }),
         _ => Answer::Absent,
     }
+}
+
+fn trip(site: &Site, bytes: usize, mode: Mode) -> Answer {
+    Answer::Runs(ports::round_trips(site.core, mode, &[bytes], 0).remove(0))
 }
 
 fn stream(site: &Site, bytes: usize, is_trusted: bool, posting: Posting) -> Answer {
     Answer::Runs(port_streams::one_way(site.core, bytes, 0, is_trusted, posting))
 }
 
-fn hand_over(work: Work, site: &Site, way: Way) -> Answer {
+fn hand_over(work: Work, site: &Site, carrying: Carrying) -> Answer {
+    match work {
+        Work::Handoff { bytes, is_read } => {
+            Answer::Runs(handoffs::own(carrying, bytes, is_read, site))
+        }
+        _ => Answer::Absent,
+    }
+}
+
+/// By the crate's own benchmark, whose other side answers by a message.
+fn hand_back(work: Work, site: &Site, way: Way) -> Answer {
     match work {
         Work::Handoff { bytes, is_read } => {
             Answer::Runs(handoff::handoff(site.core, way, bytes, is_read, 0))
@@ -204,3 +229,6 @@ fn hand_over(work: Work, site: &Site, way: Way) -> Answer {
         _ => Answer::Absent,
     }
 }
+
+/// Typed trips whose other side sends back what came, as that of the peers does.
+const TYPED: Mode = Mode { is_trusted: false, is_asleep: false, is_typed: true, is_returned: true };

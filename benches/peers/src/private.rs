@@ -4,7 +4,7 @@ use std::fs;
 use std::os::unix::fs::DirBuilderExt;
 use std::path::Path;
 
-use crate::peers::iceoryx;
+use crate::peers::{crossbar, iceoryx};
 
 /// A directory of this process alone.
 pub struct Private {
@@ -16,8 +16,9 @@ impl Private {
     pub fn new() -> Self {
         for entry in fs::read_dir(MEMORY).into_iter().flatten().flatten() {
             let name = entry.file_name().to_string_lossy().into_owned();
-            let number = name.strip_prefix(NAME).unwrap_or_default();
-            let pid = number.split('_').next().unwrap_or_default();
+            // The files of iceoryx2 and crossbar have the same name with a few changes.
+            let number = NAMES.iter().find_map(|begin| name.strip_prefix(begin));
+            let pid = number.unwrap_or_default().split(['_', '-']).next().unwrap_or_default();
             if pid.parse::<u32>().is_ok_and(|pid| !Path::new(&format!("/proc/{pid}")).exists()) {
                 remove(&entry.path());
             }
@@ -36,9 +37,11 @@ impl Private {
         for entry in fs::read_dir(&self.path).into_iter().flatten().flatten() {
             remove(&entry.path());
         }
-        let prefix = iceoryx::prefix(&self.path);
+        let [pool, bus] = crossbar::prefixes(&self.path);
+        let prefixes = [iceoryx::prefix(&self.path), pool, bus];
         for entry in fs::read_dir(MEMORY).into_iter().flatten().flatten() {
-            if entry.file_name().to_string_lossy().starts_with(&prefix) {
+            let name = entry.file_name().to_string_lossy().into_owned();
+            if prefixes.iter().any(|prefix| name.starts_with(prefix)) {
                 remove(&entry.path());
             }
         }
@@ -57,5 +60,7 @@ fn remove(path: &Path) {
 }
 
 const MEMORY: &str = "/dev/shm";
-/// What the directory's name begins with; iceoryx2's files have the same beginning.
+/// What the directory's name begins with.
 const NAME: &str = "messageport-peers.";
+/// That, and what the files of crossbar begin with.
+const NAMES: [&str; 3] = [NAME, "crossbar-messageport-peers_", "crossbar-pod-messageport-peers_"];

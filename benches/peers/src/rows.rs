@@ -9,6 +9,8 @@ use crate::harness::port_streams;
 pub enum Work {
     /// A message and its answer.
     Trip { bytes: usize, is_asleep: bool },
+    /// A value of several fields, sent back as it came.
+    Typed { bytes: usize },
     /// A message one way, alone or in bursts of [`BURST`].
     OneWay { bytes: usize, is_burst: bool },
     /// A large payload and its acknowledgement, read in full or not at all.
@@ -67,9 +69,10 @@ impl Work {
     /// Payload of a message.
     pub fn bytes(&self) -> usize {
         match self {
-            Self::Trip { bytes, .. } | Self::OneWay { bytes, .. } | Self::Handoff { bytes, .. } => {
-                *bytes
-            }
+            Self::Trip { bytes, .. }
+            | Self::Typed { bytes }
+            | Self::OneWay { bytes, .. }
+            | Self::Handoff { bytes, .. } => *bytes,
             _ => SMALL,
         }
     }
@@ -91,6 +94,17 @@ pub fn all() -> Vec<Row> {
             format!("trip-{}", short(bytes)),
             format!("round trip of {}, both sides spinning", long(bytes)),
             Work::Trip { bytes, is_asleep: false },
+            "two-lines",
+            is_quick,
+        ));
+    }
+    for (bytes, what, is_quick) in
+        [(64, "eight fields", true), (1 << 10, "strings and vectors, 1 KiB in all", true)]
+    {
+        rows.push(Row::new(
+            format!("trip-{}-typed", short(bytes)),
+            format!("typed round trip of {what}: sent back as they came, both sides spinning"),
+            Work::Typed { bytes },
             "two-lines",
             is_quick,
         ));

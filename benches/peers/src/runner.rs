@@ -17,7 +17,7 @@ use crate::harness::local::Timed;
 use crate::harness::machine::{Machine, Probe, Switches};
 use crate::harness::workload::{Workload, run_and_count};
 use crate::harness::{child, lines, machine};
-use crate::peers::iceoryx;
+use crate::peers::{crossbar, iceoryx};
 use crate::rows::{self, Work};
 use crate::subjects::{self, Answer, Site};
 
@@ -287,9 +287,11 @@ fn occupied(directory: &str) -> Occupied {
         }
     }
     bytes += blocks_below(Path::new(directory));
-    let prefix = iceoryx::prefix(directory);
+    let [pool, bus] = crossbar::prefixes(directory);
+    let prefixes = [iceoryx::prefix(directory), pool, bus];
     for entry in fs::read_dir("/dev/shm").into_iter().flatten().flatten() {
-        if entry.file_name().to_string_lossy().starts_with(&prefix) {
+        let name = entry.file_name().to_string_lossy().into_owned();
+        if prefixes.iter().any(|prefix| name.starts_with(prefix)) {
             bytes += entry.metadata().map_or(0, |metadata| metadata.blocks() * BLOCK);
         }
     }

@@ -2,24 +2,28 @@
 
 use std::any::Any;
 
+use crate::entries;
 use crate::exchange::{self, Echo, Invited, OneWay, Part, Wake};
 use crate::handoffs;
 use crate::harness::child::{Job, Role};
 use crate::harness::workload::{Subject, Trips};
 use crate::own;
+use crate::peers::bcast::Bcast;
+use crate::peers::bip_buffer::BipBuffer;
 use crate::peers::bytes::{Interprocess, Pipe, Seqpacket, UnixPair};
 use crate::peers::copied::Copied;
+use crate::peers::crossbar::{Bus, Crossbar};
 use crate::peers::iceoryx::Iceoryx;
+use crate::peers::iceoryx_requests;
 use crate::peers::ipc_channel::IpcChannel;
 use crate::peers::ipmpsc::Ipmpsc;
 use crate::peers::limits::{BareFutex, Slots};
 use crate::peers::messageport::Ports;
 use crate::peers::ringfire::{Blobs, Ringfire};
 use crate::peers::shmem_ipc::ShmemIpc;
-use crate::peers::threads::{Crossbeam, Rtrb, StdMpsc};
-use crate::peers::{iceoryx_requests, moving};
 use crate::rows::{BURST, Work};
 use crate::transport::{Plan, ThreadTransport, Transport};
+use crate::typed_trips;
 
 #[cfg(feature = "aeron")]
 use crate::peers::aeron::Aeron;
@@ -87,10 +91,39 @@ pub enum Answer {
     Absent,
 }
 
+/// What a subject promises of its messages.
+#[derive(Clone, Copy, Debug)]
+pub struct Promises {
+    /// How long they may be.
+    pub length: &'static str,
+    /// Whether one may be lost while both sides live.
+    pub loss: &'static str,
+}
+
+impl Promises {
+    /// Of those that carry no messages.
+    pub const NONE: Self = Self { length: "-", loss: "-" };
+    /// As long as there is memory for it; waits rather than losing one.
+    pub const ANY: Self = Self { length: "any", loss: "none" };
+    /// Each takes a place as long as the longest.
+    pub const PLACE: Self = Self { length: "up to a place", loss: "none" };
+    /// All as long.
+    pub const ONE: Self = Self { length: "one", loss: "none" };
+    /// Bytes, which both sides cut by a length that they know.
+    pub const STREAM: Self = Self { length: "stream", loss: "none" };
+
+    /// The same, but its sender overwrites what is unread: a word of this harness keeps it from
+    /// that.
+    pub const fn but_overwrites(self) -> Self {
+        Self { loss: "overwrites", ..self }
+    }
+}
+
 /// One subject.
 pub struct Entry {
     pub name: &'static str,
     pub kind: Kind,
+    pub promises: Promises,
     /// How it was used and why so.
     pub about: &'static str,
     pub answer: fn(Work, &Site) -> Answer,
@@ -100,13 +133,13 @@ pub struct Entry {
 pub type MakeHandoff = fn(usize, bool, &Site) -> Subject;
 
 /// What transports differ in besides how they carry bytes.
-struct Abilities {
-    sleeps: Result<(), &'static str>,
-    bursts: Result<(), &'static str>,
+pub struct Abilities {
+    pub sleeps: Result<(), &'static str>,
+    pub bursts: Result<(), &'static str>,
     /// Largest message.
-    most: usize,
-    handoff: Result<MakeHandoff, &'static str>,
-    transfer: Result<fn() -> Subject, &'static str>,
+    pub most: usize,
+    pub handoff: Result<MakeHandoff, &'static str>,
+    pub transfer: Result<fn() -> Subject, &'static str>,
 }
 
 impl Abilities {
@@ -124,7 +157,9 @@ impl Abilities {
             return Err("not for messages of this size");
         }
         match work {
-            Work::Trip { is_asleep: false, .. } if !spins => Err("blocks in the kernel only"),
+            Work::Trip { is_asleep: false, .. } | Work::Typed { .. } if !spins => {
+                Err("blocks in the kernel only")
+            }
             Work::Trip { is_asleep: true, .. } | Work::Wake { .. } => self.sleeps,
             Work::OneWay { is_burst: true, .. } => self.bursts,
             _ => Ok(()),
@@ -133,7 +168,7 @@ impl Abilities {
 }
 
 /// The answer of a transport between processes.
-fn between<T: Transport>(abilities: &Abilities, work: Work, site: &Site) -> Answer {
+pub fn between<T: Transport>(abilities: &Abilities, work: Work, site: &Site) -> Answer {
     if let Err(reason) = abilities.answer(work, T::SPINS) {
         return Answer::Lacks(reason);
     }
@@ -142,6 +177,10 @@ fn between<T: Transport>(abilities: &Abilities, work: Work, site: &Site) -> Answ
         Work::Trip { is_asleep, .. } => Answer::Runs(Subject::new(T::NAME, bytes, 0, move || {
             let plan = site.plan(work, is_asleep, 0);
             Trips(Echo(exchange::start::<T>(&plan, Part::Echo, site.core)))
+        })),
+        Work::Typed { .. } => Answer::Runs(Subject::boxed(T::NAME, bytes, move || {
+            let plan = site.plan(work, false, 0);
+            typed_trips::start(exchange::start::<T>(&plan, Part::TypedEcho, site.core))
         })),
         Work::OneWay { is_burst, .. } => Answer::Runs(Subject::new(T::NAME, bytes, 0, move || {
             let plan = site.plan(work, !T::SPINS, 0);
@@ -167,7 +206,7 @@ fn between<T: Transport>(abilities: &Abilities, work: Work, site: &Site) -> Answ
 }
 
 /// The answer of a transport between threads.
-fn inside<T: ThreadTransport>(abilities: &Abilities, work: Work, site: &Site) -> Answer {
+pub fn inside<T: ThreadTransport>(abilities: &Abilities, work: Work, site: &Site) -> Answer {
     if let Err(reason) = abilities.answer(work, true) {
         return Answer::Lacks(reason);
     }
@@ -190,225 +229,27 @@ fn inside<T: ThreadTransport>(abilities: &Abilities, work: Work, site: &Site) ->
             let plan = site.plan(work, false, number);
             Box::new((T::direction(&plan), T::direction(&plan)))
         })),
-        Work::Handoff { .. } | Work::Transfer => Answer::Absent,
+        Work::Typed { .. } | Work::Handoff { .. } | Work::Transfer => Answer::Absent,
     }
 }
 
-/// Calls a function for the type whose records are as long as a message.
-macro_rules! sized {
-    ($transport:ident, $bytes:expr, $otherwise:expr, $function:ident($($argument:expr),*)) => {
-        match $bytes {
-            8 => $function::<$transport<8>>($($argument),*),
-            64 => $function::<$transport<64>>($($argument),*),
-            1024 => $function::<$transport<1024>>($($argument),*),
-            4096 => $function::<$transport<4096>>($($argument),*),
-            65536 => $function::<$transport<65536>>($($argument),*),
-            _ => $otherwise,
-        }
-    };
-}
-
-/// The same for a transport whose records are written and read by pointer, so that their length is
-/// not bounded by a stack.
-macro_rules! sized_by_pointer {
-    ($transport:ident, $bytes:expr, $otherwise:expr, $function:ident($($argument:expr),*)) => {
-        match $bytes {
-            0x4_0000 => $function::<$transport<0x4_0000>>($($argument),*),
-            0x10_0000 => $function::<$transport<0x10_0000>>($($argument),*),
-            bytes => sized!($transport, bytes, $otherwise, $function($($argument),*)),
-        }
-    };
-}
-
-/// The same for a peer of the table.
-macro_rules! sized_answer {
-    ($transport:ident, $function:ident, $abilities:expr) => {
-        |work, site| {
-            let abilities = $abilities;
-            // A hand-off has no records of its size: any type of the transport answers.
-            let bytes = if matches!(work, Work::Handoff { .. }) { 64 } else { work.bytes() };
-            let otherwise = Answer::Lacks("records of fixed size, moved by value: up to 64 KiB");
-            sized!($transport, bytes, otherwise, $function(&abilities, work, site))
-        }
-    };
-}
-
-const COPIES: Abilities = Abilities::LEAST;
-const STREAMS: Abilities = Abilities { bursts: Ok(()), ..COPIES };
-const FIXED: Abilities = Abilities { bursts: Ok(()), most: 64 << 10, ..COPIES };
-const MOVES: Abilities = Abilities { most: 64 << 10, ..COPIES };
+/// Of those that copy messages and send them one by one.
+pub const COPIES: Abilities = Abilities::LEAST;
+/// With a call for several messages.
+pub const STREAMS: Abilities = Abilities { bursts: Ok(()), ..COPIES };
+/// The same, moved by value.
+pub const FIXED: Abilities = Abilities { bursts: Ok(()), most: 64 << 10, ..COPIES };
+/// Moved by value, one by one.
+pub const MOVES: Abilities = Abilities { most: 64 << 10, ..COPIES };
 
 /// All subjects, the limits first.
 pub fn all() -> Vec<Entry> {
     let mut all = own::limits();
     all.extend(own::ours());
-    all.extend(libraries());
-    #[cfg(feature = "aeron")]
-    all.push(Entry {
-        name: "aeron",
-        kind: Kind::Peer,
-        about: crate::peers::aeron::ABOUT,
-        answer: |work, site| {
-            let sleeps = Err("wakes no receiver: its idle strategies sleep for fixed times");
-            between::<Aeron>(&Abilities { sleeps, ..COPIES }, work, site)
-        },
-    });
-    all.extend(kernels());
-    all.extend(threads());
+    all.extend(entries::libraries());
+    all.extend(entries::kernels());
+    all.extend(entries::threads());
     all
-}
-
-fn libraries() -> Vec<Entry> {
-    vec![
-        Entry {
-            name: "iceoryx2",
-            kind: Kind::Peer,
-            about: "0.10, publish-subscribe of slices, loaned and written in place, no overflow, \
-                    the publisher retries; asleep with an event service beside it",
-            answer: |work, site| {
-                between::<Iceoryx>(
-                    &Abilities { handoff: Ok(handoffs::iceoryx), ..COPIES },
-                    work,
-                    site,
-                )
-            },
-        },
-        Entry {
-            name: iceoryx_requests::NAME,
-            kind: Kind::Peer,
-            about: "0.10, request-response of slices, both loaned",
-            answer: iceoryx_requests::answer,
-        },
-        Entry {
-            name: "ringfire",
-            kind: Kind::FixedPeer,
-            about: "0.5, lossless ring of fixed-size records, polled with `try_push`, `try_recv`, \
-                    bursts by `push_batch`; asleep by `FutexWait` without spins; from 4 KiB on \
-                    blobs, viewed in place, for hand-off written in place as well",
-            answer: ringfire,
-        },
-        Entry {
-            name: "shmem-ipc",
-            kind: Kind::FixedPeer,
-            about: "0.3, `sharedring` of items as long as a message, written by pointer, polled \
-                    without its event counters, received in place and as many as there are; \
-                    asleep by them",
-            answer: shmem_ipc,
-        },
-        Entry {
-            name: "shmem-ipc-copied",
-            kind: Kind::Reference,
-            about: "the same, each message copied into private memory before it is used, as a \
-                    receiver has to that does not trust its peer",
-            answer: shmem_ipc_copied,
-        },
-        Entry {
-            name: "ipmpsc",
-            kind: Kind::Peer,
-            about: "0.5, bytes by serde, borrowed from the ring with `zero_copy_context`",
-            answer: |work, site| between::<Ipmpsc>(&COPIES, work, site),
-        },
-        Entry {
-            name: "ipc-channel",
-            kind: Kind::Peer,
-            about: "0.23, bytes channels, which do not serialise; hand-off by one \
-                    `IpcSharedMemory` again and again",
-            answer: |work, site| {
-                let (handoff, transfer) = (Ok(handoffs::IPC_REUSED), Ok(moving::ipc_receiver as _));
-                between::<IpcChannel>(&Abilities { handoff, transfer, ..COPIES }, work, site)
-            },
-        },
-        Entry {
-            name: "ipc-channel-fresh",
-            kind: Kind::Peer,
-            about: "the same with a new `IpcSharedMemory` for each message",
-            answer: |work, site| match work {
-                Work::Handoff { bytes, is_read } => {
-                    Answer::Runs((handoffs::IPC_FRESH)(bytes, is_read, site))
-                }
-                _ => Answer::Absent,
-            },
-        },
-        Entry {
-            name: "interprocess",
-            kind: Kind::FixedPeer,
-            about: "2.4, a local socket, read through a buffer of 64 KiB",
-            answer: |work, site| between::<Interprocess>(&STREAMS, work, site),
-        },
-    ]
-}
-
-/// Records up to 1 KiB, blobs from there on: the crate moves records by value, for which the
-/// compiler writes megabytes of code where they are large.
-fn ringfire(work: Work, site: &Site) -> Answer {
-    let handoff = Ok(handoffs::ringfire as _);
-    let records = Abilities { handoff, ..FIXED };
-    match work {
-        Work::Handoff { .. } => between::<Ringfire<64>>(&records, work, site),
-        _ => match work.bytes() {
-            8 => between::<Ringfire<8>>(&records, work, site),
-            64 => between::<Ringfire<64>>(&records, work, site),
-            1024 => between::<Ringfire<1024>>(&records, work, site),
-            _ => between::<Blobs>(&Abilities { handoff, ..COPIES }, work, site),
-        },
-    }
-}
-
-fn kernels() -> Vec<Entry> {
-    vec![
-        Entry {
-            name: "pipe",
-            kind: Kind::FixedPeer,
-            about: "two pipes of the usual 64 KiB, a burst is one `write`, read through a buffer",
-            answer: |work, site| between::<Pipe>(&STREAMS, work, site),
-        },
-        Entry {
-            name: "seqpacket",
-            kind: Kind::Peer,
-            about: "a pair of `SOCK_SEQPACKET`, a burst is one `sendmmsg`",
-            answer: |work, site| between::<Seqpacket>(&FIXED, work, site),
-        },
-        Entry {
-            name: "unix-stream",
-            kind: Kind::FixedPeer,
-            about: "a pair of `SOCK_STREAM`, a burst is one `write`, read through a buffer",
-            answer: |work, site| match work {
-                Work::Handoff { is_read: false, .. } => Answer::Lacks("reading is receiving"),
-                _ => between::<UnixPair>(
-                    &Abilities { handoff: Ok(handoffs::unix_stream), ..STREAMS },
-                    work,
-                    site,
-                ),
-            },
-        },
-    ]
-}
-
-fn threads() -> Vec<Entry> {
-    vec![
-        Entry {
-            name: "rtrb",
-            kind: Kind::Thread,
-            about: "0.4, records moved by value, bursts by chunks",
-            answer: sized_answer!(
-                Rtrb,
-                inside,
-                Abilities { sleeps: Err("has no call that sleeps"), ..FIXED }
-            ),
-        },
-        Entry {
-            name: "crossbeam-channel",
-            kind: Kind::Thread,
-            about: "0.5, bounded, records moved by value",
-            answer: sized_answer!(Crossbeam, inside, MOVES),
-        },
-        Entry {
-            name: "std-mpsc",
-            kind: Kind::Thread,
-            about: "`sync_channel`, records moved by value",
-            answer: sized_answer!(StdMpsc, inside, MOVES),
-        },
-    ]
 }
 
 /// The answer of the throughput limit.
@@ -427,25 +268,6 @@ pub fn ports(is_trusted: bool, work: Work, site: &Site) -> Answer {
         between::<Ports<true>>(&COPIES, work, site)
     } else {
         between::<Ports<false>>(&COPIES, work, site)
-    }
-}
-
-/// The answer of shmem-ipc, whose items may be as long as a message of any row.
-fn shmem_ipc(work: Work, site: &Site) -> Answer {
-    let abilities = Abilities { handoff: Ok(handoffs::shmem_ipc), most: 1 << 20, ..FIXED };
-    // A hand-off has no records of its size: any type of the transport answers.
-    let bytes = if matches!(work, Work::Handoff { .. }) { 64 } else { work.bytes() };
-    let otherwise = Answer::Lacks("items of these lengths only: 8 B, 64 B and on, up to 1 MiB");
-    sized_by_pointer!(ShmemIpc, bytes, otherwise, between(&abilities, work, site))
-}
-
-/// The answer of what a private copy costs, where both sides spin.
-fn shmem_ipc_copied(work: Work, site: &Site) -> Answer {
-    match work {
-        Work::Trip { is_asleep: false, .. } | Work::OneWay { is_burst: false, .. } => {
-            sized!(Copied, work.bytes(), Answer::Absent, between(&FIXED, work, site))
-        }
-        _ => Answer::Absent,
     }
 }
 
@@ -470,6 +292,16 @@ fn serve_as(name: &str, invited: Invited) {
             sized_by_pointer!(ShmemIpc, bytes, unreachable!("no such item"), play(invited))
         }
         "shmem-ipc-copied" => sized!(Copied, bytes, unreachable!("no such item"), play(invited)),
+        "shm-primitives" => play::<BipBuffer>(invited),
+        "bcast" => play::<Bcast>(invited),
+        "crossbar" => play::<Crossbar<false>>(invited),
+        "crossbar-pinned" => play::<Crossbar<true>>(invited),
+        "crossbar-bus" => match bytes {
+            8 => play::<Bus<8>>(invited),
+            64 => play::<Bus<64>>(invited),
+            1024 => play::<Bus<1024>>(invited),
+            _ => unreachable!("no such value"),
+        },
         "ipmpsc" => play::<Ipmpsc>(invited),
         "ipc-channel" => play::<IpcChannel>(invited),
         "interprocess" => play::<Interprocess>(invited),
@@ -492,4 +324,13 @@ pub fn roles() -> Vec<Role> {
     roles.extend(handoffs::roles());
     roles.push(iceoryx_requests::ROLE);
     roles
+}
+
+/// What the table says below a row about a subject that was at a disadvantage.
+pub fn remark(_name: &str) -> Option<&'static str> {
+    #[cfg(feature = "aeron")]
+    if _name == "aeron" {
+        return crate::peers::aeron::remark();
+    }
+    None
 }

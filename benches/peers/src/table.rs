@@ -12,6 +12,7 @@ use crate::harness::report::{
 };
 use crate::rows::Unit;
 use crate::runner::QUANTILES;
+use crate::subjects::{self, Promises};
 
 /// The median, the least and the most of the runs that count.
 pub struct Summary {
@@ -86,6 +87,11 @@ pub fn print(result: &RowResult) {
         if let Some(reason) = &cell.failure {
             println!("{}: failed: {reason}", cell.name);
         }
+        if cell.lacks.is_none()
+            && let Some(remark) = subjects::remark(cell.name)
+        {
+            println!("{}: {remark}", cell.name);
+        }
     }
 }
 
@@ -95,7 +101,7 @@ fn headings(
     best: Option<usize>,
     has_tails: bool,
 ) -> Vec<String> {
-    let mut headings = vec!["subject", "kind", "median", "least", "most"];
+    let mut headings = vec!["subject", "kind", "length", "loss", "median", "least", "most"];
     if has_tails {
         headings.extend(["p99", "p99.9", "mean"]);
     }
@@ -120,7 +126,9 @@ fn line(
     has_tails: bool,
 ) -> Vec<String> {
     let (cell, series, unit) = (&result.cells[index], &result.series[index], result.row.unit());
-    let mut row = vec![cell.name.to_owned(), cell.kind.name().to_owned()];
+    let Promises { length, loss } = cell.promises;
+    let mut row: Vec<String> =
+        [cell.name, cell.kind.name(), length, loss].into_iter().map(str::to_owned).collect();
     let Some(Summary { median: middle, least, most }) = summary(series, usual) else {
         row.push("–".to_owned());
         return row;
@@ -170,7 +178,10 @@ fn pair_of(counted: &[&Run]) -> &'static str {
 pub fn print_legend(results: &[RowResult]) {
     println!(
         "\nMedians over the runs on the usual kind of core pair, and of those over the undisturbed \
-         ones if there were any (runs: how many of all). `/`: ratio of times, below 1 is faster. \
+         ones if there were any (runs: how many of all). length: of a message; `one`: all as \
+         long; `up to a place`: each takes as much as the longest; `stream`: no messages, cut by a \
+         length that both sides know. loss: `overwrites`: a sender overtakes its receiver, which a \
+         word of this harness prevents here. `/`: ratio of times, below 1 is faster. \
          in a row: messages that the receiver took before it found nothing once. line: round trip \
          of one cache line just before; pair: near cores share a cache. sleeps: \
          voluntary switches an operation, both sides; preempted: involuntary ones."
@@ -188,11 +199,12 @@ pub fn print_legend(results: &[RowResult]) {
 /// Writes every run of every subject, one line each.
 pub fn write_csv(path: &Path, results: &[RowResult]) -> std::io::Result<()> {
     let mut file = BufWriter::new(File::create(path)?);
-    write!(file, "row,bytes,subject,kind,repetition,unit,figure,mean")?;
+    write!(file, "profile,row,bytes,subject,kind,length,loss,repetition,unit,figure,mean")?;
     for quantile in QUANTILES {
         write!(file, ",p{}", quantile * 100.0)?;
     }
     writeln!(file, ",in_a_row,line_ns,record_ns,pair,voluntary,involuntary,operations,missing")?;
+    let profile = profile();
     for result in results {
         let (id, bytes) = (&result.row.id, result.row.work.bytes());
         let unit = match result.row.unit() {
@@ -201,7 +213,9 @@ pub fn write_csv(path: &Path, results: &[RowResult]) -> std::io::Result<()> {
             Unit::Count => "count",
         };
         for (cell, series) in result.cells.iter().zip(&result.series) {
-            let begin = format!("{id},{bytes},{},{}", cell.name, cell.kind.name().replace(',', ""));
+            let kind = cell.kind.name().replace(',', "");
+            let Promises { length, loss } = cell.promises;
+            let begin = format!("{profile},{id},{bytes},{},{kind},{length},{loss}", cell.name);
             let missing = cell.failure.as_deref().or(cell.lacks);
             if let Some(reason) = missing {
                 let dashes = ",".repeat(QUANTILES.len() + 10);
@@ -226,6 +240,13 @@ pub fn write_csv(path: &Path, results: &[RowResult]) -> std::io::Result<()> {
         }
     }
     file.flush()
+}
+
+/// The profile with which this executable was built: cargo names its directory so.
+pub fn profile() -> String {
+    let path = std::env::current_exe().ok();
+    let directory = path.as_ref().and_then(|path| path.parent()?.file_name());
+    directory.map_or("unknown".to_owned(), |name| name.to_string_lossy().into_owned())
 }
 
 fn quoted(text: &str) -> String {

@@ -48,10 +48,10 @@ use Base::{Absolute, BestPeer, BestVariable, Of, Subject};
 /// The table of targets. A rate 1.5 times as high is a time of 1 / 1.5. Targets 11, 13, 15, 16, 17
 /// and 19 are about this crate alone: its own benchmarks and tests judge them.
 const TARGETS: &[Target] = &[
-    target(1, "trip-64", "messageport-typed", BestPeer, 1.0),
-    target(1, "trip-64", "messageport-typed", Subject("two-lines"), 1.7),
+    target(1, "trip-64-typed", "messageport-typed", BestPeer, 1.0),
+    target(1, "trip-64-typed", "messageport-typed", Subject("two-lines"), 1.7),
     target(2, "trip-1K", "messageport", BestPeer, 1.0),
-    target(2, "trip-1K", "messageport-typed", BestPeer, 1.0),
+    target(2, "trip-1K-typed", "messageport-typed", BestPeer, 1.0),
     target(3, "way-8-burst", "messageport", BestVariable, 1.0 / 1.5),
     target(3, "way-8", "messageport", BestVariable, 1.0),
     target(4, "way-64", "messageport", BestPeer, 1.0),
@@ -63,6 +63,7 @@ const TARGETS: &[Target] = &[
     target(7, "wake-50us", "messageport", Subject("futex"), 1.1),
     target(7, "wake-2ms", "messageport", Subject("futex"), 1.1),
     target(8, "handoff-1M", "messageport-pooled", BestPeer, 1.0),
+    target(8, "handoff-1M", "messageport-loan", BestPeer, 1.0),
     target(8, "handoff-16M", "messageport-pooled", BestPeer, 1.0),
     target(8, "handoff-256M", "messageport-pooled", BestPeer, 1.0),
     target(8, "handoff-256M", "messageport-pooled", Of("handoff-1M", "messageport-pooled"), 1.2),
@@ -75,8 +76,8 @@ const TARGETS: &[Target] = &[
     target(12, "descriptors", "messageport", Absolute, 6.0),
     target(14, "trip-64", "messageport", Subject("messageport-trusted"), 1.3),
     target(14, "trip-1K", "messageport", Subject("messageport-trusted"), 1.3),
-    target(14, "trip-64", "messageport-typed", Subject("messageport-trusted-typed"), 1.3),
-    target(14, "trip-1K", "messageport-typed", Subject("messageport-trusted-typed"), 1.3),
+    target(14, "trip-64-typed", "messageport-typed", Subject("messageport-trusted-typed"), 1.3),
+    target(14, "trip-1K-typed", "messageport-typed", Subject("messageport-trusted-typed"), 1.3),
     target(14, "way-8", "messageport", Subject("messageport-trusted"), 1.3),
     target(14, "way-64", "messageport", Subject("messageport-trusted"), 1.3),
     target(14, "way-1K", "messageport", Subject("messageport-trusted"), 1.3),

@@ -3,7 +3,10 @@
 //! The C media driver runs inside the offering process, in one thread (`SHARED`). It moves no data
 //! of an IPC channel, but it advances the publisher's limit, so it must run: it spins on a third
 //! core if there is one, and backs off (its default) where there are but two, as it would take half
-//! of one from the two sides otherwise.
+//! of one from the two sides otherwise. The table says so at each row that it did.
+//!
+//! Terms are of 16 MiB, so that the driver has to advance the limit once in 8 MiB only. The default
+//! is 64 MiB.
 
 use std::any::Any;
 use std::cell::{Cell, OnceCell};
@@ -121,9 +124,9 @@ impl Aeron {
         Rc::new(Keep { client, _driver: driver })
     }
 
-    fn ends(plan: &Plan, keep: &Rc<Keep>, (out, back): (i32, i32)) -> (Out, In) {
-        // The window is half of a term, and a message at most an eighth.
-        let term = (2 * plan.capacity).max(8 * plan.bytes).next_power_of_two().max(LEAST_TERM);
+    fn ends(plan: &Plan, keep: &Rc<Keep>, term: usize, (out, back): (i32, i32)) -> (Out, In) {
+        // A message is at most an eighth of a term.
+        let term = term.max(8 * plan.bytes).next_power_of_two();
         let channel = text(&format!("aeron:ipc?term-length={term}|mtu={MTU}"));
         let publication = keep.client.async_add_exclusive_publication(&channel, out);
         let publication = publication.expect("a publication").poll_blocking(PATIENCE);
@@ -144,16 +147,20 @@ fn text(text: &str) -> CString {
     CString::new(text).expect("no zero in it")
 }
 
+/// Every core of the machine.
+fn cores() -> Vec<usize> {
+    let entries = std::fs::read_dir("/sys/devices/system/cpu").into_iter().flatten().flatten();
+    let number = |name: &str| name.strip_prefix("cpu")?.parse().ok();
+    entries.filter_map(|entry| number(entry.file_name().to_str()?)).collect()
+}
+
 /// Starts the driver beside the two sides, not on this one's core alone, which its thread would
 /// inherit.
 fn launch(directory: &str) -> EmbeddedDriver {
     let this = Pid::from_raw(0);
     let ours = sched_getaffinity(this).expect("the cores of this thread");
     let mut elsewhere = CpuSet::new();
-    let cores = std::fs::read_dir("/sys/devices/system/cpu").into_iter().flatten().flatten();
-    let numbers = cores
-        .filter_map(|entry| entry.file_name().to_str()?.strip_prefix("cpu")?.parse::<usize>().ok());
-    let all: Vec<usize> = numbers.collect();
+    let all = cores();
     for &core in &all {
         elsewhere.set(core).expect("a core of this machine");
     }
@@ -178,7 +185,7 @@ impl Transport for Aeron {
     fn offer(plan: &Plan) -> (Self::Offer, Invitation) {
         let driver = launch(&format!("{}.driver", plan.name));
         let directory = driver.dir().to_owned();
-        let offer = Self::ends(plan, &Self::client(Some(driver), &directory), (OUT, BACK));
+        let offer = Self::ends(plan, &Self::client(Some(driver), &directory), TERM, (OUT, BACK));
         (offer, Invitation { word: directory, ..Invitation::default() })
     }
 
@@ -190,14 +197,16 @@ impl Transport for Aeron {
     }
 
     fn join(plan: &Plan, invitation: Invitation) -> (Self::Out, Self::In) {
-        let (out, back) = Self::ends(plan, &Self::client(None, &invitation.word), (BACK, OUT));
+        let (out, back) =
+            Self::ends(plan, &Self::client(None, &invitation.word), TERM, (BACK, OUT));
         while !out.publication.is_connected() {
             spin_loop();
         }
         (out, back)
     }
 
-    /// With the one client that a process has, and a driver that runs already.
+    /// With the one client that a process has, and a driver that runs already. Terms hold what the
+    /// row asks for and no more.
     fn make(plan: &Plan) -> Box<dyn Any> {
         thread_local! {
             static KEPT: OnceCell<Rc<Keep>> = const { OnceCell::new() };
@@ -212,7 +221,8 @@ impl Transport for Aeron {
             Rc::clone(kept.get_or_init(new))
         });
         let stream = STREAM.replace(STREAM.get() + 2);
-        let ends = |streams| Self::ends(plan, &keep, streams);
+        // The window is half of a term.
+        let ends = |streams| Self::ends(plan, &keep, 2 * plan.capacity, streams);
         let both = (ends((stream, stream + 1)), ends((stream + 1, stream)));
         while !both.0.0.publication.is_connected() || !both.1.0.publication.is_connected() {
             spin_loop();
@@ -225,7 +235,16 @@ impl Transport for Aeron {
 pub const THREADING: (&str, &str) = ("AERON_THREADING_MODE", "SHARED");
 
 pub const ABOUT: &str = "exclusive publications on `aeron:ipc`, written in place with \
-    `try_claim`, packets of 64 KiB, pages touched before; the C driver in one thread of its own";
+    `try_claim`, terms of 16 MiB, packets of 64 KiB, pages touched before; the C driver in one \
+    thread of its own";
+
+/// What the table says below a row if the driver had no core of its own.
+pub fn remark() -> Option<&'static str> {
+    (cores().len() <= 2).then_some(
+        "its driver shares the two cores of this row, where it backs off; with a core of its own \
+         it spins",
+    )
+}
 
 const OUT: i32 = 1001;
 const BACK: i32 = 1002;
@@ -235,5 +254,5 @@ const FRAGMENTS: usize = 10;
 const MTU: usize = 65_504;
 /// In front of each message.
 const HEADER: usize = 32;
-const LEAST_TERM: usize = 64 << 10;
+const TERM: usize = 16 << 20;
 const PATIENCE: Duration = Duration::from_secs(10);

@@ -2,14 +2,15 @@
 
 use std::fs::File;
 use std::io::{BufReader, Read, Write};
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::rc::Rc;
 
 use interprocess::local_socket::traits::{ListenerExt, Stream as _};
 use interprocess::local_socket::{GenericNamespaced, ListenerOptions, ToNsName};
 use nix::errno::Errno;
-use nix::sys::socket::{MsgFlags, recv, send};
+use nix::fcntl::{FcntlArg, fcntl};
+use nix::sys::socket::{MsgFlags, recv, send, setsockopt, sockopt};
 
 use crate::harness::kernel::{pipe, seqpacket};
 use crate::harness::message::Outgoing;
@@ -79,9 +80,11 @@ impl Transport for Pipe {
     type Out = ByteWriter<File>;
     type In = ByteReader<File>;
 
-    fn offer(_plan: &Plan) -> (Self::Offer, Invitation) {
+    fn offer(plan: &Plan) -> (Self::Offer, Invitation) {
         let (their_in, our_out) = pipe();
         let (our_in, their_out) = pipe();
+        widen_pipe(&our_out, plan.capacity);
+        widen_pipe(&their_out, plan.capacity);
         let descriptors = vec![OwnedFd::from(their_out), OwnedFd::from(their_in)];
         ((our_out, our_in), Invitation { descriptors, ..Invitation::default() })
     }
@@ -108,8 +111,10 @@ impl Transport for UnixPair {
     type Out = ByteWriter<UnixStream>;
     type In = ByteReader<UnixStream>;
 
-    fn offer(_plan: &Plan) -> (Self::Offer, Invitation) {
+    fn offer(plan: &Plan) -> (Self::Offer, Invitation) {
         let (ours, theirs) = UnixStream::pair().expect("a pair of sockets");
+        widen_socket(&ours, plan.capacity);
+        widen_socket(&theirs, plan.capacity);
         let descriptors = vec![OwnedFd::from(theirs)];
         (ours, Invitation { descriptors, ..Invitation::default() })
     }
@@ -191,8 +196,10 @@ impl Transport for Seqpacket {
     type Out = Packets;
     type In = Packets;
 
-    fn offer(_plan: &Plan) -> (Self::Offer, Invitation) {
+    fn offer(plan: &Plan) -> (Self::Offer, Invitation) {
         let (ours, theirs) = seqpacket();
+        widen_socket(&ours, plan.capacity);
+        widen_socket(&theirs, plan.capacity);
         (ours, Invitation { descriptors: vec![theirs], ..Invitation::default() })
     }
 
@@ -236,6 +243,8 @@ impl Interprocess {
         plan: &Plan,
         stream: LocalStream,
     ) -> (ByteWriter<SharedStream>, ByteReader<SharedStream>) {
+        let LocalStream::UdSocket(socket) = &stream;
+        widen_socket(socket, plan.capacity);
         let stream = Rc::new(stream);
         let half = || SharedStream(Rc::clone(&stream));
         (ByteWriter::new(half()), ByteReader::new(half(), plan.bytes))
@@ -266,5 +275,26 @@ impl Transport for Interprocess {
     }
 }
 
+/// Gives a Unix socket room for so many bytes, or for as many as the kernel allows; both options,
+/// although Linux counts what is unread at its sender.
+pub fn widen_socket(socket: &impl AsFd, bytes: usize) {
+    // Beyond `net.core.wmem_max` it takes a privilege, and without that the most is taken.
+    if setsockopt(socket, sockopt::SndBufForce, &bytes).is_err() {
+        setsockopt(socket, sockopt::SndBuf, &bytes).expect("SO_SNDBUF");
+    }
+    if setsockopt(socket, sockopt::RcvBufForce, &bytes).is_err() {
+        setsockopt(socket, sockopt::RcvBuf, &bytes).expect("SO_RCVBUF");
+    }
+}
+
+/// Gives a pipe room for so many bytes, or for as many as a process without privileges may have.
+fn widen_pipe(pipe: &File, bytes: usize) {
+    let set = |bytes: usize| fcntl(pipe, FcntlArg::F_SETPIPE_SZ(bytes as libc::c_int));
+    // A pipe may have less than that where its user has many; it works with what it has.
+    let _ = set(bytes).or_else(|_| set(USUAL_MOST));
+}
+
+/// `fs.pipe-max-size` as the kernel sets it.
+const USUAL_MOST: usize = 1 << 20;
 /// A stream's reader fetches so much at once.
 const READ_AT_ONCE: usize = 64 << 10;
