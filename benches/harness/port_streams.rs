@@ -17,6 +17,8 @@ pub enum Posting {
     Single,
     /// Bursts of [`BURST`] messages, published together.
     Burst,
+    /// The same, received with `try_iter`.
+    Batch,
     /// Written where it will be read, on a trusted port.
     Loan,
 }
@@ -31,8 +33,10 @@ struct OneWay {
 impl OneWay {
     fn start(core: usize, bytes: usize, is_trusted: bool, posting: Posting) -> Self {
         let source = Source::new(bytes);
-        let role = if is_trusted { "port-sink:trusted" } else { "port-sink:default" };
-        let command = child::command(role, core, bytes, &[source.descriptor()]);
+        let trusted = if is_trusted { "trusted" } else { "default" };
+        let batch = if posting == Posting::Batch { ":batch" } else { "" };
+        let role = format!("port-sink:{trusted}{batch}");
+        let command = child::command(&role, core, bytes, &[source.descriptor()]);
         // Bounded, as an unbounded poster outruns its reader into segments that leave the cache.
         let builder = MessageChannel::builder().capacity(capacity(bytes)).bounded();
         let worker = Worker::spawn_with(command, builder).expect("starting this executable again");
@@ -53,7 +57,7 @@ impl Workload for OneWay {
         let start = Instant::now();
         match self.posting {
             Posting::Single => (0..count).for_each(|_| post(port, message.next())),
-            Posting::Burst => post_bursts(port, message, count),
+            Posting::Burst | Posting::Batch => post_bursts(port, message, count),
             Posting::Loan => (0..count).for_each(|_| post_loan(port, message.next())),
         }
         self.source.wait_until_taken();
@@ -121,8 +125,11 @@ fn is_full(answer: Result<(), PostError>) -> bool {
 pub fn serve_sink(mut job: Job) {
     let mut tally = Tally::new(&SharedMemory::open(job.descriptor()), job.bytes);
     let port = parent_port().expect("a port to the parent");
-    if job.role.ends_with(":trusted") {
+    if job.role.contains(":trusted") {
         trust(&port);
+    }
+    if job.role.ends_with(":batch") {
+        return take_batches(&port, &mut tally);
     }
     // An error means that the parent is gone.
     while let Ok(answer) = port.try_recv() {
@@ -131,6 +138,27 @@ pub fn serve_sink(mut job: Job) {
         } else {
             tally.publish();
             spin_loop();
+        }
+    }
+}
+
+/// Takes all that is there in one go, until the parent is gone.
+fn take_batches(port: &MessagePort, tally: &mut Tally) {
+    loop {
+        let mut is_empty = true;
+        for event in port.try_iter() {
+            tally.take(event.bytes());
+            is_empty = false;
+        }
+        tally.publish();
+        if !is_empty {
+            continue;
+        }
+        // Says what the iterator does not: whether the parent is gone.
+        match port.try_recv() {
+            Ok(Some(event)) => tally.take(event.bytes()),
+            Ok(None) => spin_loop(),
+            Err(_) => return,
         }
     }
 }
@@ -175,6 +203,7 @@ pub fn one_way(
     let posted = match posting {
         Posting::Single => "single",
         Posting::Burst => "burst",
+        Posting::Batch => "batch",
         Posting::Loan => "loan",
     };
     Subject::new(format!("{trust}-{posted}"), bytes, count, move || {

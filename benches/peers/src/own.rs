@@ -142,6 +142,12 @@ pub fn ours() -> Vec<Entry> {
         ours("messageport-trusted", "bytes, both ends trust each other", |work, site| {
             ports_of(true, work, site)
         }),
+        ours("messageport-batch", "bursts, received with `try_iter`", |work, site| {
+            batches(false, work, site)
+        }),
+        ours("messageport-trusted-batch", "the same on trusted ports", |work, site| {
+            batches(true, work, site)
+        }),
         ours("messageport-typed", "rkyv messages, checked by the receiver", |work, site| {
             typed(false, work, site)
         }),
@@ -193,6 +199,13 @@ fn ports_of(is_trusted: bool, work: Work, site: &Site) -> Answer {
         Work::Transfer => Answer::Runs(Subject::new("messageport", 0, 0, || moves::move_port(0))),
         Work::Create | Work::Memory | Work::Descriptors if is_trusted => Answer::Absent,
         _ => subjects::ports(is_trusted, work, site),
+    }
+}
+
+fn batches(is_trusted: bool, work: Work, site: &Site) -> Answer {
+    match work {
+        Work::OneWay { bytes, is_burst: true } => stream(site, bytes, is_trusted, Posting::Batch),
+        _ => Answer::Absent,
     }
 }
 
