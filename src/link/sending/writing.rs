@@ -204,7 +204,7 @@ impl Sending {
 }
 
 /// Bytes after which a trusted lane checks again for idle pages, while it may have some.
-const LOOK_EVERY: u64 = 16 << 10;
+const LOOK_EVERY: u64 = 64 << 10;
 /// The least room that is tried first for a value whose length is not known, in bytes.
 const LEAST_WISH: u64 = 256;
 const MOST_WISH: u64 = 64 << 10;
