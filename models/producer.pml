@@ -1,21 +1,25 @@
 /* A PRODUCING end moves, while its lane holds unread records with packets beside them.
 
    End 0 of port P is A's, and moves over a carrier to B, which continues to post. End 1 is X's, which reads. The lane
-   has three small segments. A post plans, writes, sends its packet, stages, commits, wakes: a kill of A, B or X can
-   come between any two of these steps, and of those of the move. A post may also be given up once, after its packet has
-   left (an orphan in front of what the next owner sends).
+   has three small segments. With CAPPED, A has just left an empty segment 0 by a jump that X has not read, and may enter
+   it again up to that jump. A post plans, writes, sends its packet, stages, commits, wakes: a kill of A, B or X can come between
+   any two of these steps, and of those of the move. A post may also be given up once, after its packet has left (an
+   orphan in front of what the next owner sends).
 
    Shown: X receives every message that was published, once and in order, each with its own packet, and then `Closed`;
    nothing that was posted before the move is overwritten or lost; an end has one owner, or it is closed and X is told;
    no process stays asleep; no packet and no end is left in a queue without a reader.
 
-   Fails with: RECORD_FIRST UNSETTLED NO_SEQUENCE NO_ENTERED
+   Passes with: CAPPED
+   Fails with: RECORD_FIRST UNSETTLED NO_SEQUENCE NO_ENTERED NO_CAP CAP_LOST
    Fails with: OTHERS_FREE TAKE_FIRST LEAVE_ORPHANS NO_DRAIN EARLY_CLOSE CARRIER_FIRST
      RECORD_FIRST   the record is committed before its packet is sent
      UNSETTLED      what a burst has staged is not committed before the end moves
      NO_SEQUENCE    the capsule does not contain the number of packets; the new owner counts from 0
      NO_ENTERED     the capsule does not say where the current segment was entered
      OTHERS_FREE    the capsule does not say when each segment was left; the new owner assumes that the others are free
+     NO_CAP         a segment of which only the jump is unread is entered as if it were free
+     CAP_LOST       the new owner takes the current segment for one that was free when it was entered
      TAKE_FIRST     the reader takes the packet in front, even one older than the record says
      LEAVE_ORPHANS  the reader does not empty its packet queue at Closed
      NO_DRAIN       B does not empty the carrier's packet queue at the carrier's Closed
@@ -25,13 +29,29 @@
 #define N 3                       /* messages */
 #endif
 #define SEGMENTS 3
-#define W 2                       /* units in a segment; a record takes one, one is kept for a control record */
+#if NO_CAP || CAP_LOST
+#define CAPPED 1
+#endif
+#if CAPPED
+#define W 3                       /* units in a segment; a record takes one, one is kept for a control record */
+#define FIRST 3                   /* A's first position: after a jump at index 2 of segment 0, into segment 1 */
+#define MAY_HOP (next == 0)
+#else
+#define W 2
+#define FIRST 0
+#define MAY_HOP (!hopped)
+#endif
 #define JUMP 100                  /* + the segment in which to go on */
 #define BESIDE(m) ((m) != 1)      /* the second message has no packet */
 
 /* the lane, and what is beside it */
-byte mem[SEGMENTS * W], number[SEGMENTS * W], mark[SEGMENTS * W];
-byte tail, head;
+#if CAPPED
+byte mem[SEGMENTS * W] = { 0, 0, 101, 0, 0, 0, 0, 0, 0 };   /* 101: JUMP + 1 */
+byte tail = 3, head = 2;
+#else
+byte mem[SEGMENTS * W], tail, head;
+#endif
+byte number[SEGMENTS * W], mark[SEGMENTS * W];
 bool message_flag, room_flag, bell;
 chan packets = [N + 1] of { byte, byte };       /* sequence; a mark that tells packets apart (ghost) */
 /* references to the ends: by A, by the carrier's queue, by B; by X */
@@ -47,9 +67,14 @@ bool gave_up, hopped, x_killed, told;      /* told: X has said Closed */
 bool kill_a, kill_b, kill_x;
 
 #define LOW (seen > entered -> seen : entered)
-#define HERE (position - LOW + 2 <= W)
-#define FREE(k) (segment != k && seen >= left[k])
-#define ROOM (HERE || FREE(0) || FREE(1) || FREE(2))
+#if NO_CAP
+#define USABLE(k) W
+#else
+#define USABLE(k) (seen >= left[k] -> W : stop[k])      /* until the last jump out of k is read: up to it */
+#endif
+#define HERE (position - LOW + 2 <= USABLE(segment))
+#define OPEN(k) (segment != k && seen + 1 >= left[k] && 2 <= USABLE(k))
+#define ROOM (HERE || OPEN(0) || OPEN(1) || OPEN(2))
 #define CELL (segment * W + (position - entered) % W)
 
 inline publish() {                                       /* one store, then look for a sleeper */
@@ -63,7 +88,7 @@ inline publish() {                                       /* one store, then look
 }
 inline tidy() {                                          /* fewer states: what is not read any more */
     position = 0; segment = 0; entered = 0; packets_sent = 0; seen = 0; staged = 0; to = 0; at = 0; f = 0;
-    left[0] = 0; left[1] = 0; left[2] = 0
+    left[0] = 0; left[1] = 0; left[2] = 0; stop[0] = 0; stop[1] = 0; stop[2] = 0
 }
 inline packet() { d_step { marks++; packets ! packets_sent, marks; packets_sent++ } }
 
@@ -81,12 +106,13 @@ inline produce() {
         atomic {
             if                                           /* plan: no cursor moves */
             :: HERE -> to = segment
-            :: FREE(0) && (!HERE || !hopped) -> to = 0
-            :: FREE(1) && (!HERE || !hopped) -> to = 1
-            :: FREE(2) && (!HERE || !hopped) -> to = 2
+            :: OPEN(0) && (!HERE || MAY_HOP) -> to = 0
+            :: OPEN(1) && (!HERE || MAY_HOP) -> to = 1
+            :: OPEN(2) && (!HERE || MAY_HOP) -> to = 2
             fi;
             d_step {                                     /* write the record where it will stand */
                 at = (to == segment -> CELL : to * W);
+                assert(mem[at] < JUMP);
                 mem[at] = next; number[at] = packets_sent; mark[at] = marks + 1
             }
         };
@@ -100,12 +126,14 @@ inline produce() {
                 if
                 :: to != segment ->
                     if :: HERE -> hopped = 1 :: else fi;
+                    assert(mem[CELL] < JUMP);            /* not over a jump that X has not read */
+                    stop[segment] = (position - entered) % W;
                     mem[CELL] = JUMP + to;
                     position++; left[segment] = position;
                     segment = to; entered = position
                 :: else
                 fi;
-                assert(position - LOW + 2 <= W);
+                assert(position - LOW + 2 <= USABLE(segment));
                 position++; staged++; next++; to = 0; at = 0
             };
             if
@@ -124,8 +152,10 @@ active proctype killer() {
 }
 
 active proctype A() {
-    byte position, segment, entered, packets_sent, seen, staged, to, at, left[SEGMENTS];
+    byte position, segment, entered, packets_sent, seen, staged, to, at, left[SEGMENTS], stop[SEGMENTS];
     bool f;
+    d_step { position = FIRST; entered = FIRST; seen = head; left[0] = FIRST;
+             if :: FIRST -> segment = 1; stop[0] = 2 :: !FIRST fi };
     {
         owner = 1;
         do
@@ -160,7 +190,7 @@ active proctype A() {
 }
 
 active proctype B() {
-    byte position, segment, entered, packets_sent, seen, staged, to, at, left[SEGMENTS];
+    byte position, segment, entered, packets_sent, seen, staged, to, at, left[SEGMENTS], stop[SEGMENTS];
     bool f, came;
     {
         if
@@ -174,6 +204,7 @@ active proctype B() {
                 b0 = 1; q0 = 0; owner = 2;
                 position = cap_position; segment = cap_segment; entered = cap_entered; seen = head;
                 packets_sent = cap_packets;
+                /* stop[] does not move: no room up to a jump of A */
                 left[0] = cap_left[0]; left[1] = cap_left[1]; left[2] = cap_left[2];
                 cap_position = 0; cap_segment = 0; cap_entered = 0; cap_packets = 0;
                 cap_left[0] = 0; cap_left[1] = 0; cap_left[2] = 0;
@@ -182,6 +213,9 @@ active proctype B() {
 #endif
 #if NO_SEQUENCE
                 packets_sent = 0;
+#endif
+#if CAP_LOST
+                left[segment] = 0;
 #endif
 #if OTHERS_FREE
                 left[0] = 0; left[1] = 0; left[2] = 0;
@@ -207,7 +241,7 @@ kept: skip
 }
 
 active proctype X() {
-    byte position, segment, entered, seen, v, sequence, ghost;
+    byte position = head, segment, entered, seen = head, v, sequence, ghost;
     bool hung;
     {
         do

@@ -43,7 +43,8 @@
 //! it is in use a segment is a ring: a record that does not fit before its end is placed after
 //! padding, at its start. When there is no room the producer writes `jump k` and continues at the
 //! start of segment `k`. That segment must be free: `head` has passed the jump by which it was last
-//! left.
+//! left. Or that jump is all in it that is not released: then the producer writes up to the jump
+//! only, until `head` has passed it.
 //!
 //! ```text
 //!   segment 0           segment 1           segment 2
@@ -101,8 +102,8 @@
 //! |---|---|---|
 //! | `PublishTail` to Relaxed | ring, quick, growth, messages | a unit is read too early |
 //! | `ReadTail` to Relaxed | ring, quick, growth, messages | a unit is read too early |
-//! | `PublishHead` to Relaxed | ring, growth, resumed | a unit is overwritten while it is read |
-//! | `ReadHead` to Relaxed | ring, growth | a unit is overwritten while it is read |
+//! | `PublishHead` to Relaxed | ring, growth, capped, resumed | a unit is overwritten in use |
+//! | `ReadHead` to Relaxed | ring, growth, capped | a unit is overwritten while it is read |
 //! | `ResumeHead` to Relaxed | resumed | a unit is overwritten while it is read |
 //! | `HeadAtShrink` to Relaxed | `shrink` | a unit is overwritten while it is read |
 //! | `FenceBeforeLook` deleted | messages, room, batch, hop, slot | an endless sleep |

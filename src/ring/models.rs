@@ -82,6 +82,16 @@ fn growth() {
     lane.race(3);
 }
 
+/// Growth after a shrink: the burst enters the segment that the lane has just left, before the
+/// consumer has passed the jump. The last message covers that jump.
+fn capped() {
+    let mut lane = Lane::new(Geometry::new(128, 256), &[5, 1, 1, 2, 2, 1, 3]);
+    lane.preload(4, 3);
+    assert!(post(&mut lane.producer, 4, 2, false).is_ok(), "the base segment has room");
+    lane.posted = 5;
+    lane.race(2);
+}
+
 /// The consumer waits for messages, the producer never waits.
 fn messages() {
     Lane::new(Geometry::new(128, 128), &[1; 2]).run();
@@ -464,6 +474,7 @@ struct Model {
 
 const RING: Model = Model { run: ring, preemptions: None };
 const GROWTH: Model = Model { run: growth, preemptions: None };
+const CAPPED: Model = Model { run: capped, preemptions: None };
 const QUICK: Model = Model { run: quick, preemptions: None };
 const RESUMED: Model = Model { run: resumed, preemptions: None };
 const SHRINK: Model = Model { run: shrink, preemptions: None };
@@ -532,6 +543,11 @@ mod loom_whole {
     #[test]
     fn growth_reuses_a_segment_only_after_it_was_read() {
         GROWTH.check();
+    }
+
+    #[test]
+    fn growth_overwrites_no_jump_before_it_was_read() {
+        CAPPED.check();
     }
 
     #[test]

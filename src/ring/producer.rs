@@ -13,7 +13,7 @@ use crate::ring::cursor::Cursor;
 use crate::ring::memory::{Memory, Window};
 use crate::ring::notifier::{self, Wake};
 use crate::ring::route::{Plan, State, route};
-use crate::ring::segment::{Geometry, RESERVE};
+use crate::ring::segment::Geometry;
 use crate::sync::{Ordering, Site, ordering};
 use crate::wire::layout::MAX_SEGMENTS;
 use crate::wire::record::{Attached, CloseKind, Format, HEADER_LEN, Header, record_len};
@@ -129,7 +129,7 @@ impl Producer {
         self.window.advance(record);
         let header = Header::Message { len, format, attached };
         self.memory().write_header(plan.offset, header.encode());
-        debug_assert!(self.state.used() + RESERVE <= self.state.span.mask + 1);
+        debug_assert!(self.state.stay(0).is_some(), "no room is left for a control record");
         if !matches!(attached, Attached::Pool { .. }) {
             self.counters.messages = self.counters.messages.wrapping_add(1);
             self.counters.bytes = self.counters.bytes.wrapping_add(u64::from(len));

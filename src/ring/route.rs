@@ -11,9 +11,13 @@ use crate::wire::record::{HEADER_LEN, Header};
 
 /// What a producer knows of its lane.
 ///
-/// INVARIANT (reserve): bytes in use of the current segment plus `RESERVE` never exceed its length.
+/// INVARIANT (reserve): bytes in use of the current segment plus `RESERVE` never exceed its
+/// `usable_len`.
 /// INVARIANT (free): segment `k` other than the current one is free when `head` has reached
 /// `vacated_at[k]`, the position after the jump by which it was last vacated.
+/// INVARIANT (capped): the current segment was entered when `head` stood at or after the jump by
+/// which it was vacated before. Until `head` has passed that jump, the producer writes only in
+/// front of it: from index 0 on, without padding.
 #[derive(Clone, Debug)]
 pub(crate) struct State {
     pub(crate) geometry: Geometry,
@@ -22,7 +26,10 @@ pub(crate) struct State {
     pub(crate) span: Span,
     /// The consumer's `head` as it was last loaded and checked.
     pub(crate) head: u64,
+    /// Of the current segment: when it was vacated before it was entered.
     pub(crate) vacated_at: [u64; MAX_SEGMENTS],
+    /// Index of the jump by which each segment was last vacated; 0 if a former owner wrote it.
+    jump_index: [u64; MAX_SEGMENTS],
     /// Records in a row that would have fitted a smaller segment than the current one, at any
     /// index.
     pub(crate) shrink_candidates: u32,
@@ -58,16 +65,20 @@ pub(crate) struct Plan {
 ///
 /// In order: at the cursor; at the start of this segment; in the smallest free segment in which it
 /// fits at every index, else in the smallest that holds it. The lane then stays there and fills it,
-/// so that a burst takes few jumps.
+/// so that a burst takes few jumps. A segment is taken for free as well if only its jump is
+/// unreleased and the record fits before that jump: the burst before this one has made its pages.
 pub(crate) fn route(record: u64, state: &State) -> Route {
     if let Some(stay) = state.stay(record) {
         return stay;
     }
     let geometry = &state.geometry;
-    let free = || (0..geometry.segments()).filter(|&segment| state.is_free(segment));
-    let larger = free()
-        .find(|&segment| geometry.goes_round(segment, record))
-        .or_else(|| free().find(|&segment| geometry.holds(segment, record)));
+    let open = || {
+        (0..geometry.segments()).filter(|&segment| {
+            state.may_enter(segment) && record + RESERVE <= state.usable_len(segment)
+        })
+    };
+    let larger =
+        open().find(|&segment| geometry.goes_round(segment, record)).or_else(|| open().next());
     match (larger, state.hop_target(record)) {
         (Some(segment), _) => Route::Jump(segment),
         (None, Some(segment)) => Route::Hop(segment),
@@ -78,7 +89,8 @@ pub(crate) fn route(record: u64, state: &State) -> Route {
 impl State {
     /// The state of a producer that continues at `cursor`; `head` must lie within the limit before
     /// it, `vacated_at` may be anything: a mark that is not of the last `limit` bytes counts as
-    /// left just now.
+    /// left just now. A current segment that was entered before its last jump was released has no
+    /// room until then, except for the control record that is kept free.
     pub(crate) fn resume(
         geometry: Geometry,
         cursor: Cursor,
@@ -94,7 +106,8 @@ impl State {
         let is_recent = |mark| distance(position, mark) <= limit;
         let vacated_at = vacated_at.map(|mark| if is_recent(mark) { mark } else { position });
         let span = geometry.span(cursor.segment);
-        Ok(State { geometry, cursor, span, head, vacated_at, shrink_candidates: 0 })
+        let jump_index = [0; MAX_SEGMENTS];
+        Ok(State { geometry, cursor, span, head, vacated_at, jump_index, shrink_candidates: 0 })
     }
 
     /// Takes over a newly loaded `head`, if a consumer of what was committed can have written it.
@@ -111,7 +124,7 @@ impl State {
 
     /// `Here` or `Pad`, if the record fits the current segment now.
     pub(crate) fn stay(&self, record: u64) -> Option<Route> {
-        let size = self.span.mask + 1;
+        let size = self.usable_len(self.cursor.segment);
         let padding = self.cursor.until_end_of(self.span);
         let used = self.used() + RESERVE;
         if record <= padding {
@@ -157,6 +170,21 @@ impl State {
         segment != self.cursor.segment && reached(self.head, self.vacated_at[segment as usize])
     }
 
+    /// Whether segment `k` is free, but for the jump by which it was vacated.
+    fn may_enter(&self, segment: u32) -> bool {
+        let after_jump = self.head.wrapping_add(HEADER_LEN);
+        segment != self.cursor.segment && reached(after_jump, self.vacated_at[segment as usize])
+    }
+
+    /// Bytes from the start of segment `k` that its last jump leaves to the producer: all, once
+    /// that jump is released.
+    pub(crate) fn usable_len(&self, segment: u32) -> u64 {
+        if reached(self.head, self.vacated_at[segment as usize]) {
+            return self.geometry.segment_len(segment);
+        }
+        self.jump_index[segment as usize]
+    }
+
     /// What follows a staged record that left the fast path: the segment to jump to at once.
     ///
     /// After a record that does not fit its segment at every index that is any free segment: the
@@ -173,7 +201,8 @@ impl State {
 
     /// Moves over a jump at the cursor, into `segment`.
     pub(crate) fn jump_to(&mut self, segment: u32) {
-        debug_assert!(self.is_free(segment), "jump into a segment in use");
+        debug_assert!(self.may_enter(segment), "jump into a segment in use");
+        self.jump_index[self.cursor.segment as usize] = self.cursor.index_in(self.span);
         let after = self.cursor.advanced(HEADER_LEN);
         self.vacated_at[self.cursor.segment as usize] = after.position;
         self.cursor = after.entering(segment);
@@ -197,7 +226,7 @@ impl State {
     /// Room for one record from the cursor on, without padding or growth.
     #[inline]
     pub(crate) fn room_here(&self) -> u64 {
-        let size = self.geometry.segment_len(self.cursor.segment);
+        let size = self.usable_len(self.cursor.segment);
         let unused = size.saturating_sub(self.used() + RESERVE);
         unused.min(self.cursor.until_end_of(self.span))
     }

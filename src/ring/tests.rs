@@ -118,6 +118,38 @@ fn a_burst_grows_and_the_lane_shrinks_after_it() {
     rig.finish();
 }
 
+/// The segment in which the first burst ended is left by a jump at the first record of the second,
+/// and entered again before the consumer has passed that jump: so the second burst makes no pages,
+/// but for its last record.
+#[test]
+fn a_second_burst_ends_where_the_first_did() {
+    let geometry = Geometry::new(256, 1 << 15);
+    let mut rig = Rig::new(geometry, 0u64.wrapping_sub(1 << 12));
+    let burst = |rig: &mut Rig, count| (0..count).for_each(|_| rig.send(40));
+    burst(&mut rig, 200);
+    let first = rig.producer.cursor();
+    rig.drain();
+    burst(&mut rig, 199);
+    assert_eq!(rig.producer.cursor().segment, first.segment);
+    assert_eq!(rig.producer.cursor().index(&geometry) + 64, first.index(&geometry));
+    rig.send(40);
+    assert_eq!(rig.producer.cursor().segment, first.segment + 1, "over the jump");
+    rig.drain();
+    burst(&mut rig, 200);
+    assert_eq!(rig.producer.cursor().segment, first.segment, "the third finds all of it free");
+    rig.drain();
+
+    // Half of a burst: then it moves, and the new owner does not know how far it may go.
+    burst(&mut rig, 190);
+    assert_eq!(rig.producer.cursor().segment, first.segment);
+    rig.apply(Op::ResumeProducer);
+    rig.send(40);
+    assert_eq!(rig.producer.cursor().segment, first.segment + 1);
+    assert_eq!(rig.producer.close(CloseKind::Closed), Wake::NoSleeper);
+    (0..191).for_each(|_| assert!(rig.take()));
+    assert_eq!(rig.consumer.peek(), Ok(Peek::Closed(CloseKind::Closed)));
+}
+
 /// Otherwise the bytes in use would move while the lane is still busy with others.
 #[test]
 fn a_lane_shrinks_only_once_it_has_drained() {

@@ -36,12 +36,12 @@ fn without_read_tail_acquire_the_ring_model_fails() {
 
 #[test]
 fn without_publish_head_release_the_ring_and_growth_models_fail() {
-    fail_without(Site::PublishHead, RACE, &[RING, GROWTH, RESUMED]);
+    fail_without(Site::PublishHead, RACE, &[RING, GROWTH, CAPPED, RESUMED]);
 }
 
 #[test]
 fn without_read_head_acquire_the_ring_and_growth_models_fail() {
-    fail_without(Site::ReadHead, RACE, &[RING, GROWTH]);
+    fail_without(Site::ReadHead, RACE, &[RING, GROWTH, CAPPED]);
 }
 
 #[test]

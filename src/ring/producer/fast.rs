@@ -62,7 +62,7 @@ impl Producer {
         debug_assert_eq!(record, record_len(u64::from(len)));
         self.window.advance(record);
         self.state.cursor.position = self.state.cursor.position.wrapping_add(record);
-        debug_assert!(self.state.used() + RESERVE <= self.state.span.mask + 1);
+        debug_assert!(self.state.stay(0).is_some(), "no room is left for a control record");
         debug_assert!(self.state.geometry.goes_round(0, record));
         self.counters.messages = self.counters.messages.wrapping_add(1);
         self.counters.bytes = self.counters.bytes.wrapping_add(u64::from(len));
