@@ -158,7 +158,7 @@ fn refused_for_size_until_the_limit_is_lower() {
 #[test]
 fn f45_a_file_size_limit_is_an_error_that_names_the_remedy() {
     fn creator() {
-        // Whoever goes past this limit gets SIGXFSZ, and this process would be gone.
+        // A process that goes past this limit gets SIGXFSZ, which would end this one.
         limit_to(Resource::RLIMIT_FSIZE, 256 * MIB as u64);
         refused_for_size_until_the_limit_is_lower();
     }

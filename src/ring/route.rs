@@ -170,7 +170,7 @@ impl State {
         segment != self.cursor.segment && reached(self.head, self.vacated_at[segment as usize])
     }
 
-    /// Whether segment `k` is free, but for the jump by which it was vacated.
+    /// Whether segment `k` is free, or holds only the jump by which it was vacated.
     fn may_enter(&self, segment: u32) -> bool {
         let after_jump = self.head.wrapping_add(HEADER_LEN);
         segment != self.cursor.segment && reached(after_jump, self.vacated_at[segment as usize])

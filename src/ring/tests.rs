@@ -120,7 +120,7 @@ fn a_burst_grows_and_the_lane_shrinks_after_it() {
 
 /// The segment in which the first burst ended is left by a jump at the first record of the second,
 /// and entered again before the consumer has passed that jump: so the second burst makes no pages,
-/// but for its last record.
+/// except for its last record.
 #[test]
 fn a_second_burst_ends_where_the_first_did() {
     let geometry = Geometry::new(256, 1 << 15);

@@ -205,7 +205,7 @@ fn play_round(round: u64, staying: u64, victims: u64) -> String {
         progress();
         assert!(status.success(), "{status}");
     }
-    // Whoever joins next clears up after those that were killed.
+    // The next joiner clears up after those that were killed.
     name.age();
     drop(name.open());
     assert_eq!(name.files(), [""; 0]);

@@ -75,8 +75,8 @@ impl Region {
         assert!(offset.is_multiple_of(8) && offset + 8 <= self.len());
         // SAFETY: inside the mapping, as was just checked.
         let place = unsafe { self.bytes.as_mut_ptr().add(offset) };
-        // SAFETY: aligned, as was just checked, and valid as long as `self`. Whoever writes there
-        // at the same time does so on purpose: that is the test.
+        // SAFETY: aligned, as was just checked, and valid as long as `self`. A test that
+        // writes there at the same time does so on purpose.
         unsafe { AtomicU64::from_ptr(place.cast()) }
     }
 

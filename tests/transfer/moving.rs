@@ -426,7 +426,7 @@ fn an_end_that_comes_while_the_port_is_in_flight_reaches_its_last_owner() {
         assert_eq!(refusal(port.post_text("never read")), reason);
         assert_eq!(receive(&port).bytes(), [1; 10_000]);
         assert_eq!(receive_end(&port), reason);
-        // Somebody who has seen the end passes the port on.
+        // An owner that has seen the end passes the port on.
         let port = moved(port);
         assert_eq!(receive_end(&port), reason);
         assert!(port.is_closed());
