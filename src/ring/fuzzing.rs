@@ -263,7 +263,13 @@ impl Scene {
                 let plain = self.producer.plan_fast(len);
                 if let Some(plan) = plain.or_else(|| self.producer.plan(len).ok()) {
                     let _place = self.memory.bytes(plan.payload_offset(), len);
-                    self.producer.stage(plan, len as u32, Format::Bytes);
+                    match plain.and_then(|_| self.producer.grant(len)) {
+                        Some(grant) => {
+                            let record = grant.seal(len as u32, Format::Bytes);
+                            self.producer.stage_fast(record, len as u32);
+                        }
+                        None => self.producer.stage(plan, len as u32, Format::Bytes),
+                    }
                     let size = self.geometry.segment_len(self.producer.cursor().segment);
                     self.producer.renew_contiguous(size);
                     let _wake = self.producer.commit();

@@ -96,6 +96,7 @@ impl Rig {
     }
 
     /// An empty lane whose ends are at `cursor`.
+    #[cfg(test)]
     pub(crate) fn at(geometry: Geometry, cursor: Cursor) -> Rig {
         let memory = Memory::on_heap(geometry.limit());
         // Relaxed, both: no other thread knows this memory yet.
@@ -330,7 +331,12 @@ impl Rig {
         let format = [Format::Archive, Format::Bytes, Format::Text][self.posted as usize % 3];
         let message = Message { number: self.posted, len, format };
         write_payload(&self.memory, plan.payload_offset(), &message.bytes());
-        self.producer.stage(plan, len, format);
+        // The fast path has the same place, or none.
+        let grant = if plan.turns() { None } else { self.producer.grant(u64::from(len)) };
+        match grant.map(|grant| grant.seal(len, format)) {
+            Some(record) => self.producer.stage_fast(record, len),
+            None => self.producer.stage(plan, len, format),
+        }
         self.staged.push_back(message);
         self.posted += 1;
         // As the link does, with more and with fewer pages allocated.

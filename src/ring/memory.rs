@@ -18,7 +18,7 @@ pub(crate) use modelled::{Grant, Memory, Window};
 mod mapped {
     use crate::sync::{AtomicU64, Ordering};
     use crate::wire::layout::LaneHeader;
-    use crate::wire::record::HEADER_LEN;
+    use crate::wire::record::{Format, HEADER_LEN, Header, record_len};
     use std::any::Any;
     use std::fmt;
     use std::marker::PhantomData;
@@ -235,14 +235,21 @@ mod mapped {
             unsafe { self.at.add(16) }
         }
 
-        /// Writes the record's header.
+        /// Writes the header of a plain message of `len` bytes; returns the record's length.
+        ///
+        /// # Panics
+        /// If the record is longer than the grant.
         #[inline(always)]
-        pub(crate) fn write_header(&self, words: [u64; 2]) {
+        pub(crate) fn seal(&self, len: u32, format: Format) -> u64 {
+            let record = record_len(u64::from(len));
+            assert!(record <= self.len, "a record outgrew its grant");
+            let words = Header::plain(len, format);
             // SAFETY: (grant).
             let [first, second] = unsafe { header_at(self.at) };
             // Relaxed: published by the tail that follows.
             first.store(words[0], Ordering::Relaxed);
             second.store(words[1], Ordering::Relaxed);
+            record
         }
     }
 
@@ -302,6 +309,7 @@ mod mapped {
 #[cfg(messageport_loom)]
 mod modelled {
     use crate::wire::layout::LaneHeader;
+    use crate::wire::record::{Format, Header, record_len};
     use loom::cell::UnsafeCell;
     // Not loom's: a model that fails unwinds outside of loom, where its `Arc` must not be dropped.
     use std::sync::Arc;
@@ -406,8 +414,9 @@ mod modelled {
             self.len
         }
 
-        pub(crate) fn write_header(&self, words: [u64; 2]) {
-            self.memory.write_unit(self.offset, words);
+        pub(crate) fn seal(&self, len: u32, format: Format) -> u64 {
+            self.memory.write_unit(self.offset, Header::plain(len, format));
+            record_len(u64::from(len))
         }
     }
 }

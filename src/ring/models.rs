@@ -353,7 +353,14 @@ fn post(
     for unit in 0..units {
         producer.memory().write_unit(first + 16 * unit, [number as u64, unit]);
     }
-    producer.stage(plan, (16 * units) as u32, Format::Bytes);
+    let len = (16 * units) as u32;
+    match quick.and_then(|_| producer.grant(u64::from(len))) {
+        Some(grant) => {
+            let record = grant.seal(len, Format::Bytes);
+            producer.stage_fast(record, len);
+        }
+        None => producer.stage(plan, len, Format::Bytes),
+    }
     if is_quick && !producer.has_contiguous() {
         producer.renew_contiguous(producer.geometry().segment_len(producer.cursor().segment));
     }

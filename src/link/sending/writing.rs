@@ -5,7 +5,7 @@ use super::Sending;
 use crate::error::PostError;
 use crate::link::payload::{self, Post};
 use crate::ring::route::Plan;
-use crate::wire::record::{Attached, Format, Header, record_len};
+use crate::wire::record::{Attached, Format};
 use rkyv::rancor;
 use std::num::NonZeroU64;
 use std::time::Instant;
@@ -22,9 +22,9 @@ impl Sending {
         {
             match payload::serialize_in(value, &grant, &mut self.arena) {
                 Ok(written) if written <= grant.payload_len() => {
-                    grant.write_header(Header::plain(written as u32, Format::Archive));
+                    let record = grant.seal(written as u32, Format::Archive);
                     self.last_len = written;
-                    self.producer.stage_fast(record_len(written), written as u32);
+                    self.producer.stage_fast(record, written as u32);
                     return Ok(());
                 }
                 Ok(written) => len = NonZeroU64::new(written),
@@ -116,9 +116,9 @@ impl Sending {
             return false;
         }
         let Some(grant) = self.producer.grant(bytes.len() as u64) else { return false };
-        let (record, len) = (grant.len(), bytes.len() as u32);
         payload::fill_grant(&grant, bytes);
-        grant.write_header(Header::plain(len, format));
+        let len = bytes.len() as u32;
+        let record = grant.seal(len, format);
         self.producer.stage_fast(record, len);
         true
     }
