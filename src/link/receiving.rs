@@ -523,6 +523,8 @@ impl Receiving {
     /// Publishes everything taken and passed, for the next owner of this end. Messages that are
     /// still lent were leaked, as the end could not move otherwise.
     pub(crate) fn release_everything(&mut self) {
+        // Of a batch whose iterator was leaked.
+        self.end_batch();
         self.release(self.consumer.position());
     }
 
