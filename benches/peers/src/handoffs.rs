@@ -2,7 +2,7 @@
 //!
 //! Every payload is written in full during the first trips, which are checked; later ones hand the
 //! same memory over as it is, since writing costs the same everywhere. Each is acknowledged in the
-//! same way whoever carries it: the other side stores its number and, where it is read, its sum in
+//! same way, whichever library carries it: the other side stores its number and, where it is read, its sum in
 //! memory that this side polls.
 
 mod kernel;

@@ -124,11 +124,10 @@ impl Members {
         !self.heads.is_empty() || self.ports.has_queued()
     }
 
-    /// Takes out a message that has waited too long for others, if that needs no message to be
-    /// known that is not known yet. So it does not wait for copies of others either.
+    /// Takes out a message of another process that has waited too long for others. It needs no look
+    /// at the ports, so a caller that tries this first makes the message wait for no further copy.
     ///
-    /// At most one such message of each port is there, so this does not keep the ports from being
-    /// looked at.
+    /// Each port has at most one such message, so the ports are still looked at soon.
     pub(super) fn pop_overdue(&mut self) -> Option<Head> {
         let key = self.overdue()?;
         if self.is_resident(&key) { None } else { self.take_out(key) }

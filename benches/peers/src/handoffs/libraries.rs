@@ -50,10 +50,8 @@ pub fn iceoryx(bytes: usize, is_read: bool, site: &Site) -> Subject {
     })
 }
 
-fn serve_iceoryx(mut job: Job) {
-    let told = Told::of(&mut job);
-    let plan = sample_plan(&told.directory, told.bytes);
-    let (_out, mut incoming) = Iceoryx::ends(&plan, ("back", 8), ("out", told.bytes));
+/// Acknowledges each payload.
+fn serve(told: &Told, incoming: &mut impl Receiving) -> ! {
     told.say_ready();
     loop {
         let mut sum = 0;
@@ -62,6 +60,13 @@ fn serve_iceoryx(mut job: Job) {
         }
         spin_loop();
     }
+}
+
+fn serve_iceoryx(mut job: Job) {
+    let told = Told::of(&mut job);
+    let plan = sample_plan(&told.directory, told.bytes);
+    let (_out, mut incoming) = Iceoryx::ends(&plan, ("back", 8), ("out", told.bytes));
+    serve(&told, &mut incoming);
 }
 
 /// A blob of ringfire, written in place.
@@ -208,14 +213,7 @@ fn serve_crossbar(mut job: Job) {
     let descriptors = vec![job.descriptor()];
     let invitation = Invitation { descriptors, ..Invitation::default() };
     let (_out, mut incoming) = Crossbar::<true>::join(&plan, invitation);
-    told.say_ready();
-    loop {
-        let mut sum = 0;
-        if incoming.poll(|payload| sum = told.sum(payload)) > 0 {
-            told.acks.acknowledge(sum);
-        }
-        spin_loop();
-    }
+    serve(&told, &mut incoming);
 }
 
 /// Shared memory of ipc-channel, the same again and again or new each time.

@@ -1,6 +1,6 @@
 //! bcast: a broadcast ring of bytes, whose reader copies each message out.
 //!
-//! Its writer waits for nobody, and a reader that is overtaken loses messages. Here it loses none:
+//! Its writer never waits, and a reader that is overtaken loses messages. Here it loses none:
 //! the reader stores how many it has taken in a word beside the ring, at which the writer looks
 //! before it would overtake.
 
