@@ -397,4 +397,14 @@ fn a_message_without_a_stamp_ends_its_channel_and_a_false_stamp_delays_no_other(
     let [first, second] = ["honest", "more of that"].map(|text| place(text).expect("it came"));
     assert!(first <= 64 + 6, "a share and no more comes before it: {first}");
     assert!(first < second, "{first}, {second}");
+    // Long messages make up a share sooner: each 4 KiB counts as one more.
+    let long = "long".repeat(64 << 10);
+    for number in 0..8u64 {
+        late.post_bytes(&posted_at(&long, number)).expect("room");
+    }
+    early.post_bytes(&posted_at("short", u64::MAX)).expect("room");
+    let messages = iter::from_fn(|| member.try_recv().expect("an open member"));
+    let seen: Vec<_> = messages.map(|message| message.bytes().len()).collect();
+    let place = seen.iter().position(|len| *len == 5).expect("it came");
+    assert!(seen.len() == 9 && place <= 2, "a share of long messages is one: {seen:?}");
 }
