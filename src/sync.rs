@@ -41,6 +41,8 @@ pub(crate) enum Site {
     Disarm,
     /// A producer that is about to sleep asks whether it could hop instead.
     LookForHop,
+    /// A consumer that is about to sleep looks whether the lane has ended.
+    LookForEnd,
     /// A release gives back the control records after the message as well.
     ReleaseControls,
     /// A consumer that has released quietly looks for a sleeper.
@@ -97,7 +99,7 @@ mod weakened {
     use super::{AtomicU32, Ordering, Site};
     use std::cell::Cell;
 
-    pub(crate) const ALL_SITES: [Site; 19] = [
+    pub(crate) const ALL_SITES: [Site; 20] = [
         Site::PublishTail,
         Site::ReadTail,
         Site::PublishHead,
@@ -110,6 +112,7 @@ mod weakened {
         Site::TakeFlag,
         Site::Disarm,
         Site::LookForHop,
+        Site::LookForEnd,
         Site::ReleaseControls,
         Site::LookAfterBatch,
         Site::ReturnSlot,

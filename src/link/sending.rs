@@ -135,29 +135,30 @@ impl Sending {
         if !self.end.learn(Event::AnnouncingClose(Half::Sending)).announces_close {
             return;
         }
-        // Without memory for the record the peer learns of the end by the hang-up alone, which
-        // comes once the receiving half is dropped as well.
-        let cursor = self.producer.cursor();
-        if self.prefault.ensure_control(cursor).is_ok() {
-            let wake = self.producer.close(kind);
-            self.wake(wake);
-        } else {
-            self.commit();
-        }
+        let wake = self.producer.close(kind);
+        self.wake(wake);
     }
 
     /// Frees idle pages; returns how many bytes.
     pub(crate) fn trim(&mut self) -> Result<u64, PostError> {
+        // Nothing may be staged after a close.
+        let freed = if self.is_finished() { 0 } else { self.vacate()? };
+        Ok(freed + self.prefault.reclaim(&self.producer)?)
+    }
+
+    /// Returns to the base segment if the lane is empty, and frees the pages of the one that it
+    /// leaves; returns how many bytes.
+    fn vacate(&mut self) -> Result<u64, PostError> {
         let vacated = self.producer.cursor();
         self.prefault.ensure_control(vacated)?;
         self.prefault.ensure_control(Cursor::start(0))?;
-        let jumped = self.producer.go_to_base().map_err(|refusal| self.refused(refusal, 0))?;
-        let mut freed = 0;
-        if let Some(wake) = jumped {
-            self.wake(wake);
-            freed += self.prefault.reclaim_vacated(vacated)?;
+        match self.producer.go_to_base().map_err(|refusal| self.refused(refusal, 0))? {
+            Some(wake) => {
+                self.wake(wake);
+                Ok(self.prefault.reclaim_vacated(vacated)?)
+            }
+            None => Ok(0),
         }
-        Ok(freed + self.prefault.reclaim(&self.producer)?)
     }
 
     /// Messages and bytes that the peer has not released.

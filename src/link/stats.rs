@@ -1,6 +1,7 @@
 //! Counters for people and tools.
 
 use crate::link::endpoint::Endpoint;
+use crate::wire::layout::RECORD_ALIGN;
 use std::sync::atomic::Ordering::Relaxed;
 
 /// Counters of one lane since it was made.
@@ -71,7 +72,8 @@ impl Endpoint {
     fn lane_stats(&self, lane: usize) -> LaneStats {
         let memory = self.region().lane(lane);
         let lane = memory.lane();
-        let tail = lane.producer.tail.load(Relaxed);
+        // Without the code of a close.
+        let tail = lane.producer.tail.load(Relaxed) & !(RECORD_ALIGN - 1);
         LaneStats {
             messages: lane.produced.messages.load(Relaxed),
             bytes: lane.produced.bytes.load(Relaxed),

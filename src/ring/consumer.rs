@@ -10,12 +10,12 @@ use crate::ring::memory::{Memory, Window};
 use crate::ring::notifier::{self, Wake};
 use crate::ring::segment::{Geometry, Span};
 use crate::sync::{Ordering, Site, ordering, step};
-use crate::wire::layout::RECORD_ALIGN;
 use crate::wire::record::{Attached, CloseKind, Format, HEADER_LEN, Header, record_len};
 
 mod batch;
 mod controls;
 mod sleep;
+mod tail;
 
 /// INVARIANT (bounds): a [`Record`] that `peek` returns lies inside its segment, and its payload
 /// starts at a multiple of 16.
@@ -33,6 +33,8 @@ pub(crate) struct Consumer {
     span: Span,
     released: u64,
     tail: u64,
+    /// How the producer has ended the lane, if it has: then `tail` is the last one.
+    end: Option<CloseKind>,
     /// Whether something was released without a look for a waiting producer.
     owes_look: bool,
     /// Control records since the last message.
@@ -80,6 +82,7 @@ impl Consumer {
             span,
             released,
             tail,
+            end: None,
             owes_look: false,
             controls,
             messages,
@@ -127,14 +130,13 @@ impl Consumer {
         }
         loop {
             if self.cursor.position == self.tail {
-                return Ok(Peek::Empty);
+                return Ok(self.end.map_or(Peek::Empty, Peek::Closed));
             }
             match self.read_header()? {
                 Header::Message { len, format, attached } => {
                     self.open_window();
                     return Ok(Peek::Message(self.at(len, format, attached)));
                 }
-                Header::Close { kind } => return Ok(Peek::Closed(kind)),
                 control => self.pass(control)?,
             }
             if self.cursor.position == self.tail {
@@ -238,23 +240,5 @@ impl Consumer {
     fn available(&self) -> u64 {
         let until_end = self.cursor.until_end_of(self.span);
         distance(self.tail, self.cursor.position).min(until_end)
-    }
-
-    /// Loads the tail; returns how many bytes were newly committed.
-    #[inline]
-    fn refresh_tail(&mut self) -> Result<u64, Corruption> {
-        let lane = self.window.memory().lane();
-        // Acquire: pairs with the Release in `Producer::commit`; the records before it are whole.
-        let tail = lane.producer.tail.load(ordering(Site::ReadTail, Ordering::Acquire));
-        let committed = distance(tail, self.tail);
-        let room = self.geometry.limit().saturating_sub(distance(self.tail, self.released));
-        if committed > room {
-            return Err(Corruption::new("bytes newly committed by the producer", committed, room));
-        }
-        if !committed.is_multiple_of(RECORD_ALIGN) {
-            return Err(Corruption::misaligned("position of the tail", committed, RECORD_ALIGN));
-        }
-        self.tail = tail;
-        Ok(committed)
     }
 }

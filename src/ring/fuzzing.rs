@@ -160,7 +160,10 @@ impl Scene {
                 let next = self.shadow.advanced(16).entering(segment);
                 (Header::Jump { segment }, next)
             }
-            _ => (Header::Close { kind: CLOSE_KINDS[1] }, self.shadow.advanced(16)),
+            _ => {
+                let kind = CLOSE_KINDS[value as usize / 4 % 2];
+                return self.publish(self.shadow.position | u64::from(kind.code()));
+            }
         };
         let mut words = header.encode();
         let twist = script.small();

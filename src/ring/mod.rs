@@ -27,7 +27,8 @@
 //! Producer: **plan → write → stage → commit**. A plan says where a record would go and changes
 //! nothing, so a post that fails has nothing to undo. Staging writes the record's header, and
 //! before it the control record that leads there. Committing stores `tail` once for everything
-//! staged, fences, and looks whether the consumer sleeps.
+//! staged, fences, and looks whether the consumer sleeps. A close is such a commit: its code is in
+//! the lowest bits of `tail`, which a position, a multiple of 16, leaves free.
 //!
 //! Consumer: **peek → read → take → release**. A peek loads each header once, checks it, and passes
 //! control records, at most eight before a message. A release stores `head`, fences, and looks
@@ -94,24 +95,25 @@
 //! | `SeeRequest` | a request, → `handover::has_request` | `Request` | the same |
 //! | `TakeRequest` | a request, → `handover::take_request` | `Request` | the same |
 //!
-//! Four steps have a site as well, though they order nothing: without `Disarm` a flag remains, and
+//! Five steps have a site as well, though they order nothing: without `Disarm` a flag remains,
 //! without `LookForHop`, `ReleaseControls` and `LookAfterBatch` a producer sleeps although there is
-//! room.
+//! room, and without `LookForEnd` a consumer sleeps although the producer has left.
 //!
 //! | Weakened | Models that fail | How |
 //! |---|---|---|
-//! | `PublishTail` to Relaxed | ring, quick, growth, messages | a unit is read too early |
-//! | `ReadTail` to Relaxed | ring, quick, growth, messages | a unit is read too early |
+//! | `PublishTail` to Relaxed | ring, quick, growth, messages, end | a unit is read too early |
+//! | `ReadTail` to Relaxed | ring, quick, growth, messages, end | a unit is read too early |
 //! | `PublishHead` to Relaxed | ring, growth, capped, resumed | a unit is overwritten in use |
 //! | `ReadHead` to Relaxed | ring, growth, capped | a unit is overwritten while it is read |
 //! | `ResumeHead` to Relaxed | resumed | a unit is overwritten while it is read |
 //! | `HeadAtShrink` to Relaxed | `shrink` | a unit is overwritten while it is read |
-//! | `FenceBeforeLook` deleted | messages, room, batch, hop, slot | an endless sleep |
-//! | `FenceBeforeSleep` deleted | messages, room, hop, `reader_gone`, slot | an endless sleep |
+//! | `FenceBeforeLook` deleted | messages, room, batch, hop, slot, both ends | an endless sleep |
+//! | `FenceBeforeSleep` deleted | the same without batch, `reader_gone` | an endless sleep |
 //! | `FenceReaderGone` deleted | `reader_gone` | an endless sleep |
 //! | `TakeFlag` as load, then clear | take, messages | an endless sleep |
 //! | `Disarm` left out | messages, room | a flag is left |
 //! | `LookForHop` left out | `late_hop` | an endless sleep |
+//! | `LookForEnd` left out | `end_alone` | an endless sleep |
 //! | `ReleaseControls` left out | controls | an endless sleep |
 //! | `LookAfterBatch` left out | batch | an endless sleep |
 //! | `ReturnSlot`, `TakeSlot` to Relaxed | slot | bytes are written while they are used |

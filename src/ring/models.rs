@@ -9,6 +9,7 @@
 //! requires them to fail. Posts and polls take the paths of the link: the fast path first, if the
 //! model has it, and the slow path when that finds nothing.
 
+mod leaving;
 mod loom_weakened;
 
 use std::sync::Arc;
@@ -169,20 +170,6 @@ fn controls() {
     bells.room.wake(receive(&mut consumer, &record, 0, units[0]));
     posting.join().expect("the producer ends");
     assert!(receive_next(&mut consumer, 1, units[1], false), "a message is lost");
-}
-
-/// The consumer leaves, while the producer waits for room that will not come.
-fn reader_gone() {
-    let mut lane = Lane::new(Geometry::new(128, 128), &[1; 4]);
-    lane.preload(3, 0);
-    let Lane { mut producer, mut consumer, bells, .. } = lane;
-    let producer_bells = bells.clone();
-    let posting = thread::spawn(move || {
-        let sent = post_waiting(&mut producer, &producer_bells, 3, 1, false);
-        assert!(!sent, "there was no room");
-    });
-    bells.room.wake(consumer.close(CloseKind::Dropped));
-    posting.join().expect("the producer ends");
 }
 
 /// A former owner of the consumer left a flag behind, for another way of sleeping: the new owner's
@@ -347,6 +334,17 @@ fn post(
     units: u64,
     is_quick: bool,
 ) -> Result<Wake, Refusal> {
+    stage(producer, number, units, is_quick)?;
+    Ok(producer.commit())
+}
+
+/// Writes message `number`.
+fn stage(
+    producer: &mut Producer,
+    number: usize,
+    units: u64,
+    is_quick: bool,
+) -> Result<(), Refusal> {
     let quick = if is_quick { producer.plan_fast(16 * units) } else { None };
     let plan = quick.map_or_else(|| producer.plan(16 * units), Ok)?;
     let first = plan.payload_offset();
@@ -364,7 +362,7 @@ fn post(
     if is_quick && !producer.has_contiguous() {
         producer.renew_contiguous(producer.geometry().segment_len(producer.cursor().segment));
     }
-    Ok(producer.commit())
+    Ok(())
 }
 
 /// The link's loop around `post`. Returns whether the message was sent; it is not if the consumer
@@ -494,7 +492,9 @@ const ROOM: Model = Model { run: room, preemptions: None };
 const BATCH: Model = Model { run: batch, preemptions: None };
 const HOP: Model = Model { run: hop, preemptions: Some(3) };
 const LATE_HOP: Model = Model { run: late_hop, preemptions: Some(3) };
-const READER_GONE: Model = Model { run: reader_gone, preemptions: None };
+const READER_GONE: Model = Model { run: leaving::reader_gone, preemptions: None };
+const END: Model = Model { run: leaving::end, preemptions: None };
+const END_ALONE: Model = Model { run: leaving::end_alone, preemptions: None };
 const TAKE: Model = Model { run: take, preemptions: None };
 
 impl Model {
@@ -585,6 +585,12 @@ mod loom_whole {
     #[test]
     fn a_reader_that_leaves_wakes_the_producer() {
         READER_GONE.check();
+    }
+
+    #[test]
+    fn the_end_of_a_lane_is_not_slept_over() {
+        END.check();
+        END_ALONE.check();
     }
 
     #[test]

@@ -142,15 +142,20 @@ impl Producer {
     /// Publishes everything staged by one store, and returns which sleeper to wake.
     #[inline(always)]
     pub(crate) fn commit(&mut self) -> Wake {
-        if !self.has_staged() {
-            return Wake::NoSleeper;
-        }
+        if self.has_staged() { self.publish(0) } else { Wake::NoSleeper }
+    }
+
+    /// Publishes everything staged, and by the same store the end of the lane: the code of a close
+    /// in the lowest bits of `tail`, or 0.
+    #[inline(always)]
+    fn publish(&mut self, end: u64) -> Wake {
         self.committed = self.state.cursor.position;
         self.committed_messages = self.counters.messages;
         let lane = self.window.memory().lane();
         self.counters.publish(&lane.produced);
         // Release: pairs with the Acquire in `Consumer::refresh_tail`; publishes the records.
-        lane.producer.tail.store(self.committed, ordering(Site::PublishTail, Ordering::Release));
+        let tail = self.committed | end;
+        lane.producer.tail.store(tail, ordering(Site::PublishTail, Ordering::Release));
         let wake = notifier::look(&lane.sleepers.message_sleeper, Site::FenceBeforeLook);
         if wake != Wake::NoSleeper {
             self.counters.wakes = self.counters.wakes.wrapping_add(1);
@@ -167,10 +172,10 @@ impl Producer {
         }
     }
 
-    /// Commits what is staged, and the lane's last record. Never waits: room for it is kept.
+    /// Commits what is staged, and ends the lane: nothing may be staged afterwards. Needs neither
+    /// room nor a page of the area.
     pub(crate) fn close(&mut self, kind: CloseKind) -> Wake {
-        self.write_control(Header::Close { kind });
-        self.commit()
+        self.publish(u64::from(kind.code()))
     }
 
     /// Whether anything waits for a commit.
@@ -226,7 +231,6 @@ impl Producer {
                 line.growth.store(self.counters.growth, Ordering::Relaxed);
                 self.state.jump_to(segment);
             }
-            Header::Close { .. } => self.state.cursor = self.state.cursor.advanced(HEADER_LEN),
             Header::Message { .. } => unreachable!("a message is no control record"),
         }
     }

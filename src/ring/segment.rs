@@ -122,7 +122,7 @@ impl Geometry {
     }
 }
 
-/// Room that is always kept for one control record, so that `jump` and `close` never wait.
+/// Room that is always kept for one control record, so that a jump never waits.
 pub(crate) const RESERVE: u64 = RECORD_ALIGN;
 
 #[cfg(all(test, not(messageport_loom)))]

@@ -198,7 +198,7 @@ fn returning_to_the_base_waits_for_the_drain() {
 #[test]
 fn a_close_is_seen_after_every_message_and_stays() {
     for kind in CLOSE_KINDS {
-        // At every fill: the room for the close is kept, also where a record did not fit.
+        // At every fill: a close needs no room.
         for count in 0..12 {
             let mut rig = Rig::new(Geometry::new(64, 256), u64::MAX - 79);
             let sent = (0..count).filter(|_| rig.post(16).is_ok()).count();

@@ -16,7 +16,8 @@
 //! +0x10000 + limit: area B→A  `limit` bytes, the same
 //!
 //! A lane:
-//! +0x000   tail               u64   one line, one writer: the producer
+//! +0x000   tail               u64   one line, one writer: the producer. A position, a multiple
+//!                                   of 16, plus 0 open, 1 closed or 2 dropped
 //! +0x080   head               u64   one line, one writer: the consumer
 //! +0x100   message_sleeper    u32   armed by the consumer, taken by the producer
 //! +0x104   room_sleeper       u32   armed by the producer, taken by the consumer
@@ -37,7 +38,7 @@ use crate::sync::{AtomicU32, AtomicU64};
 /// "MSGPORT\0", read as a little-endian number.
 pub(crate) const MAGIC: u64 = u64::from_le_bytes(*b"MSGPORT\0");
 /// Version of everything in this file, in `record.rs`, in `frame.rs`, and of a pool's memory.
-pub(crate) const VERSION: u32 = 3;
+pub(crate) const VERSION: u32 = 4;
 /// Feature bits that this version knows: none.
 pub(crate) const FEATURES: u32 = 0;
 /// Where the first area starts: a multiple of every page size in use (4, 16, 64 KiB).
@@ -72,7 +73,8 @@ pub(crate) struct Identity {
 #[repr(C, align(128))]
 #[derive(Debug, Default)]
 pub(crate) struct TailLine {
-    /// Position after the last committed record, in bytes. Never decreases.
+    /// Position after the last committed record, in bytes. Never decreases. Its lowest four bits
+    /// are 0, or say how the producer has ended the lane: 1, it closed; 2, it was dropped.
     pub tail: AtomicU64,
 }
 

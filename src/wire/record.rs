@@ -2,12 +2,12 @@
 //!
 //! ```text
 //! +0  length       u32   payload bytes; 0 in control records, the filled bytes in padding
-//! +4  kind         u8    1 message · 2 padding · 3 jump · 4 close · 5 message with a pooled
-//!                        buffer · 6 a pool
+//! +4  kind         u8    1 message · 2 padding · 3 jump · 5 message with a pooled buffer ·
+//!                        6 a pool
 //! +5  format       u8    of a message: 0 archive · 1 bytes · 2 text; else 0
 //! +6  descriptors  u16   in its packet, at most 253; 0: there is no packet
 //! +8  detail       u64   packet: its sequence; pooled buffer: the pool's number u32, the slot u32;
-//!                        jump: the segment; close: the reason; else 0
+//!                        jump: the segment; else 0
 //! +16 payload, padded to a multiple of 16
 //! ```
 //!
@@ -49,6 +49,25 @@ pub(crate) enum CloseKind {
     Dropped,
 }
 
+impl CloseKind {
+    /// What stands for it in the lowest bits of `tail`, and in `reader_gone`.
+    pub(crate) fn code(self) -> u32 {
+        match self {
+            CloseKind::Closed => 1,
+            CloseKind::Dropped => 2,
+        }
+    }
+
+    /// The kind with this code, which the peer may have made up.
+    pub(crate) fn from_code(code: u64) -> Option<CloseKind> {
+        match code {
+            1 => Some(CloseKind::Closed),
+            2 => Some(CloseKind::Dropped),
+            _ => None,
+        }
+    }
+}
+
 /// What comes with a message, apart from its bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Attached {
@@ -79,8 +98,6 @@ pub(crate) enum Header {
     Padding { len: u32 },
     /// The lane continues at the start of `segment`.
     Jump { segment: u32 },
-    /// The last record of the lane.
-    Close { kind: CloseKind },
 }
 
 impl Header {
@@ -108,8 +125,6 @@ impl Header {
             }
             Header::Padding { len } => [word(len, PADDING), 0],
             Header::Jump { segment } => [word(0, JUMP), u64::from(segment)],
-            Header::Close { kind: CloseKind::Closed } => [word(0, CLOSE), 1],
-            Header::Close { kind: CloseKind::Dropped } => [word(0, CLOSE), 2],
         }
     }
 
@@ -160,8 +175,6 @@ impl Header {
         match ((first >> 32) as u32, len, detail) {
             (PADDING, _, 0) => Some(Header::Padding { len }),
             (JUMP, 0, segment) => Some(Header::Jump { segment: u32::try_from(segment).ok()? }),
-            (CLOSE, 0, 1) => Some(Header::Close { kind: CloseKind::Closed }),
-            (CLOSE, 0, 2) => Some(Header::Close { kind: CloseKind::Dropped }),
             _ => None,
         }
     }
@@ -186,7 +199,6 @@ const TEXT: u32 = 0x0201;
 const FORMATS: u32 = 0x0300;
 const PADDING: u32 = 0x0002;
 const JUMP: u32 = 0x0003;
-const CLOSE: u32 = 0x0004;
 /// Added to the sort of a message that comes with a pooled buffer.
 const POOLED: u32 = 0x0004;
 const POOL: u32 = 0x0006;
@@ -197,10 +209,7 @@ mod tests {
 
     #[test]
     fn headers_survive_the_round_trip() {
-        let mut headers = vec![
-            Header::Close { kind: CloseKind::Closed },
-            Header::Close { kind: CloseKind::Dropped },
-        ];
+        let mut headers = vec![];
         for len in [0, 1, 15, 16, 17, 65_535, u32::MAX] {
             for format in [Format::Archive, Format::Bytes, Format::Text] {
                 for attached in [
@@ -241,7 +250,17 @@ mod tests {
         assert_eq!(Header::decode([6 << 32 | 2 << 48, 0]), None, "a pool with two descriptors");
         assert_eq!(Header::decode([6 << 32 | 1 << 48 | 1, 0]), None, "a pool with a payload");
         assert_eq!(Header::decode([u64::from(JUMP) << 32, 1 << 32]), None, "segment");
-        assert_eq!(Header::decode([u64::from(CLOSE) << 32, 3]), None, "close kind");
+        assert_eq!(Header::decode([4 << 32, 1]), None, "the close record of older versions");
+    }
+
+    #[test]
+    fn close_kinds_have_two_codes() {
+        for kind in [CloseKind::Closed, CloseKind::Dropped] {
+            assert_eq!(CloseKind::from_code(u64::from(kind.code())), Some(kind));
+        }
+        for code in [0, 3, 15, 1 << 32 | 1] {
+            assert_eq!(CloseKind::from_code(code), None);
+        }
     }
 
     #[test]

@@ -108,7 +108,11 @@ pub const fn record(len: u64, kind: u64, format: u64) -> u64 {
 pub const MESSAGE: u64 = 1;
 pub const PADDING: u64 = 2;
 pub const JUMP: u64 = 3;
-pub const CLOSE: u64 = 4;
+
+/// In the lowest bits of a tail: how the producer has ended the lane.
+pub const CLOSED: u64 = 1;
+pub const DROPPED: u64 = 2;
+pub const END: u64 = 15;
 
 /// The cursors and flags of every region that this process holds.
 pub fn show_all() -> String {

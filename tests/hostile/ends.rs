@@ -2,7 +2,7 @@
 
 use super::{OUT, Pair, pair};
 use crate::common::parts::{ATTACHMENTS, Parts};
-use crate::common::region::{CLOSE, head, reader_gone, record, tail};
+use crate::common::region::{CLOSED, head, reader_gone, record, tail};
 use crate::common::{DEADLINE, receive_end, receive_text, refusal, wait_until_closed};
 use messageport::{CloseReason, MessagePort, PostError, RecvError};
 use nix::sys::socket::{Shutdown, shutdown};
@@ -138,12 +138,11 @@ fn a_death_that_posts_have_said_is_what_receiving_says_behind_the_last_message()
     let Pair { victim, peer, region } = pair();
     peer.post_text("last").expect("room");
     let end = region.word(tail(super::IN)).load(SeqCst);
-    region.write_record(region.area(super::IN, end as usize), record(0, CLOSE, 0), 0);
     let parts = Parts::of(peer);
     drop(parts);
     wait_until_closed(&victim);
     assert_eq!(refusal(victim.post_text("late")), CloseReason::PeerDied);
-    region.word(tail(super::IN)).store(end + 16, SeqCst);
+    region.word(tail(super::IN)).store(end | CLOSED, SeqCst);
     assert_eq!(receive_text(&victim), "last");
     assert_eq!(receive_end(&victim), CloseReason::PeerDied);
     assert_posts_say(&victim, CloseReason::PeerDied);

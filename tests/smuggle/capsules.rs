@@ -42,7 +42,7 @@ fn f42_a_capsule_that_lies_is_refused_and_the_carrier_lives() {
             ("another magic", 0, 1, "no capsule"),
             ("zeros for a version", 1, 0, "layout version"),
             ("another version", 1, 99, "layout version"),
-            ("a third side", 1, 3 | 2 << 32, "no capsule"),
+            ("a third side", 1, 4 | 2 << 32, "no capsule"),
             ("no capacity", 3, 0, "capacity"),
             ("a crooked capacity", 3, 5000, "capacity"),
             ("another capacity", 3, 8192, "capacity"),
@@ -149,7 +149,7 @@ fn f10_random_capsules_never_make_a_port_that_panics() {
                 let index =
                     [1, EPOCH, 6, 7, 8, 9, 10, 11, PACKETS, TRUSTED][rng.below(10) as usize];
                 parts.words[index] = match rng.below(5) {
-                    _ if index == 1 => 3 | rng.below(2) << 32,
+                    _ if index == 1 => 4 | rng.below(2) << 32,
                     _ if index == 8 || index == 11 => rng.below(6),
                     0 => rng.below(1 << 13) * 16,
                     1 => (rng.below(1 << 13) * 16).wrapping_neg(),

@@ -44,7 +44,7 @@ impl Consumer {
         self.cursor = match control {
             Header::Padding { len } => self.cursor.advanced(HEADER_LEN + u64::from(len)),
             Header::Jump { segment } => self.cursor.advanced(HEADER_LEN).entering(segment),
-            Header::Message { .. } | Header::Close { .. } => unreachable!("peek stops at these"),
+            Header::Message { .. } => unreachable!("peek stops at a message"),
         };
         self.span = self.geometry.span(self.cursor.segment);
         self.window.close();

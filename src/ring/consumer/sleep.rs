@@ -3,7 +3,7 @@
 use super::Consumer;
 use crate::error::Corruption;
 use crate::ring::notifier::{self, Sleep, Wait, Wake};
-use crate::sync::{Ordering, Site};
+use crate::sync::{Ordering, Site, step};
 use crate::wire::record::CloseKind;
 
 impl Consumer {
@@ -11,7 +11,7 @@ impl Consumer {
     pub(crate) fn prepare_wait(&mut self, sleep: Sleep) -> Result<Wait, Corruption> {
         notifier::arm(&self.window.memory().lane().sleepers.message_sleeper, sleep);
         let look = self.refresh_tail();
-        if look.is_ok() && self.cursor.position == self.tail {
+        if look.is_ok() && self.cursor.position == self.tail && !self.sees_end() {
             return Ok(Wait::Sleep);
         }
         self.cancel_wait();
@@ -28,10 +28,15 @@ impl Consumer {
     pub(crate) fn close(&mut self, kind: CloseKind) -> Wake {
         let sleepers = &self.window.memory().lane().sleepers;
         // Relaxed: it publishes nothing; ordered before the poll by the fence.
-        sleepers.reader_gone.store(gone_code(kind), Ordering::Relaxed);
+        sleepers.reader_gone.store(kind.code(), Ordering::Relaxed);
         // The fence in `look` pairs with the one in `arm`, as for a release.
         let wake = notifier::look(&sleepers.room_sleeper, Site::FenceReaderGone);
         self.count(wake)
+    }
+
+    /// Whether the producer has ended the lane. A waiter must not sleep then: no wake follows.
+    fn sees_end(&self) -> bool {
+        self.end.is_some() && step(Site::LookForEnd)
     }
 
     #[inline]
@@ -42,13 +47,5 @@ impl Consumer {
             self.window.memory().lane().consumed.wakes.store(self.wakes, Ordering::Relaxed);
         }
         wake
-    }
-}
-
-/// The value of `reader_gone`.
-fn gone_code(kind: CloseKind) -> u32 {
-    match kind {
-        CloseKind::Closed => 1,
-        CloseKind::Dropped => 2,
     }
 }

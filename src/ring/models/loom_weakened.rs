@@ -26,12 +26,12 @@ fn fail_without(site: Site, reason: &str, models: &[Model]) {
 
 #[test]
 fn without_publish_tail_release_the_ring_model_fails() {
-    fail_without(Site::PublishTail, RACE, &[RING, QUICK, GROWTH, MESSAGES]);
+    fail_without(Site::PublishTail, RACE, &[RING, QUICK, GROWTH, MESSAGES, END]);
 }
 
 #[test]
 fn without_read_tail_acquire_the_ring_model_fails() {
-    fail_without(Site::ReadTail, RACE, &[RING, QUICK, GROWTH, MESSAGES]);
+    fail_without(Site::ReadTail, RACE, &[RING, QUICK, GROWTH, MESSAGES, END]);
 }
 
 #[test]
@@ -56,12 +56,17 @@ fn without_the_acquire_before_a_shrink_that_model_fails() {
 
 #[test]
 fn without_the_wakers_fence_the_message_and_room_models_fail() {
-    fail_without(Site::FenceBeforeLook, LOST_WAKE, &[MESSAGES, ROOM, BATCH, HOP, SLOT]);
+    fail_without(
+        Site::FenceBeforeLook,
+        LOST_WAKE,
+        &[MESSAGES, ROOM, BATCH, HOP, SLOT, END, END_ALONE],
+    );
 }
 
 #[test]
 fn without_the_sleepers_fence_the_message_and_room_models_fail() {
-    fail_without(Site::FenceBeforeSleep, LOST_WAKE, &[MESSAGES, ROOM, HOP, READER_GONE, SLOT]);
+    let models = [MESSAGES, ROOM, HOP, READER_GONE, SLOT, END, END_ALONE];
+    fail_without(Site::FenceBeforeSleep, LOST_WAKE, &models);
 }
 
 #[test]
@@ -82,6 +87,11 @@ fn without_taking_the_flag_back_the_message_and_room_models_find_it() {
 #[test]
 fn without_the_second_look_for_a_hop_the_hop_model_fails() {
     fail_without(Site::LookForHop, LOST_WAKE, &[LATE_HOP]);
+}
+
+#[test]
+fn without_the_look_for_the_end_its_model_fails() {
+    fail_without(Site::LookForEnd, LOST_WAKE, &[END_ALONE]);
 }
 
 #[test]
@@ -123,6 +133,7 @@ fn every_site_has_a_twin() {
         | Site::TakeFlag
         | Site::Disarm
         | Site::LookForHop
+        | Site::LookForEnd
         | Site::ReleaseControls
         | Site::LookAfterBatch
         | Site::ReturnSlot

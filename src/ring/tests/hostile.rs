@@ -109,8 +109,6 @@ fn judge(geometry: Geometry, cursor: Cursor, words: [u64; 2], ahead: u64) -> Res
         {
             Ok(Peek::Empty)
         }
-        (4, 0, 1) if len == 0 => Ok(Peek::Closed(CloseKind::Closed)),
-        (4, 0, 2) if len == 0 => Ok(Peek::Closed(CloseKind::Dropped)),
         _ => Err(()),
     }
 }
@@ -191,6 +189,36 @@ fn f28_a_tail_is_taken_only_between_the_last_one_and_the_limit() {
                 let answer = rig.consumer.peek();
                 assert_eq!(answer.is_ok(), fits, "{offset} from the last tail: {answer:?}");
             }
+        }
+    }
+}
+
+/// Each value of the lowest bits of a tail, with messages before it, and with more bytes than the
+/// lane holds.
+#[test]
+fn f28_the_lowest_bits_of_a_tail_are_a_close_or_corrupt() {
+    let geometry = Geometry::new(128, 128);
+    for (&start, code) in STARTS.iter().flat_map(|start| (0..16).map(move |code| (start, code))) {
+        for count in 0..=7u64 {
+            let mut rig = Rig::new(geometry, start);
+            (0..count).for_each(|_| rig.send(0));
+            let tail = start.wrapping_add(16 * count);
+            publish(&rig.memory, tail | code);
+            let end = match code {
+                0 => Some(Peek::Empty),
+                1 => Some(Peek::Closed(CloseKind::Closed)),
+                2 => Some(Peek::Closed(CloseKind::Dropped)),
+                _ => None,
+            };
+            if end.is_some() {
+                (0..count).for_each(|_| next(&mut rig.consumer).expect("an honest tail"));
+                let wait = if code == 0 { Wait::Sleep } else { Wait::Ready };
+                assert_eq!(rig.consumer.prepare_wait(Sleep::Futex), Ok(wait), "code {code}");
+            }
+            assert_eq!(rig.consumer.peek().ok(), end, "code {code} after {count} messages");
+            publish(&rig.memory, start.wrapping_add(16 * count + 128 + 16) | code);
+            let mut fresh = Consumer::resume(rig.memory.clone(), geometry, Cursor::start(start));
+            assert!(fresh.peek().is_err(), "code {code}, beyond the limit");
         }
     }
 }

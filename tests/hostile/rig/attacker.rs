@@ -4,7 +4,7 @@ use super::attachments::Attachments;
 use super::peer::{FROM, INTO, LIMIT, Peer, Staged};
 use crate::common::messages::Rng;
 use crate::common::parts::{ATTACHMENTS, DOORBELL};
-use crate::common::region::{self, AREA, CLOSE, HEADER, JUMP, PADDING};
+use crate::common::region::{self, AREA, HEADER, JUMP, PADDING};
 use nix::fcntl::{FallocateFlags, fallocate};
 use nix::sys::socket::{MsgFlags, Shutdown, send, shutdown};
 use std::os::fd::AsRawFd;
@@ -149,7 +149,7 @@ impl Attacker {
     fn lie(&mut self) {
         let (region, rng) = (&self.peer.region, &mut self.rng);
         let off = |rng: &mut Rng| match rng.below(8) {
-            0 => 1,
+            0 => 1 + rng.below(15),
             1 => 16 * rng.below(1 << 13),
             _ => 16 * (1 + rng.below(6)),
         };
@@ -223,7 +223,6 @@ impl Attacker {
         let (header, detail) = match rng.below(4) {
             0 => (region::record(0, JUMP, 0), rng.below(40)),
             1 => (region::record(16 * rng.below(300), PADDING, 0), 0),
-            2 if rng.below(8) == 0 => (region::record(0, CLOSE, 0), rng.below(4)),
             _ => {
                 let kind = 1 + rng.below(6);
                 (region::record(rng.below(5000), kind, rng.below(3)), rng.below(3))
@@ -307,7 +306,7 @@ impl Attacker {
     /// cannot tell that nothing was read.
     fn give_back(&mut self) {
         let region = &self.peer.region;
-        let tail = region.word(region::tail(FROM)).load(Acquire);
+        let tail = region.word(region::tail(FROM)).load(Acquire) & !region::END;
         let most = tail.saturating_sub(self.given_back) / 16;
         if self.is_gentle {
             self.given_back += 16 * self.rng.below(most + 1);

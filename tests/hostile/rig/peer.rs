@@ -3,7 +3,7 @@
 
 use crate::common::messages::{Order, Rng, mix};
 use crate::common::parts::{ATTACHMENTS, DOORBELL, PACKETS, Parts, receive};
-use crate::common::region::{self, CLOSE, JUMP, MESSAGE, PADDING, Region, record};
+use crate::common::region::{self, END, JUMP, MESSAGE, PADDING, Region, record};
 use messageport::rkyv::{rancor, to_bytes};
 use messageport::{MessageChannel, MessagePort};
 use nix::sys::socket::{MsgFlags, send};
@@ -252,7 +252,7 @@ impl Reading {
 
     /// Steps over what the victim has posted, some of it, and gives it back.
     fn take_some(&mut self, region: &Region) {
-        let tail = region.word(region::tail(self.lane)).load(Acquire);
+        let tail = region.word(region::tail(self.lane)).load(Acquire) & !END;
         for _ in 0..64 {
             if self.place.position == tail || self.is_lost {
                 break;
@@ -268,7 +268,6 @@ impl Reading {
                     self.place.position += HEADER;
                     self.place.enter(next);
                 }
-                CLOSE => self.place.position += HEADER,
                 _ => self.is_lost = true,
             }
             self.is_lost |= self.place.position > tail;
@@ -438,7 +437,7 @@ impl Peer {
         if head > self.writing.highest {
             return Some(format!("head {head:#x} beyond each tail {:#x}", self.writing.highest));
         }
-        let tail = self.region.word(region::tail(self.from)).load(Acquire);
+        let tail = self.region.word(region::tail(self.from)).load(Acquire) & !END;
         let most = self.reading.highest + LIMIT;
         (tail > most).then(|| format!("tail {tail:#x} beyond what was released and the limit"))
     }
