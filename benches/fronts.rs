@@ -11,7 +11,7 @@ use std::time::Duration;
 use harness::Harness;
 use harness::fronts::{self, BYTES, Front};
 use harness::report::{Baseline, Report, time};
-use harness::targets::Target;
+use harness::targets::{Target, verdict};
 
 fn main() {
     let Some(mut harness) = Harness::start("fronts") else {
@@ -34,7 +34,7 @@ fn flooded(harness: &mut Harness) {
     for front in Front::ALL {
         subjects.extend(fronts::round_trips(cores, *front, count));
         let [idle, flooded] = front.variants();
-        targets.push(Target::tails(16, flooded, idle, BYTES, 10.0));
+        targets.push(Target::tails("kept", flooded, idle, BYTES, 10.0));
     }
     let report = Report {
         group: "fronts_flooded",
@@ -67,8 +67,9 @@ fn beside_idle_ones(harness: &mut Harness) {
         title: "a message and its answer, both sides asleep, beside idle ports of the same loop",
         baselines: vec![Baseline::same(ONE_OF_10)],
         targets: vec![
-            Target::same(17, ONE_OF_1000, ONE_OF_10, BYTES, 1.1),
-            Target::same(17, BESIDE_3000, ONE_OF_10, BYTES, 1.1),
+            Target::same("18", ONE_OF_1000, ONE_OF_10, BYTES, 1.1),
+            // 3,000 pairs are 6,000 ports.
+            Target::same("18", BESIDE_3000, ONE_OF_10, BYTES, 1.1),
         ],
         is_throughput: false,
         is_slow: false,
@@ -83,9 +84,11 @@ fn idling(harness: &Harness) {
         let spent = fronts::cost_of_idling(harness.peer_core(), idle, nap);
         // A thousandth of one core is what a clock's tick may leave on the wrong account.
         let most = nap.as_nanos() as u64 / 1_000;
-        let verdict = if spent <= most { "reached" } else { "missed" };
+        let verdict = verdict(spent <= most);
         let (spent, most) = (time(spent as f64), time(most as f64));
-        println!("target 17: {idle} idle ports take {spent} of {nap:?}, at most {most}: {verdict}");
+        println!(
+            "target kept: {idle} idle ports take {spent} of {nap:?}, at most {most}: {verdict}"
+        );
     }
 }
 

@@ -15,7 +15,7 @@ use harness::local::{self, Timed};
 use harness::message::{CHECKED, Outgoing};
 use harness::pages::{self, Pages};
 use harness::report::{Baseline, Report};
-use harness::targets::Target;
+use harness::targets::{Target, verdict};
 use harness::workload::Subject;
 use messageport::{ChannelBuilder, MessageChannel};
 
@@ -82,11 +82,11 @@ fn bursts(harness: &mut Harness) {
             .into_iter()
             .flat_map(|bytes| {
                 [
-                    Target::same(15, "first-burst", FRESH_PAGES, bytes, 1.3),
-                    Target::same(15, "second-burst", LARGE_WALKED, bytes, 1.1),
-                    Target::same(15, "third-burst", LARGE_WALKED, bytes, 1.1),
-                    Target::same(15, "trusted-second-burst", LARGE_WALKED, bytes, 1.1),
-                    Target::same(15, "trusted-third-burst", LARGE_WALKED, bytes, 1.1),
+                    Target::same("kept", "first-burst", FRESH_PAGES, bytes, 1.3),
+                    Target::same("12", "second-burst", LARGE_WALKED, bytes, 1.1),
+                    Target::same("12", "third-burst", LARGE_WALKED, bytes, 1.1),
+                    Target::same("12", "trusted-second-burst", LARGE_WALKED, bytes, 1.1),
+                    Target::same("12", "trusted-third-burst", LARGE_WALKED, bytes, 1.1),
                 ]
             })
             .collect(),
@@ -110,9 +110,23 @@ fn creation(harness: &mut Harness) {
         "in all, each of {pairs} idle pairs: {heap} bytes of heap, {shared} shared, {tables} of \
          page tables, {kernel} in the kernel"
     );
+    let all = heap + shared + tables + kernel;
+    let verdicts = [verdict(all <= MOST_OF_PAIR), verdict(descriptors <= MOST_DESCRIPTORS)];
+    let [of_memory, of_descriptors] = verdicts;
+    println!("target 17: an idle pair takes {all} bytes, at most {MOST_OF_PAIR}: {of_memory}");
+    println!(
+        "target 17: both ends in one process take {descriptors} descriptors, at most \
+         {MOST_DESCRIPTORS}: {of_descriptors}"
+    );
     let count = harness.count(2_000, 20);
     let subjects = [
-        Subject::new(BARE_CALLS, 0, count, || Timed(pages::bare_pair)),
+        Subject::new(BARE_CALLS, 0, count, || Timed(|| pages::bare_pair().0)),
+        Subject::new(BARE_DROP, 0, count, || {
+            Timed(|| {
+                let (_, pair) = pages::bare_pair();
+                timed_drop(pair)
+            })
+        }),
         Subject::new("pair", 0, count, || {
             Timed(|| {
                 let start = Instant::now();
@@ -122,23 +136,28 @@ fn creation(harness: &mut Harness) {
                 elapsed
             })
         }),
-        Subject::new("pair-and-drop", 0, count, || {
-            Timed(|| {
-                let start = Instant::now();
-                drop(MessageChannel::new().expect("a channel"));
-                start.elapsed()
-            })
+        Subject::new("pair-drop", 0, count, || {
+            Timed(|| timed_drop(MessageChannel::new().expect("a channel")))
         }),
     ];
     let report = Report {
         group: "creation",
-        title: "a default pair; the bare calls make the same kernel objects",
-        baselines: vec![Baseline::same(BARE_CALLS)],
-        targets: Vec::new(),
+        title: "a default pair, made and dropped; the bare calls make the same kernel objects",
+        baselines: vec![Baseline::same(BARE_CALLS), Baseline::same(BARE_DROP)],
+        targets: vec![
+            Target::same("11", "pair", BARE_CALLS, 0, 1.15),
+            Target::same("11", "pair-drop", BARE_DROP, 0, 1.3),
+        ],
         is_throughput: false,
         is_slow: false,
     };
     harness.run(&report, &subjects);
+}
+
+fn timed_drop(value: impl Sized) -> Duration {
+    let start = Instant::now();
+    drop(value);
+    start.elapsed()
 }
 
 /// One direction of a channel, with its two ends in this process.
@@ -253,3 +272,8 @@ const LARGEST: usize = 64 << 10;
 const FRESH_PAGES: &str = "fresh-pages";
 const LARGE_WALKED: &str = "large-walked-burst";
 const BARE_CALLS: &str = "bare-calls";
+const BARE_DROP: &str = "bare-drop";
+/// Bytes of an idle pair, in all.
+const MOST_OF_PAIR: u64 = 16 << 10;
+/// Three an end.
+const MOST_DESCRIPTORS: usize = 6;

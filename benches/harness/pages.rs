@@ -123,9 +123,9 @@ fn kibibytes(path: &str, name: &str) -> u64 {
     number.parse::<u64>().expect("a number") << 10
 }
 
-/// Makes and drops the kernel objects of a pair: a sealed, sparse memfd with its mapping, two
-/// socket pairs, and a second descriptor of the memory. Returns the time of making them.
-pub fn bare_pair() -> Duration {
+/// Makes the kernel objects of a pair: a sealed, sparse memfd with its mapping, two
+/// socket pairs, and a second descriptor of the memory. Returns how long that took, and them.
+pub fn bare_pair() -> (Duration, impl Sized) {
     let start = Instant::now();
     let flags = MFdFlags::MFD_CLOEXEC | MFdFlags::MFD_ALLOW_SEALING;
     let file = File::from(memfd_create(c"bare", flags).expect("memfd_create"));
@@ -139,9 +139,7 @@ pub fn bare_pair() -> Duration {
     let packets =
         socketpair(AddressFamily::Unix, SockType::SeqPacket, None, SockFlag::SOCK_CLOEXEC)
             .expect("a packet socket pair");
-    let elapsed = start.elapsed();
-    drop((file, second, map, bell, packets));
-    elapsed
+    (start.elapsed(), (file, second, map, bell, packets))
 }
 
 /// Number of open descriptors of this process, the one that reads the list included.

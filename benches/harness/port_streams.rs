@@ -15,10 +15,12 @@ use super::workload::{Subject, Workload};
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub enum Posting {
     Single,
+    /// The same, received with `try_iter`.
+    SingleBatch,
     /// Bursts of [`BURST`] messages, published together.
     Burst,
     /// The same, received with `try_iter`.
-    Batch,
+    BurstBatch,
     /// Written where it will be read, on a trusted port.
     Loan,
 }
@@ -34,7 +36,8 @@ impl OneWay {
     fn start(core: usize, bytes: usize, is_trusted: bool, posting: Posting) -> Self {
         let source = Source::new(bytes);
         let trusted = if is_trusted { "trusted" } else { "default" };
-        let batch = if posting == Posting::Batch { ":batch" } else { "" };
+        let is_batch = matches!(posting, Posting::SingleBatch | Posting::BurstBatch);
+        let batch = if is_batch { ":batch" } else { "" };
         let role = format!("port-sink:{trusted}{batch}");
         let command = child::command(&role, core, bytes, &[source.descriptor()]);
         // Bounded, as an unbounded poster outruns its reader into segments that leave the cache.
@@ -56,8 +59,10 @@ impl Workload for OneWay {
         let (port, message) = (self.worker.port(), &mut self.source.message);
         let start = Instant::now();
         match self.posting {
-            Posting::Single => (0..count).for_each(|_| post(port, message.next())),
-            Posting::Burst | Posting::Batch => post_bursts(port, message, count),
+            Posting::Single | Posting::SingleBatch => {
+                (0..count).for_each(|_| post(port, message.next()));
+            }
+            Posting::Burst | Posting::BurstBatch => post_bursts(port, message, count),
             Posting::Loan => (0..count).for_each(|_| post_loan(port, message.next())),
         }
         self.source.wait_until_taken();
@@ -202,8 +207,9 @@ pub fn one_way(
     let trust = if is_trusted { "trusted" } else { "default" };
     let posted = match posting {
         Posting::Single => "single",
+        Posting::SingleBatch => "single-batch",
         Posting::Burst => "burst",
-        Posting::Batch => "batch",
+        Posting::BurstBatch => "burst-batch",
         Posting::Loan => "loan",
     };
     Subject::new(format!("{trust}-{posted}"), bytes, count, move || {

@@ -74,13 +74,12 @@ impl Report {
         for target in &self.targets {
             let (row, base) =
                 (find(target.variant, target.bytes), find(target.base, target.base_bytes));
-            if let (Some(row), Some(base)) = (row, base) {
-                let value: fn(&Run) -> f64 = match target.is_of_tails {
-                    true => |run| run.tail.map_or(f64::NAN, |(p99, _)| p99),
-                    false => |run| run.figure,
-                };
-                println!("{}", target.describe(ratio(row, base, usual, value)));
-            }
+            let value: fn(&Run) -> f64 = match target.is_of_tails {
+                true => |run| run.tail.map_or(f64::NAN, |(p99, _)| p99),
+                false => |run| run.figure,
+            };
+            let ratio = row.zip(base).map(|(row, base)| ratio(row, base, usual, value));
+            println!("{}", target.describe(ratio));
         }
     }
 

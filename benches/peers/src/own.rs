@@ -73,11 +73,22 @@ pub fn limits() -> Vec<Entry> {
             "bare-calls",
             "the system calls for the same kernel objects as messageport's",
             |work, _| match work {
-                Work::Create => {
-                    Answer::Runs(Subject::new("bare-calls", 0, 0, || Timed(pages::bare_pair)))
-                }
+                Work::Create => Answer::Runs(Subject::new("bare-calls", 0, 0, || {
+                    Timed(|| pages::bare_pair().0)
+                })),
                 Work::Transfer => {
                     Answer::Runs(Subject::new("bare-calls", 0, 0, || moves::bare_calls(false)))
+                }
+                _ => Answer::Absent,
+            },
+        ),
+        limit(
+            "bare-calls-touched",
+            "the same, and one word of the memory read and written: no end works without it",
+            |work, _| match work {
+                Work::Transfer => {
+                    let start = || moves::bare_calls(true);
+                    Answer::Runs(Subject::new("bare-calls-touched", 0, 0, start))
                 }
                 _ => Answer::Absent,
             },
@@ -142,7 +153,7 @@ pub fn ours() -> Vec<Entry> {
         ours("messageport-trusted", "bytes, both ends trust each other", |work, site| {
             ports_of(true, work, site)
         }),
-        ours("messageport-batch", "bursts, received with `try_iter`", |work, site| {
+        ours("messageport-batch", "bytes, received with `try_iter`", |work, site| {
             batches(false, work, site)
         }),
         ours("messageport-trusted-batch", "the same on trusted ports", |work, site| {
@@ -204,7 +215,10 @@ fn ports_of(is_trusted: bool, work: Work, site: &Site) -> Answer {
 
 fn batches(is_trusted: bool, work: Work, site: &Site) -> Answer {
     match work {
-        Work::OneWay { bytes, is_burst: true } => stream(site, bytes, is_trusted, Posting::Batch),
+        Work::OneWay { bytes, is_burst } => {
+            let posting = if is_burst { Posting::BurstBatch } else { Posting::SingleBatch };
+            stream(site, bytes, is_trusted, posting)
+        }
         _ => Answer::Absent,
     }
 }
