@@ -4,6 +4,7 @@ use std::fs::File;
 use std::io::Read;
 use std::os::fd::AsFd;
 use std::os::unix::process::CommandExt;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::atomic::AtomicI32;
 use std::sync::atomic::Ordering::SeqCst;
@@ -20,7 +21,7 @@ use crate::harness::measure::{Effort, Run, Series, calmest};
 use crate::harness::report::usual_distance;
 use crate::peers::crossbar;
 use crate::private::Private;
-use crate::rows::{self, Row, Work};
+use crate::rows::{self, Row, Unit, Work};
 use crate::runner::{self, Figures, P99, Task};
 use crate::subjects::{self, Answer, Entry, Kind, Promises, Site};
 use crate::table;
@@ -33,6 +34,15 @@ pub struct Comparison {
     pub rows: Vec<String>,
     pub only: Vec<String>,
     pub repetitions: u32,
+    /// With which our subjects are measured once more, in turns.
+    pub other: Option<OtherProfile>,
+}
+
+/// This package, built with another profile.
+#[derive(Clone)]
+pub struct OtherProfile {
+    pub name: &'static str,
+    pub program: PathBuf,
 }
 
 /// One subject in one row.
@@ -41,12 +51,48 @@ pub struct Cell {
     pub kind: Kind,
     pub promises: Promises,
     pub about: &'static str,
+    /// The profile of a subject that is not of this executable's.
+    pub other: Option<OtherProfile>,
     /// Why it cannot do this row.
     pub lacks: Option<&'static str>,
     /// Why a measurement failed.
     pub failure: Option<String>,
     /// Distribution of each run that was kept.
     pub quantiles: Vec<Vec<f64>>,
+}
+
+impl Cell {
+    /// The subject's name, with its profile if that is another one.
+    pub fn full_name(&self) -> String {
+        match &self.other {
+            Some(other) => format!("{}@{}", self.name, other.name),
+            None => self.name.to_owned(),
+        }
+    }
+}
+
+impl OtherProfile {
+    /// Builds it beside this executable, so that both are of the same sources.
+    pub fn build(name: String) -> Result<Self, String> {
+        let own = std::env::current_exe().map_err(|error| error.to_string())?;
+        let (file, target) = (own.file_name(), own.parent().and_then(Path::parent));
+        let (Some(file), Some(target)) = (file, target) else {
+            return Err(format!("{} is not in a directory of cargo's", own.display()));
+        };
+        if name == table::profile() {
+            return Err(format!("this executable is of the profile {name} itself"));
+        }
+        let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
+        let mut command = Command::new(cargo);
+        command.args(["build", "--locked", "--profile", &name]).arg("--target-dir").arg(target);
+        command.arg("--manifest-path").arg(concat!(env!("CARGO_MANIFEST_DIR"), "/Cargo.toml"));
+        let status = command.status().map_err(|error| format!("cargo: {error}"))?;
+        let program = target.join(&name).join(file);
+        if !status.success() || !program.exists() {
+            return Err(format!("cargo build --profile {name} made no {}", program.display()));
+        }
+        Ok(Self { name: name.leak(), program })
+    }
 }
 
 /// One row with all its subjects; `series` has an element for each cell.
@@ -80,7 +126,7 @@ impl Comparison {
                     if result.cells[index].lacks.is_some() {
                         continue;
                     }
-                    let text = format!("{} {}", result.row.id, result.cells[index].name);
+                    let text = format!("{} {}", result.row.id, result.cells[index].full_name());
                     progress.set_message(text);
                     self.repeat(result, index, &private, &group);
                     progress.inc(1);
@@ -113,13 +159,19 @@ impl Comparison {
                 Answer::Runs(_) | Answer::Makes(_) => None,
             };
             if is_wanted {
-                let quantiles = Vec::new();
-                let failure = None;
-                cells.push(Cell { name, kind, promises, about, lacks, failure, quantiles });
+                let new = |kind, other| {
+                    let (failure, quantiles) = (None, Vec::new());
+                    Cell { name, kind, promises, about, other, lacks, failure, quantiles }
+                };
+                cells.push(new(kind, None));
+                let is_repeated = kind == Kind::Ours && row.unit() == Unit::Time;
+                if let Some(other) = self.other.as_ref().filter(|_| is_repeated) {
+                    cells.push(new(Kind::Otherwise, Some(other.clone())));
+                }
             }
         }
         let new = |cell: &Cell| Series {
-            variant: cell.name.to_owned(),
+            variant: cell.full_name(),
             bytes: row.work.bytes(),
             runs: Vec::new(),
         };
@@ -143,7 +195,7 @@ impl Comparison {
         let limit = self.time_limit(&result.row);
         let usual = usual_distance(&result.series);
         let best = calmest(&effort, usual, || {
-            let measured = measure(&task, limit, group);
+            let measured = measure(&task, cell.other.as_ref(), limit, group);
             private.clear();
             match measured {
                 Ok(figures) => Some((run_of(&figures), figures.quantiles)),
@@ -185,8 +237,14 @@ fn run_of(figures: &Figures) -> Run {
 }
 
 /// Runs one task in a process of its own; ends it, and all it started, once its time is over.
-fn measure(task: &Task, limit: Duration, group: &AtomicI32) -> Result<Figures, String> {
-    let mut command = Command::new(std::env::current_exe().expect("path of this executable"));
+fn measure(
+    task: &Task,
+    other: Option<&OtherProfile>,
+    limit: Duration,
+    group: &AtomicI32,
+) -> Result<Figures, String> {
+    let own = || std::env::current_exe().expect("path of this executable");
+    let mut command = Command::new(other.map_or_else(own, |other| other.program.clone()));
     command.env(runner::TASK, task.to_text()).env("TMPDIR", &task.directory);
     command.env(crossbar::REGISTRY.0, format!("{}/{}", task.directory, crossbar::REGISTRY.1));
     #[cfg(feature = "aeron")]

@@ -7,6 +7,7 @@
 #[macro_use]
 mod sized;
 
+mod bars;
 mod comparison;
 mod entries;
 mod exchange;
@@ -29,7 +30,7 @@ use std::process::ExitCode;
 
 use clap::Parser;
 
-use comparison::Comparison;
+use comparison::{Comparison, OtherProfile};
 use harness::machine::Machine;
 use subjects::{Entry, Promises};
 
@@ -52,6 +53,9 @@ struct Arguments {
     /// Writes every figure of every run.
     #[arg(long, value_name = "FILE")]
     csv: Option<PathBuf>,
+    /// Measures our subjects also as this other profile builds them, in turns: `--against lto`.
+    #[arg(long, value_name = "PROFILE")]
+    against: Option<String>,
     /// Draws the time of a message by size and round trips by percentile; FILE.points.csv has the points.
     #[arg(long, value_name = "FILE.svg")]
     plot: Option<PathBuf>,
@@ -86,6 +90,13 @@ fn main() -> ExitCode {
         println!("nothing measured: both sides would share one core");
         return ExitCode::SUCCESS;
     }
+    let other = match arguments.against.map(OtherProfile::build).transpose() {
+        Ok(other) => other,
+        Err(error) => {
+            eprintln!("--against: {error}");
+            return ExitCode::FAILURE;
+        }
+    };
     let mode = if arguments.quick { ", quick mode" } else { "" };
     println!("{machine}, profile {}{mode}", table::profile());
     let comparison = Comparison {
@@ -94,6 +105,7 @@ fn main() -> ExitCode {
         rows: arguments.rows,
         only: arguments.only,
         repetitions: arguments.repetitions.unwrap_or(if arguments.quick { 1 } else { 5 }),
+        other,
     };
     let results = comparison.run();
     table::print_legend(&results);

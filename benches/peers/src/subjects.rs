@@ -37,6 +37,8 @@ pub enum Kind {
     Reference,
     /// This crate.
     Ours,
+    /// The same, built with another profile.
+    Otherwise,
     /// Another library, or the kernel's own way, between processes.
     Peer,
     /// The same with records of one size only, or a stream that is cut by a size both sides know.
@@ -51,6 +53,7 @@ impl Kind {
             Self::Limit => "limit",
             Self::Reference => "reference",
             Self::Ours => "ours",
+            Self::Otherwise => "ours, other profile",
             Self::Peer => "peer",
             Self::FixedPeer => "peer, fixed size",
             Self::Thread => "threads",

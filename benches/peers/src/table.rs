@@ -29,8 +29,8 @@ pub fn summary(series: &Series, usual: Distance) -> Option<Summary> {
     Some(Summary { median: median(figures.into_iter()), least, most })
 }
 
-/// The fastest peer of a row, by its median.
-pub fn best_peer(result: &RowResult, counts: impl Fn(&Cell) -> bool) -> Option<usize> {
+/// The fastest subject of a row that counts, by its median.
+pub fn fastest(result: &RowResult, counts: impl Fn(&Cell) -> bool) -> Option<usize> {
     let usual = usual_distance(&result.series);
     let medians = result.cells.iter().zip(&result.series).enumerate();
     medians
@@ -70,7 +70,7 @@ pub fn print(result: &RowResult) {
         println!("{}", describe_pair(&result.series, usual));
     }
     let limit = result.cells.iter().position(|cell| cell.name == result.row.limit);
-    let best = best_peer(result, |cell| is_timed && cell.kind.is_peer());
+    let best = fastest(result, |cell| is_timed && cell.kind.is_peer());
     let has_tails = result.series.iter().any(|one| one.runs.iter().any(|run| run.tail.is_some()));
     let mut order: Vec<usize> = (0..result.cells.len()).collect();
     let rank = |index: &usize| {
@@ -82,10 +82,10 @@ pub fn print(result: &RowResult) {
     print_aligned(&rows);
     for cell in &result.cells {
         if let Some(reason) = cell.lacks {
-            println!("{}: – ({reason})", cell.name);
+            println!("{}: – ({reason})", cell.full_name());
         }
         if let Some(reason) = &cell.failure {
-            println!("{}: failed: {reason}", cell.name);
+            println!("{}: failed: {reason}", cell.full_name());
         }
         if cell.lacks.is_none()
             && let Some(remark) = subjects::remark(cell.name)
@@ -128,7 +128,7 @@ fn line(
     let (cell, series, unit) = (&result.cells[index], &result.series[index], result.row.unit());
     let Promises { length, loss } = cell.promises;
     let mut row: Vec<String> =
-        [cell.name, cell.kind.name(), length, loss].into_iter().map(str::to_owned).collect();
+        [&*cell.full_name(), cell.kind.name(), length, loss].map(str::to_owned).into();
     let Some(Summary { median: middle, least, most }) = summary(series, usual) else {
         row.push("–".to_owned());
         return row;
@@ -215,6 +215,7 @@ pub fn write_csv(path: &Path, results: &[RowResult]) -> std::io::Result<()> {
         for (cell, series) in result.cells.iter().zip(&result.series) {
             let kind = cell.kind.name().replace(',', "");
             let Promises { length, loss } = cell.promises;
+            let profile = cell.other.as_ref().map_or(&*profile, |other| other.name);
             let begin = format!("{profile},{id},{bytes},{},{kind},{length},{loss}", cell.name);
             let missing = cell.failure.as_deref().or(cell.lacks);
             if let Some(reason) = missing {

@@ -1,106 +1,36 @@
-//! The targets of the project (`docs/performance-notes.md`), judged by what this run says.
+//! The bars of the project, judged by what this run says.
 //!
-//! Nothing is asserted, since nothing about time holds on every machine. A target that is missed is
+//! Nothing is asserted, since nothing about time holds on every machine. A bar that is missed is
 //! printed like one that is reached, with what it was compared with.
 
+use crate::bars::{BARS, Bar, Base, Grade, Judged, MOST_OF_LTO};
 use crate::comparison::{Cell, RowResult};
 use crate::harness::report::usual_distance;
 use crate::rows::Unit;
 use crate::subjects::Kind;
-use crate::table::{best_peer, figure, ratio_of, summary};
+use crate::table::{fastest, figure, profile, ratio_of, summary};
 
-/// What a figure is divided by.
-#[derive(Clone, Copy)]
-enum Base {
-    /// A subject of the same row.
-    Subject(&'static str),
-    /// A subject of another row.
-    Of(&'static str, &'static str),
-    /// The fastest peer of the row between processes.
-    BestPeer,
-    /// The fastest of those that take messages of any length.
-    BestVariable,
-    /// Nothing: the figure itself is judged, in the row's unit.
-    Absolute,
+/// What was said so far.
+#[derive(Default)]
+struct Tally {
+    reached: u32,
+    missed: u32,
+    stretches_reached: u32,
+    stretches_missed: u32,
 }
 
-struct Target {
-    number: u32,
-    row: &'static str,
-    subject: &'static str,
-    base: Base,
-    /// Not to be exceeded.
-    most: f64,
-}
-
-const fn target(
-    number: u32,
-    row: &'static str,
-    subject: &'static str,
-    base: Base,
-    most: f64,
-) -> Target {
-    Target { number, row, subject, base, most }
-}
-
-use Base::{Absolute, BestPeer, BestVariable, Of, Subject};
-
-/// The table of targets. A rate 1.5 times as high is a time of 1 / 1.5. Targets 11, 13, 15, 16, 17
-/// and 19 are about this crate alone: its own benchmarks and tests judge them.
-const TARGETS: &[Target] = &[
-    target(1, "trip-64-typed", "messageport-typed", BestPeer, 1.0),
-    target(1, "trip-64-typed", "messageport-typed", Subject("two-lines"), 1.7),
-    target(2, "trip-1K", "messageport", BestPeer, 1.0),
-    target(2, "trip-1K-typed", "messageport-typed", BestPeer, 1.0),
-    target(3, "way-8-burst", "messageport", BestVariable, 1.0 / 1.5),
-    target(3, "way-8", "messageport", BestVariable, 1.0),
-    target(4, "way-64", "messageport", BestPeer, 1.0),
-    target(4, "way-1K", "messageport", BestPeer, 1.0),
-    target(4, "way-64K", "messageport", BestPeer, 1.0),
-    target(5, "way-64", "messageport-loan", BestPeer, 1.0 / 1.2),
-    target(6, "asleep-64", "messageport", Subject("stream-doorbell"), 1.1),
-    target(6, "asleep-64", "messageport", Subject("futex"), 1.3),
-    target(7, "wake-50us", "messageport", Subject("futex"), 1.1),
-    target(7, "wake-2ms", "messageport", Subject("futex"), 1.1),
-    target(8, "handoff-1M", "messageport-pooled", BestPeer, 1.0),
-    target(8, "handoff-1M", "messageport-loan", BestPeer, 1.0),
-    target(8, "handoff-16M", "messageport-pooled", BestPeer, 1.0),
-    target(8, "handoff-256M", "messageport-pooled", BestPeer, 1.0),
-    target(8, "handoff-256M", "messageport-pooled", Of("handoff-1M", "messageport-pooled"), 1.2),
-    target(9, "handoff-1M-read", "messageport-fresh", Subject("bare-memfd"), 1.2),
-    target(9, "handoff-16M-read", "messageport-fresh", Subject("bare-memfd"), 1.2),
-    target(10, "transfer", "messageport", Subject("bare-calls"), 2.0),
-    target(12, "create", "messageport", Absolute, 40_000.0),
-    target(12, "memory", "messageport", Absolute, 16_384.0),
-    // Both ends in one process share the memory's descriptor.
-    target(12, "descriptors", "messageport", Absolute, 6.0),
-    target(14, "trip-64", "messageport", Subject("messageport-trusted"), 1.3),
-    target(14, "trip-1K", "messageport", Subject("messageport-trusted"), 1.3),
-    target(14, "trip-64-typed", "messageport-typed", Subject("messageport-trusted-typed"), 1.3),
-    target(14, "trip-1K-typed", "messageport-typed", Subject("messageport-trusted-typed"), 1.3),
-    target(14, "way-8", "messageport", Subject("messageport-trusted"), 1.3),
-    target(14, "way-64", "messageport", Subject("messageport-trusted"), 1.3),
-    target(14, "way-1K", "messageport", Subject("messageport-trusted"), 1.3),
-    target(18, "way-4K", "messageport", Subject("slots"), 1.5),
-    target(18, "way-64K", "messageport", Subject("slots"), 1.5),
-    target(18, "way-256K", "messageport", Subject("slots"), 1.5),
-    target(18, "way-1M", "messageport", Subject("slots"), 1.5),
-];
-
-/// Prints each target of the rows that were measured, and every row in which a peer is faster.
+/// Prints each bar of the table with its verdict, and every row in which a peer is faster.
 pub fn print(results: &[RowResult], is_quick: bool) {
-    println!("\nBars (16: throughput as the hardware's own limit at that size):");
-    let (mut reached, mut missed) = (0, 0);
-    for target in TARGETS {
-        let Some((text, is_reached)) = judge(target, results) else { continue };
-        println!("  {text}");
-        if is_reached {
-            reached += 1;
-        } else {
-            missed += 1;
-        }
+    println!("\nBars:");
+    let mut tally = Tally::default();
+    for bar in &BARS {
+        print_bar(bar, results, &mut tally);
     }
-    println!("  {reached} reached, {missed} missed");
+    let Tally { reached, missed, stretches_reached, stretches_missed } = tally;
+    println!(
+        "{reached} reached, {missed} missed; stretch: {stretches_reached} reached, \
+         {stretches_missed} missed"
+    );
     println!("Rows in which a peer is faster than every one of ours:");
     let mut lost = 0;
     for result in results {
@@ -117,46 +47,131 @@ pub fn print(results: &[RowResult], is_quick: bool) {
     }
 }
 
-fn judge(target: &Target, results: &[RowResult]) -> Option<(String, bool)> {
-    let result = find_row(results, target.row)?;
-    let index = find(result, target.subject)?;
-    let own = middle(result, index)?;
-    let Target { number, row, subject, most, .. } = target;
-    let begin = format!("target {number}: {row} {subject}");
-    let against =
-        |base: usize| Some((ratio_of(result, index, base)?, result.cells[base].name.to_owned()));
-    let (ratio, base) = match target.base {
-        Absolute => {
+fn print_bar(bar: &Bar, results: &[RowResult], tally: &mut Tally) {
+    let Bar { number, title, judged, elsewhere } = bar;
+    println!("  {number} {title}");
+    let mut lines: Vec<String> =
+        judged.iter().filter_map(|judged| judge(judged, results, tally)).collect();
+    if *number == 15 {
+        lines.extend(against_other_profile(results, tally));
+    }
+    for line in &lines {
+        println!("      {line}");
+    }
+    if lines.is_empty() && !judged.is_empty() {
+        let mut rows: Vec<&str> = judged.iter().map(|judged| judged.row).collect();
+        rows.sort_unstable();
+        rows.dedup();
+        println!("      not measured in this run: --rows {}, without --only", rows.join(","));
+    }
+    if !elsewhere.is_empty() && (*number != 15 || lines.is_empty()) {
+        println!("      not measured here, but by {elsewhere}");
+    }
+}
+
+/// `None` if this run has no figure for it.
+fn judge(judged: &Judged, results: &[RowResult], tally: &mut Tally) -> Option<String> {
+    let result = results.iter().find(|result| result.row.id == judged.row)?;
+    let subjects = judged.subjects;
+    let index = fastest(result, |cell| cell.kind == Kind::Ours && subjects.contains(&cell.name))?;
+    let name = result.cells[index].name;
+    let Judged { row, most, stretch, grade, .. } = judged;
+    let base = match judged.base {
+        Base::Absolute => {
             let unit = result.row.unit();
+            let own = middle(result, index)?;
             let (own_text, most_text) = (figure(unit, own), figure(unit, *most));
-            let is_reached = own <= *most;
-            let text = format!("{begin} {own_text}, at most {most_text}: {}", verdict(is_reached));
-            return Some((text, is_reached));
+            let verdict = tally.count(own <= *most);
+            return Some(format!("{row} {name} {own_text}, at most {most_text}: {verdict}"));
         }
-        Subject(name) => against(find(result, name)?)?,
-        Of(row, name) => {
-            let other = find_row(results, row)?;
-            (own / middle(other, find(other, name)?)?, format!("{row} {name}"))
+        Base::Subject(name) => {
+            result.cells.iter().position(|cell| cell.name == name && cell.other.is_none())?
         }
-        BestPeer => against(best_peer(result, |cell| cell.kind.is_peer())?)?,
-        BestVariable => against(best_peer(result, |cell| cell.kind == Kind::Peer)?)?,
+        Base::BestPeer => fastest(result, |cell| cell.kind.is_peer())?,
+        Base::BestVariable => fastest(result, |cell| cell.kind == Kind::Peer)?,
     };
+    let ratio = ratio_of(result, index, base)?;
+    let kind = match judged.base {
+        Base::BestPeer => ", the fastest",
+        Base::BestVariable => ", the fastest of any length",
+        _ => "",
+    };
+    let said = format!("{row} {name} takes {ratio:.2} times {}{kind}", result.cells[base].name);
     let is_reached = ratio <= *most;
-    let verdict = verdict(is_reached);
-    Some((
-        format!("{begin} takes {ratio:.2} times {base}, at most {most:.2}: {verdict}"),
-        is_reached,
-    ))
+    match grade {
+        Grade::Bar => {
+            let mut text = format!("{said}, at most {most:.2}: {}", tally.count(is_reached));
+            if let Some(stretch) = stretch {
+                let verdict = tally.count_stretch(ratio <= *stretch);
+                text += &format!("; stretch {stretch:.2}: {verdict}");
+            }
+            Some(text)
+        }
+        Grade::Stretch => {
+            let verdict = tally.count_stretch(is_reached);
+            Some(format!("{said}; stretch {most:.2}: {verdict}"))
+        }
+        Grade::WithHugePages if has_huge_pages() => {
+            Some(format!("{said}, at most {most:.2}: {}", tally.count(is_reached)))
+        }
+        Grade::WithHugePages => Some(format!(
+            "{said}; not judged, as shared memory has no huge pages here ({SHARED_HUGE_PAGES})"
+        )),
+    }
+}
+
+/// Each of our rows as cargo's default profile builds it, compared with the other profile.
+fn against_other_profile(results: &[RowResult], tally: &mut Tally) -> Vec<String> {
+    let mut lines = Vec::new();
+    let is_default = profile() == DEFAULT_PROFILE;
+    for result in results {
+        for (other, cell) in result.cells.iter().enumerate() {
+            let Some(profile) = &cell.other else { continue };
+            let is_own = |own: &Cell| own.name == cell.name && own.other.is_none();
+            let Some(own) = result.cells.iter().position(is_own) else { continue };
+            // The bar is about what users get by default, whichever of the two this is.
+            let (one, base) = if is_default { (own, other) } else { (other, own) };
+            let Some(ratio) = ratio_of(result, one, base) else { continue };
+            let (row, name) = (&result.row.id, cell.name);
+            let base = if is_default { profile.name } else { "this profile" };
+            let verdict = tally.count(ratio <= MOST_OF_LTO);
+            lines.push(format!(
+                "{row} {name} takes {ratio:.2} times that of {base}, at most {MOST_OF_LTO:.2}: \
+                 {verdict}"
+            ));
+        }
+    }
+    lines
+}
+
+impl Tally {
+    fn count(&mut self, is_reached: bool) -> &'static str {
+        *if is_reached { &mut self.reached } else { &mut self.missed } += 1;
+        verdict(is_reached)
+    }
+
+    fn count_stretch(&mut self, is_reached: bool) -> &'static str {
+        let of_stretches =
+            if is_reached { &mut self.stretches_reached } else { &mut self.stretches_missed };
+        *of_stretches += 1;
+        verdict(is_reached)
+    }
 }
 
 fn verdict(is_reached: bool) -> &'static str {
     if is_reached { "reached" } else { "missed" }
 }
 
+/// Whether shared memory may have huge pages: the word in brackets is the setting.
+fn has_huge_pages() -> bool {
+    let text = std::fs::read_to_string(SHARED_HUGE_PAGES).unwrap_or_default();
+    ["[always]", "[within_size]", "[force]"].iter().any(|setting| text.contains(setting))
+}
+
 /// Names the peer that is faster than all of ours, if there is one.
 fn loss(result: &RowResult) -> Option<String> {
-    let best = best_peer(result, |cell| cell.kind.is_peer())?;
-    let ours = best_peer(result, |cell: &Cell| cell.kind == Kind::Ours)?;
+    let best = fastest(result, |cell| cell.kind.is_peer())?;
+    let ours = fastest(result, |cell: &Cell| cell.kind == Kind::Ours)?;
     let (own, least) = (middle(result, ours)?, middle(result, best)?);
     let unit = result.row.unit();
     // A ratio of times is that of each repetition; a ratio to zero has no meaning.
@@ -168,14 +183,9 @@ fn loss(result: &RowResult) -> Option<String> {
     is_lost.then(|| format!("{}: {ours} {own}, {best} {least}{times}", result.row.id))
 }
 
-fn find_row<'a>(results: &'a [RowResult], id: &str) -> Option<&'a RowResult> {
-    results.iter().find(|result| result.row.id == id)
-}
-
-fn find(result: &RowResult, name: &str) -> Option<usize> {
-    result.cells.iter().position(|cell| cell.name == name)
-}
-
 fn middle(result: &RowResult, index: usize) -> Option<f64> {
     summary(&result.series[index], usual_distance(&result.series)).map(|summary| summary.median)
 }
+
+const DEFAULT_PROFILE: &str = "release";
+const SHARED_HUGE_PAGES: &str = "/sys/kernel/mm/transparent_hugepage/shmem_enabled";
