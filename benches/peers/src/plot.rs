@@ -8,9 +8,10 @@ use std::fs;
 use std::path::Path;
 
 use crate::comparison::RowResult;
-use crate::harness::report::{counted, median, time, usual_distance};
+use crate::harness::report::{counted, median, usual_distance};
 use crate::rows::{Work, long};
 use crate::runner::QUANTILES;
+use crate::subjects::{self, Kind};
 use crate::table::summary;
 
 /// One point of one subject.
@@ -23,13 +24,17 @@ pub struct Point {
     y: f64,
 }
 
-/// What a chart shows, and how.
+/// What a chart shows, and how: the limit, the best peers, and ours.
 struct Chart {
     name: &'static str,
     title: &'static str,
     subtitle: &'static str,
-    /// Subjects with their labels and the class of their line.
-    series: &'static [(&'static str, &'static str, &'static str)],
+    /// The limit with its label.
+    limit: (&'static str, &'static str),
+    /// Whether it shows multiples of the limit. Times that grow with the size lie too close.
+    is_multiple: bool,
+    /// Ours, each with the class of its line.
+    ours: &'static [(&'static str, &'static str)],
     /// Where a value of x goes, before it is scaled to the width.
     place: fn(f64) -> f64,
     /// The least value of x that is shown.
@@ -40,15 +45,15 @@ struct Chart {
 const CHARTS: [Chart; 2] = [
     Chart {
         name: ONE_WAY,
-        title: "One way: time of a message by its size",
-        subtitle: "posted one by one, median; lower is faster; * messages of one length",
-        series: &[
-            ("memcpy", "memcpy", "limit"),
-            ("ipc-channel", "ipc-channel", "c"),
-            ("unix-stream", "Unix stream*", "d"),
-            ("iceoryx2", "iceoryx2", "b"),
-            ("ringfire", "ringfire*", "a"),
-            ("messageport", "messageport", "ours"),
+        title: "One way: time of a message, as a multiple of memcpy, by its size",
+        subtitle: "posted one by one, median; lower is faster; the three fastest other libraries; \
+                   * messages of one length",
+        limit: ("memcpy", "limit: memcpy"),
+        is_multiple: true,
+        ours: &[
+            ("messageport-trusted", "ours trusted"),
+            ("messageport-batch", "ours batch"),
+            ("messageport", "ours"),
         ],
         place: f64::log2,
         first: 0.0,
@@ -57,20 +62,23 @@ const CHARTS: [Chart; 2] = [
     Chart {
         name: ROUND_TRIP,
         title: "Round trip of 64 B by percentile, both processes polling",
-        subtitle: "lower is faster; * messages of one length",
-        series: &[
-            ("two-lines", "two cache lines", "limit"),
-            ("iceoryx2", "iceoryx2", "b"),
-            ("ipmpsc", "ipmpsc", "d"),
-            ("shmem-ipc", "shmem-ipc*", "c"),
-            ("ringfire", "ringfire*", "a"),
-            ("messageport", "messageport", "ours"),
-        ],
+        subtitle: "lower is faster; the three fastest other libraries; * messages of one length",
+        limit: ("two-lines", "limit: two lines"),
+        is_multiple: false,
+        ours: &[("messageport-trusted", "ours trusted"), ("messageport", "ours")],
         place: |percentile| -(1.0 - percentile / 100.0).log10(),
         first: 50.0,
         label: |x| format!("p{x}"),
     },
 ];
+
+/// A line of a chart.
+struct Line {
+    label: String,
+    class: &'static str,
+    /// In the order of x.
+    points: Vec<(f64, f64)>,
+}
 
 /// Writes the SVG, and beside it a CSV file with all points.
 pub fn draw(path: &Path, results: &[RowResult]) -> Result<(), String> {
@@ -160,36 +168,87 @@ fn svg(points: &[Point]) -> String {
 
 impl Chart {
     fn draw(&self, points: &[Point], text: &mut String) {
-        let shown: Vec<(&str, &str, Vec<&Point>)> = self
-            .series
-            .iter()
-            .map(|(name, label, class)| (*label, *class, self.points(points, name)))
-            .filter(|(.., points)| !points.is_empty())
-            .collect();
+        let shown = self.lines(points);
         let _ = writeln!(text, "<text class=\"title\" x=\"{LEFT}\" y=\"30\">{}</text>", self.title);
-        let all = || shown.iter().flat_map(|(.., points)| points.iter());
-        let x = Scale::new(all().map(|point| (self.place)(point.x)), (LEFT, RIGHT), 0.0);
-        let y = Scale::new(all().map(|point| point.y.log10()), (BOTTOM, TOP), 0.05);
+        let all = || shown.iter().flat_map(|line| line.points.iter());
+        let x = Scale::new(all().map(|point| (self.place)(point.0)), (LEFT, RIGHT), 0.0);
+        let y = Scale::new(all().map(|point| point.1.log10()), (BOTTOM, TOP), 0.05);
         let (Some(x), Some(y)) = (x, y) else {
             let _ = writeln!(text, "<text x=\"{LEFT}\" y=\"60\">not measured</text>");
             return;
         };
         let _ =
             writeln!(text, "<text class=\"note\" x=\"{LEFT}\" y=\"52\">{}</text>", self.subtitle);
-        self.draw_grid(text, all().map(|point| point.x), (&x, &y));
-        let place = |point: &Point| (x.at((self.place)(point.x)), y.at(point.y.log10()));
+        self.draw_grid(text, all().map(|point| point.0), (&x, &y));
+        let place = |point: &(f64, f64)| (x.at((self.place)(point.0)), y.at(point.1.log10()));
         let mut labels = Vec::new();
-        for (label, class, points) in &shown {
-            let line: Vec<String> = points
-                .iter()
-                .map(|point| place(point))
-                .map(|(x, y)| format!("{x:.1},{y:.1}"))
-                .collect();
+        for Line { label, class, points } in &shown {
+            let line: Vec<String> =
+                points.iter().map(place).map(|(x, y)| format!("{x:.1},{y:.1}")).collect();
             let _ = writeln!(text, "<polyline class=\"{class}\" points=\"{}\"/>", line.join(" "));
-            let (end, height) = place(points[points.len() - 1]);
-            labels.push((end, height, *label, *class));
+            let (end, height) = place(&points[points.len() - 1]);
+            labels.push((end, height, &**label, *class));
         }
         draw_labels(text, labels);
+    }
+
+    /// The lines with points, ours last, so that they lie on top.
+    fn lines(&self, points: &[Point]) -> Vec<Line> {
+        let (limit, label) = self.limit;
+        let limits = self.points(points, limit);
+        let shown = |point: &&Point| {
+            if !self.is_multiple {
+                return Some((point.x, point.y));
+            }
+            let limit = limits.iter().find(|limit| limit.x == point.x)?;
+            Some((point.x, point.y / limit.y))
+        };
+        let line = |subject: &str, label: &str, class| Line {
+            label: label.to_owned(),
+            class,
+            points: self.points(points, subject).iter().filter_map(shown).collect(),
+        };
+        let mut lines = vec![line(limit, label, "limit")];
+        for ((subject, label), class) in self.best_peers(points).iter().zip(["a", "b", "c"]) {
+            lines.push(line(subject, label, class));
+        }
+        for (subject, class) in self.ours {
+            lines.push(line(subject, subject, class));
+        }
+        lines.retain(|line| !line.points.is_empty());
+        lines
+    }
+
+    /// The three peers that are the fastest over all of x, with their labels: by the mean ratio to
+    /// the fastest peer at each value of x that they have, of which they must have half.
+    fn best_peers(&self, points: &[Point]) -> Vec<(String, String)> {
+        let entries = subjects::all();
+        let find = |name: &str| entries.iter().find(|entry| entry.name == name);
+        let of_chart = || points.iter().filter(|point| point.chart == self.name);
+        let mut names: Vec<&str> = of_chart().map(|point| &*point.subject).collect();
+        names.sort_unstable();
+        names.dedup();
+        // Without its feature Aeron has no entry, but a file may have its points.
+        names.retain(|name| find(name).is_none_or(|entry| entry.kind.is_peer()));
+        let peers: Vec<Vec<&Point>> = names.iter().map(|name| self.points(points, name)).collect();
+        let least = |x: f64| {
+            let times = peers.iter().flatten().filter(|point| point.x == x).map(|point| point.y);
+            times.fold(f64::INFINITY, f64::min)
+        };
+        let most = peers.iter().map(Vec::len).max().unwrap_or_default();
+        let cost = |peer: &Vec<&Point>| {
+            let ratios = peer.iter().map(|point| (point.y / least(point.x)).ln());
+            let mean = ratios.sum::<f64>() / peer.len() as f64;
+            if 2 * peer.len() < most { f64::INFINITY } else { mean }
+        };
+        let costs: Vec<f64> = peers.iter().map(cost).collect();
+        let mut order: Vec<usize> = (0..names.len()).collect();
+        order.sort_by(|one, other| costs[*one].total_cmp(&costs[*other]));
+        let label = |name: &str| {
+            let is_fixed = find(name).is_some_and(|entry| entry.kind == Kind::FixedPeer);
+            (name.to_owned(), format!("{name}{}", if is_fixed { "*" } else { "" }))
+        };
+        order.into_iter().take(3).map(|index| label(names[index])).collect()
     }
 
     /// The points of a subject in the order of x.
@@ -202,17 +261,23 @@ impl Chart {
         found
     }
 
-    /// A line for each power of ten, and a label below each value of x.
+    /// A line for 1, 2 and 5 of each power of ten, and a label below each value of x.
     fn draw_grid(
         &self,
         text: &mut String,
         xs: impl Iterator<Item = f64>,
         (x, y): (&Scale, &Scale),
     ) {
-        for power in y.least.ceil() as i32..=y.most.floor() as i32 {
-            let (height, label) = (y.at(f64::from(power)), time(10_f64.powi(power)));
-            let label = label.replace(".0 ", " ").replace("1000 ns", "1 µs");
-            let label = label.replace("1000 µs", "1 ms");
+        let powers = y.least.floor() as i32..=y.most.floor() as i32;
+        let values = powers.flat_map(|power| [1.0, 2.0, 5.0].map(|one| one * 10_f64.powi(power)));
+        for value in values.filter(|value| (y.least..=y.most).contains(&value.log10())) {
+            let height = y.at(value.log10());
+            let label = match value {
+                _ if self.is_multiple => format!("{value}×"),
+                _ if value < 1e3 => format!("{value} ns"),
+                _ if value < 1e6 => format!("{} µs", value / 1e3),
+                _ => format!("{} ms", value / 1e6),
+            };
             let _ = writeln!(
                 text,
                 "<line class=\"grid\" x1=\"{LEFT}\" x2=\"{RIGHT}\" y1=\"{height:.1}\" \
@@ -296,7 +361,7 @@ impl Scale {
 const POINTS: &str = "points.csv";
 const ONE_WAY: &str = "one-way";
 const ROUND_TRIP: &str = "round-trip";
-const WIDTH: f64 = 930.0;
+const WIDTH: f64 = 960.0;
 /// Of each chart.
 const HEIGHT: f64 = 460.0;
 const LEFT: f64 = 80.0;
@@ -316,14 +381,14 @@ const STYLE: &str = "
   polyline.a { stroke: #bc4c00; }
   polyline.b { stroke: #1a7f37; }
   polyline.c { stroke: #8250df; }
-  polyline.d { stroke: #bf3989; }
+  polyline.trusted { stroke-dasharray: 9 5; }
+  polyline.batch { stroke-dasharray: 2 5; stroke-linecap: round; }
   polyline.limit { stroke: #59636e; stroke-dasharray: 5 4; }
-  polyline.lead { stroke-width: 1; stroke-dasharray: none; }
+  polyline.lead { stroke-width: 1; stroke-linecap: butt; stroke-dasharray: none; }
   text.ours { fill: #0969da; font-weight: 600; }
   text.a { fill: #bc4c00; }
   text.b { fill: #1a7f37; }
   text.c { fill: #8250df; }
-  text.d { fill: #bf3989; }
   text.limit { fill: #59636e; }
   @media (prefers-color-scheme: dark) {
     text { fill: #e6edf3; }
@@ -334,12 +399,10 @@ const STYLE: &str = "
     polyline.a { stroke: #f0883e; }
     polyline.b { stroke: #3fb950; }
     polyline.c { stroke: #ab7df8; }
-    polyline.d { stroke: #f778ba; }
     polyline.limit { stroke: #9198a1; }
     text.ours { fill: #4493f8; }
     text.a { fill: #f0883e; }
     text.b { fill: #3fb950; }
     text.c { fill: #ab7df8; }
-    text.d { fill: #f778ba; }
   }
 ";
