@@ -60,7 +60,7 @@ pub(crate) fn check(items: &[Outgoing<'_>], carrier: &Region) -> Result<Checked,
     for (index, item) in items.iter().enumerate() {
         descriptors += item.descriptors();
         let Attachment::Port((sending, receiving)) = item else { continue };
-        if sending.endpoint().region().object() == carrier.object() {
+        if sending.endpoint().region().object()? == carrier.object()? {
             own.get_or_insert(index);
         }
         if sending.is_finished() || receiving.is_finished() {

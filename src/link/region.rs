@@ -4,7 +4,7 @@
 use crate::error::{AttachError, ChannelError, Corruption, SystemError};
 use crate::os::mapping::Mapping;
 use crate::os::reaper::Foreign;
-use crate::os::{memfd, random_number};
+use crate::os::{long_random_number, memfd};
 use crate::ring::memory::Memory;
 use crate::ring::segment::Geometry;
 use crate::sync::Ordering::Relaxed;
@@ -16,8 +16,8 @@ use std::mem::offset_of;
 use std::ops::Range;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::ptr::NonNull;
-use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
+use std::sync::{Arc, OnceLock};
 
 /// The memory of one pair.
 ///
@@ -29,7 +29,7 @@ pub(crate) struct Region {
     geometry: Geometry,
     schema: u64,
     pair_id: u128,
-    object: (u64, u64),
+    object: OnceLock<(u64, u64)>,
     /// Another process may have an end.
     is_shared: AtomicBool,
 }
@@ -67,8 +67,8 @@ impl Region {
             }
         })?;
         let geometry = Geometry::new(capacity, limit);
-        let pair_id = random_id();
-        let object = memfd::identity(&memfd)?;
+        let pair_id = long_random_number();
+        let object = OnceLock::new();
         let is_shared = AtomicBool::new(false);
         let region = Region { mapping, memfd, geometry, schema, pair_id, object, is_shared };
         region.write_identity();
@@ -90,7 +90,7 @@ impl Region {
             Ok((mapping, geometry, object)) => {
                 // It was found to be plain memory.
                 let memfd = memfd.into_owned();
-                let is_shared = AtomicBool::new(true);
+                let (object, is_shared) = (object.into(), AtomicBool::new(true));
                 let mut region =
                     Region { mapping, memfd, geometry, schema, pair_id: 0, object, is_shared };
                 match region.check_identity() {
@@ -184,8 +184,13 @@ impl Region {
     }
 
     /// Identifies the pair reliably, unlike the number in the header, which the peer can write.
-    pub(crate) fn object(&self) -> (u64, u64) {
-        self.object
+    /// Asks the kernel once.
+    pub(crate) fn object(&self) -> Result<(u64, u64), SystemError> {
+        if let Some(&known) = self.object.get() {
+            return Ok(known);
+        }
+        let found = memfd::identity(&self.memfd)?;
+        Ok(*self.object.get_or_init(|| found))
     }
 
     /// The descriptor of the memory.
@@ -280,11 +285,6 @@ fn check_geometry(capacity: u64, limit: u64) -> Result<Geometry, AttachError> {
         return Ok(Geometry::new(capacity, limit));
     };
     Err(AttachError::Corrupt(wrong))
-}
-
-/// A number that distinguishes pairs.
-fn random_id() -> u128 {
-    u128::from(random_number()) | u128::from(random_number()) << 64
 }
 
 const fn size_of_lane() -> usize {

@@ -12,6 +12,7 @@ use crate::link::payload::Block;
 use crate::link::pool::PoolMemory;
 use crate::link::prefault::Prefault;
 use crate::os::clock::{self, Deadline};
+use crate::os::socket;
 use crate::ring::cursor::Cursor;
 use crate::ring::notifier::{Sleep, Wait, Wake};
 use crate::ring::producer::{Producer, Refusal};
@@ -39,11 +40,19 @@ pub(crate) struct Sending {
     reserved: Reserved,
     /// Packets sent by this end and its former owners: the next packet's sequence.
     packets: u64,
+    /// Whether the attachment socket, which was made here, still has the usual size.
+    is_socket_small: bool,
     /// The pools that were made here and announced; the index is the pool's number.
     pools: Vec<Arc<PoolMemory>>,
 }
 
 impl Sending {
+    /// The sending half of an end that was just made here, with its sockets.
+    pub(crate) fn begin(end: Arc<Endpoint>) -> Result<Sending, Corruption> {
+        let sending = Sending::resume(end, Cursor::start(0), [0; MAX_SEGMENTS], 0)?;
+        Ok(Sending { is_socket_small: true, ..sending })
+    }
+
     /// A sending half at `cursor`, with segments vacated at `vacated_at`, after `packets`.
     pub(crate) fn resume(
         end: Arc<Endpoint>,
@@ -60,12 +69,14 @@ impl Sending {
             end,
             producer,
             prefault,
-            arena: Arena::new(),
+            // It grows when a value needs it.
+            arena: Arena::with_capacity(0),
             scratch: Vec::new(),
             last_len: 0,
             liveness: Liveness::new(clock::coarse()),
             reserved: Reserved { place: Place::Nowhere, in_place: false },
             packets,
+            is_socket_small: false,
             pools: Vec::new(),
         })
     }
@@ -189,8 +200,17 @@ impl Sending {
         &self.end
     }
 
+    /// Enlarges the attachment socket before the first packet or the first move: most channels have
+    /// neither. Later owners do not: the call could wait for a lock that a former owner keeps.
+    fn enlarge_socket(&mut self) {
+        if std::mem::take(&mut self.is_socket_small) {
+            socket::enlarge(self.end.attachment_socket());
+        }
+    }
+
     /// Publishes what is staged, and learns the peer's position, before this end moves.
     pub(crate) fn settle(&mut self) {
+        self.enlarge_socket();
         self.commit();
         // The next owner finds an impossible head again.
         let _ = self.producer.unreleased();

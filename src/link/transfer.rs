@@ -10,8 +10,9 @@ use crate::os::reaper::Foreign;
 use crate::os::socket::{self, Kind, Socket};
 use crate::ring::cursor::Cursor;
 use crate::wire::frame::{CAPSULE_LEN, Capsule, Place, Refused, TransferPolicy};
-use crate::wire::layout::{MAX_SEGMENTS, VERSION};
+use crate::wire::layout::VERSION;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::process;
 use std::sync::Arc;
 
 /// Both halves of one end.
@@ -27,21 +28,19 @@ pub(crate) fn create_pair(
     let region = Region::create(capacity, limit, schema)?;
     let (doorbell_a, doorbell_b) = socket::stream_pair()?;
     let (attachments_a, attachments_b) = socket::packet_pair()?;
-    socket::enlarge(attachments_a.as_fd());
-    socket::enlarge(attachments_b.as_fd());
+    let owner = process::id();
     let policy =
         TransferPolicy { here_refuses: refuses_transfers, peer_refuses: refuses_transfers };
     let end = |side, doorbell, attachment_socket| {
         let sockets = Sockets {
-            doorbell: Socket::without_descriptors(doorbell),
+            doorbell: Socket::without_descriptors(owner, doorbell),
             attachment_socket: match refuses_transfers {
-                true => Socket::without_descriptors(attachment_socket),
-                false => Socket::new(attachment_socket),
+                true => Socket::without_descriptors(owner, attachment_socket),
+                false => Socket::of(owner, attachment_socket),
             },
         };
         let end = Arc::new(Endpoint::new(region.clone(), side, 0, policy, sockets));
-        let sending = Sending::resume(end.clone(), Cursor::start(0), [0; MAX_SEGMENTS], 0)
-            .expect("a fresh region is all zero");
+        let sending = Sending::begin(end.clone()).expect("a fresh region is all zero");
         (sending, Receiving::resume(end, Cursor::start(0)))
     };
     Ok((end(0, doorbell_a, attachments_a), end(1, doorbell_b, attachments_b)))

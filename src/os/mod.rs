@@ -36,6 +36,13 @@ pub(crate) fn random_number() -> u64 {
     RandomState::new().hash_one(std::process::id())
 }
 
+/// The same with twice as many bits.
+pub(crate) fn long_random_number() -> u128 {
+    let (keys, process) = (RandomState::new(), std::process::id());
+    let half = |index: u32| u128::from(keys.hash_one((process, index)));
+    half(0) | half(1) << 64
+}
+
 /// Microseconds of a clock that is the same for all processes, and is never set back.
 pub(crate) fn monotonic_microseconds() -> u64 {
     monotonic_nanoseconds() / 1000

@@ -359,20 +359,25 @@ pub(crate) struct Socket {
 
 impl Socket {
     pub(crate) fn new(descriptor: OwnedFd) -> Socket {
+        Socket::of(process::id(), descriptor)
+    }
+
+    /// A socket of the process `owner`, which is this one.
+    pub(crate) fn of(owner: u32, descriptor: OwnedFd) -> Socket {
         Socket {
             descriptor: Some(descriptor),
             refuses_descriptors: false,
             is_honest: false,
             has_moved: false,
             account: None,
-            owner: process::id(),
+            owner,
         }
     }
 
     /// A socket that was just made here, and gets no descriptors, if the kernel can refuse them.
-    pub(crate) fn without_descriptors(descriptor: OwnedFd) -> Socket {
+    pub(crate) fn without_descriptors(owner: u32, descriptor: OwnedFd) -> Socket {
         let refuses_descriptors = refuse_descriptors(descriptor.as_fd());
-        let mut socket = Socket::new(descriptor);
+        let mut socket = Socket::of(owner, descriptor);
         socket.refuses_descriptors = refuses_descriptors;
         socket
     }

@@ -53,6 +53,20 @@ fn fill(port: &MessagePort) -> u32 {
     panic!("the socket is never full")
 }
 
+/// The socket is enlarged before the first packet, or before the end moves.
+#[test]
+fn a_fresh_end_and_one_that_moved_have_room_for_as_many_packets() {
+    let usual = fill(&narrow().port1);
+    let MessageChannel { port1, port2 } = channel();
+    let fresh = fill(&port1);
+    assert!(fresh > usual, "{fresh}, {usual}");
+    empty(&port2, fresh);
+    let MessageChannel { port1, port2 } = channel();
+    let count = fill(&moved(port1));
+    assert_eq!(count, fresh);
+    empty(&port2, count);
+}
+
 fn empty(port: &MessagePort, count: u32) {
     for number in 1..=count {
         let event = receive(port);

@@ -146,6 +146,7 @@ impl Sending {
 
     /// Sends a packet, and returns its sequence.
     fn send_packet(&mut self, len: u32, items: &mut [Outgoing<'_>]) -> Result<u64, PostError> {
+        self.enlarge_socket();
         let sequence = self.packets;
         let packet = Packet::new(sequence, items)?;
         let sent = packet.send(self.end.attachment_socket());
