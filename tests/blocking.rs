@@ -12,6 +12,8 @@ mod common;
 mod filter;
 #[path = "blocking/lost.rs"]
 mod lost;
+#[path = "blocking/mixed.rs"]
+mod mixed;
 #[path = "blocking/readiness.rs"]
 mod readiness;
 #[path = "blocking/refused.rs"]

@@ -52,13 +52,25 @@ impl Receiver {
     /// A message that is already there is returned without reading the clock.
     #[inline(always)]
     fn recv_until(&self, limit: Limit) -> Result<MessageEvent<'_>, Box<RecvError>> {
+        match self.poll_fast() {
+            Some(event) => Ok(event),
+            None => self.recv_slow(limit),
+        }
+    }
+
+    /// Slow path of `recv_until`, after a fast poll that found nothing.
+    #[cold]
+    #[inline(never)]
+    fn recv_slow(&self, limit: Limit) -> Result<MessageEvent<'_>, Box<RecvError>> {
         let mut wait = Waiting { limit, deadline: Deadline::NEVER, is_first_look: true };
+        let mut polled = self.poll_slow();
         loop {
-            match self.poll() {
+            match polled {
                 Ok(Some(event)) => return Ok(event),
                 Ok(None) => self.wait(&mut wait)?,
                 Err(failure) => self.wait_for_reaper(&mut wait, failure)?,
             }
+            polled = self.poll();
         }
     }
 
@@ -306,7 +318,16 @@ impl MessagePort {
     #[inline(always)]
     fn recv_until(&self, limit: Limit) -> Result<MessageEvent<'_>, RecvError> {
         self.check_not_started()?;
-        self.receiver().recv_until(limit).map_err(|failure| {
+        match self.receiver().poll_fast() {
+            Some(event) => Ok(event),
+            None => self.recv_slow(limit),
+        }
+    }
+
+    #[cold]
+    #[inline(never)]
+    fn recv_slow(&self, limit: Limit) -> Result<MessageEvent<'_>, RecvError> {
+        self.receiver().recv_slow(limit).map_err(|failure| {
             self.end_if_broken(&failure);
             *failure
         })

@@ -32,20 +32,44 @@ pub(crate) struct Endpoint {
     attachment_socket: Socket,
     /// What came through this end and waits to be closed.
     account: Arc<Account>,
-    trusted: AtomicBool,
     /// Whether this end refuses transferables.
     refuses_transfers: AtomicBool,
     /// Whether the peer does, as the channel's maker chose.
     peer_refuses_transfers: bool,
     /// The kernel has refused a ring, and the sleeper's flag is still armed.
     owes_ring: AtomicBool,
-    /// The [`State`] of the end, which both halves ask.
-    state: atomic::AtomicU32,
+    /// The [`Standing`] of the end, which both halves ask.
+    standing: atomic::AtomicU32,
     /// What the peer wrote, where that is the reason.
     corruption: Mutex<Option<Corruption>>,
     /// Who held the other end when the two connected by name.
     peer_credentials: OnceLock<PeerCredentials>,
 }
+
+/// What each call of a half asks first: the [`State`] of the end, and in the highest bit whether
+/// its peer is trusted.
+#[derive(Clone, Copy)]
+pub(crate) struct Standing(u32);
+
+impl Standing {
+    #[inline(always)]
+    pub(crate) fn is_trusted(self) -> bool {
+        self.0 & TRUSTED != 0
+    }
+
+    #[inline(always)]
+    pub(crate) fn has_receiving_ended(self) -> bool {
+        self.state().has_receiving_ended()
+    }
+
+    #[inline(always)]
+    fn state(self) -> State {
+        State::from_word(self.0 & !TRUSTED)
+    }
+}
+
+/// A bit that no state has.
+const TRUSTED: u32 = 1 << 31;
 
 /// The process at the other end, as the kernel identifies it.
 ///
@@ -89,11 +113,10 @@ impl Endpoint {
             doorbell,
             attachment_socket,
             account,
-            trusted: AtomicBool::new(false),
             refuses_transfers: AtomicBool::new(policy.here_refuses),
             peer_refuses_transfers: policy.peer_refuses,
             owes_ring: AtomicBool::new(false),
-            state: atomic::AtomicU32::new(State::OPEN.word()),
+            standing: atomic::AtomicU32::new(State::OPEN.word()),
             corruption: Mutex::new(None),
             peer_credentials: OnceLock::new(),
         }
@@ -178,12 +201,20 @@ impl Endpoint {
 
     #[inline]
     pub(crate) fn is_trusted(&self) -> bool {
-        // Relaxed: it turns once; what it promises concerns the other process.
-        self.trusted.load(Ordering::Relaxed)
+        self.standing().is_trusted()
     }
 
     pub(crate) fn trust(&self) {
-        self.trusted.store(true, Ordering::Relaxed);
+        // Relaxed: it turns once; what it promises concerns the other process.
+        self.standing.fetch_or(TRUSTED, Ordering::Relaxed);
+    }
+
+    /// The state of this end, and whether its peer is trusted, by one load.
+    #[inline(always)]
+    pub(crate) fn standing(&self) -> Standing {
+        // Relaxed: a half that misses what the other one learns now, learns it in its next call.
+        // What the state stands for is either in it, or behind a lock.
+        Standing(self.standing.load(Ordering::Relaxed))
     }
 
     /// Which ends refuse transferables, as far as this one knows.
@@ -209,9 +240,7 @@ impl Endpoint {
     /// The state of this end, as far as it is known without asking.
     #[inline(always)]
     pub(crate) fn state(&self) -> State {
-        // Relaxed: a half that misses what the other one learns now, learns it in its next call.
-        // What the state stands for is either in it, or behind a lock.
-        State::from_word(self.state.load(Ordering::Relaxed))
+        self.standing().state()
     }
 
     /// Whether no end is known, and no ring has to be repeated.
@@ -224,14 +253,15 @@ impl Endpoint {
     /// Tells the state machine what a half has learned, and returns what that half has to do.
     #[cold]
     pub(crate) fn learn(&self, event: Event) -> Step {
-        let mut state = self.state();
+        let mut standing = self.standing();
         loop {
-            let step = state.on(event);
-            // Relaxed: as above.
-            let (before, next) = (state.word(), step.next.word());
-            match self.state.compare_exchange(before, next, Ordering::Relaxed, Ordering::Relaxed) {
+            let step = standing.state().on(event);
+            // Relaxed, both: as above.
+            let (before, next) = (standing.0, standing.0 & TRUSTED | step.next.word());
+            let order = Ordering::Relaxed;
+            match self.standing.compare_exchange(before, next, order, order) {
                 Ok(_) => return step,
-                Err(now) => state = State::from_word(now),
+                Err(now) => standing = Standing(now),
             }
         }
     }

@@ -5,15 +5,11 @@ use crate::link::payload::Block;
 use crate::os::reaper;
 use std::collections::{TryReserveError, VecDeque};
 
-/// Private memory for messages: one entry for each message in use. Free entries keep their memory,
-/// up to a bound, for later messages. A handle is the number of an entry.
-///
-/// Usually one message at a time is in use, and is short: it takes the first entry, which costs a
-/// flag. Other messages take the other entries.
+/// Private memory for messages that are long, or come while others are in use: one entry for each
+/// of them. Free entries keep their memory, up to a bound, for later messages. A handle is the
+/// number of an entry.
 #[derive(Debug, Default)]
 pub(crate) struct CopySlab {
-    first: Vec<Block>,
-    is_first_in_use: bool,
     /// The buffers, all of length 0: a message in use is found by its start.
     entries: Vec<Vec<Block>>,
     /// The last one is used next: its memory is warm.
@@ -26,30 +22,13 @@ pub(crate) struct CopySlab {
 
 impl CopySlab {
     /// A free entry for a message of `count` blocks; it may have too little memory.
-    #[inline(always)]
-    pub(crate) fn next(&mut self, count: usize) -> Option<(u64, &mut Vec<Block>)> {
-        if !self.is_first_in_use && count <= self.first.capacity() {
-            return Some((FIRST, &mut self.first));
-        }
-        self.next_other()
-    }
-
-    fn next_other(&mut self) -> Option<(u64, &mut Vec<Block>)> {
+    pub(crate) fn next(&mut self) -> Option<(u64, &mut Vec<Block>)> {
         let entry = *self.free.last()?;
         Some((entry, &mut self.entries[entry as usize]))
     }
 
     /// Takes the entry that `next` has returned.
-    #[inline(always)]
-    pub(crate) fn take(&mut self, entry: u64) {
-        if entry == FIRST {
-            self.is_first_in_use = true;
-        } else {
-            self.take_other();
-        }
-    }
-
-    fn take_other(&mut self) {
+    pub(crate) fn take(&mut self) {
         if let Some(entry) = self.free.pop() {
             self.idle -= self.bytes_of(entry);
         }
@@ -58,9 +37,6 @@ impl CopySlab {
     /// Gives the entry that is taken next room for a message of `len` bytes.
     pub(crate) fn make_room(&mut self, len: usize) -> Result<(), TryReserveError> {
         let count = len.div_ceil(size_of::<Block>());
-        if !self.is_first_in_use && len <= MOST_IN_FIRST {
-            return self.first.try_reserve_exact(count);
-        }
         let entry = self.free_entry();
         let before = self.bytes_of(entry);
         self.entries[entry as usize].try_reserve_exact(count)?;
@@ -78,7 +54,7 @@ impl CopySlab {
         (entry, &mut self.entries[entry as usize])
     }
 
-    /// The entry, other than the first, that is taken next.
+    /// The entry that is taken next.
     fn free_entry(&mut self) -> u64 {
         if self.free.is_empty() {
             self.entries.push(Vec::new());
@@ -89,29 +65,10 @@ impl CopySlab {
 
     /// Takes the memory of an entry that is in use. The entry itself is put back later, empty.
     pub(crate) fn take_memory(&mut self, entry: u64) -> Vec<Block> {
-        match entry {
-            FIRST => std::mem::take(&mut self.first),
-            entry => std::mem::take(&mut self.entries[entry as usize]),
-        }
-    }
-
-    /// Puts an entry back if it is the first; returns whether it was.
-    #[inline(always)]
-    pub(crate) fn put_first(&mut self, entry: u64) -> bool {
-        let is_first = entry == FIRST;
-        if is_first {
-            self.is_first_in_use = false;
-        }
-        is_first
+        std::mem::take(&mut self.entries[entry as usize])
     }
 
     pub(crate) fn put(&mut self, entry: u64) {
-        if !self.put_first(entry) {
-            self.put_other(entry);
-        }
-    }
-
-    fn put_other(&mut self, entry: u64) {
         let idle = self.idle + self.bytes_of(entry);
         self.free.push(entry);
         if idle <= MOST_POOLED_BYTES && self.free.len() <= MOST_POOLED {
@@ -210,9 +167,6 @@ impl LentRecords {
     }
 }
 
-/// The handle of the first entry, and the longest message that it takes.
-const FIRST: u64 = u64::MAX;
-const MOST_IN_FIRST: usize = 64 << 10;
 /// The most buffers, and bytes in them, that are kept for later messages.
 const MOST_POOLED: usize = 16;
 const MOST_POOLED_BYTES: usize = 2 << 20;
@@ -228,8 +182,8 @@ mod tests {
         let mut taken = Vec::new();
         for _ in 0..count {
             slab.make_room(len).expect("there is memory");
-            let entry = slab.next(len / size_of::<Block>()).expect("there is a free entry").0;
-            slab.take(entry);
+            let entry = slab.next().expect("there is a free entry").0;
+            slab.take();
             taken.push(entry);
         }
         taken.into_iter().for_each(|entry| slab.put(entry));

@@ -14,6 +14,7 @@ pub(crate) mod in_use;
 pub(crate) mod payload;
 pub(crate) mod pool;
 pub(crate) mod prefault;
+pub(crate) mod read_ahead;
 pub(crate) mod receiving;
 pub(crate) mod region;
 pub(crate) mod sending;

@@ -11,10 +11,10 @@ use crate::error::SystemError;
 use crate::link::archive::{self, Receive, SafeArchive};
 use crate::link::region::Region;
 use crate::ring::consumer::Record;
-use crate::ring::memory::{Grant, Memory, Window};
+use crate::ring::memory::{Grant, Memory, Plain, Window};
 use crate::ring::producer::Producer;
 use crate::ring::route::Plan;
-use crate::wire::record::{Format, HEADER_LEN, record_len};
+use crate::wire::record::{Format, HEADER_LEN, Header, record_len};
 use rkyv::Serialize;
 use rkyv::api::high::HighSerializer;
 use rkyv::rancor::{BoxedError, Fallible, Source, Strategy};
@@ -235,7 +235,7 @@ pub(crate) fn wipe(producer: &Producer, plan: &Plan) {
 /// Fast path of `fill`: copies `bytes` into the grant of their record.
 #[inline(always)]
 pub(crate) fn fill_grant(grant: &Grant<'_>, bytes: &[u8]) {
-    assert!(bytes.len() as u64 <= grant.payload_len(), "more bytes than the grant has");
+    assert!(record_len(bytes.len() as u64) <= grant.len(), "more bytes than the grant has");
     // SAFETY: (planned) a grant of a producer is at its cursor, and its bytes are the producer's.
     // It is long enough, and its payload 16-aligned; no slice of ours overlaps it.
     unsafe { copy::copy_in(bytes, grant.payload()) };
@@ -327,14 +327,15 @@ pub(crate) fn remove_free(
 /// A message that was taken out: where its bytes are, until `handle` is given back.
 ///
 /// INVARIANT (payload): `len` bytes from `start` are initialised, and are not written before the
-/// handle is given back: they are a private copy in a slab entry, or they lie in the ring of a
-/// trusted peer, not released yet. The holder of this value keeps the half that it came from
-/// alive.
+/// handle is given back: they are a private copy, in a slab entry or in the memory for short ones,
+/// or they lie in the ring of a trusted peer, not released yet. The holder of this value keeps the
+/// half that it came from alive.
 #[derive(Debug)]
 pub(crate) struct Payload {
     start: NonNull<u8>,
-    /// Length, format and kind in one word. A field with spare values would hold the tag of the
-    /// results that carry this, and each move of such a result stalls.
+    /// The first word of the record's header, which holds length and format, and what the handle
+    /// belongs to, in one word. A field with spare values would hold the tag of the results that
+    /// carry this, and each move of such a result stalls.
     traits: u64,
     handle: u64,
 }
@@ -344,6 +345,8 @@ pub(crate) struct Payload {
 pub(crate) enum PayloadHandle {
     /// An entry of the copy slab, with a private copy.
     Copy(u64),
+    /// A place in the private copy of the records that were read ahead.
+    Ahead,
     /// A message that is read in place.
     Lent(u64),
 }
@@ -363,7 +366,6 @@ impl Payload {
             return None;
         }
         let from = window.payload((count * size_of::<Block>()) as u64);
-        copy::prefetch(from, record.len as usize);
         let start = NonNull::from(blocks.spare_capacity_mut()).cast::<u8>();
         // SAFETY: the source was just checked, and starts at a multiple of 16; there is room for
         // `count` blocks, which no other code has.
@@ -388,36 +390,87 @@ impl Payload {
     #[inline(always)]
     pub(crate) fn in_ring(window: &Window, record: &Record, handle: u64) -> Payload {
         let start = window.payload(u64::from(record.len));
-        copy::prefetch(start, record.len as usize);
-        Payload { start, traits: traits_of(record), handle }
+        Payload::lent(start, traits_of(record), handle)
+    }
+
+    /// The same, of a plain message.
+    #[inline(always)]
+    pub(crate) fn plain_in_ring(message: &Plain<'_>, handle: u64) -> Payload {
+        Payload::lent(message.payload(), message.header(), handle)
+    }
+
+    #[inline(always)]
+    fn lent(start: NonNull<u8>, traits: u64, handle: u64) -> Payload {
+        copy::prefetch(start, traits as u32 as usize);
+        Payload { start, traits, handle }
+    }
+
+    /// The first message in `records`, a private copy that stays unchanged until the handle comes
+    /// back. `None` if it does not begin with a plain message that is whole.
+    #[inline(always)]
+    pub(crate) fn ahead(records: &[Block]) -> Option<Payload> {
+        let (header, rest) = records.split_first()?;
+        let words @ [first, _] = header.words();
+        if !Header::is_plain(words) || first as u32 as usize > size_of_val(rest) {
+            return None;
+        }
+        Some(Payload { start: NonNull::from(rest).cast(), traits: first | IS_AHEAD, handle: 0 })
+    }
+
+    /// Copies the payload of a message out of the area, each byte once, into the first of `blocks`,
+    /// which stay unchanged until the handle comes back. `None` if they are too few.
+    #[inline(always)]
+    pub(crate) fn alone(message: &Plain<'_>, blocks: &mut [Block]) -> Option<Payload> {
+        let count = message.padded_len() as usize / size_of::<Block>();
+        let start = NonNull::from(blocks.get_mut(..count)?).cast();
+        // SAFETY: (plain) the source has as many blocks, and starts at a multiple of 16; the
+        // destination is a slice of as many, which no other code has.
+        unsafe { copy::copy_out(message.payload(), start, count) };
+        Some(Payload { start, traits: message.header() | IS_AHEAD, handle: 0 })
     }
 
     /// What the bytes are.
     #[inline(always)]
     pub(crate) fn format(&self) -> Format {
-        match (self.traits >> 32) & 3 {
-            0 => Format::Archive,
-            1 => Format::Bytes,
-            _ => Format::Text,
-        }
+        Format::of_header(self.traits)
     }
 
     /// What to give back once the bytes are no longer needed.
     #[inline(always)]
     pub(crate) fn handle(&self) -> PayloadHandle {
-        if self.traits & IS_COPY != 0 {
+        if self.is_ahead() {
+            PayloadHandle::Ahead
+        } else if self.traits & IS_COPY != 0 {
             PayloadHandle::Copy(self.handle)
         } else {
             PayloadHandle::Lent(self.handle)
         }
     }
 
+    #[inline(always)]
+    pub(crate) fn is_ahead(&self) -> bool {
+        self.traits & IS_AHEAD != 0
+    }
+
+    #[inline(always)]
+    pub(crate) fn len(&self) -> u32 {
+        self.traits as u32
+    }
+
     /// The message.
     #[inline(always)]
     pub(crate) fn bytes(&self) -> &[u8] {
         // SAFETY: (payload).
-        unsafe { std::slice::from_raw_parts(self.start.as_ptr(), self.traits as u32 as usize) }
+        unsafe { std::slice::from_raw_parts(self.start.as_ptr(), self.len() as usize) }
     }
+}
+
+/// Copies the consumer's next records, as they are in the ring, into `copy`, each byte once.
+pub(crate) fn copy_records(window: &Window, copy: &mut [Block]) {
+    let from = window.bytes(size_of_val(copy) as u64);
+    // SAFETY: the source was just checked, and starts at a multiple of 16; the destination is a
+    // slice of as many blocks, which no other code has.
+    unsafe { copy::copy_out(from, NonNull::from(&mut *copy).cast(), copy.len()) };
 }
 
 /// Copies at most `most` more blocks of a record's payload after those in `blocks`, which has room
@@ -461,27 +514,48 @@ pub(crate) fn blocks_for(len: usize) -> Option<Vec<Block>> {
 /// If it is not this payload's memory.
 pub(crate) fn into_blocks(payload: &Payload, mut memory: Vec<Block>) -> Vec<Block> {
     let count = payload.bytes().len().div_ceil(size_of::<Block>());
-    let is_its_own = memory.as_ptr().cast() == payload.start.as_ptr().cast_const();
-    assert!(is_its_own && count <= memory.capacity(), "the memory of another payload");
-    // SAFETY: (payload) `copied` has written `count` blocks from the start of this vector, and
-    // nothing has written there since.
+    let distance = payload.start.addr().get().wrapping_sub(memory.as_ptr().addr());
+    let first = distance / size_of::<Block>();
+    let is_inside = first < memory.capacity() && count <= memory.capacity() - first;
+    assert!(is_inside || count == 0, "the memory of another payload");
+    if first != 0 && count != 0 {
+        let start = memory.as_mut_ptr();
+        // SAFETY: just checked to be inside.
+        let from = unsafe { start.add(first) };
+        // SAFETY: both places are inside this vector, and may overlap.
+        unsafe { std::ptr::copy(from, start, count) };
+    }
+    // SAFETY: (payload) `count` blocks of the payload were written, from the place that is now the
+    // start of this vector, and nothing has written there since.
     unsafe { memory.set_len(count) };
     memory
 }
 
-/// Length in the low half, format above it.
+/// Length and format, where a header has them.
 #[inline(always)]
 fn traits_of(record: &Record) -> u64 {
-    u64::from(record.len) | (record.format as u64) << 32
+    Header::plain(record.len, record.format)[0]
 }
 
-/// Set in the traits of a private copy.
-const IS_COPY: u64 = 1 << 40;
+// Bits above those of a plain header's first word.
+/// Set in the traits of an entry of the copy slab.
+const IS_COPY: u64 = 1 << 48;
+/// Set in the traits of a message in the memory for short ones. The sign, which is tested fastest.
+const IS_AHEAD: u64 = 1 << 63;
 
 /// Sixteen bytes of private memory, aligned like a record's payload.
 #[derive(Clone, Copy, Debug, Default)]
 #[repr(C, align(16))]
 pub(crate) struct Block([u8; 16]);
+
+impl Block {
+    /// The two words of a header.
+    #[inline(always)]
+    fn words(&self) -> [u64; 2] {
+        let [first, second] = [0, 8].map(|at| self.0[at..].first_chunk().expect("eight bytes"));
+        [u64::from_ne_bytes(*first), u64::from_ne_bytes(*second)]
+    }
+}
 
 /// The bytes of some blocks.
 pub(crate) fn blocks_as_bytes_mut(blocks: &mut [Block]) -> &mut [u8] {

@@ -2,6 +2,7 @@
 
 pub(crate) mod chunks;
 mod moved;
+mod poll;
 #[cfg(test)]
 mod tests;
 
@@ -10,9 +11,10 @@ use crate::link::attachment::Attachments;
 use crate::link::end::{Event, Half};
 use crate::link::endpoint::{Endpoint, Sleeper};
 use crate::link::in_use::{CopySlab, LentRecords};
-use crate::link::payload::{Block, Payload, PayloadHandle, blocks_of};
+use crate::link::payload::{Block, Payload, PayloadHandle};
 use crate::link::pool::PeerPool;
-use crate::link::receiving::chunks::{Polled, Unfinished};
+use crate::link::read_ahead::ReadAhead;
+use crate::link::receiving::chunks::Unfinished;
 use crate::os::clock::Deadline;
 use crate::os::reaper::Share;
 use crate::os::socket::DrainTo;
@@ -30,6 +32,7 @@ use std::time::{Duration, Instant};
 pub(crate) struct Receiving {
     end: Arc<Endpoint>,
     consumer: Consumer,
+    ahead: ReadAhead,
     copies: CopySlab,
     lent: LentRecords,
     /// How the doorbell's descriptor is watched while the lane is empty, if it is watched.
@@ -74,12 +77,6 @@ enum Next {
     Unfinished,
 }
 
-/// The result of a poll that left the fast path.
-struct SlowPoll {
-    polled: Polled<Payload>,
-    failure: Option<Box<RecvError>>,
-}
-
 impl Receiving {
     pub(crate) fn resume(end: Arc<Endpoint>, cursor: Cursor) -> Receiving {
         let memory = end.region().lane(end.incoming());
@@ -87,6 +84,7 @@ impl Receiving {
         Receiving {
             end,
             consumer,
+            ahead: ReadAhead::default(),
             copies: CopySlab::default(),
             lent: LentRecords::default(),
             watched: None,
@@ -104,84 +102,6 @@ impl Receiving {
             share: Share::default(),
             cost: 0,
             unfinished: None,
-        }
-    }
-
-    /// Takes the next message, if there is one. Makes no system call while messages come, except to
-    /// wake a sender that waits for room.
-    ///
-    /// On the fast path a message stays in registers: what goes through memory is stored by words
-    /// and loaded by pairs of them, which stalls. So the cold path returns a type of its own, and
-    /// failures come in a box: a result whose address is passed to a call that may fill it would be
-    /// in memory on the fast path too.
-    #[inline(always)]
-    pub(crate) fn poll(&mut self) -> Result<Option<Payload>, Box<RecvError>> {
-        match self.poll_fast() {
-            Some(payload) => Ok(Some(payload)),
-            None if self.is_still_empty() => Ok(None),
-            None => match self.poll_slow(usize::MAX) {
-                SlowPoll { failure: Some(failure), .. } => Err(failure),
-                SlowPoll { polled: Polled::Message(payload), .. } => Ok(Some(payload)),
-                SlowPoll { .. } => Ok(None),
-            },
-        }
-    }
-
-    /// Whether the lane is as empty as at the last poll, and the slow path would find nothing to
-    /// do: no record to release, no end to report, no ring to repeat. The first empty poll after a
-    /// message takes the slow path, and so does each one that may ask the kernel about the peer.
-    ///
-    /// A receiver that spins comes here at each poll, and pauses once, as at the first one: polls
-    /// that follow each other faster delay the sender, whose cache line of `tail` they take away.
-    #[inline(never)]
-    fn is_still_empty(&mut self) -> bool {
-        let looks = self.empty_looks.wrapping_add(1);
-        let is_still_empty = looks > 1
-            && !looks.is_multiple_of(LOOKS_PER_CLOCK)
-            && self.watched.is_none()
-            && !self.waits_for_reaper
-            && self.end.is_quiet()
-            && !self.consumer.has_unreleased()
-            && !self.has_news();
-        if is_still_empty {
-            self.empty_looks = looks;
-            hint::spin_loop();
-        }
-        is_still_empty
-    }
-
-    /// Slow path of `poll`.
-    #[cold]
-    #[inline(never)]
-    fn poll_slow(&mut self, chunk: usize) -> SlowPoll {
-        match self.settle_and_take(chunk) {
-            Ok(polled) => SlowPoll { polled, failure: None },
-            Err(error) => {
-                if matches!(error, RecvError::Closed { .. }) {
-                    self.unfinished = None;
-                }
-                SlowPoll { polled: Polled::Nothing, failure: Some(Box::new(error)) }
-            }
-        }
-    }
-
-    fn settle_and_take(&mut self, chunk: usize) -> Result<Polled<Payload>, RecvError> {
-        self.waits_for_reaper = false;
-        self.is_in_turns = chunk < usize::MAX;
-        match self.settle(chunk)? {
-            Next::Message(record) => Ok(match self.take_settled(&record)? {
-                Some(payload) => Polled::Message(payload),
-                None => Polled::Nothing,
-            }),
-            Next::Nothing => Ok(Polled::Nothing),
-            Next::Unfinished => Ok(Polled::Unfinished),
-        }
-    }
-
-    fn take_settled(&mut self, record: &Record) -> Result<Option<Payload>, RecvError> {
-        match record.attached {
-            Attached::Nothing => Ok(self.take_slow(record)),
-            _ => self.take_attached(record),
         }
     }
 
@@ -291,12 +211,16 @@ impl Receiving {
             return false;
         }
         match handle {
-            PayloadHandle::Copy(number) => self.copies.put_first(number),
+            PayloadHandle::Ahead => unreachable!("counted by the half"),
+            PayloadHandle::Copy(number) => {
+                self.copies.put(number);
+                true
+            }
             PayloadHandle::Lent(_) => {
                 let was_sole = self.lent.give_back_sole();
                 if was_sole {
                     // Control records that were passed meanwhile are released as well.
-                    self.release(self.consumer.position());
+                    self.release_passed();
                 }
                 was_sole
             }
@@ -306,6 +230,7 @@ impl Receiving {
     /// Takes a message's memory back, and releases its bytes if they were in the ring.
     pub(crate) fn give_back(&mut self, handle: PayloadHandle) {
         let free = match handle {
+            PayloadHandle::Ahead => unreachable!("counted by the half"),
             PayloadHandle::Copy(number) => return self.copies.put(number),
             PayloadHandle::Lent(number) => self.lent.give_back(number),
         };
@@ -321,6 +246,7 @@ impl Receiving {
     /// ring.
     pub(crate) fn take_memory(&mut self, handle: PayloadHandle) -> Option<Vec<Block>> {
         match handle {
+            PayloadHandle::Ahead => Some(self.ahead.take_memory()),
             PayloadHandle::Copy(number) => Some(self.copies.take_memory(number)),
             PayloadHandle::Lent(_) => None,
         }
@@ -398,39 +324,32 @@ impl Receiving {
         !self.lent.is_empty()
     }
 
-    /// Fast path: takes the next message if its record is plain, and there is memory for its copy.
-    /// `None` says nothing more: `settle` does.
-    #[inline(always)]
-    fn poll_fast(&mut self) -> Option<Payload> {
-        if self.end.state().has_receiving_ended() {
-            return None;
-        }
-        let record = self.consumer.peek_fast()?;
-        self.take(&record)
-    }
-
     /// Returns a message, in place or copied out. `None` if there is no memory for the copy.
-    #[inline(always)]
     fn take(&mut self, record: &Record) -> Option<Payload> {
         if self.end.is_trusted() {
-            (self.empty_looks, self.pools_in_a_row) = (0, 0);
-            let start = record.end.wrapping_sub(record_len(u64::from(record.len)));
-            let handle = self.lent.lend(start);
-            let payload = Payload::in_ring(self.consumer.window(), record, handle);
-            self.consumer.take(record);
-            return Some(payload);
+            return Some(self.lend(record));
         }
-        let (handle, blocks) = self.copies.next(blocks_of(record.len))?;
+        let (handle, blocks) = self.copies.next()?;
         let payload = Payload::copied(self.consumer.window(), record, blocks, handle)?;
-        self.finish_copy(record, handle);
+        self.finish_copy(record);
         Some(payload)
     }
 
-    /// Steps over a message whose copy is in a free entry of the slab, and takes the entry.
+    /// Returns a message in place.
     #[inline(always)]
-    fn finish_copy(&mut self, record: &Record, handle: u64) {
+    fn lend(&mut self, record: &Record) -> Payload {
         (self.empty_looks, self.pools_in_a_row) = (0, 0);
-        self.copies.take(handle);
+        let start = record.end.wrapping_sub(record_len(u64::from(record.len)));
+        let handle = self.lent.lend(start);
+        let payload = Payload::in_ring(self.consumer.window(), record, handle);
+        self.consumer.take(record);
+        payload
+    }
+
+    /// Steps over a message whose copy is in a free entry of the slab, and takes the entry.
+    fn finish_copy(&mut self, record: &Record) {
+        (self.empty_looks, self.pools_in_a_row) = (0, 0);
+        self.copies.take();
         self.consumer.take(record);
         self.release(record.end);
     }
@@ -537,6 +456,9 @@ impl Receiving {
     /// Looks for a waiting sender, if a batch has not.
     pub(crate) fn end_batch(&mut self) {
         self.is_in_batch = false;
+        if self.consumer.has_unreleased() && !self.has_lent() {
+            return self.release_passed();
+        }
         let wake = self.consumer.end_batch();
         self.wake(wake);
     }
@@ -553,22 +475,29 @@ impl Receiving {
         }
     }
 
-    /// Releases everything taken and passed so far.
+    /// Releases everything taken and passed so far, unless messages are in use in the ring.
+    #[inline(always)]
     fn release_taken(&mut self) {
         if !self.has_lent() {
-            self.release(self.consumer.position());
+            self.release_passed();
         }
     }
 
-    #[inline(always)]
     fn release(&mut self, position: u64) {
-        if self.is_in_batch
-            && position == self.consumer.position()
-            && self.consumer.release_quietly()
-        {
-            return;
+        if position == self.consumer.position() {
+            return self.release_passed();
         }
         let wake = self.consumer.release(position);
+        self.wake(wake);
+    }
+
+    /// Releases everything taken and passed so far, whatever is lent.
+    #[inline(always)]
+    fn release_passed(&mut self) {
+        if self.is_in_batch && self.consumer.release_quietly() {
+            return;
+        }
+        let wake = self.consumer.release_all();
         self.wake(wake);
     }
 

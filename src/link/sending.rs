@@ -88,6 +88,13 @@ impl Sending {
         self.wake(wake);
     }
 
+    /// The same, where something was just staged.
+    #[inline(always)]
+    pub(crate) fn commit_staged(&mut self) {
+        let wake = self.producer.commit_staged();
+        self.wake(wake);
+    }
+
     /// Whether a post of `len` bytes would return something other than `QueueFull`. For loops that
     /// look again and again: no system call, no count.
     pub(crate) fn may_fit(&mut self, len: u64) -> bool {

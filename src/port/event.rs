@@ -22,10 +22,10 @@ use std::os::fd::OwnedFd;
 /// A received message that borrows its port.
 ///
 /// Several may be alive at once. On an untrusted port the message is a private copy, which no other
-/// process can change. Dropping the event frees the copy. On a trusted port the message stays in
-/// the ring, and room in the ring is freed only up to the oldest event that is still alive. So on a
-/// trusted port, an event that is leaked with `mem::forget` also keeps the room of all later
-/// messages.
+/// process can change. Dropping the event frees the copy. On a trusted port a message of more than
+/// 512 bytes stays in the ring, and so does a shorter one while others are alive. Room in the ring
+/// is then freed only up to the oldest of these events. So on a trusted port, an event that is
+/// leaked with `mem::forget` also keeps the room of all later messages.
 ///
 /// HTML: [`MessageEvent`](https://html.spec.whatwg.org/#messageevent).
 ///
@@ -326,9 +326,8 @@ impl<'p> MessageEvent<'p> {
     /// private copy keeps its memory.
     ///
     /// # Panics
-    /// On a port that [trusts its peer](crate::MessagePort::trust_peer), if a copy cannot be
-    /// allocated; [`try_into_message`](Self::try_into_message) returns an error instead. On other
-    /// ports it never fails.
+    /// If a copy cannot be allocated; [`try_into_message`](Self::try_into_message) returns an error
+    /// instead, and says when.
     pub fn into_message(self) -> Message {
         self.try_into_message().unwrap_or_else(|error| panic!("{error}"))
     }
@@ -336,9 +335,10 @@ impl<'p> MessageEvent<'p> {
     /// Converts the event into an owned [`Message`], or fails if memory runs out.
     ///
     /// # Errors
-    /// [`MessageError::OutOfMemory`] if a copy cannot be allocated; only a port that [trusts its
-    /// peer](crate::MessagePort::trust_peer) needs one. The message and its transferables are
-    /// dropped then.
+    /// [`MessageError::OutOfMemory`] if a copy cannot be allocated; the message and its
+    /// transferables are dropped then. A port that does not [trust its
+    /// peer](crate::MessagePort::trust_peer) needs none if the message is longer than 4 KiB, or if
+    /// no other message of it is in use.
     ///
     /// ```
     /// let channel = messageport::MessageChannel::new()?;
@@ -386,9 +386,13 @@ impl Content for MessageEvent<'_> {
 }
 
 impl Drop for MessageEvent<'_> {
-    #[inline]
+    #[inline(always)]
     fn drop(&mut self) {
-        self.receiver.give_back(self.payload.handle());
+        if self.payload.is_ahead() {
+            self.receiver.give_back_ahead();
+        } else {
+            self.receiver.give_back(self.payload.handle());
+        }
     }
 }
 

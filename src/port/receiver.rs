@@ -38,6 +38,8 @@ use std::sync::Arc;
 /// ```
 pub struct Receiver {
     receiving: RefCell<Receiving>,
+    /// How many messages in the half's memory for short ones are in use.
+    ahead_in_use: Cell<u32>,
     end: Arc<Endpoint>,
     switch: OnceCell<Arc<Switch>>,
     /// How many polls before sleeping have paid off recently.
@@ -48,7 +50,13 @@ impl Receiver {
     pub(crate) fn new(receiving: Receiving) -> Receiver {
         let end = receiving.endpoint().clone();
         let receiving = RefCell::new(receiving);
-        Receiver { receiving, end, switch: OnceCell::new(), spin: Cell::new(0) }
+        Receiver {
+            receiving,
+            ahead_in_use: Cell::new(0),
+            end,
+            switch: OnceCell::new(),
+            spin: Cell::new(0),
+        }
     }
 
     /// Takes the next message, if there is one. See
@@ -63,10 +71,38 @@ impl Receiver {
         self.poll().map_err(|failure| *failure)
     }
 
-    /// Like `try_recv`; see [`Receiving::poll`] for the box.
+    /// Like `try_recv`. Failures come in a box: a result whose address is passed to a call that may
+    /// fill it would be in memory on the fast path too.
     #[inline(always)]
     pub(crate) fn poll(&self) -> Result<Option<MessageEvent<'_>>, Box<RecvError>> {
-        let payload = self.receiving.borrow_mut().poll()?;
+        match self.poll_fast() {
+            Some(event) => Ok(Some(event)),
+            None if self.is_still_empty() => Ok(None),
+            None => self.poll_slow(),
+        }
+    }
+
+    /// See [`Receiving::is_still_empty`].
+    #[inline(never)]
+    pub(crate) fn is_still_empty(&self) -> bool {
+        self.receiving.borrow_mut().is_still_empty()
+    }
+
+    /// Fast path of each poll. `None` says nothing more.
+    #[inline(always)]
+    pub(crate) fn poll_fast(&self) -> Option<MessageEvent<'_>> {
+        let in_use = self.ahead_in_use.get();
+        let payload = self.receiving.borrow_mut().poll_fast(in_use == 0)?;
+        if payload.is_ahead() {
+            self.ahead_in_use.set(in_use + 1);
+        }
+        Some(MessageEvent::new(payload, self))
+    }
+
+    #[cold]
+    #[inline(never)]
+    pub(crate) fn poll_slow(&self) -> Result<Option<MessageEvent<'_>>, Box<RecvError>> {
+        let payload = self.receiving.borrow_mut().poll_slow()?;
         Ok(payload.map(|payload| MessageEvent::new(payload, self)))
     }
 
@@ -121,23 +157,29 @@ impl Receiver {
     /// Like `poll`, for users of several ports; see [`Receiving::poll_in_chunks`].
     #[inline(always)]
     pub(crate) fn poll_in_chunks(&self) -> Result<Polled<MessageEvent<'_>>, Box<RecvError>> {
-        Ok(match self.receiving.borrow_mut().poll_in_chunks()? {
-            Polled::Message(payload) => Polled::Message(MessageEvent::new(payload, self)),
-            Polled::Nothing => Polled::Nothing,
-            Polled::Unfinished => Polled::Unfinished,
-        })
+        match self.poll_fast() {
+            Some(event) => Ok(Polled::Message(event)),
+            None => self.poll_in_chunks_slow(),
+        }
+    }
+
+    #[cold]
+    #[inline(never)]
+    fn poll_in_chunks_slow(&self) -> Result<Polled<MessageEvent<'_>>, Box<RecvError>> {
+        let polled = self.receiving.borrow_mut().poll_in_chunks()?;
+        Ok(polled.map(|payload| MessageEvent::new(payload, self)))
     }
 
     /// See [`Receiving::poll_to_copy`].
     #[cfg(any(feature = "tokio", feature = "async-io"))]
     pub(crate) fn poll_to_copy(&self) -> Result<(Polled<MessageEvent<'_>>, Vec<Block>), RecvError> {
+        if !self.end.is_trusted()
+            && let Some(event) = self.poll_fast()
+        {
+            return Ok((Polled::Message(event), Vec::new()));
+        }
         let (polled, memory) = self.receiving.borrow_mut().poll_to_copy()?;
-        let polled = match polled {
-            Polled::Message(payload) => Polled::Message(MessageEvent::new(payload, self)),
-            Polled::Nothing => Polled::Nothing,
-            Polled::Unfinished => Polled::Unfinished,
-        };
-        Ok((polled, memory))
+        Ok((polled.map(|payload| MessageEvent::new(payload, self)), memory))
     }
 
     /// Takes the transferables of a message that is alive.
@@ -147,6 +189,9 @@ impl Receiver {
 
     /// Takes the memory of a message that is a private copy.
     pub(crate) fn take_memory(&self, handle: PayloadHandle) -> Option<Vec<Block>> {
+        if handle == PayloadHandle::Ahead && self.ahead_in_use.get() != 1 {
+            return None;
+        }
         self.receiving.borrow_mut().take_memory(handle)
     }
 
@@ -169,7 +214,14 @@ impl Receiver {
         self.receiving.borrow_mut().has_message()
     }
 
+    /// Takes back a message in the memory for short ones, to which nothing is attached.
     #[inline(always)]
+    pub(crate) fn give_back_ahead(&self) {
+        self.ahead_in_use.set(self.ahead_in_use.get() - 1);
+    }
+
+    /// Takes back another message.
+    #[inline(never)]
     pub(crate) fn give_back(&self, handle: PayloadHandle) {
         if !self.receiving.borrow_mut().give_back_fast(handle) {
             self.give_back_slow(handle);
@@ -190,6 +242,20 @@ impl Receiver {
     /// See [`Receiving::begin_batch`].
     pub(crate) fn begin_batch(&self) {
         self.receiving.borrow_mut().begin_batch();
+    }
+
+    /// See [`Receiving::poll_in_copy`].
+    #[inline(always)]
+    pub(crate) fn poll_in_copy(&self) -> Option<MessageEvent<'_>> {
+        let payload = self.receiving.borrow_mut().poll_in_copy()?;
+        self.ahead_in_use.set(self.ahead_in_use.get() + 1);
+        Some(MessageEvent::new(payload, self))
+    }
+
+    /// See [`Receiving::read_ahead`].
+    pub(crate) fn read_ahead(&self) {
+        let is_free = self.ahead_in_use.get() == 0;
+        self.receiving.borrow_mut().read_ahead(is_free);
     }
 
     /// See [`Receiving::end_batch`].

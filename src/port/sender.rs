@@ -273,7 +273,7 @@ impl Sender {
         if let Some(mut sending) = self.try_borrow()
             && sending.stage_bytes_fast(bytes, format)
         {
-            sending.commit();
+            sending.commit_staged();
             return Ok(());
         }
         self.post_slow(bytes, format)

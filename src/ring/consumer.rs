@@ -7,15 +7,17 @@
 use crate::error::Corruption;
 use crate::ring::cursor::{Cursor, distance};
 use crate::ring::memory::{Memory, Window};
-use crate::ring::notifier::{self, Wake};
 use crate::ring::segment::{Geometry, Span};
-use crate::sync::{Ordering, Site, ordering, step};
+use crate::sync::Ordering;
 use crate::wire::record::{Attached, CloseKind, Format, HEADER_LEN, Header, record_len};
 
-mod batch;
+mod ahead;
 mod controls;
+mod release;
 mod sleep;
 mod tail;
+
+use ahead::Copied;
 
 /// INVARIANT (bounds): a [`Record`] that `peek` returns lies inside its segment, and its payload
 /// starts at a multiple of 16.
@@ -31,16 +33,19 @@ pub(crate) struct Consumer {
     cursor: Cursor,
     /// Of the segment that the cursor is in.
     span: Span,
+    messages: u64,
+    /// Between the two counters: see [`Counters`](crate::ring::counters::Counters).
     released: u64,
+    bytes: u64,
     tail: u64,
     /// How the producer has ended the lane, if it has: then `tail` is the last one.
     end: Option<CloseKind>,
     /// Whether something was released without a look for a waiting producer.
     owes_look: bool,
+    /// What the caller has copied of the records that come next.
+    copied: Copied,
     /// Control records since the last message.
     controls: u32,
-    messages: u64,
-    bytes: u64,
     wakes: u64,
 }
 
@@ -84,6 +89,7 @@ impl Consumer {
             tail,
             end: None,
             owes_look: false,
+            copied: Copied::default(),
             controls,
             messages,
             bytes,
@@ -91,25 +97,10 @@ impl Consumer {
         }
     }
 
-    /// Fast path: the next message, if it is whole and committed, without a packet, and with no
-    /// control record before it. `None` means nothing yet: `peek` looks more closely, and reports
-    /// any fault.
-    #[inline(always)]
+    /// Fast path of `peek`: see [`next_plain`](Consumer::next_plain).
     pub(crate) fn peek_fast(&mut self) -> Option<Record> {
-        let mut known = distance(self.tail, self.cursor.position);
-        if known == 0 {
-            known = self.refresh_tail().ok()?;
-        }
-        // An empty lane, or a window that the slow path has to open.
-        let available = known.min(self.window.left());
-        if available < HEADER_LEN {
-            return None;
-        }
-        let (len, format) = Header::decode_message(self.window.read_header())?;
-        if record_len(u64::from(len)) > available {
-            return None;
-        }
-        Some(self.at(len, format, Attached::Nothing))
+        let first = self.next_plain()?.header();
+        Some(self.at(first as u32, Format::of_header(first), Attached::Nothing))
     }
 
     /// Whether the producer has committed something that was not taken yet. For loops that look
@@ -149,51 +140,28 @@ impl Consumer {
     #[inline(always)]
     pub(crate) fn take(&mut self, record: &Record) {
         self.skip(record);
-        self.messages = self.messages.wrapping_add(1);
-        self.bytes = self.bytes.wrapping_add(u64::from(record.len));
+        self.count_message(record.len);
     }
 
     /// The same for a record that is not shown as a message, and does not count as one.
     #[inline(always)]
     pub(crate) fn skip(&mut self, record: &Record) {
         debug_assert_eq!(record.end, self.at(record.len, record.format, record.attached).end);
-        self.window.advance(record_len(u64::from(record.len)));
-        self.cursor.position = record.end;
+        self.step(record_len(u64::from(record.len)));
+    }
+
+    /// Steps over a record of `record` bytes.
+    #[inline(always)]
+    fn step(&mut self, record: u64) {
+        self.window.advance(record);
+        self.cursor.position = self.cursor.position.wrapping_add(record);
         self.controls = 0;
     }
 
-    /// Gives everything before `position` back to the producer, and returns whether it waits for
-    /// that.
-    ///
-    /// Control records that follow are given back as well: a producer may wait for exactly those
-    /// while this end is busy with the message before them.
     #[inline(always)]
-    pub(crate) fn release(&mut self, position: u64) -> Wake {
-        self.released = position;
-        if position == self.cursor.position && step(Site::ReleaseControls) {
-            self.pass_known_controls();
-            self.released = self.cursor.position;
-        }
-        self.publish_head();
-        let lane = self.window.memory().lane();
-        let wake = notifier::look(&lane.sleepers.room_sleeper, Site::FenceBeforeLook);
-        self.count(wake)
-    }
-
-    #[inline(always)]
-    fn publish_head(&self) {
-        let lane = self.window.memory().lane();
-        // Relaxed, both: numbers for people; nothing is decided by them.
-        lane.consumed.messages.store(self.messages, Ordering::Relaxed);
-        lane.consumed.bytes.store(self.bytes, Ordering::Relaxed);
-        // Release: pairs with the Acquire in `Producer::refresh_head`; the bytes have been read.
-        lane.consumer.head.store(self.released, ordering(Site::PublishHead, Ordering::Release));
-    }
-
-    /// Whether bytes were passed that are not released yet.
-    #[inline]
-    pub(crate) fn has_unreleased(&self) -> bool {
-        self.released != self.cursor.position
+    fn count_message(&mut self, len: u32) {
+        self.messages = self.messages.wrapping_add(1);
+        self.bytes = self.bytes.wrapping_add(u64::from(len));
     }
 
     /// Position after the last message taken and the control records passed.
@@ -212,7 +180,6 @@ impl Consumer {
     }
 
     /// The bytes of the fast path.
-    #[cfg(not(messageport_loom))]
     #[inline(always)]
     pub(crate) fn window(&self) -> &Window {
         &self.window

@@ -7,8 +7,10 @@ use crate::wire::layout::ProducedLine;
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Counters {
     pub messages: u64,
-    pub bytes: u64,
+    // Between the two, so that one instruction adds to each: a compiler that finds them side by
+    // side adds to both at once, which takes seven.
     pub full: u64,
+    pub bytes: u64,
     pub growth: u64,
     pub wakes: u64,
 }

@@ -268,7 +268,7 @@ impl Scene {
                     let _place = self.memory.bytes(plan.payload_offset(), len);
                     match plain.and_then(|_| self.producer.grant(len)) {
                         Some(grant) => {
-                            let record = grant.seal(len as u32, Format::Bytes);
+                            let record = grant.seal(len, Format::Bytes);
                             self.producer.stage_fast(record, len as u32);
                         }
                         None => self.producer.stage(plan, len as u32, Format::Bytes),

@@ -333,7 +333,7 @@ impl Rig {
         write_payload(&self.memory, plan.payload_offset(), &message.bytes());
         // The fast path has the same place, or none.
         let grant = if plan.turns() { None } else { self.producer.grant(u64::from(len)) };
-        match grant.map(|grant| grant.seal(len, format)) {
+        match grant.map(|grant| grant.seal(u64::from(len), format)) {
             Some(record) => self.producer.stage_fast(record, len),
             None => self.producer.stage(plan, len, format),
         }

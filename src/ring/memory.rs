@@ -10,9 +10,9 @@
 #![allow(unsafe_code)]
 
 #[cfg(not(messageport_loom))]
-pub(crate) use mapped::{Grant, Memory, Window};
+pub(crate) use mapped::{Grant, Memory, Plain, Window};
 #[cfg(messageport_loom)]
-pub(crate) use modelled::{Grant, Memory, Window};
+pub(crate) use modelled::{Grant, Memory, Plain, Window};
 
 #[cfg(not(messageport_loom))]
 mod mapped {
@@ -185,11 +185,36 @@ mod mapped {
         /// # Panics
         /// If the window is closed.
         #[inline(always)]
-        pub(crate) fn read_header(&self) -> [u64; 2] {
+        fn read_header(&self) -> [u64; 2] {
             // Relaxed: ordered by the tail that was loaded before.
             assert!(self.left >= 16, "a closed window");
             // SAFETY: (window) just compared with what is left.
             unsafe { header_at(self.at) }.map(|word| word.load(Ordering::Relaxed))
+        }
+
+        /// The next record, if it is a message to which nothing is attached, and takes no more than
+        /// `known` bytes. Each word of its header is read once.
+        #[inline(always)]
+        pub(crate) fn plain(&self, known: u64) -> Option<Plain<'_>> {
+            if self.left < HEADER_LEN {
+                return None;
+            }
+            let words @ [header, _] = self.read_header();
+            let record = record_len(u64::from(header as u32));
+            if !Header::is_plain(words) || record > known || record > self.left {
+                return None;
+            }
+            Some(Plain { at: self.at, record, header, _window: PhantomData })
+        }
+
+        /// Where the next `len` bytes are.
+        ///
+        /// # Panics
+        /// If the window does not hold them.
+        #[inline(always)]
+        pub(crate) fn bytes(&self, len: u64) -> NonNull<u8> {
+            assert!(len <= self.left, "outside the window");
+            self.at
         }
 
         /// Where the `len` payload bytes of the next record are.
@@ -240,16 +265,56 @@ mod mapped {
         /// # Panics
         /// If the record is longer than the grant.
         #[inline(always)]
-        pub(crate) fn seal(&self, len: u32, format: Format) -> u64 {
-            let record = record_len(u64::from(len));
+        pub(crate) fn seal(&self, len: u64, format: Format) -> u64 {
+            let record = record_len(len);
             assert!(record <= self.len, "a record outgrew its grant");
-            let words = Header::plain(len, format);
+            let words = Header::plain(len as u32, format);
             // SAFETY: (grant).
             let [first, second] = unsafe { header_at(self.at) };
             // Relaxed: published by the tail that follows.
             first.store(words[0], Ordering::Relaxed);
             second.store(words[1], Ordering::Relaxed);
             record
+        }
+    }
+
+    /// A message in a window, to which nothing is attached.
+    ///
+    /// INVARIANT (plain): `record` bytes from `at` lie inside the area of a memory that is borrowed
+    /// for `'w`; both are multiples of 16, and `record` is at least 16, and what the length in
+    /// `header` takes.
+    #[derive(Clone, Copy)]
+    pub(crate) struct Plain<'w> {
+        at: NonNull<u8>,
+        record: u64,
+        header: u64,
+        _window: PhantomData<&'w Window>,
+    }
+
+    impl Plain<'_> {
+        /// The first word of its header, with length and format.
+        #[inline(always)]
+        pub(crate) fn header(&self) -> u64 {
+            self.header
+        }
+
+        /// Bytes of the record.
+        #[inline(always)]
+        pub(crate) fn record(&self) -> u64 {
+            self.record
+        }
+
+        /// Bytes of the payload, padding included.
+        #[inline(always)]
+        pub(crate) fn padded_len(&self) -> u64 {
+            self.record - HEADER_LEN
+        }
+
+        /// Where the payload is.
+        #[inline(always)]
+        pub(crate) fn payload(&self) -> NonNull<u8> {
+            // SAFETY: (plain).
+            unsafe { self.at.add(16) }
         }
     }
 
@@ -309,8 +374,9 @@ mod mapped {
 #[cfg(messageport_loom)]
 mod modelled {
     use crate::wire::layout::LaneHeader;
-    use crate::wire::record::{Format, Header, record_len};
+    use crate::wire::record::{Format, HEADER_LEN, Header, record_len};
     use loom::cell::UnsafeCell;
+    use std::marker::PhantomData;
     // Not loom's: a model that fails unwinds outside of loom, where its `Arc` must not be dropped.
     use std::sync::Arc;
 
@@ -396,9 +462,39 @@ mod modelled {
             (record <= self.left).then_some(grant)
         }
 
-        pub(crate) fn read_header(&self) -> [u64; 2] {
-            assert!(self.left >= 16, "a closed window");
-            self.memory.read_unit(self.offset)
+        pub(crate) fn offset(&self) -> u64 {
+            self.offset
+        }
+
+        pub(crate) fn plain(&self, known: u64) -> Option<Plain<'_>> {
+            if self.left < HEADER_LEN {
+                return None;
+            }
+            let words @ [header, _] = self.memory.read_unit(self.offset);
+            let record = record_len(u64::from(header as u32));
+            let is_whole = record <= known && record <= self.left;
+            (Header::is_plain(words) && is_whole).then_some(Plain {
+                record,
+                header,
+                _window: PhantomData,
+            })
+        }
+    }
+
+    /// A message in a window, to which nothing is attached.
+    pub(crate) struct Plain<'w> {
+        record: u64,
+        header: u64,
+        _window: PhantomData<&'w Window>,
+    }
+
+    impl Plain<'_> {
+        pub(crate) fn header(&self) -> u64 {
+            self.header
+        }
+
+        pub(crate) fn record(&self) -> u64 {
+            self.record
         }
     }
 
@@ -414,9 +510,9 @@ mod modelled {
             self.len
         }
 
-        pub(crate) fn seal(&self, len: u32, format: Format) -> u64 {
-            self.memory.write_unit(self.offset, Header::plain(len, format));
-            record_len(u64::from(len))
+        pub(crate) fn seal(&self, len: u64, format: Format) -> u64 {
+            self.memory.write_unit(self.offset, Header::plain(len as u32, format));
+            record_len(len)
         }
     }
 }

@@ -33,7 +33,8 @@
 //! Consumer: **peek → read → take → release**. A peek loads each header once, checks it, and passes
 //! control records, at most eight before a message. A release stores `head`, fences, and looks
 //! whether the producer sleeps; it also gives back the control records that follow. In a batch the
-//! consumer stores `head` after each message, and fences and looks once, at the batch's end.
+//! consumer fences and looks once, at the batch's end. It may read ahead: the caller copies the
+//! records that come next, takes them from the copy, and releases them together.
 //!
 //! On the fast path each end has a *window*: contiguous bytes from its cursor on, whose place was
 //! checked when it was opened, so that a record costs one comparison. A place for one record in the
@@ -102,8 +103,8 @@
 //! | Weakened | Models that fail | How |
 //! |---|---|---|
 //! | `PublishTail` to Relaxed | ring, quick, growth, messages, end | a unit is read too early |
-//! | `ReadTail` to Relaxed | ring, quick, growth, messages, end | a unit is read too early |
-//! | `PublishHead` to Relaxed | ring, growth, capped, resumed | a unit is overwritten in use |
+//! | `ReadTail` to Relaxed | ring, quick, growth, messages, end, ahead | a unit is read too early |
+//! | `PublishHead` to Relaxed | ring, growth, capped, resumed, ahead | a unit is overwritten in use |
 //! | `ReadHead` to Relaxed | ring, growth, capped | a unit is overwritten while it is read |
 //! | `ResumeHead` to Relaxed | resumed | a unit is overwritten while it is read |
 //! | `HeadAtShrink` to Relaxed | `shrink` | a unit is overwritten while it is read |

@@ -124,6 +124,29 @@ fn batch() {
     posting.join().expect("the producer ends");
 }
 
+/// As `quick`, while the consumer copies what is there at once, and takes and releases each message
+/// of its copy.
+fn ahead() {
+    let mut lane = Lane::new(Geometry::new(128, 128), &[1, 1, 1, 1, 2, 1]);
+    lane.is_quick = true;
+    lane.preload(4, 1);
+    let Lane { mut producer, mut consumer, units, posted, mut taken, .. } = lane;
+    let posting = thread::spawn(move || {
+        (posted..units.len())
+            .find(|&number| post(&mut producer, number, units[number], true).is_err())
+            .unwrap_or(units.len())
+    });
+    let mut copy = Vec::new();
+    for _ in 0..4 {
+        taken += usize::from(receive_ahead(&mut consumer, &mut copy, taken, units[taken]));
+    }
+    let posted = posting.join().expect("the producer ends");
+    while taken < posted {
+        assert!(receive_ahead(&mut consumer, &mut copy, taken, units[taken]), "one is lost");
+        taken += 1;
+    }
+}
+
 /// Both wait. The last message has room only after a hop. The consumer may find only the jump of
 /// that hop, and gives it back before it sleeps.
 ///
@@ -354,7 +377,7 @@ fn stage(
     let len = (16 * units) as u32;
     match quick.and_then(|_| producer.grant(u64::from(len))) {
         Some(grant) => {
-            let record = grant.seal(len, Format::Bytes);
+            let record = grant.seal(u64::from(len), Format::Bytes);
             producer.stage_fast(record, len);
         }
         None => producer.stage(plan, len, Format::Bytes),
@@ -429,6 +452,31 @@ fn receive_next(consumer: &mut Consumer, number: usize, units: u64, is_quick: bo
     true
 }
 
+/// The same by a copy of what comes next, which is made if there is none.
+fn receive_ahead(
+    consumer: &mut Consumer,
+    copy: &mut Vec<[u64; 2]>,
+    number: usize,
+    units: u64,
+) -> bool {
+    if consumer.ahead().is_none() {
+        if !matches!(consumer.peek().expect("an honest peer"), Peek::Message(_)) {
+            return false;
+        }
+        let start = consumer.window().offset();
+        let read = |unit| consumer.memory().read_unit(start + 16 * unit);
+        *copy = (0..consumer.unread() / 16).map(read).collect();
+        consumer.copied_ahead(copy.len());
+    }
+    let left = &copy[consumer.ahead().expect("it was just copied")];
+    for unit in 0..units {
+        assert_eq!(left[1 + unit as usize], [number as u64, unit], "message {number}");
+    }
+    consumer.take_plain(16 + 16 * units, 16 * units as u32);
+    assert_eq!(consumer.release_all(), Wake::NoSleeper);
+    true
+}
+
 /// Reads message `number`, takes and releases it.
 fn receive(consumer: &mut Consumer, record: &Record, number: usize, units: u64) -> Wake {
     read(consumer, record, number, units);
@@ -490,6 +538,7 @@ const TAKEN_REQUEST: Model = Model { run: || request(handover::take_request), pr
 const MESSAGES: Model = Model { run: messages, preemptions: None };
 const ROOM: Model = Model { run: room, preemptions: None };
 const BATCH: Model = Model { run: batch, preemptions: None };
+const AHEAD: Model = Model { run: ahead, preemptions: None };
 const HOP: Model = Model { run: hop, preemptions: Some(3) };
 const LATE_HOP: Model = Model { run: late_hop, preemptions: Some(3) };
 const READER_GONE: Model = Model { run: leaving::reader_gone, preemptions: None };
@@ -570,6 +619,11 @@ mod loom_whole {
     #[test]
     fn no_room_of_a_batch_is_slept_over() {
         BATCH.check();
+    }
+
+    #[test]
+    fn what_was_copied_ahead_is_what_was_posted() {
+        AHEAD.check();
     }
 
     #[test]

@@ -145,6 +145,12 @@ impl Producer {
         if self.has_staged() { self.publish(0) } else { Wake::NoSleeper }
     }
 
+    /// The same, where something was just staged.
+    #[inline(always)]
+    pub(crate) fn commit_staged(&mut self) -> Wake {
+        self.publish(0)
+    }
+
     /// Publishes everything staged, and by the same store the end of the lane: the code of a close
     /// in the lowest bits of `tail`, or 0.
     #[inline(always)]

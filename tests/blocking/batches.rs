@@ -5,6 +5,7 @@ use crate::common::region::Region;
 use crate::common::watchdog::watch;
 use crate::common::{receive, wait_until_asleep};
 use messageport::{MessageChannel, MessagePort, RecvError};
+use std::iter;
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 
@@ -116,6 +117,38 @@ fn wakes_of_batches() -> u64 {
         }
     }
     wakes
+}
+
+/// A batch copies short messages together, up to where the lane continues elsewhere: what is behind
+/// that place is of long ago.
+#[test]
+fn a_batch_ends_its_copies_where_the_lane_jumps() {
+    let _watch = watch("a_batch_ends_its_copies_where_the_lane_jumps");
+    let channel = MessageChannel::builder().capacity(4096).build().expect("a channel");
+    let MessageChannel { port1, port2 } = channel;
+    let (mut posted, mut received) = (0u64, 0u64);
+    let mut post_and_receive = |lengths: &[usize]| {
+        for &len in lengths {
+            let mut bytes = posted.to_le_bytes().to_vec();
+            bytes.resize(len, 0);
+            port1.post_bytes(&bytes).expect("room");
+            posted += 1;
+        }
+        // The first of a batch makes a copy, from which the others take what they find.
+        while received < posted {
+            let others = iter::from_fn(|| port2.try_recv().expect("an open port"));
+            for event in port2.try_iter().take(1).chain(others.take(20)) {
+                assert_eq!(event.bytes()[..8], received.to_le_bytes(), "of {posted}");
+                received += 1;
+            }
+        }
+    };
+    // More than the first segment holds, at another place and by other records each time.
+    for round in 0..300usize {
+        let lengths: Vec<_> = (0..150).map(|at| 8 + (round * 7 + at * at) % 3 * 16).collect();
+        post_and_receive(&lengths);
+        post_and_receive(&lengths[..round % 5]);
+    }
 }
 
 /// What a batch has not taken moves with the port, once and in order.

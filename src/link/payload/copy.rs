@@ -46,6 +46,10 @@ pub(super) unsafe fn copy_out(from: NonNull<u8>, to: NonNull<u8>, count: usize) 
 /// `to` must be 16-aligned and valid for writes of `from.len()` bytes that do not overlap `from`.
 #[inline(always)]
 pub(super) unsafe fn copy_in(from: &[u8], to: NonNull<u8>) {
+    if from.len() < size_of::<Block>() {
+        // SAFETY: upheld by the caller, see `# Safety`.
+        return unsafe { copy_few(from, to) };
+    }
     // SAFETY: upheld by the caller, see `# Safety`.
     let done = unsafe { wide::copy_in(from, to) };
     // SAFETY: upheld by the caller; `done` is at most the length.

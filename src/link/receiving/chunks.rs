@@ -10,6 +10,7 @@ mod tests;
 use super::{Next, Receiving};
 use crate::error::RecvError;
 use crate::link::payload::{Block, Payload, blocks_for, copy_further};
+use crate::link::read_ahead::ReadAhead;
 use crate::ring::consumer::Record;
 use crate::wire::record::Attached;
 
@@ -20,6 +21,17 @@ pub(crate) enum Polled<T> {
     Nothing,
     /// A chunk of a message was copied: the caller comes back after the others have had their turn.
     Unfinished,
+}
+
+impl<T> Polled<T> {
+    /// The same, with another form of the message.
+    pub(crate) fn map<U>(self, form: impl FnOnce(T) -> U) -> Polled<U> {
+        match self {
+            Polled::Message(message) => Polled::Message(form(message)),
+            Polled::Nothing => Polled::Nothing,
+            Polled::Unfinished => Polled::Unfinished,
+        }
+    }
 }
 
 /// A message that is being copied. Its header was read once, when the copy began: a peer that
@@ -33,22 +45,12 @@ pub(super) struct Unfinished {
 }
 
 impl Receiving {
-    /// Takes the next message if it is short. Of a longer one it copies a chunk; the last chunk
-    /// gives the message.
-    #[inline(always)]
+    /// Takes the next message after `poll_fast` has taken none, if it is short. Of a longer one it
+    /// copies a chunk; the last chunk gives the message.
     pub(crate) fn poll_in_chunks(&mut self) -> Result<Polled<Payload>, Box<RecvError>> {
-        match self.poll_fast() {
-            Some(payload) => {
-                // A message that was taken otherwise leaves no copy of it behind.
-                if self.unfinished.is_some() {
-                    self.unfinished = None;
-                }
-                Ok(Polled::Message(payload))
-            }
-            None => {
-                let slow = self.poll_slow(CHUNK);
-                slow.failure.map_or(Ok(slow.polled), Err)
-            }
+        match self.poll_long() {
+            Some(payload) => Ok(Polled::Message(payload)),
+            None => self.poll_settled(CHUNK),
         }
     }
 
@@ -79,6 +81,10 @@ impl Receiving {
         mut record: Record,
         chunk: usize,
     ) -> Result<Next, RecvError> {
+        if ReadAhead::fits(record.len as usize) {
+            // For later messages; this one does not need it.
+            let _ = self.ahead.allocate();
+        }
         if self.end.is_trusted() {
             // The peer may be trusted since a copy began: messages are borrowed in place from then
             // on.
@@ -117,7 +123,7 @@ impl Receiving {
         let (handle, blocks) = self.copies.next_with(blocks);
         let payload = Payload::of_copy(record, blocks, handle);
         blocks.clear();
-        self.finish_copy(record, handle);
+        self.finish_copy(record);
         Some(payload)
     }
 }

@@ -70,14 +70,13 @@ impl Receiving {
         self.end.discard_packets();
         let no_memory = RecvError::OutOfMemory { len: 0 };
         let empty = Record { len: 0, format: Format::Bytes, ..*record };
-        let (true, Some((handle, blocks))) =
-            (self.copies.make_room(0).is_ok(), self.copies.next(0))
+        let (true, Some((handle, blocks))) = (self.copies.make_room(0).is_ok(), self.copies.next())
         else {
             return Err(no_memory);
         };
         let window = self.consumer.window();
         let payload = Payload::copied(window, &empty, blocks, handle).ok_or(no_memory)?;
-        self.copies.take(handle);
+        self.copies.take();
         (self.empty_looks, self.pools_in_a_row) = (0, 0);
         self.consumer.take(record);
         self.release_taken();

@@ -44,6 +44,29 @@ fn lane_with_a_control_record() -> (Sending, Receiving) {
     (sending, receiving)
 }
 
+/// A message of a copy that is kept takes the memory of all of it, from wherever it is.
+#[test]
+fn a_message_takes_the_memory_of_its_copy_along() {
+    let (mut sending, mut receiving) = lane();
+    for text in ["first", "the second", "third", "fourth"] {
+        sending.stage_bytes(text.as_bytes(), Format::Text).expect("room");
+    }
+    sending.commit();
+    // The slow path allocates the memory for the next ones.
+    let first = receiving.poll().expect("an open end").expect("the first");
+    receiving.give_back(first.handle());
+    receiving.read_ahead(true);
+    let second = receiving.poll_in_copy().expect("the second");
+    let third = receiving.poll_in_copy().expect("the third");
+    assert_eq!((second.bytes(), third.bytes()), (&b"the second"[..], &b"third"[..]));
+    let memory = receiving.take_memory(third.handle()).expect("private memory");
+    let blocks = crate::link::payload::into_blocks(&third, memory);
+    assert_eq!(crate::link::payload::blocks_as_bytes(&blocks)[..5], *b"third");
+    assert!(receiving.poll_in_copy().is_none(), "the copy is gone");
+    let fourth = receiving.poll().expect("an open end").expect("the fourth");
+    assert_eq!(fourth.bytes(), b"fourth");
+}
+
 /// The sender may wait for exactly the room of the record.
 #[test]
 fn a_look_for_a_message_releases_control_records() {

@@ -22,7 +22,7 @@ impl Sending {
         {
             match payload::serialize_in(value, &grant, &mut self.arena) {
                 Ok(written) if written <= grant.payload_len() => {
-                    let record = grant.seal(written as u32, Format::Archive);
+                    let record = grant.seal(written, Format::Archive);
                     self.last_len = written;
                     self.producer.stage_fast(record, written as u32);
                     return Ok(());
@@ -117,9 +117,9 @@ impl Sending {
         }
         let Some(grant) = self.producer.grant(bytes.len() as u64) else { return false };
         payload::fill_grant(&grant, bytes);
-        let len = bytes.len() as u32;
+        let len = bytes.len() as u64;
         let record = grant.seal(len, format);
-        self.producer.stage_fast(record, len);
+        self.producer.stage_fast(record, len as u32);
         true
     }
 

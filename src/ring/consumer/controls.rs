@@ -48,19 +48,23 @@ impl Consumer {
         };
         self.span = self.geometry.span(self.cursor.segment);
         self.window.close();
+        self.end_copy();
         Ok(())
     }
 
-    /// Passes the control records that come next among the known ones. The next peek reads the same
-    /// place again, and reports what is wrong with it.
+    /// Passes the control records that come next among the known ones; returns whether there may
+    /// have been one. The next peek reads the same place again, and reports what is wrong with it.
     #[inline(always)]
-    pub(super) fn pass_known_controls(&mut self) {
-        if self.cursor.position != self.tail {
-            let words = self.window.memory().read_header(self.cursor.offset_in(self.span));
-            if Header::decode_message(words).is_none() {
-                self.pass_controls();
-            }
+    pub(super) fn pass_known_controls(&mut self) -> bool {
+        if self.cursor.position == self.tail {
+            return false;
         }
+        let words = self.window.memory().read_header(self.cursor.offset_in(self.span));
+        let is_message = Header::is_plain(words);
+        if !is_message {
+            self.pass_controls();
+        }
+        !is_message
     }
 
     #[cold]

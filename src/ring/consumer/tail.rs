@@ -22,6 +22,24 @@ impl Consumer {
         Ok(committed)
     }
 
+    /// Fast path of `refresh_tail`, when everything known was taken. `None` if the slow path has to
+    /// look at the tail.
+    ///
+    /// As strict as the slow path unless messages are lent, whose peer is trusted.
+    #[inline(always)]
+    pub(super) fn look_at_tail(&mut self) -> Option<()> {
+        let lane = self.window.memory().lane();
+        // Acquire: pairs with the Release in `Producer::commit`; the records before it are whole.
+        let tail = lane.producer.tail.load(ordering(Site::ReadTail, Ordering::Acquire));
+        // In units of records: one comparison finds what is too much and what is misaligned.
+        let units = distance(tail, self.tail).rotate_right(RECORD_ALIGN.trailing_zeros());
+        if units > self.geometry.limit() / RECORD_ALIGN {
+            return None;
+        }
+        self.tail = tail;
+        Some(())
+    }
+
     /// Slow path of `refresh_tail`: a tail with the end of the lane in its lowest bits, or one that
     /// no producer stores.
     #[cold]

@@ -31,12 +31,12 @@ fn without_publish_tail_release_the_ring_model_fails() {
 
 #[test]
 fn without_read_tail_acquire_the_ring_model_fails() {
-    fail_without(Site::ReadTail, RACE, &[RING, QUICK, GROWTH, MESSAGES, END]);
+    fail_without(Site::ReadTail, RACE, &[RING, QUICK, GROWTH, MESSAGES, END, AHEAD]);
 }
 
 #[test]
 fn without_publish_head_release_the_ring_and_growth_models_fail() {
-    fail_without(Site::PublishHead, RACE, &[RING, GROWTH, CAPPED, RESUMED]);
+    fail_without(Site::PublishHead, RACE, &[RING, GROWTH, CAPPED, RESUMED, AHEAD]);
 }
 
 #[test]

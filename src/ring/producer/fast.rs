@@ -96,13 +96,13 @@ impl Producer {
 
     /// Makes a recheck due after this many more messages.
     pub(crate) fn recheck_after(&mut self, messages: u32) {
-        self.recheck_at = self.counters.messages.wrapping_add(u64::from(messages));
+        self.recheck_at = self.counters.messages.wrapping_add(u64::from(messages)).wrapping_sub(1);
     }
 
     /// Whether the link has to check its peer before the next message.
     #[inline(always)]
     pub(crate) fn is_recheck_due(&self) -> bool {
         // By the distance, as the count starts with what a former owner has left.
-        self.recheck_at.wrapping_sub(self.counters.messages) as i64 <= 0
+        (self.recheck_at.wrapping_sub(self.counters.messages) as i64) < 0
     }
 }

@@ -1,0 +1,84 @@
+//! Private copies of short messages, and of the records that come next.
+//!
+//! A receiver that finds several short messages copies them in one go, headers included, and takes
+//! them from the copy one by one: one look at the tail, one copy, and shared memory that is touched
+//! once. A message that comes alone is copied without its header.
+
+use crate::link::payload::{self, Block, Payload};
+use crate::ring::consumer::Consumer;
+use crate::ring::memory::Plain;
+use crate::wire::record::record_len;
+use std::collections::TryReserveError;
+
+/// The memory of the copy. The receiving half counts its messages that are in use, and does not let
+/// it be overwritten meanwhile.
+///
+/// INVARIANT (copy): where the next record is in the copy, its blocks are as they were copied. A
+/// message that is copied alone goes to the start, and always ends before the place of the record
+/// after it. If the memory was taken, the new one is zeroed there, which is no header of a message.
+#[derive(Debug, Default)]
+pub(crate) struct ReadAhead {
+    blocks: Vec<Block>,
+}
+
+impl ReadAhead {
+    /// Takes the next message if it is in the copy.
+    #[inline(always)]
+    pub(crate) fn take_copied(&self, consumer: &mut Consumer) -> Option<Payload> {
+        let copied = consumer.ahead()?;
+        let payload = Payload::ahead(self.blocks.get(copied)?)?;
+        consumer.take_plain(record_len(u64::from(payload.len())), payload.len());
+        Some(payload)
+    }
+
+    /// Copies the records that come next, if there are several and the first is short. The memory
+    /// must be free. Returns whether it did.
+    pub(crate) fn copy_run(&mut self, consumer: &mut Consumer) -> bool {
+        let Some(message) = consumer.next_plain() else { return false };
+        let (len, record) = (message.header() as u32, message.record());
+        let unread = consumer.unread();
+        if len > MOST_SHORT || unread <= record || self.blocks.is_empty() {
+            return false;
+        }
+        let most = (consumer.capacity() / LEAST_RUNS).max(record);
+        let count = unread.min(most) as usize / BLOCK;
+        let copy = &mut self.blocks[..count.min(BLOCKS)];
+        payload::copy_records(consumer.window(), copy);
+        consumer.copied_ahead(copy.len());
+        true
+    }
+
+    /// Copies a message. `None` if it is too long.
+    #[inline(always)]
+    pub(crate) fn copy(&mut self, message: &Plain<'_>) -> Option<Payload> {
+        Payload::alone(message, &mut self.blocks)
+    }
+
+    /// Whether a message of `len` bytes fits.
+    pub(crate) fn fits(len: usize) -> bool {
+        len <= BLOCKS * BLOCK
+    }
+
+    /// Allocates the memory, if that was not done yet.
+    pub(crate) fn allocate(&mut self) -> Result<(), TryReserveError> {
+        self.blocks.try_reserve_exact(BLOCKS - self.blocks.len())?;
+        self.blocks.resize(BLOCKS, Block::default());
+        Ok(())
+    }
+
+    /// Takes the memory, of which one message is in use.
+    pub(crate) fn take_memory(&mut self) -> Vec<Block> {
+        std::mem::take(&mut self.blocks)
+    }
+}
+
+/// Bytes of a block.
+const BLOCK: usize = size_of::<Block>();
+/// Blocks of the copy: a page.
+const BLOCKS: usize = 4096 / BLOCK;
+/// The longest message that is read ahead: of longer ones too much of a page would be copied twice.
+/// Also the longest that is copied even on a port that trusts its peer: it takes fewer instructions
+/// than to keep a place in the ring.
+pub(crate) const MOST_SHORT: u32 = 512;
+/// A copy is no larger than this part of a segment, as its bytes are released together.
+const LEAST_RUNS: u64 = 8;

@@ -1,0 +1,82 @@
+//! Reading ahead: the caller copies the records that come next, and takes them from its copy.
+//!
+//! For the ring they stay unread until they are taken, one by one, and unreleased until then: an
+//! end that moves leaves the others where they are.
+
+use super::Consumer;
+use crate::ring::cursor::distance;
+use crate::ring::memory::Plain;
+use crate::wire::layout::RECORD_ALIGN;
+use crate::wire::record::record_len;
+use std::ops::Range;
+
+/// Which bytes of the lane the caller has copied.
+///
+/// INVARIANT (copied): what the cursor points to is in the copy, at its distance from `from`, if
+/// that is less than `len`: a control record, after which the lane may continue elsewhere, ends the
+/// copy when it is passed.
+#[derive(Debug, Default)]
+pub(super) struct Copied {
+    from: u64,
+    len: u64,
+}
+
+/// The unit in which a caller counts: a header is one, and a payload is padded to whole ones.
+const UNIT: u64 = RECORD_ALIGN;
+
+impl Consumer {
+    /// Fast path: which units of the caller's copy come next, up to its end. `None` if it has
+    /// ended.
+    #[inline(always)]
+    pub(crate) fn ahead(&self) -> Option<Range<usize>> {
+        let offset = distance(self.cursor.position, self.copied.from);
+        let units = |bytes| (bytes / UNIT) as usize;
+        (offset < self.copied.len).then(|| units(offset)..units(self.copied.len))
+    }
+
+    /// Fast path of `peek`: the next record, if it is a message, whole and committed, without a
+    /// packet, and with no control record before it. `None` says nothing more: `peek` looks more
+    /// closely, and reports any fault.
+    #[inline(always)]
+    pub(crate) fn next_plain(&mut self) -> Option<Plain<'_>> {
+        if self.tail == self.cursor.position {
+            self.look_at_tail()?;
+        }
+        self.window.plain(distance(self.tail, self.cursor.position))
+    }
+
+    /// Whether more was committed than was taken, as far as that is known.
+    #[inline(always)]
+    pub(crate) fn has_known(&self) -> bool {
+        self.tail != self.cursor.position
+    }
+
+    /// How many bytes are known to be committed that come next in the window.
+    pub(crate) fn unread(&self) -> u64 {
+        distance(self.tail, self.cursor.position).min(self.window.left())
+    }
+
+    /// Notes that the caller has copied as many of the units that come next.
+    pub(crate) fn copied_ahead(&mut self, units: usize) {
+        self.copied = Copied { from: self.cursor.position, len: units as u64 * UNIT };
+    }
+
+    /// Bytes of the smallest segment.
+    pub(crate) fn capacity(&self) -> u64 {
+        self.geometry.capacity()
+    }
+
+    /// Steps over a plain message whose record takes `record` bytes, its payload `len`. Its bytes
+    /// stay readable until the release.
+    #[inline(always)]
+    pub(crate) fn take_plain(&mut self, record: u64, len: u32) {
+        debug_assert_eq!(record, record_len(u64::from(len)));
+        self.step(record);
+        self.count_message(len);
+    }
+
+    /// The copy has ended: the lane continues elsewhere.
+    pub(super) fn end_copy(&mut self) {
+        self.copied.len = 0;
+    }
+}
