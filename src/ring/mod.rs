@@ -103,8 +103,8 @@
 //! | Weakened | Models that fail | How |
 //! |---|---|---|
 //! | `PublishTail` to Relaxed | ring, quick, growth, messages, end | a unit is read too early |
-//! | `ReadTail` to Relaxed | ring, quick, growth, messages, end, ahead | a unit is read too early |
-//! | `PublishHead` to Relaxed | ring, growth, capped, resumed, ahead | a unit is overwritten in use |
+//! | `ReadTail` to Relaxed | ring, quick, growth, messages, end, ahead | the same |
+//! | `PublishHead` to Relaxed | ring, growth, capped, resumed, ahead | it is overwritten in use |
 //! | `ReadHead` to Relaxed | ring, growth, capped | a unit is overwritten while it is read |
 //! | `ResumeHead` to Relaxed | resumed | a unit is overwritten while it is read |
 //! | `HeadAtShrink` to Relaxed | `shrink` | a unit is overwritten while it is read |

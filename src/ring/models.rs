@@ -9,6 +9,7 @@
 //! requires them to fail. Posts and polls take the paths of the link: the fast path first, if the
 //! model has it, and the slow path when that finds nothing.
 
+mod batches;
 mod leaving;
 mod loom_weakened;
 
@@ -103,48 +104,6 @@ fn room() {
     let mut lane = Lane::new(Geometry::new(128, 128), &[1; 4]);
     lane.preload(3, 0);
     lane.run();
-}
-
-/// The same, while the consumer takes one of several messages in a batch, and then no more.
-fn batch() {
-    let mut lane = Lane::new(Geometry::new(128, 128), &[1; 4]);
-    lane.preload(3, 0);
-    let Lane { mut producer, mut consumer, bells, units, .. } = lane;
-    let producer_bells = bells.clone();
-    let posting = thread::spawn(move || {
-        assert!(post_waiting(&mut producer, &producer_bells, 3, units[3], false));
-    });
-    let record = next_waiting(&mut consumer, &bells, false);
-    read(&consumer, &record, 0, units[0]);
-    consumer.take(&record);
-    if !consumer.release_quietly() {
-        bells.room.wake(consumer.release(record.end));
-    }
-    bells.room.wake(consumer.end_batch());
-    posting.join().expect("the producer ends");
-}
-
-/// As `quick`, while the consumer copies what is there at once, and takes and releases each message
-/// of its copy.
-fn ahead() {
-    let mut lane = Lane::new(Geometry::new(128, 128), &[1, 1, 1, 1, 2, 1]);
-    lane.is_quick = true;
-    lane.preload(4, 1);
-    let Lane { mut producer, mut consumer, units, posted, mut taken, .. } = lane;
-    let posting = thread::spawn(move || {
-        (posted..units.len())
-            .find(|&number| post(&mut producer, number, units[number], true).is_err())
-            .unwrap_or(units.len())
-    });
-    let mut copy = Vec::new();
-    for _ in 0..4 {
-        taken += usize::from(receive_ahead(&mut consumer, &mut copy, taken, units[taken]));
-    }
-    let posted = posting.join().expect("the producer ends");
-    while taken < posted {
-        assert!(receive_ahead(&mut consumer, &mut copy, taken, units[taken]), "one is lost");
-        taken += 1;
-    }
 }
 
 /// Both wait. The last message has room only after a hop. The consumer may find only the jump of
@@ -452,31 +411,6 @@ fn receive_next(consumer: &mut Consumer, number: usize, units: u64, is_quick: bo
     true
 }
 
-/// The same by a copy of what comes next, which is made if there is none.
-fn receive_ahead(
-    consumer: &mut Consumer,
-    copy: &mut Vec<[u64; 2]>,
-    number: usize,
-    units: u64,
-) -> bool {
-    if consumer.ahead().is_none() {
-        if !matches!(consumer.peek().expect("an honest peer"), Peek::Message(_)) {
-            return false;
-        }
-        let start = consumer.window().offset();
-        let read = |unit| consumer.memory().read_unit(start + 16 * unit);
-        *copy = (0..consumer.unread() / 16).map(read).collect();
-        consumer.copied_ahead(copy.len());
-    }
-    let left = &copy[consumer.ahead().expect("it was just copied")];
-    for unit in 0..units {
-        assert_eq!(left[1 + unit as usize], [number as u64, unit], "message {number}");
-    }
-    consumer.take_plain(16 + 16 * units, 16 * units as u32);
-    assert_eq!(consumer.release_all(), Wake::NoSleeper);
-    true
-}
-
 /// Reads message `number`, takes and releases it.
 fn receive(consumer: &mut Consumer, record: &Record, number: usize, units: u64) -> Wake {
     read(consumer, record, number, units);
@@ -537,8 +471,8 @@ const SEEN_REQUEST: Model = Model { run: || request(handover::has_request), pree
 const TAKEN_REQUEST: Model = Model { run: || request(handover::take_request), preemptions: None };
 const MESSAGES: Model = Model { run: messages, preemptions: None };
 const ROOM: Model = Model { run: room, preemptions: None };
-const BATCH: Model = Model { run: batch, preemptions: None };
-const AHEAD: Model = Model { run: ahead, preemptions: None };
+const BATCH: Model = Model { run: batches::batch, preemptions: None };
+const AHEAD: Model = Model { run: batches::ahead, preemptions: None };
 const HOP: Model = Model { run: hop, preemptions: Some(3) };
 const LATE_HOP: Model = Model { run: late_hop, preemptions: Some(3) };
 const READER_GONE: Model = Model { run: leaving::reader_gone, preemptions: None };

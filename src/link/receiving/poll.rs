@@ -89,7 +89,8 @@ impl Receiving {
     }
 
     /// Takes the next message after `poll_fast` has taken none and `is_still_empty` has denied, if
-    /// there is one. Makes no system call while messages come, except to wake a sender that waits for room.
+    /// there is one. Makes no system call while messages come, except to wake a sender that waits
+    /// for room.
     pub(crate) fn poll_slow(&mut self) -> Result<Option<Payload>, Box<RecvError>> {
         if let Some(payload) = self.poll_long() {
             return Ok(Some(payload));
