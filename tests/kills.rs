@@ -11,9 +11,10 @@ use common::census::{Census, has_no_children};
 use common::messages::{Rng, Stream, mix};
 use common::role::{command, play};
 use common::watchdog::progress;
-use common::{DEADLINE, kill_process, receive_end, refusal, wait_until, wanted};
+use common::{DEADLINE, kill_process, receive, receive_end, refusal, wait_until, wanted};
 use messageport::{
-    ChannelBuilder, CloseReason, MessageChannel, MessagePort, RecvError, Worker, parent_port,
+    ChannelBuilder, CloseReason, MessageChannel, MessageEvent, MessagePort, RecvError, Worker,
+    parent_port,
 };
 use std::os::unix::process::ExitStatusExt;
 use std::process::Child;
@@ -163,14 +164,19 @@ fn kill_a_sender(test: &str, round: u64, board: &Board) {
     assert_killed(child);
 }
 
+/// Whether it is that message, in its own way or staged as text.
+fn is_message(stream: Stream, event: &MessageEvent<'_>, number: u64) -> bool {
+    let is_text = event.text().is_ok_and(|text| text == stream.message(number));
+    is_text || stream.matches(event, number)
+}
+
 /// Receives to the end, and checks every byte. Returns how many came.
 fn receive_all(port: &MessagePort, stream: Stream, at_first: impl Fn()) -> u64 {
     let mut received = 0;
     loop {
         match port.recv_timeout(DEADLINE) {
             Ok(event) => {
-                let as_text = event.text().is_ok_and(|text| text == stream.message(received));
-                assert!(as_text || stream.matches(&event, received), "message {received}");
+                assert!(is_message(stream, &event, received), "message {received}");
                 received += 1;
                 if received == 1 {
                     at_first();
@@ -181,6 +187,55 @@ fn receive_all(port: &MessagePort, stream: Stream, at_first: impl Fn()) -> u64 {
             Err(error) => panic!("{error}\n{port:#?}"),
         }
     }
+}
+
+#[test]
+fn a_killed_sender_loses_nothing_when_its_port_moves_in_the_middle_of_a_batch() {
+    const TEST: &str = "a_killed_sender_loses_nothing_when_its_port_moves_in_the_middle_of_a_batch";
+    fn receiver() {
+        kill_again_and_again(TEST, kill_a_sender_while_its_port_moves);
+    }
+    play(TEST, &[("receiver", receiver), ("sender", send_until_killed)]);
+}
+
+fn kill_a_sender_while_its_port_moves(test: &str, round: u64, board: &Board) {
+    let mut rng = Rng(round);
+    let stream = Stream { seed: board.word(SEED).load(SeqCst) };
+    let (mut port, child) = start(test, "sender", board, &mut rng);
+    let killer = Killer::new(child.id(), rng.clone(), Duration::from_millis(2));
+    let carrier = MessageChannel::new().expect("a channel");
+    let (mut received, mut is_told) = (0, false);
+    // A batch copies several messages together, and takes some of them.
+    loop {
+        let is_right =
+            port.recv_timeout(DEADLINE).map(|event| is_message(stream, &event, received));
+        match is_right {
+            Ok(is_right) => assert!(is_right, "message {received}"),
+            Err(RecvError::Closed { .. }) => break,
+            Err(error) => panic!("{error}\n{port:#?}"),
+        }
+        received += 1;
+        for event in port.try_iter().take(rng.below(40) as usize) {
+            assert!(is_message(stream, &event, received), "message {received} of a batch");
+            received += 1;
+        }
+        if rng.below(3) == 0 {
+            carrier.port1.post_bytes_with(b"", [port.into()]).expect("an open port");
+            port = receive(&carrier.port2).take_port().expect("the port");
+        }
+        if !std::mem::replace(&mut is_told, true) {
+            killer.go();
+        }
+        progress();
+    }
+    let committed = board.word(DONE).load(SeqCst);
+    assert!(
+        (committed..=committed + MOST_AT_ONCE).contains(&received),
+        "round {round}: {committed} were committed, {received} came\n{port:#?}"
+    );
+    assert_eq!(receive_end(&port), CloseReason::PeerDied);
+    killer.join();
+    assert_killed(child);
 }
 
 // The receiver is killed.

@@ -64,7 +64,7 @@ fn sum(bytes: &[u8]) -> u64 {
 }
 
 /// Messages in a row from one look at a port.
-const RUN: u32 = 32;
+const RUN: usize = 32;
 /// Rounds of nothing after which the port is given up: its peer has lied itself out of step.
 const PATIENCE: u32 = 64;
 /// Messages that are kept at a time.
@@ -156,6 +156,14 @@ impl<'t> Victim<'t> {
                     Err(error) => self.failed(error),
                 }
                 "discard_next"
+            }
+            2..12 => {
+                for event in port.try_iter().take(RUN) {
+                    self.take(event, held);
+                }
+                let received = port.try_recv();
+                self.received(received, held);
+                "try_iter"
             }
             _ => {
                 for _ in 0..RUN {
