@@ -32,20 +32,19 @@ impl ReadAhead {
     }
 
     /// Copies the records that come next, if there are several and the first is short. The memory
-    /// must be free. Returns whether it did.
-    pub(crate) fn copy_run(&mut self, consumer: &mut Consumer) -> bool {
-        let Some(message) = consumer.next_plain() else { return false };
+    /// must be free.
+    pub(crate) fn copy_run(&mut self, consumer: &mut Consumer) {
+        let Some(message) = consumer.next_plain() else { return };
         let (len, record) = (message.header() as u32, message.record());
         let unread = consumer.unread();
         if len > MOST_SHORT || unread <= record || self.blocks.is_empty() {
-            return false;
+            return;
         }
         let most = (consumer.capacity() / LEAST_RUNS).max(record);
         let count = unread.min(most) as usize / BLOCK;
         let copy = &mut self.blocks[..count.min(BLOCKS)];
         payload::copy_records(consumer.window(), copy);
         consumer.copied_ahead(copy.len());
-        true
     }
 
     /// Copies a message. `None` if it is too long.

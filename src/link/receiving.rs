@@ -286,6 +286,8 @@ impl Receiving {
     /// `Ready` if a message comes first; an error if the end comes next.
     pub(crate) fn prepare_wait_for_end(&mut self) -> Result<Wait, RecvError> {
         self.check_open()?;
+        // Of a batch whose iterator was leaked.
+        self.release_controls();
         // A peer that writes endless control records is not served forever.
         for _ in 0..MOST_CONTROL_RECORDS {
             if self.prepare_wait()? == Wait::Sleep {
@@ -352,6 +354,14 @@ impl Receiving {
         self.copies.take();
         self.consumer.take(record);
         self.release(record.end);
+    }
+
+    /// Allocates the memory for short messages when one comes. This one does not need it, as it is
+    /// for later ones.
+    fn allocate_ahead(&mut self, record: &Record) {
+        if ReadAhead::fits(record.len as usize) {
+            let _ = self.ahead.allocate();
+        }
     }
 
     /// What comes next, after the peer's pools, which are accepted.
@@ -468,7 +478,8 @@ impl Receiving {
         self.end.state().is_closed_here(Half::Receiving)
     }
 
-    /// Releases control records that nothing follows: the producer may wait for exactly their room.
+    /// Releases what was passed and not released yet: control records that nothing follows, as the
+    /// producer may wait for exactly their room, and what a batch has taken.
     fn release_controls(&mut self) {
         if !self.has_lent() && self.consumer.has_unreleased() {
             self.release_taken();

@@ -10,7 +10,6 @@ mod tests;
 use super::{Next, Receiving};
 use crate::error::RecvError;
 use crate::link::payload::{Block, Payload, blocks_for, copy_further};
-use crate::link::read_ahead::ReadAhead;
 use crate::ring::consumer::Record;
 use crate::wire::record::Attached;
 
@@ -81,10 +80,7 @@ impl Receiving {
         mut record: Record,
         chunk: usize,
     ) -> Result<Next, RecvError> {
-        if ReadAhead::fits(record.len as usize) {
-            // For later messages; this one does not need it.
-            let _ = self.ahead.allocate();
-        }
+        self.allocate_ahead(&record);
         if self.end.is_trusted() {
             // The peer may be trusted since a copy began: messages are borrowed in place from then
             // on.

@@ -72,8 +72,9 @@ impl Receiving {
         if self.consumer.has_unreleased() {
             self.release_taken();
         }
-        (self.empty_looks, self.pools_in_a_row) = (0, 0);
         if is_free && !self.end.standing().has_receiving_ended() {
+            // The poll that takes the first of them starts the counts anew. Batches that find
+            // nothing go on counting, as some empty looks ask the kernel about the peer.
             self.ahead.copy_run(&mut self.consumer);
         }
     }
@@ -134,6 +135,7 @@ impl Receiving {
             return None;
         }
         let record = self.consumer.peek_fast()?;
+        self.allocate_ahead(&record);
         let payload = self.take(&record)?;
         // A message that was taken otherwise leaves no copy of it behind.
         self.unfinished = None;

@@ -67,6 +67,64 @@ fn a_message_takes_the_memory_of_its_copy_along() {
     assert_eq!(fourth.bytes(), b"fourth");
 }
 
+/// A copy that went to the slab, because its memory had room, does not keep others from the page.
+#[test]
+fn short_messages_after_a_long_one_have_the_memory_for_short_ones() {
+    // The first segment holds all: a control record would lead to the slow path.
+    let ((mut sending, _), (_, mut receiving)) =
+        transfer::create_pair(65_536, 65_536, 0, false).expect("a channel");
+    for len in [5000, 8, 8] {
+        sending.stage_bytes(&vec![1; len], Format::Bytes).expect("room");
+        sending.commit();
+    }
+    for len in [5000, 8] {
+        let payload = receiving.poll().expect("an open end").expect("a message");
+        assert_eq!(payload.len(), len);
+        receiving.give_back(payload.handle());
+    }
+    assert!(receiving.poll_fast(true).expect("a plain message").is_ahead());
+}
+
+/// Batches that find nothing count as looks, of which some ask the kernel.
+#[test]
+fn a_receiver_that_only_takes_batches_learns_that_its_peer_has_died() {
+    let (sending, mut receiving) = lane();
+    drop(sending);
+    let deadline = Instant::now() + Duration::from_secs(10);
+    let failure = loop {
+        receiving.begin_batch();
+        receiving.read_ahead(true);
+        let answer = receiving.poll();
+        receiving.end_batch();
+        match answer {
+            Ok(payload) => assert!(payload.is_none()),
+            Err(failure) => break failure,
+        }
+        assert!(Instant::now() < deadline, "nobody asks the kernel");
+    };
+    assert!(matches!(*failure, RecvError::Closed { reason: CloseReason::PeerDied }));
+}
+
+/// The iterator of the batch may be leaked, and nobody receive before the end.
+#[test]
+fn a_wait_for_the_end_releases_what_a_batch_has_taken() {
+    let (mut sending, mut receiving) = lane();
+    for _ in 0..4 {
+        sending.stage_bytes(&[1; 8], Format::Bytes).expect("room");
+    }
+    sending.commit();
+    let first = receiving.poll().expect("an open end").expect("a message");
+    receiving.give_back(first.handle());
+    receiving.begin_batch();
+    receiving.read_ahead(true);
+    for _ in 0..3 {
+        receiving.poll_in_copy().expect("a message");
+    }
+    assert_ne!(sending.backlog(), (0, 0), "they are released together");
+    assert_eq!(receiving.prepare_wait_for_end().expect("an open end"), Wait::Sleep);
+    assert_eq!(sending.backlog(), (0, 0));
+}
+
 /// The sender may wait for exactly the room of the record.
 #[test]
 fn a_look_for_a_message_releases_control_records() {

@@ -25,7 +25,9 @@ impl Consumer {
     /// Fast path of `refresh_tail`, when everything known was taken. `None` if the slow path has to
     /// look at the tail.
     ///
-    /// As strict as the slow path unless messages are lent, whose peer is trusted.
+    /// As strict as the slow path if everything taken was released. Otherwise the peer may say more
+    /// than fits behind what was not: messages that are lent, for which it is trusted, or those of
+    /// a batch, which were copied. Records are compared with the tail and the segment in any case.
     #[inline(always)]
     pub(super) fn look_at_tail(&mut self) -> Option<()> {
         let lane = self.window.memory().lane();
