@@ -4,6 +4,9 @@
 //! them from the copy one by one: one look at the tail, one copy, and shared memory that is touched
 //! once. A message that comes alone is copied without its header.
 
+#[cfg(test)]
+mod tests;
+
 use crate::link::payload::{self, Block, Payload};
 use crate::ring::consumer::Consumer;
 use crate::ring::memory::Plain;
