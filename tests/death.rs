@@ -312,13 +312,15 @@ fn die_with_a_message(trusted: bool) {
         unsafe { port.trust_peer() };
     }
     let event = receive(&port);
-    assert_eq!(event.deserialize::<u64>().expect("a number"), 0);
+    assert_eq!(event.bytes().first(), Some(&7));
     die();
 }
 
-fn undelivered_after_the_death(test: &str) -> u64 {
+fn undelivered_after_the_death(test: &str, len: usize) -> u64 {
     let mut worker = start(test, "dies");
-    post_numbers(worker.port(), 3);
+    for _ in 0..3 {
+        worker.port().post_bytes(&vec![7; len]).expect("room");
+    }
     worker.wait().expect("a child");
     assert_eq!(receive_end(worker.port()), CloseReason::PeerDied);
     let left = worker.port().backlog();
@@ -333,7 +335,7 @@ fn f20_a_message_in_the_hands_of_a_killed_receiver_counts_as_delivered() {
         die_with_a_message(false);
     }
     fn watches() {
-        assert_eq!(undelivered_after_the_death(TEST), 2);
+        assert_eq!(undelivered_after_the_death(TEST, 8), 2);
     }
     play(TEST, &[("watches", watches), ("dies", dies)]);
 }
@@ -345,7 +347,8 @@ fn f20_a_message_held_in_place_by_a_killed_receiver_counts_as_undelivered() {
         die_with_a_message(true);
     }
     fn watches() {
-        assert_eq!(undelivered_after_the_death(TEST), 3);
+        // A shorter one may have been copied.
+        assert_eq!(undelivered_after_the_death(TEST, 600), 3);
     }
     play(TEST, &[("watches", watches), ("dies", dies)]);
 }

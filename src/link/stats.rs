@@ -15,7 +15,7 @@ pub struct LaneStats {
     pub messages: u64,
     /// Payload bytes posted.
     pub bytes: u64,
-    /// Messages taken by the receiver.
+    /// Messages that the receiver had taken when it last gave room back.
     pub received: u64,
     /// How often the sender woke the receiver.
     pub wakes: u64,
@@ -47,8 +47,10 @@ pub struct PortStats {
 
 /// What was posted and not yet taken by the peer.
 ///
-/// Exact while the peer is idle or after it closed normally. If a receiver is killed between taking
-/// and releasing a message, the count may be one off. A hostile peer can falsify it.
+/// Exact while the peer is idle or after it closed normally. A peer that takes short messages by
+/// [`try_iter`](crate::MessagePort::try_iter) gives their room back together, and until then they
+/// count. So if a receiver is killed, up to 4 KiB of messages may count that it had taken, or one
+/// that it was just taking. A hostile peer can falsify it.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Backlog {
     /// Messages.

@@ -10,11 +10,11 @@ impl MessagePort {
     ///
     /// The fastest way to receive many messages. Short ones (512 bytes and less) are copied
     /// together, at most 4 KiB and an eighth of the channel's capacity at a time, and their room is
-    /// given back together. A sender that sleeps until there is room is looked for once, at the
-    /// end, instead of after each message, and may be woken only when the iterator ends or is
-    /// dropped. To stop early, drop it, or use `take`; what was not taken stays in the queue.
-    /// Messages that are held beyond the iterator stay valid. If `try_recv` would fail, its next
-    /// call says why.
+    /// given back together. Until then the peer's [`backlog`](Self::backlog) counts them. A sender
+    /// that sleeps until there is room is looked for once, at the end, instead of after each
+    /// message, and may be woken only when the iterator ends or is dropped. To stop early, drop it,
+    /// or use `take`; what was not taken stays in the queue. Messages that are held beyond the
+    /// iterator stay valid. If `try_recv` would fail, its next call says why.
     ///
     /// ```
     /// let channel = messageport::MessageChannel::new()?;

@@ -23,9 +23,10 @@ use std::os::fd::OwnedFd;
 ///
 /// Several may be alive at once. On an untrusted port the message is a private copy, which no other
 /// process can change. Dropping the event frees the copy. On a trusted port a message of more than
-/// 512 bytes stays in the ring, and so does a shorter one while others are alive. Room in the ring
-/// is then freed only up to the oldest of these events. So on a trusted port, an event that is
-/// leaked with `mem::forget` also keeps the room of all later messages.
+/// 512 bytes stays in the ring, unless a batch has copied it together with shorter ones; a shorter
+/// one may stay there too, for example while others are alive. Room in the ring is then freed only
+/// up to the oldest of these events. So on a trusted port, an event that is leaked with
+/// `mem::forget` also keeps the room of all later messages.
 ///
 /// HTML: [`MessageEvent`](https://html.spec.whatwg.org/#messageevent).
 ///

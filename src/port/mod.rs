@@ -363,9 +363,10 @@ impl MessagePort {
     /// Promises that the peer keeps the protocol, so that this port reads and writes messages in
     /// place.
     ///
-    /// From now on this port makes one copy fewer of each message that it receives, or posts
-    /// through a loan. The call cannot be undone, and has effect for as long as this process holds
-    /// the port. It may come at any time, with one exception: if the peer may send a
+    /// From now on this port makes one copy fewer of each message that it posts through a loan, or
+    /// receives; most received ones of at most 512 bytes are copied all the same, as that is
+    /// faster. The call cannot be undone, and has effect for as long as this process holds the
+    /// port. It may come at any time, with one exception: if the peer may send a
     /// [`BufferPool`](crate::BufferPool), call it before the first receive, because an end that
     /// does not trust its peer discards the pool.
     ///
