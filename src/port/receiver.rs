@@ -102,6 +102,10 @@ impl Receiver {
     #[cold]
     #[inline(never)]
     pub(crate) fn poll_slow(&self) -> Result<Option<MessageEvent<'_>>, Box<RecvError>> {
+        // Often a message has just come, between this and the fast path.
+        if let Some(event) = self.poll_fast() {
+            return Ok(Some(event));
+        }
         let payload = self.receiving.borrow_mut().poll_slow()?;
         Ok(payload.map(|payload| MessageEvent::new(payload, self)))
     }

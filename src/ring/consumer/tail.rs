@@ -33,9 +33,11 @@ impl Consumer {
         let lane = self.window.memory().lane();
         // Acquire: pairs with the Release in `Producer::commit`; the records before it are whole.
         let tail = lane.producer.tail.load(ordering(Site::ReadTail, Ordering::Acquire));
-        // In units of records: one comparison finds what is too much and what is misaligned.
+        // In units of records, less one: one comparison finds what is nothing, too much, or
+        // misaligned. After nothing, a look at the header would take its line away from the
+        // producer, which is about to write it.
         let units = distance(tail, self.tail).rotate_right(RECORD_ALIGN.trailing_zeros());
-        if units > self.geometry.limit() / RECORD_ALIGN {
+        if units.wrapping_sub(1) >= self.geometry.limit() / RECORD_ALIGN {
             return None;
         }
         self.tail = tail;
