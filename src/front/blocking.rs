@@ -320,17 +320,15 @@ impl MessagePort {
         self.check_not_started()?;
         match self.receiver().poll_fast() {
             Some(event) => Ok(event),
-            None => self.recv_slow(limit),
+            None => self.recv_slow(limit).map_err(|failure| *failure),
         }
     }
 
+    /// Slow path of `recv_until`; for its type see `try_recv_slow`.
     #[cold]
     #[inline(never)]
-    fn recv_slow(&self, limit: Limit) -> Result<MessageEvent<'_>, RecvError> {
-        self.receiver().recv_slow(limit).map_err(|failure| {
-            self.end_if_broken(&failure);
-            *failure
-        })
+    fn recv_slow(&self, limit: Limit) -> Result<MessageEvent<'_>, Box<RecvError>> {
+        self.receiver().recv_slow(limit).inspect_err(|failure| self.end_if_broken(failure))
     }
 
     /// Iterates over messages, and waits for each; the iterator ends when [`recv`](Self::recv)

@@ -242,17 +242,16 @@ impl MessagePort {
         match self.receiver.poll_fast() {
             Some(event) => Ok(Some(event)),
             None if self.receiver.is_still_empty() => Ok(None),
-            None => self.try_recv_slow(),
+            None => self.try_recv_slow().map_err(|failure| *failure),
         }
     }
 
+    /// Slow path of `try_recv`. Its result is of another type: one whose address is passed to a
+    /// call that may fill it would be in memory on the fast path too.
     #[cold]
     #[inline(never)]
-    fn try_recv_slow(&self) -> Result<Option<MessageEvent<'_>>, RecvError> {
-        self.receiver.poll_slow().map_err(|failure| {
-            self.end_if_broken(&failure);
-            *failure
-        })
+    fn try_recv_slow(&self) -> Result<Option<MessageEvent<'_>>, Box<RecvError>> {
+        self.receiver.poll_slow().inspect_err(|failure| self.end_if_broken(failure))
     }
 
     /// Like `try_recv`, for users of several ports: it copies a long message in chunks.

@@ -303,9 +303,17 @@ impl Sender {
         stage: impl FnOnce(&mut Sending) -> Result<(), PostError>,
     ) -> Result<(), PostError> {
         let mut sending = self.borrow()?;
-        let answer = stage(&mut sending);
-        sending.commit();
-        answer
+        // Each outcome by itself: a result that is kept over the commit goes through memory.
+        match stage(&mut sending) {
+            Ok(()) => {
+                sending.commit();
+                Ok(())
+            }
+            Err(error) => {
+                sending.commit();
+                Err(error)
+            }
+        }
     }
 
     /// Runs `stage` without publishing.
