@@ -2,6 +2,7 @@
 
 pub(crate) mod memory;
 
+use crate::link::payload::PayloadHandle;
 use crate::link::region::Region;
 use crate::link::transfer::{self, PortParts};
 use crate::os::reaper::Foreign;
@@ -39,11 +40,22 @@ pub fn attach_region(data: &[u8]) {
         [memfd, doorbell, attachment_socket].map(|fd| Foreign::new(fd, None)),
     );
     let Ok((mut sending, mut receiving)) = transfer::unpack(parts, false) else { return };
-    for _ in 0..64 {
-        match receiving.poll() {
+    for round in 0..64 {
+        // No message is kept, so the memory for short ones is free each time.
+        let short = match round % 4 {
+            0 => {
+                receiving.read_ahead(true);
+                receiving.poll_in_copy()
+            }
+            3 => None,
+            _ => receiving.poll_fast(true),
+        };
+        match short.map_or_else(|| receiving.poll(), |payload| Ok(Some(payload))) {
             Ok(Some(payload)) => {
                 assert!(payload.bytes().len() as u64 <= LIMIT);
-                receiving.give_back(payload.handle());
+                if payload.handle() != PayloadHandle::Ahead {
+                    receiving.give_back(payload.handle());
+                }
             }
             Ok(None) => break,
             Err(_) => break,

@@ -80,7 +80,7 @@ impl Receiving {
     }
 
     /// A poll that uses no memory for short messages, whose users a half would have to count.
-    #[cfg(test)]
+    #[cfg(any(test, fuzzing))]
     pub(crate) fn poll(&mut self) -> Result<Option<Payload>, Box<RecvError>> {
         match self.poll_fast(false) {
             Some(payload) => Ok(Some(payload)),
