@@ -21,7 +21,7 @@ pub(crate) struct CopySlab {
 }
 
 impl CopySlab {
-    /// A free entry for a message of `count` blocks; it may have too little memory.
+    /// A free entry; it may have too little memory.
     pub(crate) fn next(&mut self) -> Option<(u64, &mut Vec<Block>)> {
         let entry = *self.free.last()?;
         Some((entry, &mut self.entries[entry as usize]))

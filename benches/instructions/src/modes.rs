@@ -4,7 +4,7 @@ use std::hint::black_box;
 
 use messageport::{MessageChannel, MessagePort};
 
-/// A round is a post and its receipt, but for the last two modes.
+/// A round is a post and its receipt, except in the last two modes.
 pub const MODES: [Mode; 11] = [
     Mode::new("bytes-8", Round::Bytes(8), false, Some(150.0)),
     Mode::new("bytes-8-trusted", Round::Bytes(8), true, Some(110.0)),

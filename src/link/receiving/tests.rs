@@ -100,12 +100,12 @@ fn a_receiver_that_only_takes_batches_learns_that_its_peer_has_died() {
             Ok(payload) => assert!(payload.is_none()),
             Err(failure) => break failure,
         }
-        assert!(Instant::now() < deadline, "nobody asks the kernel");
+        assert!(Instant::now() < deadline, "the kernel is never asked");
     };
     assert!(matches!(*failure, RecvError::Closed { reason: CloseReason::PeerDied }));
 }
 
-/// The iterator of the batch may be leaked, and nobody receive before the end.
+/// The iterator of the batch may be leaked, and no call may receive before the end.
 #[test]
 fn a_wait_for_the_end_releases_what_a_batch_has_taken() {
     let (mut sending, mut receiving) = lane();
