@@ -160,6 +160,8 @@ pub use port::{
     sender::Sender,
     transfer::{IntoFdError, TransferError, TransferList, Transferable},
     typed::{TypedBurst, TypedError, TypedEvent, TypedIter, TypedPort, TypedTryIter},
+    typed_halves::{TypedReceiver, TypedSender},
+    typed_message::TypedMessage,
 };
 pub use rkyv;
 pub use wire::record::Format;

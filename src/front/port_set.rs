@@ -15,7 +15,7 @@ use crate::port::events::{Called, Watcher};
 use std::cell::{Cell, OnceCell, RefCell};
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::fmt;
-use std::os::fd::{AsFd, BorrowedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, RawFd};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -423,6 +423,13 @@ impl AsFd for PortSet {
             self.ports.values().for_each(|port| _ = port.as_fd());
         }
         self.epoll.as_fd()
+    }
+}
+
+/// As `AsFd`.
+impl AsRawFd for PortSet {
+    fn as_raw_fd(&self) -> RawFd {
+        self.as_fd().as_raw_fd()
     }
 }
 

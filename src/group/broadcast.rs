@@ -44,7 +44,7 @@ use order::{Resident, STAMP_LEN};
 use std::cell::Cell;
 use std::fmt;
 use std::mem;
-use std::os::fd::{AsFd, BorrowedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, RawFd};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -390,13 +390,18 @@ impl BroadcastChannel {
         Ok(message)
     }
 
+    /// Whether the error is a lack of descriptors, so that this member waits for some.
+    pub(crate) fn waits_for_descriptors(&self, error: &BroadcastError) -> bool {
+        error.is_lack() && self.shared.lacks_descriptors()
+    }
+
     fn recv_until(&self, deadline: Deadline) -> Result<Message, BroadcastError> {
         let mut shortage_until = None;
         loop {
             let shortage = match self.try_recv() {
                 Ok(Some(message)) => return Ok(message),
                 Ok(None) => None,
-                Err(error) if error.is_lack() && self.shared.lacks_descriptors() => Some(error),
+                Err(error) if self.waits_for_descriptors(&error) => Some(error),
                 Err(error) => return Err(error),
             };
             let mut until = deadline;
@@ -438,6 +443,13 @@ impl BroadcastError {
 impl AsFd for BroadcastChannel {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.shared.epoll.as_fd()
+    }
+}
+
+/// As `AsFd`.
+impl AsRawFd for BroadcastChannel {
+    fn as_raw_fd(&self) -> RawFd {
+        self.as_fd().as_raw_fd()
     }
 }
 

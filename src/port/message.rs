@@ -16,13 +16,15 @@ use rkyv::api::high::HighValidator;
 use rkyv::bytecheck::CheckBytes;
 use rkyv::rancor::BoxedError;
 use rkyv::{Archive, Portable};
-use std::cell::RefCell;
 use std::fmt;
 use std::os::fd::OwnedFd;
+use std::sync::{Mutex, PoisonError};
 
 /// An owned message, with its bytes and its transferables.
 ///
-/// It can go to another thread or be kept for later. It has the methods of a [`MessageEvent`].
+/// It can go to another thread, be shared by threads, or be kept for later: it is `Send` and
+/// `Sync`. It has the methods of a [`MessageEvent`]. Of threads that take the same port, buffer or
+/// descriptor, one gets it.
 ///
 /// ```
 /// use messageport::MessageChannel;
@@ -38,7 +40,8 @@ pub struct Message {
     blocks: Vec<Block>,
     len: usize,
     format: Format,
-    attachments: RefCell<Option<Attachments>>,
+    /// Behind a lock, so that threads can share the message. Only what takes from them locks it.
+    attachments: Mutex<Option<Attachments>>,
 }
 
 impl Message {
@@ -49,7 +52,7 @@ impl Message {
         format: Format,
         attachments: Option<Attachments>,
     ) -> Message {
-        Message { blocks, len, format, attachments: RefCell::new(attachments) }
+        Message { blocks, len, format, attachments: Mutex::new(attachments) }
     }
 
     /// Copies an event's bytes into empty memory, which has room for them.
@@ -201,13 +204,15 @@ impl Content for Message {
     }
 
     fn with_attachments<T>(&self, act: impl FnOnce(&mut Attachments) -> T) -> Option<T> {
-        self.attachments.borrow_mut().as_mut().map(act)
+        let mut attachments = self.attachments.lock().unwrap_or_else(PoisonError::into_inner);
+        attachments.as_mut().map(act)
     }
 }
 
 impl Drop for Message {
     fn drop(&mut self) {
-        if let Some(attachments) = self.attachments.get_mut().take() {
+        let attachments = self.attachments.get_mut().unwrap_or_else(PoisonError::into_inner);
+        if let Some(attachments) = attachments.take() {
             attachments.close_unclaimed();
         }
         in_use::free(std::mem::take(&mut self.blocks));

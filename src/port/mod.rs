@@ -22,6 +22,8 @@ pub(crate) mod sender;
 pub(crate) mod target;
 pub(crate) mod transfer;
 pub(crate) mod typed;
+pub(crate) mod typed_halves;
+pub(crate) mod typed_message;
 
 use crate::error::{CloseReason, MessageError, PostError, RecvError, SchemaError};
 use crate::link::endpoint::{Endpoint, PeerCredentials};
@@ -38,7 +40,7 @@ use receiver::Receiver;
 use sender::Sender;
 use std::cell::{Cell, RefCell};
 use std::fmt;
-use std::os::fd::{AsFd, BorrowedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, RawFd};
 use target::EventTarget;
 
 /// One end of a channel.
@@ -544,6 +546,13 @@ impl MessagePort {
 impl AsFd for MessagePort {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.receiver.as_fd()
+    }
+}
+
+/// As `AsFd`.
+impl AsRawFd for MessagePort {
+    fn as_raw_fd(&self) -> RawFd {
+        self.as_fd().as_raw_fd()
     }
 }
 

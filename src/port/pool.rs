@@ -205,6 +205,11 @@ impl PooledError {
     pub fn into_buffer(self) -> PooledBuffer {
         self.buffer
     }
+
+    /// Returns the reason and the buffer.
+    pub fn into_parts(self) -> (PostError, PooledBuffer) {
+        (*self.reason, self.buffer)
+    }
 }
 
 /// How long a wait lasts before it asks the kernel whether the peer is alive.

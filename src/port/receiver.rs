@@ -15,7 +15,7 @@ use crate::ring::notifier::Wait;
 use crate::wire::record::CloseKind;
 use std::cell::{Cell, OnceCell, RefCell};
 use std::fmt;
-use std::os::fd::{AsFd, BorrowedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, RawFd};
 use std::sync::Arc;
 
 /// The receiving half of a [`MessagePort`](crate::MessagePort), for use on its own thread.
@@ -347,6 +347,13 @@ impl AsFd for Receiver {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.receiving.borrow_mut().arm_doorbell(DrainTo::TheEnd);
         self.end.doorbell()
+    }
+}
+
+/// As `AsFd`.
+impl AsRawFd for Receiver {
+    fn as_raw_fd(&self) -> RawFd {
+        self.as_fd().as_raw_fd()
     }
 }
 

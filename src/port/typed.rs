@@ -13,7 +13,7 @@ use crate::port::transfer::{TransferError, TransferList};
 use std::fmt;
 use std::marker::PhantomData;
 use std::ops::Deref;
-use std::os::fd::{AsFd, BorrowedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, RawFd};
 use std::time::{Duration, Instant};
 
 /// A port that receives `Rx` and posts `Tx`; made by [`MessagePort::typed`].
@@ -349,6 +349,13 @@ impl<Rx, Tx> AsFd for TypedPort<Rx, Tx> {
     }
 }
 
+/// As `AsFd`.
+impl<Rx, Tx> AsRawFd for TypedPort<Rx, Tx> {
+    fn as_raw_fd(&self) -> RawFd {
+        self.as_fd().as_raw_fd()
+    }
+}
+
 /// Returns the port, which still checks what is delivered as events, for use in an event loop.
 impl<Rx, Tx> From<TypedPort<Rx, Tx>> for MessagePort {
     fn from(typed: TypedPort<Rx, Tx>) -> MessagePort {
@@ -356,7 +363,9 @@ impl<Rx, Tx> From<TypedPort<Rx, Tx>> for MessagePort {
     }
 }
 
-fn check<Rx: Receive>(event: MessageEvent<'_>) -> Result<TypedEvent<'_, Rx>, TypedError> {
+pub(crate) fn check<Rx: Receive>(
+    event: MessageEvent<'_>,
+) -> Result<TypedEvent<'_, Rx>, TypedError> {
     event.data::<Rx>()?;
     Ok(TypedEvent { event, kind: PhantomData })
 }
