@@ -134,11 +134,15 @@ pub use link::pool::PooledBuffer;
 #[cfg(not(messageport_loom))]
 pub use link::stats::{Backlog, LaneStats, PortStats};
 #[cfg(not(messageport_loom))]
-pub use meet::listen::{Connect, Listener, connect};
+pub use meet::connect::{Connect, connect};
+#[cfg(not(messageport_loom))]
+pub use meet::listen::Listener;
 #[cfg(not(messageport_loom))]
 pub use meet::refused::{RefusedClient, RefusedClients};
 #[cfg(not(messageport_loom))]
 pub use meet::spawn::{Worker, parent_port};
+#[cfg(not(messageport_loom))]
+pub use meet::worker_process::WorkerProcess;
 pub use messageport_macros::SafeArchive;
 #[cfg(not(messageport_loom))]
 pub use port::{

@@ -1,29 +1,27 @@
-//! Two programs connect by a name: `Listener` on one side, `connect` on the other.
+//! Two programs connect by a name: `Listener` on one side, `connect` on the other, which is in
+//! `connect.rs`.
 
-use crate::error::{
-    AttachError, ConnectError, ListenError, PostError, SystemError, flaw_of_listener_name,
-};
+use crate::error::{ListenError, PostError, flaw_of_listener_name};
 use crate::link::endpoint::PeerCredentials;
 use crate::link::transfer;
 use crate::meet::refused::{RefusedClient, RefusedClients};
 use crate::os::backoff::{Backoff, PAUSE};
 use crate::os::clock::Deadline;
 use crate::os::epoll::Epoll;
-use crate::os::name::{self, Connected, NoDirectory, Place, SocketFile};
+use crate::os::name::{self, NoDirectory, Place, SocketFile};
 use crate::os::poll;
 use crate::os::reaper::Account;
 use crate::os::socket::{self, Received, Socket};
 use crate::port::MessagePort;
 use crate::port::channel::{ChannelBuilder, MessageChannel};
-use crate::wire::frame::{CAPSULE_LEN, HELLO_LEN, Hello};
+use crate::wire::frame::{HELLO_LEN, Hello};
 use crate::wire::layout::{VERSION, payload_format};
 use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
 use std::fmt;
-use std::os::fd::{AsFd, BorrowedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, RawFd};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::thread;
 use std::time::Duration;
 
 /// Gives a new port to each client that connects by name, like a `SharedWorker` on the web.
@@ -97,7 +95,7 @@ impl Listener {
         Listener::bind_place(Place::of_name(directory, name), builder)
     }
 
-    /// Listens at a path; clients use [`Connect::at`].
+    /// Listens at a path; clients use [`Connect::at`](crate::Connect::at).
     ///
     /// The absolute path may have up to 107 bytes. It may be longer if its last component has at
     /// most 64 bytes and `/proc` is mounted. A relative path is resolved once, against the current
@@ -229,6 +227,12 @@ impl Listener {
         }
     }
 
+    /// Whether new clients wait until this process has more descriptors.
+    #[cfg(any(feature = "tokio", feature = "async-io"))]
+    pub(crate) fn is_backing_off(&self) -> bool {
+        self.backoff.is_on()
+    }
+
     fn next_connection(&self) -> Result<Option<Socket>, ListenError> {
         let ours = || std::iter::once(self.socket.as_fd());
         if !self.account.has_room() {
@@ -338,170 +342,19 @@ impl AsFd for Listener {
     }
 }
 
+/// As `AsFd`.
+impl AsRawFd for Listener {
+    fn as_raw_fd(&self) -> RawFd {
+        self.as_fd().as_raw_fd()
+    }
+}
+
 impl fmt::Debug for Listener {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Listener")
             .field("path", &self.path())
             .field("waiting", &self.pending.borrow().len())
             .finish_non_exhaustive()
-    }
-}
-
-/// Connects to this user's [`Listener`] of that name.
-///
-/// Waits until the listener's program calls [`accept`](Listener::accept) or
-/// [`try_accept`](Listener::try_accept), for at most five seconds. If no process listens under the
-/// name, it fails at once. [`Connect`] sets another time.
-///
-/// # Errors
-/// [`ConnectError::NoListener`] at once if no process listens; [`ConnectError::Timeout`] if the
-/// listener does not accept in time; other values of [`ConnectError`].
-pub fn connect(name: &str) -> Result<MessagePort, ConnectError> {
-    Connect::new().to(name)
-}
-
-/// Options of a connection: the schema, and how long to wait.
-///
-/// ```no_run
-/// use std::time::Duration;
-///
-/// let port = messageport::Connect::new().schema(7).timeout(Duration::from_secs(1)).to("prices")?;
-/// # Ok::<(), messageport::ConnectError>(())
-/// ```
-#[derive(Clone, Copy, Debug)]
-pub struct Connect {
-    schema: u64,
-    timeout: Duration,
-}
-
-impl Default for Connect {
-    fn default() -> Connect {
-        Connect { schema: 0, timeout: PATIENCE }
-    }
-}
-
-impl Connect {
-    /// Creates the defaults: no schema, five seconds.
-    pub fn new() -> Connect {
-        Connect::default()
-    }
-
-    /// Sets the schema, which must be the listener's.
-    #[must_use]
-    pub fn schema(self, id: u64) -> Connect {
-        Connect { schema: id, ..self }
-    }
-
-    /// Sets how long to wait for the listener's answer.
-    #[must_use]
-    pub fn timeout(self, timeout: Duration) -> Connect {
-        Connect { timeout, ..self }
-    }
-
-    /// Connects to the listener of that name.
-    ///
-    /// # Errors
-    /// [`ConnectError`].
-    pub fn to(self, name: &str) -> Result<MessagePort, ConnectError> {
-        if flaw_of_listener_name(name).is_some() {
-            return Err(ConnectError::BadName { name: name.to_owned() });
-        }
-        name::check_names_directory()?;
-        self.at(name::names_path().join(name))
-    }
-
-    /// Connects to the listener at that path.
-    ///
-    /// If the listener hangs up without an answer, the call retries until no listener is there or
-    /// the time is up.
-    ///
-    /// # Errors
-    /// [`ConnectError`].
-    pub fn at(self, path: impl AsRef<Path>) -> Result<MessagePort, ConnectError> {
-        let path = path.as_ref();
-        name::check_user()?;
-        let deadline = Deadline::after(self.timeout);
-        let hung_up = || ConnectError::HungUp { path: path.to_owned() };
-        let mut pause = FIRST_PAUSE;
-        match self.attempt(path, deadline)? {
-            Attempt::Met(port) => return Ok(*port),
-            Attempt::NoListener => return Err(ConnectError::NoListener { path: path.to_owned() }),
-            Attempt::HungUp => {}
-        }
-        loop {
-            if deadline.is_over() {
-                return Err(hung_up());
-            }
-            thread::sleep(deadline.left_at_most(pause));
-            pause = LONGEST_PAUSE.min(2 * pause);
-            match self.attempt(path, deadline)? {
-                Attempt::Met(port) => return Ok(*port),
-                Attempt::NoListener => return Err(hung_up()),
-                Attempt::HungUp => {}
-            }
-        }
-    }
-
-    /// Connects once, and waits for the answer.
-    fn attempt(self, path: &Path, deadline: Deadline) -> Result<Attempt, ConnectError> {
-        let socket = loop {
-            let connected =
-                name::connect_to(path).map_err(|error| ConnectError::from(error).at(path))?;
-            match connected {
-                Connected::Yes(socket) => break socket,
-                Connected::NoListener => return Ok(Attempt::NoListener),
-                Connected::Busy if deadline.is_over() => return Err(ConnectError::Timeout),
-                Connected::Busy => thread::sleep(FIRST_PAUSE),
-            }
-        };
-        let (pid, uid, gid) = name::credentials(socket.as_fd())?;
-        if uid != name::user() {
-            return Err(ConnectError::ForeignUser { found: uid, ours: name::user() });
-        }
-        let ours = our_hello(self.schema);
-        if let Err(error) = socket::send_packet(socket.as_fd(), &ours.encode(false), &[]) {
-            return hung_up(error);
-        }
-        let mut bytes = [0; CAPSULE_LEN + 1];
-        let (len, descriptors) = loop {
-            match socket::receive(socket.as_fd(), &mut bytes, 3) {
-                Ok(Received::Packet(0, found)) if found.is_empty() => return Ok(Attempt::HungUp),
-                Ok(Received::Packet(len, descriptors)) => break (len, descriptors),
-                Ok(Received::CutOff) => {
-                    let what = "the listener's answer was cut off";
-                    return Err(AttachError::NotAPort { what }.into());
-                }
-                Ok(Received::NoRoom) => return Err(no_room()),
-                Ok(Received::Nothing) if deadline.is_over() => return Err(ConnectError::Timeout),
-                Ok(Received::Nothing) => {
-                    poll::wait_readable(&[socket.as_fd()], deadline.left())?;
-                }
-                Err(error) => return hung_up(error),
-            }
-        };
-        if let Some((theirs, true)) = Hello::decode(&bytes[..len]) {
-            return Err(difference(theirs, ours).into());
-        }
-        let port = MessagePort::new(transfer::from_packet(&bytes[..len], descriptors)?);
-        port.endpoint().set_peer_credentials(PeerCredentials { pid, uid, gid });
-        Ok(Attempt::Met(Box::new(port)))
-    }
-}
-
-/// The result of an attempt to connect.
-enum Attempt {
-    Met(Box<MessagePort>),
-    /// There is no listener.
-    NoListener,
-    /// The listener accepted the connection, or was about to, and has gone.
-    HungUp,
-}
-
-/// What a refusal by a socket means that was connected.
-fn hung_up(error: SystemError) -> Result<Attempt, ConnectError> {
-    match error.source.raw_os_error() {
-        Some(libc::EPIPE | libc::ECONNRESET | libc::ENOTCONN) => Ok(Attempt::HungUp),
-        _ => Err(error.into()),
     }
 }
 
@@ -514,24 +367,15 @@ impl From<NoDirectory> for ListenError {
     }
 }
 
-impl From<NoDirectory> for ConnectError {
-    fn from(error: NoDirectory) -> ConnectError {
-        match error {
-            NoDirectory::Flaw(path, what) => ConnectError::Directory { path, what },
-            NoDirectory::System(error) => ConnectError::from(error).at(&name::names_path()),
-        }
-    }
-}
-
-fn our_hello(schema: u64) -> Hello {
+pub(super) fn our_hello(schema: u64) -> Hello {
     Hello { version: u64::from(VERSION), format: payload_format(), schema }
 }
 
 /// What differs, the other side's number, and ours.
-type Difference = (&'static str, u64, u64);
+pub(super) type Difference = (&'static str, u64, u64);
 
 /// The first difference between the two programs.
-fn compare(theirs: Hello, ours: Hello) -> Option<Difference> {
+pub(super) fn compare(theirs: Hello, ours: Hello) -> Option<Difference> {
     let pairs = [
         ("layout version", theirs.version, ours.version),
         ("payload format", theirs.format, ours.format),
@@ -540,22 +384,5 @@ fn compare(theirs: Hello, ours: Hello) -> Option<Difference> {
     pairs.into_iter().find(|(_, found, expected)| found != expected)
 }
 
-fn difference(theirs: Hello, ours: Hello) -> AttachError {
-    match compare(theirs, ours) {
-        Some((what, found, expected)) => AttachError::Incompatible { what, found, expected },
-        None => AttachError::NotAPort { what: "the listener refused, and did not say why" },
-    }
-}
-
-fn no_room() -> ConnectError {
-    let source = std::io::Error::from_raw_os_error(libc::EMFILE);
-    SystemError { call: "recvmsg", source }.into()
-}
-
-/// How long to wait for a listener that has accepted a client and says nothing.
-const PATIENCE: Duration = Duration::from_secs(5);
 /// The most clients that have not said who they are.
 const MOST_PENDING: usize = 128;
-/// How long a client waits before its next attempt.
-const FIRST_PAUSE: Duration = Duration::from_millis(1);
-const LONGEST_PAUSE: Duration = Duration::from_millis(20);

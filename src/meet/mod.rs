@@ -1,5 +1,7 @@
 //! Layer 5: two unrelated processes get the two ends of one pair.
 
+pub(crate) mod connect;
 pub(crate) mod listen;
 pub(crate) mod refused;
 pub(crate) mod spawn;
+pub(crate) mod worker_process;

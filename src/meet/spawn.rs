@@ -1,14 +1,14 @@
 //! A child process with a port to it: `Worker` on one side, `parent_port` on the other.
 
 use crate::error::{ParentPortError, PostError, SpawnError};
-use crate::os::process::{self, ChildProcess, Maker, Unclaimed};
+use crate::meet::worker_process::WorkerProcess;
+use crate::os::process::{self, Unclaimed};
 use crate::port::MessagePort;
 use crate::port::channel::{ChannelBuilder, MessageChannel};
 use std::io;
 use std::os::fd::AsFd;
 use std::path::PathBuf;
 use std::process::{Child, Command, ExitStatus};
-use std::time::Duration;
 
 /// A child process that holds the other end of a port, like a worker on the web.
 ///
@@ -17,8 +17,10 @@ use std::time::Duration;
 /// `Closed` after the last message that the child posted.
 ///
 /// Dropping a worker closes its port, gives the child 250 ms to exit, then kills it if it still
-/// runs, and reaps it. If this process dies, the child's port returns `Closed`; nothing else
-/// happens to the child.
+/// runs, and reaps it. In a tokio runtime, and after a call of `wait_async` or
+/// [`background`](Self::background), a thread of the crate does the waiting, and the drop returns
+/// at once; otherwise the drop waits. If this process dies, the child's port returns `Closed`;
+/// nothing else happens to the child.
 ///
 /// The child is identified by a pidfd from its start, never by its process id. So nothing here
 /// signals another process, even if another part of the program reaps the child with `waitpid(-1)`
@@ -45,10 +47,9 @@ use std::time::Duration;
 /// ```
 #[derive(Debug)]
 pub struct Worker {
-    /// Both are taken by `into_parts` only.
+    /// Both are taken by `split` only.
     port: Option<MessagePort>,
-    child: Option<ChildProcess>,
-    maker: Maker,
+    process: Option<WorkerProcess>,
 }
 
 impl Worker {
@@ -91,30 +92,30 @@ impl Worker {
             "spawn" => SpawnError::Program { program, source: error.source },
             _ => error.into(),
         })?;
-        Ok(Worker { port: Some(port1), child: Some(child), maker: Maker::this() })
+        Ok(Worker { port: Some(port1), process: Some(WorkerProcess::new(child)) })
     }
 
     /// The port to the child.
     pub fn port(&self) -> &MessagePort {
-        self.port.as_ref().expect("taken by `into_parts` only, which consumes the worker")
+        self.port.as_ref().expect("taken by `split` only, which consumes the worker")
     }
 
     /// The child's process id.
     pub fn id(&self) -> u32 {
-        self.child().id()
+        self.process().id()
     }
 
     /// Waits until the child has exited.
     ///
     /// A child that reads until its port ends does not exit before that, so close the port first,
-    /// with `worker.port().close()`.
+    /// with `worker.port().close()`. In an async program use `wait_async`.
     ///
     /// # Errors
     /// Those of [`Child::wait`]: ECHILD if another part of the program has reaped the child. Also
     /// [`TimedOut`](io::ErrorKind::TimedOut) if the child has exited and a process that traces it
     /// (ptrace) keeps its exit status.
     pub fn wait(&mut self) -> io::Result<ExitStatus> {
-        self.child_mut().wait()
+        self.process_mut().wait()
     }
 
     /// The child's exit status, if it has exited.
@@ -122,13 +123,13 @@ impl Worker {
     /// # Errors
     /// Those of [`Child::try_wait`]: ECHILD if another part of the program has reaped the child.
     pub fn try_wait(&mut self) -> io::Result<Option<ExitStatus>> {
-        self.child_mut().try_wait()
+        self.process_mut().try_wait()
     }
 
     /// Kills the child at once, and reaps it.
     ///
     /// What it posted is lost with the worker. To read it, take the port out with
-    /// [`into_parts`](Self::into_parts) first.
+    /// [`split`](Self::split) first.
     ///
     /// HTML: [terminate a worker](https://html.spec.whatwg.org/#terminate-a-worker).
     ///
@@ -147,43 +148,61 @@ impl Worker {
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
     pub fn terminate(mut self) -> io::Result<ExitStatus> {
-        let child = self.child_mut();
-        if let Some(status) = child.try_wait()? {
-            return Ok(status);
-        }
-        child.kill()?;
-        child.wait_killed()
+        let process = self.process.take().expect("taken once, here");
+        process.terminate()
     }
 
-    /// Separates the port and the process. From then on, dropping the port does not kill the child.
+    /// Has a thread of the crate do the waiting when this worker is dropped; see
+    /// [`WorkerProcess`].
     ///
-    /// The [`Child`] waits and kills by process id, so let nothing else in the program reap it.
-    pub fn into_parts(mut self) -> (MessagePort, Child) {
+    /// For programs on executors other than tokio, where the crate cannot know that a thread must
+    /// not be blocked.
+    pub fn background(&mut self) {
+        self.process_mut().background();
+    }
+
+    /// Separates the port and the process. The port can then have types, go to a task or a loop, or
+    /// move, while the [`WorkerProcess`] still ends the child when it is dropped.
+    ///
+    /// ```
+    /// use messageport::{RecvError, Worker};
+    ///
+    /// let (port, mut process) = Worker::spawn(std::process::Command::new("true"))?.split();
+    /// assert!(matches!(port.recv(), Err(RecvError::Closed { .. })));
+    /// assert!(process.wait()?.success());
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn split(mut self) -> (MessagePort, WorkerProcess) {
         let port = self.port.take().expect("taken once, here");
-        (port, self.child.take().expect("taken once, here").into_child())
+        (port, self.process.take().expect("taken once, here"))
     }
 
-    fn child(&self) -> &ChildProcess {
-        self.child.as_ref().expect("taken by `into_parts` only, which consumes the worker")
+    /// Separates the port and the process. From then on, nothing here kills or reaps the child.
+    ///
+    /// The [`Child`] waits and kills by process id, so let nothing else in the program reap it. See
+    /// [`split`](Self::split) for a process that is ended when it is dropped.
+    pub fn into_parts(self) -> (MessagePort, Child) {
+        let (port, process) = self.split();
+        (port, process.detach())
     }
 
-    fn child_mut(&mut self) -> &mut ChildProcess {
-        self.child.as_mut().expect("taken by `into_parts` only, which consumes the worker")
+    fn process(&self) -> &WorkerProcess {
+        self.process.as_ref().expect("taken by `split` only, which consumes the worker")
+    }
+
+    pub(crate) fn process_mut(&mut self) -> &mut WorkerProcess {
+        self.process.as_mut().expect("taken by `split` only, which consumes the worker")
     }
 }
 
 impl Drop for Worker {
     fn drop(&mut self) {
         let port = self.port.take();
-        if !self.maker.is_this() {
-            // The port's memory is not here, and the child is another process's.
+        if self.process.as_ref().is_some_and(|process| !process.is_ours()) {
+            // A forked copy: the port's memory is not here.
             std::mem::forget(port);
-            return;
         }
-        drop(port);
-        if let Some(child) = self.child.take() {
-            child.end(GRACE);
-        }
+        // First the port, so that the child learns of the end; then the process.
     }
 }
 
@@ -223,5 +242,3 @@ pub fn parent_port() -> Result<MessagePort, ParentPortError> {
 }
 
 const VARIABLE: &str = "MESSAGEPORT_PARENT";
-/// How long a child may take to exit by itself when its worker is dropped.
-const GRACE: Duration = Duration::from_millis(250);

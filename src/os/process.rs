@@ -6,9 +6,11 @@
 //! pidfd, which identifies that process forever, and never by process id.
 #![allow(unsafe_code)]
 
+mod endings;
+
 use crate::error::SystemError;
 use crate::os::clock::Deadline;
-use crate::os::reaper::Foreign;
+use crate::os::reaper::{self, Foreign};
 use crate::os::socket::{self, Received};
 use crate::os::{named, poll};
 use nix::errno::Errno;
@@ -182,8 +184,7 @@ impl ChildProcess {
     /// As `wait`, for a child that was killed: an error if it has not ended within the bound.
     pub(crate) fn wait_killed(&mut self) -> io::Result<ExitStatus> {
         if !has_ended(self.pidfd.as_fd(), LONGEST_END) {
-            let what = "the child was killed and has not ended yet: it is reaped later";
-            return Err(io::Error::new(io::ErrorKind::TimedOut, what));
+            return Err(still_running());
         }
         self.reap_ended()
     }
@@ -205,11 +206,33 @@ impl ChildProcess {
                 return Ok(status);
             }
             if deadline.is_over() {
-                let what = "the child has ended, but a process that traces it (ptrace) keeps its \
-                            exit status: end that process, then wait again";
-                return Err(io::Error::new(io::ErrorKind::TimedOut, what));
+                return Err(still_traced());
             }
             thread::sleep(NAP);
+        }
+    }
+
+    /// Readable once the child has ended.
+    #[cfg(any(feature = "tokio", feature = "async-io"))]
+    pub(crate) fn pidfd(&self) -> BorrowedFd<'_> {
+        self.pidfd.as_fd()
+    }
+
+    /// Closes the child's standard input, as a wait does.
+    #[cfg(any(feature = "tokio", feature = "async-io"))]
+    pub(crate) fn close_stdin(&mut self) {
+        drop(self.child.stdin.take());
+    }
+
+    /// As `end`, but a thread of this process waits. In a copy that was forked from a process with
+    /// such a thread, the caller waits.
+    pub(crate) fn end_later(self, grace: Duration) {
+        if reaper::is_forked() {
+            return self.end(grace);
+        }
+        reap_leftovers();
+        if self.status.is_none() && !is_reaped(self.pidfd.as_fd()) {
+            endings::end_later(self.pidfd, grace);
         }
     }
 
@@ -231,6 +254,19 @@ impl ChildProcess {
         }
         reap_later(Leftover::Child(self.pidfd));
     }
+}
+
+/// The error of a wait for a killed child that has not ended within [`LONGEST_END`].
+pub(crate) fn still_running() -> io::Error {
+    let what = "the child was killed and has not ended yet: it is reaped later";
+    io::Error::new(io::ErrorKind::TimedOut, what)
+}
+
+/// The error of a wait for a child that has ended, and was not reaped within [`LONGEST_REAPING`].
+pub(crate) fn still_traced() -> io::Error {
+    let what = "the child has ended, but a process that traces it (ptrace) keeps its exit status: \
+                end that process, then wait again";
+    io::Error::new(io::ErrorKind::TimedOut, what)
 }
 
 /// Children that have not been reaped when their owner went.
@@ -407,6 +443,16 @@ impl Maker {
     }
 }
 
+/// Has a function called when this process exits, once. Does nothing the second time, and nothing
+/// if there is no memory for it.
+fn at_exit(function: extern "C" fn()) {
+    static ONCE: Once = Once::new();
+    ONCE.call_once(|| {
+        // SAFETY: the function takes and returns nothing, and is there as long as the process.
+        let _ = unsafe { libc::atexit(function) };
+    });
+}
+
 /// How often this process was copied by fork since its start.
 static FORKS: AtomicU64 = AtomicU64::new(0);
 
@@ -416,8 +462,8 @@ extern "C" fn count_fork() {
 }
 
 /// How long a killed child may take to end: much longer than it takes.
-const LONGEST_END: Duration = Duration::from_secs(2);
+pub(crate) const LONGEST_END: Duration = Duration::from_secs(2);
 /// How long to ask for the status of a child that has ended. It is there at once, unless another
 /// process traces the child.
-const LONGEST_REAPING: Duration = Duration::from_millis(100);
-const NAP: Duration = Duration::from_millis(1);
+pub(crate) const LONGEST_REAPING: Duration = Duration::from_millis(100);
+pub(crate) const NAP: Duration = Duration::from_millis(1);

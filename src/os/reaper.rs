@@ -156,6 +156,11 @@ pub(crate) fn free_later(memory: Box<dyn Send>) {
     free_one_at_a_time(memory, &IS_FREEING);
 }
 
+/// Has a thread run a job that may take long. One thread is busy with it.
+pub(crate) fn run_later(job: Box<dyn FnOnce() + Send>) {
+    hand_over(Job { task: Task::Run(job), account: None });
+}
+
 fn free_one_at_a_time(memory: Box<dyn Send>, is_freeing: &'static AtomicBool) {
     // Relaxed: a bound; nothing is published by it.
     if !is_freeing.swap(true, Ordering::Relaxed) {
@@ -238,6 +243,7 @@ enum Task {
     Close(OwnedFd),
     Drain(OwnedFd),
     Free(Box<dyn Send>, &'static AtomicBool),
+    Run(Box<dyn FnOnce() + Send>),
 }
 
 impl Job {
@@ -257,6 +263,7 @@ impl Job {
                 // Relaxed: see `free_one_at_a_time`.
                 is_freeing.store(false, Ordering::Relaxed);
             }
+            Task::Run(job) => job(),
         }
     }
 }
@@ -362,7 +369,7 @@ fn lock() -> Queued {
 
 /// Whether this process was forked from one that has used the queue. It then has no such threads,
 /// and the lock may have been held at the time of the fork.
-fn is_forked() -> bool {
+pub(crate) fn is_forked() -> bool {
     let this = process::id();
     // Relaxed: it is written once, before this process first takes the lock, and a forked process
     // inherits the value.
