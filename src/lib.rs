@@ -47,7 +47,7 @@
 //! | messages of one type each way | [`TypedPort`] |
 //! | many ports on one thread, with callbacks | [`EventLoop`] |
 //! | many ports on one thread, without callbacks | [`PortSet`] |
-//! | async, with the feature `tokio` or `async-io` | `AsyncPort` |
+//! | async, with the feature `tokio` or `async-io` | `AsyncPort`, and `into_async` of the others |
 //! | two threads for one port | [`Sender`] and [`Receiver`], by [`MessagePort::split`] |
 //! | one message to many ports | [`PortCollection`] |
 //! | one message to all programs that joined a name | [`BroadcastChannel`] |
@@ -81,6 +81,8 @@ mod error;
 mod error_texts;
 #[cfg(not(messageport_loom))]
 mod front;
+#[cfg(all(not(messageport_loom), any(feature = "tokio", feature = "async-io")))]
+mod future;
 #[cfg(not(messageport_loom))]
 mod group;
 #[cfg(not(messageport_loom))]
@@ -109,11 +111,14 @@ pub use front::add_error::AddError;
 pub use front::blocking::Iter;
 #[cfg(not(messageport_loom))]
 pub use front::event_loop::{EventLoop, LoopHandle, PortId, SourceId};
-#[cfg(all(not(messageport_loom), any(feature = "tokio", feature = "async-io")))]
-#[cfg_attr(docsrs, doc(cfg(any(feature = "tokio", feature = "async-io"))))]
-pub use front::future::{AsyncPort, AsyncReceiver, AsyncSender};
 #[cfg(not(messageport_loom))]
 pub use front::port_set::{PortEvent, PortSet};
+#[cfg(all(not(messageport_loom), any(feature = "tokio", feature = "async-io")))]
+#[cfg_attr(docsrs, doc(cfg(any(feature = "tokio", feature = "async-io"))))]
+pub use future::{
+    AsyncBroadcastChannel, AsyncListener, AsyncPort, AsyncReceiver, AsyncSender, AsyncTypedPort,
+    AsyncTypedReceiver, AsyncTypedSender, connect_async,
+};
 #[cfg(not(messageport_loom))]
 pub use group::broadcast::BroadcastChannel;
 #[cfg(not(messageport_loom))]

@@ -2,13 +2,27 @@
 #![cfg(any(feature = "tokio", feature = "async-io"))]
 #![allow(unsafe_code)]
 
+#[path = "asynchronous/children.rs"]
+mod children;
 mod common;
 #[path = "common/filter.rs"]
 mod filter;
+#[path = "asynchronous/gone.rs"]
+mod gone;
+#[path = "asynchronous/lists.rs"]
+mod lists;
 #[path = "asynchronous/lost.rs"]
 mod lost;
+#[path = "asynchronous/meeting.rs"]
+mod meeting;
+#[path = "asynchronous/members.rs"]
+mod members;
 #[path = "asynchronous/memory.rs"]
 mod memory;
+#[path = "asynchronous/typed.rs"]
+mod typed;
+#[path = "asynchronous/whole.rs"]
+mod whole;
 
 use std::cell::Cell;
 use std::future::{Future, poll_fn};
@@ -518,7 +532,7 @@ fn ports_move_through_it() {
         let (mut here, mut there) = (into_async(carrier.port1), into_async(carrier.port2));
         let channel = MessageChannel::new().expect("a channel");
         channel.port1.post_text("before").expect("room");
-        here.post_message_with(&1u8, [channel.port2.into()]).expect("room");
+        here.post_message_with(&1u8, [channel.port2.into()]).await.expect("room");
         let port = there.recv().await.expect("a message").take_port().expect("a port");
         assert_eq!(
             into_async(port).recv().await.expect("a message").text().expect("text"),

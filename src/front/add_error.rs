@@ -32,6 +32,13 @@ impl<T> AddError<T> {
         AddError { reason, refused: Box::new(Mutex::new(refused)) }
     }
 
+    /// The same for what the refused value was a part of.
+    #[cfg(any(feature = "tokio", feature = "async-io"))]
+    pub(crate) fn map<U>(self, form: impl FnOnce(T) -> U) -> AddError<U> {
+        let (reason, refused) = self.into_parts();
+        AddError::new(reason, form(refused))
+    }
+
     /// The reason of the refusal.
     pub fn reason(&self) -> &LoopError {
         &self.reason

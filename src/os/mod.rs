@@ -17,6 +17,10 @@ pub(crate) mod process;
 pub(crate) mod reaper;
 pub(crate) mod rendezvous;
 pub(crate) mod socket;
+#[cfg(any(feature = "tokio", feature = "async-io"))]
+pub(crate) mod timer;
+#[cfg(feature = "tokio")]
+pub(crate) mod tokio_fd;
 
 use crate::error::SystemError;
 use nix::errno::Errno;

@@ -1,0 +1,21 @@
+//! Layer 7: everything that waits, for async programs. It waits on the runtime's reactor, and
+//! starts no thread of its own.
+
+mod broadcast;
+mod connect;
+mod halves;
+mod listener;
+mod port;
+mod reactor;
+mod typed;
+mod worker;
+
+pub use broadcast::AsyncBroadcastChannel;
+pub use connect::connect_async;
+pub use halves::{AsyncReceiver, AsyncSender};
+pub use listener::AsyncListener;
+pub use port::AsyncPort;
+pub use typed::{AsyncTypedPort, AsyncTypedReceiver, AsyncTypedSender};
+
+/// Messages, or clients, that one task takes in a row before it yields to other tasks.
+const SHARE: u32 = 64;
