@@ -10,7 +10,7 @@ mod harness;
 use harness::port_streams::{self, BURST, Posting};
 use harness::report::{Baseline, Report};
 use harness::targets::Target;
-use harness::{Harness, kernel, local, plain_ring, plain_subjects};
+use harness::{Harness, kernel, local, plain_ring, plain_subjects, senders};
 
 fn main() {
     let Some(mut harness) = Harness::start("throughput") else {
@@ -20,6 +20,7 @@ fn main() {
     if harness.has_two_cores("throughput") {
         measure(&mut harness);
         measure_sizes(&mut harness);
+        measure_senders(&mut harness);
     }
     harness.finish();
 }
@@ -47,6 +48,27 @@ fn measure_sizes(harness: &mut Harness) {
         is_slow: false,
     };
     harness.run(&report, &subjects);
+}
+
+/// What it costs that several threads post through one port.
+fn measure_senders(harness: &mut Harness) {
+    let cores = harness.machine.pair.expect("two cores");
+    let count = harness.count(1 << 20, 1_000);
+    for (threads, group, title) in [
+        (1, "throughput_1_thread", "a number from one thread to another one of this process"),
+        (2, "throughput_2_threads", "a number from one of two threads to a third one"),
+        (4, "throughput_4_threads", "a number from one of four threads to a fifth one"),
+    ] {
+        let report = Report {
+            group,
+            title,
+            baselines: vec![Baseline::same(senders::MUTEX), Baseline::same(senders::MPSC)],
+            targets: Vec::new(),
+            is_throughput: true,
+            is_slow: false,
+        };
+        harness.run(&report, &senders::subjects(cores, threads, count));
+    }
 }
 
 const SIZES: [usize; 5] = [4 << 10, 16 << 10, 64 << 10, 256 << 10, 1 << 20];

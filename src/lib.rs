@@ -49,6 +49,7 @@
 //! | many ports on one thread, without callbacks | [`PortSet`] |
 //! | async, with the feature `tokio` or `async-io` | `AsyncPort`, and `into_async` of the others |
 //! | two threads for one port | [`Sender`] and [`Receiver`], by [`MessagePort::split`] |
+//! | many threads that post through one port | [`SharedSender`], by [`Sender::into_shared`] |
 //! | one message to many ports | [`PortCollection`] |
 //! | one message to all programs that joined a name | [`BroadcastChannel`] |
 //! | large data, again and again, between ends that trust each other | [`BufferPool`] |
@@ -122,7 +123,9 @@ pub use future::{
 #[cfg(not(messageport_loom))]
 pub use group::broadcast::BroadcastChannel;
 #[cfg(not(messageport_loom))]
-pub use group::collection::{CollectionError, Member, MemberId, PortCollection};
+pub use group::collection::{
+    CollectionError, CollectionMember, Member, MemberId, OwnedMember, PortCollection,
+};
 #[cfg(not(messageport_loom))]
 pub use link::archive::{
     ArchiveCheck, Receive, SafeArchive,
@@ -167,6 +170,7 @@ pub use port::{
     pool::{BufferPool, PooledError},
     receiver::Receiver,
     sender::Sender,
+    shared::{SharedSender, SharedSenderGuard},
     transfer::{IntoFdError, TransferError, TransferList, Transferable},
     typed::{TypedBurst, TypedError, TypedEvent, TypedIter, TypedPort, TypedTryIter},
     typed_halves::{TypedReceiver, TypedSender},

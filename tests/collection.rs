@@ -24,7 +24,7 @@ fn bounded() -> MessageChannel {
 }
 
 /// A collection of so many ports of its own, and their peers.
-fn owning(count: usize) -> (PortCollection<'static>, Vec<MemberId>, Vec<MessagePort>) {
+fn owning(count: usize) -> (PortCollection<Member<'static>>, Vec<MemberId>, Vec<MessagePort>) {
     let mut all = PortCollection::new();
     let (ids, peers) = (0..count)
         .map(|_| {
@@ -35,7 +35,7 @@ fn owning(count: usize) -> (PortCollection<'static>, Vec<MemberId>, Vec<MessageP
     (all, ids, peers)
 }
 
-fn members(all: &PortCollection<'_>) -> Vec<MemberId> {
+fn members(all: &PortCollection<Member<'_>>) -> Vec<MemberId> {
     all.iter().map(|(id, _)| id).collect()
 }
 
@@ -172,8 +172,12 @@ fn a_value_is_serialised_once_for_all() {
 /// What they get is what one post would have given them.
 #[test]
 fn every_kind_of_value_arrives_as_from_a_post_of_its_own() {
-    fn check<T>(all: &PortCollection<'_>, peers: &[MessagePort], near: &MessageChannel, value: &T)
-    where
+    fn check<T>(
+        all: &PortCollection<Member<'_>>,
+        peers: &[MessagePort],
+        near: &MessageChannel,
+        value: &T,
+    ) where
         T: messageport::Post + Receive,
     {
         all.post_message(value).expect("room");

@@ -28,6 +28,7 @@ pub mod plain_subjects;
 pub mod port_streams;
 pub mod ports;
 pub mod report;
+pub mod senders;
 pub mod shared;
 pub mod soak;
 pub mod targets;

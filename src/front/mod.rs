@@ -4,3 +4,4 @@ pub(crate) mod add_error;
 pub(crate) mod blocking;
 pub(crate) mod event_loop;
 pub(crate) mod port_set;
+pub(crate) mod waiting_shared;

@@ -9,8 +9,9 @@ use std::fmt;
 
 /// A collection of ports to post to together: a message is serialised once and copied to each.
 ///
-/// Members are owned or borrowed, and are whole ports or sending halves. Such a message cannot
-/// carry transferables, because a transferable can move to one member only.
+/// Members are whole ports or sending halves. With [`new`](Self::new) they are owned or borrowed;
+/// with [`owned`](PortCollection::owned) all of them are owned, so that the collection is `Send`.
+/// Such a message cannot carry transferables, because a transferable can move to one member only.
 ///
 /// MDN: `PortCollection`, which HTML no longer has.
 ///
@@ -29,9 +30,8 @@ use std::fmt;
 /// assert_eq!((failed.posted, failed.failures[0].0), (1, second));
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
-#[derive(Default)]
-pub struct PortCollection<'p> {
-    members: BTreeMap<MemberId, Member<'p>>,
+pub struct PortCollection<M = OwnedMember> {
+    members: BTreeMap<MemberId, M>,
     next: u64,
 }
 
@@ -39,7 +39,7 @@ pub struct PortCollection<'p> {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct MemberId(u64);
 
-/// What a [`PortCollection`] can hold.
+/// What a [`PortCollection`] that borrows can hold.
 #[derive(Debug)]
 #[allow(clippy::large_enum_variant)] // Who takes a port out again wants no box around it.
 pub enum Member<'p> {
@@ -75,7 +75,44 @@ impl<'p> From<&'p Sender> for Member<'p> {
     }
 }
 
-impl Member<'_> {
+/// What a [`PortCollection`] that owns its members can hold.
+#[derive(Debug)]
+#[allow(clippy::large_enum_variant)] // As `Member`.
+pub enum OwnedMember {
+    /// A port.
+    Port(MessagePort),
+    /// A sending half.
+    Sender(Sender),
+}
+
+impl From<MessagePort> for OwnedMember {
+    fn from(port: MessagePort) -> Self {
+        OwnedMember::Port(port)
+    }
+}
+
+impl From<Sender> for OwnedMember {
+    fn from(sender: Sender) -> Self {
+        OwnedMember::Sender(sender)
+    }
+}
+
+/// The two kinds of members. Not to be implemented elsewhere.
+pub trait CollectionMember: sealed::HasSender {}
+
+impl CollectionMember for Member<'_> {}
+
+impl CollectionMember for OwnedMember {}
+
+mod sealed {
+    use crate::port::sender::Sender;
+
+    pub trait HasSender {
+        fn sender(&self) -> &Sender;
+    }
+}
+
+impl sealed::HasSender for Member<'_> {
     fn sender(&self) -> &Sender {
         match self {
             Member::Port(port) => port.sender(),
@@ -85,14 +122,50 @@ impl Member<'_> {
     }
 }
 
-impl<'p> PortCollection<'p> {
-    /// Creates an empty collection.
-    pub fn new() -> PortCollection<'p> {
+impl sealed::HasSender for OwnedMember {
+    fn sender(&self) -> &Sender {
+        match self {
+            OwnedMember::Port(port) => port.sender(),
+            OwnedMember::Sender(sender) => sender,
+        }
+    }
+}
+
+impl<M> Default for PortCollection<M> {
+    fn default() -> PortCollection<M> {
+        PortCollection { members: BTreeMap::new(), next: 0 }
+    }
+}
+
+impl<'p> PortCollection<Member<'p>> {
+    /// Creates an empty collection of members that are owned or borrowed.
+    pub fn new() -> PortCollection<Member<'p>> {
         PortCollection::default()
     }
+}
 
+impl PortCollection {
+    /// Creates an empty collection that owns its members, and is `Send`.
+    ///
+    /// ```
+    /// use messageport::{MessageChannel, PortCollection};
+    ///
+    /// let channel = MessageChannel::new()?;
+    /// let mut all = PortCollection::owned();
+    /// all.add(channel.port1);
+    /// let thread = std::thread::spawn(move || all.post_text("to all").is_ok());
+    /// assert!(thread.join().unwrap());
+    /// assert_eq!(channel.port2.recv()?.text()?, "to all");
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn owned() -> PortCollection {
+        PortCollection::default()
+    }
+}
+
+impl<M: CollectionMember> PortCollection<M> {
     /// Adds a member, after the others.
-    pub fn add(&mut self, member: impl Into<Member<'p>>) -> MemberId {
+    pub fn add(&mut self, member: impl Into<M>) -> MemberId {
         let id = MemberId(self.next);
         self.next += 1;
         self.members.insert(id, member.into());
@@ -100,17 +173,17 @@ impl<'p> PortCollection<'p> {
     }
 
     /// Removes a member, and returns it.
-    pub fn remove(&mut self, id: MemberId) -> Option<Member<'p>> {
+    pub fn remove(&mut self, id: MemberId) -> Option<M> {
         self.members.remove(&id)
     }
 
     /// Borrows a member.
-    pub fn get(&self, id: MemberId) -> Option<&Member<'p>> {
+    pub fn get(&self, id: MemberId) -> Option<&M> {
         self.members.get(&id)
     }
 
     /// The members, in the order in which they were added.
-    pub fn iter(&self) -> impl Iterator<Item = (MemberId, &Member<'p>)> {
+    pub fn iter(&self) -> impl Iterator<Item = (MemberId, &M)> {
         self.members.iter().map(|(id, member)| (*id, member))
     }
 
@@ -155,7 +228,7 @@ impl<'p> PortCollection<'p> {
     }
 
     /// Removes and returns the members that were closed or whose peers are gone.
-    pub fn remove_closed(&mut self) -> Vec<(MemberId, Member<'p>)> {
+    pub fn remove_closed(&mut self) -> Vec<(MemberId, M)> {
         let closed: Vec<_> = self
             .iter()
             .filter(|(_, member)| member.sender().is_closed())
@@ -182,7 +255,7 @@ impl<'p> PortCollection<'p> {
     }
 }
 
-impl fmt::Debug for PortCollection<'_> {
+impl<M> fmt::Debug for PortCollection<M> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("PortCollection")
             .field("members", &self.members.keys())

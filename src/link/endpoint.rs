@@ -420,6 +420,14 @@ impl Endpoint {
         futex::wait(word, Sleep::Futex.code(), deadline.left_at_most(SLICE));
     }
 
+    /// Sleeps on the room flag of this end's outgoing lane, for a slice of time, and takes the flag
+    /// back. For threads that share the sending half, after one of them has armed it.
+    pub(crate) fn sleep_on_own_room(&self, deadline: Deadline) {
+        let memory = self.region.lane(self.outgoing());
+        self.sleep_on_room(&memory, deadline);
+        notifier::disarm(&memory.lane().sleepers.room_sleeper);
+    }
+
     /// Ends a sleep on the room flag of this end's outgoing lane, from any thread.
     pub(crate) fn interrupt_sender(&self) {
         let memory = self.region.lane(self.outgoing());

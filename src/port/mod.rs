@@ -19,6 +19,7 @@ pub(crate) mod message;
 pub(crate) mod pool;
 pub(crate) mod receiver;
 pub(crate) mod sender;
+pub(crate) mod shared;
 pub(crate) mod target;
 pub(crate) mod transfer;
 pub(crate) mod typed;
@@ -342,6 +343,7 @@ impl MessagePort {
     /// assert!(channel.port1.is_closed());
     /// # Ok::<(), messageport::ChannelError>(())
     /// ```
+    #[must_use]
     pub fn is_closed(&self) -> bool {
         self.sender.is_closed()
     }
@@ -357,6 +359,7 @@ impl MessagePort {
     /// assert_eq!(channel.port1.backlog().messages, 1);
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
+    #[must_use]
     pub fn backlog(&self) -> Backlog {
         self.sender.backlog()
     }
@@ -430,6 +433,7 @@ impl MessagePort {
 
     /// Counters of both directions. The peer writes some of them, so a hostile peer can falsify
     /// those.
+    #[must_use]
     pub fn stats(&self) -> PortStats {
         PortStats { sent: self.sender.stats(), received: self.receiver.stats() }
     }

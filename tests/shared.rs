@@ -1,0 +1,338 @@
+//! One sending half for many threads: every message arrives once and whole, whoever waits, panics,
+//! closes or dies meanwhile.
+
+#![allow(unsafe_code)]
+
+mod common;
+
+use std::fs::File;
+use std::sync::Barrier;
+use std::thread;
+use std::time::Duration;
+
+use common::role::{command, play};
+use common::watchdog::{progress, watch};
+use common::{DEADLINE, receive_end, wait_until};
+use messageport::rkyv::rancor::{Fallible, Source};
+use messageport::rkyv::{Archive, Place, Serialize};
+use messageport::{
+    BufferPool, CloseReason, MessageChannel, MessagePort, PostError, SharedSender, Worker,
+    parent_port,
+};
+
+fn small() -> MessageChannel {
+    MessageChannel::builder().capacity(4096).bounded().build().expect("a channel")
+}
+
+fn shared(port: MessagePort) -> (SharedSender, messageport::Receiver) {
+    let (sender, receiver) = port.split();
+    (sender.into_shared(), receiver)
+}
+
+fn is_full(answer: &Result<(), PostError>) -> bool {
+    matches!(answer, Err(PostError::QueueFull { .. }))
+}
+
+fn fill(sender: &SharedSender) {
+    loop {
+        match sender.post_bytes(&[1; 700]) {
+            answer if is_full(&answer) => return,
+            answer => answer.expect("room, or none"),
+        }
+    }
+}
+
+/// Numbers of each thread arrive in their order, none is lost and none twice, through a ring that
+/// is full most of the time, to another process.
+#[test]
+fn messages_of_many_threads_arrive_once_and_in_the_order_of_each() {
+    const TEST: &str = "messages_of_many_threads_arrive_once_and_in_the_order_of_each";
+    const THREADS: u64 = 8;
+    const COUNT: u64 = 5_000;
+    fn receives() {
+        let port = parent_port().expect("a port to the parent");
+        let mut next = [0; THREADS as usize];
+        for event in &port {
+            let (thread, number, bytes) =
+                event.deserialize::<(u64, u64, Vec<u8>)>().expect("what was posted");
+            assert_eq!(number, next[thread as usize], "of thread {thread}");
+            assert_eq!(bytes, vec![number as u8; (number % 300) as usize]);
+            next[thread as usize] += 1;
+        }
+        assert_eq!(next, [COUNT; THREADS as usize]);
+    }
+    fn posts() {
+        let builder = MessageChannel::builder().capacity(4096).bounded();
+        let worker = Worker::spawn_with(command(TEST, "receives"), builder).expect("a worker");
+        let (port, mut process) = worker.split();
+        let (sender, receiver) = shared(port);
+        thread::scope(|scope| {
+            for thread in 0..THREADS {
+                let sender = sender.clone();
+                scope.spawn(move || {
+                    for number in 0..COUNT {
+                        let bytes = vec![number as u8; (number % 300) as usize];
+                        let value = (thread, number, bytes);
+                        // Some wait, and some come back.
+                        let posted = match number % 3 {
+                            0 => loop {
+                                match sender.post_message(&value) {
+                                    answer if is_full(&answer) => thread::yield_now(),
+                                    answer => break answer,
+                                }
+                            },
+                            _ => sender.post_message_timeout(&value, Duration::MAX),
+                        };
+                        posted.expect("room, after a while");
+                        if number % 1000 == 0 {
+                            progress();
+                        }
+                    }
+                });
+            }
+        });
+        drop(sender);
+        assert!(process.wait().expect("a child").success());
+        drop(receiver);
+    }
+    play(TEST, &[("posts", posts), ("receives", receives)]);
+}
+
+#[test]
+fn a_clone_has_the_calls_of_a_sender() {
+    let MessageChannel { port1, port2 } = small();
+    let (sender, _receiver) = shared(port1);
+    let file = || File::open("/dev/null").expect("a file");
+    sender.post_text("text").expect("room");
+    sender.post_bytes(b"bytes").expect("room");
+    sender.post_message_with(&1u8, [file().into()]).expect("room");
+    sender.post_bytes_with(b"bytes", [file().into()]).expect("room");
+    sender.post_text_with("text", [file().into()]).expect("room");
+    sender.post_bytes_timeout(b"bytes", DEADLINE).expect("room");
+    sender.post_text_timeout("text", DEADLINE).expect("room");
+    sender.post_message_with_timeout(&1u8, [file().into()], DEADLINE).expect("room");
+    assert_eq!((sender.backlog().messages, sender.stats().messages), (8, 8));
+    let moved: usize = port2.try_iter().map(|event| event.transferred().2).sum();
+    assert_eq!(moved, 4);
+    let clone = sender.clone();
+    let clone = clone.into_inner().expect_err("there is another one");
+    drop(sender);
+    let sender = clone.into_inner().expect("the only one");
+    sender.post_text("alone").expect("room");
+    assert_eq!(common::receive_text(&port2), "alone");
+    drop(sender);
+    assert_eq!(receive_end(&port2), CloseReason::PeerDropped);
+}
+
+/// A value that posts through the sender that serialises it, locks it, or closes it.
+struct Meddler<'s>(&'s SharedSender);
+
+impl Archive for Meddler<'_> {
+    type Archived = messageport::rkyv::rend::u32_le;
+    type Resolver = u32;
+
+    fn resolve(&self, resolver: u32, out: Place<Self::Archived>) {
+        resolver.resolve((), out);
+    }
+}
+
+impl<S: Fallible<Error: Source> + ?Sized> Serialize<S> for Meddler<'_> {
+    fn serialize(&self, _: &mut S) -> Result<u32, S::Error> {
+        assert!(matches!(self.0.post_text("inside"), Err(PostError::Busy)));
+        let file = File::open("/dev/null").expect("a file");
+        let error = self.0.post_text_with("inside", [file.into()]).expect_err("it is busy");
+        assert!(matches!(error.reason(), PostError::Busy));
+        assert_eq!(error.into_list().len(), 1, "the list comes back");
+        let waited = self.0.post_bytes_timeout(b"inside", Duration::MAX);
+        assert!(matches!(waited, Err(PostError::Busy)), "{waited:?}");
+        assert!(matches!(self.0.lock().map(drop), Err(PostError::Busy)));
+        assert_eq!(self.0.backlog().messages, 0);
+        assert!(!self.0.is_closed() && format!("{:?}", self.0).contains("busy"));
+        self.0.close();
+        assert!(self.0.is_closed());
+        Ok(7)
+    }
+}
+
+#[test]
+fn a_value_that_comes_back_to_its_sender_is_told_that_it_is_busy() {
+    let _watch = watch("a_value_that_comes_back_to_its_sender_is_told_that_it_is_busy");
+    let MessageChannel { port1, port2 } = small();
+    let (sender, _receiver) = shared(port1);
+    // It closes the sender, so the post itself may be refused; what matters is that none waits.
+    let posted = sender.post_message(&Meddler(&sender));
+    assert!(sender.is_closed());
+    let late = thread::spawn({
+        let sender = sender.clone();
+        move || sender.post_text("late")
+    });
+    assert!(matches!(late.join().expect("no panic"), Err(PostError::Closed { .. })));
+    assert_eq!(port2.try_iter().count(), usize::from(posted.is_ok()));
+    assert_eq!(receive_end(&port2), CloseReason::PeerClosed);
+}
+
+#[test]
+fn a_panic_inside_a_post_leaves_the_sender_usable() {
+    struct Panics;
+    impl Archive for Panics {
+        type Archived = ();
+        type Resolver = ();
+        fn resolve(&self, (): (), _: Place<()>) {}
+    }
+    impl<S: Fallible + ?Sized> Serialize<S> for Panics {
+        fn serialize(&self, _: &mut S) -> Result<(), S::Error> {
+            panic!("as the test wants it")
+        }
+    }
+    let MessageChannel { port1, port2 } = small();
+    let (sender, _receiver) = shared(port1);
+    let clone = sender.clone();
+    assert!(thread::spawn(move || clone.post_message(&Panics)).join().is_err());
+    sender.post_text("as before").expect("room");
+    assert_eq!(common::receive_text(&port2), "as before");
+}
+
+/// Threads that wait for room let others post what fits, and end in every way that a wait ends.
+#[test]
+fn waits_of_many_threads_end_with_room_a_timeout_a_canceller_and_the_peer() {
+    let _watch = watch("waits_of_many_threads_end_with_room_a_timeout_a_canceller_and_the_peer");
+    let MessageChannel { port1, port2 } = small();
+    let (sender, _receiver) = shared(port1);
+    fill(&sender);
+    let wait = || {
+        let sender = sender.clone();
+        thread::spawn(move || sender.post_bytes_timeout(&[2; 700], Duration::MAX))
+    };
+    let quick = sender.post_bytes_timeout(&[2; 700], Duration::from_millis(1));
+    assert!(matches!(quick, Err(PostError::Timeout)), "{quick:?}");
+    let waiting = [(); 3].map(|()| wait());
+    // Others wait for their turn, for as long as they say.
+    let quick = sender.post_bytes_timeout(&[2; 700], Duration::from_millis(1));
+    assert!(matches!(quick, Err(PostError::Timeout)), "{quick:?}");
+    let mut small = 0;
+    while sender.post_bytes(&[3; 8]).is_ok() {
+        small += 1;
+    }
+    assert!(small > 0, "a short message fits, and nobody holds the lock");
+    let mut received = 0;
+    wait_until("all that waited have posted", || {
+        received += port2.try_iter().filter(|event| event.bytes() == [2; 700]).count();
+        received == 3
+    });
+    waiting.into_iter().for_each(|it| it.join().expect("no panic").expect("room"));
+
+    fill(&sender);
+    let canceller = sender.canceller().expect("a canceller");
+    for _ in 0..3 {
+        let waiting = wait();
+        canceller.cancel();
+        let ended = waiting.join().expect("no panic");
+        assert!(matches!(ended, Err(PostError::Cancelled)), "{ended:?}");
+    }
+    let waiting = [(); 3].map(|()| wait());
+    drop(port2);
+    for it in waiting {
+        let ended = it.join().expect("no panic");
+        let reason = CloseReason::PeerDropped;
+        let is_end = matches!(ended, Err(PostError::Closed { reason: it }) if it == reason);
+        assert!(is_end, "{ended:?}");
+    }
+}
+
+#[test]
+fn a_close_of_one_thread_ends_the_waits_of_others() {
+    let _watch = watch("a_close_of_one_thread_ends_the_waits_of_others");
+    let MessageChannel { port1, port2 } = small();
+    let (sender, _receiver) = shared(port1);
+    fill(&sender);
+    let barrier = Barrier::new(4);
+    thread::scope(|scope| {
+        for _ in 0..3 {
+            scope.spawn(|| {
+                barrier.wait();
+                let ended = sender.post_bytes_timeout(&[2; 700], Duration::MAX);
+                let reason = CloseReason::Local;
+                let is_end = matches!(ended, Err(PostError::Closed { reason: it }) if it == reason);
+                assert!(is_end, "{ended:?}");
+            });
+        }
+        barrier.wait();
+        sender.close();
+        sender.close();
+    });
+    assert!(port2.try_iter().all(|event| event.bytes() == [1; 700]));
+    assert_eq!(receive_end(&port2), CloseReason::PeerClosed);
+}
+
+#[test]
+fn a_peer_that_is_killed_ends_the_waits_of_all_threads() {
+    const TEST: &str = "a_peer_that_is_killed_ends_the_waits_of_all_threads";
+    fn lingers() {
+        let port = parent_port().expect("a port to the parent");
+        port.post_text("here").expect("room");
+        loop {
+            thread::park();
+        }
+    }
+    fn posts() {
+        let builder = MessageChannel::builder().capacity(4096).bounded();
+        let worker = Worker::spawn_with(command(TEST, "lingers"), builder).expect("a worker");
+        let (port, mut process) = worker.split();
+        assert_eq!(common::receive_text(&port), "here");
+        let (sender, _receiver) = shared(port);
+        fill(&sender);
+        thread::scope(|scope| {
+            for _ in 0..4 {
+                scope.spawn(|| {
+                    let ended = sender.post_bytes_timeout(&[2; 700], Duration::MAX);
+                    let reason = CloseReason::PeerDied;
+                    let is_end =
+                        matches!(ended, Err(PostError::Closed { reason: it }) if it == reason);
+                    assert!(is_end, "{ended:?}");
+                });
+            }
+            process.kill().expect("a child of our own");
+        });
+        assert!(sender.is_closed());
+        process.wait().expect("a child of our own");
+    }
+    play(TEST, &[("posts", posts), ("lingers", lingers)]);
+}
+
+/// Transferables and pooled buffers come back, also to a thread that waited.
+#[test]
+fn a_list_and_a_pooled_buffer_come_back_with_an_error() {
+    let MessageChannel { port1, port2 } = small();
+    // SAFETY: both ends are this test's.
+    unsafe { port1.trust_peer() };
+    // SAFETY: as above.
+    unsafe { port2.trust_peer() };
+    let (sender, _receiver) = shared(port1);
+    let pool = BufferPool::for_sender(&sender.lock().expect("a lock"), 1, 100).expect("a pool");
+    sender.post_message_pooled(&1u8, pool.take().expect("a buffer")).expect("room");
+    drop(common::receive(&port2).take_pooled().expect("a buffer"));
+    fill(&sender);
+    let file = File::open("/dev/null").expect("a file");
+    let quick = Duration::from_millis(1);
+    let error = sender.post_message_with_timeout(&[2u8; 700], [file.into()], quick);
+    let error = error.expect_err("there is no room");
+    assert!(matches!(error.reason(), PostError::Timeout), "{error}");
+    let list = error.into_list();
+    assert_eq!(list.len(), 1);
+    let buffer = pool.take().expect("a buffer");
+    let error = sender.post_message_pooled(&[2u8; 700], buffer).expect_err("there is no room");
+    assert!(matches!(error.reason(), PostError::QueueFull { .. }), "{error}");
+    let buffer = error.into_buffer();
+    sender.close();
+    let error = sender.post_message_pooled(&1u8, buffer).expect_err("it is closed");
+    assert!(matches!(error.reason(), PostError::Closed { .. }), "{error}");
+    drop(error.into_buffer());
+    assert_eq!(pool.in_use(), 0);
+    let error = sender.post_text_with("late", list).expect_err("it is closed");
+    assert_eq!(error.into_list().len(), 1);
+}
+
+const _: () = {
+    const fn is_shared<T: Clone + Send + Sync>() {}
+    is_shared::<SharedSender>();
+};
