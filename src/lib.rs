@@ -54,6 +54,7 @@
 //! | one message to all programs that joined a name | [`BroadcastChannel`] |
 //! | large data, again and again, between ends that trust each other | [`BufferPool`] |
 //! | large data that the receiver keeps | [`Buffer`] |
+//! | a stream of bytes, as `Read` and `Write` | [`PortReader`], [`PortWriter`] |
 //! | sizes, limits, no transferables | [`ChannelBuilder`] |
 //!
 //! # What you can rely on
@@ -110,6 +111,8 @@ pub use error::{
 pub use front::add_error::AddError;
 #[cfg(not(messageport_loom))]
 pub use front::blocking::Iter;
+#[cfg(not(messageport_loom))]
+pub use front::bytes::{PortReader, PortWriter};
 #[cfg(not(messageport_loom))]
 pub use front::event_loop::{EventLoop, LoopHandle, PortId, SourceId};
 #[cfg(not(messageport_loom))]

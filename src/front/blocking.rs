@@ -12,6 +12,7 @@ use crate::port::sender::Sender;
 use crate::port::transfer::{TransferError, TransferList};
 use crate::ring::notifier::Wait;
 use std::cell::Cell;
+use std::iter::FusedIterator;
 use std::sync::OnceLock;
 use std::time::{Duration, Instant};
 
@@ -46,7 +47,7 @@ impl Receiver {
 
     /// Iterates over messages, waiting for each. See [`MessagePort::iter`].
     pub fn iter(&self) -> Iter<'_> {
-        Iter { receiver: self, port: None }
+        Iter { receiver: self, port: None, has_ended: false }
     }
 
     /// A message that is already there is returned without reading the clock.
@@ -344,7 +345,7 @@ impl MessagePort {
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
     pub fn iter(&self) -> Iter<'_> {
-        Iter { receiver: self.receiver(), port: Some(self) }
+        Iter { receiver: self.receiver(), port: Some(self), has_ended: false }
     }
 
     /// Posts a value, waiting for room at most for `timeout`. `Duration::MAX` means no limit.
@@ -455,7 +456,7 @@ impl MessagePort {
     }
 }
 
-/// An iterator over messages, made by [`MessagePort::iter`].
+/// An iterator over messages, made by [`MessagePort::iter`]. Once it has ended it stays so.
 ///
 /// ```
 /// let channel = messageport::MessageChannel::new()?;
@@ -466,10 +467,12 @@ impl MessagePort {
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
 #[derive(Debug)]
+#[must_use = "an iterator takes no message before `next` is called"]
 pub struct Iter<'p> {
     receiver: &'p Receiver,
     /// An undivided port can be started meanwhile. Then its messages are delivered as events.
     port: Option<&'p MessagePort>,
+    has_ended: bool,
 }
 
 impl<'p> Iterator for Iter<'p> {
@@ -477,12 +480,19 @@ impl<'p> Iterator for Iter<'p> {
 
     #[inline]
     fn next(&mut self) -> Option<MessageEvent<'p>> {
-        match self.port {
-            Some(port) => port.recv().ok(),
-            None => self.receiver.recv().ok(),
+        if self.has_ended {
+            return None;
         }
+        let received = match self.port {
+            Some(port) => port.recv(),
+            None => self.receiver.recv(),
+        };
+        self.has_ended = received.is_err();
+        received.ok()
     }
 }
+
+impl FusedIterator for Iter<'_> {}
 
 impl<'p> IntoIterator for &'p MessagePort {
     type Item = MessageEvent<'p>;

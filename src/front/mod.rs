@@ -2,6 +2,7 @@
 
 pub(crate) mod add_error;
 pub(crate) mod blocking;
+pub(crate) mod bytes;
 pub(crate) mod event_loop;
 pub(crate) mod port_set;
 pub(crate) mod waiting_shared;

@@ -196,16 +196,19 @@ impl AsyncSender {
     }
 
     /// Whether posts fail because an end is closed. Makes at most one system call.
+    #[must_use]
     pub fn is_closed(&self) -> bool {
         self.sender.is_closed()
     }
 
     /// What was posted and not yet taken by the peer. See [`Sender::backlog`].
+    #[must_use]
     pub fn backlog(&self) -> Backlog {
         self.sender.backlog()
     }
 
     /// Counters of the lane that this half writes. See [`Sender::stats`].
+    #[must_use]
     pub fn stats(&self) -> LaneStats {
         self.sender.stats()
     }
@@ -325,11 +328,13 @@ impl AsyncReceiver {
     }
 
     /// Whether no more messages can come. See [`Receiver::is_closed`].
+    #[must_use]
     pub fn is_closed(&self) -> bool {
         self.receiver.is_closed()
     }
 
     /// Counters of the lane that this half reads. See [`Receiver::stats`].
+    #[must_use]
     pub fn stats(&self) -> LaneStats {
         self.receiver.stats()
     }

@@ -259,6 +259,7 @@ impl AsyncPort {
     }
 
     /// Splits it into halves for two tasks.
+    #[must_use = "a half that is dropped ends its direction"]
     pub fn split(self) -> (AsyncSender, AsyncReceiver) {
         (self.sender, self.receiver)
     }
@@ -280,17 +281,20 @@ impl AsyncPort {
 
     /// Whether posts fail because either end is closed or the peer is gone. See
     /// [`MessagePort::is_closed`].
+    #[must_use]
     pub fn is_closed(&self) -> bool {
         self.sender.is_closed()
     }
 
     /// Counts the messages that this end has posted and that the peer has not received. See
     /// [`MessagePort::backlog`].
+    #[must_use]
     pub fn backlog(&self) -> Backlog {
         self.sender.backlog()
     }
 
     /// Counters of both directions. See [`MessagePort::stats`].
+    #[must_use]
     pub fn stats(&self) -> PortStats {
         PortStats { sent: self.sender.stats(), received: self.receiver.stats() }
     }

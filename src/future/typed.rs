@@ -117,6 +117,7 @@ impl<Rx: Receive, Tx: Post> AsyncTypedPort<Rx, Tx> {
     }
 
     /// Splits it into halves for two tasks.
+    #[must_use = "a half that is dropped ends its direction"]
     pub fn split(self) -> (AsyncTypedSender<Tx>, AsyncTypedReceiver<Rx>) {
         (self.sender, self.receiver)
     }
@@ -141,6 +142,7 @@ impl<Rx: Receive, Tx: Post> AsyncTypedPort<Rx, Tx> {
 
     /// Whether posts fail because either end is closed or the peer is gone. See
     /// [`MessagePort::is_closed`].
+    #[must_use]
     pub fn is_closed(&self) -> bool {
         self.sender.sender.is_closed()
     }

@@ -107,6 +107,7 @@ use std::time::Duration;
 /// assert_eq!(screen.recv()?.data::<(String, u32)>()?.0, "lamp");
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
+#[must_use = "a member that is dropped leaves the channel"]
 pub struct BroadcastChannel {
     shared: Arc<Shared>,
     /// Messages received since joiners were last looked for.
@@ -215,6 +216,7 @@ impl BroadcastChannel {
     }
 
     /// Whether [`close`](Self::close) was called.
+    #[must_use]
     pub fn is_closed(&self) -> bool {
         self.shared.membership().is_none()
     }

@@ -52,6 +52,7 @@ use std::time::Duration;
 /// assert_eq!(client.join().unwrap()?.recv()?.text()?, "welcome");
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
+#[must_use = "a listener that is dropped gives up its name"]
 pub struct Listener {
     /// Before the socket: while that one listens no other listener takes the name.
     file: SocketFile,

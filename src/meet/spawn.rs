@@ -46,6 +46,7 @@ use std::process::{Child, Command, ExitStatus};
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
 #[derive(Debug)]
+#[must_use = "a worker that is dropped ends its child"]
 pub struct Worker {
     /// Both are taken by `split` only.
     port: Option<MessagePort>,

@@ -19,6 +19,7 @@ use std::time::Duration;
 ///
 /// A copy in a forked child does nothing when it is dropped.
 #[derive(Debug)]
+#[must_use = "a worker that is dropped ends its child"]
 pub struct WorkerProcess {
     /// Taken by the calls that consume it only.
     child: Option<ChildProcess>,

@@ -42,6 +42,8 @@ impl Receiver {
 
 /// An iterator over the messages that are there, made by [`MessagePort::try_iter`].
 ///
+/// It is not fused: after `None`, `next` finds messages that have come meanwhile.
+///
 /// ```
 /// let channel = messageport::MessageChannel::new()?;
 /// channel.port1.post_text("only")?;
@@ -50,6 +52,7 @@ impl Receiver {
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
 #[derive(Debug)]
+#[must_use = "an iterator takes no message before `next` is called"]
 pub struct TryIter<'p> {
     receiver: &'p Receiver,
     /// An undivided port can be started meanwhile. Then its messages are delivered as events.

@@ -23,6 +23,7 @@ impl MessagePort {
     /// assert_eq!(channel.port2.iter().take(2).count(), 2);
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
+    #[must_use = "a half that is dropped ends its direction"]
     pub fn split(self) -> (Sender, Receiver) {
         (self.sender, self.receiver)
     }

@@ -33,6 +33,7 @@ use std::ops::{Deref, DerefMut};
 /// assert_eq!(channel.port2.recv()?.bytes(), b"3 lamps");
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
+#[must_use = "a loan that is dropped posts nothing"]
 pub struct Loan<'p> {
     /// Cannot post anything else while the loan lives.
     sender: &'p Sender,

@@ -141,11 +141,13 @@ impl Receiver {
     }
 
     /// Whether no more messages can come. Some may still be waiting. Makes at most one system call.
+    #[must_use]
     pub fn is_closed(&self) -> bool {
         self.end_reason().is_some()
     }
 
     /// Counters of the lane that this half reads. The peer can falsify those that it writes.
+    #[must_use]
     pub fn stats(&self) -> LaneStats {
         self.end.received()
     }

@@ -194,6 +194,7 @@ impl Sender {
     }
 
     /// Whether posts fail because an end is closed. Makes at most one system call.
+    #[must_use]
     pub fn is_closed(&self) -> bool {
         self.end_reason().is_some()
     }
@@ -202,6 +203,7 @@ impl Sender {
     /// meanwhile.
     ///
     /// While a loan is open it is zero.
+    #[must_use]
     pub fn backlog(&self) -> Backlog {
         let (messages, bytes) = self.borrow().map_or((0, 0), |mut sending| sending.backlog());
         Backlog { messages, bytes }
@@ -216,6 +218,7 @@ impl Sender {
     }
 
     /// Counters of the lane that this half writes. The peer can falsify those that it writes.
+    #[must_use]
     pub fn stats(&self) -> LaneStats {
         self.end.sent()
     }

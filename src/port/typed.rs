@@ -11,6 +11,7 @@ use crate::port::event::MessageEvent;
 use crate::port::listener::{Event, IntoListenerResult};
 use crate::port::transfer::{TransferError, TransferList};
 use std::fmt;
+use std::iter::FusedIterator;
 use std::marker::PhantomData;
 use std::ops::Deref;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, RawFd};
@@ -55,12 +56,15 @@ pub struct TypedEvent<'p, Rx> {
 
 /// An iterator over messages of one type; made by [`TypedPort::iter`].
 #[derive(Debug)]
+#[must_use = "an iterator takes no message before `next` is called"]
 pub struct TypedIter<'p, Rx, Tx> {
     port: &'p TypedPort<Rx, Tx>,
+    has_ended: bool,
 }
 
 /// An iterator over the messages of one type that are there; made by [`TypedPort::try_iter`].
 #[derive(Debug)]
+#[must_use = "an iterator takes no message before `next` is called"]
 pub struct TypedTryIter<'p, Rx> {
     messages: TryIter<'p>,
     kind: PhantomData<fn() -> Rx>,
@@ -69,6 +73,7 @@ pub struct TypedTryIter<'p, Rx> {
 /// Values of one type that are staged one by one and published together; made by
 /// [`TypedPort::burst`].
 #[derive(Debug)]
+#[must_use = "a burst is published when it is dropped"]
 pub struct TypedBurst<'p, Tx> {
     burst: Burst<'p>,
     kind: PhantomData<fn(Tx)>,
@@ -231,7 +236,7 @@ impl<Rx: Receive, Tx: Post> TypedPort<Rx, Tx> {
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
     pub fn iter(&self) -> TypedIter<'_, Rx, Tx> {
-        TypedIter { port: self }
+        TypedIter { port: self, has_ended: false }
     }
 
     /// Iterates over the messages that are there, without waiting. See [`MessagePort::try_iter`].
@@ -278,6 +283,7 @@ impl<Rx: Receive, Tx: Post> TypedPort<Rx, Tx> {
 
     /// Whether posts fail because either end is closed or the peer is gone. See
     /// [`MessagePort::is_closed`].
+    #[must_use]
     pub fn is_closed(&self) -> bool {
         self.port.is_closed()
     }
@@ -307,13 +313,21 @@ impl<'p, Rx: Receive, Tx: Post> Iterator for TypedIter<'p, Rx, Tx> {
     type Item = Result<TypedEvent<'p, Rx>, MessageError>;
 
     fn next(&mut self) -> Option<Self::Item> {
+        if self.has_ended {
+            return None;
+        }
         match self.port.recv() {
             Ok(event) => Some(Ok(event)),
             Err(TypedError::Message(error)) => Some(Err(error)),
-            Err(TypedError::Recv(_)) => None,
+            Err(TypedError::Recv(_)) => {
+                self.has_ended = true;
+                None
+            }
         }
     }
 }
+
+impl<Rx: Receive, Tx: Post> FusedIterator for TypedIter<'_, Rx, Tx> {}
 
 impl<'p, Rx: Receive> Iterator for TypedTryIter<'p, Rx> {
     type Item = Result<TypedEvent<'p, Rx>, MessageError>;

@@ -8,6 +8,7 @@ use crate::port::sender::Sender;
 use crate::port::transfer::{TransferError, TransferList};
 use crate::port::typed::{TypedError, TypedEvent, TypedPort, check};
 use std::fmt;
+use std::iter::FusedIterator;
 use std::marker::PhantomData;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, RawFd};
 use std::time::{Duration, Instant};
@@ -41,6 +42,7 @@ impl<Rx: Receive, Tx: Post> TypedPort<Rx, Tx> {
     /// thread.join().unwrap()?;
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
+    #[must_use = "a half that is dropped ends its direction"]
     pub fn split(self) -> (TypedSender<Tx>, TypedReceiver<Rx>) {
         let (sender, receiver) = self.into_inner().split();
         (TypedSender::new(sender), TypedReceiver { receiver, kind: PhantomData })
@@ -143,7 +145,7 @@ impl<Rx: Receive> TypedReceiver<Rx> {
     }
 
     /// Iterates over messages, waiting for each. See [`TypedPort::iter`].
-    pub fn iter(&self) -> impl Iterator<Item = Result<TypedEvent<'_, Rx>, MessageError>> {
+    pub fn iter(&self) -> impl FusedIterator<Item = Result<TypedEvent<'_, Rx>, MessageError>> {
         self.receiver.iter().map(|event| {
             check(event).map_err(|error| match error {
                 TypedError::Message(error) => error,

@@ -28,7 +28,8 @@ fn polite() {
 
 /// Takes no notice of anything.
 fn deaf() {
-    parent().post_text("ready").expect("room");
+    let port = parent();
+    port.post_text("ready").expect("room");
     loop {
         std::thread::park();
     }
