@@ -19,6 +19,8 @@ mod meeting;
 mod members;
 #[path = "asynchronous/memory.rs"]
 mod memory;
+#[path = "asynchronous/services.rs"]
+mod services;
 #[path = "asynchronous/typed.rs"]
 mod typed;
 #[path = "asynchronous/whole.rs"]

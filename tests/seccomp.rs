@@ -217,7 +217,36 @@ fn tasks() {
         port2.recv().await.expect("a message");
         port2.post_bytes(b"from a task").await.expect("room");
         assert_eq!(posts.join().expect("no panic"), b"from a task");
+        meet_in_tasks().await;
     });
+}
+
+#[cfg(feature = "tokio")]
+async fn meet_in_tasks() {
+    let name = format!("test-calls-of-tasks-{}", std::process::id());
+    let mut listener = Listener::bind(&name).expect("a name").into_async().expect("a reactor");
+    let quick = Connect::new().timeout(Duration::from_millis(2));
+    quick.to_async(&name).await.expect_err("nobody accepts");
+    let calling = tokio::spawn(async move { messageport::connect_async(&name).await });
+    let port = listener.accept().await.expect("a client");
+    drop((port, calling.await.expect("no panic").expect("a listener")));
+    let name = format!("test-calls-of-tasks-{}", std::process::id());
+    let member = || BroadcastChannel::open(&name).expect("a member").into_async();
+    let (one, mut other) = (member().expect("a reactor"), member().expect("a reactor"));
+    let hears = tokio::spawn(async move { other.recv().await.map(drop) });
+    tokio::task::yield_now().await;
+    one.post_text("to a task").expect("room");
+    hears.await.expect("no panic").expect("a message");
+    let mut worker = Worker::spawn(Command::new("true")).expect("a worker");
+    assert!(worker.wait_async().await.expect("a child").success());
+    let sleeps = || {
+        let mut command = Command::new("sleep");
+        command.arg("1000");
+        Worker::spawn(command).expect("a worker")
+    };
+    sleeps().split().1.terminate_async().await.expect("a child");
+    // A thread of the crate ends it.
+    drop(sleeps());
 }
 
 #[cfg(not(feature = "tokio"))]
@@ -295,8 +324,10 @@ fn every_example_makes_the_calls_of_the_document_only() {
         let mut count = 0;
         for source in sources.read_dir().expect("the examples are there") {
             let example = built.join(source.expect("an entry").path().file_stem().expect("a name"));
-            if example.ends_with("tokio_worker") && !cfg!(feature = "tokio") {
-                skip("tokio_worker needs the feature tokio");
+            if (example.ends_with("tokio_service") && !cfg!(feature = "tokio"))
+                || (example.ends_with("smol_service") && !cfg!(feature = "async-io"))
+            {
+                skip(&format!("{} needs a feature", example.display()));
                 continue;
             }
             assert!(
