@@ -7,6 +7,7 @@ use std::io::{BufRead, BufWriter, ErrorKind, Read, Write, copy};
 use std::thread;
 use std::time::Duration;
 
+use common::limits::{allow_all_address_space, allow_more_address_space};
 use common::messages::Rng;
 use common::role::{command, play};
 use common::watchdog::watch;
@@ -164,6 +165,28 @@ fn a_stream_whose_writer_was_killed_is_cut_off() {
         assert!(matches!(inner, Some(RecvError::Closed { reason: it }) if *it == reason));
     }
     play(TEST, &[("reads", reads), ("writes", writes)]);
+}
+
+#[test]
+fn a_message_that_there_is_no_memory_for_stays_and_is_read_later() {
+    const TEST: &str = "a_message_that_there_is_no_memory_for_stays_and_is_read_later";
+    /// More than glibc has reserved for a thread.
+    const LEN: usize = 66 << 20;
+    fn reads() {
+        let builder = MessageChannel::builder().limit(256 << 20);
+        let MessageChannel { port1, port2 } = builder.build().expect("a channel");
+        port1.post_bytes(&vec![7; LEN]).expect("room");
+        drop(port1);
+        let (mut reader, mut all) = (port2.reader(), Vec::with_capacity(LEN + 100));
+        allow_more_address_space(LEN as u64 / 4);
+        let refused = reader.read(&mut [0; 8]);
+        allow_all_address_space();
+        let error = refused.expect_err("there is no memory");
+        assert_eq!(error.kind(), ErrorKind::OutOfMemory, "{error}");
+        reader.read_to_end(&mut all).expect("there is memory now");
+        assert!(all == vec![7; LEN]);
+    }
+    play(TEST, &[("reads", reads)]);
 }
 
 /// An iterator that has ended stays so, whatever comes.

@@ -6,7 +6,7 @@ use std::process::Command;
 
 use crate::common::census::{Census, has_no_children};
 use crate::common::limits::{allow_all_descriptors, allow_more_descriptors};
-use crate::common::role::{command, play};
+use crate::common::role::{command, end_with_parent, play};
 use crate::common::{receive_text, wait_until};
 use crate::{into_async, on_each};
 use futures_lite::future::poll_once;
@@ -129,13 +129,19 @@ fn a_termination_that_is_dropped_happens_nevertheless() {
     play(TEST, &[("drops", drops), ("deaf", deaf)]);
 }
 
+/// Not even killed with its parent, as other roles are.
+fn deaf_orphan() {
+    end_with_parent(false);
+    deaf();
+}
+
 /// The process exits right after a drop in the background: the child does not outlive it.
 #[test]
 fn a_child_that_is_ended_in_the_background_does_not_outlive_the_process() {
     const TEST: &str =
         "children::a_child_that_is_ended_in_the_background_does_not_outlive_the_process";
     fn exits() {
-        let (port, mut process) = start(TEST, "deaf").split();
+        let (port, mut process) = start(TEST, "deaf_orphan").split();
         process.background();
         println!("child {}", process.id());
         drop((port, process));
@@ -149,7 +155,7 @@ fn a_child_that_is_ended_in_the_background_does_not_outlive_the_process() {
         let id: u32 = number.expect("a line").parse().expect("a number");
         wait_until("the grandchild is gone", || is_gone(id));
     }
-    play(TEST, &[("looks", looks), ("exits", exits), ("deaf", deaf)]);
+    play(TEST, &[("looks", looks), ("exits", exits), ("deaf_orphan", deaf_orphan)]);
 }
 
 #[test]

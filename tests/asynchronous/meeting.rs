@@ -229,6 +229,8 @@ fn a_task_that_lacks_descriptors_says_so_and_meets_later() {
                 assert!(error.to_string().contains("RLIMIT_NOFILE"), "{error}");
             }
             allow_more_descriptors(0);
+            let tries = poll_once(listener.accept()).await;
+            assert!(tries.is_none(), "it tries again for a moment: {tries:?}");
             let error = listener.accept().await.expect_err("no descriptor is left");
             let is_lack =
                 matches!(&error, ListenError::Io(it) if it.source.raw_os_error() == Some(24));

@@ -5,7 +5,9 @@ use crate::common::role::play;
 use crate::common::watchdog::progress;
 use crate::{into_async, on_each};
 use futures_util::StreamExt;
-use messageport::{AsyncPort, Message, MessageChannel, MessageError, MessagePort, RecvError};
+use messageport::{
+    AsyncPort, Message, MessageChannel, MessageError, MessagePort, RecvError, TypedError,
+};
 
 /// More than glibc has reserved for a thread, whatever it was given back before.
 const LEN: usize = 66 << 20;
@@ -58,6 +60,8 @@ fn a_task_keeps_a_message_in_the_queue_that_there_is_no_memory_for() {
                     };
                     assert_eq!(len, LEN as u64);
                 }
+                let refused = without_memory(async { port2.try_recv() }).await.map(drop);
+                assert!(matches!(refused, Err(RecvError::OutOfMemory { .. })), "{refused:?}");
                 // The error says that the message stays.
                 let long = port2.recv().await.expect("there is memory now");
                 assert!(long.bytes() == vec![7; LEN], "trusted: {is_trusted}");
@@ -98,6 +102,29 @@ fn a_stream_says_which_message_it_has_no_memory_for_and_goes_on() {
                 assert!(port2.next().await.is_none(), "trusted: {is_trusted}");
             });
         }
+    }
+    play(TEST, &[("receives", receives)]);
+}
+
+#[test]
+fn a_typed_task_keeps_a_message_in_the_queue_that_there_is_no_memory_for() {
+    const TEST: &str =
+        "memory::a_typed_task_keeps_a_message_in_the_queue_that_there_is_no_memory_for";
+    fn receives() {
+        on_each(TEST, async || {
+            let builder = MessageChannel::builder().limit(256 << 20);
+            let MessageChannel { port1, port2 } = builder.build().expect("a channel");
+            let mut port2 = port2.typed::<Vec<u8>, ()>().into_async().expect("a reactor");
+            port1.post_message(&vec![7u8; LEN]).expect("room");
+            for _ in 0..2 {
+                let refused = without_memory(port2.recv()).await.map(drop);
+                let is_lack =
+                    matches!(&refused, Err(TypedError::Recv(RecvError::OutOfMemory { .. })));
+                assert!(is_lack, "{refused:?}");
+            }
+            let message = port2.recv().await.expect("there is memory now");
+            assert_eq!(message.data().len(), LEN);
+        });
     }
     play(TEST, &[("receives", receives)]);
 }
