@@ -154,7 +154,7 @@ impl AsyncBroadcastChannel {
                     self.in_a_row = self.in_a_row.saturating_add(message.cost());
                     return Poll::Ready(Ok(message));
                 }
-                Ok(None) => {}
+                Ok(None) => self.shortage_until = None,
                 Err(error) if self.channel.waits_for_descriptors(&error) => {
                     // Reported after one pause, so that a caller who retries does not spin.
                     let until = *self.shortage_until.get_or_insert_with(|| Deadline::after(PAUSE));

@@ -122,7 +122,7 @@ impl AsyncListener {
                     self.in_a_row += 1;
                     return Poll::Ready(Ok(port));
                 }
-                Ok(None) => {}
+                Ok(None) => self.shortage_until = None,
                 Err(error) if self.listener.is_backing_off() => {
                     // Reported after one pause, so that a caller who retries does not spin.
                     let until = *self.shortage_until.get_or_insert_with(|| Deadline::after(PAUSE));

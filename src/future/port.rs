@@ -45,9 +45,12 @@ use std::task::{Context, Poll};
 /// could not be received. As a [`Sink`] it takes bytes. If a message does not fit, the sink keeps
 /// it, and posts it when the sink is flushed, or before the next post.
 ///
-/// There is no `AsyncRead` and no `AsyncWrite`: each runtime has its own, and both lose the
-/// boundaries of messages. For a stream of bytes give the `Stream` to
-/// `tokio_util::io::StreamReader` or to `futures::stream::TryStreamExt::into_async_read`.
+/// # As bytes
+///
+/// There is no `AsyncRead` and no `AsyncWrite` here, as each runtime has its own. The stream can be
+/// read as bytes with `map_err(io::Error::from).into_async_read()` of the crate `futures`, which
+/// loses the boundaries of messages. It ends in the same way when the peer has closed its port and
+/// when it has died; [`recv`](Self::recv) says which it was.
 ///
 #[cfg_attr(feature = "tokio", doc = "```")]
 #[cfg_attr(not(feature = "tokio"), doc = "```ignore")]

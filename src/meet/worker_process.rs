@@ -15,7 +15,7 @@ use std::time::Duration;
 /// In a tokio runtime, and after a call of `wait_async`, `terminate_async` or
 /// [`background`](Self::background), a thread of the crate does this, so that the drop never waits.
 /// If the process exits within the 250 ms, the child is killed at the end of them, before the exit.
-/// Otherwise the drop itself waits.
+/// Otherwise the drop itself waits. It also waits if the kernel refuses to start that thread.
 ///
 /// A copy in a forked child does nothing when it is dropped.
 #[derive(Debug)]

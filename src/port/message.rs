@@ -194,6 +194,13 @@ impl Message {
     }
 }
 
+/// The message's bytes, whatever they were posted as.
+impl AsRef<[u8]> for Message {
+    fn as_ref(&self) -> &[u8] {
+        self.bytes()
+    }
+}
+
 impl Content for Message {
     fn content(&self) -> &[u8] {
         self.bytes()

@@ -3,7 +3,7 @@
 use crate::common::role::{command, play};
 use crate::{into_async, on_each};
 use futures_lite::future::{poll_once, zip};
-use futures_util::{SinkExt, StreamExt};
+use futures_util::{AsyncBufReadExt, SinkExt, StreamExt, TryStreamExt};
 use messageport::{CloseReason, MessageChannel, MessageError, PostError, RecvError, Worker};
 
 #[test]
@@ -141,6 +141,22 @@ fn a_post_comes_after_what_the_sink_has_kept() {
             assert!(port2.next().await.is_none() && port2.next().await.is_none());
         };
         zip(posting, taking).await;
+    });
+}
+
+#[test]
+fn a_stream_of_messages_is_read_as_bytes() {
+    on_each("whole::a_stream_of_messages_is_read_as_bytes", async || {
+        let MessageChannel { port1, port2 } = MessageChannel::new().expect("a channel");
+        let parts = [&b"one\ntw"[..], b"", b"o\n", b"three"];
+        parts.iter().for_each(|part| port1.post_bytes(part).expect("room"));
+        drop(port1);
+        let mut port2 = into_async(port2);
+        let bytes = (&mut port2).map_err(std::io::Error::from).into_async_read();
+        let lines: Vec<_> = bytes.lines().map(|line| line.expect("open")).collect().await;
+        assert_eq!(lines, ["one", "two", "three"]);
+        let end = port2.recv().await.expect_err("the end");
+        assert!(matches!(end, RecvError::Closed { reason: CloseReason::PeerDropped }), "{end}");
     });
 }
 
