@@ -33,6 +33,10 @@ pub(crate) enum Site {
     FenceBeforeLook,
     /// Between arming the flag and looking again.
     FenceBeforeSleep,
+    /// Between storing `tail` or `head` and looking whether the sleeper is awake.
+    LightFence,
+    /// Between saying that one is no longer awake and arming the flag.
+    Barrier,
     /// Between storing "reader gone" and looking at the room flag.
     FenceReaderGone,
     /// A sleeper's flag is read and cleared in one step.
@@ -71,6 +75,14 @@ pub(crate) fn fence(_site: Site) {
     std::sync::atomic::fence(Ordering::SeqCst);
 }
 
+/// The part of a fence that is left to a thread whose peer runs a barrier on its processor: that
+/// the compiler keeps the order.
+#[cfg(not(messageport_loom))]
+#[inline(always)]
+pub(crate) fn light_fence(_site: Site) {
+    std::sync::atomic::compiler_fence(Ordering::SeqCst);
+}
+
 /// Whether a step is taken: always, except in the weakened variant of a model.
 #[cfg(not(messageport_loom))]
 #[inline(always)]
@@ -91,7 +103,9 @@ pub(crate) fn swap_flag(_site: Site, flag: &AtomicU32, value: u32, ordering: Ord
 }
 
 #[cfg(messageport_loom)]
-pub(crate) use weakened::{ALL_SITES, fence, ordering, step, store_flag, swap_flag, with_weakened};
+pub(crate) use weakened::{
+    ALL_SITES, barrier, fence, light_fence, ordering, step, store_flag, swap_flag, with_weakened,
+};
 
 /// The switch that lets a model run with one ordering removed.
 #[cfg(messageport_loom)]
@@ -99,7 +113,7 @@ mod weakened {
     use super::{AtomicU32, Ordering, Site};
     use std::cell::Cell;
 
-    pub(crate) const ALL_SITES: [Site; 20] = [
+    pub(crate) const ALL_SITES: [Site; 22] = [
         Site::PublishTail,
         Site::ReadTail,
         Site::PublishHead,
@@ -108,6 +122,8 @@ mod weakened {
         Site::HeadAtShrink,
         Site::FenceBeforeLook,
         Site::FenceBeforeSleep,
+        Site::LightFence,
+        Site::Barrier,
         Site::FenceReaderGone,
         Site::TakeFlag,
         Site::Disarm,
@@ -135,6 +151,24 @@ mod weakened {
         if WEAKENED.get() != Some(site) {
             loom::sync::atomic::fence(Ordering::SeqCst);
         }
+    }
+
+    loom::lazy_static! {
+        /// What barriers and light fences change, one after the other.
+        static ref BARRIERS: AtomicU32 = AtomicU32::new(0);
+    }
+
+    /// Has its place before or after each barrier, and in no other order.
+    pub(crate) fn light_fence(site: Site) {
+        if WEAKENED.get() != Some(site) {
+            barrier();
+        }
+    }
+
+    /// A barrier: what was before a light fence that came first is seen after it, and the other way
+    /// round.
+    pub(crate) fn barrier() {
+        BARRIERS.fetch_add(1, Ordering::AcqRel);
     }
 
     pub(crate) fn step(site: Site) -> bool {

@@ -77,6 +77,29 @@ fn blocking() {
     assert_eq!(receive_end(&port2), CloseReason::PeerDropped);
 }
 
+/// Each side handles so many messages without a sleep that its waker omits its fences, and sleeps
+/// afterwards.
+fn streams() {
+    const COUNT: u32 = 100_000;
+    let (port1, port2) = pair();
+    let far = thread::spawn(move || {
+        for number in 0..COUNT {
+            while port2.post_message(&number).is_err() {
+                thread::yield_now();
+            }
+        }
+        assert_eq!(receive_text(&port2), "all");
+    });
+    let mut received = 0;
+    while received < COUNT {
+        received += port1.try_iter().count() as u32;
+    }
+    thread::sleep(Duration::from_millis(5));
+    port1.post_text("all").expect("room");
+    assert_eq!(receive_end(&port1), CloseReason::PeerDropped);
+    far.join().expect("no panic");
+}
+
 fn waits_and_cancels() {
     let (port1, port2) = pair();
     let canceller = port1.canceller().expect("a canceller");
@@ -282,8 +305,17 @@ fn every_front_makes_the_calls_of_the_document_only() {
             [$((concat!("confined ", stringify!($front)), || if confine() { $front() })),*]
         };
     }
-    let fronts: [(&str, fn()); 8] =
-        confined!(blocking, waits_and_cancels, trusted, transfers, loops, names, tasks, workers);
+    let fronts: [(&str, fn()); 9] = confined!(
+        blocking,
+        streams,
+        waits_and_cancels,
+        trusted,
+        transfers,
+        loops,
+        names,
+        tasks,
+        workers
+    );
     fn all() {
         for front in FRONTS {
             let mut child = command(TEST, &format!("confined {front}"));
@@ -297,8 +329,9 @@ fn every_front_makes_the_calls_of_the_document_only() {
             progress();
         }
     }
-    const FRONTS: [&str; 8] = [
+    const FRONTS: [&str; 9] = [
         "blocking",
+        "streams",
         "waits_and_cancels",
         "trusted",
         "transfers",

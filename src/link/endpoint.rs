@@ -392,7 +392,7 @@ impl Endpoint {
         let lanes = [(self.outgoing(), Sleeper::Receiver), (self.incoming(), Sleeper::Sender)];
         for (lane, sleeper) in lanes {
             let memory = self.region.lane(lane);
-            let wake = notifier::look(sleeper.flag(&memory), Site::FenceBeforeLook);
+            let wake = notifier::look_strictly(sleeper.flag(&memory), Site::FenceBeforeLook);
             self.wake(wake, &memory, sleeper);
         }
     }

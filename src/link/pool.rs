@@ -85,7 +85,7 @@ impl PoolMemory {
 
     fn free(&self, slot: u32) {
         handover::return_slot(self.freed(slot));
-        if notifier::look(self.waiting(), Site::FenceBeforeLook) != Wake::NoSleeper {
+        if notifier::look_strictly(self.waiting(), Site::FenceBeforeLook) != Wake::NoSleeper {
             futex::wake(self.waiting());
         }
     }

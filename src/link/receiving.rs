@@ -15,9 +15,11 @@ use crate::link::payload::{Block, Payload, PayloadHandle};
 use crate::link::pool::PeerPool;
 use crate::link::read_ahead::ReadAhead;
 use crate::link::receiving::chunks::Unfinished;
+use crate::os::barrier;
 use crate::os::clock::Deadline;
 use crate::os::reaper::Share;
 use crate::os::socket::DrainTo;
+use crate::ring::awake::Before;
 use crate::ring::consumer::{Consumer, Peek, Record};
 use crate::ring::cursor::Cursor;
 use crate::ring::notifier::{Sleep, Wait, Wake};
@@ -165,6 +167,7 @@ impl Receiving {
         // The kernel is asked before the last poll: a message committed before the death is seen.
         let hung_up = self.end.drain_doorbell(self.watched.unwrap_or(DrainTo::Silence));
         self.drained = true;
+        self.get_ready();
         match self.consumer.prepare_wait(Sleep::Doorbell) {
             Ok(Wait::Ready) => Ok(Wait::Ready),
             Ok(Wait::Sleep) if hung_up => {
@@ -195,6 +198,7 @@ impl Receiving {
     /// then `to` is [`DrainTo::TheEnd`], and a poll that finds nothing has emptied the socket.
     pub(crate) fn arm_doorbell(&mut self, to: DrainTo) {
         if self.watched.is_none() && !self.end.state().has_receiving_ended() {
+            self.get_ready();
             // The next look finds the same again.
             let _ = self.consumer.prepare_wait(Sleep::Doorbell);
         }
@@ -383,6 +387,7 @@ impl Receiving {
     #[cold]
     fn settle(&mut self, chunk: usize) -> Result<Next, RecvError> {
         self.check_open()?;
+        self.spare_fences();
         loop {
             match self.look()? {
                 Peek::Message(record) => return self.settle_message(record, chunk),
@@ -421,6 +426,24 @@ impl Receiving {
             }
         }
         Ok(Wait::Sleep)
+    }
+
+    /// Spares the sender its fences once this half has not slept for long, and omits those that the
+    /// sender spares it.
+    fn spare_fences(&mut self) {
+        if self.consumer.may_stay_awake() && barrier::is_supported() {
+            self.consumer.stay_awake();
+        }
+        if self.consumer.fences_in_vain() && barrier::takes_part() {
+            self.consumer.omit_fences();
+        }
+    }
+
+    /// Before the flag is armed: from here on the sender fences.
+    fn get_ready(&mut self) {
+        if self.consumer.get_ready() == Before::Barrier {
+            barrier::run();
+        }
     }
 
     fn broken(&mut self, corruption: Corruption) -> RecvError {

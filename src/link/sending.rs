@@ -11,8 +11,10 @@ use crate::link::endpoint::{Endpoint, Sleeper};
 use crate::link::payload::Block;
 use crate::link::pool::PoolMemory;
 use crate::link::prefault::Prefault;
+use crate::os::barrier;
 use crate::os::clock::{self, Deadline};
 use crate::os::socket;
+use crate::ring::awake::Before;
 use crate::ring::cursor::Cursor;
 use crate::ring::notifier::{Sleep, Wait, Wake};
 use crate::ring::producer::{Producer, Refusal};
@@ -114,6 +116,7 @@ impl Sending {
     /// A wait must not hold back anything staged: the peer would wait for it in turn.
     pub(crate) fn prepare_wait(&mut self, len: u64) -> Result<Wait, PostError> {
         self.commit();
+        self.get_ready();
         let wait = self.producer.prepare_wait(len, Sleep::Futex);
         // A futex does not report the peer's death, so the kernel is asked before each slice.
         if wait == Wait::Sleep && self.gone().is_some() {
@@ -127,6 +130,7 @@ impl Sending {
     /// of its releases.
     pub(crate) fn arm_room_flag(&mut self) {
         self.commit();
+        self.get_ready();
         self.producer.arm_room_flag(Sleep::Futex);
     }
 
@@ -134,6 +138,7 @@ impl Sending {
     #[cfg(any(feature = "tokio", feature = "async-io"))]
     pub(crate) fn arm_room_doorbell(&mut self) {
         self.commit();
+        self.get_ready();
         self.producer.arm_room_flag(Sleep::Doorbell);
     }
 
@@ -267,6 +272,25 @@ impl Sending {
         self.producer.recheck_after(posts);
         if asks {
             self.gone();
+        }
+        self.spare_fences();
+    }
+
+    /// Spares the receiver its fences once this half has not waited for long, and omits those that
+    /// the receiver spares it.
+    fn spare_fences(&mut self) {
+        if self.producer.may_stay_awake() && barrier::is_supported() {
+            self.producer.stay_awake();
+        }
+        if self.producer.fences_in_vain() && barrier::takes_part() {
+            self.producer.omit_fences();
+        }
+    }
+
+    /// Before the flag is armed: from here on the receiver fences.
+    fn get_ready(&mut self) {
+        if self.producer.get_ready() == Before::Barrier {
+            barrier::run();
         }
     }
 

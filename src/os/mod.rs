@@ -5,6 +5,7 @@
 //! ones that wait are those that are told to, in `poll.rs` and `futex.rs`.
 
 pub(crate) mod backoff;
+pub(crate) mod barrier;
 pub(crate) mod clock;
 pub(crate) mod epoll;
 pub(crate) mod eventfd;

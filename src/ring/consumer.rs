@@ -5,8 +5,10 @@
 //! [`Corruption`], after which the lane is never read again.
 
 use crate::error::Corruption;
+use crate::ring::awake::Awake;
 use crate::ring::cursor::{Cursor, distance};
 use crate::ring::memory::{Memory, Window};
+use crate::ring::notifier::Fences;
 use crate::ring::segment::{Geometry, Span};
 use crate::sync::Ordering;
 use crate::wire::record::{Attached, CloseKind, Format, HEADER_LEN, Header, record_len};
@@ -47,6 +49,9 @@ pub(crate) struct Consumer {
     /// Control records since the last message.
     controls: u32,
     wakes: u64,
+    awake: Awake,
+    /// Of the look for a producer that waits for room.
+    fences: Fences,
 }
 
 /// What is at the front of a lane.
@@ -80,6 +85,7 @@ impl Consumer {
         let bytes = consumed.bytes.load(Ordering::Relaxed);
         let wakes = consumed.wakes.load(Ordering::Relaxed);
         let (span, controls) = (geometry.span(cursor.segment), 0);
+        let awake = Awake::resume(&memory.lane().sleepers.message_sleeper, messages);
         Consumer {
             window: Window::new(memory),
             geometry,
@@ -94,6 +100,8 @@ impl Consumer {
             messages,
             bytes,
             wakes,
+            awake,
+            fences: Fences::ALWAYS,
         }
     }
 

@@ -27,14 +27,15 @@
 //! Producer: **plan → write → stage → commit**. A plan says where a record would go and changes
 //! nothing, so a post that fails has nothing to undo. Staging writes the record's header, and
 //! before it the control record that leads there. Committing stores `tail` once for everything
-//! staged, fences, and looks whether the consumer sleeps. A close is such a commit: its code is in
-//! the lowest bits of `tail`, which a position, a multiple of 16, leaves free.
+//! staged, fences unless the consumer is [`awake`], and looks whether the consumer sleeps. A close
+//! is such a commit: its code is in the lowest bits of `tail`, which a position, a multiple of 16,
+//! leaves free.
 //!
 //! Consumer: **peek → read → take → release**. A peek loads each header once, checks it, and passes
-//! control records, at most eight before a message. A release stores `head`, fences, and looks
-//! whether the producer sleeps; it also gives back the control records that follow. In a batch the
-//! consumer fences and looks once, at the batch's end. It may read ahead: the caller copies the
-//! records that come next, takes them from the copy, and releases them together.
+//! control records, at most eight before a message. A release stores `head`, fences in the same
+//! way, and looks whether the producer sleeps; it also gives back the control records that follow.
+//! In a batch the consumer fences and looks once, at the batch's end. It may read ahead: the caller
+//! copies the records that come next, takes them from the copy, and releases them together.
 //!
 //! On the fast path each end has a *window*: contiguous bytes from its cursor on, whose place was
 //! checked when it was opened, so that a record costs one comparison. A place for one record in the
@@ -88,6 +89,8 @@
 //! | `HeadAtShrink` | `head`, → `Producer::plan_shrink`, `go_to_base` | `PublishHead` | the same |
 //! | `FenceBeforeLook` | store `tail`, `head`, count; load the flag | the next | either is seen |
 //! | `FenceBeforeSleep` | store the flag; load those | the other two | either is seen |
+//! | `LightFence` | store `tail`, `head`; load "awake" in the flag | the next | the same |
+//! | `Barrier` | store the flag, which said "awake"; load those | `LightFence` | the same |
 //! | `FenceReaderGone` | store `reader_gone`; load the flag | `FenceBeforeSleep` | either is seen |
 //! | `TakeFlag` | the flag, sleeper → waker | `notifier::arm` | each flag, once |
 //! | `ReturnSlot` | a count, `handover::return_slot` → | `TakeSlot` | that the slot was used |
@@ -110,6 +113,7 @@
 //! | `HeadAtShrink` to Relaxed | `shrink` | a unit is overwritten while it is read |
 //! | `FenceBeforeLook` deleted | messages, room, batch, hop, slot, both ends | an endless sleep |
 //! | `FenceBeforeSleep` deleted | the same without batch, `reader_gone` | an endless sleep |
+//! | `LightFence` deleted, `Barrier` left out | both awake ones | an endless sleep |
 //! | `FenceReaderGone` deleted | `reader_gone` | an endless sleep |
 //! | `TakeFlag` as load, then clear | take, messages | an endless sleep |
 //! | `Disarm` left out | messages, room | a flag is left |
@@ -129,6 +133,7 @@
 //! are kept free hide the rest when all records have one size. So the ring model posts a larger
 //! record after smaller ones, and growth enters a segment whose whole content was released last.
 
+pub(crate) mod awake;
 pub(crate) mod consumer;
 pub(crate) mod counters;
 pub(crate) mod cursor;

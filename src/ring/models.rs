@@ -9,6 +9,7 @@
 //! requires them to fail. Posts and polls take the paths of the link: the fast path first, if the
 //! model has it, and the slow path when that finds nothing.
 
+mod awake;
 mod batches;
 mod leaving;
 mod loom_weakened;
@@ -182,7 +183,7 @@ fn slot() {
         move || {
             slot.bytes.read();
             handover::return_slot(&slot.count);
-            bell.wake(notifier::look(&slot.waiting, Site::FenceBeforeLook));
+            bell.wake(notifier::look_strictly(&slot.waiting, Site::FenceBeforeLook));
         }
     });
     // As `BufferPool` waits: it looks, and looks again after arming the flag.
@@ -303,8 +304,7 @@ impl Lane {
         posting.join().expect("the producer ends");
         let sleepers = &consumer.memory().lane().sleepers;
         for flag in [&sleepers.message_sleeper, &sleepers.room_sleeper] {
-            // Relaxed: after the threads.
-            assert_eq!(flag.load(Ordering::Relaxed), 0, "{FLAG_LEFT}");
+            assert!(!notifier::is_armed(flag), "{FLAG_LEFT}");
         }
     }
 }
@@ -372,6 +372,7 @@ fn post_waiting(
             bells.message.wake(wake);
             continue;
         }
+        awake::act(producer.get_ready());
         if producer.prepare_wait(16 * units, Sleep::Doorbell) == Wait::Sleep {
             bells.room.sleep();
             producer.cancel_wait();
@@ -391,6 +392,7 @@ fn next_waiting(consumer: &mut Consumer, bells: &Bells, is_quick: bool) -> Recor
                 bells.room.wake(consumer.release(consumer.position()));
             }
             Peek::Empty => {
+                awake::act(consumer.get_ready());
                 if consumer.prepare_wait(Sleep::Doorbell) == Ok(Wait::Sleep) {
                     bells.message.sleep();
                     consumer.cancel_wait();
@@ -471,6 +473,8 @@ const SEEN_REQUEST: Model = Model { run: || request(handover::has_request), pree
 const TAKEN_REQUEST: Model = Model { run: || request(handover::take_request), preemptions: None };
 const MESSAGES: Model = Model { run: messages, preemptions: None };
 const ROOM: Model = Model { run: room, preemptions: None };
+const AWAKE_FOR_MESSAGES: Model = Model { run: awake::for_messages, preemptions: Some(3) };
+const AWAKE_FOR_ROOM: Model = Model { run: awake::for_room, preemptions: Some(3) };
 const BATCH: Model = Model { run: batches::batch, preemptions: None };
 const AHEAD: Model = Model { run: batches::ahead, preemptions: None };
 const HOP: Model = Model { run: hop, preemptions: Some(3) };
@@ -548,6 +552,12 @@ mod loom_whole {
     #[test]
     fn no_room_is_slept_over() {
         ROOM.check();
+    }
+
+    #[test]
+    fn nor_by_a_side_that_was_awake_before() {
+        AWAKE_FOR_MESSAGES.check();
+        AWAKE_FOR_ROOM.check();
     }
 
     #[test]

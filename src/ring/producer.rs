@@ -8,10 +8,11 @@
 //! `head` is input: loaded once, checked, cached.
 
 use crate::error::Corruption;
+use crate::ring::awake::Awake;
 use crate::ring::counters::Counters;
 use crate::ring::cursor::Cursor;
 use crate::ring::memory::{Memory, Window};
-use crate::ring::notifier::{self, Wake};
+use crate::ring::notifier::{self, Fences, Wake};
 use crate::ring::route::{Plan, State, route};
 use crate::ring::segment::Geometry;
 use crate::sync::{Ordering, Site, ordering};
@@ -35,6 +36,9 @@ pub(crate) struct Producer {
     recheck_at: u64,
     counters: Counters,
     committed_messages: u64,
+    awake: Awake,
+    /// Of the look for a consumer that waits for a message.
+    fences: Fences,
 }
 
 /// Why there is no plan.
@@ -64,6 +68,7 @@ impl Producer {
         // Acquire: pairs with the Release in `Consumer::release`.
         let head = memory.lane().consumer.head.load(ordering(Site::ResumeHead, Ordering::Acquire));
         let counters = Counters::read(&memory.lane().produced);
+        let awake = Awake::resume(&memory.lane().sleepers.room_sleeper, counters.messages);
         Ok(Producer {
             window: Window::new(memory),
             state: State::resume(geometry, cursor, head, vacated_at)?,
@@ -71,6 +76,8 @@ impl Producer {
             recheck_at: counters.messages.wrapping_add(NEVER),
             committed_messages: counters.messages,
             counters,
+            awake,
+            fences: Fences::ALWAYS,
         })
     }
 
@@ -162,7 +169,8 @@ impl Producer {
         // Release: pairs with the Acquire in `Consumer::refresh_tail`; publishes the records.
         let tail = self.committed | end;
         lane.producer.tail.store(tail, ordering(Site::PublishTail, Ordering::Release));
-        let wake = notifier::look(&lane.sleepers.message_sleeper, Site::FenceBeforeLook);
+        let flag = &lane.sleepers.message_sleeper;
+        let wake = notifier::look(flag, self.fences, Site::FenceBeforeLook);
         if wake != Wake::NoSleeper {
             self.counters.wakes = self.counters.wakes.wrapping_add(1);
             // Relaxed: a number for people, as in `count_full` and `write_control`.

@@ -9,11 +9,12 @@ use std::path::Path;
 use proptest::prelude::*;
 use proptest::test_runner::Config;
 
+use crate::ring::awake::{Awake, Before, LONG};
 use crate::ring::consumer::Peek;
 use crate::ring::cursor::{Cursor, distance};
 use crate::ring::fuzzing;
 use crate::ring::harness::{CLOSE_KINDS, Op, Rig};
-use crate::ring::notifier::{self, Sleep, Wake};
+use crate::ring::notifier::{self, Fences, Sleep, Wake};
 use crate::ring::producer::Refusal;
 use crate::ring::segment::Geometry;
 use crate::sync::{AtomicU32, Ordering, Site};
@@ -282,12 +283,34 @@ fn a_reader_that_leaves_is_seen_and_ends_a_wait_for_room() {
 fn a_flag_that_a_peer_made_up_is_a_ring_of_the_doorbell() {
     for (code, wake) in [(0, Wake::NoSleeper), (1, Wake::Futex), (2, Wake::Doorbell)]
         .into_iter()
-        .chain([3, 255, u32::MAX].map(|nonsense| (nonsense, Wake::Doorbell)))
+        .chain([4, 255, u32::MAX].map(|nonsense| (nonsense, Wake::Doorbell)))
     {
         let flag = AtomicU32::new(code);
-        assert_eq!(notifier::look(&flag, Site::FenceBeforeLook), wake);
+        assert_eq!(notifier::look_strictly(&flag, Site::FenceBeforeLook), wake);
         assert_eq!(flag.load(Ordering::Relaxed), 0);
     }
+}
+
+#[test]
+fn a_side_that_sleeps_after_it_was_awake_needs_one_barrier() {
+    let flag = AtomicU32::new(0);
+    let mut awake = Awake::resume(&flag, 7);
+    assert!(!awake.is_due(7 + LONG - 1) && awake.is_due(7 + LONG));
+    assert_eq!(awake.get_ready(&flag, 8), Before::Nothing);
+    assert!(!awake.is_due(8 + LONG - 1), "it was about to sleep");
+    awake.stay_awake(&flag);
+    assert!(!awake.is_due(u64::MAX), "it is awake already");
+    for (fences, now) in [(Fences::UNLESS_AWAKE, 3), (Fences::ALWAYS, 3)] {
+        assert_eq!(notifier::look(&flag, fences, Site::FenceBeforeLook), Wake::NoSleeper);
+        assert_eq!(flag.load(Ordering::Relaxed), now);
+    }
+    // The next owner finds the flag, and so does one that takes over later.
+    assert_eq!(Awake::resume(&flag, 0).get_ready(&flag, 0), Before::Barrier);
+    assert_eq!(awake.get_ready(&flag, 9), Before::Barrier);
+    assert_eq!(flag.load(Ordering::Relaxed), 0);
+    assert_eq!(awake.get_ready(&flag, 9), Before::Nothing);
+    notifier::arm(&flag, Sleep::Doorbell);
+    assert_eq!(notifier::look(&flag, Fences::UNLESS_AWAKE, Site::FenceBeforeLook), Wake::Doorbell);
 }
 
 #[test]

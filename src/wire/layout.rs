@@ -38,7 +38,7 @@ use crate::sync::{AtomicU32, AtomicU64};
 /// "MSGPORT\0", read as a little-endian number.
 pub(crate) const MAGIC: u64 = u64::from_le_bytes(*b"MSGPORT\0");
 /// Version of everything in this file, in `record.rs`, in `frame.rs`, and of a pool's memory.
-pub(crate) const VERSION: u32 = 4;
+pub(crate) const VERSION: u32 = 5;
 /// Feature bits that this version knows: none.
 pub(crate) const FEATURES: u32 = 0;
 /// Where the first area starts: a multiple of every page size in use (4, 16, 64 KiB).
@@ -93,6 +93,7 @@ pub(crate) struct HeadLine {
 /// | 0 | not asleep, or the flag was taken and the wake is on its way | waker, sleeper: swap |
 /// | 1 | asleep on this word as a futex | sleeper |
 /// | 2 | asleep on the doorbell, or its descriptor is watched | sleeper |
+/// | 3 | awake: it arms the flag only after a barrier, so a waker needs no fence | sleeper |
 /// | else | invalid, from a hostile peer; read as 2, the wake that is always harmless | |
 #[repr(C, align(128))]
 #[derive(Debug, Default)]

@@ -77,6 +77,7 @@ fn number(name: &str) -> Option<c_long> {
         ("listen", libc::SYS_listen),
         ("lseek", libc::SYS_lseek),
         ("madvise", libc::SYS_madvise),
+        ("membarrier", libc::SYS_membarrier),
         ("memfd_create", libc::SYS_memfd_create),
         ("mkdir", libc::SYS_mkdir),
         ("mmap", libc::SYS_mmap),

@@ -4,8 +4,13 @@ use super::*;
 use crate::link::pool::PoolMemory;
 use crate::link::sending::Sending;
 use crate::link::transfer;
+use crate::os::poll;
 use crate::os::reaper::Foreign;
+use crate::ring::awake::LONG;
+use crate::ring::notifier;
 use crate::wire::record::Format;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::thread;
 
 /// A sending half, and the receiving half of the other end.
 fn lane() -> (Sending, Receiving) {
@@ -207,4 +212,49 @@ fn a_pool_is_mapped_before_a_sleep() {
     assert!(!pool.is_mapped());
     assert_eq!(receiving.prepare_wait().expect("an open end"), Wait::Sleep);
     assert!(pool.is_mapped());
+}
+
+/// A lost wake would leave it asleep for ever: it waits for the doorbell alone.
+#[test]
+fn a_receiver_that_was_awake_is_woken() {
+    const ROUNDS: u64 = if cfg!(miri) { 0 } else { 40 };
+    let ((mut sending, _), (_, mut receiving)) =
+        transfer::create_pair(1 << 20, 1 << 20, 0, false).expect("a channel");
+    let taken = Arc::new(AtomicU64::new(0));
+    let seen = taken.clone();
+    let sender = thread::spawn(move || {
+        for round in 1..=ROUNDS {
+            for _ in 0..LONG {
+                sending.stage_bytes(&[1; 8], Format::Bytes).expect("room");
+                sending.commit();
+            }
+            while seen.load(Ordering::SeqCst) < round * (LONG + 1) - 1 {
+                thread::yield_now();
+            }
+            // The receiver is about to sleep, or asleep.
+            (0..round * 50).for_each(|_| hint::spin_loop());
+            sending.stage_bytes(&[1; 8], Format::Bytes).expect("room");
+            sending.commit();
+            while seen.load(Ordering::SeqCst) < round * (LONG + 1) {
+                thread::yield_now();
+            }
+        }
+    });
+    let mut barriers = 0;
+    while taken.load(Ordering::SeqCst) < ROUNDS * (LONG + 1) {
+        if let Some(payload) = receiving.poll().expect("an open end") {
+            receiving.give_back(payload.handle());
+            taken.fetch_add(1, Ordering::SeqCst);
+        } else if taken.load(Ordering::SeqCst) % (LONG + 1) == LONG {
+            let is_awake =
+                notifier::is_awake(&receiving.consumer.memory().lane().sleepers.message_sleeper);
+            barriers += u64::from(is_awake);
+            if receiving.prepare_wait().expect("an open end") == Wait::Sleep {
+                poll::wait_readable(&[receiving.end.doorbell()], None).expect("a ring");
+                receiving.consumer.cancel_wait();
+            }
+        }
+    }
+    sender.join().expect("the sender ends");
+    assert!(barriers > 0 || ROUNDS == 0 || !barrier::is_supported(), "it was never awake");
 }

@@ -33,7 +33,7 @@ impl Consumer {
     fn publish_and_look(&mut self) -> Wake {
         self.publish_head();
         let lane = self.window.memory().lane();
-        let wake = notifier::look(&lane.sleepers.room_sleeper, Site::FenceBeforeLook);
+        let wake = notifier::look(&lane.sleepers.room_sleeper, self.fences, Site::FenceBeforeLook);
         self.count(wake)
     }
 
@@ -58,8 +58,8 @@ impl Consumer {
     /// Returns whether it did; not if nothing more is known, or if it sees a sleeper all the same.
     pub(crate) fn release_quietly(&mut self) -> bool {
         let lane = self.window.memory().lane();
-        // Relaxed: a hint that saves a sleeper the wait; the release that follows looks again.
-        let sleeps = || lane.sleepers.room_sleeper.load(Ordering::Relaxed) != 0;
+        // A hint that saves a sleeper the wait; the release that follows looks again.
+        let sleeps = || notifier::is_armed(&lane.sleepers.room_sleeper);
         if self.cursor.position == self.tail || sleeps() {
             return false;
         }

@@ -70,6 +70,13 @@ fn without_the_sleepers_fence_the_message_and_room_models_fail() {
 }
 
 #[test]
+fn without_either_part_of_a_barrier_the_models_of_an_awake_side_fail() {
+    for site in [Site::LightFence, Site::Barrier] {
+        fail_without(site, LOST_WAKE, &[AWAKE_FOR_MESSAGES, AWAKE_FOR_ROOM]);
+    }
+}
+
+#[test]
 fn without_the_leavers_fence_the_reader_gone_model_fails() {
     fail_without(Site::FenceReaderGone, LOST_WAKE, &[READER_GONE]);
 }
@@ -129,6 +136,8 @@ fn every_site_has_a_twin() {
         | Site::HeadAtShrink
         | Site::FenceBeforeLook
         | Site::FenceBeforeSleep
+        | Site::LightFence
+        | Site::Barrier
         | Site::FenceReaderGone
         | Site::TakeFlag
         | Site::Disarm

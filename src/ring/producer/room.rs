@@ -2,8 +2,9 @@
 //! the consumer has not released.
 
 use super::{Producer, Refusal};
+use crate::ring::awake::Before;
 use crate::ring::cursor::distance;
-use crate::ring::notifier::{self, Sleep, Wait, Wake};
+use crate::ring::notifier::{self, Fences, Sleep, Wait, Wake};
 use crate::sync::{Ordering, Site, step};
 use crate::wire::record::{Header, record_len};
 
@@ -31,6 +32,34 @@ impl Producer {
         }
         self.write_control(Header::Jump { segment: 0 });
         Ok(Some(self.commit()))
+    }
+
+    /// Before `prepare_wait` and `arm_room_flag`: tells the consumer to fence, if it may omit that.
+    pub(crate) fn get_ready(&mut self) -> Before {
+        let flag = &self.window.memory().lane().sleepers.room_sleeper;
+        self.awake.get_ready(flag, self.counters.messages)
+    }
+
+    /// Whether this end has not waited for long; see [`Awake`](crate::ring::awake::Awake).
+    pub(crate) fn may_stay_awake(&self) -> bool {
+        self.awake.is_due(self.counters.messages)
+    }
+
+    /// Tells the consumer to omit its fences until the next `get_ready`.
+    pub(crate) fn stay_awake(&mut self) {
+        self.awake.stay_awake(&self.window.memory().lane().sleepers.room_sleeper);
+    }
+
+    /// Whether the consumer is awake, and this end fences all the same.
+    pub(crate) fn fences_in_vain(&self) -> bool {
+        self.fences == Fences::ALWAYS
+            && notifier::is_awake(&self.window.memory().lane().sleepers.message_sleeper)
+    }
+
+    /// Omits the fence of each look for a consumer that is awake: the threads of this process take
+    /// part in its barriers.
+    pub(crate) fn omit_fences(&mut self) {
+        self.fences = Fences::UNLESS_AWAKE;
     }
 
     /// Second check of a producer that waits for room for `len` payload bytes.
