@@ -101,6 +101,7 @@ fn number(name: &str) -> Option<c_long> {
         ("recvfrom", libc::SYS_recvfrom),
         ("recvmsg", libc::SYS_recvmsg),
         ("renameat", libc::SYS_renameat),
+        ("restart_syscall", libc::SYS_restart_syscall),
         ("rmdir", libc::SYS_rmdir),
         ("rseq", libc::SYS_rseq),
         ("rt_sigaction", libc::SYS_rt_sigaction),
