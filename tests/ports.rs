@@ -11,6 +11,8 @@ mod memory;
 mod posting;
 #[path = "ports/serializing.rs"]
 mod serializing;
+#[path = "ports/short.rs"]
+mod short;
 
 use common::{receive, receive_end, receive_text, refusal};
 use messageport::{

@@ -6,6 +6,7 @@
 #![allow(unsafe_code)]
 
 mod copy;
+mod writer;
 
 use crate::error::SystemError;
 use crate::link::archive::{self, Receive, SafeArchive};
@@ -14,15 +15,15 @@ use crate::ring::consumer::Record;
 use crate::ring::memory::{Grant, Memory, Plain, Window};
 use crate::ring::producer::Producer;
 use crate::ring::route::Plan;
-use crate::wire::record::{Format, HEADER_LEN, Header, record_len};
+use crate::wire::record::{Format, HEADER_LEN, Header, MOST_IN_HEADER, is_short_len, record_len};
 use rkyv::Serialize;
 use rkyv::api::high::HighSerializer;
-use rkyv::rancor::{BoxedError, Fallible, Source, Strategy};
+use rkyv::rancor::{BoxedError, Fallible, Strategy};
 use rkyv::ser::allocator::{Arena, ArenaHandle};
-use rkyv::ser::{Positional, Serializer, Writer, sharing::Share};
-use std::marker::PhantomData;
+use rkyv::ser::{Serializer, sharing::Share};
 use std::ops::Range;
 use std::ptr::NonNull;
+pub use writer::PayloadWriter;
 
 /// The serializer that [`post_message`](crate::MessagePort::post_message) passes to a value.
 pub type PostSerializer<'a> = HighSerializer<PayloadWriter<'a>, ArenaHandle<'a>, BoxedError>;
@@ -60,83 +61,6 @@ pub trait Post: Receive + for<'a> Serialize<PostSerializer<'a>> {}
 
 impl<T: Receive + for<'a> Serialize<PostSerializer<'a>>> Post for T {}
 
-/// Writes the bytes of a record from front to back. When the room is used up, it continues to count
-/// the bytes.
-///
-/// It has exactly three words: a post moves this around, and each further word costs as much as the
-/// copy of a small message.
-///
-/// INVARIANT (room): `start` is valid for writes of `room` bytes while it lives, and they are the
-/// producer's: see `planned`. Without room it is dangling, or it is a `Vec<u8>` that only this
-/// writer uses, and takes everything.
-#[derive(Debug)]
-pub struct PayloadWriter<'a> {
-    start: NonNull<u8>,
-    room: usize,
-    written: usize,
-    _room: PhantomData<&'a mut [u8]>,
-}
-
-impl<'a> PayloadWriter<'a> {
-    /// INVARIANT (room): the caller has established it.
-    fn new(start: NonNull<u8>, room: usize) -> PayloadWriter<'a> {
-        let start = if room == 0 { NonNull::dangling() } else { start };
-        PayloadWriter { start, room, written: 0, _room: PhantomData }
-    }
-
-    /// A writer that only counts.
-    fn counting() -> PayloadWriter<'static> {
-        PayloadWriter::new(NonNull::dangling(), 0)
-    }
-
-    /// A writer that appends to `bytes`.
-    fn appending(bytes: &'a mut Vec<u8>) -> PayloadWriter<'a> {
-        let start = NonNull::from(bytes).cast();
-        PayloadWriter { start, room: 0, written: 0, _room: PhantomData }
-    }
-}
-
-impl Positional for PayloadWriter<'_> {
-    #[inline(always)]
-    fn pos(&self) -> usize {
-        self.written
-    }
-}
-
-impl Writer<BoxedError> for PayloadWriter<'_> {
-    #[inline(always)]
-    fn write(&mut self, bytes: &[u8]) -> Result<(), BoxedError> {
-        // A value can make this count overflow: it saturates, beyond all room.
-        let end = self.written.saturating_add(bytes.len());
-        if end <= self.room {
-            // SAFETY: (room) `end` was just compared with it.
-            let place = unsafe { self.start.add(self.written) };
-            // SAFETY: as above; a slice of ours cannot overlap the ring.
-            unsafe { copy::copy(bytes, place) };
-        } else if self.room == 0 && self.start != NonNull::dangling() {
-            // SAFETY: (room) it is a vector, borrowed for as long as this lives.
-            unsafe { append(self.start.cast(), bytes) }?;
-        }
-        self.written = end;
-        Ok(())
-    }
-}
-
-/// A separate function, by value: if a call borrowed the writer, the writer would be kept in memory
-/// in every post, which doubles its cost.
-///
-/// # Safety
-/// `to` must be a vector that is not used otherwise meanwhile.
-#[cold]
-#[inline(never)]
-unsafe fn append(mut to: NonNull<Vec<u8>>, bytes: &[u8]) -> Result<(), BoxedError> {
-    // SAFETY: upheld by the caller, see `# Safety`.
-    let to = unsafe { to.as_mut() };
-    to.try_reserve(bytes.len()).map_err(BoxedError::new)?;
-    to.extend_from_slice(bytes);
-    Ok(())
-}
-
 /// Serialises `value` where `plan` says; without a plan, only counts. Returns how many bytes it
 /// took or would have taken; what exceeds the plan's room is not written.
 #[inline(always)]
@@ -166,6 +90,25 @@ pub(crate) fn serialize_in<T: Post>(
     // (room) by (planned): see `fill_grant`.
     let writer = PayloadWriter::new(grant.payload(), grant.payload_len() as usize);
     run(value, writer, arena).map(|written| written as u64)
+}
+
+/// The same, of a value that may fit the header of its record.
+#[inline(always)]
+pub(crate) fn serialize_short<T: Post>(
+    value: &T,
+    grant: &Grant<'_>,
+    arena: &mut Arena,
+) -> Result<u64, BoxedError> {
+    // (room) by (planned): see `fill_grant`; these are bytes of its header.
+    let writer = PayloadWriter::new(grant.short_payload(), MOST_IN_HEADER as usize);
+    run(value, writer, arena).map(|written| written as u64)
+}
+
+/// Whether the archive of a `T` fits the header of a record, unless it has bytes of its own outside
+/// of the value.
+#[inline(always)]
+pub(crate) const fn may_be_short<T: Post>() -> bool {
+    is_short_len(size_of::<T::Archived>() as u64)
 }
 
 /// Serialises `value` into `bytes`, which are 16-aligned unless there are none. Returns how many
@@ -205,7 +148,7 @@ fn run<T: Post>(
     };
     let mut serializer = Serializer::new(writer, arena.acquire(), Share::new());
     rkyv::api::serialize_using::<_, BoxedError>(value, &mut serializer)?;
-    let written = serializer.into_writer().written;
+    let written = serializer.into_writer().written();
     if const { archive::may_be_too_deep::<T>() } && written >= archive::LEAST_TOO_DEEP {
         check_depth(value)?;
     }
@@ -230,6 +173,19 @@ pub(crate) fn wipe(producer: &Producer, plan: &Plan) {
     let (place, len) = (planned(producer, plan, plan.payload_room()), plan.payload_room());
     // SAFETY: (planned) the bytes are the producer's alone, and their pages were made.
     unsafe { place.as_ptr().write_bytes(0, len as usize) };
+}
+
+/// Up to eight bytes, and zeros, in a word.
+#[inline(always)]
+pub(crate) fn word_of(bytes: &[u8]) -> u64 {
+    if let Some(word) = bytes.first_chunk::<8>() {
+        return u64::from_ne_bytes(*word);
+    }
+    let mut word = [0; 8];
+    for (to, from) in word.iter_mut().zip(bytes) {
+        *to = *from;
+    }
+    u64::from_ne_bytes(word)
 }
 
 /// Fast path of `fill`: copies `bytes` into the grant of their record.
@@ -365,12 +321,30 @@ impl Payload {
         if count > blocks.capacity() {
             return None;
         }
+        if record.is_short() {
+            return Some(Payload::short_copied(window, record, blocks, handle));
+        }
         let from = window.payload((count * size_of::<Block>()) as u64);
         let start = NonNull::from(blocks.spare_capacity_mut()).cast::<u8>();
         // SAFETY: the source was just checked, and starts at a multiple of 16; there is room for
         // `count` blocks, which no other code has.
         unsafe { copy::copy_out(from, start, count) };
         Some(Payload { start, traits: traits_of(record) | IS_COPY, handle })
+    }
+
+    /// The same, of a short message.
+    fn short_copied(
+        window: &Window,
+        record: &Record,
+        blocks: &mut Vec<Block>,
+        handle: u64,
+    ) -> Payload {
+        blocks.clear();
+        blocks.push(Block::of_word(window.short_word()));
+        let start = NonNull::from(blocks.as_mut_slice()).cast();
+        // An entry of the slab is empty while a payload is in it, see `copied`.
+        blocks.clear();
+        Payload { start, traits: traits_of(record) | IS_COPY, handle }
     }
 
     /// A payload that [`copy_further`] has copied out in full. The slab keeps `blocks` as they are
@@ -389,7 +363,10 @@ impl Payload {
     /// `handle` is given back.
     #[inline(always)]
     pub(crate) fn in_ring(window: &Window, record: &Record, handle: u64) -> Payload {
-        let start = window.payload(u64::from(record.len));
+        let start = match record.is_short() {
+            true => window.short_payload(),
+            false => window.payload(u64::from(record.len)),
+        };
         Payload::lent(start, traits_of(record), handle)
     }
 
@@ -411,16 +388,35 @@ impl Payload {
     pub(crate) fn ahead(records: &[Block]) -> Option<Payload> {
         let (header, rest) = records.split_first()?;
         let words @ [first, _] = header.words();
-        if !Header::is_plain(words) || first as u32 as usize > size_of_val(rest) {
+        let start = if Header::is_plain(words) && first as u32 as usize <= size_of_val(rest) {
+            NonNull::from(rest).cast()
+        } else if Header::is_short_message(first) {
+            NonNull::from(&header.0[8..]).cast()
+        } else {
             return None;
+        };
+        Some(Payload { start, traits: first | IS_AHEAD, handle: 0 })
+    }
+
+    /// Bytes of the record that the payload was in, if it was that of a plain message.
+    #[inline(always)]
+    pub(crate) fn record(&self) -> u64 {
+        match Header::is_short(self.traits) {
+            true => HEADER_LEN,
+            false => record_len(u64::from(self.len())),
         }
-        Some(Payload { start: NonNull::from(rest).cast(), traits: first | IS_AHEAD, handle: 0 })
     }
 
     /// Copies the payload of a message out of the area, each byte once, into the first of `blocks`,
     /// which stay unchanged until the handle comes back. `None` if they are too few.
     #[inline(always)]
     pub(crate) fn alone(message: &Plain<'_>, blocks: &mut [Block]) -> Option<Payload> {
+        if let Some(word) = message.short() {
+            let first = blocks.first_mut()?;
+            *first = Block::of_word(word);
+            let (start, traits) = (NonNull::from(first).cast(), message.header() | IS_AHEAD);
+            return Some(Payload { start, traits, handle: 0 });
+        }
         let count = message.padded_len() as usize / size_of::<Block>();
         let start = NonNull::from(blocks.get_mut(..count)?).cast();
         // SAFETY: (plain) the source has as many blocks, and starts at a multiple of 16; the
@@ -518,6 +514,13 @@ pub(crate) fn into_blocks(payload: &Payload, mut memory: Vec<Block>) -> Vec<Bloc
     let first = distance / size_of::<Block>();
     let is_inside = first < memory.capacity() && count <= memory.capacity() - first;
     assert!(is_inside || count == 0, "the memory of another payload");
+    if payload.bytes().len() <= MOST_IN_HEADER as usize {
+        // It may be in the header of its record, which is not where a block begins.
+        let word = word_of(payload.bytes());
+        memory.clear();
+        memory.extend((count != 0).then(|| Block::of_word(word)));
+        return memory;
+    }
     if first != 0 && count != 0 {
         let start = memory.as_mut_ptr();
         // SAFETY: just checked to be inside.
@@ -549,6 +552,14 @@ const IS_AHEAD: u64 = 1 << 63;
 pub(crate) struct Block([u8; 16]);
 
 impl Block {
+    /// A word, and zeros.
+    #[inline(always)]
+    fn of_word(word: u64) -> Block {
+        let mut bytes = [0; 16];
+        bytes[..8].copy_from_slice(&word.to_ne_bytes());
+        Block(bytes)
+    }
+
     /// The two words of a header.
     #[inline(always)]
     fn words(&self) -> [u64; 2] {

@@ -10,7 +10,6 @@ mod tests;
 use crate::link::payload::{self, Block, Payload};
 use crate::ring::consumer::Consumer;
 use crate::ring::memory::Plain;
-use crate::wire::record::record_len;
 use std::collections::TryReserveError;
 
 /// The memory of the copy. The receiving half counts its messages that are in use, and does not let
@@ -30,7 +29,7 @@ impl ReadAhead {
     pub(crate) fn take_copied(&self, consumer: &mut Consumer) -> Option<Payload> {
         let copied = consumer.ahead()?;
         let payload = Payload::ahead(self.blocks.get(copied)?)?;
-        consumer.take_plain(record_len(u64::from(payload.len())), payload.len());
+        consumer.take_plain(payload.record(), payload.len());
         Some(payload)
     }
 

@@ -23,7 +23,7 @@ use crate::ring::awake::Before;
 use crate::ring::consumer::{Consumer, Peek, Record};
 use crate::ring::cursor::Cursor;
 use crate::ring::notifier::{Sleep, Wait, Wake};
-use crate::wire::record::{Attached, CloseKind, record_len};
+use crate::wire::record::{Attached, CloseKind};
 use std::fmt;
 use std::hint;
 use std::os::fd::BorrowedFd;
@@ -345,7 +345,7 @@ impl Receiving {
     #[inline(always)]
     fn lend(&mut self, record: &Record) -> Payload {
         (self.empty_looks, self.pools_in_a_row) = (0, 0);
-        let start = record.end.wrapping_sub(record_len(u64::from(record.len)));
+        let start = self.consumer.position();
         let handle = self.lent.lend(start);
         let payload = Payload::in_ring(self.consumer.window(), record, handle);
         self.consumer.take(record);

@@ -22,7 +22,7 @@ mod tail;
 use ahead::Copied;
 
 /// INVARIANT (bounds): a [`Record`] that `peek` returns lies inside its segment, and its payload
-/// starts at a multiple of 16.
+/// starts at a multiple of 16, or of 8 in a short message.
 /// INVARIANT (owner): the bytes from `released` to `tail` are this end's to read, as far as the
 /// producer keeps the protocol.
 /// INVARIANT (window): the window begins at the cursor and ends with its segment, unless it is
@@ -75,6 +75,14 @@ pub(crate) struct Record {
     pub end: u64,
 }
 
+impl Record {
+    /// Whether its payload is in its header: then it begins at a multiple of 8 alone.
+    #[inline(always)]
+    pub(crate) fn is_short(&self) -> bool {
+        !self.payload_offset.is_multiple_of(HEADER_LEN)
+    }
+}
+
 impl Consumer {
     /// A consumer that continues at `cursor`; the tail is checked at the first poll.
     pub(crate) fn resume(memory: Memory, geometry: Geometry, cursor: Cursor) -> Consumer {
@@ -108,7 +116,11 @@ impl Consumer {
     /// Fast path of `peek`: see [`next_plain`](Consumer::next_plain).
     pub(crate) fn peek_fast(&mut self) -> Option<Record> {
         let first = self.next_plain()?.header();
-        Some(self.at(first as u32, Format::of_header(first), Attached::Nothing))
+        let (len, format) = (first as u32, Format::of_header(first));
+        Some(match Header::is_short(first) {
+            true => self.short_at(len, format),
+            false => self.at(len, format, Attached::Nothing),
+        })
     }
 
     /// Whether the producer has committed something that was not taken yet. For loops that look
@@ -136,6 +148,10 @@ impl Consumer {
                     self.open_window();
                     return Ok(Peek::Message(self.at(len, format, attached)));
                 }
+                Header::Short { len, format, .. } => {
+                    self.open_window();
+                    return Ok(Peek::Message(self.short_at(len, format)));
+                }
                 control => self.pass(control)?,
             }
             if self.cursor.position == self.tail {
@@ -154,8 +170,7 @@ impl Consumer {
     /// The same for a record that is not shown as a message, and does not count as one.
     #[inline(always)]
     pub(crate) fn skip(&mut self, record: &Record) {
-        debug_assert_eq!(record.end, self.at(record.len, record.format, record.attached).end);
-        self.step(record_len(u64::from(record.len)));
+        self.step(distance(record.end, self.cursor.position));
     }
 
     /// Steps over a record of `record` bytes.
@@ -207,6 +222,17 @@ impl Consumer {
             format,
             attached,
             end: self.cursor.position.wrapping_add(record_len(u64::from(len))),
+        }
+    }
+
+    /// The same, of a short message.
+    fn short_at(&self, len: u32, format: Format) -> Record {
+        Record {
+            payload_offset: self.cursor.offset_in(self.span) + HEADER_LEN / 2,
+            len,
+            format,
+            attached: Attached::Nothing,
+            end: self.cursor.position.wrapping_add(HEADER_LEN),
         }
     }
 

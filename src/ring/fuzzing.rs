@@ -11,7 +11,7 @@ use crate::ring::notifier::Sleep;
 use crate::ring::producer::Producer;
 use crate::ring::segment::Geometry;
 use crate::sync::Ordering;
-use crate::wire::record::{Attached, Format, Header, record_len};
+use crate::wire::record::{Attached, Format, Header, is_short_len, record_len};
 
 /// An honest producer and an honest consumer against a model, step by step.
 pub fn lane_ops(data: &[u8]) {
@@ -147,6 +147,10 @@ impl Scene {
         let len = (value / 4 * 5) as u32;
         let segment = (value / 4) as u32 % (self.geometry.segments() + 1);
         let (header, next) = match value % 4 {
+            1 if is_short_len(u64::from(len)) => {
+                let header = Header::Short { len, format: Format::Bytes, bytes: [value as u8; 8] };
+                (header, self.shadow.advanced(16))
+            }
             0 | 1 => {
                 let header =
                     Header::Message { len, format: Format::Bytes, attached: Attached::Nothing };
@@ -231,14 +235,23 @@ impl Scene {
     fn check_record(&self, record: &Record) {
         let cursor = self.consumer.cursor();
         let at = cursor.offset(&self.geometry);
-        assert_eq!(record.payload_offset, at + 16);
-        let len = record_len(u64::from(record.len));
+        let [first, detail] = self.memory.read_header(at);
+        let (header, behind, len) = match record.is_short() {
+            true => {
+                let bytes = detail.to_ne_bytes();
+                (Header::Short { len: record.len, format: record.format, bytes }, 8, 16)
+            }
+            false => {
+                let Record { len, format, attached, .. } = *record;
+                let header = Header::Message { len, format, attached };
+                (header, 16, record_len(u64::from(len)))
+            }
+        };
+        assert_eq!(record.payload_offset, at + behind);
         assert!(len <= cursor.until_end(&self.geometry), "a record across a segment's end");
         assert!(at + len <= self.geometry.limit(), "a record outside the area");
         assert_eq!(record.end, cursor.position.wrapping_add(len));
-        let header =
-            Header::Message { len: record.len, format: record.format, attached: record.attached };
-        assert_eq!(self.memory.read_header(at), header.encode());
+        assert_eq!([first, detail], header.encode());
     }
 
     fn consumer_does(&mut self, script: &mut Script<'_>) {

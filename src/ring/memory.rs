@@ -199,12 +199,18 @@ mod mapped {
             if self.left < HEADER_LEN {
                 return None;
             }
-            let words @ [header, _] = self.read_header();
-            let record = record_len(u64::from(header as u32));
-            if !Header::is_plain(words) || record > known || record > self.left {
+            let words @ [header, detail] = self.read_header();
+            let record = if Header::is_plain(words) {
+                record_len(u64::from(header as u32))
+            } else if Header::is_short_message(header) {
+                HEADER_LEN
+            } else {
+                return None;
+            };
+            if record > known || record > self.left {
                 return None;
             }
-            Some(Plain { at: self.at, record, header, _window: PhantomData })
+            Some(Plain { at: self.at, record, header, detail, _window: PhantomData })
         }
 
         /// Where the next `len` bytes are.
@@ -215,6 +221,24 @@ mod mapped {
         pub(crate) fn bytes(&self, len: u64) -> NonNull<u8> {
             assert!(len <= self.left, "outside the window");
             self.at
+        }
+
+        /// The payload of the next record, and bytes without meaning, if it is a short message.
+        ///
+        /// # Panics
+        /// If the window is closed.
+        pub(crate) fn short_word(&self) -> u64 {
+            self.read_header()[1]
+        }
+
+        /// Where the payload of the next record is, if it is a short message.
+        ///
+        /// # Panics
+        /// If the window is closed.
+        pub(crate) fn short_payload(&self) -> NonNull<u8> {
+            assert!(self.left >= 16, "outside the window");
+            // SAFETY: (window) just compared with what is left.
+            unsafe { self.at.add(8) }
         }
 
         /// Where the `len` payload bytes of the next record are.
@@ -260,6 +284,35 @@ mod mapped {
             unsafe { self.at.add(16) }
         }
 
+        /// Where the payload of a short message goes: eight bytes of the header.
+        #[inline(always)]
+        pub(crate) fn short_payload(&self) -> NonNull<u8> {
+            // SAFETY: (grant).
+            unsafe { self.at.add(8) }
+        }
+
+        /// Writes the header of a short message of `len` bytes, whose payload is `bytes`; returns
+        /// the record's length.
+        #[inline(always)]
+        pub(crate) fn seal_short(&self, len: u32, format: Format, bytes: u64) -> u64 {
+            // SAFETY: (grant).
+            let [first, second] = unsafe { header_at(self.at) };
+            // Relaxed: published by the tail that follows.
+            first.store(Header::short(len, format), Ordering::Relaxed);
+            second.store(bytes, Ordering::Relaxed);
+            HEADER_LEN
+        }
+
+        /// The same, where the payload is there already.
+        #[inline(always)]
+        pub(crate) fn seal_written_short(&self, len: u32, format: Format) -> u64 {
+            // SAFETY: (grant).
+            let [first, _] = unsafe { header_at(self.at) };
+            // Relaxed: published by the tail that follows.
+            first.store(Header::short(len, format), Ordering::Relaxed);
+            HEADER_LEN
+        }
+
         /// Writes the header of a plain message of `len` bytes; returns the record's length.
         ///
         /// # Panics
@@ -288,6 +341,7 @@ mod mapped {
         at: NonNull<u8>,
         record: u64,
         header: u64,
+        detail: u64,
         _window: PhantomData<&'w Window>,
     }
 
@@ -304,7 +358,13 @@ mod mapped {
             self.record
         }
 
-        /// Bytes of the payload, padding included.
+        /// The payload and bytes without meaning, if it is a short message.
+        #[inline(always)]
+        pub(crate) fn short(&self) -> Option<u64> {
+            Header::is_short(self.header).then_some(self.detail)
+        }
+
+        /// Bytes of the payload after the header, padding included.
         #[inline(always)]
         pub(crate) fn padded_len(&self) -> u64 {
             self.record - HEADER_LEN
@@ -313,8 +373,9 @@ mod mapped {
         /// Where the payload is.
         #[inline(always)]
         pub(crate) fn payload(&self) -> NonNull<u8> {
+            let offset = if Header::is_short(self.header) { 8 } else { 16 };
             // SAFETY: (plain).
-            unsafe { self.at.add(16) }
+            unsafe { self.at.add(offset) }
         }
     }
 
@@ -471,13 +532,15 @@ mod modelled {
                 return None;
             }
             let words @ [header, _] = self.memory.read_unit(self.offset);
-            let record = record_len(u64::from(header as u32));
+            let record = if Header::is_plain(words) {
+                record_len(u64::from(header as u32))
+            } else if Header::is_short_message(header) {
+                HEADER_LEN
+            } else {
+                return None;
+            };
             let is_whole = record <= known && record <= self.left;
-            (Header::is_plain(words) && is_whole).then_some(Plain {
-                record,
-                header,
-                _window: PhantomData,
-            })
+            is_whole.then_some(Plain { record, header, _window: PhantomData })
         }
     }
 

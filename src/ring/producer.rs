@@ -125,7 +125,17 @@ impl Producer {
     /// The same, of a record with a packet.
     #[inline(always)]
     pub(crate) fn stage_with(&mut self, plan: Plan, len: u32, format: Format, attached: Attached) {
-        let record = record_len(u64::from(len));
+        self.stage_header(plan, Header::Message { len, format, attached });
+    }
+
+    /// The same, of the record of a message with this header.
+    #[inline(always)]
+    pub(crate) fn stage_header(&mut self, plan: Plan, header: Header) {
+        let (len, record) = match header {
+            Header::Message { len, .. } => (len, record_len(u64::from(len))),
+            Header::Short { len, .. } => (len, HEADER_LEN),
+            control => unreachable!("{control:?} is no message"),
+        };
         assert!(record <= plan.room, "a record outgrew its plan");
         if let Some(control) = plan.control {
             self.write_control(control);
@@ -134,10 +144,9 @@ impl Producer {
         debug_assert_eq!(self.state.cursor, plan.at);
         self.state.cursor.position = self.state.cursor.position.wrapping_add(record);
         self.window.advance(record);
-        let header = Header::Message { len, format, attached };
         self.memory().write_header(plan.offset, header.encode());
         debug_assert!(self.state.stay(0).is_some(), "no room is left for a control record");
-        if !matches!(attached, Attached::Pool { .. }) {
+        if !matches!(header, Header::Message { attached: Attached::Pool { .. }, .. }) {
             self.counters.messages = self.counters.messages.wrapping_add(1);
             self.counters.bytes = self.counters.bytes.wrapping_add(u64::from(len));
         }
@@ -245,7 +254,9 @@ impl Producer {
                 line.growth.store(self.counters.growth, Ordering::Relaxed);
                 self.state.jump_to(segment);
             }
-            Header::Message { .. } => unreachable!("a message is no control record"),
+            Header::Message { .. } | Header::Short { .. } => {
+                unreachable!("a message is no control record")
+            }
         }
     }
 

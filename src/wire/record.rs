@@ -3,12 +3,13 @@
 //! ```text
 //! +0  length       u32   payload bytes; 0 in control records, the filled bytes in padding
 //! +4  kind         u8    1 message · 2 padding · 3 jump · 5 message with a pooled buffer ·
-//!                        6 a pool
+//!                        6 a pool · 9 short message
 //! +5  format       u8    of a message: 0 archive · 1 bytes · 2 text; else 0
 //! +6  descriptors  u16   in its packet, at most 253; 0: there is no packet
 //! +8  detail       u64   packet: its sequence; pooled buffer: the pool's number u32, the slot u32;
-//!                        jump: the segment; else 0
-//! +16 payload, padded to a multiple of 16
+//!                        jump: the segment; short message: the payload, 1 to 8 bytes, and bytes
+//!                        without meaning; else 0
+//! +16 payload, padded to a multiple of 16; none in a short message
 //! ```
 //!
 //! A header is two 64-bit words and is always stored and loaded as such: one access size per word.
@@ -104,6 +105,8 @@ pub(crate) enum Attached {
 pub(crate) enum Header {
     /// `len` bytes of payload follow.
     Message { len: u32, format: Format, attached: Attached },
+    /// `len` bytes of payload are in the header itself.
+    Short { len: u32, format: Format, bytes: [u8; 8] },
     /// `len` bytes up to the segment's end, without meaning.
     Padding { len: u32 },
     /// The lane continues at the start of `segment`.
@@ -117,21 +120,21 @@ impl Header {
         let word = |len: u32, sort: u32| u64::from(len) | u64::from(sort) << 32;
         match self {
             Header::Message { len, format, attached } => {
-                let sort = match format {
-                    Format::Archive => ARCHIVE,
-                    Format::Bytes => BYTES,
-                    Format::Text => TEXT,
-                };
+                let plain = Header::plain(len, format);
                 match attached {
-                    Attached::Nothing => [word(len, sort), 0],
+                    Attached::Nothing => plain,
                     Attached::Packet { descriptors, sequence } => {
-                        [word(len, sort) | u64::from(descriptors) << 48, sequence]
+                        [plain[0] | u64::from(descriptors) << 48, sequence]
                     }
                     Attached::Pooled { pool, slot } => {
-                        [word(len, sort + POOLED), u64::from(pool) | u64::from(slot) << 32]
+                        let detail = u64::from(pool) | u64::from(slot) << 32;
+                        [plain[0] + (u64::from(POOLED) << 32), detail]
                     }
                     Attached::Pool { sequence } => [word(0, POOL) | 1 << 48, sequence],
                 }
+            }
+            Header::Short { len, format, bytes } => {
+                [Header::short(len, format), u64::from_ne_bytes(bytes)]
             }
             Header::Padding { len } => [word(len, PADDING), 0],
             Header::Jump { segment } => [word(0, JUMP), u64::from(segment)],
@@ -141,21 +144,46 @@ impl Header {
     /// The header of a message to which nothing is attached.
     #[inline(always)]
     pub(crate) fn plain(len: u32, format: Format) -> [u64; 2] {
-        Header::Message { len, format, attached: Attached::Nothing }.encode()
+        [u64::from(len) | u64::from(ARCHIVE + ((format as u32) << FORMAT_SHIFT)) << 32, 0]
     }
 
-    /// Whether it is the header of a message to which nothing is attached. Most messages have one,
-    /// so this takes few steps: the format is the one thing by which they differ.
+    /// The first word of a short message's header.
+    #[inline(always)]
+    pub(crate) fn short(len: u32, format: Format) -> u64 {
+        Header::plain(len, format)[0] | u64::from(SHORT ^ ARCHIVE) << 32
+    }
+
+    /// Whether it is the header of a message to which nothing is attached, with its payload behind
+    /// it. Most messages have one, so this takes few steps: the format is the one thing by which
+    /// they differ.
     #[inline(always)]
     pub(crate) fn is_plain([first, detail]: [u64; 2]) -> bool {
         let format = ((first >> 32) as u32 ^ ARCHIVE).rotate_right(FORMAT_SHIFT);
         format <= Format::Text as u32 && detail == 0
     }
 
-    /// Reads a header that a peer wrote, if it is that of a message without a packet. Most messages
-    /// take this path, so it does the same as `decode` in fewer steps.
+    /// Whether a header with this first word is that of a short message.
     #[inline(always)]
-    pub(crate) fn decode_message(words: [u64; 2]) -> Option<(u32, Format)> {
+    pub(crate) fn is_short_message(first: u64) -> bool {
+        let format = ((first >> 32) as u32 ^ SHORT).rotate_right(FORMAT_SHIFT);
+        format <= Format::Text as u32 && is_short_len(u64::from(first as u32))
+    }
+
+    /// The same, of a message's header: the payload of the others is behind it.
+    #[inline(always)]
+    pub(crate) fn is_short(first: u64) -> bool {
+        first & (u64::from(SHORT ^ ARCHIVE) << 32) != 0
+    }
+
+    /// Whether a header with this first word is no message's, if it is any.
+    #[inline(always)]
+    pub(crate) fn is_control(first: u64) -> bool {
+        (first >> 32) as u8 & !1 == PADDING as u8
+    }
+
+    /// Reads a header that a peer wrote, if it is that of a message without a packet.
+    #[inline(always)]
+    fn decode_message(words: [u64; 2]) -> Option<(u32, Format)> {
         Header::is_plain(words).then(|| (words[0] as u32, Format::of_header(words[0])))
     }
 
@@ -169,6 +197,10 @@ impl Header {
         let with = |(len, format), attached| Some(Header::Message { len, format, attached });
         if let Some(message) = Header::decode_message([first, detail]) {
             return with(message, Attached::Nothing);
+        }
+        if Header::is_short_message(first) {
+            let (len, format) = (first as u32, Format::of_header(first));
+            return Some(Header::Short { len, format, bytes: detail.to_ne_bytes() });
         }
         if descriptors == 1 && plain == u64::from(POOL) << 32 {
             return with((0, Format::Bytes), Attached::Pool { sequence: detail });
@@ -199,14 +231,21 @@ pub(crate) const fn record_len(len: u64) -> u64 {
     HEADER_LEN + (len.wrapping_add(HEADER_LEN - 1) & !(HEADER_LEN - 1))
 }
 
+/// Whether a payload of `len` bytes fits the header.
+#[inline(always)]
+pub(crate) const fn is_short_len(len: u64) -> bool {
+    len.wrapping_sub(1) < MOST_IN_HEADER
+}
+
+/// Bytes of the longest payload that fits the header.
+pub(crate) const MOST_IN_HEADER: u64 = 8;
+
 /// Most descriptors of one packet: the kernel's `SCM_MAX_FD`.
 pub(crate) const MAX_DESCRIPTORS: u16 = 253;
 
 // Kind, format and descriptors in one number, so that a message takes one comparison.
 // Kind in the low byte, the format of a message above it, descriptors above that.
 const ARCHIVE: u32 = 0x0001;
-const BYTES: u32 = 0x0101;
-const TEXT: u32 = 0x0201;
 /// Where in these the format is.
 const FORMAT_SHIFT: u32 = 8;
 const PADDING: u32 = 0x0002;
@@ -214,6 +253,8 @@ const JUMP: u32 = 0x0003;
 /// Added to the sort of a message that comes with a pooled buffer.
 const POOLED: u32 = 0x0004;
 const POOL: u32 = 0x0006;
+/// A short message that is an archive.
+const SHORT: u32 = 0x0009;
 
 #[cfg(all(test, not(messageport_loom)))]
 mod tests {
@@ -222,7 +263,7 @@ mod tests {
     #[test]
     fn headers_survive_the_round_trip() {
         let mut headers = vec![];
-        for len in [0, 1, 15, 16, 17, 65_535, u32::MAX] {
+        for len in [0, 1, 8, 9, 15, 16, 17, 65_535, u32::MAX] {
             for format in [Format::Archive, Format::Bytes, Format::Text] {
                 for attached in [
                     Attached::Nothing,
@@ -232,6 +273,11 @@ mod tests {
                     Attached::Pooled { pool: u32::MAX, slot: 7 },
                 ] {
                     headers.push(Header::Message { len, format, attached });
+                }
+            }
+            for format in [Format::Archive, Format::Bytes, Format::Text] {
+                if is_short_len(u64::from(len)) {
+                    headers.push(Header::Short { len, format, bytes: *b"anything" });
                 }
             }
             headers.push(Header::Padding { len });
@@ -256,6 +302,15 @@ mod tests {
         assert_eq!(Header::decode([message[0] | 7 << 40, 0]), None, "unknown format");
         assert_eq!(Header::decode([message[0], 1]), None, "detail of a message");
         assert_eq!(Header::decode([7 << 32, 0]), None, "unknown kind");
+        for len in [0, 9, u32::MAX] {
+            assert_eq!(Header::decode([Header::short(len, Format::Bytes), 0]), None, "{len} bytes");
+        }
+        let short = Header::short(8, Format::Bytes);
+        assert_eq!(Header::decode([short | 1 << 48, 0]), None, "a packet beside a short one");
+        assert_eq!(Header::decode([short | 7 << 40, 0]), None, "unknown format");
+        assert_eq!(Header::decode([8 << 32, 0]), None, "unknown kind");
+        assert_eq!(Header::decode([10 << 32, 0]), None, "short padding");
+        assert_eq!(Header::decode([13 << 32 | 1, 0]), None, "a short one with a pooled buffer");
         assert_eq!(Header::decode([5 << 32 | 3 << 40, 0]), None, "unknown format");
         assert_eq!(Header::decode([5 << 32 | 1 << 48, 0]), None, "a packet as well");
         assert_eq!(Header::decode([6 << 32, 0]), None, "a pool without a packet");

@@ -103,7 +103,7 @@ fn trusted_pair() -> (MessageChannel, Region) {
     (channel, region)
 }
 
-fn trust(channel: &MessageChannel) {
+pub fn trust(channel: &MessageChannel) {
     // SAFETY: both ends stay in the test that asked for them.
     unsafe { channel.port1.trust_peer() };
     // SAFETY: the same.

@@ -7,7 +7,7 @@ use crate::ring::cursor::Cursor;
 use crate::ring::memory::Memory;
 use crate::ring::segment::Geometry;
 use crate::sync::Ordering;
-use crate::wire::record::{Attached, Format, Header};
+use crate::wire::record::{Attached, Format, Header, is_short_len, record_len};
 
 struct Random(u64);
 
@@ -50,6 +50,7 @@ impl Victim {
             0 => Header::Padding { len: len & !15 }.encode(),
             1 => Header::Jump { segment: random.below(3) as u32 }.encode(),
             2 => [random.below(u64::MAX), 0],
+            3 => [Header::short(len % 10, Format::Bytes), random.below(u64::MAX)],
             _ => Header::Message { len, format: Format::Bytes, attached }.encode(),
         };
         let place = match random.below(2) {
@@ -67,9 +68,14 @@ impl Victim {
     fn post(&mut self, random: &mut Random) {
         let mut position = self.consumer.position();
         for _ in 0..random.below(20) {
-            let len = [0, 1, 16, 100, 500, 3000][random.below(6) as usize];
-            self.memory.write_header(position % CAPACITY, Header::plain(len, Format::Bytes));
-            position += record_len(u64::from(len));
+            let len = [0, 1, 8, 16, 100, 500, 3000][random.below(7) as usize];
+            let is_short = is_short_len(u64::from(len)) && random.below(2) == 0;
+            let (header, record) = match is_short {
+                true => ([Header::short(len, Format::Bytes), random.below(u64::MAX)], 16),
+                false => (Header::plain(len, Format::Bytes), record_len(u64::from(len))),
+            };
+            self.memory.write_header(position % CAPACITY, header);
+            position += record;
         }
         let tail = &self.memory.lane().producer.tail;
         tail.store(position.max(tail.load(Ordering::Relaxed) & !15), Ordering::Relaxed);

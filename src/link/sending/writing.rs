@@ -5,7 +5,7 @@ use super::Sending;
 use crate::error::PostError;
 use crate::link::payload::{self, Post};
 use crate::ring::route::Plan;
-use crate::wire::record::{Attached, Format};
+use crate::wire::record::{Attached, Format, Header, MOST_IN_HEADER, is_short_len};
 use rkyv::rancor;
 use std::num::NonZeroU64;
 use std::time::Instant;
@@ -17,6 +17,12 @@ impl Sending {
         // Fast path: there is contiguous room, and all of the value fits.
         self.look_after_peer_if_due();
         let mut len = None;
+        if const { payload::may_be_short::<T>() }
+            && self.last_len <= MOST_IN_HEADER
+            && let Some(staged) = self.stage_short_value(value)
+        {
+            return staged;
+        }
         if !self.posts_may_fail()
             && let Some(grant) = self.producer.open_grant(self.wish())
         {
@@ -37,6 +43,25 @@ impl Sending {
         self.write_value(value, len, |sending, plan, len| {
             sending.producer.stage(plan, len, Format::Archive);
         })
+    }
+
+    /// Fast path of a value that has fitted the header of its record before. `None` if it does not.
+    #[inline(always)]
+    fn stage_short_value<T: Post>(&mut self, value: &T) -> Option<Result<(), PostError>> {
+        if self.posts_may_fail() {
+            return None;
+        }
+        let grant = self.producer.grant(0)?;
+        match payload::serialize_short(value, &grant, &mut self.arena) {
+            Ok(written) if is_short_len(written) => {
+                let record = grant.seal_written_short(written as u32, Format::Archive);
+                self.last_len = written;
+                self.producer.stage_fast(record, written as u32);
+                Some(Ok(()))
+            }
+            // Once more, with room behind the header.
+            _ => None,
+        }
     }
 
     /// Serialises `value` into the place of its record, and calls `then` with its plan and length.
@@ -102,6 +127,13 @@ impl Sending {
     #[cold]
     pub(crate) fn stage_bytes(&mut self, bytes: &[u8], format: Format) -> Result<(), PostError> {
         self.check_open()?;
+        if is_short_len(bytes.len() as u64) {
+            let plan = self.plan(0)?;
+            let bytes_and_zeros = payload::word_of(bytes).to_ne_bytes();
+            let len = bytes.len() as u32;
+            self.stage_header(plan, Header::Short { len, format, bytes: bytes_and_zeros });
+            return Ok(());
+        }
         let plan = self.write_bytes(bytes)?;
         self.stage_slow(plan, bytes.len() as u32, format, Attached::Nothing);
         Ok(())
@@ -115,11 +147,24 @@ impl Sending {
         if self.posts_may_fail() {
             return false;
         }
+        if is_short_len(bytes.len() as u64) {
+            return self.stage_short(bytes, format);
+        }
         let Some(grant) = self.producer.grant(bytes.len() as u64) else { return false };
         payload::fill_grant(&grant, bytes);
         let len = bytes.len() as u64;
         let record = grant.seal(len, format);
         self.producer.stage_fast(record, len as u32);
+        true
+    }
+
+    /// The same, of bytes that fit the header of their record.
+    #[inline(always)]
+    fn stage_short(&mut self, bytes: &[u8], format: Format) -> bool {
+        let Some(grant) = self.producer.grant(0) else { return false };
+        let len = bytes.len() as u32;
+        let record = grant.seal_short(len, format, payload::word_of(bytes));
+        self.producer.stage_fast(record, len);
         true
     }
 
@@ -142,8 +187,13 @@ impl Sending {
     /// written where `plan` says, and computes the contiguous room for the next fast path.
     #[inline(always)]
     pub(super) fn stage_slow(&mut self, plan: Plan, len: u32, format: Format, attached: Attached) {
+        self.stage_header(plan, Header::Message { len, format, attached });
+    }
+
+    #[inline(always)]
+    fn stage_header(&mut self, plan: Plan, header: Header) {
         let from = self.producer.cursor().segment;
-        self.producer.stage_with(plan, len, format, attached);
+        self.producer.stage_header(plan, header);
         self.renew_contiguous(from);
     }
 

@@ -44,7 +44,9 @@ impl Consumer {
         self.cursor = match control {
             Header::Padding { len } => self.cursor.advanced(HEADER_LEN + u64::from(len)),
             Header::Jump { segment } => self.cursor.advanced(HEADER_LEN).entering(segment),
-            Header::Message { .. } => unreachable!("peek stops at a message"),
+            Header::Message { .. } | Header::Short { .. } => {
+                unreachable!("peek stops at a message")
+            }
         };
         self.span = self.geometry.span(self.cursor.segment);
         self.window.close();
@@ -60,11 +62,11 @@ impl Consumer {
             return false;
         }
         let words = self.window.memory().read_header(self.cursor.offset_in(self.span));
-        let is_message = Header::is_plain(words);
-        if !is_message {
+        let is_control = Header::is_control(words[0]);
+        if is_control {
             self.pass_controls();
         }
-        !is_message
+        is_control
     }
 
     #[cold]

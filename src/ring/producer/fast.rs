@@ -7,7 +7,7 @@ use crate::ring::route::Plan;
 use crate::ring::segment::RESERVE;
 use crate::sync::Ordering;
 use crate::wire::layout::RECORD_ALIGN;
-use crate::wire::record::record_len;
+use crate::wire::record::{is_short_len, record_len};
 
 impl Producer {
     /// Fast path: the place for a record of exactly `len` payload bytes, if it fits contiguously at
@@ -59,7 +59,7 @@ impl Producer {
     /// grant, with `len` payload bytes.
     #[inline(always)]
     pub(crate) fn stage_fast(&mut self, record: u64, len: u32) {
-        debug_assert_eq!(record, record_len(u64::from(len)));
+        debug_assert!(record == record_len(u64::from(len)) || is_short_len(u64::from(len)));
         self.window.advance(record);
         self.state.cursor.position = self.state.cursor.position.wrapping_add(record);
         debug_assert!(self.state.stay(0).is_some(), "no room is left for a control record");
