@@ -141,8 +141,8 @@ pub const BARS: [Bar; 18] = [
         number: 5,
         title: "one way 1 KiB, 4 KiB, one by one",
         judged: &[
-            bar("way-1K", OURS, BestPeer, 1.0).or(0.8),
-            bar("way-4K", OURS, BestPeer, 1.0).or(0.8),
+            bar("way-1K", BEST, BestPeer, 1.0).or(0.8),
+            bar("way-4K", BEST, BestPeer, 1.0).or(0.8),
         ],
         elsewhere: "",
     },

@@ -5,6 +5,7 @@
 
 use crate::bars::{BARS, Bar, Base, Grade, Judged, MOST_OF_LTO};
 use crate::comparison::{Cell, RowResult};
+use crate::harness::machine::Distance;
 use crate::harness::report::usual_distance;
 use crate::rows::Unit;
 use crate::subjects::Kind;
@@ -50,8 +51,9 @@ pub fn print(results: &[RowResult], is_quick: bool) {
 fn print_bar(bar: &Bar, results: &[RowResult], tally: &mut Tally) {
     let Bar { number, title, judged, elsewhere } = bar;
     println!("  {number} {title}");
-    let mut lines: Vec<String> =
-        judged.iter().filter_map(|judged| judge(judged, results, tally)).collect();
+    let judge =
+        |judged| judge(judged, results, tally).map(|line| line + other_pair(judged, results));
+    let mut lines: Vec<String> = judged.iter().filter_map(judge).collect();
     if *number == 15 {
         lines.extend(against_other_profile(results, tally));
     }
@@ -117,6 +119,16 @@ fn judge(judged: &Judged, results: &[RowResult], tally: &mut Tally) -> Option<St
         Grade::WithHugePages => Some(format!(
             "{said}; not judged, as shared memory has no huge pages here ({SHARED_HUGE_PAGES})"
         )),
+    }
+}
+
+/// The bars mean two cores of one cache: says so behind a figure of other ones.
+fn other_pair(judged: &Judged, results: &[RowResult]) -> &'static str {
+    let row = results.iter().find(|result| result.row.id == judged.row);
+    match row.map(|result| usual_distance(&result.series)) {
+        Some(Distance::Far) => " (on a far pair; the bar means a near one)",
+        Some(Distance::Core) => " (on threads of one core; the bar means a near pair)",
+        _ => "",
     }
 }
 
