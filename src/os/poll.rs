@@ -10,12 +10,11 @@ use std::time::Duration;
 
 /// Waits for at most `timeout` until one of `fds` is readable or hung up, `None` meaning forever.
 /// Returns early for a signal: the caller always looks again.
-pub(crate) fn wait_readable(
-    fds: &[BorrowedFd<'_>],
+pub(crate) fn wait_readable<const N: usize>(
+    fds: &[BorrowedFd<'_>; N],
     timeout: Option<Duration>,
 ) -> Result<(), SystemError> {
-    let mut fds: Vec<PollFd<'_>> =
-        fds.iter().map(|fd| PollFd::new(*fd, PollFlags::POLLIN)).collect();
+    let mut fds = fds.map(|fd| PollFd::new(fd, PollFlags::POLLIN));
     match ppoll(&mut fds, timeout.map(TimeSpec::from_duration), None) {
         Ok(_) | Err(Errno::EINTR) => Ok(()),
         Err(errno) => Err(named("ppoll")(errno)),
