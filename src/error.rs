@@ -6,6 +6,7 @@
 mod end;
 mod io_error;
 mod meeting;
+mod requests;
 mod text;
 
 pub use end::{CloseReason, Corruption};
@@ -13,6 +14,7 @@ pub use end::{CloseReason, Corruption};
 pub(crate) use io_error::{AsIoError, into_io_error};
 pub(crate) use meeting::{BROADCAST_PREFIX, flaw_of_listener_name, flaw_of_name};
 pub use meeting::{BroadcastError, ConnectError, ListenError, ParentPortError, SpawnError};
+pub use requests::CallError;
 
 use std::io;
 use thiserror::Error;
@@ -215,6 +217,9 @@ pub enum PostError {
          without a list, or through another channel"
     )]
     Refused,
+    /// The request was answered before.
+    #[error("the request was answered before, and takes one reply: post more through another port")]
+    Answered,
     /// The time was up before the message fitted.
     #[error(
         "no room for the message within the time given: wait for longer, or see that the peer \

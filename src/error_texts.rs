@@ -144,6 +144,8 @@ fn errors_of_channels_and_posts() {
             ["of 18446744073709551615 bytes", "of at most 4294967296 bytes", "wait until"];
         PostError::TooLarge { .. } => PostError::TooLarge { len: 9, max: 8 },
             ["of 9 bytes can never fit", "at most 8", "a higher limit, or send the bytes"];
+        PostError::Answered => PostError::Answered,
+            ["answered before", "takes one reply", "post more through another port"];
         PostError::Busy => PostError::Busy,
             ["busy with a loan", "one thing at a time", "post again when that has ended"];
         PostError::Serialize(_) => PostError::Serialize(flaw()),
@@ -215,6 +217,24 @@ fn errors_of_receiving_and_of_messages() {
         RecvError::OutOfMemory { .. } => RecvError::OutOfMemory { len: 9 },
             ["no memory", "of 9 bytes, which stays in the queue", "`discard_next`"];
         RecvError::Io { .. } => RecvError::Io(mmap()), MMAP;
+    });
+    texts!(CallError {
+        CallError::Post(_) => CallError::Post(PostError::Busy),
+            ["busy with a loan", "one thing at a time", "post again when that has ended"];
+        CallError::Timeout => CallError::Timeout,
+            ["no reply came", "the call was cancelled", "wait for longer"];
+        CallError::Cancelled => CallError::Cancelled,
+            ["cancelled by a `CallCanceller`", "has no reply", "call again"];
+        CallError::Closed { .. } => CallError::Closed { reason: CloseReason::PeerDied },
+            ["because the peer's process has ended", "may have been carried out", "a new channel"];
+        CallError::Refused { .. } => CallError::Refused { text: "no".to_owned() },
+            ["refused the request", "saying \"no\"", "send what it expects"];
+        CallError::Unanswered => CallError::Unanswered,
+            ["dropped the request", "one reply to each", "call again"];
+        CallError::Message(_) =>
+            CallError::Message(MessageError::Invalid { expected: "u32", source: flaw() }),
+            ["no valid archive", "of u32", "receive it as the type that the peer posts"];
+        CallError::Io { .. } => CallError::Io(mmap()), MMAP;
     });
     texts!(MessageError {
         MessageError::Invalid { .. } => MessageError::Invalid { expected: "u32", source: flaw() },

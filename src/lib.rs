@@ -45,6 +45,7 @@
 //! | Task | Type |
 //! |---|---|
 //! | messages of one type each way | [`TypedPort`] |
+//! | requests, each with its reply, many at a time | [`Requester`] and [`Responder`] |
 //! | many ports on one thread, with callbacks | [`EventLoop`] |
 //! | many ports on one thread, without callbacks | [`PortSet`] |
 //! | async, with the feature `tokio` or `async-io` | `AsyncPort`, and `into_async` of the others |
@@ -103,9 +104,9 @@ mod sync;
 mod wire;
 
 pub use error::{
-    AttachError, BroadcastError, BufferError, ChannelError, CloseReason, ConnectError, Corruption,
-    ListenError, LoopError, MessageError, ParentPortError, PoolError, PostError, RecvError,
-    SchemaError, SpawnError, SystemError,
+    AttachError, BroadcastError, BufferError, CallError, ChannelError, CloseReason, ConnectError,
+    Corruption, ListenError, LoopError, MessageError, ParentPortError, PoolError, PostError,
+    RecvError, SchemaError, SpawnError, SystemError,
 };
 #[cfg(not(messageport_loom))]
 pub use front::add_error::AddError;
@@ -120,8 +121,9 @@ pub use front::port_set::{PortEvent, PortSet};
 #[cfg(all(not(messageport_loom), any(feature = "tokio", feature = "async-io")))]
 #[cfg_attr(docsrs, doc(cfg(any(feature = "tokio", feature = "async-io"))))]
 pub use future::{
-    AsyncBroadcastChannel, AsyncListener, AsyncPort, AsyncReceiver, AsyncSender, AsyncTypedPort,
-    AsyncTypedReceiver, AsyncTypedSender, connect_async,
+    AsyncBroadcastChannel, AsyncListener, AsyncPort, AsyncReceiver, AsyncRequester, AsyncResponder,
+    AsyncSender, AsyncTypedPort, AsyncTypedReceiver, AsyncTypedSender, RequesterDriver,
+    connect_async,
 };
 #[cfg(not(messageport_loom))]
 pub use group::broadcast::BroadcastChannel;
@@ -172,6 +174,12 @@ pub use port::{
     message::Message,
     pool::{BufferPool, PooledError},
     receiver::Receiver,
+    requests::{
+        call::{Call, Reply},
+        request::{OwnedRequest, Request},
+        requester::{CallCanceller, Requester},
+        responder::Responder,
+    },
     sender::Sender,
     shared::{SharedSender, SharedSenderGuard},
     transfer::{IntoFdError, TransferError, TransferList, Transferable},

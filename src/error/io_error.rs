@@ -2,9 +2,9 @@
 //! The kind says what a caller would do about it; the error itself is inside, by `get_ref`.
 
 use super::{
-    AttachError, BroadcastError, BufferError, ChannelError, ConnectError, Corruption, ListenError,
-    LoopError, MessageError, ParentPortError, PoolError, PostError, RecvError, SchemaError,
-    SpawnError, SystemError,
+    AttachError, BroadcastError, BufferError, CallError, ChannelError, ConnectError, Corruption,
+    ListenError, LoopError, MessageError, ParentPortError, PoolError, PostError, RecvError,
+    SchemaError, SpawnError, SystemError,
 };
 use std::io::ErrorKind;
 
@@ -28,6 +28,7 @@ into_io_error!(
     AttachError,
     BroadcastError,
     BufferError,
+    CallError,
     ChannelError,
     ConnectError,
     Corruption,
@@ -86,11 +87,27 @@ impl AsIoError for PostError {
             | PostError::TransferLoop { .. }
             | PostError::Detached { .. }
             | PostError::HasPool { .. }
+            | PostError::Answered
             | PostError::ForeignPool => ErrorKind::InvalidInput,
             PostError::Refused => ErrorKind::Unsupported,
             PostError::Timeout => ErrorKind::TimedOut,
             PostError::Cancelled => ErrorKind::Interrupted,
             PostError::Io(error) => error.kind(),
+        }
+    }
+}
+
+impl AsIoError for CallError {
+    fn kind(&self) -> ErrorKind {
+        match self {
+            CallError::Post(error) => error.kind(),
+            CallError::Timeout => ErrorKind::TimedOut,
+            CallError::Cancelled => ErrorKind::Interrupted,
+            CallError::Closed { .. } => ErrorKind::UnexpectedEof,
+            CallError::Refused { .. } => ErrorKind::PermissionDenied,
+            CallError::Unanswered => ErrorKind::ConnectionAborted,
+            CallError::Message(error) => error.kind(),
+            CallError::Io(error) => error.kind(),
         }
     }
 }

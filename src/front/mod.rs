@@ -5,4 +5,5 @@ pub(crate) mod blocking;
 pub(crate) mod bytes;
 pub(crate) mod event_loop;
 pub(crate) mod port_set;
+pub(crate) mod requests;
 pub(crate) mod waiting_shared;

@@ -53,9 +53,9 @@ pub struct AsyncReceiver {
 #[derive(Default)]
 pub(super) struct Wakers {
     /// The task that waits for room.
-    sender: AtomicWaker,
+    pub(super) sender: AtomicWaker,
     /// The task that waits for a message.
-    receiver: AtomicWaker,
+    pub(super) receiver: AtomicWaker,
 }
 
 impl AsyncSender {
@@ -231,6 +231,11 @@ impl AsyncSender {
         posted.await.map_err(|reason| TransferError::new(reason, list))
     }
 
+    /// What it consists of, for another way to wait for room.
+    pub(super) fn into_parts(self) -> (Sender, Reactor, Arc<Wakers>) {
+        (self.sender, self.reactor, self.wakers)
+    }
+
     /// Tries to post, drains the doorbell, arms the flag, and tries again before it waits. Posts
     /// what the sink has kept first.
     pub(super) fn poll_post(
@@ -337,6 +342,10 @@ impl AsyncReceiver {
     #[must_use]
     pub fn stats(&self) -> LaneStats {
         self.receiver.stats()
+    }
+
+    pub(super) fn receiver(&self) -> &Receiver {
+        &self.receiver
     }
 
     pub(super) fn poll_recv(

@@ -7,6 +7,7 @@ mod halves;
 mod listener;
 mod port;
 mod reactor;
+mod requests;
 mod typed;
 mod worker;
 
@@ -15,6 +16,7 @@ pub use connect::connect_async;
 pub use halves::{AsyncReceiver, AsyncSender};
 pub use listener::AsyncListener;
 pub use port::AsyncPort;
+pub use requests::{AsyncRequester, AsyncResponder, RequesterDriver};
 pub use typed::{AsyncTypedPort, AsyncTypedReceiver, AsyncTypedSender};
 
 /// Messages, or clients, that one task takes in a row before it yields to other tasks.

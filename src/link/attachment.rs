@@ -146,6 +146,8 @@ pub(crate) struct Attachments {
     pub lost: u16,
     /// Descriptors that this end has refused.
     pub refused: u16,
+    /// The last bytes of a message that was refused because of them.
+    pub refused_end: Option<[u8; 16]>,
     /// Whether the sender was trusted.
     pub is_trusted: bool,
 }
@@ -157,8 +159,8 @@ impl Attachments {
     }
 
     /// Attachments whose descriptors were refused.
-    pub(crate) fn refused(descriptors: u16) -> Attachments {
-        Attachments { refused: descriptors, ..Attachments::default() }
+    pub(crate) fn refused(descriptors: u16, end: Option<[u8; 16]>) -> Attachments {
+        Attachments { refused: descriptors, refused_end: end, ..Attachments::default() }
     }
 
     /// Why nothing can be taken, although something was sent.

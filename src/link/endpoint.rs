@@ -408,8 +408,8 @@ impl Endpoint {
         let most = if self.owes_ring.load(Ordering::Relaxed) { SLICE } else { LOOK_AGAIN };
         let timeout = Some(deadline.left_at_most(most));
         match interrupt {
-            Some(interrupt) => poll::wait_readable(&[self.doorbell.as_fd(), interrupt], timeout),
-            None => poll::wait_readable(&[self.doorbell.as_fd()], timeout),
+            Some(interrupt) => poll::wait_readable_few([self.doorbell.as_fd(), interrupt], timeout),
+            None => poll::wait_readable_few([self.doorbell.as_fd()], timeout),
         }
     }
 

@@ -8,6 +8,8 @@
 mod copy;
 mod writer;
 
+pub(crate) use copy::copy_end;
+
 use crate::error::SystemError;
 use crate::link::archive::{self, Receive, SafeArchive};
 use crate::link::region::Region;

@@ -11,7 +11,7 @@ use crate::link::attachment::Attachments;
 use crate::link::end::{Event, Half};
 use crate::link::endpoint::{Endpoint, Sleeper};
 use crate::link::in_use::{CopySlab, LentRecords};
-use crate::link::payload::{Block, Payload, PayloadHandle};
+use crate::link::payload::{Block, Payload, PayloadHandle, copy_end};
 use crate::link::pool::PeerPool;
 use crate::link::read_ahead::ReadAhead;
 use crate::link::receiving::chunks::Unfinished;
@@ -125,6 +125,15 @@ impl Receiving {
                 false
             }
             _ => false,
+        }
+    }
+
+    /// The last bytes of the next message, which stays in the queue. For one for which there is no
+    /// memory.
+    pub(crate) fn end_of_next(&mut self) -> Option<[u8; 16]> {
+        match self.consumer.peek() {
+            Ok(Peek::Message(record)) => copy_end(self.consumer.memory(), &record),
+            _ => None,
         }
     }
 

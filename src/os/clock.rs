@@ -25,6 +25,11 @@ impl Deadline {
         Deadline(Instant::now().checked_add(timeout))
     }
 
+    /// When the wait ends, if it does.
+    pub(crate) fn time(self) -> Option<Instant> {
+        self.0
+    }
+
     pub(crate) fn is_over(self) -> bool {
         self.left().is_some_and(|left| left.is_zero())
     }

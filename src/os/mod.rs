@@ -4,6 +4,7 @@
 //! error names the call. Interrupted calls are repeated. No call here blocks on a socket: the only
 //! ones that wait are those that are told to, in `poll.rs` and `futex.rs`.
 
+pub(crate) mod alarm;
 pub(crate) mod backoff;
 pub(crate) mod barrier;
 pub(crate) mod clock;

@@ -10,12 +10,27 @@ use std::time::Duration;
 
 /// Waits for at most `timeout` until one of `fds` is readable or hung up, `None` meaning forever.
 /// Returns early for a signal: the caller always looks again.
-pub(crate) fn wait_readable<const N: usize>(
-    fds: &[BorrowedFd<'_>; N],
+pub(crate) fn wait_readable(
+    fds: &[BorrowedFd<'_>],
     timeout: Option<Duration>,
 ) -> Result<(), SystemError> {
-    let mut fds = fds.map(|fd| PollFd::new(fd, PollFlags::POLLIN));
-    match ppoll(&mut fds, timeout.map(TimeSpec::from_duration), None) {
+    wait(&mut fds.iter().map(|fd| readable(*fd)).collect::<Vec<_>>(), timeout)
+}
+
+/// The same for a number of descriptors that is known, without an allocation.
+pub(crate) fn wait_readable_few<const N: usize>(
+    fds: [BorrowedFd<'_>; N],
+    timeout: Option<Duration>,
+) -> Result<(), SystemError> {
+    wait(&mut fds.map(readable), timeout)
+}
+
+fn readable(fd: BorrowedFd<'_>) -> PollFd<'_> {
+    PollFd::new(fd, PollFlags::POLLIN)
+}
+
+fn wait(fds: &mut [PollFd<'_>], timeout: Option<Duration>) -> Result<(), SystemError> {
+    match ppoll(fds, timeout.map(TimeSpec::from_duration), None) {
         Ok(_) | Err(Errno::EINTR) => Ok(()),
         Err(errno) => Err(named("ppoll")(errno)),
     }

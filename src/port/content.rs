@@ -154,6 +154,6 @@ pub(crate) fn check_refused(of: &impl Content) -> Result<(), MessageError> {
     }
 }
 
-fn invalid<T>(source: BoxedError) -> MessageError {
+pub(crate) fn invalid<T>(source: BoxedError) -> MessageError {
     MessageError::Invalid { expected: std::any::type_name::<T>(), source }
 }

@@ -82,6 +82,30 @@ impl Message {
         Some(end)
     }
 
+    /// Whether its memory is short enough to be kept for another message.
+    pub(crate) fn is_short(&self) -> bool {
+        self.blocks.capacity() <= MOST_RECYCLED / size_of::<Block>()
+    }
+
+    /// Closes the transferables that were not taken, as dropping the message does.
+    pub(crate) fn close_unclaimed(&mut self) {
+        let attachments = self.attachments.get_mut().unwrap_or_else(PoisonError::into_inner);
+        if let Some(attachments) = attachments.take() {
+            attachments.close_unclaimed();
+        }
+    }
+
+    /// Takes the memory for another message, unless it is long.
+    pub(crate) fn take_short_memory(&mut self) -> Option<Vec<Block>> {
+        if !self.is_short() {
+            return None;
+        }
+        self.len = 0;
+        let mut blocks = std::mem::take(&mut self.blocks);
+        blocks.clear();
+        Some(blocks)
+    }
+
     /// See [`MessageEvent::data`].
     ///
     /// # Errors
@@ -218,10 +242,7 @@ impl Content for Message {
 
 impl Drop for Message {
     fn drop(&mut self) {
-        let attachments = self.attachments.get_mut().unwrap_or_else(PoisonError::into_inner);
-        if let Some(attachments) = attachments.take() {
-            attachments.close_unclaimed();
-        }
+        self.close_unclaimed();
         in_use::free(std::mem::take(&mut self.blocks));
     }
 }
@@ -234,3 +255,6 @@ impl fmt::Debug for Message {
             .finish_non_exhaustive()
     }
 }
+
+/// The longest memory of a message that is kept for another one, in bytes.
+const MOST_RECYCLED: usize = 4 << 10;

@@ -18,6 +18,7 @@ pub(crate) mod loan;
 pub(crate) mod message;
 pub(crate) mod pool;
 pub(crate) mod receiver;
+pub(crate) mod requests;
 pub(crate) mod sender;
 pub(crate) mod shared;
 pub(crate) mod target;

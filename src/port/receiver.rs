@@ -121,6 +121,11 @@ impl Receiver {
         self.receiving.borrow_mut().discard()
     }
 
+    /// See [`Receiving::end_of_next`].
+    pub(crate) fn end_of_next(&self) -> Option<[u8; 16]> {
+        self.receiving.borrow_mut().end_of_next()
+    }
+
     /// Returns a handle that ends a blocked call of this half from another thread.
     ///
     /// # Errors

@@ -12,7 +12,9 @@
 )]
 mod wide;
 
-use super::Block;
+use super::{Block, blocks_as_bytes, blocks_of};
+use crate::ring::consumer::Record;
+use crate::ring::memory::Memory;
 use crate::sync::{AtomicU64, Ordering};
 use std::ptr::{self, NonNull};
 pub(super) use wide::prefetch;
@@ -106,4 +108,19 @@ unsafe fn copy_ends<const N: usize>(first: &[u8; N], last: &[u8; N], len: usize,
 pub(super) unsafe fn copy(from: &[u8], to: NonNull<u8>) {
     // SAFETY: upheld by the caller, see `# Safety`.
     unsafe { ptr::copy_nonoverlapping(from.as_ptr(), to.as_ptr(), from.len()) };
+}
+
+/// The last bytes of a record's payload, without the rest. `None` if it has fewer.
+#[cold]
+pub(crate) fn copy_end(memory: &Memory, record: &Record) -> Option<[u8; 16]> {
+    let mut copy = [Block::default(); 2];
+    let at = (record.len as usize).checked_sub(size_of::<Block>())?;
+    let first = at / size_of::<Block>();
+    let blocks = copy.get_mut(..blocks_of(record.len) - first)?;
+    let offset = (first * size_of::<Block>()) as u64;
+    let from = memory.bytes(record.payload_offset + offset, size_of_val(blocks) as u64);
+    // SAFETY: the source was just checked, and starts at a multiple of 16; the destination is a
+    // slice of as many blocks, which no other code has.
+    unsafe { copy_out(from, NonNull::from(&mut *blocks).cast(), blocks.len()) };
+    blocks_as_bytes(&copy)[at % size_of::<Block>()..].first_chunk().copied()
 }

@@ -3,7 +3,7 @@
 use super::Receiving;
 use crate::error::{Corruption, RecvError};
 use crate::link::attachment::{Attachment, AttachmentKind, Attachments};
-use crate::link::payload::{Payload, PayloadHandle};
+use crate::link::payload::{Payload, PayloadHandle, copy_end};
 use crate::link::pool::{PeerPool, Pooled};
 use crate::os::reaper;
 use crate::os::socket::{self, Discarded, Received};
@@ -77,10 +77,11 @@ impl Receiving {
         let window = self.consumer.window();
         let payload = Payload::copied(window, &empty, blocks, handle).ok_or(no_memory)?;
         self.copies.take();
+        let end = copy_end(self.consumer.memory(), record);
         (self.empty_looks, self.pools_in_a_row) = (0, 0);
         self.consumer.take(record);
         self.release_taken();
-        self.attachments.push((payload.handle(), Attachments::refused(descriptors)));
+        self.attachments.push((payload.handle(), Attachments::refused(descriptors, end)));
         Ok(payload)
     }
 

@@ -1,0 +1,245 @@
+//! The thread that leads: it has the receiving half, and receives for all.
+
+use crate::error::{CallError, MessageError, RecvError};
+use crate::os::clock::Deadline;
+use crate::port::event::MessageEvent;
+use crate::port::receiver::Receiver;
+use crate::port::requests::core::{Core, Guard};
+use crate::port::requests::shared::thread_mark;
+use crate::port::requests::trailer::{CallId, Kind, Trailer};
+use std::task::Waker;
+use std::thread;
+use std::time::Duration;
+
+/// The receiving half, while this thread receives for all.
+pub(super) struct Lease<'c> {
+    core: &'c Core,
+    receiver: Option<Box<Receiver>>,
+    /// Another thread can end a sleep of this one.
+    has_interrupt: bool,
+}
+
+/// How leading has ended.
+pub(super) enum Led<'l> {
+    /// With the reply.
+    Reply(MessageEvent<'l>),
+    /// The call has its outcome in its slot, or another thread has taken it out.
+    Ended,
+    /// The call has no outcome.
+    Failed(CallError),
+}
+
+impl<'c> Lease<'c> {
+    /// Takes the receiver, unless another thread has it.
+    #[inline]
+    pub(super) fn take(core: &'c Core, mut state: Guard<'c>) -> Result<Lease<'c>, Guard<'c>> {
+        let Some(receiver) = state.receiver.take() else { return Err(state) };
+        state.leader = thread_mark();
+        if state.interrupt.is_none() {
+            // Without a descriptor for it, this thread looks from time to time.
+            state.interrupt = receiver.canceller().ok();
+        }
+        let has_interrupt = state.interrupt.is_some();
+        Ok(Lease { core, receiver: Some(receiver), has_interrupt })
+    }
+
+    #[inline(always)]
+    fn receiver(&self) -> &Receiver {
+        self.receiver.as_ref().expect("put back last")
+    }
+
+    /// Receives until the call has ended.
+    #[cold]
+    #[inline(never)]
+    pub(super) fn lead(&self, id: CallId, deadline: Deadline) -> Led<'_> {
+        let wanted = Some(Trailer::new(Kind::Reply, id));
+        let mut others = 0u32;
+        if !self.is_open(id) {
+            return Led::Ended;
+        }
+        loop {
+            let ended = match self.recv(deadline) {
+                Ok(event) if Trailer::of(&event) == wanted => return Led::Reply(event),
+                Ok(event) => self.core.accept(event, MessageEvent::try_into_message),
+                Err(error) => match self.recover(error) {
+                    Ok(ended) => ended,
+                    Err(error) => return Led::Failed(error),
+                },
+            };
+            if ended == Some(id) {
+                return Led::Ended;
+            }
+            others = others.wrapping_add(1);
+            // A hostile peer can post without end.
+            if (ended.is_none() || others.is_multiple_of(LOOK)) && !self.is_open(id) {
+                return Led::Ended;
+            }
+            if (ended.is_none() || others.is_multiple_of(LOOK)) && deadline.is_over() {
+                return Led::Failed(CallError::Timeout);
+            }
+        }
+    }
+
+    /// Polls for the reply for some microseconds; often it comes within that time. `None` says
+    /// nothing more.
+    #[inline(always)]
+    pub(super) fn poll_for(&self, id: CallId) -> Option<MessageEvent<'_>> {
+        let wanted = Some(Trailer::new(Kind::Reply, id));
+        for _ in 0..POLLS {
+            let event = match self.receiver().poll_fast() {
+                Some(event) => event,
+                None if self.receiver().is_still_empty() => continue,
+                None => match self.receiver().poll_slow() {
+                    Ok(Some(event)) => event,
+                    Ok(None) => continue,
+                    // It comes again.
+                    Err(_) => return None,
+                },
+            };
+            if Trailer::of(&event) == wanted {
+                return Some(event);
+            }
+            self.core.accept(event, MessageEvent::try_into_message);
+            return None;
+        }
+        None
+    }
+    /// The next message.
+    fn recv(&self, deadline: Deadline) -> Result<MessageEvent<'_>, RecvError> {
+        let deadline = match self.has_interrupt {
+            true => deadline,
+            false => Deadline::after(deadline.left_at_most(SLICE)),
+        };
+        match deadline.time() {
+            None => self.receiver().recv(),
+            Some(time) => self.receiver().recv_deadline(time),
+        }
+    }
+
+    /// Goes on after a failure, if that is possible; returns which call has ended by it.
+    #[cold]
+    fn recover(&self, error: RecvError) -> Result<Option<CallId>, CallError> {
+        match error {
+            RecvError::Closed { reason } => {
+                self.core.end(reason);
+                Ok(None)
+            }
+            RecvError::OutOfMemory { len } => Ok(skip(self.core, self.receiver(), len)),
+            RecvError::OutOfDescriptors { .. } => {
+                // It comes without them in a tenth of a second.
+                thread::sleep(FULL);
+                Ok(None)
+            }
+            RecvError::Io(error) => Err(error.into()),
+            // The caller looks at its deadline, and whether its call is still open.
+            RecvError::Timeout | RecvError::Cancelled | RecvError::Started => Ok(None),
+        }
+    }
+
+    fn is_open(&self, id: CallId) -> bool {
+        self.core.lock().is_ok_and(|state| state.calls.is_open(id))
+    }
+
+    /// Receives what comes until the deadline, at most a share.
+    pub(super) fn receive_until(&self, deadline: Deadline) {
+        for _ in 0..LOOK {
+            match self.recv(deadline) {
+                Ok(event) => _ = self.core.accept(event, MessageEvent::try_into_message),
+                Err(RecvError::Timeout | RecvError::Cancelled) => return,
+                Err(error) => match self.recover(error) {
+                    Ok(_) if !self.receiver().has_news() => return,
+                    Ok(_) => {}
+                    Err(_) => return,
+                },
+            }
+            if !self.receiver().has_news() {
+                return;
+            }
+        }
+    }
+
+    /// Receives what is there, at most a share. Returns whether there may be more.
+    pub(super) fn receive_all(&self) -> bool {
+        for _ in 0..LOOK {
+            match self.receiver().poll().map_err(|failure| *failure) {
+                Ok(None) => return false,
+                Ok(Some(event)) => _ = self.core.accept(event, MessageEvent::try_into_message),
+                Err(error @ RecvError::OutOfMemory { .. }) => _ = self.recover(error),
+                Err(error @ RecvError::Closed { .. }) => {
+                    let _ = self.recover(error);
+                    return false;
+                }
+                // It comes without its descriptors in a tenth of a second.
+                Err(RecvError::OutOfDescriptors { .. }) => return true,
+                Err(_) => return false,
+            }
+        }
+        true
+    }
+
+    /// The same for an event loop, which watches the doorbell. It is told of what comes next by
+    /// that, and not by itself.
+    pub(super) fn receive_for_loop(mut self) -> bool {
+        // From here on a poll that finds nothing has armed the flag.
+        let _ = self.receiver().level_triggered_fd();
+        let has_more = self.receive_all();
+        if let Ok(mut state) = self.core.lock() {
+            state.put_back(self.receiver.take());
+            // A thread that waits may lead as well: the loop may not be run again for long.
+            let waiting = state.calls.first_waiting().cloned();
+            drop(state);
+            waiting.into_iter().for_each(Waker::wake);
+        }
+        has_more
+    }
+
+    /// Frees the slot of the call that this thread has led for, and puts the receiver back.
+    #[inline]
+    pub(super) fn finish(mut self, id: CallId) {
+        let receiver = self.receiver.take();
+        if let Ok(mut state) = self.core.lock() {
+            state.calls.close(id);
+            state.put_back(receiver);
+            let successors = state.successors();
+            drop(state);
+            successors.wake();
+        }
+    }
+
+    /// Puts the receiver back. The caller goes on with the lock, and tells the successors.
+    pub(super) fn put_back(mut self, state: &mut Guard<'_>) {
+        state.put_back(self.receiver.take());
+    }
+}
+
+impl Drop for Lease<'_> {
+    fn drop(&mut self) {
+        let Some(receiver) = self.receiver.take() else { return };
+        // This thread posts nothing at present, so the lock is not its own.
+        if let Ok(mut state) = self.core.lock() {
+            state.put_back(Some(receiver));
+            let successors = state.successors();
+            drop(state);
+            successors.wake();
+        }
+    }
+}
+
+/// Steps over a reply for which there is no memory; ends its call, and returns which.
+pub(crate) fn skip(core: &Core, receiver: &Receiver, len: u64) -> Option<CallId> {
+    let trailer = receiver.end_of_next().and_then(Trailer::decode);
+    let _ = receiver.discard_next();
+    let Trailer { id, .. } = trailer?;
+    let state = core.lock().ok()?;
+    core.finish(state, id, Err(MessageError::OutOfMemory { len }.into()));
+    Some(id)
+}
+
+/// Polls before a sleep.
+const POLLS: u32 = 500;
+/// Messages for others between two looks at the clock.
+const LOOK: u32 = 64;
+/// How long to wait for room, or for descriptors, before another attempt.
+pub(super) const FULL: Duration = Duration::from_millis(1);
+/// How long a thread sleeps that no other can interrupt.
+const SLICE: Duration = Duration::from_millis(20);

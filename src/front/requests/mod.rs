@@ -1,0 +1,7 @@
+//! Requests and replies: what waits.
+
+pub(crate) mod blocking;
+pub(crate) mod in_loop;
+pub(crate) mod lead;
+mod park;
+pub(crate) mod serving;

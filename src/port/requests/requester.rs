@@ -1,0 +1,214 @@
+//! The side that calls.
+
+use crate::error::{CallError, CloseReason, PostError};
+use crate::link::archive::Receive;
+use crate::link::payload::Post;
+use crate::port::MessagePort;
+use crate::port::cancel::Canceller;
+use crate::port::requests::call::Call;
+use crate::port::requests::core::Core;
+use crate::port::transfer::{TransferError, TransferList};
+use std::fmt;
+use std::marker::PhantomData;
+use std::sync::Arc;
+
+/// Posts requests of type `Req` and receives the replies of type `Resp`; made by
+/// [`MessagePort::requester`].
+///
+/// Any number of calls may be open at the same time, and the [`Responder`](crate::Responder) at the
+/// other end answers them in any order. Each call ends exactly once: with its own reply, or with a
+/// [`CallError`]. If the peer closes its port or dies, all open calls end with
+/// [`CallError::Closed`].
+///
+/// A clone is another handle of the same requester, for another thread. Threads share one handle
+/// too, as it is `Sync`. The port is closed when the last handle and the last open [`Call`] are
+/// dropped.
+///
+/// A call costs little more than a message and its answer on a [`TypedPort`](crate::TypedPort), and
+/// no allocation of its own. While several threads wait, one of them receives for all; a reply for
+/// another thread is copied, and wakes that thread.
+///
+/// ```
+/// use messageport::MessageChannel;
+///
+/// let channel = MessageChannel::new()?;
+/// let responder = channel.port2.responder::<String, u64>();
+/// let thread = std::thread::spawn(move || {
+///     while let Ok(request) = responder.recv() {
+///         let len = request.data().len() as u64;
+///         request.reply(&len).expect("room for a reply");
+///     }
+/// });
+///
+/// let requester = channel.port1.requester::<String, u64>();
+/// assert_eq!(requester.call(&"four".to_string())?, 4);
+///
+/// let calls = [requester.start(&"a".to_string())?, requester.start(&"bc".to_string())?];
+/// for (call, expected) in calls.into_iter().zip([1, 2]) {
+///     assert_eq!(call.wait()?.deserialize()?, expected);
+/// }
+/// drop(requester);
+/// thread.join().unwrap();
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+pub struct Requester<Req, Resp> {
+    pub(crate) core: Arc<Core>,
+    types: PhantomData<fn(Req) -> Resp>,
+}
+
+/// Ends a call of another thread; made by [`Call::canceller`].
+///
+/// The call ends with [`CallError::Cancelled`], also while a thread waits for it, and the responder
+/// is told. After the call has ended, this does nothing.
+#[derive(Clone)]
+pub struct CallCanceller {
+    pub(crate) core: Arc<Core>,
+    pub(crate) id: crate::port::requests::trailer::CallId,
+}
+
+impl MessagePort {
+    /// Makes this port the calling end: it posts requests and receives their replies.
+    ///
+    /// The other end has to be a [`responder`](Self::responder) of the same types. Set trust and
+    /// listeners before: handlers and listeners of the port are no longer called.
+    ///
+    /// ```
+    /// let channel = messageport::MessageChannel::new()?;
+    /// let responder = channel.port2.responder::<u32, u32>();
+    /// let requester = channel.port1.requester::<u32, u32>();
+    /// let call = requester.start(&20)?;
+    ///
+    /// let request = responder.recv()?;
+    /// request.reply(&(request.data().to_native() + 1))?;
+    /// assert_eq!(*call.wait()?.data(), 21);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn requester<Req: Post, Resp: Receive>(self) -> Requester<Req, Resp> {
+        let (sender, receiver) = self.split();
+        Requester::of(Arc::new(Core::new(sender, Some(receiver), None)))
+    }
+}
+
+impl<Req: Post, Resp: Receive> Requester<Req, Resp> {
+    pub(crate) fn of(core: Arc<Core>) -> Requester<Req, Resp> {
+        Requester { core, types: PhantomData }
+    }
+
+    /// Posts a request; never blocks. The reply is waited for through the [`Call`].
+    ///
+    /// # Errors
+    /// As [`MessagePort::post_message`]. No call is open then. [`PostError::Busy`] inside a
+    /// `Serialize` of a request.
+    pub fn start(&self, request: &Req) -> Result<Call<Resp>, PostError> {
+        let mut state = self.core.lock()?;
+        let id = self.core.post(&mut state, request)?;
+        Ok(Call::new(self.core.clone(), id))
+    }
+
+    /// Posts a request, and moves what is in the list; never blocks.
+    ///
+    /// # Errors
+    /// As [`MessagePort::post_message_with`]: [`TransferError`] with the reason and the list. No
+    /// call is open then.
+    ///
+    /// ```
+    /// let channel = messageport::MessageChannel::new()?;
+    /// let responder = channel.port2.responder::<String, bool>();
+    /// let requester = channel.port1.requester::<String, bool>();
+    /// let file = std::fs::File::open("/dev/null")?;
+    /// let call = requester.start_with(&"keep it".to_string(), [file.into()])?;
+    ///
+    /// let request = responder.recv()?;
+    /// let _file = request.take_descriptor()?;
+    /// request.reply(&true)?;
+    /// assert!(call.wait()?.data());
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn start_with(
+        &self,
+        request: &Req,
+        transfer: impl TransferList,
+    ) -> Result<Call<Resp>, TransferError> {
+        let list = transfer.into_list();
+        let mut state = match self.core.lock() {
+            Ok(state) => state,
+            Err(reason) => return Err(TransferError::new(reason, list)),
+        };
+        let id = self.core.post_with(&mut state, request, list)?;
+        Ok(Call::new(self.core.clone(), id))
+    }
+}
+
+impl<Req, Resp> Requester<Req, Resp> {
+    /// Closes the port: all open calls end with [`CallError::Closed`], also those that threads wait
+    /// for. The responder receives what was posted before, and then `Closed`.
+    ///
+    /// Inside a `Serialize` of a request it does nothing.
+    pub fn close(&self) {
+        let Ok(state) = self.core.lock() else { return };
+        state.sender().close();
+        state.close_receiver();
+        let interrupt = state.interrupt.clone();
+        drop(state);
+        self.core.end(CloseReason::Local);
+        interrupt.iter().for_each(Canceller::cancel);
+    }
+
+    /// Whether requests can no longer be posted. Makes at most one system call.
+    pub fn is_closed(&self) -> bool {
+        self.core.lock().is_ok_and(|state| state.ended().is_some() || state.sender().is_closed())
+    }
+
+    /// The number of calls whose outcome was not taken yet.
+    pub fn open_calls(&self) -> usize {
+        self.core.lock().map_or(0, |state| state.calls.len())
+    }
+
+    /// How many messages came that are the reply to no open call: the call was cancelled or its
+    /// time was up, or the peer does not keep to the protocol. They were dropped, and what moved
+    /// with them was closed.
+    pub fn discarded(&self) -> u64 {
+        self.core.lock().map_or(0, |state| state.discarded())
+    }
+}
+
+impl CallCanceller {
+    /// Ends the call. Never blocks.
+    pub fn cancel(&self) {
+        let Ok(mut state) = self.core.lock() else { return };
+        if !state.calls.is_open(self.id) {
+            return;
+        }
+        state.owe_cancel(self.id);
+        // Another thread may lead, and then this wakes it in vain.
+        let interrupt = state.interrupt.clone();
+        self.core.finish(state, self.id, Err(CallError::Cancelled));
+        interrupt.iter().for_each(Canceller::cancel);
+    }
+}
+
+impl<Req, Resp> Clone for Requester<Req, Resp> {
+    fn clone(&self) -> Self {
+        Requester { core: self.core.clone(), types: PhantomData }
+    }
+}
+
+impl<Req, Resp> fmt::Debug for Requester<Req, Resp> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mut out = f.debug_struct("Requester");
+        match self.core.lock() {
+            Ok(state) => out
+                .field("open_calls", &state.calls.len())
+                .field("ended", &state.ended())
+                .field("sender", state.sender()),
+            Err(_) => out.field("busy", &true),
+        };
+        out.finish_non_exhaustive()
+    }
+}
+
+impl fmt::Debug for CallCanceller {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("CallCanceller").field("call", &self.id.sequence).finish_non_exhaustive()
+    }
+}

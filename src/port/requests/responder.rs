@@ -1,0 +1,442 @@
+//! The side that answers.
+
+use crate::error::{MessageError, RecvError};
+use crate::link::archive::Receive;
+use crate::link::payload::Post;
+use crate::port::MessagePort;
+use crate::port::cancel::Canceller;
+use crate::port::content::Content;
+use crate::port::event::MessageEvent;
+use crate::port::message::Message;
+use crate::port::receiver::Receiver;
+use crate::port::requests::answers::Answers;
+use crate::port::requests::request::{Held, NO_MEMORY, Request, without_trailer};
+use crate::port::requests::trailer::{Body, CallId, Kind, Trailer};
+use crate::port::typed::TypedError;
+use crate::wire::record::Format;
+use rkyv::rancor::{BoxedError, Source};
+use std::cell::{Cell, RefCell};
+use std::collections::VecDeque;
+use std::fmt;
+use std::marker::PhantomData;
+use std::sync::Arc;
+
+/// Receives requests of type `Req` and answers each with a `Resp`; made by
+/// [`MessagePort::responder`].
+///
+/// One thread receives. It answers a [`Request`] at once, or makes it an
+/// [`OwnedRequest`](crate::OwnedRequest), which another thread answers at any time. To serve many
+/// requesters, add the responders to an [`EventLoop`](crate::EventLoop).
+///
+/// A request that is no valid `Req` is refused, and is an error here; the next call gives the next
+/// request. A request whose call was cancelled before it was received here is skipped. Dropping the
+/// responder ends the conversation once the last owned request is answered or dropped.
+///
+/// ```
+/// use messageport::MessageChannel;
+/// use std::thread;
+///
+/// let channel = MessageChannel::new()?;
+/// let requester = channel.port1.requester::<u64, Result<u64, String>>();
+/// let responder = channel.port2.responder::<u64, Result<u64, String>>();
+/// let server = thread::spawn(move || {
+///     while let Ok(request) = responder.recv() {
+///         let request = request.into_owned().expect("memory for a copy");
+///         thread::spawn(move || {
+///             let root = request.data().to_native().isqrt();
+///             request.reply(&Ok(root)).expect("room for a reply");
+///         });
+///     }
+/// });
+/// assert_eq!(requester.call(&81)?, Ok(9));
+/// drop(requester);
+/// server.join().unwrap();
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+pub struct Responder<Req, Resp> {
+    pub(crate) incoming: Incoming,
+    types: PhantomData<fn(Req) -> Resp>,
+}
+
+/// A responder without its types.
+pub(crate) struct Incoming {
+    receiver: Receiver,
+    answers: Arc<Answers>,
+    limit: Cell<usize>,
+    /// The calls of the requests that are lent, and whether they were cancelled.
+    lent: RefCell<Vec<(CallId, bool)>>,
+    ahead: RefCell<Ahead>,
+    /// Whether something may have been read ahead.
+    has_ahead: Cell<bool>,
+    /// Memory for copies. In boxes, which are used again as well: a request that moves is a
+    /// pointer.
+    #[allow(clippy::vec_box)]
+    spare: RefCell<Vec<Box<Message>>>,
+}
+
+/// Requests that were read to look for cancellations behind them, and not received by the program.
+#[derive(Default)]
+pub(crate) struct Ahead {
+    /// Without a call: what is no request.
+    queue: VecDeque<(Option<CallId>, Box<Message>)>,
+    bytes: usize,
+}
+
+/// What a message is to a responder.
+pub(crate) enum Sorted {
+    Request(CallId),
+    Cancel(CallId),
+    /// No program of this crate posts it to a responder.
+    Strange,
+}
+
+impl MessagePort {
+    /// Makes this port the answering end: it receives requests and posts their replies.
+    ///
+    /// The other end has to be a [`requester`](Self::requester) of the same types. Set trust
+    /// before. Handlers and listeners of the port are no longer called.
+    pub fn responder<Req: Receive, Resp: Post>(self) -> Responder<Req, Resp> {
+        let (sender, receiver) = self.split();
+        let incoming = Incoming {
+            receiver,
+            answers: Arc::new(Answers::new(sender, None)),
+            limit: Cell::new(LIMIT),
+            lent: RefCell::default(),
+            ahead: RefCell::default(),
+            has_ahead: Cell::new(false),
+            spare: RefCell::default(),
+        };
+        Responder { incoming, types: PhantomData }
+    }
+}
+
+impl<Req: Receive, Resp: Post> Responder<Req, Resp> {
+    /// Takes the next request, if there is one, and if fewer owned requests are open than the
+    /// [limit](Self::set_limit).
+    ///
+    /// # Errors
+    /// [`TypedError::Recv`] as for [`MessagePort::try_recv`]. [`TypedError::Message`] if a message
+    /// came that is no valid `Req`; its caller is told, and the next call gives the next request.
+    #[inline(always)]
+    pub fn try_recv(&self) -> Result<Option<Request<'_, Req, Resp>>, TypedError> {
+        if self.incoming.is_plain() {
+            match self.incoming.receiver.poll_fast() {
+                Some(event) => match self.admit_fast(event) {
+                    Ok(request) => return Ok(Some(request)),
+                    Err(event) => {
+                        if let Some(request) = self.admit(event)? {
+                            return Ok(Some(request));
+                        }
+                    }
+                },
+                None if self.incoming.receiver.is_still_empty() => return Ok(None),
+                None => {}
+            }
+        }
+        self.try_recv_slow()
+    }
+
+    #[cold]
+    #[inline(never)]
+    fn try_recv_slow(&self) -> Result<Option<Request<'_, Req, Resp>>, TypedError> {
+        for _ in 0..MOST_IN_A_ROW {
+            if self.incoming.is_full() {
+                return Ok(None);
+            }
+            if let Some(request) = self.next_ahead()? {
+                return Ok(Some(request));
+            }
+            let polled = self.incoming.receiver.poll().map_err(|failure| *failure);
+            let Some(event) = self.incoming.recover(polled)? else { return Ok(None) };
+            if let Some(request) = self.admit(event)? {
+                return Ok(Some(request));
+            }
+        }
+        Ok(None)
+    }
+
+    /// Sets how many [`OwnedRequest`](crate::OwnedRequest)s may be open before no more requests are
+    /// received; 1,024 if it is not called, and at least 1. The other requests stay in the queue,
+    /// whose limit then holds up the requester.
+    pub fn set_limit(&self, requests: usize) {
+        self.incoming.limit.set(requests.max(1));
+    }
+
+    /// Returns a handle that ends a blocked [`recv`](Self::recv) from another thread.
+    ///
+    /// # Errors
+    /// As [`MessagePort::canceller`].
+    pub fn canceller(&self) -> Result<Canceller, RecvError> {
+        self.incoming.receiver.canceller()
+    }
+
+    /// Whether no more requests can come and no replies can be posted. Makes at most one system
+    /// call.
+    pub fn is_closed(&self) -> bool {
+        self.incoming.answers.with_sender(|sender| sender.is_closed()).unwrap_or(false)
+    }
+
+    /// Fast path of `admit`: a valid request with nothing behind it. Gives back anything else.
+    #[inline(always)]
+    pub(crate) fn admit_fast<'r>(
+        &'r self,
+        event: MessageEvent<'r>,
+    ) -> Result<Request<'r, Req, Resp>, MessageEvent<'r>> {
+        let incoming = &self.incoming;
+        if let Sorted::Request(id) = sort(&event)
+            && !incoming.receiver.has_news()
+            && Body(&event).data::<Req>().is_ok()
+        {
+            incoming.lent.borrow_mut().push((id, false));
+            return Ok(Request::new(incoming, Held::Event(event), id));
+        }
+        Err(event)
+    }
+
+    /// A request that comes from the queue. `None` if it was a cancellation, or was cancelled.
+    #[cold]
+    #[inline(never)]
+    pub(crate) fn admit<'r>(
+        &'r self,
+        event: MessageEvent<'r>,
+    ) -> Result<Option<Request<'r, Req, Resp>>, TypedError> {
+        let incoming = &self.incoming;
+        let id = match sort(&event) {
+            Sorted::Request(id) => id,
+            Sorted::Cancel(id) => {
+                incoming.cancel(id);
+                return Ok(None);
+            }
+            Sorted::Strange => return Err(strange(&event).into()),
+        };
+        incoming.lent.borrow_mut().push((id, false));
+        let request = Request::new(incoming, Held::Event(event), id);
+        if incoming.receiver.has_news() {
+            incoming.read_ahead();
+            if incoming.is_lent_cancelled(id) {
+                return Ok(None);
+            }
+        }
+        self.checked(request)
+    }
+
+    /// The next request that was read ahead.
+    pub(crate) fn next_ahead(&self) -> Result<Option<Request<'_, Req, Resp>>, TypedError> {
+        if !self.incoming.has_ahead.get() {
+            return Ok(None);
+        }
+        self.incoming.read_ahead();
+        let next = self.incoming.ahead.borrow_mut().pop();
+        self.incoming.has_ahead.set(next.is_some());
+        match next {
+            None => Ok(None),
+            Some((None, message)) => Err(strange(&*message).into()),
+            Some((Some(id), message)) => {
+                self.incoming.lent.borrow_mut().push((id, false));
+                self.checked(Request::new(&self.incoming, Held::Copy(message), id))
+            }
+        }
+    }
+
+    fn checked<'r>(
+        &'r self,
+        request: Request<'r, Req, Resp>,
+    ) -> Result<Option<Request<'r, Req, Resp>>, TypedError> {
+        match request.check() {
+            Ok(()) => Ok(Some(request)),
+            Err(error) => {
+                request.refuse_for(&error);
+                Err(error.into())
+            }
+        }
+    }
+}
+
+impl Incoming {
+    pub(crate) fn receiver(&self) -> &Receiver {
+        &self.receiver
+    }
+
+    pub(crate) fn answers(&self) -> &Arc<Answers> {
+        &self.answers
+    }
+
+    pub(crate) fn limit(&self) -> usize {
+        self.limit.get()
+    }
+
+    /// Whether as many requests are open as the limit allows.
+    #[inline]
+    pub(crate) fn is_full(&self) -> bool {
+        self.answers.open() >= self.limit.get()
+    }
+
+    /// Reads what is in the queue, so that cancellations are seen, up to a bound.
+    #[cold]
+    pub(crate) fn read_ahead(&self) {
+        // Failures stay for the next call that receives.
+        while !self.is_full() && self.ahead.borrow().has_room() {
+            let Ok(Some(event)) = self.receiver.poll() else { return };
+            let call = match sort(&event) {
+                Sorted::Request(id) => Some(id),
+                Sorted::Cancel(id) => {
+                    self.cancel(id);
+                    continue;
+                }
+                Sorted::Strange => None,
+            };
+            match self.copy(event) {
+                Ok(message) => {
+                    self.ahead.borrow_mut().push(call, message);
+                    self.has_ahead.set(true);
+                }
+                Err(_) => {
+                    if let Some(id) = call {
+                        self.answers.refuse_or_owe(id, NO_MEMORY);
+                    }
+                }
+            }
+        }
+    }
+
+    /// A copy without the trailer, in memory that an earlier one has left.
+    fn copy(&self, event: MessageEvent<'_>) -> Result<Box<Message>, MessageError> {
+        let Some(mut spare) = self.spare.borrow_mut().pop() else {
+            return Ok(Box::new(without_trailer(event.try_into_message()?)));
+        };
+        let memory = spare.take_short_memory().unwrap_or_default();
+        *spare = without_trailer(event.into_message_in(memory)?);
+        Ok(spare)
+    }
+
+    /// Whether nothing was read ahead, and there may be another request.
+    #[inline(always)]
+    fn is_plain(&self) -> bool {
+        !self.has_ahead.get() && !self.is_full()
+    }
+
+    /// If there is no memory for the next request, refuses it and steps over it.
+    pub(crate) fn recover<T>(&self, polled: Result<T, RecvError>) -> Result<T, TypedError> {
+        polled.map_err(|error| match error {
+            RecvError::OutOfMemory { len } => {
+                let end = self.receiver.end_of_next();
+                let _ = self.receiver.discard_next();
+                match end.and_then(Trailer::decode) {
+                    Some(Trailer { id, kind: Kind::Call }) => {
+                        self.answers.refuse_or_owe(id, NO_MEMORY);
+                    }
+                    Some(Trailer { id, kind: Kind::Cancel }) => self.cancel(id),
+                    _ => {}
+                }
+                TypedError::Message(MessageError::OutOfMemory { len })
+            }
+            error => TypedError::Recv(error),
+        })
+    }
+
+    /// A requester no longer waits for a call.
+    #[cold]
+    pub(crate) fn cancel(&self, id: CallId) {
+        self.ahead.borrow_mut().remove(id);
+        for (lent, is_cancelled) in &mut *self.lent.borrow_mut() {
+            *is_cancelled |= *lent == id;
+        }
+        self.answers.cancel(id);
+    }
+
+    #[inline]
+    pub(crate) fn is_lent_cancelled(&self, id: CallId) -> bool {
+        self.lent.borrow().iter().rev().any(|(lent, is_cancelled)| *lent == id && *is_cancelled)
+    }
+
+    /// A request is no longer lent. Returns whether its call was cancelled.
+    #[inline]
+    pub(crate) fn give_back(&self, id: CallId) -> bool {
+        let mut lent = self.lent.borrow_mut();
+        let place = lent.iter().rposition(|(lent, _)| *lent == id);
+        place.is_some_and(|place| lent.swap_remove(place).1)
+    }
+
+    /// Keeps the memory of a copy for the next one.
+    pub(crate) fn recycle(&self, mut message: Box<Message>) {
+        message.close_unclaimed();
+        let mut spare = self.spare.borrow_mut();
+        if spare.len() < MOST_AHEAD && message.is_short() {
+            spare.push(message);
+        }
+    }
+}
+
+impl Ahead {
+    pub(crate) fn has_room(&self) -> bool {
+        self.queue.len() < MOST_AHEAD && self.bytes < MOST_BYTES_AHEAD
+    }
+
+    pub(crate) fn push(&mut self, call: Option<CallId>, message: Box<Message>) {
+        self.bytes += message.bytes().len();
+        self.queue.push_back((call, message));
+    }
+
+    pub(crate) fn pop(&mut self) -> Option<(Option<CallId>, Box<Message>)> {
+        let next = self.queue.pop_front()?;
+        self.bytes -= next.1.bytes().len();
+        Some(next)
+    }
+
+    /// Drops the request of a call.
+    pub(crate) fn remove(&mut self, id: CallId) {
+        let bytes = &mut self.bytes;
+        self.queue.retain(|(call, message)| {
+            let is_other = *call != Some(id);
+            if !is_other {
+                *bytes -= message.bytes().len();
+            }
+            is_other
+        });
+    }
+}
+
+/// What a message is to a responder.
+#[inline]
+pub(crate) fn sort(message: &impl Content) -> Sorted {
+    match Trailer::of(message) {
+        Some(Trailer { id, kind: Kind::Call }) => Sorted::Request(id),
+        Some(Trailer { id, kind: Kind::Cancel }) => Sorted::Cancel(id),
+        _ => Sorted::Strange,
+    }
+}
+
+/// What is wrong with a message that is no request.
+#[cold]
+pub(crate) fn strange(message: &impl Content) -> MessageError {
+    #[derive(Debug, thiserror::Error)]
+    #[error("its last 16 bytes do not say so: have the peer post it through a `Requester`")]
+    struct NoRequest;
+
+    let found = message.posted_as();
+    match found {
+        Format::Archive => {
+            MessageError::Invalid { expected: "a request", source: BoxedError::new(NoRequest) }
+        }
+        _ => MessageError::Format { expected: "a request", found: found.name() },
+    }
+}
+
+impl<Req, Resp> fmt::Debug for Responder<Req, Resp> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Responder")
+            .field("receiver", &self.incoming.receiver)
+            .field("open", &self.incoming.answers.open())
+            .field("limit", &self.incoming.limit)
+            .finish_non_exhaustive()
+    }
+}
+
+/// Owned requests that may be open, unless `set_limit` says otherwise.
+pub(crate) const LIMIT: usize = 1024;
+/// Messages that one call passes that are no requests for the program: a hostile peer can post
+/// cancellations without end.
+pub(crate) const MOST_IN_A_ROW: usize = 64;
+/// Requests that are read ahead, and about how many bytes of them.
+const MOST_AHEAD: usize = 64;
+const MOST_BYTES_AHEAD: usize = 256 << 10;

@@ -1,0 +1,105 @@
+//! Calls that follow each other allocate nothing: a slot is used again, and values go straight into
+//! shared memory and out of it.
+
+#![allow(unsafe_code)]
+
+use messageport::MessageChannel;
+use std::alloc::{GlobalAlloc, Layout, System};
+use std::cell::Cell;
+use std::sync::mpsc;
+use std::thread;
+
+/// The system's allocator, with a count for each thread.
+struct Counting;
+
+thread_local! {
+    static ALLOCATIONS: Cell<u64> = const { Cell::new(0) };
+}
+
+// SAFETY: everything is the system's; a count without a destructor allocates nothing.
+unsafe impl GlobalAlloc for Counting {
+    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
+        ALLOCATIONS.with(|count| count.set(count.get() + 1));
+        // SAFETY: upheld by the caller.
+        unsafe { System.alloc(layout) }
+    }
+
+    unsafe fn dealloc(&self, place: *mut u8, layout: Layout) {
+        // SAFETY: upheld by the caller.
+        unsafe { System.dealloc(place, layout) }
+    }
+
+    unsafe fn realloc(&self, place: *mut u8, layout: Layout, len: usize) -> *mut u8 {
+        ALLOCATIONS.with(|count| count.set(count.get() + 1));
+        // SAFETY: upheld by the caller.
+        unsafe { System.realloc(place, layout, len) }
+    }
+}
+
+#[global_allocator]
+static ALLOCATOR: Counting = Counting;
+
+fn allocations() -> u64 {
+    ALLOCATIONS.with(Cell::get)
+}
+
+/// Calls before the count begins: they grow what is used again.
+const FIRST: u64 = 100;
+const CALLS: u64 = 5_000;
+
+#[test]
+fn calls_that_follow_each_other_allocate_nothing() {
+    let channel = MessageChannel::new().expect("a channel");
+    let requester = channel.port1.requester::<[u64; 8], u64>();
+    let responder = channel.port2.responder::<[u64; 8], u64>();
+    let server = thread::spawn(move || {
+        let mut before = 0;
+        for number in 0..FIRST + CALLS {
+            if number == FIRST {
+                before = allocations();
+            }
+            let request = responder.recv().expect("a request");
+            request.reply(&request.data()[3].to_native()).expect("room");
+        }
+        allocations() - before
+    });
+    let mut before = 0;
+    for number in 0..FIRST + CALLS {
+        if number == FIRST {
+            before = allocations();
+        }
+        let request = [number; 8];
+        let reply = match number % 2 {
+            0 => requester.call(&request),
+            _ => requester.call_map(&request, |reply| reply.to_native()),
+        };
+        assert_eq!(reply.expect("a reply"), number);
+    }
+    assert_eq!(allocations() - before, 0, "of the requester");
+    assert_eq!(server.join().expect("no panic"), 0, "of the responder");
+}
+
+#[test]
+fn many_open_calls_need_no_more_slots_than_before() {
+    let channel = MessageChannel::new().expect("a channel");
+    let requester = channel.port1.requester::<u64, u64>();
+    let responder = channel.port2.responder::<u64, u64>();
+    let mut calls = Vec::with_capacity(64);
+    let (send, counts) = mpsc::channel();
+    for round in 0..4 {
+        let before = allocations();
+        calls.extend((0..64).map(|number| requester.start(&number).expect("room")));
+        send.send(allocations() - before).expect("a receiver");
+        for _ in 0..64 {
+            let request = responder.recv().expect("a request");
+            request.reply(&request.data().to_native()).expect("room");
+        }
+        for (number, call) in calls.drain(..).enumerate() {
+            assert_eq!(call.wait().expect("a reply").data().to_native(), number as u64);
+        }
+        assert_eq!(requester.open_calls(), 0, "round {round}");
+    }
+    drop(send);
+    let counts: Vec<_> = counts.into_iter().collect();
+    assert!(counts[0] > 0 && counts[1..] == [0, 0, 0], "{counts:?}");
+}

@@ -1,0 +1,144 @@
+//! The end of a port ends every open call at once.
+
+use crate::common::role::{command, play};
+use crate::common::watchdog::watch;
+use crate::common::{DEADLINE, die};
+use crate::{answer, expected, failure, pair, question};
+use messageport::{
+    CallError, CloseReason, PostError, RecvError, Requester, TypedError, Worker, parent_port,
+};
+use std::thread;
+use std::time::Duration;
+
+fn reason(error: CallError) -> CloseReason {
+    match error {
+        CallError::Closed { reason } => reason,
+        other => panic!("expected the end: {other}"),
+    }
+}
+
+#[test]
+fn a_responder_that_is_dropped_ends_all_calls() {
+    let _watch = watch("a_responder_that_is_dropped_ends_all_calls");
+    let (requester, responder) = pair();
+    let calls: Vec<_> =
+        (0..20).map(|number| requester.start(&question(number)).expect("room")).collect();
+    let waiting: Vec<_> =
+        calls.into_iter().map(|call| thread::spawn(move || call.wait().map(drop))).collect();
+    thread::sleep(Duration::from_millis(10));
+    drop(responder);
+    for thread in waiting {
+        let error = failure(thread.join().expect("no panic"));
+        assert_eq!(reason(error), CloseReason::PeerDropped);
+    }
+    assert!(requester.is_closed());
+    assert_eq!(reason(failure(requester.call(&question(1)))), CloseReason::PeerDropped);
+    let posted = requester.start(&question(1)).map(drop);
+    assert!(matches!(posted, Err(PostError::Closed { .. })), "{posted:?}");
+}
+
+#[test]
+fn replies_before_the_end_are_delivered() {
+    let (requester, responder) = pair();
+    let calls = [1, 2].map(|number| requester.start(&question(number)).expect("room"));
+    crate::answer_next(&responder);
+    drop(responder);
+    let [first, second] = calls;
+    assert_eq!(reason(failure(second.wait())), CloseReason::PeerDropped);
+    assert_eq!(first.wait().expect("a reply").deserialize().expect("an answer"), expected(1));
+}
+
+#[test]
+fn a_requester_that_is_closed_here_ends_all_calls() {
+    let _watch = watch("a_requester_that_is_closed_here_ends_all_calls");
+    let (requester, responder) = pair();
+    let calls: Vec<_> =
+        (0..4).map(|number| requester.start(&question(number)).expect("room")).collect();
+    let waiting: Vec<_> =
+        calls.into_iter().map(|call| thread::spawn(move || call.wait().map(drop))).collect();
+    thread::sleep(Duration::from_millis(10));
+    requester.close();
+    for thread in waiting {
+        let error = failure(thread.join().expect("no panic"));
+        assert_eq!(reason(error), CloseReason::Local);
+    }
+    requester.close();
+    assert_eq!(reason(failure(requester.call(&question(1)))), CloseReason::Local);
+    // What was posted before comes first.
+    for number in 0..4 {
+        assert_eq!(responder.recv().expect("a request").data().number, number);
+    }
+    let end = responder.recv().map(drop);
+    assert!(matches!(end, Err(TypedError::Recv(RecvError::Closed { .. }))), "{end:?}");
+}
+
+#[test]
+fn the_port_closes_with_the_last_call() {
+    let (requester, responder) = pair();
+    let call = requester.start(&question(1)).expect("room");
+    drop(requester);
+    crate::answer_next(&responder);
+    assert!(!responder.is_closed());
+    assert!(call.wait().is_ok());
+    assert!(responder.is_closed());
+    let request = responder.recv().map(drop);
+    assert!(matches!(request, Err(TypedError::Recv(RecvError::Closed { .. }))), "{request:?}");
+}
+
+#[test]
+fn a_reply_to_a_requester_that_is_gone_is_refused() {
+    let (requester, responder) = pair();
+    let call = requester.start(&question(1)).expect("room");
+    let request = responder.recv_timeout(DEADLINE).expect("a request");
+    let owned = {
+        let call = requester.start(&question(2)).expect("room");
+        std::mem::forget(call);
+        responder.recv_timeout(DEADLINE).expect("a request").into_owned().expect("memory")
+    };
+    requester.close();
+    drop((call, requester));
+    let posted = request.reply(&answer(request.data()));
+    assert!(matches!(posted, Err(PostError::Closed { .. })), "{posted:?}");
+    let posted = owned.reply_timeout(&answer(owned.data()), DEADLINE);
+    assert!(matches!(posted, Err(PostError::Closed { .. })), "{posted:?}");
+}
+
+#[test]
+fn a_responder_that_is_killed_ends_all_calls() {
+    const TEST: &str = "ends::a_responder_that_is_killed_ends_all_calls";
+    fn dies() {
+        let port = parent_port().expect("a port to the parent");
+        let responder = port.responder::<u64, u64>();
+        let mut held = Vec::new();
+        for answered in 0.. {
+            let request = responder.recv().expect("a request");
+            match answered {
+                0..10 => request.reply(&(request.data().to_native() + 1)).expect("room"),
+                10..20 => held.push(request.into_owned().expect("memory")),
+                _ => die(),
+            }
+        }
+    }
+    fn calls() {
+        let (port, mut child) =
+            Worker::spawn(command(TEST, "dies")).expect("a worker").into_parts();
+        let requester: Requester<u64, u64> = port.requester();
+        let calls: Vec<_> = (0..40).map(|number| requester.start(&number).expect("room")).collect();
+        let waiting: Vec<_> =
+            calls.into_iter().map(|call| thread::spawn(move || call.wait())).collect();
+        for (number, thread) in waiting.into_iter().enumerate() {
+            match thread.join().expect("no panic") {
+                Ok(reply) => {
+                    assert!(number < 10);
+                    assert_eq!(reply.data().to_native(), number as u64 + 1);
+                }
+                Err(error) => {
+                    assert!(number >= 10);
+                    assert_eq!(reason(error), CloseReason::PeerDied);
+                }
+            }
+        }
+        child.wait().expect("a child");
+    }
+    play(TEST, &[("calls", calls), ("dies", dies)]);
+}
