@@ -11,7 +11,9 @@ use std::process::{Child, Command};
 use nix::fcntl::{FcntlArg, FdFlag, fcntl};
 
 use super::machine;
-use super::{fronts, handoff, hops, kernel, lines, plain_subjects, port_streams, ports, soak};
+use super::{
+    calls, fronts, handoff, hops, kernel, lines, plain_subjects, port_streams, ports, soak,
+};
 
 /// What a child is asked to do.
 pub struct Job {
@@ -142,6 +144,7 @@ const ROLES: &[Role] = &[
     ("plain-echo", plain_subjects::serve_echo),
     ("plain-sink", plain_subjects::serve_sink),
     ("port-echo", ports::serve_echo),
+    ("calls", calls::serve),
     ("port-sink", port_streams::serve_sink),
     ("front-echo", fronts::serve_echo),
     ("front-flood", fronts::serve_flood),

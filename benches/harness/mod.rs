@@ -10,6 +10,7 @@
 
 #![allow(dead_code, reason = "each bench target uses its own part of the harness")]
 
+pub mod calls;
 pub mod child;
 pub mod clock;
 pub mod fronts;

@@ -2,6 +2,8 @@
 
 #![allow(dead_code, reason = "the crate's own benchmarks use the rest")]
 
+#[path = "../../harness/calls.rs"]
+pub mod calls;
 #[path = "../../harness/child.rs"]
 pub mod child;
 #[path = "../../harness/clock.rs"]

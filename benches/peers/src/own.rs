@@ -6,7 +6,7 @@ use crate::harness::local::{Timed, memcpy};
 use crate::harness::port_streams::{self, Posting};
 use crate::harness::ports::{self, Mode};
 use crate::harness::workload::Subject;
-use crate::harness::{kernel, lines, moves, pages, plain_subjects};
+use crate::harness::{calls, kernel, lines, moves, pages, plain_subjects};
 use crate::rows::{BURST, Work};
 use crate::subjects::{self, Answer, Entry, Kind, Promises, Site};
 
@@ -165,6 +165,7 @@ pub fn ours() -> Vec<Entry> {
         ours("messageport-trusted-typed", "the same on trusted ports", |work, site| {
             typed(true, work, site)
         }),
+        ours("messageport-requests", "a request and its reply, typed and checked", requests),
         ours("messageport-loan", "written in the ring and read there, trusted", |work, site| {
             match work {
                 Work::OneWay { bytes, is_burst: false } => stream(site, bytes, true, Posting::Loan),
@@ -226,6 +227,16 @@ fn batches(is_trusted: bool, work: Work, site: &Site) -> Answer {
 fn typed(is_trusted: bool, work: Work, site: &Site) -> Answer {
     match work {
         Work::Typed { bytes } => trip(site, bytes, Mode { is_trusted, ..TYPED }),
+        _ => Answer::Absent,
+    }
+}
+
+/// Beside the typed messages, and beside the requests of others.
+fn requests(work: Work, site: &Site) -> Answer {
+    match work {
+        Work::Typed { bytes: 64 } | Work::Trip { bytes: 64, is_asleep: false } => {
+            Answer::Runs(calls::returned(site.core))
+        }
         _ => Answer::Absent,
     }
 }
