@@ -323,7 +323,9 @@ fn wake_each_time(test: &str) {
         port.post_message(&number).expect("room");
     }
     wait_until("the last one is taken", || port.backlog().messages == 0);
-    assert_eq!(port.stats().sent.wakes, count);
+    // A receiver that looks by itself takes its flag back, now and then just before a post.
+    let wakes = port.stats().sent.wakes;
+    assert!(wakes <= count && wakes >= count / 10 * 9, "{wakes} wake-ups for {count} messages");
     drop(port);
     assert!(child.wait().expect("a child").success());
 }
