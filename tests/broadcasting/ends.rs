@@ -60,6 +60,23 @@ fn a_full_member_misses_what_finds_no_room_and_the_others_do_not() {
     assert!(matches!(*first, PostError::TooLarge { .. }), "{first}");
 }
 
+/// What travels is then only what says when it was posted.
+#[test]
+fn a_full_member_misses_messages_of_no_bytes_by_their_length() {
+    let name = Name::new();
+    let one = name.open();
+    let small = BroadcastChannel::builder().capacity(4096).bounded();
+    let _slow = BroadcastChannel::open_with(&name.text, small).expect("a membership");
+    let first = loop {
+        match one.post_bytes(b"") {
+            Ok(()) => {}
+            Err(BroadcastError::Missed { first, .. }) => break first,
+            Err(error) => panic!("{error}"),
+        }
+    };
+    assert!(matches!(*first, PostError::QueueFull { len: 0, .. }), "{first}");
+}
+
 #[test]
 fn a_wait_ends_for_a_message_a_joiner_and_its_timeout() {
     let _watch = watch("a_wait_ends_for_a_message_a_joiner_and_its_timeout");

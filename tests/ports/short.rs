@@ -2,7 +2,7 @@
 
 use crate::common::receive;
 use crate::memory::trust;
-use messageport::{MessageChannel, MessagePort, Post, Receive, ReceiveOwned};
+use messageport::{MessageChannel, MessagePort, Post, PostError, Receive, ReceiveOwned};
 use std::fmt::Debug;
 
 const LENGTHS: [usize; 12] = [0, 1, 2, 3, 4, 5, 7, 8, 9, 15, 16, 17];
@@ -93,5 +93,19 @@ fn eight_bytes_take_sixteen_of_the_ring_and_nine_take_thirty_two() {
         let before = port1.backlog().bytes;
         port1.post_bytes(&vec![1; len]).expect("room");
         assert_eq!(port1.backlog().bytes - before, taken, "{len} bytes");
+    }
+}
+
+#[test]
+fn a_full_lane_says_how_long_the_message_is_that_found_no_room() {
+    for len in [1, 8] {
+        let (port1, _port2) = pair(false);
+        let full = loop {
+            if let Err(full) = port1.post_bytes(&vec![1; len]) {
+                break full;
+            }
+        };
+        let PostError::QueueFull { len: found, .. } = full else { panic!("{full}") };
+        assert_eq!(found, len as u64);
     }
 }

@@ -128,7 +128,9 @@ impl Sending {
     pub(crate) fn stage_bytes(&mut self, bytes: &[u8], format: Format) -> Result<(), PostError> {
         self.check_open()?;
         if is_short_len(bytes.len() as u64) {
-            let plan = self.plan(0)?;
+            // Room as for the long form, so that what is refused, waited for and reported is of one
+            // length. The fast path takes the last room for a header alone.
+            let plan = self.plan(bytes.len() as u64)?;
             let bytes_and_zeros = payload::word_of(bytes).to_ne_bytes();
             let len = bytes.len() as u32;
             self.stage_header(plan, Header::Short { len, format, bytes: bytes_and_zeros });
