@@ -313,6 +313,15 @@ mod mapped {
             HEADER_LEN
         }
 
+        /// Wipes what was written there of a message that is not short.
+        #[cold]
+        pub(crate) fn wipe_short(&self) {
+            // SAFETY: (grant).
+            let [_, second] = unsafe { header_at(self.at) };
+            // Relaxed: the bytes are the producer's.
+            second.store(0, Ordering::Relaxed);
+        }
+
         /// Writes the header of a plain message of `len` bytes; returns the record's length.
         ///
         /// # Panics

@@ -36,6 +36,29 @@ pub struct Failing {
     pub after: usize,
 }
 
+/// The same, of a type whose archive fits the header of a record.
+struct FailingShort {
+    after: usize,
+}
+
+impl rkyv::Archive for FailingShort {
+    type Archived = u8;
+    type Resolver = ();
+
+    fn resolve(&self, (): (), _: rkyv::Place<u8>) {}
+}
+
+impl<S> rkyv::Serialize<S> for FailingShort
+where
+    S: Fallible + Writer + ?Sized,
+    S::Error: Source,
+{
+    fn serialize(&self, serializer: &mut S) -> Result<(), S::Error> {
+        serializer.write(&vec![0xee; self.after])?;
+        fail!(Refused)
+    }
+}
+
 #[derive(Debug)]
 struct Refused;
 
@@ -220,6 +243,13 @@ fn a_message_that_is_not_posted_leaves_no_byte_in_shared_memory() {
         for after in [1, 10, 256, 257, 3_000, 50_000] {
             port1.post_message(&Failing { after }).expect_err("it refuses");
             assert_eq!(count_in_area(&region, 0xee), 0, "round {round}, after {after} bytes");
+        }
+        for after in [1, 7, 8, 9, 300] {
+            // The last value decides where the next one is tried first.
+            port1.post_message(&1u8).expect("room");
+            receive(&port2);
+            port1.post_message(&FailingShort { after }).expect_err("it refuses");
+            assert_eq!(count_in_area(&region, 0xee), 0, "round {round}, short, after {after}");
         }
         // Too large, after its first pieces were written.
         let pieces = vec![vec![0xee_u8; 100]; 21_000];

@@ -59,8 +59,11 @@ impl Sending {
                 self.producer.stage_fast(record, written as u32);
                 Some(Ok(()))
             }
-            // Once more, with room behind the header.
-            _ => None,
+            // Once more, with room behind the header: that may fail, and wipes only what is there.
+            _ => {
+                grant.wipe_short();
+                None
+            }
         }
     }
 
