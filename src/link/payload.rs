@@ -341,11 +341,10 @@ impl Payload {
         blocks: &mut Vec<Block>,
         handle: u64,
     ) -> Payload {
-        blocks.clear();
-        blocks.push(Block::of_word(window.short_word()));
-        let start = NonNull::from(blocks.as_mut_slice()).cast();
-        // An entry of the slab is empty while a payload is in it, see `copied`.
-        blocks.clear();
+        // Its room is checked, and an entry of the slab is empty while a payload is in it: nothing
+        // may borrow the block again meanwhile.
+        let block = &mut blocks.spare_capacity_mut()[0];
+        let start = NonNull::from(block.write(Block::of_word(window.short_word()))).cast();
         Payload { start, traits: traits_of(record) | IS_COPY, handle }
     }
 
