@@ -34,8 +34,12 @@ impl Awake {
         !self.is_awake && messages.wrapping_sub(self.slept_at) >= LONG
     }
 
-    /// Tells the wakers to omit their fences.
+    /// Tells the wakers to omit their fences, unless the flag is armed: if threads share the half,
+    /// one of them may be asleep on it, and a ring that the kernel refused is owed to it.
     pub(crate) fn stay_awake(&mut self, flag: &AtomicU32) {
+        if notifier::is_armed(flag) {
+            return;
+        }
         // Relaxed: this side sleeps only after `get_ready`. A waker that still has to take an older
         // flag may clear this one, and fences until the next time.
         store_flag(flag, AWAKE, Ordering::Relaxed);

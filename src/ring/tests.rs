@@ -313,6 +313,22 @@ fn a_side_that_sleeps_after_it_was_awake_needs_one_barrier() {
     assert_eq!(notifier::look(&flag, Fences::UNLESS_AWAKE, Site::FenceBeforeLook), Wake::Doorbell);
 }
 
+/// Halves that threads share: one of them sleeps, while others post.
+#[test]
+fn a_side_that_is_asleep_does_not_say_that_it_is_awake() {
+    for sleep in [Sleep::Futex, Sleep::Doorbell] {
+        let flag = AtomicU32::new(0);
+        let mut awake = Awake::resume(&flag, 0);
+        notifier::arm(&flag, sleep);
+        awake.stay_awake(&flag);
+        assert!(awake.is_due(LONG), "later");
+        assert_eq!(flag.load(Ordering::Relaxed), sleep.code());
+        notifier::disarm(&flag);
+        awake.stay_awake(&flag);
+        assert!(notifier::is_awake(&flag) && !awake.is_due(LONG));
+    }
+}
+
 #[test]
 fn counters_say_what_happened() {
     let mut rig = Rig::new(Geometry::new(64, 256), 0);
