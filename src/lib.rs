@@ -6,9 +6,9 @@
 //! that of the web's [`MessagePort`][web].
 //!
 //! ```
-//! use messageport::{MessageChannel, SafeArchive};
+//! use messageport::MessageChannel;
 //!
-//! #[derive(rkyv::Archive, rkyv::Serialize, SafeArchive)]
+//! #[messageport::message]
 //! struct Order { id: u64, item: String }
 //!
 //! let MessageChannel { port1, port2 } = MessageChannel::new()?;
@@ -44,7 +44,8 @@
 //!
 //! | Task | Type |
 //! |---|---|
-//! | messages of one type each way | [`TypedPort`] |
+//! | a type of messages | [`message`] |
+//! | messages of one type each way, which both programs know | [`TypedPort`] |
 //! | requests, each with its reply, many at a time | [`Requester`] and [`Responder`] |
 //! | many ports on one thread, with callbacks | [`EventLoop`] |
 //! | many ports on one thread, without callbacks | [`PortSet`] |
@@ -135,6 +136,7 @@ pub use group::collection::{
 pub use link::archive::{
     ArchiveCheck, Receive, SafeArchive,
     pool::{ReceiveDeserializer, ReceiveOwned},
+    shape::{Shape, ShapeWriter},
 };
 #[cfg(not(messageport_loom))]
 pub use link::buffer::{Buffer, BufferMut};
@@ -157,6 +159,49 @@ pub use meet::spawn::{Worker, parent_port};
 #[cfg(not(messageport_loom))]
 pub use meet::worker_process::WorkerProcess;
 pub use messageport_macros::SafeArchive;
+/// ```
+/// use messageport::MessageChannel;
+///
+/// #[messageport::message]
+/// #[derive(Debug, PartialEq)] // of the program's own type
+/// #[rkyv(derive(Debug))] // of the type that is read in place
+/// struct Order { id: u64, item: String, kind: Kind }
+///
+/// #[messageport::message]
+/// #[derive(Debug, PartialEq)]
+/// #[rkyv(derive(Debug))]
+/// enum Kind { New, Paid { cents: u64 } }
+///
+/// let channel = MessageChannel::new()?;
+/// let shop = channel.port1.typed::<(), Order>();
+/// let stock = channel.port2.typed::<Order, ()>();
+/// let order = Order { id: 7, item: "lamp".to_string(), kind: Kind::Paid { cents: 1999 } };
+/// shop.post_message(&order)?;
+/// let event = stock.recv()?;
+/// println!("{:?}", event.data());
+/// assert_eq!(event.deserialize()?, order);
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+///
+/// Everything in it needs a shape:
+///
+/// ```compile_fail,E0080
+/// #[derive(messageport::rkyv::Archive, messageport::rkyv::Serialize)]
+/// #[derive(messageport::rkyv::Deserialize, messageport::SafeArchive)]
+/// #[rkyv(crate = messageport::rkyv)]
+/// struct Date(u64);
+///
+/// #[messageport::message]
+/// struct Order { at: Date } // here `#[messageport(shape = "Date 1")]` is missing
+/// ```
+///
+/// and a text for a shape is short and plain:
+///
+/// ```compile_fail
+/// #[messageport::message(shape = "an \"Order\"")]
+/// struct Order { id: u64 }
+/// ```
+pub use messageport_macros::message;
 #[cfg(not(messageport_loom))]
 pub use port::{
     MessagePort,

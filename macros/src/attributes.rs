@@ -5,7 +5,8 @@ use quote::ToTokens;
 use syn::meta::ParseNestedMeta;
 use syn::punctuated::Punctuated;
 use syn::{
-    Attribute, DeriveInput, Error, Path, Token, Type, WherePredicate, parenthesized, parse_quote,
+    Attribute, DeriveInput, Error, LitStr, Path, Token, Type, WherePredicate, parenthesized,
+    parse_quote,
 };
 
 /// Attributes of the type.
@@ -15,6 +16,17 @@ pub struct Container {
     /// The archived type's name, if it is not the usual one.
     pub archived: Option<Ident>,
     pub archive_bounds: Vec<WherePredicate>,
+    /// What is said about the type's shape, if it has one.
+    pub shape: Option<ShapeOfType>,
+}
+
+/// What a type calls itself where two programs compare their types.
+#[derive(Default)]
+pub struct ShapeOfType {
+    /// In place of its own name.
+    pub name: Option<LitStr>,
+    /// In place of everything in it.
+    pub literal: Option<LitStr>,
 }
 
 /// Attributes of a field, and its type.
@@ -22,6 +34,8 @@ pub struct Field {
     pub ty: Type,
     pub with: Option<Type>,
     pub omits_bounds: bool,
+    /// The text that stands for the shape of its type.
+    pub shape: Option<LitStr>,
 }
 
 impl Container {
@@ -30,6 +44,7 @@ impl Container {
             krate: parse_quote!(::messageport),
             archived: None,
             archive_bounds: Vec::new(),
+            shape: None,
         };
         for attribute in &input.attrs {
             if attribute.path().is_ident("rkyv") {
@@ -67,40 +82,81 @@ impl Container {
     }
 
     fn messageport(&mut self, meta: &ParseNestedMeta<'_>) -> Result<(), Error> {
-        if !meta.path.is_ident("crate") {
-            return Err(meta.error("expected `crate = path::of::messageport`"));
+        if meta.path.is_ident("crate") {
+            self.krate = meta.value()?.call(Path::parse_mod_style)?;
+        } else if meta.path.is_ident("fingerprint") {
+            self.shape.get_or_insert_default();
+        } else if meta.path.is_ident("name") {
+            let name: LitStr = meta.value()?.parse()?;
+            if syn::parse_str::<Ident>(&name.value()).is_err() {
+                return Err(Error::new(name.span(), "expected the name of a type, like \"Order\""));
+            }
+            self.shape.get_or_insert_default().name = Some(name);
+        } else if meta.path.is_ident("shape") {
+            self.shape.get_or_insert_default().literal = Some(literal(meta)?);
+        } else {
+            let text = "expected `fingerprint`, `name = \"..\"`, `shape = \"..\"` or \
+                        `crate = path::of::messageport`";
+            return Err(meta.error(text));
         }
-        self.krate = meta.value()?.call(Path::parse_mod_style)?;
         Ok(())
     }
 }
 
 impl Field {
     pub fn parse(field: &syn::Field) -> Result<Field, Error> {
-        let mut found = Field { ty: field.ty.clone(), with: None, omits_bounds: false };
+        let mut found =
+            Field { ty: field.ty.clone(), with: None, omits_bounds: false, shape: None };
         for attribute in &field.attrs {
-            if !attribute.path().is_ident("rkyv") {
-                continue;
+            if attribute.path().is_ident("rkyv") {
+                attribute.parse_nested_meta(|meta| found.rkyv(&meta))?;
+            } else if attribute.path().is_ident("messageport") {
+                attribute.parse_nested_meta(|meta| {
+                    if !meta.path.is_ident("shape") {
+                        return Err(meta.error("expected `shape = \"a name and a version\"`"));
+                    }
+                    found.shape = Some(literal(&meta)?);
+                    Ok(())
+                })?;
             }
-            attribute.parse_nested_meta(|meta| {
-                if meta.path.is_ident("with") {
-                    found.with = Some(meta.value()?.parse()?);
-                } else if meta.path.is_ident("niche") && meta.input.peek(Token![=]) {
-                    meta.value()?.parse::<Type>()?;
-                } else if meta.path.is_ident("omit_bounds") {
-                    found.omits_bounds = true;
-                } else {
-                    skip(&meta)?;
-                }
-                Ok(())
-            })?;
         }
         Ok(found)
     }
+
+    fn rkyv(&mut self, meta: &ParseNestedMeta<'_>) -> Result<(), Error> {
+        if meta.path.is_ident("with") {
+            self.with = Some(meta.value()?.parse()?);
+        } else if meta.path.is_ident("niche") && meta.input.peek(Token![=]) {
+            meta.value()?.parse::<Type>()?;
+        } else if meta.path.is_ident("omit_bounds") {
+            self.omits_bounds = true;
+        } else {
+            skip(meta)?;
+        }
+        Ok(())
+    }
 }
 
-/// Skips what an rkyv attribute contains that does not matter here.
-fn skip(meta: &ParseNestedMeta<'_>) -> Result<(), Error> {
+/// A text that stands for a shape.
+fn literal(meta: &ParseNestedMeta<'_>) -> Result<LitStr, Error> {
+    let literal: LitStr = meta.value()?.parse()?;
+    let text = literal.value();
+    let is_plain = |char: char| !char.is_control() && char != '"' && char != '\\';
+    if text.is_empty() || text.len() > MOST_OF_LITERAL || !text.chars().all(is_plain) {
+        let text = format!(
+            "expected 1 to {MOST_OF_LITERAL} bytes without quotes, backslashes and line breaks, \
+             like \"calendar::Date 1\""
+        );
+        return Err(Error::new(literal.span(), text));
+    }
+    Ok(literal)
+}
+
+/// Most bytes of a text that stands for a shape: several fit where a peer looks for them.
+const MOST_OF_LITERAL: usize = 100;
+
+/// Skips what an attribute contains that does not matter here.
+pub fn skip(meta: &ParseNestedMeta<'_>) -> Result<(), Error> {
     while !meta.input.is_empty() && !meta.input.peek(Token![,]) {
         meta.input.parse::<TokenTree>()?;
     }

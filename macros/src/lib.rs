@@ -1,6 +1,8 @@
-//! The derive macro of [`messageport`](https://docs.rs/messageport); use it through that crate.
+//! The macros of [`messageport`](https://docs.rs/messageport); use them through that crate.
 
 mod attributes;
+mod message;
+mod shape;
 
 use attributes::{Container, Field, names_any};
 use proc_macro2::{Ident, Span, TokenStream};
@@ -8,6 +10,33 @@ use quote::{format_ident, quote};
 use syn::{
     Data, DeriveInput, Error, Fields, GenericParam, Index, Path, WherePredicate, parse_quote,
 };
+
+/// Makes a struct or enum a message type, in one line.
+///
+/// Derives `rkyv::Archive`, `rkyv::Serialize` and `rkyv::Deserialize` by the crate's own rkyv, so
+/// that a program needs no dependency of its own on it, and `messageport::SafeArchive`. It also
+/// gives the type a `messageport::Shape`, by which two programs find out whether they were built
+/// with the same definition. Further derives and `#[rkyv(..)]` attributes go below it.
+///
+/// | In the parentheses | Effect |
+/// |---|---|
+/// | `name = "Order"` | the type's name in its shape, so that it can be renamed |
+/// | `shape = "Order 2"` | this text is the whole shape: the two programs agree if it is equal |
+/// | `no_deserialize` | leaves out `rkyv::Deserialize`, for types that borrow |
+/// | `crate = path` | where the crate `messageport` is, if it is renamed or re-exported |
+///
+/// A field takes `#[messageport(shape = "calendar::Date 1")]`: the text stands for the shape of the
+/// field's type, which needs none then. A type with derives of its own gets a shape by
+/// `#[messageport(fingerprint)]` beside `#[derive(SafeArchive)]`.
+#[proc_macro_attribute]
+pub fn message(
+    arguments: proc_macro::TokenStream,
+    item: proc_macro::TokenStream,
+) -> proc_macro::TokenStream {
+    let arguments = syn::parse_macro_input!(arguments as message::Arguments);
+    let item = syn::parse_macro_input!(item as DeriveInput);
+    message::expand(&arguments, &item).unwrap_or_else(Error::into_compile_error).into()
+}
 
 /// Derives `messageport::SafeArchive` for the archived form of a type.
 ///
@@ -28,6 +57,8 @@ struct Part {
     attributes: Field,
     /// Whether its type depends on the parameters of the type that contains it.
     is_generic: bool,
+    /// Its name, if it has one.
+    name: Option<String>,
 }
 
 fn expand(input: &DeriveInput) -> Result<TokenStream, Error> {
@@ -37,11 +68,11 @@ fn expand(input: &DeriveInput) -> Result<TokenStream, Error> {
     let archived = container.archived.clone().unwrap_or_else(|| {
         Ident::new(&format!("Archived{}", unraw(&input.ident)), Span::call_site())
     });
-    let (parts, walk) = match &input.data {
+    let (variants, walk) = match &input.data {
         Data::Struct(data) => {
             let parts = parts(input, &data.fields, &rkyv)?;
             let arm = arm(&quote!(#archived), &parts, krate);
-            (parts, quote!(match self { #arm }))
+            (vec![parts], quote!(match self { #arm }))
         }
         Data::Enum(data) => {
             let mut all = Vec::new();
@@ -50,7 +81,7 @@ fn expand(input: &DeriveInput) -> Result<TokenStream, Error> {
                 let name = &variant.ident;
                 let parts = parts(input, &variant.fields, &rkyv)?;
                 arms.push(arm(&quote!(#archived::#name), &parts, krate));
-                all.extend(parts);
+                all.push(parts);
             }
             let walk = match arms.is_empty() {
                 true => quote!(match *self {}),
@@ -62,6 +93,9 @@ fn expand(input: &DeriveInput) -> Result<TokenStream, Error> {
             return Err(Error::new_spanned(input, "SafeArchive cannot be derived for unions"));
         }
     };
+    let shape = shape::expand(input, &container, &variants);
+    let forced = shape::forced(input, &container, &archived);
+    let parts: Vec<Part> = variants.into_iter().flatten().collect();
     let mut generics = input.generics.clone();
     let bounds = generics.make_where_clause();
     bounds.predicates.extend(container.archive_bounds);
@@ -104,7 +138,11 @@ fn expand(input: &DeriveInput) -> Result<TokenStream, Error> {
             ) -> ::core::result::Result<(), #rkyv::rancor::BoxedError> {
                 #walk
             }
+
+            #shape
         }
+
+        #forced
     })
 }
 
@@ -135,7 +173,8 @@ fn parts(input: &DeriveInput, fields: &Fields, rkyv: &Path) -> Result<Vec<Part>,
                 quote!(#place)
             }
         };
-        Ok(Part { member, archived, attributes, is_generic })
+        let name = field.ident.as_ref().map(unraw);
+        Ok(Part { member, archived, attributes, is_generic, name })
     };
     fields.iter().enumerate().map(part).collect()
 }

@@ -22,6 +22,7 @@ mod containers;
 #[cfg(any(test, fuzzing))]
 pub(crate) mod fuzzing;
 mod plain;
+pub(crate) mod shape;
 mod shared;
 mod tables;
 mod trees;
@@ -44,6 +45,8 @@ use std::num::NonZeroUsize;
 ///
 /// Derive it together with [`rkyv::Archive`], on the type itself; the derive implements this trait
 /// for the archived form. The archived forms of std's types implement it.
+///
+/// [`message`](macro@crate::message) derives it together with all else that a message type needs.
 ///
 /// A message or a [`Buffer`](crate::Buffer) can be read only as a type that has it, because rkyv's
 /// own check is not enough: bytes that it accepts as a hash map or a B-tree can make a lookup read
@@ -105,8 +108,9 @@ use std::num::NonZeroUsize;
 /// false. `CHECKS` must be true if that of any field is.
 #[diagnostic::on_unimplemented(
     message = "`{Self}` is not known to be safe to read from an untrusted peer",
-    label = "its source type lacks `#[derive(messageport::SafeArchive)]`",
-    note = "add `messageport::SafeArchive` to the derives of the type, beside `rkyv::Archive`"
+    label = "its source type lacks `#[messageport::message]`",
+    note = "put `#[messageport::message]` on the type, in place of its derives of rkyv, \
+            or add `messageport::SafeArchive` to them"
 )]
 pub unsafe trait SafeArchive {
     /// Whether there is anything to check. If not, [`check`](Self::check) is not called.
@@ -116,12 +120,24 @@ pub unsafe trait SafeArchive {
     /// itself.
     const LEVELS: u32;
 
+    /// Whether [`describe`](Self::describe) describes the type. If not, as by default, two programs
+    /// are not compared by it: see [`Shape`](crate::Shape).
+    const HAS_SHAPE: bool = false;
+
     /// Checks what rkyv's own check leaves out. The value must lie in the bytes with which the
     /// check was started.
     ///
     /// # Errors
     /// What is wrong with the value.
     fn check(&self, check: &mut ArchiveCheck<'_>) -> Result<(), BoxedError>;
+
+    /// Writes the [`Shape`](crate::Shape) of the type.
+    ///
+    /// [`message`](macro@crate::message) implements it. An implementation by hand may call
+    /// [`ShapeWriter::literal`](crate::ShapeWriter::literal).
+    fn describe(shape: &mut shape::ShapeWriter) {
+        shape.unknown();
+    }
 }
 
 /// A type that can be received: an archive that can be checked completely.
@@ -138,7 +154,8 @@ pub unsafe trait SafeArchive {
 /// ```
 #[diagnostic::on_unimplemented(
     message = "`{Self}` cannot be received as a message",
-    note = "add `#[derive(rkyv::Archive, messageport::SafeArchive)]` to the type"
+    note = "put `#[messageport::message]` on the type, \
+            or `#[derive(rkyv::Archive, messageport::SafeArchive)]`"
 )]
 pub trait Receive:
     Archive<

@@ -30,17 +30,17 @@ pub use writer::PayloadWriter;
 /// The serializer that [`post_message`](crate::MessagePort::post_message) passes to a value.
 pub type PostSerializer<'a> = HighSerializer<PayloadWriter<'a>, ArenaHandle<'a>, BoxedError>;
 
-/// A value that can be posted: anything that derives [`rkyv::Archive`], [`rkyv::Serialize`] and
-/// [`SafeArchive`](derive@crate::SafeArchive).
+/// A value that can be posted: of a type with [`message`](macro@crate::message), or with derives of
+/// [`rkyv::Archive`], [`rkyv::Serialize`] and [`SafeArchive`](derive@crate::SafeArchive).
 ///
 /// Implemented for all such types; do not implement it yourself. Post a value of another crate's
 /// type that lacks `SafeArchive` as bytes: `post_bytes` of what `rkyv::to_bytes` returns. The
 /// receiver passes [`MessageEvent::bytes`](crate::MessageEvent::bytes) to rkyv.
 ///
 /// ```
-/// use messageport::{MessageChannel, rkyv};
+/// use messageport::MessageChannel;
 ///
-/// #[derive(rkyv::Archive, rkyv::Serialize, rkyv::Deserialize, messageport::SafeArchive)]
+/// #[messageport::message]
 /// struct Order { id: u64, item: String }
 ///
 /// fn announce<T: messageport::Post>(port: &messageport::MessagePort, value: &T) {
@@ -54,8 +54,8 @@ pub type PostSerializer<'a> = HighSerializer<PayloadWriter<'a>, ArenaHandle<'a>,
 /// ```
 #[diagnostic::on_unimplemented(
     message = "`{Self}` cannot be posted as a message",
-    note = "a type of yours needs \
-            `#[derive(rkyv::Archive, rkyv::Serialize, messageport::SafeArchive)]`",
+    note = "a type of yours needs `#[messageport::message]`, \
+            or `#[derive(rkyv::Archive, rkyv::Serialize, messageport::SafeArchive)]`",
     note = "text is posted by `post_text`, bytes by `post_bytes`; \
             inside a value write `String` for `&str`, and `Vec<T>` for `&[T]`"
 )]

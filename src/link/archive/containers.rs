@@ -1,6 +1,7 @@
 //! Archived types that hold others, which are walked.
 #![allow(unsafe_code)]
 
+use super::shape::{ShapeWriter, shape_is};
 use super::{ArchiveCheck, SafeArchive, most};
 use rkyv::boxed::ArchivedBox;
 use rkyv::collections::util::Entry;
@@ -39,6 +40,8 @@ unsafe impl<T: SafeArchive> SafeArchive for [T] {
     };
     const LEVELS: u32 = T::LEVELS;
 
+    shape_is!("[{}]", T);
+
     #[inline]
     fn check(&self, check: &mut ArchiveCheck<'_>) -> Result<(), BoxedError> {
         const { assert_sized::<T>() }
@@ -55,6 +58,7 @@ unsafe impl<T: SafeArchive> SafeArchive for [T] {
 unsafe impl<T: SafeArchive, const N: usize> SafeArchive for [T; N] {
     const CHECKS: bool = T::CHECKS && N > 0;
     const LEVELS: u32 = T::LEVELS;
+    const HAS_SHAPE: bool = T::HAS_SHAPE;
 
     #[inline]
     fn check(&self, check: &mut ArchiveCheck<'_>) -> Result<(), BoxedError> {
@@ -65,12 +69,18 @@ unsafe impl<T: SafeArchive, const N: usize> SafeArchive for [T; N] {
         }
         Ok(())
     }
+
+    fn describe(shape: &mut ShapeWriter) {
+        shape.container(&format!("[{{}}; {N}]"), &[T::describe]);
+    }
 }
 
 // SAFETY: what it points to is walked.
 unsafe impl<T: SafeArchive> SafeArchive for ArchivedVec<T> {
     const CHECKS: bool = <[T]>::CHECKS;
     const LEVELS: u32 = T::LEVELS.saturating_add(1);
+
+    shape_is!("Vec<{}>", T);
 
     #[inline]
     fn check(&self, check: &mut ArchiveCheck<'_>) -> Result<(), BoxedError> {
@@ -83,6 +93,8 @@ unsafe impl<T: SafeArchive + ArchivePointee + ?Sized> SafeArchive for ArchivedBo
     const CHECKS: bool = T::CHECKS;
     const LEVELS: u32 = T::LEVELS.saturating_add(1);
 
+    shape_is!("Box<{}>", T);
+
     #[inline]
     fn check(&self, check: &mut ArchiveCheck<'_>) -> Result<(), BoxedError> {
         check.enter(|check| self.get().check(check))
@@ -93,6 +105,8 @@ unsafe impl<T: SafeArchive + ArchivePointee + ?Sized> SafeArchive for ArchivedBo
 unsafe impl<T: SafeArchive> SafeArchive for ArchivedOption<T> {
     const CHECKS: bool = T::CHECKS;
     const LEVELS: u32 = T::LEVELS;
+
+    shape_is!("Option<{}>", T);
 
     #[inline]
     fn check(&self, check: &mut ArchiveCheck<'_>) -> Result<(), BoxedError> {
@@ -105,6 +119,8 @@ unsafe impl<T: SafeArchive + ArchivePointee + ?Sized> SafeArchive for ArchivedOp
     const CHECKS: bool = T::CHECKS;
     const LEVELS: u32 = T::LEVELS.saturating_add(1);
 
+    shape_is!("NicheOption<Box<{}>>", T);
+
     #[inline]
     fn check(&self, check: &mut ArchiveCheck<'_>) -> Result<(), BoxedError> {
         self.as_ref().map_or(Ok(()), |value| value.check(check))
@@ -116,6 +132,8 @@ unsafe impl<T: SafeArchive, N: Niching<T> + ?Sized> SafeArchive for NichedOption
     const CHECKS: bool = T::CHECKS;
     const LEVELS: u32 = T::LEVELS;
 
+    shape_is!("NicheOption<{}>", T);
+
     #[inline]
     fn check(&self, check: &mut ArchiveCheck<'_>) -> Result<(), BoxedError> {
         self.as_ref().map_or(Ok(()), |value| value.check(check))
@@ -126,6 +144,8 @@ unsafe impl<T: SafeArchive, N: Niching<T> + ?Sized> SafeArchive for NichedOption
 unsafe impl<T: SafeArchive, E: SafeArchive> SafeArchive for ArchivedResult<T, E> {
     const CHECKS: bool = T::CHECKS | E::CHECKS;
     const LEVELS: u32 = most(&[T::LEVELS, E::LEVELS]);
+
+    shape_is!("Result<{}, {}>", T, E);
 
     #[inline]
     fn check(&self, check: &mut ArchiveCheck<'_>) -> Result<(), BoxedError> {
@@ -141,6 +161,8 @@ unsafe impl<T: SafeArchive> SafeArchive for ArchivedBound<T> {
     const CHECKS: bool = T::CHECKS;
     const LEVELS: u32 = T::LEVELS;
 
+    shape_is!("Bound<{}>", T);
+
     #[inline]
     fn check(&self, check: &mut ArchiveCheck<'_>) -> Result<(), BoxedError> {
         match self {
@@ -151,11 +173,13 @@ unsafe impl<T: SafeArchive> SafeArchive for ArchivedBound<T> {
 }
 
 macro_rules! check_fields {
-    ($($name:ident<$($type:ident),+> { $($field:tt),+ })*) => {$(
+    ($($name:ident<$($type:ident),+> $shape:literal { $($field:tt),+ })*) => {$(
         // SAFETY: each field is walked.
         unsafe impl<$($type: SafeArchive),+> SafeArchive for $name<$($type),+> {
             const CHECKS: bool = false $(| $type::CHECKS)+;
             const LEVELS: u32 = most(&[$($type::LEVELS),+]);
+
+            shape_is!($shape, $($type),+);
 
             #[inline]
             fn check(&self, check: &mut ArchiveCheck<'_>) -> Result<(), BoxedError> {
@@ -167,25 +191,38 @@ macro_rules! check_fields {
 }
 
 check_fields! {
-    Entry<K, V> { key, value }
-    ArchivedRange<T> { start, end }
-    ArchivedRangeInclusive<T> { start, end }
-    ArchivedRangeFrom<T> { start }
-    ArchivedRangeTo<T> { end }
-    ArchivedRangeToInclusive<T> { end }
-    ArchivedTuple1<A> { 0 }
-    ArchivedTuple2<A, B> { 0, 1 }
-    ArchivedTuple3<A, B, C> { 0, 1, 2 }
-    ArchivedTuple4<A, B, C, D> { 0, 1, 2, 3 }
-    ArchivedTuple5<A, B, C, D, E> { 0, 1, 2, 3, 4 }
-    ArchivedTuple6<A, B, C, D, E, F> { 0, 1, 2, 3, 4, 5 }
-    ArchivedTuple7<A, B, C, D, E, F, G> { 0, 1, 2, 3, 4, 5, 6 }
-    ArchivedTuple8<A, B, C, D, E, F, G, H> { 0, 1, 2, 3, 4, 5, 6, 7 }
-    ArchivedTuple9<A, B, C, D, E, F, G, H, I> { 0, 1, 2, 3, 4, 5, 6, 7, 8 }
-    ArchivedTuple10<A, B, C, D, E, F, G, H, I, J> { 0, 1, 2, 3, 4, 5, 6, 7, 8, 9 }
-    ArchivedTuple11<A, B, C, D, E, F, G, H, I, J, K> { 0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10 }
-    ArchivedTuple12<A, B, C, D, E, F, G, H, I, J, K, L> { 0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11 }
-    ArchivedTuple13<A, B, C, D, E, F, G, H, I, J, K, L, M> {
+    Entry<K, V> "Entry<{}, {}>" { key, value }
+    ArchivedRange<T> "Range<{}>" { start, end }
+    ArchivedRangeInclusive<T> "RangeInclusive<{}>" { start, end }
+    ArchivedRangeFrom<T> "RangeFrom<{}>" { start }
+    ArchivedRangeTo<T> "RangeTo<{}>" { end }
+    ArchivedRangeToInclusive<T> "RangeToInclusive<{}>" { end }
+    ArchivedTuple1<A> "({},)" { 0 }
+    ArchivedTuple2<A, B> "({}, {})" { 0, 1 }
+    ArchivedTuple3<A, B, C> "({}, {}, {})" { 0, 1, 2 }
+    ArchivedTuple4<A, B, C, D> "({}, {}, {}, {})" { 0, 1, 2, 3 }
+    ArchivedTuple5<A, B, C, D, E> "({}, {}, {}, {}, {})" { 0, 1, 2, 3, 4 }
+    ArchivedTuple6<A, B, C, D, E, F> "({}, {}, {}, {}, {}, {})" { 0, 1, 2, 3, 4, 5 }
+    ArchivedTuple7<A, B, C, D, E, F, G> "({}, {}, {}, {}, {}, {}, {})" { 0, 1, 2, 3, 4, 5, 6 }
+    ArchivedTuple8<A, B, C, D, E, F, G, H> "({}, {}, {}, {}, {}, {}, {}, {})" {
+        0, 1, 2, 3, 4, 5, 6, 7
+    }
+    ArchivedTuple9<A, B, C, D, E, F, G, H, I> "({}, {}, {}, {}, {}, {}, {}, {}, {})" {
+        0, 1, 2, 3, 4, 5, 6, 7, 8
+    }
+    ArchivedTuple10<A, B, C, D, E, F, G, H, I, J> "({}, {}, {}, {}, {}, {}, {}, {}, {}, {})" {
+        0, 1, 2, 3, 4, 5, 6, 7, 8, 9
+    }
+    ArchivedTuple11<A, B, C, D, E, F, G, H, I, J, K>
+        "({}, {}, {}, {}, {}, {}, {}, {}, {}, {}, {})" {
+        0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10
+    }
+    ArchivedTuple12<A, B, C, D, E, F, G, H, I, J, K, L>
+        "({}, {}, {}, {}, {}, {}, {}, {}, {}, {}, {}, {})" {
+        0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11
+    }
+    ArchivedTuple13<A, B, C, D, E, F, G, H, I, J, K, L, M>
+        "({}, {}, {}, {}, {}, {}, {}, {}, {}, {}, {}, {}, {})" {
         0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12
     }
 }

@@ -1,6 +1,7 @@
 //! Archived types that hold nothing to be walked.
 #![allow(unsafe_code)]
 
+use super::shape::{ShapeWriter, shape_is};
 use super::{ArchiveCheck, SafeArchive};
 use rkyv::ffi::ArchivedCString;
 use rkyv::net::{
@@ -29,10 +30,15 @@ macro_rules! nothing_to_check {
         unsafe impl SafeArchive for $type {
             const CHECKS: bool = false;
             const LEVELS: u32 = $levels;
+            const HAS_SHAPE: bool = true;
 
             #[inline(always)]
             fn check(&self, _: &mut ArchiveCheck<'_>) -> Result<(), BoxedError> {
                 Ok(())
+            }
+
+            fn describe(shape: &mut ShapeWriter) {
+                shape.container(source_name(stringify!($type)), &[]);
             }
         }
     )*};
@@ -151,8 +157,18 @@ unsafe impl<T: ?Sized> SafeArchive for PhantomData<T> {
     const CHECKS: bool = false;
     const LEVELS: u32 = 0;
 
+    shape_is!("PhantomData");
+
     #[inline(always)]
     fn check(&self, _: &mut ArchiveCheck<'_>) -> Result<(), BoxedError> {
         Ok(())
     }
+}
+
+/// What a program calls the type that is archived as `archived`: `u32` for `rend::u32_le`.
+fn source_name(archived: &'static str) -> &'static str {
+    // Without paths and spaces: how they are printed is the compiler's choice.
+    let name = archived.rsplit(':').next().unwrap_or(archived).trim();
+    let name = name.strip_prefix("Archived").unwrap_or(name);
+    name.strip_suffix("_le").unwrap_or(name)
 }

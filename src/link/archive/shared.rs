@@ -1,6 +1,7 @@
 //! Shared pointers: each target is walked once, however many pointers lead to it.
 #![allow(unsafe_code)]
 
+use super::shape::{ShapeWriter, shape_is};
 use super::{ArchiveCheck, SafeArchive};
 use rkyv::rancor::BoxedError;
 use rkyv::rc::{ArchivedRc, ArchivedRcWeak, Flavor};
@@ -27,6 +28,9 @@ where
     };
     const LEVELS: u32 = T::LEVELS.saturating_add(1);
 
+    // What another flavor of pointer has posted is read as well.
+    shape_is!("Rc<{}>", T);
+
     fn check(&self, check: &mut ArchiveCheck<'_>) -> Result<(), BoxedError> {
         let key = (check.place_of(self.get()), TypeId::of::<ArchivedRc<T, F>>());
         if let Some(&height) = check.shared.heights.get(&key) {
@@ -49,6 +53,8 @@ where
 {
     const CHECKS: bool = <ArchivedRc<T, F>>::CHECKS;
     const LEVELS: u32 = T::LEVELS.saturating_add(1);
+
+    shape_is!("Weak<{}>", T);
 
     fn check(&self, check: &mut ArchiveCheck<'_>) -> Result<(), BoxedError> {
         self.upgrade().map_or(Ok(()), |strong| strong.check(check))

@@ -20,6 +20,7 @@
 //! The test below tries every start for all small capacities.
 #![allow(unsafe_code)]
 
+use super::shape::{ShapeWriter, shape_is};
 use super::{ArchiveCheck, SafeArchive, Unsafe, most};
 use rkyv::collections::swiss_table::{
     ArchivedHashMap, ArchivedHashSet, ArchivedIndexMap, ArchivedIndexSet,
@@ -142,6 +143,8 @@ unsafe impl<K: SafeArchive, V: SafeArchive, H> SafeArchive for ArchivedHashMap<K
     const CHECKS: bool = true;
     const LEVELS: u32 = most(&[K::LEVELS, V::LEVELS]).saturating_add(1);
 
+    shape_is!("HashMap<{}, {}>", K, V);
+
     fn check(&self, check: &mut ArchiveCheck<'_>) -> Result<(), BoxedError> {
         check_table(self, self.len(), check)?;
         if !(K::CHECKS | V::CHECKS) {
@@ -161,6 +164,8 @@ unsafe impl<K: SafeArchive, H> SafeArchive for ArchivedHashSet<K, H> {
     const CHECKS: bool = true;
     const LEVELS: u32 = K::LEVELS.saturating_add(1);
 
+    shape_is!("HashSet<{}>", K);
+
     fn check(&self, check: &mut ArchiveCheck<'_>) -> Result<(), BoxedError> {
         check_table(self, self.len(), check)?;
         if !K::CHECKS {
@@ -175,6 +180,8 @@ unsafe impl<K: SafeArchive, H> SafeArchive for ArchivedHashSet<K, H> {
 unsafe impl<K: SafeArchive, V: SafeArchive, H> SafeArchive for ArchivedIndexMap<K, V, H> {
     const CHECKS: bool = true;
     const LEVELS: u32 = most(&[K::LEVELS, V::LEVELS]).saturating_add(1);
+
+    shape_is!("IndexMap<{}, {}>", K, V);
 
     fn check(&self, check: &mut ArchiveCheck<'_>) -> Result<(), BoxedError> {
         if let Some(table) = check_table(self, self.len(), check)? {
@@ -196,6 +203,8 @@ unsafe impl<K: SafeArchive, V: SafeArchive, H> SafeArchive for ArchivedIndexMap<
 unsafe impl<K: SafeArchive, H> SafeArchive for ArchivedIndexSet<K, H> {
     const CHECKS: bool = true;
     const LEVELS: u32 = K::LEVELS.saturating_add(1);
+
+    shape_is!("IndexSet<{}>", K);
 
     fn check(&self, check: &mut ArchiveCheck<'_>) -> Result<(), BoxedError> {
         if let Some(table) = check_table(self, self.len(), check)? {

@@ -8,6 +8,7 @@
 //! Together they have as many entries as the tree says.
 #![allow(unsafe_code)]
 
+use super::shape::ShapeWriter;
 use super::{ArchiveCheck, SafeArchive, Unsafe, most};
 use rkyv::collections::btree_map::ArchivedBTreeMap;
 use rkyv::collections::btree_set::ArchivedBTreeSet;
@@ -122,6 +123,7 @@ where
 {
     const CHECKS: bool = true;
     const LEVELS: u32 = most(&[K::LEVELS, V::LEVELS]).saturating_add(MOST_NODES);
+    const HAS_SHAPE: bool = K::HAS_SHAPE && V::HAS_SHAPE;
 
     fn check(&self, check: &mut ArchiveCheck<'_>) -> Result<(), BoxedError> {
         check_tree::<_, K, V, E>(self, self.len(), check)?;
@@ -135,12 +137,17 @@ where
             })
         })
     }
+
+    fn describe(shape: &mut ShapeWriter) {
+        shape.container(&node_size::<E>("BTreeMap<{}, {}"), &[K::describe, V::describe]);
+    }
 }
 
 // SAFETY: (nodes) holds, and the entries are walked.
 unsafe impl<K: SafeArchive, const E: usize> SafeArchive for ArchivedBTreeSet<K, E> {
     const CHECKS: bool = true;
     const LEVELS: u32 = K::LEVELS.saturating_add(MOST_NODES);
+    const HAS_SHAPE: bool = K::HAS_SHAPE;
 
     fn check(&self, check: &mut ArchiveCheck<'_>) -> Result<(), BoxedError> {
         check_tree::<_, K, (), E>(self, self.len(), check)?;
@@ -148,5 +155,17 @@ unsafe impl<K: SafeArchive, const E: usize> SafeArchive for ArchivedBTreeSet<K, 
             return Ok(());
         }
         check.enter(|check| self.iter().try_for_each(|key| key.check(check)))
+    }
+
+    fn describe(shape: &mut ShapeWriter) {
+        shape.container(&node_size::<E>("BTreeSet<{}"), &[K::describe]);
+    }
+}
+
+/// Ends the pattern of a tree's shape: its nodes' size belongs to it, if it is not the usual one.
+fn node_size<const E: usize>(pattern: &str) -> String {
+    match E {
+        5 => format!("{pattern}>"),
+        _ => format!("{pattern}, {E}>"),
     }
 }

@@ -1,0 +1,4 @@
+//! What shape a type has.
+
+#[path = "fingerprints/derived.rs"]
+mod derived;
