@@ -8,6 +8,7 @@ mod io_error;
 mod meeting;
 mod requests;
 mod text;
+mod types;
 
 pub use end::{CloseReason, Corruption};
 #[cfg_attr(messageport_loom, allow(unused_imports))]
@@ -15,6 +16,8 @@ pub(crate) use io_error::{AsIoError, into_io_error};
 pub(crate) use meeting::{BROADCAST_PREFIX, flaw_of_listener_name, flaw_of_name};
 pub use meeting::{BroadcastError, ConnectError, ListenError, ParentPortError, SpawnError};
 pub use requests::CallError;
+pub use types::TypeMismatch;
+pub(crate) use types::shorten;
 
 use std::io;
 use thiserror::Error;
@@ -220,6 +223,9 @@ pub enum PostError {
     /// The request was answered before.
     #[error("the request was answered before, and takes one reply: post more through another port")]
     Answered,
+    /// The peer's typed port receives another type than this typed port posts.
+    #[error(transparent)]
+    TypeMismatch(TypeMismatch),
     /// The time was up before the message fitted.
     #[error(
         "no room for the message within the time given: wait for longer, or see that the peer \
@@ -378,6 +384,9 @@ pub enum MessageError {
          the first look for messages, and leave room for a descriptor"
     )]
     UnknownPool,
+    /// The peer's typed port posts another type than this typed port receives.
+    #[error(transparent)]
+    TypeMismatch(TypeMismatch),
     /// The transferred port is not usable.
     #[error(transparent)]
     Port(AttachError),

@@ -61,6 +61,11 @@ fn mmap() -> SystemError {
     SystemError { call: "mmap", source: refusal() }
 }
 
+fn mismatch(posts: bool) -> TypeMismatch {
+    let difference = "the type is `A` here and `B` there";
+    TypeMismatch::new(posts, "A\nstruct A".into(), "B\nenum B {}".into(), difference.into())
+}
+
 fn bind() -> SystemError {
     SystemError { call: "bind", source: denial() }
 }
@@ -86,6 +91,11 @@ fn path() -> std::path::PathBuf {
 }
 
 const PATH: &str = "/run/user/7/messageport/prices";
+const MISMATCH: [&str; 3] = [
+    "this port receives `A`, but the peer posts `B`",
+    "`A` here and `B` there",
+    "build both programs with the same definitions",
+];
 const MMAP: [&str; 3] = ["refused mmap", "(ENOMEM)", ": memory is short; free some"];
 const BIND: [&str; 3] = [PATH, "refused bind (EACCES)", ": see that the permissions"];
 const CORRUPT: Corruption = Corruption::new("message length", 0x900, 0x400);
@@ -169,6 +179,8 @@ fn errors_of_channels_and_posts() {
             ["too many descriptors", "more than RLIMIT_NOFILE allows", "wait until some"];
         PostError::Refused => PostError::Refused,
             ["this channel refuses", "its maker or the peer has chosen", "without a list"];
+        PostError::TypeMismatch(_) => PostError::TypeMismatch(mismatch(true)),
+            ["posts `A`, but the peer receives `B`", "`A` here and `B` there", "build both"];
         PostError::Timeout => PostError::Timeout,
             ["no room", "within the time given", "wait for longer"];
         PostError::Cancelled => PostError::Cancelled,
@@ -253,6 +265,7 @@ fn errors_of_receiving_and_of_messages() {
             ["the message has no port", "left in it", "take no more of them than came"];
         MessageError::UnknownPool => MessageError::UnknownPool,
             ["the message's buffer", "a pool that this end does not have", "call `trust_peer`"];
+        MessageError::TypeMismatch(_) => MessageError::TypeMismatch(mismatch(false)), MISMATCH;
         MessageError::Port(_) => MessageError::Port(AttachError::Corrupt(CORRUPT)), CORRUPT_PARTS;
         MessageError::Buffer(_) =>
             MessageError::Buffer(BufferError::Io(mmap())), MMAP;
@@ -417,6 +430,7 @@ fn errors_that_give_something_back() {
             MMAP;
         TypedError::Message(_) => TypedError::Message(MessageError::NotText(not_utf8())),
             ["the message is no text", "UTF-8", "read it by `bytes`"];
+        TypedError::TypeMismatch(_) => TypedError::TypeMismatch(mismatch(false)), MISMATCH;
     });
 
     let mut all = PortCollection::new();

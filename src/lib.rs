@@ -107,7 +107,7 @@ mod wire;
 pub use error::{
     AttachError, BroadcastError, BufferError, CallError, ChannelError, CloseReason, ConnectError,
     Corruption, ListenError, LoopError, MessageError, ParentPortError, PoolError, PostError,
-    RecvError, SchemaError, SpawnError, SystemError,
+    RecvError, SchemaError, SpawnError, SystemError, TypeMismatch,
 };
 #[cfg(not(messageport_loom))]
 pub use front::add_error::AddError;
@@ -228,8 +228,9 @@ pub use port::{
     sender::Sender,
     shared::{SharedSender, SharedSenderGuard},
     transfer::{IntoFdError, TransferError, TransferList, Transferable},
-    typed::{TypedBurst, TypedError, TypedEvent, TypedIter, TypedPort, TypedTryIter},
+    typed::{TypedBurst, TypedError, TypedEvent, TypedPort},
     typed_halves::{TypedReceiver, TypedSender},
+    typed_iter::{TypedIter, TypedTryIter},
     typed_message::TypedMessage,
 };
 pub use rkyv;

@@ -4,7 +4,7 @@
 use super::{
     AttachError, BroadcastError, BufferError, CallError, ChannelError, ConnectError, Corruption,
     ListenError, LoopError, MessageError, ParentPortError, PoolError, PostError, RecvError,
-    SchemaError, SpawnError, SystemError,
+    SchemaError, SpawnError, SystemError, TypeMismatch,
 };
 use std::io::ErrorKind;
 
@@ -42,6 +42,7 @@ into_io_error!(
     SchemaError,
     SpawnError,
     SystemError,
+    TypeMismatch,
 );
 
 impl AsIoError for SystemError {
@@ -57,6 +58,12 @@ impl AsIoError for Corruption {
 }
 
 impl AsIoError for SchemaError {
+    fn kind(&self) -> ErrorKind {
+        ErrorKind::InvalidData
+    }
+}
+
+impl AsIoError for TypeMismatch {
     fn kind(&self) -> ErrorKind {
         ErrorKind::InvalidData
     }
@@ -90,6 +97,7 @@ impl AsIoError for PostError {
             | PostError::Answered
             | PostError::ForeignPool => ErrorKind::InvalidInput,
             PostError::Refused => ErrorKind::Unsupported,
+            PostError::TypeMismatch(error) => error.kind(),
             PostError::Timeout => ErrorKind::TimedOut,
             PostError::Cancelled => ErrorKind::Interrupted,
             PostError::Io(error) => error.kind(),
@@ -137,6 +145,7 @@ impl AsIoError for MessageError {
             MessageError::TransfersRefused { .. } => ErrorKind::Unsupported,
             MessageError::OutOfMemory { .. } => ErrorKind::OutOfMemory,
             MessageError::NothingLeft { .. } => ErrorKind::NotFound,
+            MessageError::TypeMismatch(error) => error.kind(),
             MessageError::Port(error) => error.kind(),
             MessageError::Buffer(error) => error.kind(),
         }

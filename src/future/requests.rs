@@ -396,6 +396,10 @@ impl<Req: Receive, Resp: Post> Stream for AsyncResponder<Req, Resp> {
         Poll::Ready(match ready!(self.poll_recv(context)) {
             Ok(request) => Some(Ok(request)),
             Err(TypedError::Message(error)) => Some(Err(error)),
+            Err(TypedError::TypeMismatch(error)) => {
+                self.has_ended = true;
+                Some(Err(MessageError::TypeMismatch(error)))
+            }
             Err(TypedError::Recv(_)) => {
                 self.has_ended = true;
                 None

@@ -1,14 +1,15 @@
 //! Async ports whose messages have one type each way.
 
-use crate::error::{MessageError, PostError};
+use crate::error::{MessageError, PostError, RecvError};
 use crate::front::add_error::AddError;
 use crate::future::halves::{AsyncReceiver, AsyncSender};
 use crate::link::archive::Receive;
 use crate::link::payload::Post;
 use crate::port::MessagePort;
+use crate::port::agreement::{self, Agreement};
 use crate::port::message::Message;
 use crate::port::transfer::{TransferError, TransferList};
-use crate::port::typed::{TypedError, TypedPort};
+use crate::port::typed::{TypedError, TypedPort, before};
 use crate::port::typed_message::TypedMessage;
 use futures_core::{FusedStream, Stream};
 use futures_sink::Sink;
@@ -46,6 +47,7 @@ pub struct AsyncTypedPort<Rx, Tx> {
 /// The posting half of an [`AsyncTypedPort`], for a task of its own.
 pub struct AsyncTypedSender<Tx> {
     sender: AsyncSender,
+    agreement: Option<Agreement>,
     /// A value that the sink has accepted and not posted.
     kept: Option<Tx>,
 }
@@ -53,6 +55,9 @@ pub struct AsyncTypedSender<Tx> {
 /// The receiving half of an [`AsyncTypedPort`], for a task of its own.
 pub struct AsyncTypedReceiver<Rx> {
     receiver: AsyncReceiver,
+    agreement: Option<Agreement>,
+    /// Whether the stream has ended with an error about the types.
+    has_refused: bool,
     kind: PhantomData<fn() -> Rx>,
 }
 
@@ -68,9 +73,17 @@ impl<Rx: Receive, Tx: Post> TypedPort<Rx, Tx> {
     pub fn into_async(self) -> Result<AsyncTypedPort<Rx, Tx>, AddError<TypedPort<Rx, Tx>>> {
         let port = self.into_inner().into_async().map_err(|error| error.map(MessagePort::typed))?;
         let (sender, receiver) = port.split();
+        let end = sender.as_sender().endpoint();
+        let outgoing = Agreement::declare::<Tx>(end, true);
+        let incoming = Agreement::declare::<Rx>(end, false);
         Ok(AsyncTypedPort {
-            sender: AsyncTypedSender { sender, kept: None },
-            receiver: AsyncTypedReceiver { receiver, kind: PhantomData },
+            sender: AsyncTypedSender { sender, agreement: outgoing, kept: None },
+            receiver: AsyncTypedReceiver {
+                receiver,
+                agreement: incoming,
+                has_refused: false,
+                kind: PhantomData,
+            },
         })
     }
 }
@@ -81,7 +94,8 @@ impl<Rx: Receive, Tx: Post> AsyncTypedPort<Rx, Tx> {
     /// # Errors
     /// [`TypedError::Recv`] as [`AsyncPort::recv`](crate::AsyncPort::recv). [`TypedError::Message`]
     /// if the message is not an `Rx`: it is removed from the queue, what moved with it is closed,
-    /// and the next call gives the next message.
+    /// and the next call gives the next message. [`TypedError::TypeMismatch`] as
+    /// [`TypedPort::recv`].
     pub async fn recv(&mut self) -> Result<TypedMessage<Rx>, TypedError> {
         self.receiver.recv().await
     }
@@ -99,6 +113,7 @@ impl<Rx: Receive, Tx: Post> AsyncTypedPort<Rx, Tx> {
     ///
     /// # Errors
     /// As [`AsyncPort::post_message`](crate::AsyncPort::post_message).
+    /// [`PostError::TypeMismatch`] as [`TypedPort::post_message`].
     pub async fn post_message(&mut self, value: &Tx) -> Result<(), PostError> {
         self.sender.post_message(value).await
     }
@@ -108,6 +123,7 @@ impl<Rx: Receive, Tx: Post> AsyncTypedPort<Rx, Tx> {
     ///
     /// # Errors
     /// As [`AsyncPort::post_message_with`](crate::AsyncPort::post_message_with).
+    /// [`PostError::TypeMismatch`] as [`TypedPort::post_message_with`].
     pub async fn post_message_with(
         &mut self,
         value: &Tx,
@@ -159,6 +175,7 @@ impl<Tx: Post> AsyncTypedSender<Tx> {
     ///
     /// # Errors
     /// As [`AsyncPort::post_message`](crate::AsyncPort::post_message).
+    /// [`PostError::TypeMismatch`] as [`TypedPort::post_message`].
     pub async fn post_message(&mut self, value: &Tx) -> Result<(), PostError> {
         std::future::poll_fn(|context| self.poll_post(context, value)).await
     }
@@ -168,13 +185,15 @@ impl<Tx: Post> AsyncTypedSender<Tx> {
     ///
     /// # Errors
     /// As [`AsyncPort::post_message_with`](crate::AsyncPort::post_message_with).
+    /// [`PostError::TypeMismatch`] as [`TypedPort::post_message_with`].
     pub async fn post_message_with(
         &mut self,
         value: &Tx,
         transfer: impl TransferList,
     ) -> Result<(), TransferError> {
         let list = transfer.into_list();
-        match std::future::poll_fn(|context| self.poll_kept(context)).await {
+        let ready = std::future::poll_fn(|context| self.poll_kept(context)).await;
+        match ready.and_then(|()| self.check()) {
             Ok(()) => self.sender.post_message_with(value, list).await,
             Err(reason) => Err(TransferError::new(reason, list)),
         }
@@ -187,12 +206,19 @@ impl<Tx: Post> AsyncTypedSender<Tx> {
 
     /// Returns the half without its type.
     pub fn into_inner(self) -> AsyncSender {
+        agreement::withdraw(&self.agreement);
         self.sender
     }
 
     fn poll_post(&mut self, context: &mut Context<'_>, value: &Tx) -> Poll<Result<(), PostError>> {
         ready!(self.poll_kept(context))?;
+        self.check()?;
         self.sender.poll_post(context, |sender| sender.post_message(value))
+    }
+
+    /// Checks that the peer receives this type, as far as it is known.
+    fn check(&self) -> Result<(), PostError> {
+        agreement::check(&self.agreement).map_err(PostError::TypeMismatch)
     }
 
     /// Posts the value that the sink has kept.
@@ -210,7 +236,10 @@ impl<Rx: Receive> AsyncTypedReceiver<Rx> {
     /// # Errors
     /// As [`AsyncTypedPort::recv`].
     pub async fn recv(&mut self) -> Result<TypedMessage<Rx>, TypedError> {
-        Ok(TypedMessage::check(self.receiver.recv().await?)?)
+        before(&self.agreement)?;
+        let received = self.receiver.recv().await;
+        before(&self.agreement)?;
+        Ok(TypedMessage::check(received?)?)
     }
 
     /// Takes the next message, if there is one.
@@ -218,7 +247,10 @@ impl<Rx: Receive> AsyncTypedReceiver<Rx> {
     /// # Errors
     /// As [`AsyncTypedPort::recv`].
     pub fn try_recv(&mut self) -> Result<Option<TypedMessage<Rx>>, TypedError> {
-        let message: Option<Message> = self.receiver.try_recv()?;
+        before(&self.agreement)?;
+        let received: Result<Option<Message>, RecvError> = self.receiver.try_recv();
+        before(&self.agreement)?;
+        let message = received?;
         Ok(message.map(TypedMessage::check).transpose()?)
     }
 
@@ -229,23 +261,35 @@ impl<Rx: Receive> AsyncTypedReceiver<Rx> {
 
     /// Returns the half without its type.
     pub fn into_inner(self) -> AsyncReceiver {
+        agreement::withdraw(&self.agreement);
         self.receiver
     }
 }
 
-/// As [`AsyncReceiver`]; a message that is not an `Rx` is an error.
+/// As [`AsyncReceiver`]; a message that is not an `Rx` is an error. A
+/// [`MessageError::TypeMismatch`] is the last item.
 impl<Rx: Receive> Stream for AsyncTypedReceiver<Rx> {
     type Item = Result<TypedMessage<Rx>, MessageError>;
 
     fn poll_next(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Self::Item>> {
-        let next = ready!(Pin::new(&mut self.receiver).poll_next(context));
-        Poll::Ready(next.map(|message| TypedMessage::check(message?)))
+        if self.has_refused {
+            return Poll::Ready(None);
+        }
+        if agreement::is_agreed(&self.agreement) {
+            let next = ready!(Pin::new(&mut self.receiver).poll_next(context));
+            if agreement::is_agreed(&self.agreement) {
+                return Poll::Ready(next.map(|message| TypedMessage::check(message?)));
+            }
+        }
+        self.has_refused = true;
+        let error = MessageError::TypeMismatch(agreement::mismatch(&self.agreement));
+        Poll::Ready(Some(Err(error)))
     }
 }
 
 impl<Rx: Receive> FusedStream for AsyncTypedReceiver<Rx> {
     fn is_terminated(&self) -> bool {
-        self.receiver.is_terminated()
+        self.has_refused || self.receiver.is_terminated()
     }
 }
 
@@ -277,6 +321,7 @@ impl<Tx: Post + Unpin> Sink<Tx> for AsyncTypedSender<Tx> {
     }
 
     fn start_send(mut self: Pin<&mut Self>, value: Tx) -> Result<(), PostError> {
+        self.check()?;
         match self.sender.as_sender().post_message(&value) {
             Err(PostError::QueueFull { .. }) => {
                 self.kept = Some(value);

@@ -166,6 +166,11 @@ impl Endpoint {
         self.peer_credentials.get().copied()
     }
 
+    /// Takes back the types that this end has declared, if any.
+    pub(crate) fn withdraw_types(&self) {
+        self.region.withdraw_types(self.side);
+    }
+
     /// The lane that this end produces: 0 for side 0.
     pub(crate) fn outgoing(&self) -> usize {
         self.side

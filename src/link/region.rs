@@ -9,8 +9,8 @@ use crate::ring::memory::Memory;
 use crate::ring::segment::Geometry;
 use crate::sync::Ordering::Relaxed;
 use crate::wire::layout::{
-    AREA_OFFSET, FEATURES, Identity, MAGIC, MAX_LIMIT, MAX_SEGMENTS, MIN_CAPACITY, RegionHeader,
-    VERSION, payload_format, region_len,
+    AREA_OFFSET, DeclaredType, FEATURES, Identity, MAGIC, MAX_LIMIT, MAX_SEGMENTS, MIN_CAPACITY,
+    RegionHeader, SHAPE_ROOM, VERSION, payload_format, region_len,
 };
 use std::mem::offset_of;
 use std::ops::Range;
@@ -138,6 +138,13 @@ impl Region {
         Ok((mapping, geometry, nature.identity))
     }
 
+    /// Takes back what a side has declared: its next owner has types of its own, or none.
+    pub(crate) fn withdraw_types(&self, side: usize) {
+        for posts in [true, false] {
+            self.declared(Declared::new(side, posts)).withdraw();
+        }
+    }
+
     /// The shared memory of one direction: 0 from side 0 to side 1, 1 back.
     pub(crate) fn lane(self: &Arc<Self>, lane: usize) -> Memory {
         let header = offset_of!(RegionHeader, lanes) + lane * size_of_lane();
@@ -214,6 +221,14 @@ impl Region {
         unsafe { self.at(0).cast::<Identity>().as_ref() }
     }
 
+    /// What a side has declared about the messages of a lane.
+    #[inline(always)]
+    pub(crate) fn declared(&self, of: Declared) -> &DeclaredType {
+        // SAFETY: as for `identity`: a region is longer than its header, which consists of atomics.
+        let header = unsafe { self.mapping.start().cast::<RegionHeader>().as_ref() };
+        &header.types[usize::from(of.0 & 3)]
+    }
+
     // Relaxed, all: no other process has the descriptor yet; handing it over orders what is here.
     fn write_identity(&self) {
         let identity = self.identity();
@@ -253,6 +268,65 @@ impl Region {
         }
         let [low, high] = [&identity.pair_id[0], &identity.pair_id[1]].map(|id| id.load(Relaxed));
         Ok(u128::from(low) | u128::from(high) << 64)
+    }
+}
+
+/// Which of a region's four declared types is meant: its place in the header, at most 3.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Declared(u8);
+
+impl Declared {
+    /// What a side, 0 or 1, declares about the messages that it posts, or receives.
+    ///
+    /// A side produces the lane of its own number; the producer's declaration is the first one of
+    /// its lane.
+    pub(crate) const fn new(side: usize, posts: bool) -> Declared {
+        let (lane, role) = if posts { (side & 1, 0) } else { (1 - (side & 1), 1) };
+        Declared((2 * lane + role) as u8)
+    }
+
+    /// What the other end declares about the same lane.
+    pub(crate) const fn other(self) -> Declared {
+        Declared(self.0 ^ 1)
+    }
+}
+
+impl DeclaredType {
+    // Relaxed, all of these. A message is posted after its type was declared, and so is seen after
+    // it. A text that is read while it is written does not have its fingerprint, which its reader
+    // compares.
+
+    /// The fingerprint, or 0.
+    #[inline(always)]
+    pub(crate) fn fingerprint(&self) -> u64 {
+        self.fingerprint.load(Relaxed)
+    }
+
+    /// Declares a type.
+    pub(crate) fn declare(&self, fingerprint: u64, text: &str) {
+        self.withdraw();
+        self.shape_len.store(text.len() as u64, Relaxed);
+        for (word, bytes) in self.shape.iter().zip(text.as_bytes().chunks(8)) {
+            let mut padded = [0; 8];
+            padded[..bytes.len()].copy_from_slice(bytes);
+            word.store(u64::from_le_bytes(padded), Relaxed);
+        }
+        self.fingerprint.store(fingerprint, Relaxed);
+    }
+
+    /// Takes the declaration back.
+    pub(crate) fn withdraw(&self) {
+        self.fingerprint.store(0, Relaxed);
+    }
+
+    /// A copy of the text, as far as there was room for it, and whether that is all of it.
+    pub(crate) fn text(&self) -> (Vec<u8>, bool) {
+        let len = self.shape_len.load(Relaxed);
+        let room = SHAPE_ROOM as u64;
+        let mut text: Vec<u8> =
+            self.shape.iter().flat_map(|word| word.load(Relaxed).to_le_bytes()).collect();
+        text.truncate(len.min(room) as usize);
+        (text, len <= room)
     }
 }
 

@@ -68,6 +68,7 @@ impl PortParts {
 /// Publishes everything that the next owner must find published.
 pub(crate) fn settle(sending: &mut Sending, receiving: &mut Receiving) {
     sending.endpoint().region().mark_shared();
+    sending.endpoint().withdraw_types();
     sending.settle();
     receiving.release_everything();
 }

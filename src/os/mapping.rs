@@ -37,6 +37,7 @@ impl Mapping {
     }
 
     /// First byte.
+    #[inline(always)]
     pub(crate) fn start(&self) -> NonNull<u8> {
         NonNull::new(self.bytes.as_mut_ptr()).expect("a mapping is never at address zero")
     }

@@ -258,9 +258,7 @@ impl MessagePort {
             Ok(Polled::Message(message)) => {
                 let cost = message.cost();
                 self.spent.set(self.spent.get().saturating_add(cost));
-                let valid = content::check_refused(&message).and_then(|()| {
-                    self.validator.get().map_or(Ok(()), |validate| validate(&message))
-                });
+                let valid = content::check_refused(&message).and_then(|()| self.validate(&message));
                 match valid {
                     Ok(()) => {
                         self.fire(EventType::Message, scope, |event| event.with_message(&message))
@@ -306,6 +304,10 @@ impl MessagePort {
         let is_news = reason != CloseReason::Local && !self.is_closed_here();
         self.end_if_broken(&RecvError::Closed { reason });
         if is_news {
+            // A peer that has found other types here may have left for that.
+            if let Err(error) = self.check_incoming_type() {
+                self.fire_error(scope, &error);
+            }
             self.fire(EventType::Close, scope, |event| event.with_reason(reason));
         }
         Delivered::End

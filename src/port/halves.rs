@@ -25,6 +25,8 @@ impl MessagePort {
     /// ```
     #[must_use = "a half that is dropped ends its direction"]
     pub fn split(self) -> (Sender, Receiver) {
+        // Halves have no types, whatever the port had.
+        self.endpoint().withdraw_types();
         (self.sender, self.receiver)
     }
 

@@ -5,6 +5,7 @@
 //! [`events`] those of an event target; in [`typed`] the conversion. Those that wait are in
 //! `front`.
 
+pub(crate) mod agreement;
 pub(crate) mod batch;
 pub(crate) mod burst;
 pub(crate) mod cancel;
@@ -25,14 +26,16 @@ pub(crate) mod target;
 pub(crate) mod transfer;
 pub(crate) mod typed;
 pub(crate) mod typed_halves;
+pub(crate) mod typed_iter;
 pub(crate) mod typed_message;
 
-use crate::error::{CloseReason, MessageError, PostError, RecvError, SchemaError};
+use crate::error::{CloseReason, PostError, RecvError, SchemaError};
 use crate::link::endpoint::{Endpoint, PeerCredentials};
 use crate::link::payload::Post;
 use crate::link::receiving::chunks::Polled;
 use crate::link::stats::{Backlog, PortStats};
 use crate::link::transfer::Halves;
+use agreement::Validator;
 use burst::Burst;
 use cancel::Canceller;
 use event::MessageEvent;
@@ -61,9 +64,9 @@ use target::EventTarget;
 /// an error here; on the web the message is dropped silently.
 ///
 /// ```
-/// use messageport::{MessageChannel, rkyv};
+/// use messageport::MessageChannel;
 ///
-/// #[derive(rkyv::Archive, rkyv::Serialize, messageport::SafeArchive)]
+/// #[messageport::message]
 /// struct Order { id: u64, item: String }
 ///
 /// let MessageChannel { port1, port2 } = MessageChannel::new()?;
@@ -85,11 +88,8 @@ pub struct MessagePort {
     /// The event loop that owns the port, if any.
     watcher: RefCell<Option<Watcher>>,
     /// On a typed port: the check that every message must pass.
-    validator: Cell<Option<Validator>>,
+    validator: RefCell<Option<Validator>>,
 }
-
-/// Returns what is wrong with a message.
-pub(crate) type Validator = fn(&MessageEvent<'_>) -> Result<(), MessageError>;
 
 impl MessagePort {
     pub(crate) fn new((sending, receiving): Halves) -> MessagePort {
@@ -105,7 +105,7 @@ impl MessagePort {
             has_said_close: Cell::new(false),
             spent: Cell::new(0),
             watcher: RefCell::new(None),
-            validator: Cell::new(None),
+            validator: RefCell::new(None),
         }
     }
 

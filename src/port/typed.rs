@@ -1,23 +1,26 @@
 //! Ports whose messages have one type each way.
 
-use crate::error::{AsIoError, MessageError, PostError, RecvError, into_io_error};
+use crate::error::{AsIoError, MessageError, PostError, RecvError, TypeMismatch, into_io_error};
 use crate::link::archive::Receive;
 use crate::link::archive::pool::ReceiveOwned;
 use crate::link::payload::Post;
 use crate::port::MessagePort;
-use crate::port::batch::TryIter;
+use crate::port::agreement::{self, Agreement, Validator};
 use crate::port::burst::Burst;
 use crate::port::event::MessageEvent;
 use crate::port::listener::{Event, IntoListenerResult};
 use crate::port::transfer::{TransferError, TransferList};
+use crate::port::typed_iter::{TypedIter, TypedTryIter};
 use std::fmt;
-use std::iter::FusedIterator;
 use std::marker::PhantomData;
 use std::ops::Deref;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, RawFd};
 use std::time::{Duration, Instant};
 
 /// A port that receives `Rx` and posts `Tx`; made by [`MessagePort::typed`].
+///
+/// If the peer's port is typed too, and its types are others, posts and receiving calls fail with a
+/// [`TypeMismatch`] that says what differs: see [`MessagePort::typed`].
 ///
 /// A message that is not an `Rx` (bytes and text included) is returned as an error; the next call
 /// gives the message after it. Each message is checked when it is received, and again by
@@ -45,6 +48,8 @@ use std::time::{Duration, Instant};
 /// ```
 pub struct TypedPort<Rx, Tx> {
     port: MessagePort,
+    incoming: Option<Agreement>,
+    outgoing: Option<Agreement>,
     types: PhantomData<fn(Tx) -> Rx>,
 }
 
@@ -54,28 +59,13 @@ pub struct TypedEvent<'p, Rx> {
     kind: PhantomData<fn() -> Rx>,
 }
 
-/// An iterator over messages of one type; made by [`TypedPort::iter`].
-#[derive(Debug)]
-#[must_use = "an iterator takes no message before `next` is called"]
-pub struct TypedIter<'p, Rx, Tx> {
-    port: &'p TypedPort<Rx, Tx>,
-    has_ended: bool,
-}
-
-/// An iterator over the messages of one type that are there; made by [`TypedPort::try_iter`].
-#[derive(Debug)]
-#[must_use = "an iterator takes no message before `next` is called"]
-pub struct TypedTryIter<'p, Rx> {
-    messages: TryIter<'p>,
-    kind: PhantomData<fn() -> Rx>,
-}
-
 /// Values of one type that are staged one by one and published together; made by
 /// [`TypedPort::burst`].
 #[derive(Debug)]
 #[must_use = "a burst is published when it is dropped"]
 pub struct TypedBurst<'p, Tx> {
     burst: Burst<'p>,
+    agreement: &'p Option<Agreement>,
     kind: PhantomData<fn(Tx)>,
 }
 
@@ -88,6 +78,10 @@ pub enum TypedError {
     /// A message was received, and it is not an `Rx`. The port stays usable.
     #[error(transparent)]
     Message(#[from] MessageError),
+    /// The peer has declared that it posts another type. No message was received: they stay in the
+    /// queue, and [`TypedPort::into_inner`] gives the port that can read them.
+    #[error(transparent)]
+    TypeMismatch(#[from] TypeMismatch),
 }
 
 impl AsIoError for TypedError {
@@ -95,6 +89,7 @@ impl AsIoError for TypedError {
         match self {
             TypedError::Recv(error) => error.kind(),
             TypedError::Message(error) => error.kind(),
+            TypedError::TypeMismatch(error) => error.kind(),
         }
     }
 }
@@ -119,9 +114,52 @@ impl MessagePort {
     /// port.post_message(&42)?;
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
+    ///
+    /// # Types of two programs
+    /// The port declares the [`Shape`](crate::Shape)s of its two types to its peer, and compares
+    /// them with those that the peer's typed port has declared. If they differ, the two programs
+    /// were built with different definitions, and bytes of one type could be valid bytes of the
+    /// other. Posts and receiving calls of that direction then fail with a [`TypeMismatch`], which
+    /// says what differs. They do so from the first call after both ends were given types; a call
+    /// that was already waiting fails when the peer posts or closes its port. [`check_types`]
+    /// checks at once.
+    ///
+    /// A direction is compared if both ends have a shape for it. Types with rkyv's plain derives
+    /// have none, and neither has a port without types: each message is then checked by itself
+    /// only. A port that moves to another owner leaves its types behind, and the new owner gives it
+    /// its own.
+    ///
+    /// Takes some microseconds, to write the texts of both shapes; makes no system call.
+    ///
+    /// [`check_types`]: TypedPort::check_types
+    ///
+    /// ```
+    /// use messageport::{MessageChannel, TypedError};
+    ///
+    /// mod old {
+    ///     #[messageport::message]
+    ///     pub struct Order { pub id: u32 }
+    /// }
+    ///
+    /// #[messageport::message]
+    /// struct Order { id: u32, express: bool }
+    ///
+    /// let channel = MessageChannel::new()?;
+    /// let shop = channel.port1.typed::<(), old::Order>();
+    /// let stock = channel.port2.typed::<Order, ()>();
+    /// let Err(TypedError::TypeMismatch(error)) = stock.try_recv() else { panic!("it differs") };
+    /// assert_eq!(error.difference(), "field `express: bool` of `Order` is only here");
+    /// assert!(shop.post_message(&old::Order { id: 1 }).is_err());
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     pub fn typed<Rx: Receive, Tx: Post>(self) -> TypedPort<Rx, Tx> {
-        self.validator.set(Some(|message| message.data::<Rx>().map(drop)));
-        TypedPort { port: self, types: PhantomData }
+        let incoming = Agreement::declare::<Rx>(self.endpoint(), false);
+        let outgoing = Agreement::declare::<Tx>(self.endpoint(), true);
+        self.set_validator(Some(Validator {
+            agreement: incoming.clone(),
+            check: |message| message.data::<Rx>().map(drop),
+        }));
+        TypedPort { port: self, incoming, outgoing, types: PhantomData }
     }
 }
 
@@ -129,29 +167,42 @@ impl<Rx: Receive, Tx: Post> TypedPort<Rx, Tx> {
     /// Posts a value; never blocks. See [`MessagePort::post_message`].
     ///
     /// # Errors
-    /// As [`MessagePort::post_message`].
+    /// As [`MessagePort::post_message`], and [`PostError::TypeMismatch`] if the peer has declared
+    /// that it receives another type.
+    #[inline]
     pub fn post_message(&self, value: &Tx) -> Result<(), PostError> {
-        self.port.post_message(value)
+        match agreement::is_agreed(&self.outgoing) {
+            true => self.port.post_message(value),
+            false => Err(outgoing_mismatch(&self.outgoing)),
+        }
     }
 
     /// Posts a value, waiting for room. See [`MessagePort::post_message_timeout`].
     ///
     /// # Errors
-    /// As [`MessagePort::post_message_timeout`].
+    /// As [`MessagePort::post_message_timeout`], and [`PostError::TypeMismatch`].
     pub fn post_message_timeout(&self, value: &Tx, timeout: Duration) -> Result<(), PostError> {
-        self.port.post_message_timeout(value, timeout)
+        match agreement::is_agreed(&self.outgoing) {
+            true => self.port.post_message_timeout(value, timeout),
+            false => Err(outgoing_mismatch(&self.outgoing)),
+        }
     }
 
     /// Posts a value, and moves what is in the list. See [`MessagePort::post_message_with`].
     ///
     /// # Errors
-    /// As [`MessagePort::post_message_with`].
+    /// As [`MessagePort::post_message_with`], and [`PostError::TypeMismatch`].
     pub fn post_message_with(
         &self,
         value: &Tx,
         transfer: impl TransferList,
     ) -> Result<(), TransferError> {
-        self.port.post_message_with(value, transfer)
+        match agreement::is_agreed(&self.outgoing) {
+            true => self.port.post_message_with(value, transfer),
+            false => {
+                Err(TransferError::new(outgoing_mismatch(&self.outgoing), transfer.into_list()))
+            }
+        }
     }
 
     /// Posts a value and moves what is in the list, waiting for room.
@@ -159,14 +210,19 @@ impl<Rx: Receive, Tx: Post> TypedPort<Rx, Tx> {
     /// See [`MessagePort::post_message_with_timeout`].
     ///
     /// # Errors
-    /// As [`MessagePort::post_message_with_timeout`].
+    /// As [`MessagePort::post_message_with_timeout`], and [`PostError::TypeMismatch`].
     pub fn post_message_with_timeout(
         &self,
         value: &Tx,
         transfer: impl TransferList,
         timeout: Duration,
     ) -> Result<(), TransferError> {
-        self.port.post_message_with_timeout(value, transfer, timeout)
+        match agreement::is_agreed(&self.outgoing) {
+            true => self.port.post_message_with_timeout(value, transfer, timeout),
+            false => {
+                Err(TransferError::new(outgoing_mismatch(&self.outgoing), transfer.into_list()))
+            }
+        }
     }
 
     /// Begins a burst: values that are staged one by one and published together.
@@ -182,7 +238,8 @@ impl<Rx: Receive, Tx: Post> TypedPort<Rx, Tx> {
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
     pub fn burst(&self) -> TypedBurst<'_, Tx> {
-        TypedBurst { burst: self.port.burst(), kind: PhantomData }
+        let burst = self.port.burst();
+        TypedBurst { burst, agreement: &self.outgoing, kind: PhantomData }
     }
 
     /// Waits for the next message. See [`MessagePort::recv`].
@@ -190,9 +247,11 @@ impl<Rx: Receive, Tx: Post> TypedPort<Rx, Tx> {
     /// # Errors
     /// [`TypedError::Recv`] as there. [`TypedError::Message`] if the message is not an `Rx`: it is
     /// removed from the queue, what moved with it is closed, and the next call gives the next
-    /// message.
+    /// message. [`TypedError::TypeMismatch`] if the peer has declared that it posts another type:
+    /// the messages stay in the queue, and every call returns this.
     pub fn recv(&self) -> Result<TypedEvent<'_, Rx>, TypedError> {
-        check(self.port.recv()?)
+        before(&self.incoming)?;
+        after(&self.incoming, self.port.recv())
     }
 
     /// Waits for the next message for at most `timeout`. See [`MessagePort::recv_timeout`].
@@ -200,7 +259,8 @@ impl<Rx: Receive, Tx: Post> TypedPort<Rx, Tx> {
     /// # Errors
     /// As [`recv`](Self::recv).
     pub fn recv_timeout(&self, timeout: Duration) -> Result<TypedEvent<'_, Rx>, TypedError> {
-        check(self.port.recv_timeout(timeout)?)
+        before(&self.incoming)?;
+        after(&self.incoming, self.port.recv_timeout(timeout))
     }
 
     /// Waits for the next message until `deadline`. See [`MessagePort::recv_deadline`].
@@ -208,7 +268,8 @@ impl<Rx: Receive, Tx: Post> TypedPort<Rx, Tx> {
     /// # Errors
     /// As [`recv`](Self::recv).
     pub fn recv_deadline(&self, deadline: Instant) -> Result<TypedEvent<'_, Rx>, TypedError> {
-        check(self.port.recv_deadline(deadline)?)
+        before(&self.incoming)?;
+        after(&self.incoming, self.port.recv_deadline(deadline))
     }
 
     /// Takes the next message, if there is one. See [`MessagePort::try_recv`].
@@ -216,13 +277,18 @@ impl<Rx: Receive, Tx: Post> TypedPort<Rx, Tx> {
     /// # Errors
     /// As [`recv`](Self::recv).
     pub fn try_recv(&self) -> Result<Option<TypedEvent<'_, Rx>>, TypedError> {
-        self.port.try_recv()?.map(check).transpose()
+        before(&self.incoming)?;
+        match self.port.try_recv() {
+            Ok(None) => Ok(None),
+            Ok(Some(event)) => after(&self.incoming, Ok(event)).map(Some),
+            Err(error) => after(&self.incoming, Err(error)).map(Some),
+        }
     }
 
     /// Iterates over messages, waiting for each.
     ///
     /// A message that is not an `Rx` is an `Err` item. The iteration ends when
-    /// [`MessagePort::recv`] would fail.
+    /// [`MessagePort::recv`] would fail, and after a [`MessageError::TypeMismatch`].
     ///
     /// ```
     /// let channel = messageport::MessageChannel::new()?;
@@ -236,12 +302,13 @@ impl<Rx: Receive, Tx: Post> TypedPort<Rx, Tx> {
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
     pub fn iter(&self) -> TypedIter<'_, Rx, Tx> {
-        TypedIter { port: self, has_ended: false }
+        TypedIter::new(self)
     }
 
     /// Iterates over the messages that are there, without waiting. See [`MessagePort::try_iter`].
     ///
-    /// A message that is not an `Rx` is an `Err` item.
+    /// A message that is not an `Rx` is an `Err` item. A [`MessageError::TypeMismatch`] is the last
+    /// item.
     ///
     /// ```
     /// let channel = messageport::MessageChannel::new()?;
@@ -253,7 +320,7 @@ impl<Rx: Receive, Tx: Post> TypedPort<Rx, Tx> {
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
     pub fn try_iter(&self) -> TypedTryIter<'_, Rx> {
-        TypedTryIter { messages: self.port.try_iter(), kind: PhantomData }
+        TypedTryIter::new(self.port.try_iter(), &self.incoming)
     }
 
     /// Sets the handler for messages that are an `Rx`, and starts the port.
@@ -276,6 +343,32 @@ impl<Rx: Receive, Tx: Post> TypedPort<Rx, Tx> {
         });
     }
 
+    /// Checks that the peer has declared the same types for both directions, or none so far.
+    ///
+    /// Every post and every receiving call checks its own direction, so a program need not call
+    /// this. Use it to choose between several versions of the types before the first message.
+    ///
+    /// # Errors
+    /// [`TypeMismatch`] for the direction that differs; for what is received, if both do.
+    ///
+    /// ```
+    /// let channel = messageport::MessageChannel::new()?;
+    /// let port = channel.port1.typed::<u32, u64>();
+    /// assert!(port.check_types().is_ok());
+    /// let peer = channel.port2.typed::<u32, u32>();
+    /// let error = port.check_types().unwrap_err();
+    /// assert_eq!(error.difference(), "the type is `u64` here and `u32` there");
+    /// assert!(error.is_outgoing());
+    /// // Once the peer's port has no types any more, or others, the port works.
+    /// let peer = peer.into_inner().typed::<u64, u32>();
+    /// assert!(port.check_types().is_ok());
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn check_types(&self) -> Result<(), TypeMismatch> {
+        agreement::check(&self.incoming)?;
+        agreement::check(&self.outgoing)
+    }
+
     /// Closes this end. See [`MessagePort::close`].
     pub fn close(&self) {
         self.port.close();
@@ -293,9 +386,10 @@ impl<Rx: Receive, Tx: Post> TypedPort<Rx, Tx> {
         &self.port
     }
 
-    /// Returns the port without its types.
+    /// Returns the port without its types, which the peer does not see any longer either.
     pub fn into_inner(self) -> MessagePort {
-        self.port.validator.set(None);
+        self.port.set_validator(None);
+        self.port.endpoint().withdraw_types();
         self.port
     }
 }
@@ -309,44 +403,15 @@ impl<'p, Rx: Receive, Tx: Post> IntoIterator for &'p TypedPort<Rx, Tx> {
     }
 }
 
-impl<'p, Rx: Receive, Tx: Post> Iterator for TypedIter<'p, Rx, Tx> {
-    type Item = Result<TypedEvent<'p, Rx>, MessageError>;
-
-    fn next(&mut self) -> Option<Self::Item> {
-        if self.has_ended {
-            return None;
-        }
-        match self.port.recv() {
-            Ok(event) => Some(Ok(event)),
-            Err(TypedError::Message(error)) => Some(Err(error)),
-            Err(TypedError::Recv(_)) => {
-                self.has_ended = true;
-                None
-            }
-        }
-    }
-}
-
-impl<Rx: Receive, Tx: Post> FusedIterator for TypedIter<'_, Rx, Tx> {}
-
-impl<'p, Rx: Receive> Iterator for TypedTryIter<'p, Rx> {
-    type Item = Result<TypedEvent<'p, Rx>, MessageError>;
-
-    fn next(&mut self) -> Option<Self::Item> {
-        let event = self.messages.next()?;
-        Some(match event.data::<Rx>() {
-            Ok(_) => Ok(TypedEvent { event, kind: PhantomData }),
-            Err(error) => Err(error),
-        })
-    }
-}
-
 impl<Tx: Post> TypedBurst<'_, Tx> {
     /// Stages a value. See [`Burst::stage`].
     ///
     /// # Errors
-    /// As [`Burst::stage`].
+    /// As [`Burst::stage`], and [`PostError::TypeMismatch`].
     pub fn stage(&self, value: &Tx) -> Result<(), PostError> {
+        if !agreement::is_agreed(self.agreement) {
+            return Err(outgoing_mismatch(self.agreement));
+        }
         self.burst.stage(value)
     }
 
@@ -377,14 +442,41 @@ impl<Rx, Tx> From<TypedPort<Rx, Tx>> for MessagePort {
     }
 }
 
-pub(crate) fn check<Rx: Receive>(
-    event: MessageEvent<'_>,
-) -> Result<TypedEvent<'_, Rx>, TypedError> {
-    event.data::<Rx>()?;
-    Ok(TypedEvent { event, kind: PhantomData })
+// All three are inlined, with a call that returns a pointer: an error whose address is passed to a
+// call that may fill it would be in memory on the fast path too.
+
+/// Checks the types before a message is taken.
+#[inline(always)]
+pub(crate) fn before(incoming: &Option<Agreement>) -> Result<(), TypedError> {
+    match agreement::is_agreed(incoming) {
+        true => Ok(()),
+        false => Err(TypedError::TypeMismatch(agreement::mismatch(incoming))),
+    }
+}
+
+/// Checks what was received, after the types once more: the peer may have declared them just before
+/// it posted the message. A peer that has found other types here may have closed its port for that.
+#[inline(always)]
+pub(crate) fn after<'p, Rx: Receive>(
+    incoming: &Option<Agreement>,
+    received: Result<MessageEvent<'p>, RecvError>,
+) -> Result<TypedEvent<'p, Rx>, TypedError> {
+    before(incoming)?;
+    Ok(TypedEvent::checked(received?)?)
+}
+
+/// Why nothing is posted.
+#[inline(always)]
+pub(crate) fn outgoing_mismatch(outgoing: &Option<Agreement>) -> PostError {
+    PostError::TypeMismatch(agreement::mismatch(outgoing))
 }
 
 impl<'p, Rx: Receive> TypedEvent<'p, Rx> {
+    pub(super) fn checked(event: MessageEvent<'p>) -> Result<TypedEvent<'p, Rx>, MessageError> {
+        event.data::<Rx>()?;
+        Ok(TypedEvent { event, kind: PhantomData })
+    }
+
     /// Borrows the archived value. Each call checks it again, so keep the reference.
     pub fn data(&self) -> &Rx::Archived {
         self.event.data::<Rx>().expect("checked before, and unchanged since")

@@ -3,12 +3,13 @@
 use crate::error::{MessageError, PostError};
 use crate::link::archive::Receive;
 use crate::link::payload::Post;
+use crate::port::agreement::{self, Agreement};
 use crate::port::receiver::Receiver;
 use crate::port::sender::Sender;
 use crate::port::transfer::{TransferError, TransferList};
-use crate::port::typed::{TypedError, TypedEvent, TypedPort, check};
+use crate::port::typed::{TypedError, TypedEvent, TypedPort, after, before, outgoing_mismatch};
 use std::fmt;
-use std::iter::FusedIterator;
+use std::iter::{self, FusedIterator};
 use std::marker::PhantomData;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, RawFd};
 use std::time::{Duration, Instant};
@@ -16,12 +17,14 @@ use std::time::{Duration, Instant};
 /// The sending half of a [`TypedPort`], for use on its own thread; made by [`TypedPort::split`].
 pub struct TypedSender<Tx> {
     sender: Sender,
+    agreement: Option<Agreement>,
     kind: PhantomData<fn(Tx)>,
 }
 
 /// The receiving half of a [`TypedPort`], for use on its own thread; made by [`TypedPort::split`].
 pub struct TypedReceiver<Rx> {
     receiver: Receiver,
+    agreement: Option<Agreement>,
     kind: PhantomData<fn() -> Rx>,
 }
 
@@ -29,7 +32,8 @@ impl<Rx: Receive, Tx: Post> TypedPort<Rx, Tx> {
     /// Splits the port into a sender and a receiver for use on two threads.
     ///
     /// As [`MessagePort::split`](crate::MessagePort::split): dropping a half ends its own
-    /// direction, and the listeners are no longer called.
+    /// direction, and the listeners are no longer called. Each half compares the type of its own
+    /// direction, as the port did.
     ///
     /// ```
     /// let channel = messageport::MessageChannel::new()?;
@@ -45,59 +49,77 @@ impl<Rx: Receive, Tx: Post> TypedPort<Rx, Tx> {
     #[must_use = "a half that is dropped ends its direction"]
     pub fn split(self) -> (TypedSender<Tx>, TypedReceiver<Rx>) {
         let (sender, receiver) = self.into_inner().split();
-        (TypedSender::new(sender), TypedReceiver { receiver, kind: PhantomData })
+        let outgoing = Agreement::declare::<Tx>(sender.endpoint(), true);
+        let incoming = Agreement::declare::<Rx>(receiver.endpoint(), false);
+        (
+            TypedSender { sender, agreement: outgoing, kind: PhantomData },
+            TypedReceiver { receiver, agreement: incoming, kind: PhantomData },
+        )
     }
 }
 
 impl<Tx: Post> TypedSender<Tx> {
-    fn new(sender: Sender) -> TypedSender<Tx> {
-        TypedSender { sender, kind: PhantomData }
-    }
-
     /// Posts a value; never blocks. See
     /// [`MessagePort::post_message`](crate::MessagePort::post_message).
     ///
     /// # Errors
-    /// As [`MessagePort::post_message`](crate::MessagePort::post_message).
+    /// As [`TypedPort::post_message`].
     pub fn post_message(&self, value: &Tx) -> Result<(), PostError> {
-        self.sender.post_message(value)
+        match agreement::is_agreed(&self.agreement) {
+            true => self.sender.post_message(value),
+            false => Err(outgoing_mismatch(&self.agreement)),
+        }
     }
 
     /// Posts a value, waiting for room. See
     /// [`MessagePort::post_message_timeout`](crate::MessagePort::post_message_timeout).
     ///
     /// # Errors
-    /// As [`MessagePort::post_message_timeout`](crate::MessagePort::post_message_timeout).
+    /// As [`TypedPort::post_message_timeout`].
     pub fn post_message_timeout(&self, value: &Tx, timeout: Duration) -> Result<(), PostError> {
-        self.sender.post_message_timeout(value, timeout)
+        match agreement::is_agreed(&self.agreement) {
+            true => self.sender.post_message_timeout(value, timeout),
+            false => Err(outgoing_mismatch(&self.agreement)),
+        }
     }
 
     /// Posts a value, and moves what is in the list. See
     /// [`MessagePort::post_message_with`](crate::MessagePort::post_message_with).
     ///
     /// # Errors
-    /// As [`MessagePort::post_message_with`](crate::MessagePort::post_message_with).
+    /// As [`TypedPort::post_message_with`].
     pub fn post_message_with(
         &self,
         value: &Tx,
         transfer: impl TransferList,
     ) -> Result<(), TransferError> {
-        self.sender.post_message_with(value, transfer)
+        match agreement::is_agreed(&self.agreement) {
+            true => self.sender.post_message_with(value, transfer),
+            false => {
+                let reason = outgoing_mismatch(&self.agreement);
+                Err(TransferError::new(reason, transfer.into_list()))
+            }
+        }
     }
 
     /// Posts a value and moves what is in the list, waiting for room. See
     /// [`MessagePort::post_message_with_timeout`](crate::MessagePort::post_message_with_timeout).
     ///
     /// # Errors
-    /// As
-    /// [`MessagePort::post_message_with_timeout`](crate::MessagePort::post_message_with_timeout).
+    /// As [`TypedPort::post_message_with_timeout`].
     pub fn post_message_with_timeout(
         &self,
         value: &Tx,
         transfer: impl TransferList,
         timeout: Duration,
     ) -> Result<(), TransferError> {
-        self.sender.post_message_with_timeout(value, transfer, timeout)
+        match agreement::is_agreed(&self.agreement) {
+            true => self.sender.post_message_with_timeout(value, transfer, timeout),
+            false => {
+                let reason = outgoing_mismatch(&self.agreement);
+                Err(TransferError::new(reason, transfer.into_list()))
+            }
+        }
     }
 
     /// The untyped half, for everything that does not depend on the type.
@@ -107,6 +129,7 @@ impl<Tx: Post> TypedSender<Tx> {
 
     /// Returns the half without its type.
     pub fn into_inner(self) -> Sender {
+        agreement::withdraw(&self.agreement);
         self.sender
     }
 }
@@ -117,7 +140,8 @@ impl<Rx: Receive> TypedReceiver<Rx> {
     /// # Errors
     /// As [`TypedPort::recv`].
     pub fn recv(&self) -> Result<TypedEvent<'_, Rx>, TypedError> {
-        check(self.receiver.recv()?)
+        before(&self.agreement)?;
+        after(&self.agreement, self.receiver.recv())
     }
 
     /// Waits for the next message for at most `timeout`.
@@ -125,7 +149,8 @@ impl<Rx: Receive> TypedReceiver<Rx> {
     /// # Errors
     /// As [`TypedPort::recv_timeout`].
     pub fn recv_timeout(&self, timeout: Duration) -> Result<TypedEvent<'_, Rx>, TypedError> {
-        check(self.receiver.recv_timeout(timeout)?)
+        before(&self.agreement)?;
+        after(&self.agreement, self.receiver.recv_timeout(timeout))
     }
 
     /// Waits for the next message until `deadline`.
@@ -133,7 +158,8 @@ impl<Rx: Receive> TypedReceiver<Rx> {
     /// # Errors
     /// As [`TypedPort::recv_deadline`].
     pub fn recv_deadline(&self, deadline: Instant) -> Result<TypedEvent<'_, Rx>, TypedError> {
-        check(self.receiver.recv_deadline(deadline)?)
+        before(&self.agreement)?;
+        after(&self.agreement, self.receiver.recv_deadline(deadline))
     }
 
     /// Takes the next message, if there is one.
@@ -141,17 +167,35 @@ impl<Rx: Receive> TypedReceiver<Rx> {
     /// # Errors
     /// As [`TypedPort::try_recv`].
     pub fn try_recv(&self) -> Result<Option<TypedEvent<'_, Rx>>, TypedError> {
-        self.receiver.try_recv()?.map(check).transpose()
+        before(&self.agreement)?;
+        match self.receiver.try_recv() {
+            Ok(None) => Ok(None),
+            Ok(Some(event)) => after(&self.agreement, Ok(event)).map(Some),
+            Err(error) => after(&self.agreement, Err(error)).map(Some),
+        }
     }
 
     /// Iterates over messages, waiting for each. See [`TypedPort::iter`].
     pub fn iter(&self) -> impl FusedIterator<Item = Result<TypedEvent<'_, Rx>, MessageError>> {
-        self.receiver.iter().map(|event| {
-            check(event).map_err(|error| match error {
-                TypedError::Message(error) => error,
-                TypedError::Recv(_) => unreachable!("the message was received"),
-            })
+        let mut has_ended = false;
+        iter::from_fn(move || {
+            if has_ended {
+                return None;
+            }
+            match self.recv() {
+                Ok(event) => Some(Ok(event)),
+                Err(TypedError::Message(error)) => Some(Err(error)),
+                Err(TypedError::TypeMismatch(error)) => {
+                    has_ended = true;
+                    Some(Err(MessageError::TypeMismatch(error)))
+                }
+                Err(TypedError::Recv(_)) => {
+                    has_ended = true;
+                    None
+                }
+            }
         })
+        .fuse()
     }
 
     /// The untyped half, for everything that does not depend on the type.
@@ -161,6 +205,7 @@ impl<Rx: Receive> TypedReceiver<Rx> {
 
     /// Returns the half without its type.
     pub fn into_inner(self) -> Receiver {
+        agreement::withdraw(&self.agreement);
         self.receiver
     }
 }

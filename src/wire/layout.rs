@@ -11,7 +11,9 @@
 //! +0x00038 limit              u64   bytes of each area
 //! +0x00080 lane A→B           5 lines of 128 bytes
 //! +0x00300 lane B→A           the same
-//! +0x00580 zero up to the first area
+//! +0x00580 declared types     4 times 640 bytes: what the lane A→B carries as its producer has it,
+//!                             as its consumer has it, and the same of the lane B→A
+//! +0x00f80 zero up to the first area
 //! +0x10000 area A→B           `limit` bytes: segment 0 (C), 1 (C), 2 (2C), 3 (4C), …
 //! +0x10000 + limit: area B→A  `limit` bytes, the same
 //!
@@ -24,6 +26,11 @@
 //! +0x108   reader_gone        u32   one writer: the consumer
 //! +0x180   produced           messages, bytes, full, growth, wakes: u64 each, by the producer
 //! +0x200   consumed           messages, bytes, wakes: u64 each, by the consumer
+//!
+//! A declared type, written by a side that has given its port types:
+//! +0x000   fingerprint        u64   of the type's shape; 0: none is declared
+//! +0x008   shape_len          u64   bytes of the shape's text
+//! +0x010   shape              u64×78, the text as far as it fits: 624 bytes
 //! ```
 //!
 //! The three words of the sleepers' line are loaded at every post and every release, and stored
@@ -38,7 +45,7 @@ use crate::sync::{AtomicU32, AtomicU64};
 /// "MSGPORT\0", read as a little-endian number.
 pub(crate) const MAGIC: u64 = u64::from_le_bytes(*b"MSGPORT\0");
 /// Version of everything in this file, in `record.rs`, in `frame.rs`, and of a pool's memory.
-pub(crate) const VERSION: u32 = 5;
+pub(crate) const VERSION: u32 = 6;
 /// Feature bits that this version knows: none.
 pub(crate) const FEATURES: u32 = 0;
 /// Where the first area starts: a multiple of every page size in use (4, 16, 64 KiB).
@@ -135,6 +142,20 @@ pub(crate) struct LaneHeader {
     pub consumed: ConsumedLine,
 }
 
+/// Bytes of a shape's text for which there is room.
+pub(crate) const SHAPE_ROOM: usize = 624;
+
+/// What one side has declared about the messages of one lane. One writer: that side.
+///
+/// Nothing is decided by it but whether a typed port works, and the text is for people.
+#[repr(C, align(128))]
+#[cfg(not(messageport_loom))]
+pub(crate) struct DeclaredType {
+    pub fingerprint: AtomicU64,
+    pub shape_len: AtomicU64,
+    pub shape: [AtomicU64; SHAPE_ROOM / 8],
+}
+
 /// The region up to its first area.
 #[repr(C)]
 #[cfg(not(messageport_loom))]
@@ -142,6 +163,8 @@ pub(crate) struct RegionHeader {
     pub identity: Identity,
     /// Index 0: from side A to side B; 1: back.
     pub lanes: [LaneHeader; 2],
+    /// Of the lane `n`: at `2 * n` the producer's, then the consumer's.
+    pub types: [DeclaredType; 4],
 }
 
 /// Bytes of a region whose areas have `limit` bytes each.
@@ -171,7 +194,11 @@ const _: () = {
     use std::mem::offset_of;
     assert!(size_of::<usize>() == 8, "messageport needs a 64-bit target");
     assert!(offset_of!(RegionHeader, identity) == 0x00 && offset_of!(RegionHeader, lanes) == 0x80);
-    assert!(size_of::<RegionHeader>() == 0x580 && size_of::<RegionHeader>() as u64 <= AREA_OFFSET);
+    assert!(offset_of!(RegionHeader, types) == 0x580 && size_of::<RegionHeader>() == 0xf80);
+    // One page, of the smallest size.
+    assert!(size_of::<RegionHeader>() <= 0x1000 && 0x1000 <= AREA_OFFSET);
+    assert!(size_of::<DeclaredType>() == 0x280 && offset_of!(DeclaredType, fingerprint) == 0x00);
+    assert!(offset_of!(DeclaredType, shape_len) == 0x08 && offset_of!(DeclaredType, shape) == 0x10);
     assert!(offset_of!(Identity, magic) == 0x00 && offset_of!(Identity, version) == 0x08);
     assert!(offset_of!(Identity, features) == 0x0c && offset_of!(Identity, pair_id) == 0x10);
     assert!(offset_of!(Identity, format) == 0x20 && offset_of!(Identity, schema) == 0x28);

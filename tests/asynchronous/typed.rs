@@ -153,3 +153,34 @@ fn typed_halves_of_threads_check_and_iterate() {
     let receiver = receiver.into_inner();
     assert!(receiver.try_recv().expect("an open half").is_none());
 }
+
+#[test]
+fn ports_of_different_types_refuse_each_other() {
+    on_each("typed::ports_of_different_types_refuse_each_other", async || {
+        let (port1, port2) = pair();
+        let mut port1 = port1.into_async().expect("a reactor");
+        port1.post_message(&1).await.expect("types that agree");
+        let port2 = port2.into_inner().typed::<i64, Vec<u8>>();
+        assert!(port2.check_types().is_err());
+        let error = port1.recv().await.expect_err("another type");
+        assert!(matches!(error, TypedError::TypeMismatch(_)), "{error}");
+        assert!(matches!(port1.try_recv(), Err(TypedError::TypeMismatch(_))));
+        assert!(matches!(port1.post_message(&2).await, Err(PostError::TypeMismatch(_))));
+        assert!(matches!(port1.send(2).await, Err(PostError::TypeMismatch(_))));
+        let file = std::fs::File::open("/dev/null").expect("a file");
+        let error = port1.post_message_with(&2, [file.into()]).await.expect_err("another type");
+        assert_eq!(error.into_parts().1.len(), 1);
+        // The first value is there for a port of its type.
+        let port2 = port2.into_inner().typed::<u64, String>();
+        assert_eq!(port2.recv().expect("a number").data().to_native(), 1);
+        port1.post_message(&3).await.expect("types that agree");
+        // A task that waits is told when the peer goes, once.
+        let port2 = port2.into_inner().typed::<i64, Vec<u8>>();
+        let waiting = async {
+            let error = port1.next().await.expect("an item").expect_err("another type");
+            assert!(matches!(error, MessageError::TypeMismatch(_)), "{error}");
+            assert!(port1.next().await.is_none());
+        };
+        zip(waiting, async { drop(port2) }).await;
+    });
+}

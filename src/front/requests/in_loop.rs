@@ -404,7 +404,8 @@ fn serve_responder<Req: Receive, Resp: Post>(
                 };
             }
             Err(TypedError::Recv(RecvError::Closed { .. })) => return Next::End,
-            Err(TypedError::Recv(_)) => return Next::After(RETRY),
+            // A type can change back.
+            Err(TypedError::Recv(_) | TypedError::TypeMismatch(_)) => return Next::After(RETRY),
         }
     }
     Next::Again
