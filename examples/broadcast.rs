@@ -15,9 +15,9 @@ use std::process::Command;
 use std::thread;
 use std::time::Duration;
 
-use messageport::{BroadcastChannel, EventLoop, rkyv};
+use messageport::{BroadcastChannel, EventLoop};
 
-#[derive(rkyv::Archive, rkyv::Serialize, messageport::SafeArchive)]
+#[messageport::message]
 enum News {
     Price { item: String, cents: u32 },
     Closing,

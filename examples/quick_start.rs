@@ -1,9 +1,9 @@
 //! One program that runs as two processes.
 
-use messageport::{SafeArchive, Worker, parent_port};
+use messageport::{Worker, parent_port};
 use std::{env, error::Error, process::Command};
 
-#[derive(rkyv::Archive, rkyv::Serialize, SafeArchive)]
+#[messageport::message]
 struct Order {
     item: String,
     count: u32,
