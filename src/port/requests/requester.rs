@@ -24,6 +24,11 @@ use std::sync::Arc;
 /// too, as it is `Sync`. The port is closed when the last handle and the last open [`Call`] are
 /// dropped.
 ///
+/// Unlike a typed port, it does not compare its types with those that the peer has: a request or a
+/// reply of another type is an error of its own call, if its bytes are not valid as the expected
+/// one. Where the two programs may be of different versions, give both a
+/// [`schema`](crate::ChannelBuilder::schema).
+///
 /// A call costs little more than a message and its answer on a [`TypedPort`](crate::TypedPort), and
 /// no allocation of its own. While several threads wait, one of them receives for all; a reply for
 /// another thread is copied, and wakes that thread.
