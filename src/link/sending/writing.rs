@@ -19,9 +19,9 @@ impl Sending {
         let mut len = None;
         if const { payload::may_be_short::<T>() }
             && self.last_len <= MOST_IN_HEADER
-            && let Some(staged) = self.stage_short_value(value)
+            && self.stage_short_value(value)
         {
-            return staged;
+            return Ok(());
         }
         if !self.posts_may_fail()
             && let Some(grant) = self.producer.open_grant(self.wish())
@@ -45,24 +45,24 @@ impl Sending {
         })
     }
 
-    /// Fast path of a value that has fitted the header of its record before. `None` if it does not.
+    /// Fast path: stages the value if it fits the header of its record. Returns whether it did.
     #[inline(always)]
-    fn stage_short_value<T: Post>(&mut self, value: &T) -> Option<Result<(), PostError>> {
+    fn stage_short_value<T: Post>(&mut self, value: &T) -> bool {
         if self.posts_may_fail() {
-            return None;
+            return false;
         }
-        let grant = self.producer.grant(0)?;
+        let Some(grant) = self.producer.grant(0) else { return false };
         match payload::serialize_short(value, &grant, &mut self.arena) {
             Ok(written) if is_short_len(written) => {
                 let record = grant.seal_written_short(written as u32, Format::Archive);
                 self.last_len = written;
                 self.producer.stage_fast(record, written as u32);
-                Some(Ok(()))
+                true
             }
             // Once more, with room behind the header: that may fail, and wipes only what is there.
             _ => {
                 grant.wipe_short();
-                None
+                false
             }
         }
     }
