@@ -13,12 +13,10 @@ use std::process::Command;
 use std::thread;
 use std::time::Duration;
 
-use messageport::{
-    CallError, OwnedRequest, Requester, Responder, SafeArchive, Worker, parent_port, rkyv,
-};
+use messageport::{CallError, OwnedRequest, Requester, Responder, Worker, parent_port};
 
 /// What is asked.
-#[derive(rkyv::Archive, rkyv::Serialize, rkyv::Deserialize, SafeArchive)]
+#[messageport::message]
 struct Factor {
     number: u64,
 }
