@@ -48,7 +48,7 @@ fn main() -> Result<(), Box<dyn Error + Send + Sync>> {
         caller.join().map_err(|_| "a caller has panicked")??;
     }
 
-    // A deadline; the worker is told that nobody waits any more.
+    // A deadline; the worker is told that the call was cancelled.
     let slow = Factor { number: u64::MAX - 58 };
     match requester.call_timeout(&slow, Duration::from_millis(20)) {
         Err(CallError::Timeout) => println!("{} takes too long", slow.number),

@@ -249,7 +249,7 @@ async fn meet_in_tasks() {
     let name = format!("test-calls-of-tasks-{}", std::process::id());
     let mut listener = Listener::bind(&name).expect("a name").into_async().expect("a reactor");
     let quick = Connect::new().timeout(Duration::from_millis(2));
-    quick.to_async(&name).await.expect_err("nobody accepts");
+    quick.to_async(&name).await.expect_err("the listener does not accept");
     let calling = tokio::spawn(async move { messageport::connect_async(&name).await });
     let port = listener.accept().await.expect("a client");
     drop((port, calling.await.expect("no panic").expect("a listener")));

@@ -1,5 +1,5 @@
-//! One sending half for many threads: every message arrives once and whole, whoever waits, panics,
-//! closes or dies meanwhile.
+//! One sending half for many threads: every message arrives once and whole, also if one of them
+//! waits, panics, closes or dies meanwhile.
 
 #![allow(unsafe_code)]
 

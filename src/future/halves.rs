@@ -304,7 +304,7 @@ impl AsyncReceiver {
             match self.look()? {
                 Polled::Message(message) => return Ok(Some(message)),
                 Polled::Nothing => return Ok(None),
-                // Nobody else has a turn within this call.
+                // No other task has a turn within this call.
                 Polled::Unfinished => {}
             }
         }

@@ -1,4 +1,5 @@
-//! Clients and listeners in tasks: whoever is silent, hostile or gone, the others meet.
+//! Clients and listeners in tasks: those that are silent, hostile or gone do not keep the others
+//! apart.
 
 use std::fs::File;
 use std::os::fd::{AsRawFd, OwnedFd};
@@ -203,7 +204,7 @@ fn the_port_of_a_call_that_is_dropped_ends() {
             assert!(poll_once(calling.as_mut()).await.is_none());
             listener.accept().await.expect("it has spoken")
         };
-        let end = into_async(port).recv().await.expect_err("nobody is there");
+        let end = into_async(port).recv().await.expect_err("the peer has left");
         let is_end = matches!(
             end,
             RecvError::Closed { reason: CloseReason::PeerDied | CloseReason::PeerDropped }

@@ -46,7 +46,7 @@ use std::mem;
 /// Order
 /// struct Order { id: u64, items: Vec<Item> }
 /// enum Item { Lamp, Chair { legs: u8 } }");
-/// // A test with this number fails when somebody changes the type.
+/// // A test with this number fails when the type changes.
 /// assert_eq!(shape.fingerprint(), 0x0c2d_98ba_5551_283c);
 /// ```
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]

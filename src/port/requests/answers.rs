@@ -52,8 +52,8 @@ impl Answers {
     /// Requests that are open outside of the responder.
     #[inline]
     pub(crate) fn open(&self) -> usize {
-        // Relaxed: a count that is late delays nothing for good, as whoever waits for a smaller one
-        // compares it under the lock.
+        // Relaxed: a count that is late delays nothing for good, as a thread that waits for a
+        // smaller one compares it under the lock.
         self.open.load(Ordering::Relaxed)
     }
 

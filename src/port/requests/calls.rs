@@ -18,7 +18,7 @@ pub(crate) type Callback = Box<dyn FnOnce(Outcome) + Send>;
 /// Who has to learn of an outcome. The caller acts on it once it has let go of all locks.
 #[must_use]
 pub(crate) enum Notice {
-    /// Nobody waits, or the call is not open.
+    /// No thread waits, or the call is not open.
     Nothing,
     Wake(Waker),
     Run(Callback, Outcome),
@@ -49,7 +49,7 @@ struct Slot {
 }
 
 enum State {
-    /// Nobody waits for it at present.
+    /// No thread waits for it at present.
     Open,
     /// In the list.
     Waiting(Waker),
