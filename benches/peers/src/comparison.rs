@@ -215,7 +215,7 @@ impl Comparison {
     /// dozen times, page by page.
     fn time_limit(&self, row: &Row) -> Duration {
         let payload = Duration::from_secs(row.work.bytes() as u64 >> 22);
-        Duration::from_secs(if self.is_quick { 20 } else { 60 }) + payload
+        Duration::from_secs(if self.is_quick { 40 } else { 60 }) + payload
     }
 }
 
@@ -320,10 +320,26 @@ fn end_well(private: &Arc<Private>, group: &Arc<AtomicI32>) {
     ctrlc::set_handler(handler).expect("handlers of SIGINT and SIGTERM");
 }
 
-/// Number of cells in which something failed.
-pub fn failures(results: &[RowResult]) -> usize {
-    let cells = results.iter().flat_map(|result| &result.cells);
-    cells.filter(|cell| cell.failure.is_some()).count()
+/// Measurements that failed.
+pub struct Failures {
+    /// One line each: row, subject and reason.
+    pub lines: Vec<String>,
+    /// How many of them are not another library's: this crate's, and what the harness itself does.
+    pub own: usize,
+}
+
+impl Failures {
+    pub fn of(results: &[RowResult]) -> Self {
+        let mut failures = Self { lines: Vec::new(), own: 0 };
+        for RowResult { row, cells, .. } in results {
+            for cell in cells {
+                let Some(reason) = &cell.failure else { continue };
+                failures.lines.push(format!("{}, {}: {reason}", row.id, cell.full_name()));
+                failures.own += usize::from(!cell.kind.is_foreign());
+            }
+        }
+        failures
+    }
 }
 
 /// Fewer tries than a benchmark of the crate alone makes: there are hundreds of measurements.

@@ -30,7 +30,7 @@ use std::process::ExitCode;
 
 use clap::Parser;
 
-use comparison::{Comparison, OtherProfile};
+use comparison::{Comparison, Failures, OtherProfile};
 use harness::machine::Machine;
 use subjects::{Entry, Promises};
 
@@ -124,9 +124,15 @@ fn main() -> ExitCode {
     if let Some(path) = &arguments.plot {
         report("plot", path, plot::draw(path, &results).map_err(|e| e.to_string()));
     }
-    let failures = comparison::failures(&results);
-    if failures > 0 {
-        println!("{failures} measurements failed");
+    let failures = Failures::of(&results);
+    if !failures.lines.is_empty() {
+        println!("measurements that failed: {}", failures.lines.len());
+        for line in &failures.lines {
+            println!("  {line}");
+        }
+    }
+    // That another library stops or crashes is a result, and printed as one.
+    if failures.own > 0 {
         code = ExitCode::FAILURE;
     }
     code

@@ -48,6 +48,11 @@ pub enum Kind {
 }
 
 impl Kind {
+    /// Whether the code that is measured is another library's.
+    pub fn is_foreign(self) -> bool {
+        matches!(self, Self::Peer | Self::FixedPeer | Self::Thread)
+    }
+
     pub fn name(self) -> &'static str {
         match self {
             Self::Limit => "limit",
