@@ -4,6 +4,7 @@ use super::*;
 use crate::link::pool::PoolMemory;
 use crate::link::sending::Sending;
 use crate::link::transfer;
+use crate::os::futex::sleeping::DEADLINE;
 use crate::os::poll;
 use crate::os::reaper::Foreign;
 use crate::ring::awake::LONG;
@@ -257,4 +258,77 @@ fn a_receiver_that_was_awake_is_woken() {
     }
     sender.join().expect("the sender ends");
     assert!(barriers > 0 || ROUNDS == 0 || !barrier::is_supported(), "it was never awake");
+}
+
+/// Lets two threads go on at the same instant.
+fn meet(arrived: &AtomicU64, round: u64) {
+    arrived.fetch_add(1, Ordering::SeqCst);
+    for looks in 1u64.. {
+        if arrived.load(Ordering::SeqCst) >= 2 * round {
+            return;
+        }
+        // The other one may wait for this very processor.
+        if looks.is_multiple_of(1000) {
+            thread::yield_now();
+        }
+        hint::spin_loop();
+    }
+}
+
+/// Without the barrier most runs of this lose a message on x86, if both threads have a processor.
+#[test]
+fn a_receiver_that_stops_being_awake_as_a_message_comes_does_not_sleep_over_it() {
+    const ROUNDS: u64 = 100_000;
+    /// Steps by which each thread may be late.
+    const SPREAD: u64 = 100;
+    if !barrier::is_supported() {
+        return;
+    }
+    let began = Instant::now();
+    while !barrier::takes_part() {
+        assert!(began.elapsed() < DEADLINE, "the kernel neither refuses nor answers");
+        thread::yield_now();
+    }
+    let (mut sending, mut receiving) = lane();
+    receiving.consumer.stay_awake();
+    // The sender looks whether the receiver is awake at least this often.
+    for _ in 0..64 {
+        sending.stage_bytes(&[1; 8], Format::Bytes).expect("room");
+        sending.commit();
+        let payload = receiving.poll().expect("an open end").expect("a message");
+        receiving.give_back(payload.handle());
+    }
+    let arrived = Arc::new(AtomicU64::new(0));
+    let (met, memory) = (arrived.clone(), receiving.end.region().lane(receiving.end.incoming()));
+    let sender = thread::spawn(move || {
+        for round in 1..=ROUNDS {
+            sending.stage_bytes(&[1; 8], Format::Bytes).expect("room");
+            meet(&met, round);
+            (0..round % SPREAD).for_each(|_| hint::spin_loop());
+            // With the flag in its cache it looks at it before the receiver can see its tail.
+            let _ = notifier::is_awake(&memory.lane().sleepers.message_sleeper);
+            sending.commit();
+        }
+        sending
+    });
+    for round in 1..=ROUNDS {
+        receiving.consumer.stay_awake();
+        meet(&arrived, round);
+        (0..round / SPREAD % 10).for_each(|_| hint::spin_loop());
+        let payload = loop {
+            if let Some(payload) = receiving.poll().expect("an open end") {
+                break payload;
+            }
+            if receiving.prepare_wait().expect("an open end") == Wait::Sleep {
+                let (doorbell, began) = (receiving.end.doorbell(), Instant::now());
+                while !poll::is_readable(doorbell) {
+                    assert!(began.elapsed() < DEADLINE, "round {round} was slept over");
+                    poll::wait_readable(&[doorbell], Some(DEADLINE)).expect("a wait");
+                }
+                receiving.consumer.cancel_wait();
+            }
+        };
+        receiving.give_back(payload.handle());
+    }
+    sender.join().expect("the sender ends");
 }
