@@ -283,8 +283,8 @@ pub enum RecvError {
     /// The port delivers events: it was started, or has a handler for messages.
     #[error(
         "the port was started, by `on_message` or `start`, so it delivers its messages as events, \
-         and receiving calls fail: add it to an `EventLoop`, or receive from a port that was not \
-         started"
+         and receiving calls fail: add it to an `EventLoop`, call `dispatch`, or receive from a \
+         port that was not started"
     )]
     Started,
     /// A private copy of the next message cannot be allocated. The message stays in the queue.

@@ -1,15 +1,13 @@
-//! A port as an event target: its listeners, its handlers, and the delivery of what has arrived.
+//! A port as an event target: its listeners and its handlers. The delivery of what has arrived is
+//! in
+//! [`delivery`](crate::port::delivery).
 
-use crate::error::{CloseReason, MessageError, RecvError};
-use crate::link::receiving::chunks::Polled;
 use crate::os::eventfd::Bell;
 use crate::port::MessagePort;
-use crate::port::content;
 use crate::port::listener::{
     Event, EventListener, EventType, IntoListenerResult, InvalidState, ListenerFailure, ListenerId,
-    ListenerOptions, Scope, callback,
+    ListenerOptions, callback,
 };
-use crate::ring::notifier::Wait;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 /// Tells the event loop that owns a port what it cannot see itself: that the port was started or
@@ -60,31 +58,14 @@ impl Watcher {
     }
 }
 
-/// What a turn of delivery found.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Delivered {
-    /// An event; there may be more.
-    Event,
-    /// A part of a long message: the rest after others had their turn.
-    Chunk,
-    /// Nothing is there.
-    Nothing,
-    /// Something is there that cannot be received at the moment: retry a little later.
-    Later,
-    /// Messages are there, but the port is not started.
-    Unwanted,
-    /// No more can come.
-    End,
-}
-
 impl MessagePort {
     /// Adds a listener for events of a type.
     ///
     /// The listener may reply, and may add and remove listeners. It returns nothing, or a `Result`
     /// whose error is reported.
     ///
-    /// An [`EventLoop`](crate::EventLoop) delivers messages once the port is
-    /// [started](Self::start).
+    /// An [`EventLoop`](crate::EventLoop), or [`dispatch`](Self::dispatch), delivers messages once
+    /// the port is [started](Self::start).
     ///
     /// DOM: [`addEventListener`](https://dom.spec.whatwg.org/#dom-eventtarget-addeventlistener).
     ///
@@ -235,97 +216,6 @@ impl MessagePort {
     /// Whether this end was closed, by the program or because its peer broke the protocol.
     pub(crate) fn is_closed_here(&self) -> bool {
         self.sender.is_closing()
-    }
-
-    /// The cost of the messages delivered since the last call; a message without transferables
-    /// costs 1.
-    pub(crate) fn take_spent(&self) -> u32 {
-        self.spent.take()
-    }
-
-    pub(crate) fn has_said_close(&self) -> bool {
-        self.has_said_close.get()
-    }
-
-    /// Delivers what has arrived next, if the port is started.
-    pub(crate) fn deliver(&self, scope: Option<&dyn Scope>) -> Delivered {
-        if self.has_said_close.get() {
-            return Delivered::End;
-        }
-        match self.receiver.poll_in_chunks().map_err(|failure| *failure) {
-            Ok(Polled::Nothing) => Delivered::Nothing,
-            Ok(Polled::Unfinished) => Delivered::Chunk,
-            Ok(Polled::Message(message)) => {
-                let cost = message.cost();
-                self.spent.set(self.spent.get().saturating_add(cost));
-                let valid = content::check_refused(&message).and_then(|()| self.validate(&message));
-                match valid {
-                    Ok(()) => {
-                        self.fire(EventType::Message, scope, |event| event.with_message(&message))
-                    }
-                    Err(error) => self.fire_error(scope, &error),
-                }
-                Delivered::Event
-            }
-            Err(RecvError::Closed { reason }) => self.deliver_close(reason, scope),
-            Err(RecvError::OutOfDescriptors { .. }) => Delivered::Later,
-            Err(RecvError::OutOfMemory { len }) => {
-                // The message may never fit; its loss is reported.
-                let _ = self.receiver.discard_next();
-                self.fire_error(scope, &MessageError::OutOfMemory { len });
-                Delivered::Event
-            }
-            Err(_) => Delivered::Later,
-        }
-    }
-
-    /// Delivers the end of a port that was not started, if no message comes before it. If it was
-    /// closed here, what is in its queue waits for its start.
-    pub(crate) fn deliver_early_close(&self, scope: Option<&dyn Scope>) -> Delivered {
-        if self.has_said_close.get() {
-            return Delivered::End;
-        }
-        match self.receiver.prepare_wait_for_end() {
-            // The peer can post nothing more.
-            Ok(Wait::Sleep) if self.is_closed_here() => {
-                self.deliver_close(CloseReason::Local, scope)
-            }
-            Ok(Wait::Sleep) => Delivered::Nothing,
-            Ok(Wait::Ready) => Delivered::Unwanted,
-            Err(RecvError::Closed { reason }) => self.deliver_close(reason, scope),
-            Err(_) => Delivered::Later,
-        }
-    }
-
-    fn deliver_close(&self, reason: CloseReason, scope: Option<&dyn Scope>) -> Delivered {
-        self.has_said_close.set(true);
-        // It fires at the other end only: not where `close` was called, however the peer ended
-        // then. Read it first, as a port whose peer broke the protocol is closed now.
-        let is_news = reason != CloseReason::Local && !self.is_closed_here();
-        self.end_if_broken(&RecvError::Closed { reason });
-        if is_news {
-            // A peer that has found other types here may have left for that.
-            if let Err(error) = self.check_incoming_type() {
-                self.fire_error(scope, &error);
-            }
-            self.fire(EventType::Close, scope, |event| event.with_reason(reason));
-        }
-        Delivered::End
-    }
-
-    fn fire_error(&self, scope: Option<&dyn Scope>, error: &MessageError) {
-        self.fire(EventType::MessageError, scope, |event| event.with_error(error));
-    }
-
-    fn fire<'e>(
-        &'e self,
-        kind: EventType,
-        scope: Option<&'e dyn Scope>,
-        complete: impl FnOnce(Event<'e>) -> Event<'e>,
-    ) {
-        let event = complete(Event::of_transport(kind, self, scope));
-        // A fresh event is not being dispatched.
-        let _ = self.events.dispatch(&event);
     }
 }
 

@@ -2,8 +2,8 @@
 //!
 //! The methods of [`MessagePort`] stand in groups: here those that post, receive, close and
 //! measure; in [`transfer`] those that move something; in [`halves`] those that split and join; in
-//! [`events`] those of an event target; in [`typed`] the conversion. Those that wait are in
-//! `front`.
+//! [`events`] those of an event target, in [`delivery`] the one that delivers events; in [`typed`]
+//! the conversion. Those that wait are in `front`.
 
 pub(crate) mod agreement;
 pub(crate) mod batch;
@@ -11,6 +11,7 @@ pub(crate) mod burst;
 pub(crate) mod cancel;
 pub(crate) mod channel;
 pub(crate) mod content;
+pub(crate) mod delivery;
 pub(crate) mod event;
 pub(crate) mod events;
 pub(crate) mod halves;
@@ -82,7 +83,10 @@ pub struct MessagePort {
     events: EventTarget,
     /// Whether messages are delivered as events.
     is_started: Cell<bool>,
-    has_said_close: Cell<bool>,
+    /// Why it ended, once its `close` was delivered, or would have been if it was closed here.
+    said_close: Cell<Option<CloseReason>>,
+    /// An event is being delivered.
+    is_delivering: Cell<bool>,
     /// The cost of the messages that were delivered as events.
     spent: Cell<u32>,
     /// The event loop that owns the port, if any.
@@ -102,7 +106,8 @@ impl MessagePort {
             receiver,
             events: EventTarget::default(),
             is_started: Cell::new(false),
-            has_said_close: Cell::new(false),
+            said_close: Cell::new(None),
+            is_delivering: Cell::new(false),
             spent: Cell::new(0),
             watcher: RefCell::new(None),
             validator: RefCell::new(None),

@@ -10,7 +10,7 @@ use crate::error::{LoopError, SystemError};
 use crate::link::endpoint::LOOK_AGAIN;
 use crate::os::backoff::Backoff;
 use crate::os::{clock, reaper};
-use crate::port::events::Delivered;
+use crate::port::delivery::Delivered;
 use crate::port::listener::ListenerFailure;
 use std::collections::VecDeque;
 use std::iter::empty;
@@ -218,15 +218,11 @@ impl EventLoop {
         // Counts cost: one message with many descriptors, or of many bytes, can be a whole share.
         let mut count: u32 = 0;
         loop {
-            let delivered = match entry.port.is_started() {
-                true => entry.port.deliver(Some(&scope)),
-                false => entry.port.deliver_early_close(Some(&scope)),
-            };
-            match delivered {
+            match entry.port.deliver_next(Some(&scope)) {
                 Delivered::Event => count += entry.port.take_spent().max(1),
                 Delivered::Nothing => return count > 0,
                 Delivered::Chunk => count = SHARE,
-                Delivered::Later => {
+                Delivered::Later(_) => {
                     self.delay(id);
                     return count > 0;
                 }
@@ -234,7 +230,7 @@ impl EventLoop {
                     self.set_aside(id);
                     return false;
                 }
-                Delivered::End => {
+                Delivered::End(_) => {
                     self.end(id);
                     return true;
                 }

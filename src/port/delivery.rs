@@ -1,0 +1,199 @@
+//! The delivery of what has arrived as events.
+
+use crate::error::{CloseReason, MessageError, RecvError};
+use crate::link::receiving::chunks::Polled;
+use crate::port::MessagePort;
+use crate::port::content;
+use crate::port::listener::{Event, EventType, Scope};
+use crate::ring::notifier::Wait;
+use std::cell::Cell;
+
+/// What a turn of delivery found.
+#[derive(Debug)]
+pub(crate) enum Delivered {
+    /// An event; there may be more.
+    Event,
+    /// A part of a long message: the rest after others had their turn.
+    Chunk,
+    /// Nothing is there.
+    Nothing,
+    /// Something is there that cannot be received at the moment: retry a little later.
+    Later(Box<RecvError>),
+    /// Messages are there, but the port is not started.
+    Unwanted,
+    /// No more can come.
+    End(CloseReason),
+}
+
+impl MessagePort {
+    /// Delivers up to `limit` events to the listeners of this port, and returns how many: for
+    /// programs that have their own event loop.
+    ///
+    /// The events are those that an [`EventLoop`](crate::EventLoop) delivers: `message`,
+    /// `messageerror` and `close`. Messages are delivered once the port is
+    /// [started](Self::start); as on the web, one without a listener is dropped. Call `dispatch` as
+    /// follows:
+    ///
+    /// 1. Call [`as_fd`](#impl-AsFd-for-MessagePort) once, and register the descriptor for reading.
+    ///    The watcher may be level-triggered or edge-triggered.
+    /// 2. Call `dispatch`. If it returns `limit`, there may be more: call it again, at once or
+    ///    after others had their turn.
+    /// 3. If it returns less, wait until the descriptor is readable, and go to step 2.
+    ///
+    /// Start the port before step 2. After a later start, go to step 2 without a wait. While a port
+    /// that is not started has messages, the end of its peer makes the descriptor readable for as
+    /// long as they are unread.
+    ///
+    /// The call copies each message as a whole, however long it is; a peer chooses the length, up
+    /// to the channel's [limit](crate::ChannelBuilder::limit). It makes no system call while
+    /// messages keep coming, and one to drain the doorbell when it finds no more. A listener may do
+    /// anything with the port. Inside a listener or message check of this port, and with a `limit`
+    /// of 0, the call delivers nothing and returns 0.
+    ///
+    /// # Errors
+    /// Events that were delivered before the error stay delivered.
+    /// - [`Closed`](RecvError::Closed): no event can come any more. `close` was delivered, in this
+    ///   call or an earlier one, unless the port was closed here: take the port out of the loop.
+    ///   Every later call returns the same.
+    /// - [`OutOfDescriptors`](RecvError::OutOfDescriptors): the next message has descriptors for
+    ///   which there is no room now. Call again a little later, without waiting for the descriptor.
+    ///
+    /// ```
+    /// use messageport::{CloseReason, MessageChannel, RecvError};
+    ///
+    /// let MessageChannel { port1, port2 } = MessageChannel::new()?;
+    /// port2.on_message(|event| event.port().post_text("heard"));
+    /// port1.post_text("one")?;
+    /// port1.post_text("two")?;
+    /// assert_eq!(port2.dispatch(1)?, 1); // the limit: there may be more
+    /// assert_eq!(port2.dispatch(64)?, 1);
+    /// assert_eq!(port1.iter().take(2).count(), 2);
+    /// drop(port1);
+    /// let end = port2.dispatch(64).unwrap_err();
+    /// assert!(matches!(end, RecvError::Closed { reason: CloseReason::PeerDropped }));
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn dispatch(&self, limit: u32) -> Result<u32, RecvError> {
+        let mut count = 0;
+        while count < limit {
+            match self.deliver_next(None) {
+                Delivered::Event => count += 1,
+                Delivered::Chunk => {}
+                Delivered::Nothing | Delivered::Unwanted => break,
+                Delivered::Later(error) => return Err(*error),
+                Delivered::End(reason) => return Err(RecvError::Closed { reason }),
+            }
+        }
+        Ok(count)
+    }
+
+    /// The cost of the messages delivered since the last call; a message without transferables
+    /// costs 1.
+    pub(crate) fn take_spent(&self) -> u32 {
+        self.spent.take()
+    }
+
+    pub(crate) fn has_said_close(&self) -> bool {
+        self.said_close.get().is_some()
+    }
+
+    /// Delivers what has arrived next: messages if the port is started, otherwise only an end that
+    /// no message comes before.
+    ///
+    /// Finds nothing while it is called from code of the program that another call of it runs.
+    pub(crate) fn deliver_next(&self, scope: Option<&dyn Scope>) -> Delivered {
+        if self.is_delivering.replace(true) {
+            return Delivered::Nothing;
+        }
+        let _reset = Reset(&self.is_delivering);
+        if let Some(reason) = self.said_close.get() {
+            return Delivered::End(reason);
+        }
+        if self.is_started() { self.deliver(scope) } else { self.deliver_early_close(scope) }
+    }
+
+    fn deliver(&self, scope: Option<&dyn Scope>) -> Delivered {
+        let failure = match self.receiver.poll_in_chunks() {
+            Ok(Polled::Nothing) => return Delivered::Nothing,
+            Ok(Polled::Unfinished) => return Delivered::Chunk,
+            Ok(Polled::Message(message)) => {
+                let cost = message.cost();
+                self.spent.set(self.spent.get().saturating_add(cost));
+                let valid = content::check_refused(&message).and_then(|()| self.validate(&message));
+                match valid {
+                    Ok(()) => {
+                        self.fire(EventType::Message, scope, |event| event.with_message(&message))
+                    }
+                    Err(error) => self.fire_error(scope, &error),
+                }
+                return Delivered::Event;
+            }
+            Err(failure) => failure,
+        };
+        match *failure {
+            RecvError::Closed { reason } => self.deliver_close(reason, scope),
+            RecvError::OutOfMemory { len } => {
+                // The message may never fit; its loss is reported.
+                let _ = self.receiver.discard_next();
+                self.fire_error(scope, &MessageError::OutOfMemory { len });
+                Delivered::Event
+            }
+            _ => Delivered::Later(failure),
+        }
+    }
+
+    /// Delivers the end of a port that was not started, if no message comes before it. If it was
+    /// closed here, what is in its queue waits for its start.
+    fn deliver_early_close(&self, scope: Option<&dyn Scope>) -> Delivered {
+        match self.receiver.prepare_wait_for_end() {
+            // The peer can post nothing more.
+            Ok(Wait::Sleep) if self.is_closed_here() => {
+                self.deliver_close(CloseReason::Local, scope)
+            }
+            Ok(Wait::Sleep) => Delivered::Nothing,
+            Ok(Wait::Ready) => Delivered::Unwanted,
+            Err(RecvError::Closed { reason }) => self.deliver_close(reason, scope),
+            Err(error) => Delivered::Later(Box::new(error)),
+        }
+    }
+
+    fn deliver_close(&self, reason: CloseReason, scope: Option<&dyn Scope>) -> Delivered {
+        self.said_close.set(Some(reason));
+        // It fires at the other end only: not where `close` was called, however the peer ended
+        // then. Read it first, as a port whose peer broke the protocol is closed now.
+        let is_news = reason != CloseReason::Local && !self.is_closed_here();
+        self.end_if_broken(&RecvError::Closed { reason });
+        if is_news {
+            // A peer that has found other types here may have left for that.
+            if let Err(error) = self.check_incoming_type() {
+                self.fire_error(scope, &error);
+            }
+            self.fire(EventType::Close, scope, |event| event.with_reason(reason));
+        }
+        Delivered::End(reason)
+    }
+
+    fn fire_error(&self, scope: Option<&dyn Scope>, error: &MessageError) {
+        self.fire(EventType::MessageError, scope, |event| event.with_error(error));
+    }
+
+    fn fire<'e>(
+        &'e self,
+        kind: EventType,
+        scope: Option<&'e dyn Scope>,
+        complete: impl FnOnce(Event<'e>) -> Event<'e>,
+    ) {
+        let event = complete(Event::of_transport(kind, self, scope));
+        // A fresh event is not being dispatched.
+        let _ = self.events.dispatch(&event);
+    }
+}
+
+/// Makes a flag false, even after a panic in code of the program.
+struct Reset<'p>(&'p Cell<bool>);
+
+impl Drop for Reset<'_> {
+    fn drop(&mut self) {
+        self.0.set(false);
+    }
+}
