@@ -116,7 +116,7 @@ pub use front::blocking::Iter;
 #[cfg(not(messageport_loom))]
 pub use front::bytes::{PortReader, PortWriter};
 #[cfg(not(messageport_loom))]
-pub use front::event_loop::{EventLoop, LoopHandle, PortId, SourceId};
+pub use front::event_loop::{EventLoop, LoopHandle, LoopItem, PortId, RunEnd, SourceId, TimerId};
 #[cfg(not(messageport_loom))]
 pub use front::port_set::{PortEvent, PortSet};
 #[cfg(all(not(messageport_loom), any(feature = "tokio", feature = "async-io")))]

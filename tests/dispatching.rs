@@ -173,7 +173,7 @@ fn a_call_inside_a_listener_delivers_nothing() {
 fn a_listener_that_panics_does_not_stop_the_delivery() {
     let (MessageChannel { port1, port2 }, log) = (channel(), Log::default());
     let inner = log.clone();
-    port2.on_listener_failure(|_| {});
+    port2.on_listener_failure(|_, _| {});
     port2.on_message(move |event| match words(event).as_str() {
         "0" => std::panic::panic_any("on purpose"),
         other => inner.note(other),

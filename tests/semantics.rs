@@ -27,8 +27,12 @@ mod nesting;
 mod panics;
 #[path = "semantics/posting.rs"]
 mod posting;
+#[path = "semantics/references.rs"]
+mod references;
 #[path = "semantics/stopping.rs"]
 mod stopping;
+#[path = "semantics/timers.rs"]
+mod timers;
 
 use common::ends::between_two_ends;
 use common::{DEADLINE, wait_until};
@@ -103,7 +107,7 @@ impl Log {
 
     fn watch_failures(&self, port: &MessagePort) {
         let log = self.clone();
-        port.on_listener_failure(move |failure| log.note(format!("{failure:?}")));
+        port.on_listener_failure(move |failure, _| log.note(format!("{failure:?}")));
     }
 
     /// Has all that comes to a port written down, without starting it.

@@ -391,7 +391,7 @@ fn sleeps_in_a_loop() {
         is_number(event.message().expect("a message"), expected.get());
         expected.set(expected.get() + 1);
     });
-    port.on_listener_failure(|_| std::process::abort());
+    port.on_listener_failure(|_, _| std::process::abort());
     let mut event_loop = EventLoop::new().expect("a loop");
     event_loop.add(port).expect("room for a port");
     event_loop.run().expect("the loop waits");

@@ -331,7 +331,7 @@ fn an_event_of_the_program_does_not_reach_a_typed_handler() {
     let log = Log::default();
     let (inner, failures) = (log.clone(), log.clone());
     server.on_message(move |_, _| inner.note("a message"));
-    server.port().on_listener_failure(move |_| failures.note("a failure"));
+    server.port().on_listener_failure(move |_, _| failures.note("a failure"));
     server.port().dispatch_event(messageport::Event::new("message")).expect("a fresh event");
     assert_eq!(log.take(), [""; 0]);
 }

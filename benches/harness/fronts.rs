@@ -210,7 +210,7 @@ fn by_loop(echo: MessagePort, flood: Option<MessagePort>, idle: usize, is_starte
     let far = idle_ports(idle, is_started, &mut event_loop);
     if let Some(flood) = flood {
         let tide = tide.clone();
-        flood.on_listener_failure(|_| std::process::abort());
+        flood.on_listener_failure(|_, _| std::process::abort());
         flood.on_message(move |event| tide.take(event.message().expect("a message").bytes()));
         event_loop.add(flood).expect("room for a port");
     }

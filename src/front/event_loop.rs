@@ -2,15 +2,19 @@
 
 mod handle;
 mod lend;
+mod references;
 #[cfg(test)]
 mod tests;
+mod timers;
 mod turn;
 
 pub use handle::LoopHandle;
+pub use references::{LoopItem, RunEnd};
+pub use timers::TimerId;
 
 use crate::error::LoopError;
 use crate::front::add_error::AddError;
-use crate::os::backoff::Backoff;
+use crate::os::alarm::Alarm;
 use crate::os::clock::Deadline;
 use crate::os::epoll::Epoll;
 use crate::os::eventfd::Bell;
@@ -21,13 +25,14 @@ use crate::ring::handover;
 use handle::Shared;
 use std::any::Any;
 use std::cell::{Cell, OnceCell, RefCell};
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::fmt;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, RawFd};
 use std::rc::Rc;
 use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
+use timers::Timers;
 
 /// Delivers the events of many ports, on the thread that runs it.
 ///
@@ -36,22 +41,22 @@ use std::time::{Duration, Instant};
 /// count as one additional message. A port that is not started keeps its messages, and takes no
 /// time.
 ///
-/// The loop drops a port after its `close` event, and [`run`](EventLoop::run) returns when no port
-/// is left. If a port was closed here before it was started, the loop keeps it until its queue is
-/// empty.
+/// The loop drops a port after its `close` event, and [`run`](EventLoop::run) returns when no port,
+/// timer and source is left. If a port was closed here before it was started, the loop keeps it
+/// until its queue is empty.
 ///
 /// Inside a handler, [`Event::loop_port`](crate::Event::loop_port) borrows the loop's ports, and
 /// [`Event::defer`](crate::Event::defer) runs an action after the handler. Such an action can add,
 /// take and transfer ports, including the port that the loop is serving.
 ///
-/// After a panic in a listener, in a source, in work that was posted through a [`LoopHandle`], or
-/// in a deferred action, the loop continues. The hook of [`MessagePort::on_listener_failure`] is
-/// called for a panic in a listener, and that of [`EventLoop::on_listener_failure`] for the others.
-/// A listener or source that has panicked is called again at its next event. With `panic = "abort"`
-/// the program ends.
+/// After a panic in a listener, in a timer or source, in work that was posted through a
+/// [`LoopHandle`], or in a deferred action, the loop continues. The hook of
+/// [`MessagePort::on_listener_failure`] is called for a panic in a listener, and that of
+/// [`EventLoop::on_listener_failure`] for the others. A listener or source that has panicked is
+/// called again at its next event. With `panic = "abort"` the program ends.
 ///
 /// ```
-/// use messageport::{EventLoop, MessageChannel};
+/// use messageport::{EventLoop, MessageChannel, RunEnd};
 ///
 /// let MessageChannel { port1, port2 } = MessageChannel::new()?;
 /// port2.on_message(|event| event.port().post_text("you are welcome"));
@@ -62,7 +67,7 @@ use std::time::{Duration, Instant};
 /// event_loop.run_until_idle()?;
 /// assert_eq!(port1.recv()?.text()?, "you are welcome");
 /// drop(port1);
-/// event_loop.run()?; // returns, as its only port has ended
+/// assert_eq!(event_loop.run()?, RunEnd::NothingLeft); // its only port has ended
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
 pub struct EventLoop {
@@ -71,8 +76,10 @@ pub struct EventLoop {
     next: u64,
     /// Ports to serve in the next turn, whatever epoll reports.
     ready: VecDeque<u64>,
-    /// The number of ports for which `run` continues.
+    /// The number of ports, timers and sources for which `run` continues.
     holding: usize,
+    /// Ports, timers and sources for which the program does not want it to.
+    unreferenced: BTreeSet<u64>,
     /// Ports that were set aside, and that the program has borrowed since.
     lent: RefCell<Vec<u64>>,
     /// Ports whose next message cannot be received at present, and the latest time of the next
@@ -85,18 +92,20 @@ pub struct EventLoop {
     resting: VecDeque<(Instant, u64)>,
     /// The program has asked for the loop's descriptor.
     is_nested: Cell<bool>,
-    /// For an outer loop: the time of the next retry. Made when there is something to retry.
-    alarm: OnceCell<Backoff>,
+    /// For an outer loop: the time of the next retry or timer. Made when there is one.
+    alarm: OnceCell<Alarm>,
+    alarm_at: Cell<Option<Instant>>,
     deferred: RefCell<VecDeque<Box<dyn Any>>>,
     shared: Arc<Shared>,
     marks: Vec<u64>,
     /// Other descriptors that the loop watches, with their callbacks. `None` while one is called.
     sources: BTreeMap<u64, Option<Source>>,
+    timers: Timers,
     /// Called for each panic.
     hook: Option<Hook>,
 }
 
-type Hook = Box<dyn FnMut(&ListenerFailure)>;
+type Hook = Box<dyn FnMut(&ListenerFailure, Option<LoopItem>)>;
 
 struct Source {
     fd: Rc<dyn AsFd>,
@@ -183,6 +192,7 @@ impl EventLoop {
             next: 0,
             ready: VecDeque::new(),
             holding: 0,
+            unreferenced: BTreeSet::new(),
             lent: RefCell::default(),
             delayed: VecDeque::new(),
             retry_at: Instant::now(),
@@ -190,10 +200,12 @@ impl EventLoop {
             resting: VecDeque::new(),
             is_nested: Cell::new(false),
             alarm: OnceCell::new(),
+            alarm_at: Cell::new(None),
             deferred: RefCell::default(),
             shared: Arc::new(shared),
             marks: Vec::new(),
             sources: BTreeMap::new(),
+            timers: Timers::default(),
             hook: None,
         })
     }
@@ -209,8 +221,7 @@ impl EventLoop {
         }
         self.next += 1;
         port.set_watcher(Some(Watcher { shared: self.shared.called.clone(), id }));
-        self.ports.insert(id, LoopPort::new(port));
-        self.holding += 1;
+        self.recount(id, |event_loop| event_loop.ports.insert(id, LoopPort::new(port)));
         // The next turn looks for messages that came before.
         self.ready.push_back(id);
         self.shared.called.ring();
@@ -241,8 +252,7 @@ impl EventLoop {
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
     pub fn take(&mut self, id: PortId) -> Option<MessagePort> {
-        let entry = self.ports.remove(&id.0)?;
-        self.holding -= usize::from(entry.holds_run);
+        let entry = self.recount(id.0, |event_loop| event_loop.ports.remove(&id.0))?;
         entry.port.set_watcher(None);
         // It fails only for a descriptor that is not there.
         let _ = self.epoll.remove(entry.port.endpoint().doorbell());
@@ -265,13 +275,12 @@ impl EventLoop {
         self.ports.iter().filter(|(_, entry)| !entry.has_ended).map(|(id, _)| PortId(*id))
     }
 
-    /// Adds another source of events: a [`Listener`](crate::Listener), a socket, a timer's
-    /// descriptor.
+    /// Adds another source of events: a [`Listener`](crate::Listener), a socket, any descriptor.
     ///
     /// The loop calls `on_ready` whenever it is readable, and `on_ready` has to consume what makes
     /// it readable. Sources that are readable at the same time are served in the order in which
     /// they were added. While the loop has a source, [`run`](Self::run) continues without ports
-    /// until it is stopped.
+    /// until it is stopped, unless the source is [unreferenced](Self::unref).
     ///
     /// A source that panics stays in the loop, which calls it again after 10 ms.
     ///
@@ -317,14 +326,14 @@ impl EventLoop {
             fd: source,
             on_ready: Box::new(move |event_loop| on_ready(event_loop, &served)),
         };
-        self.sources.insert(id, Some(source));
+        self.recount(id, |event_loop| event_loop.sources.insert(id, Some(source)));
         Ok(SourceId(id))
     }
 
     /// Removes a source and drops it. Returns whether it was there. The source that the loop is
     /// serving is dropped after its callback returns.
     pub fn remove_source(&mut self, id: SourceId) -> bool {
-        match self.sources.remove(&id.0) {
+        match self.recount(id.0, |event_loop| event_loop.sources.remove(&id.0)) {
             None => false,
             Some(source) => {
                 if let Some(source) = source {
@@ -341,10 +350,13 @@ impl EventLoop {
         LoopHandle { shared: self.shared.clone() }
     }
 
-    /// Sets the hook that is called for panics in sources, posted work and deferred actions.
+    /// Sets the hook that is called for panics in timers, sources, posted work and deferred
+    /// actions.
     ///
-    /// Posted work is work that was posted through a [`LoopHandle`]. Without a hook, only the
-    /// panic's message appears, on standard error.
+    /// Posted work is work that was posted through a [`LoopHandle`]. The hook gets the failure, and
+    /// the timer or source that panicked; for posted work and deferred actions it gets `None`. It
+    /// also gets a port, if the program's code that checks its messages panicked. Without a hook,
+    /// only the panic's message appears, on standard error.
     ///
     /// ```
     /// use messageport::{EventLoop, ListenerFailure};
@@ -353,8 +365,8 @@ impl EventLoop {
     ///
     /// let (mut event_loop, panics) = (EventLoop::new()?, Rc::new(Cell::new(0)));
     /// let counted = panics.clone();
-    /// event_loop.on_listener_failure(move |failure| {
-    ///     assert!(matches!(failure, ListenerFailure::Panic(_)));
+    /// event_loop.on_listener_failure(move |failure, of| {
+    ///     assert!(matches!(failure, ListenerFailure::Panic(_)) && of.is_none());
     ///     counted.set(counted.get() + 1);
     /// });
     /// event_loop.handle().post(|_| panic!("on purpose"));
@@ -363,26 +375,35 @@ impl EventLoop {
     /// assert_eq!(panics.get(), 1);
     /// # Ok::<(), messageport::LoopError>(())
     /// ```
-    pub fn on_listener_failure(&mut self, hook: impl FnMut(&ListenerFailure) + 'static) {
+    pub fn on_listener_failure(
+        &mut self,
+        hook: impl FnMut(&ListenerFailure, Option<LoopItem>) + 'static,
+    ) {
         self.hook = Some(Box::new(hook));
     }
 
-    /// Delivers events until the loop is [stopped](LoopHandle::stop), or has no port, no source and
-    /// no work.
+    /// Delivers events until the loop is [stopped](LoopHandle::stop), or has no port, timer, source
+    /// and work any more. Returns which of them it was.
     ///
-    /// A port that was closed here and never started does not count, even if its queue has
-    /// messages. It stays in the loop, and the next `run` delivers them once it is started.
+    /// What is [unreferenced](Self::unref) does not count. A port that was closed here and never
+    /// started does not count either, even if its queue has messages. It stays in the loop, and the
+    /// next `run` delivers them once it is started.
     ///
     /// # Errors
     /// [`LoopError::Io`] if the kernel refuses to wait.
-    pub fn run(&mut self) -> Result<(), LoopError> {
-        while !self.take_stop_request() && !self.is_empty() {
+    pub fn run(&mut self) -> Result<RunEnd, LoopError> {
+        loop {
+            if self.take_stop_request() {
+                return Ok(RunEnd::Stopped);
+            }
+            if let Some(end) = self.ended() {
+                return Ok(end);
+            }
             self.turn(None)?;
         }
-        Ok(())
     }
 
-    /// Delivers events until there are none at present.
+    /// Delivers events, and runs timers that are due, until there are none at present.
     ///
     /// While too many earlier descriptors of a port are still being closed, its next message with
     /// descriptors is not delivered yet. If there is a [request to stop](Self::is_stopping), the
@@ -400,7 +421,7 @@ impl EventLoop {
     /// Returns whether there was an event, or a part of a long message: an untrusted port copies a
     /// message of more than 2 MiB in chunks, between the turns of other ports.
     ///
-    /// Does not wait if the loop has no port and no source, or if there is a [request to
+    /// Does not wait if the loop has no port, timer and source, or if there is a [request to
     /// stop](Self::is_stopping). A program that calls this in its own loop distinguishes a stop
     /// from a timeout as follows:
     ///
@@ -423,7 +444,7 @@ impl EventLoop {
     pub fn poll_once(&mut self, timeout: Duration) -> Result<bool, LoopError> {
         let deadline = Deadline::after(timeout);
         loop {
-            if self.is_empty() {
+            if self.ended().is_some() && self.unreferenced.is_empty() {
                 return Ok(false);
             }
             let left = match self.is_stopping() {
@@ -450,13 +471,6 @@ impl EventLoop {
         self.is_stopping() && handover::take_request(&self.shared.is_stopped)
     }
 
-    /// Whether no event can come, unless another thread posts work.
-    fn is_empty(&mut self) -> bool {
-        self.look_at_lent();
-        let is_through = self.holding == 0 && self.sources.is_empty() && self.ready.is_empty();
-        is_through && self.shared.called.is_empty() && self.has_no_work()
-    }
-
     fn has_no_work(&self) -> bool {
         self.shared.work().as_ref().is_none_or(VecDeque::is_empty)
     }
@@ -472,12 +486,14 @@ impl Drop for EventLoop {
 
 /// Readable when [`run_until_idle`](EventLoop::run_until_idle) may find an event. So the loop can
 /// be nested in any other loop that is level-triggered. After the first call of `as_fd` the
-/// descriptor also becomes readable 10 ms after a port lacked descriptors or memory for its next
-/// message, so that it is retried. If the peer of a port that is not started closes or dies, this
-/// does not make the descriptor readable; the next turn delivers the `close` event.
+/// descriptor also becomes readable when a timer is due, and 10 ms after a port lacked descriptors
+/// or memory for its next message, so that it is retried. For these a third descriptor is made when
+/// it is needed; without one the descriptor stays readable. If the peer of a port that is not
+/// started closes or dies, this does not make the descriptor readable; the next turn delivers the
+/// `close` event.
 impl AsFd for EventLoop {
     fn as_fd(&self) -> BorrowedFd<'_> {
-        if !self.is_nested.replace(true) && self.has_retries() {
+        if !self.is_nested.replace(true) && self.next_alarm().is_some() {
             self.shared.called.ring();
         }
         self.epoll.as_fd()
@@ -503,4 +519,4 @@ impl fmt::Debug for EventLoop {
 /// The mark of the loop's bell in epoll.
 const BELL: u64 = u64::MAX;
 /// The mark of the alarm.
-const RETRIES: u64 = u64::MAX - 1;
+const ALARM: u64 = u64::MAX - 1;

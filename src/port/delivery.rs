@@ -34,7 +34,7 @@ impl MessagePort {
     /// [started](Self::start); as on the web, one without a listener is dropped. Call `dispatch` as
     /// follows:
     ///
-    /// 1. Call [`as_fd`](#impl-AsFd-for-MessagePort) once, and register the descriptor for reading.
+    /// 1. Call [`as_fd`](std::os::fd::AsFd::as_fd) once, and register the descriptor for reading.
     ///    The watcher may be level-triggered or edge-triggered.
     /// 2. Call `dispatch`. If it returns `limit`, there may be more: call it again, at once or
     ///    after others had their turn.

@@ -1,5 +1,4 @@
-//! A port as an event target: its listeners and its handlers. The delivery of what has arrived is
-//! in
+//! A port as an event target: its listeners and its handlers. What has arrived is delivered in
 //! [`delivery`](crate::port::delivery).
 
 use crate::os::eventfd::Bell;
@@ -175,16 +174,35 @@ impl MessagePort {
 
     /// Sets the hook that is called when a listener panics or returns an error.
     ///
-    /// Without a hook the error is printed to standard error. In either case the other listeners
-    /// are called.
-    pub fn on_listener_failure(&self, hook: impl Fn(&ListenerFailure) + Send + 'static) {
+    /// The hook gets the failure and the event, whose [`port`](Event::port) is this one. It is not
+    /// called for a failure inside itself, and a panic in it is ignored. Without a hook the error
+    /// is printed to standard error. In either case the other listeners are called.
+    ///
+    /// ```
+    /// use messageport::MessageChannel;
+    ///
+    /// let channel = MessageChannel::new()?;
+    /// channel.port2.on_message(|_| Err::<(), _>("unreadable"));
+    /// channel.port2.on_listener_failure(|failure, event| {
+    ///     let text = format!("{failure:?} for {:?}", event.kind());
+    ///     event.port().post_text(&text).expect("room");
+    /// });
+    /// channel.port1.post_text("hello")?;
+    /// channel.port2.dispatch(1)?;
+    /// assert_eq!(channel.port1.recv()?.text()?, r#"Error("unreadable") for Message"#);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn on_listener_failure(
+        &self,
+        hook: impl Fn(&ListenerFailure, &Event<'_>) + Send + 'static,
+    ) {
         self.events.set_hook(Box::new(hook));
     }
 
     /// Enables the delivery of messages as events; this cannot be undone.
     ///
     /// Messages that came before are delivered first. Receiving calls on the port return
-    /// [`RecvError::Started`] from then on.
+    /// [`RecvError::Started`](crate::RecvError::Started) from then on.
     ///
     /// HTML: [`start()`](https://html.spec.whatwg.org/#dom-messageport-start).
     pub fn start(&self) {

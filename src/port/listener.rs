@@ -342,7 +342,7 @@ pub struct ListenerId(pub(super) u64);
 /// A listener as the target keeps it.
 pub(crate) type Callback =
     Box<dyn Fn(&Event<'_>) -> Result<(), Box<dyn std::error::Error + Send + Sync>> + Send>;
-pub(super) type Hook = Box<dyn Fn(&ListenerFailure) + Send>;
+pub(super) type Hook = Box<dyn Fn(&ListenerFailure, &Event<'_>) + Send>;
 
 /// The event is already being dispatched.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]

@@ -190,8 +190,8 @@ impl EventTarget {
             event.flags.is_in_passive.set(false);
             match outcome {
                 Ok(Ok(())) => {}
-                Ok(Err(error)) => self.report(&ListenerFailure::Error(error)),
-                Err(panic) => self.report(&ListenerFailure::Panic(panic)),
+                Ok(Err(error)) => self.report(&ListenerFailure::Error(error), event),
+                Err(panic) => self.report(&ListenerFailure::Panic(panic), event),
             }
             if event.flags.is_stopped_at_once.get() {
                 return;
@@ -199,13 +199,13 @@ impl EventTarget {
         }
     }
 
-    fn report(&self, failure: &ListenerFailure) {
+    fn report(&self, failure: &ListenerFailure, event: &Event<'_>) {
         let hook = self.hook.borrow().clone();
         match (hook, failure) {
             (Some(hook), _) => {
                 // A hook that fails, or that is called from inside itself, is skipped.
                 if let Ok(hook) = hook.try_lock() {
-                    let _ = catch_unwind(AssertUnwindSafe(|| hook(failure)));
+                    let _ = catch_unwind(AssertUnwindSafe(|| hook(failure, event)));
                 }
             }
             (None, ListenerFailure::Error(error)) => {

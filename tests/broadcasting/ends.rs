@@ -196,7 +196,7 @@ fn listeners_come_go_and_fail_as_on_a_port() {
     let say = move |what: &str| says.send(what.to_owned()).expect("it listens");
     let heard = move || hears.try_iter().collect::<Vec<_>>();
     let (a, b, c, d) = (say.clone(), say.clone(), say.clone(), say);
-    other.on_listener_failure(move |_| a("failed"));
+    other.on_listener_failure(move |_, _| a("failed"));
     other.add_event_listener("message", ListenerOptions::new().once(), move |_| b("once"));
     other.add_event_listener("message", ListenerOptions::new(), |_| -> () { panic!("reported") });
     let always = other.add_event_listener("message", ListenerOptions::new(), move |_| c("always"));

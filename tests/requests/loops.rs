@@ -132,7 +132,7 @@ fn a_callback_that_panics_starves_no_other() {
     let (requester, responder) = pair();
     let mut event_loop = EventLoop::new().expect("a loop");
     event_loop.add_requester(&requester).expect("descriptors");
-    event_loop.on_listener_failure(|_| {});
+    event_loop.on_listener_failure(|_, _| {});
     let outcomes = Outcomes::default();
     requester.start_then(&question(0), None, |_| panic!("on purpose")).expect("room");
     requester.start_then(&question(1), None, note(&outcomes, 1)).expect("room");
@@ -145,7 +145,7 @@ fn a_handler_that_panics_starves_no_request() {
     let _watch = watch("a_handler_that_panics_starves_no_request");
     let (requester, responder) = pair();
     let mut event_loop = EventLoop::new().expect("a loop");
-    event_loop.on_listener_failure(|_| {});
+    event_loop.on_listener_failure(|_, _| {});
     let added = event_loop.add_responder(responder, |_, request| {
         assert_ne!(request.data().number, 0, "on purpose");
         request.reply(&answer(request.data())).expect("room");

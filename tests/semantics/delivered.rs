@@ -118,7 +118,7 @@ between_two_ends!("delivered", e06_once_is_once, e06_near, posts_two);
 fn e07_near(port: MessagePort) {
     let seen = seen(port, |port, log| {
         let hook = log.clone();
-        port.on_listener_failure(move |failure| match failure {
+        port.on_listener_failure(move |failure, _| match failure {
             ListenerFailure::Error(error) => hook.note(error.to_string()),
             ListenerFailure::Panic(_) => hook.note("a panic"),
             _ => hook.note("something else"),

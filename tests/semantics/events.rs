@@ -227,7 +227,7 @@ fn e07_a_listener_that_fails_is_reported_and_starves_no_other() {
     let port = channel().port1;
     let log = Log::new();
     let inner = log.clone();
-    port.on_listener_failure(move |failure| match failure {
+    port.on_listener_failure(move |failure, _| match failure {
         ListenerFailure::Error(error) => inner.note(format!("error: {error}")),
         ListenerFailure::Panic(what) => {
             inner.note(format!("panic: {:?}", what.downcast_ref::<&str>()));
@@ -255,7 +255,7 @@ fn e07_a_hook_that_panics_starves_no_listener() {
     let port = channel().port1;
     let log = Log::new();
     let inner = log.clone();
-    port.on_listener_failure(move |_| {
+    port.on_listener_failure(move |_, _| {
         inner.note("the hook");
         std::panic::panic_any("the hook panics as well");
     });
@@ -558,10 +558,10 @@ fn a_failure_hook_may_come_back_to_its_port_when_it_is_dropped() {
     port.add_event_listener("ping", plain(), |_| Err::<(), _>("as it was asked to"));
     let fails: fn(&MessagePort) = |port| assert!(ping(port));
     let comes_back = ComesBack(fails, log.clone());
-    port.on_listener_failure(move |_| comes_back.1.note("the first hook"));
+    port.on_listener_failure(move |_, _| comes_back.1.note("the first hook"));
     let (inner, _) = (log.clone(), ping(port));
     assert_eq!(log.take(), ["the first hook"]);
-    port.on_listener_failure(move |_| inner.note("the second hook"));
+    port.on_listener_failure(move |_, _| inner.note("the second hook"));
     assert_eq!(log.take(), ["the second hook", "dropped"]);
 }
 

@@ -272,7 +272,7 @@ fn the_loop_goes_on_after_a_listener_that_fails() {
     log.listen(&one.port2);
     one.port2.on_close(|_| Err::<(), &str>("on purpose"));
     let reported = log.clone();
-    one.port2.on_listener_failure(move |_| reported.note("reported"));
+    one.port2.on_listener_failure(move |_, _| reported.note("reported"));
     log.listen(&two.port2);
     for port in [one.port2, two.port2] {
         port.start();

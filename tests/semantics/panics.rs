@@ -18,7 +18,7 @@ fn words(failure: &ListenerFailure) -> String {
 
 fn reporting_loop(log: &Log) -> EventLoop {
     let (mut event_loop, log) = (new_loop(), log.clone());
-    event_loop.on_listener_failure(move |failure| log.note(words(failure)));
+    event_loop.on_listener_failure(move |failure, _| log.note(words(failure)));
     event_loop
 }
 
@@ -51,7 +51,7 @@ fn deferred_actions_and_messages_behind_a_panic_are_delivered() {
         panic_any("listener")
     });
     let inner = log.clone();
-    pair.port2.on_listener_failure(move |failure| inner.note(words(failure)));
+    pair.port2.on_listener_failure(move |failure, _| inner.note(words(failure)));
     event_loop.add(pair.port2).expect("room for a port");
     post_numbers(&pair.port1, 0..3);
     drop(pair.port1);
@@ -161,7 +161,7 @@ fn a_listener_that_panics_when_it_is_dropped_ends_nothing() {
 #[test]
 fn a_hook_that_panics_is_left_alone() {
     let (mut event_loop, id) = loop_of(channel().port2);
-    event_loop.on_listener_failure(|_| panic_any("hook"));
+    event_loop.on_listener_failure(|_, _| panic_any("hook"));
     event_loop.handle().post(|_| panic_any("work"));
     event_loop.handle().post(move |event_loop| assert!(event_loop.remove(id)));
     event_loop.run().expect("nothing is left");

@@ -5,15 +5,14 @@
 //! [`Watcher`](crate::port::events::Watcher), if the program has borrowed it, or if a retry is due.
 
 use super::lend::Lender;
-use super::{BELL, Deferred, EventLoop, PortId, RETRIES};
+use super::{ALARM, BELL, Deferred, EventLoop, LoopItem, PortId, SourceId};
 use crate::error::{LoopError, SystemError};
 use crate::link::endpoint::LOOK_AGAIN;
-use crate::os::backoff::Backoff;
+use crate::os::alarm::Alarm;
 use crate::os::{clock, reaper};
 use crate::port::delivery::Delivered;
 use crate::port::listener::ListenerFailure;
 use std::collections::VecDeque;
-use std::iter::empty;
 use std::os::fd::AsFd;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::time::{Duration, Instant};
@@ -32,7 +31,7 @@ impl EventLoop {
         for mark in &marks {
             match *mark {
                 BELL => self.shared.called.drain(),
-                RETRIES => self.end_alarm(),
+                ALARM => self.end_alarm(),
                 id if self.sources.contains_key(&id) => {}
                 id => self.make_ready(id),
             }
@@ -42,6 +41,7 @@ impl EventLoop {
         marks.retain(|id| self.sources.contains_key(id));
         marks.sort_unstable();
         let mut was_something = !marks.is_empty();
+        was_something |= self.run_timers();
         marks.iter().for_each(|id| self.serve_source(*id));
         self.marks = marks;
         was_something |= self.do_work();
@@ -62,7 +62,7 @@ impl EventLoop {
             self.drop_if_ended(id);
         }
         self.look_at_lent();
-        let has_no_alarm = self.is_nested.get() && self.has_retries() && self.set_alarm().is_err();
+        let has_no_alarm = self.is_nested.get() && self.set_alarm().is_err();
         if !self.ready.is_empty() || has_no_alarm {
             // Makes the descriptor readable, so that an outer loop comes back for the rest. Without
             // an outer loop, delayed ports wait for their time.
@@ -72,22 +72,38 @@ impl EventLoop {
     }
 
     fn end_alarm(&self) {
+        self.alarm_at.set(None);
         if let Some(alarm) = self.alarm.get() {
             // A timer that exists can be stopped.
-            let _ = alarm.end(&self.epoll, empty());
+            let _ = alarm.set(None);
         }
     }
 
-    /// Makes the descriptor readable in a while, for an outer loop: something has to be retried.
+    /// When an outer loop has to come back for what no descriptor reports: a retry, or a timer.
+    pub(super) fn next_alarm(&self) -> Option<Instant> {
+        let has_retries = !self.delayed.is_empty() || !self.resting.is_empty();
+        let retry = has_retries.then(|| Instant::now() + RETRY);
+        retry.into_iter().chain(self.timers.next()).min()
+    }
+
+    /// Makes the descriptor readable then.
     fn set_alarm(&self) -> Result<(), SystemError> {
+        let Some(next) = self.next_alarm() else { return Ok(()) };
+        if self.alarm_at.get().is_some_and(|at| at <= next) {
+            // The turn that it causes sets it anew.
+            return Ok(());
+        }
         let alarm = match self.alarm.get() {
             Some(alarm) => alarm,
             None => {
-                let alarm = Backoff::new(&self.epoll, RETRIES, RETRY)?;
+                let alarm = Alarm::new()?;
+                self.epoll.add(alarm.as_fd(), ALARM)?;
                 self.alarm.get_or_init(|| alarm)
             }
         };
-        if alarm.is_on() { Ok(()) } else { alarm.begin(&self.epoll, empty()) }
+        alarm.set(Some(next.saturating_duration_since(Instant::now())))?;
+        self.alarm_at.set(Some(next));
+        Ok(())
     }
 
     /// The longest time that a turn may wait.
@@ -96,10 +112,11 @@ impl EventLoop {
             return Some(Duration::ZERO);
         }
         let delayed = (!self.delayed.is_empty()).then_some(reaper::PAUSE);
-        let rested = self.resting.front().map(|(due, _)| due);
-        let rested = rested.map(|due| due.saturating_duration_since(Instant::now()));
+        let rested = self.resting.front().map(|(due, _)| *due);
+        let due = rested.into_iter().chain(self.timers.next()).min();
+        let due = due.map(|due| due.saturating_duration_since(Instant::now()));
         let again = (!self.ports.is_empty()).then_some(LOOK_AGAIN);
-        delayed.into_iter().chain(rested).chain(timeout).chain(again).min()
+        delayed.into_iter().chain(due).chain(timeout).chain(again).min()
     }
 
     /// Looks at all watched ports twice a second: the kernel may have refused a ring of a peer that
@@ -167,14 +184,10 @@ impl EventLoop {
         Ok(())
     }
 
-    /// Whether there is a retry that no descriptor reports.
-    pub(super) fn has_retries(&self) -> bool {
-        !self.delayed.is_empty() || !self.resting.is_empty()
-    }
-
     fn serve_source(&mut self, id: u64) {
         let Some(mut source) = self.sources.get_mut(&id).and_then(Option::take) else { return };
-        let is_well = self.isolate(|event_loop| (source.on_ready)(event_loop));
+        let is_well =
+            self.isolate(Some(SourceId(id).into()), |event_loop| (source.on_ready)(event_loop));
         if !is_well {
             // It may not have consumed what made it readable.
             let _ = self.epoll.remove(source.fd.as_fd());
@@ -194,7 +207,10 @@ impl EventLoop {
         if entry.is_delayed || entry.has_ended {
             return Ok(false);
         }
-        self.holding += usize::from(!std::mem::replace(&mut entry.holds_run, true));
+        if !entry.holds_run {
+            self.set_holding(id, true);
+        }
+        let Some(entry) = self.ports.get_mut(&id) else { return Ok(false) };
         if !entry.is_watched {
             if let Err(error) = self.epoll.add(entry.port.receiver().level_triggered_fd(), id) {
                 self.delay(id);
@@ -205,7 +221,7 @@ impl EventLoop {
         // A panic of a listener is caught at the listener. This catches one in the program's code
         // that checks a message, or that runs when a listener is dropped.
         Ok(catch_unwind(AssertUnwindSafe(|| self.deliver_share(id))).unwrap_or_else(|panic| {
-            self.report(&ListenerFailure::Panic(panic));
+            self.report(&ListenerFailure::Panic(panic), Some(PortId(id).into()));
             self.delay(id);
             true
         }))
@@ -264,17 +280,18 @@ impl EventLoop {
         if let Some(entry) = self.ports.get(&id)
             && entry.port.is_closed_here()
         {
-            self.let_go(id);
+            self.set_holding(id, false);
         }
     }
 
     /// Marks a port as ended. It stays until the deferred actions of its listeners are done.
     fn end(&mut self, id: u64) {
         self.unwatch(id);
-        self.let_go(id);
-        if let Some(entry) = self.ports.get_mut(&id) {
-            entry.has_ended = true;
-        }
+        self.recount(id, |event_loop| {
+            if let Some(entry) = event_loop.ports.get_mut(&id) {
+                entry.has_ended = true;
+            }
+        });
     }
 
     fn drop_if_ended(&mut self, id: u64) {
@@ -283,11 +300,13 @@ impl EventLoop {
         }
     }
 
-    /// Lets `run` return although this port is in the loop.
-    fn let_go(&mut self, id: u64) {
-        if let Some(entry) = self.ports.get_mut(&id) {
-            self.holding -= usize::from(std::mem::replace(&mut entry.holds_run, false));
-        }
+    /// Whether `run` continues for this port: not if it was closed here and is not started.
+    fn set_holding(&mut self, id: u64, holds: bool) {
+        self.recount(id, |event_loop| {
+            if let Some(entry) = event_loop.ports.get_mut(&id) {
+                entry.holds_run = holds;
+            }
+        });
     }
 
     fn unwatch(&mut self, id: u64) {
@@ -315,7 +334,7 @@ impl EventLoop {
         for _ in 0..count {
             let work = self.shared.work().as_mut().and_then(VecDeque::pop_front);
             let Some(work) = work else { break };
-            self.isolate(work);
+            self.isolate(None, work);
         }
         count > 0
     }
@@ -323,7 +342,7 @@ impl EventLoop {
     fn do_deferred(&mut self) {
         while let Some(action) = self.next_deferred() {
             let action = action.downcast::<Deferred>().expect("made by `Event::defer`");
-            self.isolate(*action);
+            self.isolate(None, *action);
         }
     }
 
@@ -332,22 +351,26 @@ impl EventLoop {
     }
 
     /// Runs code of the program, and reports a panic in it. Returns whether there was no panic.
-    fn isolate(&mut self, act: impl FnOnce(&mut EventLoop)) -> bool {
+    pub(super) fn isolate(
+        &mut self,
+        of: Option<LoopItem>,
+        act: impl FnOnce(&mut EventLoop),
+    ) -> bool {
         let outcome = catch_unwind(AssertUnwindSafe(|| act(self)));
         match outcome {
             Ok(()) => true,
             Err(panic) => {
-                self.report(&ListenerFailure::Panic(panic));
+                self.report(&ListenerFailure::Panic(panic), of);
                 false
             }
         }
     }
 
     /// Without a hook this does nothing: the panic has already printed its message.
-    fn report(&mut self, failure: &ListenerFailure) {
+    fn report(&mut self, failure: &ListenerFailure, of: Option<LoopItem>) {
         if let Some(hook) = &mut self.hook {
             // A panic of the hook is ignored.
-            let _ = catch_unwind(AssertUnwindSafe(|| hook(failure)));
+            let _ = catch_unwind(AssertUnwindSafe(|| hook(failure, of)));
         }
     }
 }

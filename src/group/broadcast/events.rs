@@ -87,9 +87,12 @@ impl BroadcastChannel {
 
     /// Sets the hook that is called when a listener panics or returns an error.
     ///
-    /// Without a hook the error is printed to standard error. In either case the other listeners
-    /// are called.
-    pub fn on_listener_failure(&self, hook: impl Fn(&ListenerFailure) + Send + 'static) {
+    /// The hook gets the failure and the event. Without a hook the error is printed to standard
+    /// error. In either case the other listeners are called.
+    pub fn on_listener_failure(
+        &self,
+        hook: impl Fn(&ListenerFailure, &Event<'_>) + Send + 'static,
+    ) {
         self.events.set_hook(Box::new(hook));
     }
 
