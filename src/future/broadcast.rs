@@ -1,19 +1,15 @@
 //! A member of a broadcast channel that receives in a task.
 
-use crate::error::{BroadcastError, LoopError};
+use crate::error::BroadcastError;
 use crate::front::add_error::AddError;
-use crate::future::SHARE;
-use crate::future::reactor::Reactor;
+use crate::future::watched::{Watch, Watched};
 use crate::group::broadcast::BroadcastChannel;
 use crate::link::archive::Receive;
 use crate::link::payload::Post;
-use crate::os::backoff::PAUSE;
-use crate::os::clock::Deadline;
 use crate::port::message::Message;
 use futures_core::{FusedStream, Stream};
 use std::fmt;
 use std::future::poll_fn;
-use std::os::fd::AsFd;
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 
@@ -44,14 +40,7 @@ use std::task::{Context, Poll, ready};
 /// # Ok(())
 /// # }
 /// ```
-pub struct AsyncBroadcastChannel {
-    channel: BroadcastChannel,
-    reactor: Reactor,
-    has_ended: bool,
-    /// Until when a lack of descriptors is not reported.
-    shortage_until: Option<Deadline>,
-    in_a_row: u32,
-}
+pub struct AsyncBroadcastChannel(Watched<BroadcastChannel>);
 
 impl BroadcastChannel {
     /// Converts the channel for async programs. It uses one more descriptor. Its listeners are no
@@ -65,16 +54,7 @@ impl BroadcastChannel {
     /// As [`MessagePort::into_async`](crate::MessagePort::into_async).
     #[cfg_attr(docsrs, doc(cfg(any(feature = "tokio", feature = "async-io"))))]
     pub fn into_async(self) -> Result<AsyncBroadcastChannel, AddError<BroadcastChannel>> {
-        match Reactor::watch(self.as_fd()) {
-            Ok(reactor) => Ok(AsyncBroadcastChannel {
-                channel: self,
-                reactor,
-                has_ended: false,
-                shortage_until: None,
-                in_a_row: 0,
-            }),
-            Err(error) => Err(AddError::new(LoopError::Io(error), self)),
-        }
+        Watched::new(self).map(AsyncBroadcastChannel)
     }
 }
 
@@ -84,7 +64,7 @@ impl AsyncBroadcastChannel {
     /// # Errors
     /// As [`BroadcastChannel::recv`]. [`BroadcastError::Io`] also if the runtime has ended.
     pub async fn recv(&mut self) -> Result<Message, BroadcastError> {
-        poll_fn(|context| self.poll_recv(context)).await
+        poll_fn(|context| self.0.poll(context)).await
     }
 
     /// Takes the next message of any member, if there is one.
@@ -92,7 +72,7 @@ impl AsyncBroadcastChannel {
     /// # Errors
     /// As [`BroadcastChannel::try_recv`].
     pub fn try_recv(&mut self) -> Result<Option<Message>, BroadcastError> {
-        self.channel.try_recv()
+        self.0.watch.try_recv()
     }
 
     /// Posts a value to every other member; never waits.
@@ -100,7 +80,7 @@ impl AsyncBroadcastChannel {
     /// # Errors
     /// As [`BroadcastChannel::post_message`].
     pub fn post_message<T: Post>(&self, value: &T) -> Result<(), BroadcastError> {
-        self.channel.post_message(value)
+        self.0.watch.post_message(value)
     }
 
     /// Posts bytes to every other member; never waits.
@@ -108,7 +88,7 @@ impl AsyncBroadcastChannel {
     /// # Errors
     /// As [`BroadcastChannel::post_bytes`].
     pub fn post_bytes(&self, bytes: &[u8]) -> Result<(), BroadcastError> {
-        self.channel.post_bytes(bytes)
+        self.0.watch.post_bytes(bytes)
     }
 
     /// Posts text to every other member; never waits.
@@ -116,58 +96,46 @@ impl AsyncBroadcastChannel {
     /// # Errors
     /// As [`BroadcastChannel::post_text`].
     pub fn post_text(&self, text: &str) -> Result<(), BroadcastError> {
-        self.channel.post_text(text)
+        self.0.watch.post_text(text)
     }
 
     /// From now on, refuses messages that are not a valid archive of a `T`. See
     /// [`BroadcastChannel::require_type`].
     pub fn require_type<T: Receive>(&self) {
-        self.channel.require_type::<T>();
+        self.0.watch.require_type::<T>();
     }
 
     /// The channel itself, for its name and the number of its members. Its calls that wait block
     /// the thread.
     pub fn get_ref(&self) -> &BroadcastChannel {
-        &self.channel
+        &self.0.watch
     }
 
     /// Leaves the channel. See [`BroadcastChannel::close`].
     pub fn close(&self) {
-        self.channel.close();
+        self.0.watch.close();
     }
 
     /// Returns the channel.
     pub fn into_inner(self) -> BroadcastChannel {
-        self.channel
+        self.0.watch
+    }
+}
+
+impl Watch for BroadcastChannel {
+    type Item = Message;
+    type Error = BroadcastError;
+
+    fn look(&self) -> Result<Option<Message>, BroadcastError> {
+        self.try_recv()
     }
 
-    fn poll_recv(&mut self, context: &mut Context<'_>) -> Poll<Result<Message, BroadcastError>> {
-        if self.in_a_row >= SHARE {
-            self.in_a_row = 0;
-            self.reactor.give_way(context);
-            return Poll::Pending;
-        }
-        loop {
-            match self.channel.try_recv() {
-                Ok(Some(message)) => {
-                    self.shortage_until = None;
-                    self.in_a_row = self.in_a_row.saturating_add(message.cost());
-                    return Poll::Ready(Ok(message));
-                }
-                Ok(None) => self.shortage_until = None,
-                Err(error) if self.channel.waits_for_descriptors(&error) => {
-                    // Reported after one pause, so that a caller who retries does not spin.
-                    let until = *self.shortage_until.get_or_insert_with(|| Deadline::after(PAUSE));
-                    if until.is_over() {
-                        self.shortage_until = None;
-                        return Poll::Ready(Err(error));
-                    }
-                }
-                Err(error) => return Poll::Ready(Err(error)),
-            }
-            self.in_a_row = 0;
-            ready!(self.reactor.poll_readable(context)).inspect_err(|_| self.has_ended = true)?;
-        }
+    fn waits_for_descriptors(&self, error: &BroadcastError) -> bool {
+        self.waits_for_descriptors(error)
+    }
+
+    fn cost(message: &Message) -> u32 {
+        message.cost()
     }
 }
 
@@ -175,12 +143,12 @@ impl Stream for AsyncBroadcastChannel {
     type Item = Result<Message, BroadcastError>;
 
     fn poll_next(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Self::Item>> {
-        if self.has_ended {
+        if self.0.has_ended {
             return Poll::Ready(None);
         }
-        match ready!(self.poll_recv(context)) {
+        match ready!(self.0.poll(context)) {
             Err(BroadcastError::Closed { .. }) => {
-                self.has_ended = true;
+                self.0.has_ended = true;
                 Poll::Ready(None)
             }
             answer => Poll::Ready(Some(answer)),
@@ -190,12 +158,12 @@ impl Stream for AsyncBroadcastChannel {
 
 impl FusedStream for AsyncBroadcastChannel {
     fn is_terminated(&self) -> bool {
-        self.has_ended
+        self.0.has_ended
     }
 }
 
 impl fmt::Debug for AsyncBroadcastChannel {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_tuple("AsyncBroadcastChannel").field(&self.channel).finish()
+        f.debug_tuple("AsyncBroadcastChannel").field(&self.0.watch).finish()
     }
 }

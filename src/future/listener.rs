@@ -1,19 +1,15 @@
 //! A listener that accepts clients in a task.
 
-use crate::error::{ListenError, LoopError};
+use crate::error::ListenError;
 use crate::front::add_error::AddError;
-use crate::future::SHARE;
-use crate::future::reactor::Reactor;
+use crate::future::watched::{Watch, Watched};
 use crate::meet::listen::Listener;
-use crate::os::backoff::PAUSE;
-use crate::os::clock::Deadline;
 use crate::port::MessagePort;
 use futures_core::{FusedStream, Stream};
 use std::fmt;
 use std::future::poll_fn;
-use std::os::fd::AsFd;
 use std::pin::Pin;
-use std::task::{Context, Poll, ready};
+use std::task::{Context, Poll};
 
 /// A [`Listener`] for async programs; made by [`Listener::into_async`].
 ///
@@ -41,15 +37,7 @@ use std::task::{Context, Poll, ready};
 /// # Ok(())
 /// # }
 /// ```
-pub struct AsyncListener {
-    listener: Listener,
-    reactor: Reactor,
-    /// Whether the runtime has ended.
-    has_ended: bool,
-    /// Until when a lack of descriptors is not reported.
-    shortage_until: Option<Deadline>,
-    in_a_row: u32,
-}
+pub struct AsyncListener(Watched<Listener>);
 
 impl Listener {
     /// Converts the listener for async programs. It uses one more descriptor.
@@ -62,16 +50,7 @@ impl Listener {
     /// As [`MessagePort::into_async`].
     #[cfg_attr(docsrs, doc(cfg(any(feature = "tokio", feature = "async-io"))))]
     pub fn into_async(self) -> Result<AsyncListener, AddError<Listener>> {
-        match Reactor::watch(self.as_fd()) {
-            Ok(reactor) => Ok(AsyncListener {
-                listener: self,
-                reactor,
-                has_ended: false,
-                shortage_until: None,
-                in_a_row: 0,
-            }),
-            Err(error) => Err(AddError::new(LoopError::Io(error), self)),
-        }
+        Watched::new(self).map(AsyncListener)
     }
 }
 
@@ -84,11 +63,10 @@ impl AsyncListener {
     /// [`trust_peer`](MessagePort::trust_peer).
     ///
     /// # Errors
-    /// As [`Listener::accept`]; the listener stays usable. If the process is out of descriptors,
-    /// the call tries again for 50 ms before it returns the error. [`ListenError::Io`] if the
-    /// runtime has ended.
+    /// As [`Listener::accept`]; the listener stays usable. [`ListenError::Io`] if the runtime has
+    /// ended.
     pub async fn accept(&mut self) -> Result<MessagePort, ListenError> {
-        poll_fn(|context| self.poll_accept(context)).await
+        poll_fn(|context| self.0.poll(context)).await
     }
 
     /// Returns the port to the next client, if there is one. See [`Listener::try_accept`].
@@ -96,46 +74,34 @@ impl AsyncListener {
     /// # Errors
     /// As [`Listener::try_accept`].
     pub fn try_accept(&mut self) -> Result<Option<MessagePort>, ListenError> {
-        self.listener.try_accept()
+        self.0.watch.try_accept()
     }
 
     /// The listener itself, for its path and for the clients that it refused.
     pub fn get_ref(&self) -> &Listener {
-        &self.listener
+        &self.0.watch
     }
 
     /// Returns the listener.
     pub fn into_inner(self) -> Listener {
-        self.listener
+        self.0.watch
+    }
+}
+
+impl Watch for Listener {
+    type Item = MessagePort;
+    type Error = ListenError;
+
+    fn look(&self) -> Result<Option<MessagePort>, ListenError> {
+        self.try_accept()
     }
 
-    fn poll_accept(&mut self, context: &mut Context<'_>) -> Poll<Result<MessagePort, ListenError>> {
-        if self.in_a_row >= SHARE {
-            self.in_a_row = 0;
-            self.reactor.give_way(context);
-            return Poll::Pending;
-        }
-        loop {
-            match self.listener.try_accept() {
-                Ok(Some(port)) => {
-                    self.shortage_until = None;
-                    self.in_a_row += 1;
-                    return Poll::Ready(Ok(port));
-                }
-                Ok(None) => self.shortage_until = None,
-                Err(error) if self.listener.is_backing_off() => {
-                    // Reported after one pause, so that a caller who retries does not spin.
-                    let until = *self.shortage_until.get_or_insert_with(|| Deadline::after(PAUSE));
-                    if until.is_over() {
-                        self.shortage_until = None;
-                        return Poll::Ready(Err(error));
-                    }
-                }
-                Err(error) => return Poll::Ready(Err(error)),
-            }
-            self.in_a_row = 0;
-            ready!(self.reactor.poll_readable(context)).inspect_err(|_| self.has_ended = true)?;
-        }
+    fn waits_for_descriptors(&self, error: &ListenError) -> bool {
+        self.waits_for_descriptors(error)
+    }
+
+    fn cost(_: &MessagePort) -> u32 {
+        1
     }
 }
 
@@ -143,18 +109,18 @@ impl Stream for AsyncListener {
     type Item = Result<MessagePort, ListenError>;
 
     fn poll_next(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Self::Item>> {
-        if self.has_ended { Poll::Ready(None) } else { self.poll_accept(context).map(Some) }
+        if self.0.has_ended { Poll::Ready(None) } else { self.0.poll(context).map(Some) }
     }
 }
 
 impl FusedStream for AsyncListener {
     fn is_terminated(&self) -> bool {
-        self.has_ended
+        self.0.has_ended
     }
 }
 
 impl fmt::Debug for AsyncListener {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_tuple("AsyncListener").field(&self.listener).finish()
+        f.debug_tuple("AsyncListener").field(&self.0.watch).finish()
     }
 }

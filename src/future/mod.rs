@@ -9,6 +9,7 @@ mod port;
 mod reactor;
 mod requests;
 mod typed;
+mod watched;
 mod worker;
 
 pub use broadcast::AsyncBroadcastChannel;

@@ -139,7 +139,9 @@ impl Listener {
     ///
     /// # Errors
     /// [`ListenError::Channel`] or [`ListenError::Io`]; the listener stays usable. If the process
-    /// is out of descriptors, the call tries again for 50 ms before it returns the error.
+    /// is out of descriptors, the call tries again for 50 ms before it returns the error; if they
+    /// are too few for the port of a client that was let in, the error comes at once, and that
+    /// client is told to try again.
     pub fn accept(&self) -> Result<MessagePort, ListenError> {
         self.accept_until(Deadline::NEVER)
     }
@@ -212,7 +214,7 @@ impl Listener {
             let shortage = match self.try_accept() {
                 Ok(Some(port)) => return Ok(port),
                 Ok(None) => None,
-                Err(error) if self.backoff.is_on() => Some(error),
+                Err(error) if self.waits_for_descriptors(&error) => Some(error),
                 Err(error) => return Err(error),
             };
             let mut until = deadline;
@@ -228,10 +230,10 @@ impl Listener {
         }
     }
 
-    /// Whether new clients wait until this process has more descriptors.
-    #[cfg(any(feature = "tokio", feature = "async-io"))]
-    pub(crate) fn is_backing_off(&self) -> bool {
-        self.backoff.is_on()
+    /// Whether the error is a lack of descriptors, so that new clients wait for some. A client that
+    /// gets no port for the same reason has been let in, and is an error of its own.
+    pub(crate) fn waits_for_descriptors(&self, error: &ListenError) -> bool {
+        matches!(error, ListenError::Io(error) if error.is_lack()) && self.backoff.is_on()
     }
 
     fn next_connection(&self) -> Result<Option<Socket>, ListenError> {

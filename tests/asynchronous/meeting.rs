@@ -6,14 +6,17 @@ use std::os::fd::{AsRawFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use crate::common::limits::{allow_all_descriptors, allow_more_descriptors};
+use crate::common::limits::{
+    allow_all_address_space, allow_all_descriptors, allow_more_address_space,
+    allow_more_descriptors,
+};
 use crate::common::role::{command, play};
 use crate::{into_async, on_each};
 use futures_lite::future::{poll_once, zip};
 use futures_util::StreamExt;
 use messageport::{
-    AsyncListener, CloseReason, Connect, ConnectError, ListenError, Listener, MessageChannel,
-    RecvError, connect_async,
+    AsyncListener, ChannelError, CloseReason, Connect, ConnectError, ListenError, Listener,
+    MessageChannel, RecvError, connect_async,
 };
 use nix::sys::socket::{
     AddressFamily, Backlog, MsgFlags, SockFlag, SockType, UnixAddr, accept, bind, connect, listen,
@@ -242,6 +245,84 @@ fn a_task_that_lacks_descriptors_says_so_and_meets_later() {
             met.expect("a client").post_text("now").expect("room");
             assert_eq!(crate::common::receive_text(&port.expect("a listener")), "now");
             drop(File::open("/dev/null").expect("descriptors are left"));
+        });
+    }
+    play(TEST, &[("meets", meets)]);
+}
+
+/// Whatever number of descriptors is left, from the client's connection to the last one of its port.
+#[test]
+fn a_listener_that_runs_out_of_descriptors_halfway_meets_the_client_later() {
+    const TEST: &str =
+        "meeting::a_listener_that_runs_out_of_descriptors_halfway_meets_the_client_later";
+    fn meets() {
+        on_each(TEST, async || {
+            let (_directory, path) = place();
+            let mut listener = listener(&path);
+            let mut lacks = 0;
+            for (more, blocks) in (0..12).flat_map(|more| [(more, false), (more, true)]) {
+                let mut calling = std::pin::pin!(client().at_async(&path));
+                assert!(poll_once(calling.as_mut()).await.is_none(), "it has spoken");
+                allow_more_descriptors(more);
+                let accepted = match blocks {
+                    false => listener.accept().await,
+                    true => listener.get_ref().accept(),
+                };
+                allow_all_descriptors();
+                let (port, met) = match accepted {
+                    Ok(port) => (calling.await, port),
+                    Err(error) => {
+                        assert!(error.to_string().contains("RLIMIT_NOFILE"), "{more}: {error}");
+                        lacks += 1;
+                        zip(calling, async { listener.accept().await.expect("a client") }).await
+                    }
+                };
+                met.post_text("now").expect("room");
+                assert_eq!(crate::common::receive_text(&port.expect("a listener")), "now");
+            }
+            assert!((4..24).contains(&lacks), "{lacks} of the numbers were too few");
+        });
+    }
+    play(TEST, &[("meets", meets)]);
+}
+
+/// The port of a client is mapped at both ends.
+#[test]
+fn a_listener_and_a_client_without_memory_for_a_port_say_so_and_meet_later() {
+    const TEST: &str =
+        "meeting::a_listener_and_a_client_without_memory_for_a_port_say_so_and_meet_later";
+    const LIMIT: u64 = 256 << 20;
+    fn meets() {
+        on_each(TEST, async || {
+            let (_directory, path) = place();
+            let builder = MessageChannel::builder().limit(LIMIT as usize);
+            let listener = Listener::bind_at(&path, builder).expect("a listener");
+            let mut listener = listener.into_async().expect("a reactor");
+            let mut calling = std::pin::pin!(client().at_async(&path));
+            assert!(poll_once(calling.as_mut()).await.is_none(), "it has spoken");
+            allow_more_address_space(LIMIT / 4);
+            let error = listener.accept().await.map(drop).expect_err("no memory");
+            allow_all_address_space();
+            let is_lack = matches!(
+                &error,
+                ListenError::Channel(ChannelError::ResourceLimit { resource: "RLIMIT_AS", .. })
+            );
+            assert!(is_lack, "{error}");
+            let (port, met) = zip(calling, listener.accept()).await;
+            met.expect("a client").post_text("now").expect("room");
+            assert_eq!(crate::common::receive_text(&port.expect("a listener")), "now");
+
+            let mut calling = std::pin::pin!(client().at_async(&path));
+            assert!(poll_once(calling.as_mut()).await.is_none(), "it has spoken");
+            let met = listener.accept().await.expect("a client");
+            allow_more_address_space(LIMIT / 4);
+            let error = calling.await.map(drop).expect_err("no memory");
+            allow_all_address_space();
+            assert!(matches!(error, ConnectError::Attach(_)), "{error}");
+            let end = into_async(met).recv().await.expect_err("the client has none of it");
+            assert!(matches!(end, RecvError::Closed { .. }), "{end}");
+            let (port, met) = zip(client().at_async(&path), listener.accept()).await;
+            assert!(port.is_ok() && met.is_ok());
         });
     }
     play(TEST, &[("meets", meets)]);
