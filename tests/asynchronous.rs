@@ -5,6 +5,8 @@
 #[path = "asynchronous/children.rs"]
 mod children;
 mod common;
+#[path = "asynchronous/doorbell.rs"]
+mod doorbell;
 #[path = "common/filter.rs"]
 mod filter;
 #[path = "asynchronous/gone.rs"]
@@ -30,37 +32,21 @@ use std::cell::Cell;
 use std::future::{Future, poll_fn};
 use std::os::fd::OwnedFd;
 use std::pin::pin;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering::SeqCst};
-use std::task::{Context, Poll, Wake, Waker};
+use std::task::{Context, Poll, Waker};
 use std::thread;
 use std::time::Duration;
 
 use common::messages::{Rng, stop_and_go};
+use common::reactors::on_each;
 use common::role::{command, play};
 use common::wanted;
-use common::watchdog::{progress, watch};
+use common::watchdog::progress;
 use futures_util::{SinkExt, StreamExt};
 use messageport::{
     AsyncPort, Buffer, CloseReason, Message, MessageChannel, MessagePort, PostError, RecvError,
     Transferable, Worker, parent_port,
 };
 use nix::sys::eventfd::EventFd;
-
-/// Runs a test on every reactor that is compiled in.
-fn on_each(test: &str, body: impl AsyncFn()) {
-    let _watch = watch(test);
-    #[cfg(feature = "tokio")]
-    {
-        let current = tokio::runtime::Builder::new_current_thread().enable_all().build();
-        current.expect("a runtime").block_on(body());
-        let mut several = tokio::runtime::Builder::new_multi_thread();
-        let several = several.worker_threads(2).enable_all().build();
-        several.expect("a runtime").block_on(body());
-    }
-    #[cfg(feature = "async-io")]
-    futures_lite::future::block_on(body());
-}
 
 fn into_async(port: MessagePort) -> AsyncPort {
     port.into_async().expect("a reactor")
@@ -305,41 +291,6 @@ fn a_sender_waits_for_room_again_and_again_while_its_end_does_not_receive() {
         }
         drop(port1);
         assert_eq!(reader.join().expect("a reader"), COUNT as usize * 300);
-    });
-}
-
-/// A task that counts how often it is woken.
-#[derive(Default)]
-struct Told(AtomicU64);
-
-impl Wake for Told {
-    fn wake(self: Arc<Self>) {
-        self.0.fetch_add(1, SeqCst);
-    }
-}
-
-/// A sender that waits for room drains the doorbell, which has just rung for a message: the
-/// receiver, which waits in a task of its own, is told. No reactor runs in between.
-#[test]
-fn a_receiver_is_told_of_a_ring_that_its_sender_has_silenced() {
-    on_each("a_receiver_is_told_of_a_ring_that_its_sender_has_silenced", async || {
-        let builder = MessageChannel::builder().capacity(4096).bounded();
-        let MessageChannel { port1, port2 } = builder.build().expect("a channel");
-        let (mut sender, mut receiver) = into_async(port1).split();
-        let mut no_waker = Context::from_waker(Waker::noop());
-        while pin!(sender.post_bytes(&[2; 700])).poll(&mut no_waker).is_ready() {}
-        let told = Arc::new(Told::default());
-        let waker = Waker::from(told.clone());
-        let mut context = Context::from_waker(&waker);
-        assert!(pin!(receiver.recv()).poll(&mut context).is_pending());
-        port2.post_text("listen").expect("room");
-        assert_eq!(port2.stats().sent.wakes, 1, "it has rung");
-        assert!(pin!(sender.post_bytes(&[2; 700])).poll(&mut no_waker).is_pending());
-        assert_ne!(told.0.load(SeqCst), 0, "it was silenced, and no task was woken");
-        let Poll::Ready(message) = pin!(receiver.recv()).poll(&mut context) else {
-            panic!("the message is there")
-        };
-        assert_eq!(message.expect("a message").text().expect("a text"), "listen");
     });
 }
 

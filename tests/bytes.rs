@@ -207,3 +207,24 @@ fn an_iterator_that_has_ended_stays_so() {
     assert!(messages.next().is_none());
     assert!(port2.iter().next().is_some());
 }
+
+/// Unlike an iterator that waits, one over what is there goes on, as that of the standard library's
+/// channel does.
+#[test]
+fn an_iterator_over_what_is_there_finds_what_comes_after_its_end() {
+    let MessageChannel { port1, port2 } = small();
+    let mut messages = port2.try_iter();
+    for _ in 0..3 {
+        assert!(messages.next().is_none());
+        port1.post_text("later").expect("room");
+        assert!(messages.next().is_some() && messages.next().is_none());
+    }
+    drop(messages);
+    let port2 = port2.typed::<u8, ()>();
+    let mut messages = port2.try_iter();
+    for number in 0..3u8 {
+        assert!(messages.next().is_none());
+        port1.post_message(&number).expect("room");
+        assert_eq!(*messages.next().expect("a message").expect("a number").data(), number);
+    }
+}

@@ -6,10 +6,15 @@ mod chaos;
 mod common;
 #[path = "hostile/ends.rs"]
 mod ends;
+#[path = "hostile/modes.rs"]
+mod modes;
 #[path = "hostile/rig/mod.rs"]
 mod rig;
 #[path = "hostile/scribble.rs"]
 mod scribble;
+#[cfg(any(feature = "tokio", feature = "async-io"))]
+#[path = "hostile/tasks.rs"]
+mod tasks;
 
 use common::messages::{Order, Rng, Stream};
 use common::region::{self, CLOSED, DROPPED, JUMP, MESSAGE, PADDING, Region, record};

@@ -9,6 +9,8 @@ mod common;
 mod crowd;
 #[path = "requests/ends.rs"]
 mod ends;
+#[path = "common/filter.rs"]
+mod filter;
 #[path = "requests/hostile.rs"]
 mod hostile;
 #[path = "requests/lacks.rs"]

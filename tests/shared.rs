@@ -4,6 +4,8 @@
 #![allow(unsafe_code)]
 
 mod common;
+#[path = "common/filter.rs"]
+mod filter;
 
 use std::fs::File;
 use std::sync::Barrier;
@@ -334,6 +336,64 @@ fn a_list_and_a_pooled_buffer_come_back_with_an_error() {
     assert_eq!(pool.in_use(), 0);
     let error = sender.post_text_with("late", list).expect_err("it is closed");
     assert_eq!(error.into_list().len(), 1);
+}
+
+/// A thread for which there is no fresh page; the others go on through the same sender.
+#[test]
+fn a_post_without_memory_fails_alone_and_gives_its_list_back() {
+    const TEST: &str = "a_post_without_memory_fails_alone_and_gives_its_list_back";
+    const LEN: usize = 200 << 10;
+    fn lacks_memory(error: &PostError) -> bool {
+        matches!(error, PostError::Io(error) if error.source.raw_os_error() == Some(libc::ENOMEM))
+    }
+    fn posts_in_every_way(sender: &SharedSender) {
+        let (bytes, text) = (vec![3; LEN], "t".repeat(LEN));
+        let posts = [
+            sender.post_bytes(&bytes),
+            sender.post_text(&text),
+            sender.post_message(&text),
+            sender.post_bytes_timeout(&bytes, Duration::MAX),
+            sender.post_text_timeout(&text, Duration::MAX),
+            sender.post_message_timeout(&text, Duration::MAX),
+            sender.lock().and_then(|guard| guard.loan(LEN).and_then(|loan| loan.post())),
+            sender.lock().and_then(|guard| guard.burst().stage_bytes(&bytes)),
+        ];
+        for (way, posted) in posts.iter().enumerate() {
+            assert!(posted.as_ref().is_err_and(lacks_memory), "{way}: {posted:?}");
+        }
+        let list = || [File::open("/dev/null").expect("a file").into()];
+        for error in [
+            sender.post_message_with(&text, list()),
+            sender.post_bytes_with(&bytes, list()),
+            sender.post_text_with(&text, list()),
+            sender.post_message_with_timeout(&text, list(), Duration::MAX),
+        ] {
+            let error = error.expect_err("there is no memory");
+            assert!(lacks_memory(error.reason()), "{error}");
+            assert_eq!(error.into_list().len(), 1);
+        }
+    }
+    fn posts() {
+        let MessageChannel { port1, port2 } = MessageChannel::new().expect("a channel");
+        let (sender, _receiver) = shared(port1);
+        let poor = sender.clone();
+        let has_filter = thread::spawn(move || {
+            let when = filter::When::Equals(2, libc::MADV_POPULATE_WRITE as u32);
+            let answered = filter::answer(libc::SYS_madvise, when, libc::ENOMEM);
+            if answered.is_ok() {
+                posts_in_every_way(&poor);
+            }
+            answered.is_ok()
+        });
+        if !has_filter.join().expect("errors and no panic") {
+            common::role::skip("no seccomp filter here");
+        }
+        assert_eq!(sender.backlog().messages, 0);
+        sender.post_bytes(&vec![4; LEN]).expect("a post with memory");
+        assert!(common::receive(&port2).bytes() == vec![4; LEN]);
+        assert!(port2.try_recv().expect("an open port").is_none());
+    }
+    play(TEST, &[("posts", posts)]);
 }
 
 const _: () = {

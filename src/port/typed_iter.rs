@@ -18,6 +18,9 @@ pub struct TypedIter<'p, Rx, Tx> {
 }
 
 /// An iterator over the messages of one type that are there; made by [`TypedPort::try_iter`].
+///
+/// It is not fused: after `None`, `next` finds messages that have come meanwhile. After a
+/// [`MessageError::TypeMismatch`] it has ended for good.
 #[derive(Debug)]
 #[must_use = "an iterator takes no message before `next` is called"]
 pub struct TypedTryIter<'p, Rx> {

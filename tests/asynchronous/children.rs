@@ -176,3 +176,28 @@ fn a_lack_of_descriptors_is_an_error_of_a_wait_and_not_its_end() {
     }
     play(TEST, &[("waits", waits), ("polite", polite)]);
 }
+
+#[test]
+fn a_termination_that_lacks_descriptors_happens_nevertheless() {
+    const TEST: &str = "children::a_termination_that_lacks_descriptors_happens_nevertheless";
+    fn ends() {
+        on_each(TEST, async || {
+            // Whatever is opened once is open.
+            let (port, process) = start(TEST, "deaf").split();
+            process.terminate_async().await.expect("a child");
+            drop(port);
+            // One for the child's end, and one for the time.
+            for more in 0..2 {
+                let (port, process) = start(TEST, "deaf").split();
+                let id = process.id();
+                allow_more_descriptors(more);
+                let ended = process.terminate_async().await;
+                allow_all_descriptors();
+                assert!(ended.is_err(), "descriptors are lacking");
+                wait_until("the child is gone", || is_gone(id));
+                drop(port);
+            }
+        });
+    }
+    play(TEST, &[("ends", ends), ("deaf", deaf)]);
+}

@@ -1,12 +1,16 @@
 //! Members of broadcast channels in tasks.
 
-use crate::common::limits::{allow_all_descriptors, allow_more_descriptors};
+use crate::common::limits::{
+    allow_all_address_space, allow_all_descriptors, allow_more_address_space,
+    allow_more_descriptors,
+};
 use crate::common::role::{command, play};
 use crate::common::watchdog::progress;
 use crate::on_each;
 use futures_lite::future::{poll_once, zip};
 use futures_util::StreamExt;
-use messageport::{AsyncBroadcastChannel, BroadcastChannel, BroadcastError};
+use messageport::{AsyncBroadcastChannel, BroadcastChannel, BroadcastError, MessageError};
+use std::io::ErrorKind;
 
 fn name(test: &str) -> String {
     format!("test-{test}-{}", std::process::id())
@@ -143,4 +147,54 @@ fn a_member_that_lacks_descriptors_for_a_joiner_says_so_and_goes_on() {
         });
     }
     play(TEST, &[("receives", receives), ("joins", joins)]);
+}
+
+#[test]
+fn a_member_without_memory_for_a_message_is_told_which_one_and_goes_on() {
+    const TEST: &str =
+        "members::a_member_without_memory_for_a_message_is_told_which_one_and_goes_on";
+    /// More than glibc has reserved for a thread, whatever it was given back before.
+    const LEN: usize = 66 << 20;
+    async fn without_memory<T>(task: impl Future<Output = T>) -> T {
+        allow_more_address_space(LEN as u64 / 4);
+        let answer = task.await;
+        allow_all_address_space();
+        progress();
+        answer
+    }
+    fn receives() {
+        on_each(TEST, async || {
+            let name = name("memory");
+            let open = || {
+                let builder = BroadcastChannel::builder().limit(256 << 20);
+                let member = BroadcastChannel::open_with(&name, builder).expect("a member");
+                member.into_async().expect("a reactor")
+            };
+            let (feed, mut member) = (open(), open());
+            let long = vec![7; LEN];
+            for is_stream in [false, true] {
+                feed.post_text("before").expect("room");
+                feed.post_bytes(&long).expect("room");
+                feed.post_text("behind").expect("room");
+                let mut next = async || match is_stream {
+                    true => member.next().await.expect("open"),
+                    false => member.recv().await,
+                };
+                assert_eq!(next().await.expect("a message").text().expect("a text"), "before");
+                let lost = without_memory(next()).await.map(drop);
+                let Err(BroadcastError::Message(MessageError::OutOfMemory { len })) = lost else {
+                    panic!("{lost:?}")
+                };
+                assert_eq!(len, LEN as u64);
+                assert_eq!(next().await.expect("a message").text().expect("a text"), "behind");
+            }
+            // A post copies the message for all members first.
+            let refused = without_memory(async { feed.post_bytes(&long) }).await;
+            let Err(BroadcastError::Io(error)) = refused else { panic!("{refused:?}") };
+            assert_eq!(error.source.kind(), ErrorKind::OutOfMemory);
+            feed.post_text("on").expect("room");
+            assert_eq!(member.recv().await.expect("a message").text().expect("a text"), "on");
+        });
+    }
+    play(TEST, &[("receives", receives)]);
 }

@@ -8,6 +8,8 @@ pub mod limits;
 pub mod members;
 pub mod messages;
 pub mod parts;
+#[cfg(any(feature = "tokio", feature = "async-io"))]
+pub mod reactors;
 pub mod region;
 pub mod role;
 pub mod watchdog;

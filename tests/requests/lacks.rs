@@ -5,9 +5,9 @@ use crate::common::limits::{
     allow_all_address_space, allow_all_descriptors, allow_more_address_space,
     allow_more_descriptors,
 };
-use crate::common::role::play;
+use crate::common::role::{play, skip};
 use crate::common::watchdog::{progress, watch};
-use crate::{answer, bounded, expected, failure, pair_of, question};
+use crate::{answer, bounded, expected, failure, filter, pair_of, question};
 use messageport::{CallError, MessageChannel, MessageError, PostError, TypedError};
 use std::fs::File;
 use std::thread;
@@ -257,4 +257,62 @@ fn a_port_that_refuses_transferables_refuses_the_request_and_fails_the_reply() {
     let call = requester.start(&1).expect("room");
     responder.recv_timeout(DEADLINE).expect("a request").reply(&2).expect("room");
     assert!(call.wait_timeout(DEADLINE).is_ok());
+}
+
+/// There is no fresh page for what is posted; what was not posted can be posted later.
+#[test]
+fn a_request_or_reply_without_memory_for_its_post_fails_alone() {
+    const TEST: &str = "lacks::a_request_or_reply_without_memory_for_its_post_fails_alone";
+    fn lacks_memory(error: &PostError) -> bool {
+        matches!(error, PostError::Io(error) if error.source.raw_os_error() == Some(libc::ENOMEM))
+    }
+    fn without_memory<T: Send>(act: impl FnOnce() -> T + Send) -> Option<T> {
+        let act = || {
+            let when = filter::When::Equals(2, libc::MADV_POPULATE_WRITE as u32);
+            let answered = filter::answer(libc::SYS_madvise, when, libc::ENOMEM);
+            answered.is_ok().then(act)
+        };
+        thread::scope(|scope| scope.spawn(act).join().expect("errors and no panic"))
+    }
+    fn lacks() {
+        let MessageChannel { port1, port2 } = MessageChannel::new().expect("a channel");
+        let requester = port1.requester::<Vec<u8>, Vec<u8>>();
+        let responder = port2.responder::<Vec<u8>, Vec<u8>>();
+        let [short, long] = [vec![1; 10], vec![2; 200 << 10]];
+        let refused = without_memory(|| {
+            let error = requester.start(&long).map(drop).expect_err("no memory");
+            assert!(lacks_memory(&error), "{error}");
+            let error = requester.start_with(&long, [file().into()]).map(drop);
+            let (reason, list) = error.expect_err("no memory").into_parts();
+            assert!(lacks_memory(&reason) && list.len() == 1, "{reason}");
+            for error in [
+                failure(requester.call(&long)),
+                failure(requester.call_timeout(&long, DEADLINE)),
+                failure(requester.call_map(&long, |_| ())),
+            ] {
+                let is_lack = matches!(&error, CallError::Post(reason) if lacks_memory(reason));
+                assert!(is_lack, "{error}");
+            }
+        });
+        if refused.is_none() {
+            skip("no seccomp filter here");
+            return;
+        }
+        assert_eq!(requester.open_calls(), 0);
+        let call = requester.start(&long).expect("a post with memory");
+        let request = responder.recv_timeout(DEADLINE).expect("a request");
+        let request = request.into_owned().expect("memory");
+        without_memory(|| {
+            for error in [request.reply(&long), request.reply_timeout(&long, DEADLINE)] {
+                let error = error.expect_err("no memory");
+                assert!(lacks_memory(&error), "{error}");
+            }
+            let error = request.reply_with_timeout(&long, [file().into()], DEADLINE);
+            let (reason, list) = error.expect_err("no memory").into_parts();
+            assert!(lacks_memory(&reason) && list.len() == 1, "{reason}");
+        });
+        request.reply(&short).expect("it is still open");
+        assert!(call.wait_timeout(DEADLINE).is_ok());
+    }
+    play(TEST, &[("lacks", lacks)]);
 }

@@ -1,6 +1,7 @@
 //! Requests and replies in async programs, on each reactor.
 
-use crate::common::watchdog::{progress, watch};
+use crate::common::reactors::on_each;
+use crate::common::watchdog::progress;
 use crate::{Answer, Question, answer, bounded, expected, failure, question};
 use futures_util::future::{Either, join_all, select};
 use futures_util::{StreamExt, pin_mut};
@@ -12,21 +13,6 @@ use std::fs::File;
 use std::future::poll_fn;
 use std::task::Poll;
 use std::thread;
-
-/// Runs a test on every reactor that is compiled in.
-fn on_each(test: &str, body: impl AsyncFn()) {
-    let _watch = watch(test);
-    #[cfg(feature = "tokio")]
-    {
-        let current = tokio::runtime::Builder::new_current_thread().enable_all().build();
-        current.expect("a runtime").block_on(body());
-        let mut several = tokio::runtime::Builder::new_multi_thread();
-        let several = several.worker_threads(2).enable_all().build();
-        several.expect("a runtime").block_on(body());
-    }
-    #[cfg(feature = "async-io")]
-    futures_lite::future::block_on(body());
-}
 
 type Asks = AsyncRequester<Question, Answer>;
 type Answers = AsyncResponder<Question, Answer>;
