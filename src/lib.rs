@@ -116,7 +116,7 @@ pub use front::blocking::Iter;
 #[cfg(not(messageport_loom))]
 pub use front::bytes::{PortReader, PortWriter};
 #[cfg(not(messageport_loom))]
-pub use front::event_loop::{EventLoop, LoopHandle, LoopItem, PortId, RunEnd, SourceId, TimerId};
+pub use front::event_loop::{EventLoop, LoopHandle, LoopItem, RunEnd, SourceId, TimerId};
 #[cfg(not(messageport_loom))]
 pub use front::port_set::{PortEvent, PortSet};
 #[cfg(all(not(messageport_loom), any(feature = "tokio", feature = "async-io")))]
@@ -209,8 +209,10 @@ pub use port::{
     burst::Burst,
     cancel::Canceller,
     channel::{ChannelBuilder, MessageChannel},
+    delivery::LoopEvent,
     event::MessageEvent,
     halves::JoinError,
+    id::PortId,
     listener::{
         AbortController, AbortSignal, Event, EventListener, EventType, IntoListenerResult,
         InvalidState, ListenerFailure, ListenerId, ListenerOptions,

@@ -23,6 +23,8 @@ mod handlers;
 mod inside;
 #[path = "semantics/nesting.rs"]
 mod nesting;
+#[path = "semantics/owned.rs"]
+mod owned;
 #[path = "semantics/panics.rs"]
 mod panics;
 #[path = "semantics/posting.rs"]

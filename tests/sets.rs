@@ -104,7 +104,7 @@ fn a_port_that_is_taken_out_is_a_port_as_any_other() {
     assert_eq!(receive_text(&port), "two");
     assert_eq!(receive_text(&pair.port1), "an answer");
     let again = set.add(port).expect("room for a port");
-    assert_ne!(again, id);
+    assert_eq!(again, id, "a port keeps its id");
     pair.port1.post_text("three").expect("room");
     assert_eq!(hear(&set), (again, Ok("three".to_owned())));
 }
@@ -177,6 +177,8 @@ fn what_could_not_be_added_comes_back() {
         assert_eq!(error.source.raw_os_error(), Some(libc::ENOSPC), "{}", error.call);
         one.port1.post_text("as before").expect("room");
         assert_eq!(receive_text(&port), "as before");
+        let refused = event_loop.add_with(port, |_, _, _| {}).expect_err("no room");
+        assert!(!refused.into_inner().is_started());
         let refused = event_loop.add_source(source, |_, _| {}).expect_err("no room");
         is_error(&refused);
         let _source: UnixStream = refused.into_inner();

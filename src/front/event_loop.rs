@@ -1,6 +1,7 @@
 //! Many ports on one thread: epoll, a fair share for each, and callbacks one at a time.
 
 mod handle;
+mod handlers;
 mod lend;
 mod references;
 #[cfg(test)]
@@ -14,15 +15,19 @@ pub use timers::TimerId;
 
 use crate::error::LoopError;
 use crate::front::add_error::AddError;
+use crate::link::endpoint::fresh_number;
 use crate::os::alarm::Alarm;
 use crate::os::clock::Deadline;
 use crate::os::epoll::Epoll;
 use crate::os::eventfd::Bell;
 use crate::port::MessagePort;
+use crate::port::delivery::LoopEvent;
 use crate::port::events::{Called, Watcher};
+use crate::port::id::PortId;
 use crate::port::listener::ListenerFailure;
 use crate::ring::handover;
 use handle::Shared;
+use handlers::Handlers;
 use std::any::Any;
 use std::cell::{Cell, OnceCell, RefCell};
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
@@ -45,8 +50,11 @@ use timers::Timers;
 /// timer and source is left. If a port was closed here before it was started, the loop keeps it
 /// until its queue is empty.
 ///
-/// Inside a handler, [`Event::loop_port`](crate::Event::loop_port) borrows the loop's ports, and
-/// [`Event::defer`](crate::Event::defer) runs an action after the handler. Such an action can add,
+/// A listener of a port is `Send`, and is called with a borrowed event. A handler that is given to
+/// the loop with a port, by [`add_with`](EventLoop::add_with), gets the loop itself.
+///
+/// Inside a listener, [`Event::loop_port`](crate::Event::loop_port) borrows the loop's ports, and
+/// [`Event::defer`](crate::Event::defer) runs an action after the listener. Such an action can add,
 /// take and transfer ports, including the port that the loop is serving.
 ///
 /// After a panic in a listener, in a timer or source, in work that was posted through a
@@ -73,7 +81,9 @@ use timers::Timers;
 pub struct EventLoop {
     epoll: Epoll,
     ports: BTreeMap<u64, LoopPort>,
-    next: u64,
+    handlers: Handlers,
+    /// What came to the port that is served, for its handler.
+    arrived: RefCell<Vec<LoopEvent>>,
     /// Ports to serve in the next turn, whatever epoll reports.
     ready: VecDeque<u64>,
     /// The number of ports, timers and sources for which `run` continues.
@@ -156,23 +166,9 @@ impl LoopPort {
 
 type Deferred = Box<dyn FnOnce(&mut EventLoop)>;
 
-/// Identifies a port in an [`EventLoop`] or a [`PortSet`](crate::PortSet). It is never reused.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct PortId(u64);
-
 /// Names a source of an [`EventLoop`], for its removal.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct SourceId(u64);
-
-impl PortId {
-    pub(crate) fn new(number: u64) -> PortId {
-        PortId(number)
-    }
-
-    pub(crate) fn number(self) -> u64 {
-        self.0
-    }
-}
 
 impl EventLoop {
     /// Creates a loop without ports. It uses two descriptors.
@@ -189,7 +185,8 @@ impl EventLoop {
         Ok(EventLoop {
             epoll,
             ports: BTreeMap::new(),
-            next: 0,
+            handlers: Handlers::default(),
+            arrived: RefCell::default(),
             ready: VecDeque::new(),
             holding: 0,
             unreferenced: BTreeSet::new(),
@@ -210,25 +207,27 @@ impl EventLoop {
         })
     }
 
-    /// Adds a port. If it is a typed port, a message of another type is a `messageerror`.
+    /// Adds a port, and returns its [id](MessagePort::id). If it is a typed port, a message of
+    /// another type is a `messageerror`.
     ///
     /// # Errors
     /// [`AddError`] with the port, if the kernel refuses to watch it.
     pub fn add(&mut self, port: impl Into<MessagePort>) -> Result<PortId, AddError> {
-        let (id, port) = (self.next, port.into());
+        let port = port.into();
+        let id = port.id().number();
         if let Err(error) = self.epoll.add(port.receiver().level_triggered_fd(), id) {
             return Err(AddError::new(error.into(), port));
         }
-        self.next += 1;
         port.set_watcher(Some(Watcher { shared: self.shared.called.clone(), id }));
         self.recount(id, |event_loop| event_loop.ports.insert(id, LoopPort::new(port)));
         // The next turn looks for messages that came before.
         self.ready.push_back(id);
         self.shared.called.ring();
-        Ok(PortId(id))
+        Ok(PortId::new(id))
     }
 
-    /// Removes a port and returns it. It keeps its listeners, and stays started if it was.
+    /// Removes a port and returns it. It keeps its listeners, and stays started if it was; it
+    /// leaves the handler that the loop has for it.
     ///
     /// A port whose peer has ended can be taken too, and transferred: its next owner learns of the
     /// end. The loop drops such a port after its `close` event and the actions that the event's
@@ -252,7 +251,12 @@ impl EventLoop {
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
     pub fn take(&mut self, id: PortId) -> Option<MessagePort> {
-        let entry = self.recount(id.0, |event_loop| event_loop.ports.remove(&id.0))?;
+        let id = id.number();
+        let entry = self.recount(id, |event_loop| event_loop.ports.remove(&id))?;
+        self.handlers.remove(id);
+        if entry.is_delayed {
+            self.delayed.retain(|delayed| *delayed != id);
+        }
         entry.port.set_watcher(None);
         // It fails only for a descriptor that is not there.
         let _ = self.epoll.remove(entry.port.endpoint().doorbell());
@@ -266,13 +270,14 @@ impl EventLoop {
 
     /// Returns a port of this loop.
     pub fn get(&self, id: PortId) -> Option<&MessagePort> {
-        self.ports.get(&id.0).map(|entry| entry.lend(id.0, &self.lent))
+        let id = id.number();
+        self.ports.get(&id).map(|entry| entry.lend(id, &self.lent))
     }
 
-    /// Returns the ports of this loop. A port whose `close` event was delivered, and that the loop
-    /// will drop, is not among them.
+    /// Returns the ports of this loop, in the order in which they were made. A port whose `close`
+    /// event was delivered, and that the loop will drop, is not among them.
     pub fn ids(&self) -> impl Iterator<Item = PortId> {
-        self.ports.iter().filter(|(_, entry)| !entry.has_ended).map(|(id, _)| PortId(*id))
+        self.ports.iter().filter(|(_, entry)| !entry.has_ended).map(|(id, _)| PortId::new(*id))
     }
 
     /// Adds another source of events: a [`Listener`](crate::Listener), a socket, any descriptor.
@@ -315,11 +320,10 @@ impl EventLoop {
         source: S,
         mut on_ready: impl FnMut(&mut EventLoop, &S) + 'static,
     ) -> Result<SourceId, AddError<S>> {
-        let id = self.next;
+        let id = fresh_number();
         if let Err(error) = self.epoll.add(source.as_fd(), id) {
             return Err(AddError::new(error.into(), source));
         }
-        self.next += 1;
         let source = Rc::new(source);
         let served = source.clone();
         let source = Source {

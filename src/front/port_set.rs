@@ -2,7 +2,6 @@
 
 use crate::error::{LoopError, RecvError};
 use crate::front::add_error::AddError;
-use crate::front::event_loop::PortId;
 use crate::link::endpoint::LOOK_AGAIN;
 use crate::link::receiving::chunks::Polled;
 use crate::os::backoff::Backoff;
@@ -12,6 +11,7 @@ use crate::os::reaper;
 use crate::port::MessagePort;
 use crate::port::event::MessageEvent;
 use crate::port::events::{Called, Watcher};
+use crate::port::id::PortId;
 use std::cell::{Cell, OnceCell, RefCell};
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::fmt;
@@ -45,7 +45,6 @@ use std::time::Duration;
 pub struct PortSet {
     epoll: Epoll,
     ports: BTreeMap<u64, MessagePort>,
-    next: u64,
     /// Ports that were closed here, which no descriptor reports.
     called: Arc<Called>,
     state: RefCell<State>,
@@ -101,7 +100,6 @@ impl PortSet {
         Ok(PortSet {
             epoll: Epoll::new()?,
             ports,
-            next: 0,
             called,
             state,
             is_nested: Cell::new(false),
@@ -110,19 +108,18 @@ impl PortSet {
         })
     }
 
-    /// Adds a port.
+    /// Adds a port, and returns its [id](MessagePort::id).
     ///
     /// # Errors
     /// [`AddError`] with the port, if the kernel refuses to watch it.
     pub fn add(&mut self, port: MessagePort) -> Result<PortId, AddError> {
-        let id = self.next;
+        let id = port.id().number();
         if self.is_nested.get() {
             let _ = port.as_fd();
         }
         if let Err(error) = self.epoll.add(port.receiver().level_triggered_fd(), id) {
             return Err(AddError::new(error.into(), port));
         }
-        self.next += 1;
         port.set_watcher(Some(Watcher { shared: self.called.clone(), id }));
         self.ports.insert(id, port);
         // The next call looks for messages that came before.
@@ -158,7 +155,7 @@ impl PortSet {
         self.ports.get(&id.number())
     }
 
-    /// Returns the ports of the set.
+    /// Returns the ports of the set, in the order in which they were made.
     pub fn iter(&self) -> impl Iterator<Item = (PortId, &MessagePort)> {
         self.ports.iter().map(|(id, port)| (PortId::new(*id), port))
     }

@@ -26,6 +26,8 @@ use std::time::Duration;
 /// the other end is gone, for whatever reason.
 pub(crate) struct Endpoint {
     region: Arc<Region>,
+    /// No other end of this process has the same.
+    number: u64,
     side: usize,
     epoch: u64,
     doorbell: Socket,
@@ -44,6 +46,14 @@ pub(crate) struct Endpoint {
     corruption: Mutex<Option<Corruption>>,
     /// Who held the other end when the two connected by name.
     peer_credentials: OnceLock<PeerCredentials>,
+}
+
+/// A number that this process has not used: for an end, or for anything that is told apart from
+/// ends by it.
+pub(crate) fn fresh_number() -> u64 {
+    static NEXT: atomic::AtomicU64 = atomic::AtomicU64::new(0);
+    // Relaxed: each call gets another number, and nothing else is meant by it.
+    NEXT.fetch_add(1, Ordering::Relaxed)
 }
 
 /// What each call of a half asks first: the [`State`] of the end, and in the highest bit whether
@@ -94,6 +104,11 @@ pub(crate) struct Sockets {
 }
 
 impl Endpoint {
+    /// A number that no other end of this process has or had.
+    pub(crate) fn number(&self) -> u64 {
+        self.number
+    }
+
     pub(crate) fn new(
         region: Arc<Region>,
         side: usize,
@@ -108,6 +123,7 @@ impl Endpoint {
         }
         Endpoint {
             region,
+            number: fresh_number(),
             side,
             epoch,
             doorbell,

@@ -4,9 +4,24 @@ use crate::error::{CloseReason, MessageError, RecvError};
 use crate::link::receiving::chunks::Polled;
 use crate::port::MessagePort;
 use crate::port::content;
+use crate::port::event::MessageEvent;
 use crate::port::listener::{Event, EventType, Scope};
+use crate::port::message::Message;
 use crate::ring::notifier::Wait;
 use std::cell::Cell;
+
+/// An event as a value, for the handlers of [`EventLoop::add_with`](crate::EventLoop::add_with).
+#[derive(Debug)]
+#[non_exhaustive]
+pub enum LoopEvent {
+    /// A message has arrived.
+    Message(Message),
+    /// A message has arrived that could not be read as the port's type, or not be received.
+    MessageError(MessageError),
+    /// The peer closed its port, dropped it, or died. It comes once, after the last message. The
+    /// loop drops the port afterwards, unless the handler takes it.
+    Close(CloseReason),
+}
 
 /// What a turn of delivery found.
 #[derive(Debug)]
@@ -122,9 +137,10 @@ impl MessagePort {
                 let valid = content::check_refused(&message).and_then(|()| self.validate(&message));
                 match valid {
                     Ok(()) => {
-                        self.fire(EventType::Message, scope, |event| event.with_message(&message))
+                        self.fire(EventType::Message, scope, |event| event.with_message(&message));
+                        self.hand_over(scope, message);
                     }
-                    Err(error) => self.fire_error(scope, &error),
+                    Err(error) => self.fire_error(scope, error),
                 }
                 return Delivered::Event;
             }
@@ -135,7 +151,7 @@ impl MessagePort {
             RecvError::OutOfMemory { len } => {
                 // The message may never fit; its loss is reported.
                 let _ = self.receiver.discard_next();
-                self.fire_error(scope, &MessageError::OutOfMemory { len });
+                self.fire_error(scope, MessageError::OutOfMemory { len });
                 Delivered::Event
             }
             _ => Delivered::Later(failure),
@@ -166,15 +182,30 @@ impl MessagePort {
         if is_news {
             // A peer that has found other types here may have left for that.
             if let Err(error) = self.check_incoming_type() {
-                self.fire_error(scope, &error);
+                self.fire_error(scope, error);
             }
             self.fire(EventType::Close, scope, |event| event.with_reason(reason));
+            if let Some(scope) = scope.filter(|scope| scope.has_handler()) {
+                scope.hand_over(LoopEvent::Close(reason));
+            }
         }
         Delivered::End(reason)
     }
 
-    fn fire_error(&self, scope: Option<&dyn Scope>, error: &MessageError) {
-        self.fire(EventType::MessageError, scope, |event| event.with_error(error));
+    fn fire_error(&self, scope: Option<&dyn Scope>, error: MessageError) {
+        self.fire(EventType::MessageError, scope, |event| event.with_error(&error));
+        if let Some(scope) = scope.filter(|scope| scope.has_handler()) {
+            scope.hand_over(LoopEvent::MessageError(error));
+        }
+    }
+
+    /// Gives a message to the handler of a loop, if there is one.
+    fn hand_over(&self, scope: Option<&dyn Scope>, message: MessageEvent<'_>) {
+        let Some(scope) = scope.filter(|scope| scope.has_handler()) else { return };
+        match message.try_into_message() {
+            Ok(message) => scope.hand_over(LoopEvent::Message(message)),
+            Err(error) => self.fire_error(Some(scope), error),
+        }
     }
 
     fn fire<'e>(

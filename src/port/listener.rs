@@ -3,6 +3,7 @@
 
 use crate::error::{AsIoError, CloseReason, MessageError, into_io_error};
 use crate::port::MessagePort;
+use crate::port::delivery::LoopEvent;
 use crate::port::event::MessageEvent;
 use crate::port::message::Message;
 use std::any::Any;
@@ -77,6 +78,10 @@ pub(crate) trait Scope {
     fn port(&self, id: u64) -> Option<&MessagePort>;
     fn ids(&self) -> Vec<u64>;
     fn served(&self) -> u64;
+    /// Whether the port that is served has a handler of the loop.
+    fn has_handler(&self) -> bool;
+    /// Gives an event to that handler, which is called later.
+    fn hand_over(&self, event: LoopEvent);
     fn defer(&self, action: Box<dyn Any>);
 }
 

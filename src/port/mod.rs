@@ -15,6 +15,7 @@ pub(crate) mod delivery;
 pub(crate) mod event;
 pub(crate) mod events;
 pub(crate) mod halves;
+pub(crate) mod id;
 pub(crate) mod listener;
 pub(crate) mod loan;
 pub(crate) mod message;

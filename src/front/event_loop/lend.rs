@@ -2,6 +2,7 @@
 
 use super::{Deferred, EventLoop, LoopPort, PortId};
 use crate::port::MessagePort;
+use crate::port::delivery::LoopEvent;
 use crate::port::listener::{Event, Scope};
 use std::any::Any;
 use std::cell::RefCell;
@@ -12,6 +13,8 @@ pub(super) struct Lender<'l> {
     pub(super) ports: &'l BTreeMap<u64, LoopPort>,
     pub(super) lent: &'l RefCell<Vec<u64>>,
     pub(super) deferred: &'l RefCell<VecDeque<Box<dyn Any>>>,
+    /// `None` if the port that is served has no handler.
+    pub(super) arrived: Option<&'l RefCell<Vec<LoopEvent>>>,
     pub(super) served: u64,
 }
 
@@ -29,6 +32,16 @@ impl Scope for Lender<'_> {
         self.served
     }
 
+    fn has_handler(&self) -> bool {
+        self.arrived.is_some()
+    }
+
+    fn hand_over(&self, event: LoopEvent) {
+        if let Some(arrived) = self.arrived {
+            arrived.borrow_mut().push(event);
+        }
+    }
+
     fn defer(&self, action: Box<dyn Any>) {
         self.deferred.borrow_mut().push_back(action);
     }
@@ -37,12 +50,12 @@ impl Scope for Lender<'_> {
 impl<'e> Event<'e> {
     /// The id of the port that this event is delivered to. `None` if no loop delivers it.
     pub fn port_id(&self) -> Option<PortId> {
-        self.scope().map(|scope| PortId(scope.served()))
+        self.scope().map(|scope| PortId::new(scope.served()))
     }
 
     /// Returns a port of the loop that delivers this event. `None` for other ids and other events.
     pub fn loop_port(&self, id: PortId) -> Option<&'e MessagePort> {
-        self.scope()?.port(id.0)
+        self.scope()?.port(id.number())
     }
 
     /// Returns all ports of the loop that delivers this event, except those that have ended. A
@@ -50,7 +63,7 @@ impl<'e> Event<'e> {
     pub fn loop_ports(&self) -> impl Iterator<Item = (PortId, &'e MessagePort)> {
         let scope = self.scope();
         let ids = scope.map_or_else(Vec::new, |scope| scope.ids());
-        ids.into_iter().filter_map(move |id| Some((PortId(id), scope?.port(id)?)))
+        ids.into_iter().filter_map(move |id| Some((PortId::new(id), scope?.port(id)?)))
     }
 
     /// Has the loop run an action after this event's listeners have returned. Returns whether a

@@ -32,9 +32,8 @@ impl LoopItem {
     /// Ports, timers and sources have different numbers.
     fn number(self) -> u64 {
         match self {
-            LoopItem::Port(PortId(number))
-            | LoopItem::Timer(TimerId(number))
-            | LoopItem::Source(SourceId(number)) => number,
+            LoopItem::Port(id) => id.number(),
+            LoopItem::Timer(TimerId(number)) | LoopItem::Source(SourceId(number)) => number,
         }
     }
 }
@@ -63,7 +62,7 @@ impl EventLoop {
     ///
     /// It stays in the loop and is served as before; only `run` does not wait for it: once nothing
     /// else is left, `run` returns, even if events of it are there. A second call does nothing. A
-    /// port that is taken out and added again keeps `run` going again.
+    /// port that is taken out and added again is referenced again.
     ///
     /// Node: [`port.unref()`](https://nodejs.org/api/worker_threads.html#portunref),
     /// `timeout.unref()`.

@@ -1,6 +1,7 @@
 //! The timers of a loop: what is due when.
 
 use super::EventLoop;
+use crate::link::endpoint::fresh_number;
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
 
@@ -124,8 +125,7 @@ impl EventLoop {
     }
 
     fn add_to_timers(&mut self, delay: Duration, act: Act) -> TimerId {
-        let id = self.next;
-        self.next += 1;
+        let id = fresh_number();
         let due = Instant::now().checked_add(delay);
         self.recount(id, |event_loop| event_loop.timers.insert(id, Timer { due, act }));
         if self.is_nested.get() {

@@ -204,6 +204,11 @@ impl EventLoop {
     fn serve(&mut self, id: u64) -> Result<bool, LoopError> {
         let Some(entry) = self.ports.get_mut(&id) else { return Ok(false) };
         entry.is_ready = false;
+        if self.handlers.is_calling(id) {
+            // A handler that runs the loop: its port comes after it.
+            self.unwatch(id);
+            return Ok(false);
+        }
         if entry.is_delayed || entry.has_ended {
             return Ok(false);
         }
@@ -221,40 +226,64 @@ impl EventLoop {
         // A panic of a listener is caught at the listener. This catches one in the program's code
         // that checks a message, or that runs when a listener is dropped.
         Ok(catch_unwind(AssertUnwindSafe(|| self.deliver_share(id))).unwrap_or_else(|panic| {
-            self.report(&ListenerFailure::Panic(panic), Some(PortId(id).into()));
+            self.arrived.get_mut().clear();
+            self.report(&ListenerFailure::Panic(panic), Some(PortId::new(id).into()));
             self.delay(id);
             true
         }))
     }
 
     fn deliver_share(&mut self, id: u64) -> bool {
-        let Some(entry) = self.ports.get(&id) else { return false };
-        let scope =
-            Lender { ports: &self.ports, lent: &self.lent, deferred: &self.deferred, served: id };
         // Counts cost: one message with many descriptors, or of many bytes, can be a whole share.
-        let mut count: u32 = 0;
+        let mut count = 0;
         loop {
-            match entry.port.deliver_next(Some(&scope)) {
-                Delivered::Event => count += entry.port.take_spent().max(1),
-                Delivered::Nothing => return count > 0,
+            let delivered = self.deliver_some(id, &mut count);
+            let had_something = count > 0;
+            match delivered {
+                Delivered::Event | Delivered::Nothing => {}
                 Delivered::Chunk => count = SHARE,
-                Delivered::Later(_) => {
-                    self.delay(id);
-                    return count > 0;
-                }
-                Delivered::Unwanted => {
-                    self.set_aside(id);
-                    return false;
-                }
-                Delivered::End(_) => {
-                    self.end(id);
+                Delivered::Later(_) => self.delay(id),
+                Delivered::Unwanted => self.set_aside(id),
+                Delivered::End(_) => self.end(id),
+            }
+            if !self.arrived.get_mut().is_empty() {
+                self.call_handler(id);
+            }
+            match delivered {
+                // Deferred actions of a listener run before the next message.
+                Delivered::Event if count < SHARE && self.deferred.get_mut().is_empty() => {}
+                Delivered::Event | Delivered::Chunk => {
+                    self.make_ready(id);
                     return true;
                 }
+                Delivered::End(_) => return true,
+                Delivered::Nothing | Delivered::Later(_) => return had_something,
+                Delivered::Unwanted => return false,
             }
-            // Deferred actions of a handler run before the next message.
-            if count >= SHARE || !self.deferred.borrow().is_empty() {
-                self.make_ready(id);
-                return true;
+        }
+    }
+
+    /// Delivers events to the listeners of a port, until its share is over or something else has to
+    /// be done before the next one: a deferred action, or a call of the port's handler.
+    fn deliver_some(&self, id: u64, count: &mut u32) -> Delivered {
+        let Some(entry) = self.ports.get(&id) else { return Delivered::Nothing };
+        let scope = Lender {
+            ports: &self.ports,
+            lent: &self.lent,
+            deferred: &self.deferred,
+            arrived: self.handlers.has(id).then_some(&self.arrived),
+            served: id,
+        };
+        loop {
+            let delivered = entry.port.deliver_next(Some(&scope));
+            if !matches!(delivered, Delivered::Event) {
+                return delivered;
+            }
+            *count += entry.port.take_spent().max(1);
+            let is_interrupted =
+                !self.deferred.borrow().is_empty() || !self.arrived.borrow().is_empty();
+            if *count >= SHARE || is_interrupted {
+                return delivered;
             }
         }
     }
@@ -296,7 +325,7 @@ impl EventLoop {
 
     fn drop_if_ended(&mut self, id: u64) {
         if self.ports.get(&id).is_some_and(|entry| entry.has_ended) {
-            self.remove(PortId(id));
+            self.remove(PortId::new(id));
         }
     }
 
@@ -318,7 +347,7 @@ impl EventLoop {
         }
     }
 
-    fn make_ready(&mut self, id: u64) {
+    pub(super) fn make_ready(&mut self, id: u64) {
         if let Some(entry) = self.ports.get_mut(&id)
             && !entry.is_ready
         {
@@ -367,7 +396,7 @@ impl EventLoop {
     }
 
     /// Without a hook this does nothing: the panic has already printed its message.
-    fn report(&mut self, failure: &ListenerFailure, of: Option<LoopItem>) {
+    pub(super) fn report(&mut self, failure: &ListenerFailure, of: Option<LoopItem>) {
         if let Some(hook) = &mut self.hook {
             // A panic of the hook is ignored.
             let _ = catch_unwind(AssertUnwindSafe(|| hook(failure, of)));

@@ -1,11 +1,11 @@
 //! The other members, and the ports to them.
 
 use crate::error::{BroadcastError, LoopError, MessageError, PostError, RecvError};
-use crate::front::event_loop::PortId;
 use crate::front::port_set::PortSet;
 use crate::group::broadcast::{SHARE, order};
 use crate::port::MessagePort;
 use crate::port::event::MessageEvent;
+use crate::port::id::PortId;
 use crate::port::message::Message;
 use crate::port::sender::Sender;
 use std::collections::{BTreeMap, VecDeque};
