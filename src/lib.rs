@@ -219,6 +219,7 @@ pub use port::{
     },
     loan::Loan,
     message::Message,
+    peek::NextMessage,
     pool::{BufferPool, PooledError},
     receiver::Receiver,
     requests::{

@@ -131,7 +131,7 @@ fn a_port_that_is_not_started_keeps_its_messages() {
     assert_eq!(dispatch(&port2), 0);
     assert_eq!(receive_text(&port2), "0");
     drop(port1);
-    assert_eq!(dispatch(&port2), 0);
+    assert_eq!(dispatch(&port2), 1, "`peergone`, which has no listener here");
     assert_eq!(log.take(), [""; 0]);
     port2.start();
     assert_eq!(end_of(&port2), CloseReason::PeerDropped);

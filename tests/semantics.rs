@@ -6,6 +6,8 @@
 
 #![allow(unsafe_code)]
 
+#[path = "semantics/calls.rs"]
+mod calls;
 #[path = "semantics/channel.rs"]
 mod channel;
 #[path = "semantics/closed.rs"]

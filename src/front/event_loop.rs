@@ -124,8 +124,10 @@ struct Source {
 
 struct LoopPort {
     port: MessagePort,
-    /// The loop watches its doorbell.
+    /// The loop watches its doorbell for messages and the end.
     is_watched: bool,
+    /// The loop watches it for the end alone.
+    awaits_end: bool,
     /// Its next message cannot be received at present.
     is_delayed: bool,
     is_ready: bool,
@@ -142,6 +144,7 @@ impl LoopPort {
         LoopPort {
             port,
             is_watched: true,
+            awaits_end: false,
             is_delayed: false,
             is_ready: true,
             holds_run: true,
@@ -271,7 +274,12 @@ impl EventLoop {
     /// Returns a port of this loop.
     pub fn get(&self, id: PortId) -> Option<&MessagePort> {
         let id = id.number();
-        self.ports.get(&id).map(|entry| entry.lend(id, &self.lent))
+        let port = self.ports.get(&id)?.lend(id, &self.lent);
+        if self.is_nested.get() && !self.lent.borrow().is_empty() {
+            // What is read by calls may stand before the end: the next turn looks.
+            self.shared.called.ring();
+        }
+        Some(port)
     }
 
     /// Returns the ports of this loop, in the order in which they were made. A port whose `close`
@@ -492,9 +500,9 @@ impl Drop for EventLoop {
 /// be nested in any other loop that is level-triggered. After the first call of `as_fd` the
 /// descriptor also becomes readable when a timer is due, and 10 ms after a port lacked descriptors
 /// or memory for its next message, so that it is retried. For these a third descriptor is made when
-/// it is needed; without one the descriptor stays readable. If the peer of a port that is not
-/// started closes or dies, this does not make the descriptor readable; the next turn delivers the
-/// `close` event.
+/// it is needed; without one the descriptor stays readable. If a port is not
+/// started and has unread messages, a peer that calls `close` and keeps its port does not make the
+/// descriptor readable: a turn within half a second finds it.
 impl AsFd for EventLoop {
     fn as_fd(&self) -> BorrowedFd<'_> {
         if !self.is_nested.replace(true) && self.next_alarm().is_some() {

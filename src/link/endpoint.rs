@@ -308,6 +308,13 @@ impl Endpoint {
         self.state().reason(half).map(|reason| self.in_words(reason))
     }
 
+    /// Whether the peer has written that it receives no more.
+    pub(crate) fn has_reader_left(&self) -> bool {
+        let memory = self.region.lane(self.outgoing());
+        // Relaxed: whoever acts on it looks again.
+        memory.lane().sleepers.reader_gone.load(Ordering::Relaxed) != 0
+    }
+
     /// Why posts fail, if it is known that they may. The finding stays: a peer may write another
     /// reason later.
     #[cold]

@@ -2,6 +2,7 @@
 
 pub(crate) mod chunks;
 mod moved;
+mod peek;
 mod poll;
 #[cfg(test)]
 mod tests;
@@ -139,15 +140,7 @@ impl Receiving {
 
     /// Skips the next message without reading it. Returns whether there was one.
     pub(crate) fn discard(&mut self) -> Result<bool, RecvError> {
-        self.check_open()?;
-        let record = loop {
-            match self.look()? {
-                Peek::Message(record) => break record,
-                Peek::Closed(kind) => return Err(self.ended_by(Event::FoundClose(kind))),
-                Peek::Empty if self.found_nothing()? == Wait::Sleep => return Ok(false),
-                Peek::Empty => {}
-            }
-        };
+        let Some(record) = self.peek()? else { return Ok(false) };
         match record.attached {
             Attached::Nothing => {}
             Attached::Packet { descriptors, sequence } => {

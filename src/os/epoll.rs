@@ -7,8 +7,8 @@ use nix::sys::epoll::{EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeout};
 use std::os::fd::{AsFd, BorrowedFd};
 use std::time::Duration;
 
-/// A set of descriptors that are watched together, level-triggered. A descriptor that is closed
-/// leaves the set by itself.
+/// A set of descriptors that are watched together, level-triggered but for ends. A descriptor that
+/// is closed leaves the set by itself.
 pub(crate) struct Epoll(nix::sys::epoll::Epoll);
 
 impl Epoll {
@@ -21,6 +21,12 @@ impl Epoll {
     /// Watches `fd` for being readable, too; `mark` identifies it.
     pub(crate) fn add(&self, fd: BorrowedFd<'_>, mark: u64) -> Result<(), SystemError> {
         let wanted = EpollEvent::new(EpollFlags::EPOLLIN, mark);
+        self.0.add(fd, wanted).map_err(named("epoll_ctl(EPOLL_CTL_ADD)"))
+    }
+
+    /// Watches `fd` for the end of its peer alone, which is reported once.
+    pub(crate) fn add_for_end(&self, fd: BorrowedFd<'_>, mark: u64) -> Result<(), SystemError> {
+        let wanted = EpollEvent::new(EpollFlags::EPOLLRDHUP | EpollFlags::EPOLLET, mark);
         self.0.add(fd, wanted).map_err(named("epoll_ctl(EPOLL_CTL_ADD)"))
     }
 

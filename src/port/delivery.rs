@@ -55,9 +55,10 @@ impl MessagePort {
     ///    after others had their turn.
     /// 3. If it returns less, wait until the descriptor is readable, and go to step 2.
     ///
-    /// Start the port before step 2. After a later start, go to step 2 without a wait. While a port
-    /// that is not started has messages, the end of its peer makes the descriptor readable for as
-    /// long as they are unread.
+    /// Start the port before step 2. After a later start, go to step 2 without a wait. A port that
+    /// is not started keeps its messages, and delivers `close` only when none are left. If its peer
+    /// is gone while there are some, `peergone` is delivered; from then on the descriptor stays
+    /// readable until they are read, so stop watching it.
     ///
     /// The call copies each message as a whole, however long it is; a peer chooses the length, up
     /// to the channel's [limit](crate::ChannelBuilder::limit). It makes no system call while
@@ -167,10 +168,28 @@ impl MessagePort {
                 self.deliver_close(CloseReason::Local, scope)
             }
             Ok(Wait::Sleep) => Delivered::Nothing,
-            Ok(Wait::Ready) => Delivered::Unwanted,
+            Ok(Wait::Ready) => self.deliver_peer_gone(scope),
             Err(RecvError::Closed { reason }) => self.deliver_close(reason, scope),
             Err(error) => Delivered::Later(Box::new(error)),
         }
+    }
+
+    /// Delivers the news that no more messages can come behind those that are unread.
+    fn deliver_peer_gone(&self, scope: Option<&dyn Scope>) -> Delivered {
+        if !self.awaits_peer_gone() {
+            return Delivered::Unwanted;
+        }
+        // The doorbell was drained up to its silence, which an end may follow.
+        self.endpoint().ask_hang_up();
+        let Some(reason) = self.endpoint().find_posting_end() else { return Delivered::Unwanted };
+        self.said_peer_gone.set(true);
+        self.fire(EventType::PeerGone, scope, |event| event.with_reason(reason));
+        Delivered::Event
+    }
+
+    /// Whether `peergone` may still be delivered.
+    pub(crate) fn awaits_peer_gone(&self) -> bool {
+        !self.said_peer_gone.get() && !self.is_closed_here()
     }
 
     fn deliver_close(&self, reason: CloseReason, scope: Option<&dyn Scope>) -> Delivered {

@@ -1,8 +1,10 @@
 //! A port as an event target: its listeners and its handlers. What has arrived is delivered in
 //! [`delivery`](crate::port::delivery).
 
+use crate::error::RecvError;
 use crate::os::eventfd::Bell;
 use crate::port::MessagePort;
+use crate::port::event::MessageEvent;
 use crate::port::listener::{
     Event, EventListener, EventType, IntoListenerResult, InvalidState, ListenerFailure, ListenerId,
     ListenerOptions, callback,
@@ -199,15 +201,77 @@ impl MessagePort {
         self.events.set_hook(Box::new(hook));
     }
 
-    /// Enables the delivery of messages as events; this cannot be undone.
+    /// Enables the delivery of messages as events, until [`stop`](Self::stop), which the web does
+    /// not have.
     ///
     /// Messages that came before are delivered first. Receiving calls on the port return
-    /// [`RecvError::Started`](crate::RecvError::Started) from then on.
+    /// [`RecvError::Started`] from then on.
     ///
     /// HTML: [`start()`](https://html.spec.whatwg.org/#dom-messageport-start).
     pub fn start(&self) {
         if !self.is_started.replace(true) {
             self.call_watcher();
+        }
+    }
+
+    /// Stops the delivery of messages as events, until the next [`start`](Self::start). Receiving
+    /// calls work again.
+    ///
+    /// Messages stay in the queue from then on, also those that a running call of
+    /// [`dispatch`](Self::dispatch) or a turn of a loop has not delivered yet. The listeners stay.
+    /// Does nothing if the port is not started.
+    ///
+    /// The web has no such call: there a port that was started stays started. Node stops a port in
+    /// this way when its last listener for messages is
+    /// [removed](https://nodejs.org/api/worker_threads.html#event-message).
+    ///
+    /// ```
+    /// use messageport::MessageChannel;
+    ///
+    /// let channel = MessageChannel::new()?;
+    /// channel.port2.on_message(|event| event.port().stop()); // one message is enough
+    /// channel.port1.post_text("an event")?;
+    /// channel.port1.post_text("by a call")?;
+    /// assert_eq!(channel.port2.dispatch(64)?, 1);
+    /// assert_eq!(channel.port2.recv()?.text()?, "by a call");
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn stop(&self) {
+        if self.is_started.replace(false) {
+            self.call_watcher();
+        }
+    }
+
+    /// Takes the next message, if there is one, even from a port that delivers events. The message
+    /// is not delivered.
+    ///
+    /// For a port that is not started this is [`try_recv`](Self::try_recv), which has the costs and
+    /// the details. On one that is started, messages that no call takes are delivered as before. An
+    /// event loop that owns the port may have delivered a message a moment earlier; inside a
+    /// listener, the call takes the message after the one that is being delivered.
+    ///
+    /// The web has no such call. Node:
+    /// [`receiveMessageOnPort(port)`](https://nodejs.org/api/worker_threads.html).
+    ///
+    /// # Errors
+    /// As [`try_recv`](Self::try_recv), except `Started`. After `Closed` the `close` event is still
+    /// delivered.
+    ///
+    /// ```
+    /// use messageport::MessageChannel;
+    ///
+    /// let channel = MessageChannel::new()?;
+    /// channel.port2.on_message(|_| unreachable!("no loop runs"));
+    /// channel.port1.post_text("by a call")?;
+    /// assert_eq!(channel.port2.receive_message()?.expect("a message").text()?, "by a call");
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    #[inline(always)]
+    pub fn receive_message(&self) -> Result<Option<MessageEvent<'_>>, RecvError> {
+        match self.receiver.poll_fast() {
+            Some(event) => Ok(Some(event)),
+            None if self.receiver.is_still_empty() => Ok(None),
+            None => self.try_recv_slow().map_err(|failure| *failure),
         }
     }
 

@@ -23,17 +23,21 @@ pub enum EventType {
     MessageError,
     /// The peer closed its port, dropped it, or died. Raised once, after the last message.
     Close,
+    /// The peer closed its port, dropped it, or died, while messages are unread on a port that is
+    /// not started. Raised once; `Close` follows after the last message. The web has no such event.
+    PeerGone,
     /// An event type of the program's own.
     Other(Cow<'static, str>),
 }
 
 impl From<&'static str> for EventType {
-    /// Converts `message`, `messageerror`, `close`, or a name of the program's own.
+    /// Converts `message`, `messageerror`, `close`, `peergone`, or a name of the program's own.
     fn from(name: &'static str) -> EventType {
         match name {
             "message" => EventType::Message,
             "messageerror" => EventType::MessageError,
             "close" => EventType::Close,
+            "peergone" => EventType::PeerGone,
             other => EventType::Other(Cow::Borrowed(other)),
         }
     }
@@ -178,7 +182,7 @@ impl<'e> Event<'e> {
         if let Detail::Error(error) = self.detail { Some(error) } else { None }
     }
 
-    /// Why the conversation is over, if this is a `close`.
+    /// Why the conversation is over, if this is a `close` or `peergone`.
     pub fn close_reason(&self) -> Option<CloseReason> {
         if let Detail::Close(reason) = self.detail { Some(reason) } else { None }
     }

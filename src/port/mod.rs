@@ -19,6 +19,7 @@ pub(crate) mod id;
 pub(crate) mod listener;
 pub(crate) mod loan;
 pub(crate) mod message;
+pub(crate) mod peek;
 pub(crate) mod pool;
 pub(crate) mod receiver;
 pub(crate) mod requests;
@@ -86,6 +87,8 @@ pub struct MessagePort {
     is_started: Cell<bool>,
     /// Why it ended, once its `close` was delivered, or would have been if it was closed here.
     said_close: Cell<Option<CloseReason>>,
+    /// The peer's end was delivered while messages were unread.
+    said_peer_gone: Cell<bool>,
     /// An event is being delivered.
     is_delivering: Cell<bool>,
     /// The cost of the messages that were delivered as events.
@@ -108,6 +111,7 @@ impl MessagePort {
             events: EventTarget::default(),
             is_started: Cell::new(false),
             said_close: Cell::new(None),
+            said_peer_gone: Cell::new(false),
             is_delivering: Cell::new(false),
             spent: Cell::new(0),
             watcher: RefCell::new(None),
@@ -249,11 +253,7 @@ impl MessagePort {
         if self.is_started.get() {
             return Err(RecvError::Started);
         }
-        match self.receiver.poll_fast() {
-            Some(event) => Ok(Some(event)),
-            None if self.receiver.is_still_empty() => Ok(None),
-            None => self.try_recv_slow().map_err(|failure| *failure),
-        }
+        self.receive_message()
     }
 
     /// Slow path of `try_recv`. Its result is of another type: one whose address is passed to a

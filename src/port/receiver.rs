@@ -13,7 +13,7 @@ use crate::port::cancel::{Canceller, Switch};
 use crate::port::event::MessageEvent;
 use crate::ring::notifier::Wait;
 use crate::wire::record::CloseKind;
-use std::cell::{Cell, OnceCell, RefCell};
+use std::cell::{Cell, OnceCell, RefCell, RefMut};
 use std::fmt;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, RawFd};
 use std::sync::Arc;
@@ -326,6 +326,10 @@ impl Receiver {
 
     pub(crate) fn endpoint(&self) -> &Arc<Endpoint> {
         &self.end
+    }
+
+    pub(crate) fn borrow_receiving(&self) -> RefMut<'_, Receiving> {
+        self.receiving.borrow_mut()
     }
 
     pub(crate) fn receiving(&mut self) -> &mut Receiving {

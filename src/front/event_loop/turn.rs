@@ -130,7 +130,11 @@ impl EventLoop {
         let mut lost = Vec::new();
         for (id, entry) in &self.ports {
             entry.port.endpoint().ring_again();
-            if entry.is_watched && entry.port.receiver().has_news() {
+            let has_news = match entry.is_aside() {
+                true => entry.port.awaits_peer_gone() && entry.port.endpoint().has_reader_left(),
+                false => entry.is_watched && entry.port.receiver().has_news(),
+            };
+            if has_news {
                 lost.push(*id);
             }
         }
@@ -217,6 +221,10 @@ impl EventLoop {
         }
         let Some(entry) = self.ports.get_mut(&id) else { return Ok(false) };
         if !entry.is_watched {
+            if std::mem::replace(&mut entry.awaits_end, false) {
+                // It fails only if epoll does not have the descriptor.
+                let _ = self.epoll.remove(entry.port.endpoint().doorbell());
+            }
             if let Err(error) = self.epoll.add(entry.port.receiver().level_triggered_fd(), id) {
                 self.delay(id);
                 return Err(error.into());
@@ -302,14 +310,17 @@ impl EventLoop {
         }
     }
 
-    /// Stops watching a port that has messages and is not started. Otherwise epoll would report a
-    /// hang-up behind them each time.
+    /// Stops watching a port that has messages and is not started, but for the end of its peer.
+    /// Otherwise epoll would report a hang-up behind them each time.
     fn set_aside(&mut self, id: u64) {
         self.unwatch(id);
-        if let Some(entry) = self.ports.get(&id)
-            && entry.port.is_closed_here()
-        {
+        let Some(entry) = self.ports.get_mut(&id) else { return };
+        if entry.port.is_closed_here() {
             self.set_holding(id, false);
+        } else if entry.port.awaits_peer_gone() {
+            // Without memory for it the end is found when the messages were read.
+            let doorbell = entry.port.endpoint().doorbell();
+            entry.awaits_end = self.epoll.add_for_end(doorbell, id).is_ok();
         }
     }
 
@@ -340,7 +351,8 @@ impl EventLoop {
 
     fn unwatch(&mut self, id: u64) {
         if let Some(entry) = self.ports.get_mut(&id)
-            && std::mem::replace(&mut entry.is_watched, false)
+            && (std::mem::replace(&mut entry.is_watched, false)
+                | std::mem::replace(&mut entry.awaits_end, false))
         {
             // It fails only if epoll does not have the descriptor.
             let _ = self.epoll.remove(entry.port.endpoint().doorbell());
