@@ -17,6 +17,8 @@ mod hostile;
 mod lacks;
 #[path = "requests/loops.rs"]
 mod loops;
+#[path = "requests/room.rs"]
+mod room;
 #[cfg(any(feature = "tokio", feature = "async-io"))]
 #[path = "requests/tasks.rs"]
 mod tasks;

@@ -1,13 +1,15 @@
-//! Calls of a shared sender that wait for room.
+//! Calls that wait for room, of threads that share a sending half.
 
 use crate::error::PostError;
+use crate::link::endpoint::Endpoint;
 use crate::link::payload::Post;
 use crate::os::clock::Deadline;
+use crate::port::requests::answers::Answers;
 use crate::port::sender::Sender;
-use crate::port::shared::SharedSender;
+use crate::port::shared::{SharedSender, Turns};
 use crate::port::transfer::{TransferError, TransferList};
 use crate::ring::notifier::Wait;
-use std::sync::{Condvar, Mutex, PoisonError};
+use std::sync::PoisonError;
 use std::time::Duration;
 
 impl SharedSender {
@@ -74,80 +76,130 @@ impl SharedSender {
         posted.map_err(|reason| TransferError::new(reason, list))
     }
 
-    /// Runs `attempt` until its result is not `QueueFull`.
     fn retry(
         &self,
         timeout: Duration,
         mut attempt: impl FnMut(&Sender) -> Result<(), PostError>,
     ) -> Result<(), PostError> {
-        match attempt(&*self.lock()?) {
-            Err(PostError::QueueFull { .. }) => {}
-            answer => return answer,
-        }
-        let deadline = Deadline::after(timeout);
-        let _turn = Turn::wait(self.waiting(), deadline)?;
-        loop {
-            let sender = self.lock()?;
-            let (len, is_socket) = match attempt(&sender) {
-                Err(PostError::QueueFull { len, is_socket, .. }) => (len, is_socket),
-                answer => return answer,
-            };
-            if sender.take_cancel_request() {
-                return Err(PostError::Cancelled);
-            }
-            if deadline.is_over() {
-                return Err(PostError::Timeout);
-            }
-            let sleeps = match is_socket {
-                // Only an attempt shows room in the socket. It is made after the flag is armed: the
-                // receiver makes that room first, and then releases and looks at the flag.
-                true => {
-                    sender.arm_room_flag();
-                    match attempt(&sender) {
-                        Err(PostError::QueueFull { .. }) => true,
-                        answer => return answer,
-                    }
-                }
-                false => sender.prepare_wait(len)? == Wait::Sleep,
-            };
-            drop(sender);
-            // A flag that another thread takes back meanwhile ends the sleep after 20 ms.
-            if sleeps {
-                self.endpoint().sleep_on_own_room(deadline);
-            }
+        retry(self, timeout, || attempt(&*self.lock()?))
+    }
+}
+
+/// A sending half that threads share, each for a moment.
+pub(super) trait SharedHalf {
+    fn with_sender<T>(&self, act: impl FnOnce(&Sender) -> T) -> Result<T, PostError>;
+    fn endpoint(&self) -> &Endpoint;
+    fn turns(&self) -> &Turns;
+
+    /// The flag for room may have been taken from tasks that wait for it: they look again.
+    fn tell_tasks(&self);
+}
+
+impl SharedHalf for SharedSender {
+    fn with_sender<T>(&self, act: impl FnOnce(&Sender) -> T) -> Result<T, PostError> {
+        Ok(act(&*self.lock()?))
+    }
+
+    fn endpoint(&self) -> &Endpoint {
+        self.endpoint()
+    }
+
+    fn turns(&self) -> &Turns {
+        self.turns()
+    }
+
+    fn tell_tasks(&self) {}
+}
+
+impl SharedHalf for Answers {
+    fn with_sender<T>(&self, act: impl FnOnce(&Sender) -> T) -> Result<T, PostError> {
+        self.with_sender(act)
+    }
+
+    fn endpoint(&self) -> &Endpoint {
+        self.endpoint()
+    }
+
+    fn turns(&self) -> &Turns {
+        self.turns()
+    }
+
+    fn tell_tasks(&self) {
+        if let Some(room) = &self.room {
+            room.wake();
         }
     }
 }
 
-/// The one thread of a sender that waits for room.
-struct Turn<'s> {
-    is_waited_for: &'s Mutex<bool>,
-    turn: &'s Condvar,
+/// Runs `attempt`, which uses the half for a moment, until its result is not `QueueFull`.
+pub(super) fn retry(
+    half: &impl SharedHalf,
+    timeout: Duration,
+    mut attempt: impl FnMut() -> Result<(), PostError>,
+) -> Result<(), PostError> {
+    match attempt() {
+        Err(PostError::QueueFull { .. }) => {}
+        answer => return answer,
+    }
+    let deadline = Deadline::after(timeout);
+    let _turn = Turn::wait(half, deadline)?;
+    loop {
+        let (len, is_socket) = match attempt() {
+            Err(PostError::QueueFull { len, is_socket, .. }) => (len, is_socket),
+            answer => return answer,
+        };
+        if half.with_sender(Sender::take_cancel_request)? {
+            return Err(PostError::Cancelled);
+        }
+        if deadline.is_over() {
+            return Err(PostError::Timeout);
+        }
+        let sleeps = match is_socket {
+            // Only an attempt shows room in the socket. It is made after the flag is armed: the
+            // receiver makes that room first, and then releases and looks at the flag.
+            true => {
+                half.with_sender(Sender::arm_room_flag)?;
+                match attempt() {
+                    Err(PostError::QueueFull { .. }) => true,
+                    answer => return answer,
+                }
+            }
+            false => half.with_sender(|sender| sender.prepare_wait(len))?? == Wait::Sleep,
+        };
+        // A flag that another thread takes back meanwhile ends the sleep after 20 ms.
+        if sleeps {
+            half.endpoint().sleep_on_own_room(deadline);
+        }
+        half.tell_tasks();
+    }
 }
 
-impl<'s> Turn<'s> {
+/// Of the threads that share a half, the one that waits for room.
+struct Turn<'s, H: SharedHalf>(&'s H);
+
+impl<'s, H: SharedHalf> Turn<'s, H> {
     /// Waits until no other thread waits for room.
-    fn wait(
-        (is_waited_for, turn): (&'s Mutex<bool>, &'s Condvar),
-        deadline: Deadline,
-    ) -> Result<Turn<'s>, PostError> {
-        let mut taken = is_waited_for.lock().unwrap_or_else(PoisonError::into_inner);
+    fn wait(half: &'s H, deadline: Deadline) -> Result<Turn<'s, H>, PostError> {
+        let turns = half.turns();
+        let mut taken = turns.is_taken.lock().unwrap_or_else(PoisonError::into_inner);
         while *taken {
             if deadline.is_over() {
                 return Err(PostError::Timeout);
             }
             let left = deadline.left_at_most(SLICE);
-            taken = turn.wait_timeout(taken, left).unwrap_or_else(PoisonError::into_inner).0;
+            taken = turns.free.wait_timeout(taken, left).unwrap_or_else(PoisonError::into_inner).0;
         }
         *taken = true;
-        Ok(Turn { is_waited_for, turn })
+        Ok(Turn(half))
     }
 }
 
-impl Drop for Turn<'_> {
+impl<H: SharedHalf> Drop for Turn<'_, H> {
     fn drop(&mut self) {
-        *self.is_waited_for.lock().unwrap_or_else(PoisonError::into_inner) = false;
-        self.turn.notify_one();
+        let turns = self.0.turns();
+        *turns.is_taken.lock().unwrap_or_else(PoisonError::into_inner) = false;
+        turns.free.notify_one();
+        self.0.tell_tasks();
     }
 }
 

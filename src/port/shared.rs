@@ -63,9 +63,15 @@ struct Shared {
     /// Whether `close` was called, perhaps by the thread that holds the lock.
     closing: AtomicBool,
     end: Arc<Endpoint>,
-    /// Whether a thread waits for room. The others wait for their turn.
-    is_waited_for: Mutex<bool>,
-    turn: Condvar,
+    turns: Turns,
+}
+
+/// Of the threads that share a sending half, one at a time waits for room.
+#[derive(Default)]
+pub(crate) struct Turns {
+    /// Whether one does. The others wait for their turn.
+    pub is_taken: Mutex<bool>,
+    pub free: Condvar,
 }
 
 /// Exclusive use of a [`SharedSender`]: for bursts, loans, and several messages in a row. Made by
@@ -87,8 +93,7 @@ impl Sender {
             owner: AtomicUsize::new(0),
             closing: AtomicBool::new(false),
             end,
-            is_waited_for: Mutex::new(false),
-            turn: Condvar::new(),
+            turns: Turns::default(),
         };
         SharedSender { shared: Arc::new(shared) }
     }
@@ -277,9 +282,8 @@ impl SharedSender {
         &self.shared.end
     }
 
-    /// Whether a thread waits for room, and what is told when it no longer does.
-    pub(crate) fn waiting(&self) -> (&Mutex<bool>, &Condvar) {
-        (&self.shared.is_waited_for, &self.shared.turn)
+    pub(crate) fn turns(&self) -> &Turns {
+        &self.shared.turns
     }
 }
 

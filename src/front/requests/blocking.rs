@@ -367,7 +367,9 @@ fn follow<'c>(
     Ok(state)
 }
 
-/// Waits for room, and receives meanwhile: the responder may be waiting for room as well.
+/// Waits for room, and receives meanwhile: the responder may be waiting for room as well. It looks
+/// for room each millisecond: the thread that receives sleeps on the doorbell, which does not ring
+/// for room, and a thread that sleeps on the flag for room could not go on to receive.
 #[cold]
 fn post_slow<'c, Req: Post>(
     core: &'c Core,

@@ -2,15 +2,16 @@
 
 use crate::error::{PostError, RecvError};
 use crate::front::requests::park::{park, with_waker};
+use crate::front::waiting_shared::retry;
 use crate::link::archive::Receive;
 use crate::link::payload::Post;
 use crate::os::clock::Deadline;
+use crate::port::requests::answers::Answers;
 use crate::port::requests::request::{OwnedRequest, Request};
 use crate::port::requests::responder::{MOST_IN_A_ROW, Responder};
 use crate::port::transfer::{TransferError, TransferList, Transferable};
 use crate::port::typed::TypedError;
 use std::mem;
-use std::thread;
 use std::time::{Duration, Instant};
 
 impl<Req: Receive, Resp: Post> Responder<Req, Resp> {
@@ -108,76 +109,64 @@ impl<Req: Receive, Resp: Post> Responder<Req, Resp> {
 impl<Req: Receive, Resp: Post> Request<'_, Req, Resp> {
     /// Posts the reply, waiting for room at most for `timeout`.
     ///
+    /// Sleeps until the requester makes room, and receives nothing meanwhile. Of several threads
+    /// that wait, one at a time looks for room.
+    ///
     /// # Errors
-    /// As [`reply`](Self::reply), with `Timeout` for `QueueFull`.
+    /// As [`reply`](Self::reply), with `Timeout` for `QueueFull`. `Cancelled` by a canceller that
+    /// the port had before it became a responder.
     pub fn reply_timeout(&self, reply: &Resp, timeout: Duration) -> Result<(), PostError> {
-        retry(timeout, || self.reply(reply))
+        retry(self.answers(), timeout, || self.reply(reply))
     }
 
     /// Posts the reply and moves what is in the list, waiting for room at most for `timeout`.
     ///
     /// # Errors
-    /// As [`reply_with`](Self::reply_with), with `Timeout` for `QueueFull`.
+    /// As [`reply_with`](Self::reply_with), with `Timeout` and `Cancelled` as
+    /// [`reply_timeout`](Self::reply_timeout).
     pub fn reply_with_timeout(
         &self,
         reply: &Resp,
         transfer: impl TransferList,
         timeout: Duration,
     ) -> Result<(), TransferError> {
-        retry_with(timeout, transfer, |list| self.reply_with(reply, list))
+        retry_with(self.answers(), timeout, transfer, |list| self.reply_with(reply, list))
     }
 }
 
 impl<Req: Receive, Resp: Post> OwnedRequest<Req, Resp> {
-    /// Posts the reply, waiting for room at most for `timeout`.
+    /// Posts the reply, waiting for room at most for `timeout`. See [`Request::reply_timeout`].
     ///
     /// # Errors
-    /// As [`reply`](Self::reply), with `Timeout` for `QueueFull`.
+    /// As [`Request::reply_timeout`].
     pub fn reply_timeout(&self, reply: &Resp, timeout: Duration) -> Result<(), PostError> {
-        retry(timeout, || self.reply(reply))
+        retry(self.answers(), timeout, || self.reply(reply))
     }
 
     /// Posts the reply and moves what is in the list, waiting for room at most for `timeout`.
     ///
     /// # Errors
-    /// As [`reply_with`](Self::reply_with), with `Timeout` for `QueueFull`.
+    /// As [`reply_with`](Self::reply_with), with `Timeout` and `Cancelled` as
+    /// [`reply_timeout`](Self::reply_timeout).
     pub fn reply_with_timeout(
         &self,
         reply: &Resp,
         transfer: impl TransferList,
         timeout: Duration,
     ) -> Result<(), TransferError> {
-        retry_with(timeout, transfer, |list| self.reply_with(reply, list))
+        retry_with(self.answers(), timeout, transfer, |list| self.reply_with(reply, list))
     }
 }
 
-/// Posts until there is room. The lock of the answers is free between two attempts.
-fn retry(
-    timeout: Duration,
-    mut post: impl FnMut() -> Result<(), PostError>,
-) -> Result<(), PostError> {
-    let mut posted = post();
-    if !matches!(posted, Err(PostError::QueueFull { .. })) {
-        return posted;
-    }
-    let deadline = Deadline::after(timeout);
-    while matches!(posted, Err(PostError::QueueFull { .. })) {
-        if deadline.is_over() {
-            return Err(PostError::Timeout);
-        }
-        thread::sleep(deadline.left_at_most(FULL));
-        posted = post();
-    }
-    posted
-}
-
+/// Posts until there is room, and keeps the list meanwhile.
 fn retry_with(
+    answers: &Answers,
     timeout: Duration,
     transfer: impl TransferList,
     mut post: impl FnMut(Vec<Transferable>) -> Result<(), TransferError>,
 ) -> Result<(), TransferError> {
     let mut list = transfer.into_list();
-    let posted = retry(timeout, || {
+    let posted = retry(answers, timeout, || {
         post(mem::take(&mut list)).map_err(|error| {
             let (reason, back) = error.into_parts();
             list = back;
@@ -187,7 +176,5 @@ fn retry_with(
     posted.map_err(|reason| TransferError::new(reason, list))
 }
 
-/// How long to wait for room before another attempt.
-const FULL: Duration = Duration::from_millis(1);
 /// How long a thread sleeps while there is something to retry.
 const RETRY: Duration = Duration::from_millis(10);

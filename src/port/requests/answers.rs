@@ -1,11 +1,13 @@
 //! What the open requests of one responder share: the sending half, and which calls were cancelled.
 
 use crate::error::PostError;
+use crate::link::endpoint::Endpoint;
 use crate::link::payload::Post;
 use crate::port::requests::core::{AsyncRoom, shortened};
 use crate::port::requests::shared::Shared;
 use crate::port::requests::trailer::{CallId, Kind, Labelled, Trailer};
 use crate::port::sender::Sender;
+use crate::port::shared::Turns;
 use crate::port::transfer::{TransferError, Transferable};
 use std::collections::HashMap;
 use std::mem;
@@ -19,6 +21,8 @@ pub(crate) struct Answers {
     open: AtomicUsize,
     /// Answers that are owed. Written under the lock.
     owed: AtomicUsize,
+    end: Arc<Endpoint>,
+    turns: Turns,
     /// Where tasks wait until there is room.
     #[cfg_attr(not(any(feature = "tokio", feature = "async-io")), allow(dead_code))]
     pub room: Option<Arc<dyn AsyncRoom>>,
@@ -44,9 +48,10 @@ struct Owned {
 
 impl Answers {
     pub(crate) fn new(sender: Sender, room: Option<Arc<dyn AsyncRoom>>) -> Answers {
+        let (end, turns) = (sender.endpoint().clone(), Turns::default());
         let state = State { sender, owned: HashMap::new(), owed: Vec::new(), room: None };
         let (open, owed) = (AtomicUsize::new(0), AtomicUsize::new(0));
-        Answers { shared: Shared::new(state), open, owed, room }
+        Answers { shared: Shared::new(state), open, owed, end, turns, room }
     }
 
     /// Requests that are open outside of the responder.
@@ -195,6 +200,14 @@ impl Answers {
 
     pub(crate) fn with_sender<T>(&self, act: impl FnOnce(&Sender) -> T) -> Result<T, PostError> {
         Ok(act(&self.shared.lock()?.sender))
+    }
+
+    pub(crate) fn endpoint(&self) -> &Endpoint {
+        &self.end
+    }
+
+    pub(crate) fn turns(&self) -> &Turns {
+        &self.turns
     }
 
     /// Changes the counts, under the lock.

@@ -79,6 +79,10 @@ impl<'r, Req: Receive, Resp: Post> Request<'r, Req, Resp> {
         content::data::<Req>(&self.held).map(drop)
     }
 
+    pub(crate) fn answers(&self) -> &Answers {
+        self.incoming.answers()
+    }
+
     /// Refuses a request that cannot be read.
     #[cold]
     pub(crate) fn refuse_for(self, error: &MessageError) {
@@ -333,6 +337,10 @@ impl<Req: Receive, Resp: Post> OwnedRequest<Req, Resp> {
             is_answered: AtomicBool::new(false),
             types: PhantomData,
         }
+    }
+
+    pub(crate) fn answers(&self) -> &Answers {
+        &self.answers
     }
 
     /// What answers it, without the message.
