@@ -1,9 +1,14 @@
 //! One message to many ports: who has it, who has not, and why.
 
-mod common;
+#![allow(unsafe_code)]
 
+mod common;
+#[path = "common/filter.rs"]
+mod filter;
+
+use common::limits::{allow_all_address_space, allow_more_address_space};
 use common::messages::chain;
-use common::role::{command, play};
+use common::role::{command, play, skip};
 use common::{receive, receive_end, receive_text, wait_until};
 use messageport::rkyv::rancor::{Fallible, Source, fail};
 use messageport::rkyv::ser::Writer;
@@ -368,4 +373,46 @@ fn processes_have_it_and_a_dead_one_is_reported() {
         }
     }
     play(TEST, &[("posts", posts), ("listens", listens)]);
+}
+
+/// The archive for all members is one allocation, and each member's pages are its own.
+#[test]
+fn a_lack_of_memory_is_an_error_that_says_which_members_have_it() {
+    const TEST: &str = "a_lack_of_memory_is_an_error_that_says_which_members_have_it";
+    /// More than glibc has reserved for a thread.
+    const LEN: usize = 66 << 20;
+    fn posts() {
+        let mut all = PortCollection::owned();
+        let MessageChannel { port1, port2 } =
+            MessageChannel::builder().limit(256 << 20).build().expect("a channel");
+        let id = all.add(port1);
+        let long = "l".repeat(LEN);
+        allow_more_address_space(LEN as u64 / 4);
+        let refused = all.post_message(&long);
+        allow_all_address_space();
+        let error = refused.expect_err("no memory");
+        assert!(matches!(error.serialize, Some(PostError::Serialize(_))), "{error:?}");
+        assert_empty(&port2);
+        let posting = std::thread::spawn(move || {
+            // This thread gets no fresh page.
+            let when = filter::When::Equals(2, libc::MADV_POPULATE_WRITE as u32);
+            let answered = filter::answer(libc::SYS_madvise, when, libc::ENOMEM);
+            let refused = answered.is_ok().then(|| all.post_text(&long));
+            (all, refused)
+        });
+        let (all, refused) = posting.join().expect("an error and no panic");
+        match refused.map(|refused| refused.expect_err("no memory")) {
+            None => skip("no seccomp filter here"),
+            Some(error) => {
+                let [(which, PostError::Io(reason))] = &error.failures[..] else {
+                    panic!("{error:?}")
+                };
+                assert_eq!((*which, error.posted), (id, 0));
+                assert_eq!(reason.source.raw_os_error(), Some(libc::ENOMEM));
+            }
+        }
+        all.post_text("as ever").expect("room");
+        assert_eq!(receive_text(&port2), "as ever");
+    }
+    play(TEST, &[("posts", posts)]);
 }

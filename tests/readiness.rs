@@ -10,9 +10,12 @@ use common::ends::between_two_ends;
 use common::messages::stop_and_go;
 use common::watchdog::progress;
 use common::{DEADLINE, wanted};
-use messageport::{CloseReason, EventLoop, MessageEvent, MessagePort, PortSet, RecvError};
+use messageport::{
+    BroadcastChannel, CloseReason, EventLoop, Listener, MessageChannel, MessageEvent, MessagePort,
+    PortSet, RecvError,
+};
 use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeout};
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, AsRawFd};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::Duration;
@@ -166,3 +169,24 @@ between_two_ends!(a_sleeper_misses_nothing, by_sleeping, sends_few);
 #[test]
 #[ignore = "run `cargo test --all-features`: without a reactor no test of AsyncPort is compiled"]
 fn tasks_are_tested_as_well() {}
+
+/// For libraries that take numbers: it is the descriptor of `AsFd`, and the same at each call.
+#[test]
+fn the_number_of_each_descriptor_is_that_of_its_borrowed_form() {
+    fn compare(what: impl AsFd + AsRawFd) {
+        let number = what.as_raw_fd();
+        assert_eq!((number, number), (what.as_fd().as_raw_fd(), what.as_raw_fd()));
+    }
+    let ports = || MessageChannel::new().expect("a channel").port1;
+    compare(ports());
+    compare(ports().split().1);
+    compare(ports().typed::<u8, u8>());
+    compare(ports().typed::<u8, u8>().split().1);
+    compare(PortSet::new().expect("a set"));
+    compare(EventLoop::new().expect("a loop"));
+    let directory = tempfile::tempdir().expect("a directory");
+    let path = directory.path().join("name");
+    compare(Listener::bind_at(path, MessageChannel::builder()).expect("a listener"));
+    let name = format!("test-numbers-{}", std::process::id());
+    compare(BroadcastChannel::open(&name).expect("a member"));
+}
