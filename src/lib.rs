@@ -211,6 +211,7 @@ pub use port::{
     channel::{ChannelBuilder, MessageChannel},
     delivery::LoopEvent,
     event::MessageEvent,
+    event_target::EventTarget,
     halves::JoinError,
     id::PortId,
     listener::{

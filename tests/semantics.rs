@@ -35,6 +35,8 @@ mod posting;
 mod references;
 #[path = "semantics/stopping.rs"]
 mod stopping;
+#[path = "semantics/targets.rs"]
+mod targets;
 #[path = "semantics/timers.rs"]
 mod timers;
 

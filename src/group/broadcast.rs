@@ -34,7 +34,7 @@ use crate::os::{name, poll};
 use crate::port::channel::{ChannelBuilder, MessageChannel};
 use crate::port::message::Message;
 use crate::port::sender::Sender;
-use crate::port::target::EventTarget;
+use crate::port::target::Listeners;
 use crate::wire::frame::Hello;
 use crate::wire::layout::{VERSION, payload_format};
 use crate::wire::record::Format;
@@ -112,7 +112,7 @@ pub struct BroadcastChannel {
     shared: Arc<Shared>,
     /// Messages received since joiners were last looked for.
     given: Cell<u32>,
-    events: EventTarget,
+    events: Listeners,
     validator: Cell<Option<Validator>>,
 }
 
@@ -199,7 +199,7 @@ impl BroadcastChannel {
         Ok(BroadcastChannel {
             shared,
             given: Cell::new(0),
-            events: EventTarget::default(),
+            events: Listeners::default(),
             validator: Cell::new(None),
         })
     }

@@ -98,9 +98,7 @@ impl MessagePort {
         options: ListenerOptions,
         object: Arc<dyn EventListener>,
     ) -> ListenerId {
-        let called = object.clone();
-        let listener = Box::new(move |event: &Event<'_>| called.handle_event(event));
-        self.events.add(kind.into(), listener, Some(object), options)
+        self.events.add_object(kind.into(), object, options)
     }
 
     /// Removes a listener; returns whether it was there.

@@ -81,16 +81,19 @@ pub(super) struct Flags {
 pub(crate) trait Scope {
     fn port(&self, id: u64) -> Option<&MessagePort>;
     fn ids(&self) -> Vec<u64>;
-    fn served(&self) -> u64;
+    /// `None` if it is no port.
+    fn served(&self) -> Option<u64>;
     /// Whether the port that is served has a handler of the loop.
     fn has_handler(&self) -> bool;
     /// Gives an event to that handler, which is called later.
     fn hand_over(&self, event: LoopEvent);
     fn defer(&self, action: Box<dyn Any>);
+    fn has_deferred(&self) -> bool;
 }
 
 impl<'e> Event<'e> {
-    /// Creates an event that the program dispatches with [`MessagePort::dispatch_event`].
+    /// Creates an event that the program dispatches with [`MessagePort::dispatch_event`], or at an
+    /// [`EventTarget`](crate::EventTarget).
     pub fn new(kind: impl Into<EventType>) -> Event<'e> {
         Event {
             kind: kind.into(),
@@ -135,6 +138,10 @@ impl<'e> Event<'e> {
 
     pub(crate) fn hosted(self, host: &'e dyn Any) -> Event<'e> {
         Event { host: Some(host), ..self }
+    }
+
+    pub(crate) fn within(self, scope: Option<&'e dyn Scope>) -> Event<'e> {
+        Event { scope, ..self }
     }
 
     pub(crate) fn host(&self) -> Option<&'e dyn Any> {
@@ -196,9 +203,10 @@ impl<'e> Event<'e> {
     ///
     /// # Panics
     /// If the program's own event is not being dispatched, or if it is an event of a
-    /// [`BroadcastChannel`](crate::BroadcastChannel).
+    /// [`BroadcastChannel`](crate::BroadcastChannel) or [`EventTarget`](crate::EventTarget).
     pub fn port(&self) -> &'e MessagePort {
-        self.port.expect("an event of a broadcast channel, or not being dispatched, has no port")
+        self.port
+            .expect("an event of another target, or one that is not being dispatched, has no port")
     }
 
     /// Whether the transport made the event, not the program.

@@ -13,6 +13,7 @@ pub(crate) mod channel;
 pub(crate) mod content;
 pub(crate) mod delivery;
 pub(crate) mod event;
+pub(crate) mod event_target;
 pub(crate) mod events;
 pub(crate) mod halves;
 pub(crate) mod id;
@@ -49,7 +50,7 @@ use sender::Sender;
 use std::cell::{Cell, RefCell};
 use std::fmt;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, RawFd};
-use target::EventTarget;
+use target::Listeners;
 
 /// One end of a channel.
 ///
@@ -82,7 +83,7 @@ use target::EventTarget;
 pub struct MessagePort {
     sender: Sender,
     receiver: Receiver,
-    events: EventTarget,
+    events: Listeners,
     /// Whether messages are delivered as events.
     is_started: Cell<bool>,
     /// Why it ended, once its `close` was delivered, or would have been if it was closed here.
@@ -108,7 +109,7 @@ impl MessagePort {
         MessagePort {
             sender,
             receiver,
-            events: EventTarget::default(),
+            events: Listeners::default(),
             is_started: Cell::new(false),
             said_close: Cell::new(None),
             said_peer_gone: Cell::new(false),

@@ -36,15 +36,15 @@ impl Entry {
     }
 }
 
-/// The listeners of one port.
+/// The listeners of one target.
 #[derive(Default)]
-pub(crate) struct EventTarget {
+pub(crate) struct Listeners {
     entries: RefCell<FrozenVec<Box<Entry>>>,
     next: Cell<u64>,
     hook: RefCell<Option<Arc<Mutex<Hook>>>>,
 }
 
-impl EventTarget {
+impl Listeners {
     /// DOM: [add an event listener](https://dom.spec.whatwg.org/#add-an-event-listener).
     pub(crate) fn add(
         &self,
@@ -78,6 +78,18 @@ impl EventTarget {
             successor: Cell::new(None),
         }));
         ListenerId(id)
+    }
+
+    /// Adds an object as a listener.
+    pub(crate) fn add_object(
+        &self,
+        kind: EventType,
+        object: Arc<dyn EventListener>,
+        options: ListenerOptions,
+    ) -> ListenerId {
+        let called = object.clone();
+        let listener = Box::new(move |event: &Event<'_>| called.handle_event(event));
+        self.add(kind, listener, Some(object), options)
     }
 
     /// Removes a listener, even one that is due in a running dispatch. Returns whether it was
@@ -236,9 +248,9 @@ impl EventTarget {
     }
 }
 
-impl fmt::Debug for EventTarget {
+impl fmt::Debug for Listeners {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let count = self.entries.try_borrow().map_or(0, |entries| entries.len());
-        f.debug_struct("EventTarget").field("listeners", &count).finish_non_exhaustive()
+        f.debug_struct("Listeners").field("listeners", &count).finish_non_exhaustive()
     }
 }

@@ -320,3 +320,106 @@ fn a_lack_of_descriptors_wakes_no_member_again_and_again() {
 const TURNS: u32 = 5;
 /// Less than the pause, by what a timer may be early.
 const LEAST_PAUSE: Duration = Duration::from_millis(40);
+
+// With a loop.
+
+/// A loop that a member delivers in, with one port, and that port's peer.
+fn loop_of(member: BroadcastChannel) -> (EventLoop, messageport::MessagePort) {
+    let pair = messageport::MessageChannel::new().expect("a channel");
+    let mut event_loop = EventLoop::new().expect("a loop");
+    event_loop.add(pair.port2).expect("room for a port");
+    let added = event_loop.add_source(member, |event_loop, member| {
+        member.dispatch_in(event_loop).expect("an open member");
+    });
+    added.expect("room for a source");
+    (event_loop, pair.port1)
+}
+
+#[test]
+fn a_listener_of_a_member_reaches_the_ports_of_its_loop() {
+    let name = Name::new();
+    let (one, other) = (name.open(), name.open());
+    other.on_message(|event| {
+        let text = event.broadcast().expect("a message").text().expect("a text");
+        assert!(event.port_id().is_none());
+        for (id, port) in event.loop_ports() {
+            assert!(std::ptr::eq(event.loop_port(id).expect("lent"), port));
+            port.post_text(text).expect("room");
+        }
+    });
+    let (mut event_loop, client) = loop_of(other);
+    one.post_text("to all").expect("room");
+    event_loop.run_until_idle().expect("the loop waits");
+    let event = client.recv_timeout(crate::common::DEADLINE).expect("it was passed on");
+    assert_eq!(event.text().expect("a text"), "to all");
+}
+
+/// Each action runs before the next message, and may do anything with the loop.
+#[test]
+fn what_a_listener_of_a_member_defers_runs_before_the_next_message() {
+    let name = Name::new();
+    let (one, other) = (name.open(), name.open());
+    let (says, said) = mpsc::channel();
+    other.on_message(move |event| {
+        let text = event.broadcast().expect("a message").text().expect("a text").to_owned();
+        let (says, later) = (says.clone(), says.clone());
+        assert!(event.defer(move |event_loop| {
+            later.send(format!("ports: {}", event_loop.ids().count())).expect("a receiver");
+            let id = event_loop.ids().next();
+            id.map(|id| event_loop.remove(id));
+        }));
+        says.send(text).expect("a receiver");
+    });
+    let (mut event_loop, client) = loop_of(other);
+    for text in ["one", "two"] {
+        one.post_text(text).expect("room");
+    }
+    event_loop.run_until_idle().expect("the loop waits");
+    let said: Vec<_> = said.try_iter().collect();
+    assert_eq!(said, ["one", "ports: 1", "two", "ports: 0"]);
+    assert!(client.is_closed());
+}
+
+/// The program delivers outside of a turn: the next one runs the action, and does not wait.
+#[test]
+fn what_is_deferred_outside_of_a_turn_runs_in_the_next_one() {
+    let name = Name::new();
+    let (one, other) = (name.open(), name.open());
+    let ran = Arc::new(AtomicU32::new(0));
+    let count = ran.clone();
+    other.on_message(move |event| {
+        let count = count.clone();
+        event.defer(move |_| _ = count.fetch_add(1, SeqCst));
+    });
+    let mut event_loop = EventLoop::new().expect("a loop");
+    let fd = event_loop.as_fd().try_clone_to_owned().expect("a descriptor");
+    one.post_text("one").expect("room");
+    wait_until("it is delivered", || other.dispatch_in(&event_loop).expect("a member") == 1);
+    assert_eq!(ran.load(SeqCst), 0);
+    let mut fds = [PollFd::new(fd.as_fd(), PollFlags::POLLIN)];
+    assert_eq!(poll(&mut fds, PollTimeout::ZERO), Ok(1), "an outer loop is woken");
+    event_loop.run().expect("the loop does its work");
+    assert_eq!(ran.load(SeqCst), 1);
+    // Without a loop there is nothing to defer to.
+    one.post_text("two").expect("room");
+    wait_until("it is delivered", || other.dispatch().expect("a member") == 1);
+    event_loop.run().expect("nothing to do");
+    assert_eq!(ran.load(SeqCst), 1);
+}
+
+#[test]
+fn a_member_that_is_closed_inside_its_listener_delivers_nothing_more_in_its_loop() {
+    let name = Name::new();
+    let (one, other) = (name.open(), name.open());
+    other.on_message(|event| {
+        event.broadcast_channel().expect("its channel").close();
+        let text = event.broadcast().expect("a message").text().expect("a text").to_owned();
+        event.loop_ports().for_each(|(_, port)| port.post_text(&text).expect("room"));
+    });
+    let (mut event_loop, client) = loop_of(other);
+    for text in ["one", "two"] {
+        one.post_text(text).expect("room");
+    }
+    event_loop.run_until_idle().expect("the loop waits");
+    assert_eq!(client.try_iter().count(), 1);
+}

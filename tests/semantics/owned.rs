@@ -1,15 +1,16 @@
 //! Handlers that the loop owns: they change what they own, and do anything with their own port and
 //! the loop at once. Also the identity of a port, which such a handler knows its port by.
 
-use crate::common::role::play;
+use crate::common::role::{command, play};
 use crate::common::{limits, receive, receive_end, receive_text};
 use crate::{Log, channel, hear, new_loop, numbers, post_numbers, run_until, settle};
 use messageport::{
     CloseReason, EventLoop, LoopEvent, LoopItem, MessageChannel, MessagePort, PortId, PortSet,
-    RunEnd,
+    RunEnd, Worker, parent_port,
 };
 use std::cell::{Cell, RefCell};
 use std::fs::File;
+use std::os::unix::process::ExitStatusExt;
 use std::panic::panic_any;
 use std::rc::Rc;
 use std::sync::mpsc;
@@ -337,6 +338,38 @@ fn another_thread_gives_a_port_with_its_handler() {
     event_loop.run().expect("the loop waits");
     assert_eq!(hear(&said), (1, "0".to_owned()));
     assert_eq!(hear(&said), (2, "close: PeerDropped".to_owned()));
+}
+
+/// The handler of a worker's port and the process are two values, and the loop keeps the second one
+/// where it likes.
+#[test]
+fn a_worker_in_a_loop_is_terminated_by_a_timer() {
+    const TEST: &str = "owned::a_worker_in_a_loop_is_terminated_by_a_timer";
+    fn hangs() {
+        let port = parent_port().expect("a port to the parent");
+        post_numbers(&port, 0..1);
+        loop {
+            thread::park();
+        }
+    }
+    fn watches() {
+        let worker = Worker::spawn(command(TEST, "hangs")).expect("a worker");
+        let (port, process) = worker.split();
+        let (mut event_loop, log) = (new_loop(), Log::new());
+        let (inner, mut process) = (log.clone(), Some(process));
+        let added = event_loop.add_with(port, move |event_loop, _, event| {
+            inner.note(words(&event));
+            let (Some(process), inner) = (process.take(), inner.clone()) else { return };
+            event_loop.add_timer(Duration::from_millis(1), move |_| {
+                let status = process.terminate().expect("a child");
+                inner.note(format!("killed: {:?}", status.signal()));
+            });
+        });
+        added.expect("room for a port");
+        assert_eq!(event_loop.run().expect("the loop waits"), RunEnd::NothingLeft);
+        assert_eq!(log.take(), ["0", "killed: Some(9)", "close: PeerDied"]);
+    }
+    play(TEST, &[("watches", watches), ("hangs", hangs)]);
 }
 
 /// A message for which there is no memory is an error, and the next one comes.

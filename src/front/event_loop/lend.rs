@@ -15,7 +15,7 @@ pub(super) struct Lender<'l> {
     pub(super) deferred: &'l RefCell<VecDeque<Box<dyn Any>>>,
     /// `None` if the port that is served has no handler.
     pub(super) arrived: Option<&'l RefCell<Vec<LoopEvent>>>,
-    pub(super) served: u64,
+    pub(super) served: Option<u64>,
 }
 
 impl Scope for Lender<'_> {
@@ -28,7 +28,7 @@ impl Scope for Lender<'_> {
         live.map(|(id, _)| *id).collect()
     }
 
-    fn served(&self) -> u64 {
+    fn served(&self) -> Option<u64> {
         self.served
     }
 
@@ -45,12 +45,36 @@ impl Scope for Lender<'_> {
     fn defer(&self, action: Box<dyn Any>) {
         self.deferred.borrow_mut().push_back(action);
     }
+
+    fn has_deferred(&self) -> bool {
+        !self.deferred.borrow().is_empty()
+    }
+}
+
+impl EventLoop {
+    /// Gives listeners of something else than a port access to the loop.
+    pub(crate) fn with_scope<T>(&self, act: impl FnOnce(&dyn Scope) -> T) -> T {
+        let scope = Lender {
+            ports: &self.ports,
+            lent: &self.lent,
+            deferred: &self.deferred,
+            arrived: None,
+            served: None,
+        };
+        let result = act(&scope);
+        if scope.has_deferred() {
+            // Outside of a turn, the next one must not wait.
+            self.shared.called.ring();
+        }
+        result
+    }
 }
 
 impl<'e> Event<'e> {
-    /// The id of the port that this event is delivered to. `None` if no loop delivers it.
+    /// The id of the port that this event is delivered to. `None` if no loop delivers it, or if it
+    /// is delivered to a [`BroadcastChannel`](crate::BroadcastChannel).
     pub fn port_id(&self) -> Option<PortId> {
-        self.scope().map(|scope| PortId::new(scope.served()))
+        self.scope()?.served().map(PortId::new)
     }
 
     /// Returns a port of the loop that delivers this event. `None` for other ids and other events.

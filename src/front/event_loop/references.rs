@@ -127,7 +127,8 @@ impl EventLoop {
         // Ports of which something was found out, and that were not looked at yet.
         let has_ready = self.ready.iter().any(|id| !self.unreferenced.contains(id));
         let is_through = self.holding == 0 && !has_ready;
-        if !is_through || !self.shared.called.is_empty() || !self.has_no_work() {
+        let has_deferred = !self.deferred.get_mut().is_empty();
+        if !is_through || has_deferred || !self.shared.called.is_empty() || !self.has_no_work() {
             return None;
         }
         let is_empty = self.ports.is_empty() && self.sources.is_empty() && self.timers.is_empty();

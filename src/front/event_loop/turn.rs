@@ -42,9 +42,14 @@ impl EventLoop {
         marks.sort_unstable();
         let mut was_something = !marks.is_empty();
         was_something |= self.run_timers();
-        marks.iter().for_each(|id| self.serve_source(*id));
+        self.do_deferred();
+        for id in &marks {
+            self.serve_source(*id);
+            self.do_deferred();
+        }
         self.marks = marks;
         was_something |= self.do_work();
+        self.do_deferred();
         for id in self.shared.called.take() {
             self.make_ready(id);
         }
@@ -280,7 +285,7 @@ impl EventLoop {
             lent: &self.lent,
             deferred: &self.deferred,
             arrived: self.handlers.has(id).then_some(&self.arrived),
-            served: id,
+            served: Some(id),
         };
         loop {
             let delivered = entry.port.deliver_next(Some(&scope));

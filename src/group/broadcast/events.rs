@@ -1,10 +1,11 @@
 //! A member as an event target: its listeners, its handlers, and the delivery of what has arrived.
 
 use crate::error::BroadcastError;
+use crate::front::event_loop::EventLoop;
 use crate::group::broadcast::{BroadcastChannel, SHARE, Shared, order};
 use crate::port::listener::{
     Event, EventListener, EventType, IntoListenerResult, InvalidState, ListenerFailure, ListenerId,
-    ListenerOptions, callback,
+    ListenerOptions, Scope, callback,
 };
 use std::sync::Arc;
 
@@ -54,9 +55,7 @@ impl BroadcastChannel {
         options: ListenerOptions,
         object: Arc<dyn EventListener>,
     ) -> ListenerId {
-        let called = object.clone();
-        let listener = Box::new(move |event: &Event<'_>| called.handle_event(event));
-        self.events.add(kind.into(), listener, Some(object), options)
+        self.events.add_object(kind.into(), object, options)
     }
 
     /// Removes a listener; returns whether it was there.
@@ -140,23 +139,68 @@ impl BroadcastChannel {
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
     pub fn dispatch(&self) -> Result<u32, BroadcastError> {
+        self.dispatch_within(None)
+    }
+
+    /// Delivers as [`dispatch`](Self::dispatch) does, and gives the listeners access to a loop.
+    ///
+    /// In the events, [`loop_port`](Event::loop_port) and [`loop_ports`](Event::loop_ports) return
+    /// the loop's ports, and [`defer`](Event::defer) runs an action with the loop. Deferred actions
+    /// run before the next message, so the call returns early when there is one: in the turn that
+    /// runs the source which has made the call, or else in the loop's next turn.
+    ///
+    /// # Errors
+    /// As [`dispatch`](Self::dispatch).
+    ///
+    /// ```
+    /// use messageport::{BroadcastChannel, EventLoop, MessageChannel};
+    ///
+    /// # let name = format!("doc-dispatch-in-{}", std::process::id());
+    /// let news = BroadcastChannel::open(&name)?;
+    /// let member = BroadcastChannel::open(&name)?;
+    /// let client = MessageChannel::new()?;
+    /// let mut event_loop = EventLoop::new()?;
+    /// event_loop.add(client.port2)?;
+    /// member.on_message(|event| -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
+    ///     let text = event.broadcast().ok_or("a message")?.text()?;
+    ///     for (_, port) in event.loop_ports() {
+    ///         port.post_text(text)?; // to all clients of this process
+    ///     }
+    ///     Ok(())
+    /// });
+    /// event_loop.add_source(member, |event_loop, member| {
+    ///     if let Err(error) = member.dispatch_in(event_loop) {
+    ///         eprintln!("{error}");
+    ///     }
+    /// })?;
+    /// news.post_text("It rains.")?;
+    /// event_loop.run_until_idle()?;
+    /// assert_eq!(client.port1.recv()?.text()?, "It rains.");
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn dispatch_in(&self, event_loop: &EventLoop) -> Result<u32, BroadcastError> {
+        event_loop.with_scope(|scope| self.dispatch_within(Some(scope)))
+    }
+
+    fn dispatch_within(&self, scope: Option<&dyn Scope>) -> Result<u32, BroadcastError> {
         order::sit(&self.shared);
         let rivals = order::rivals(&self.shared);
         let _come_back = ComeBack(&self.shared);
         let mut spent: u32 = 0;
         for count in 0..SHARE {
-            if self.shared.gives_way(&rivals) || spent >= SHARE {
+            let has_deferred = scope.is_some_and(Scope::has_deferred);
+            if has_deferred || self.shared.gives_way(&rivals) || spent >= SHARE {
                 return Ok(count);
             }
             match self.next() {
                 // Nothing of this channel is borrowed here: a handler may post, receive and close.
                 Ok(Some(Ok(message))) => {
                     spent = spent.saturating_add(message.cost());
-                    let event = Event::of_host(EventType::Message, self);
+                    let event = Event::of_host(EventType::Message, self).within(scope);
                     self.fire(&event.with_broadcast(&message));
                 }
                 Ok(Some(Err(error))) => {
-                    let event = Event::of_host(EventType::MessageError, self);
+                    let event = Event::of_host(EventType::MessageError, self).within(scope);
                     self.fire(&event.with_error(&error));
                 }
                 Ok(None) | Err(BroadcastError::Closed { .. }) => return Ok(count),
