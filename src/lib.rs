@@ -157,7 +157,7 @@ pub use meet::refused::{RefusedClient, RefusedClients};
 #[cfg(not(messageport_loom))]
 pub use meet::spawn::{Worker, parent_port};
 #[cfg(not(messageport_loom))]
-pub use meet::worker_process::WorkerProcess;
+pub use meet::worker_process::{WorkerEnd, WorkerProcess};
 pub use messageport_macros::SafeArchive;
 /// ```
 /// use messageport::MessageChannel;

@@ -7,6 +7,8 @@ mod common;
 mod filter;
 #[path = "worker/reaping.rs"]
 mod reaping;
+#[path = "worker/shutdown.rs"]
+mod shutdown;
 
 use common::board::Board;
 use common::census::{Census, REGION, has_no_children};

@@ -78,13 +78,8 @@ impl Reactor {
         }
     }
 
-    /// Waits until the descriptor becomes readable. Cancel-safe.
-    pub(crate) async fn readable(&self) -> Result<(), SystemError> {
-        poll_fn(|context| self.poll_readable(context)).await
-    }
-
     /// Waits until the descriptor becomes readable or the timer ends. Returns whether it was the
-    /// timer.
+    /// timer. Cancel-safe.
     pub(crate) async fn readable_or(&self, timer: &Timer) -> Result<bool, SystemError> {
         poll_fn(|context| {
             if let Poll::Ready(answer) = self.poll_readable(context) {

@@ -1,14 +1,15 @@
 //! A child process with a port to it: `Worker` on one side, `parent_port` on the other.
 
 use crate::error::{ParentPortError, PostError, SpawnError};
-use crate::meet::worker_process::WorkerProcess;
+use crate::meet::worker_process::{WorkerEnd, WorkerProcess};
 use crate::os::process::{self, Unclaimed};
 use crate::port::MessagePort;
 use crate::port::channel::{ChannelBuilder, MessageChannel};
 use std::io;
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, BorrowedFd};
 use std::path::PathBuf;
 use std::process::{Child, Command, ExitStatus};
+use std::time::Duration;
 
 /// A child process that holds the other end of a port, like a worker on the web.
 ///
@@ -19,8 +20,10 @@ use std::process::{Child, Command, ExitStatus};
 /// Dropping a worker closes its port, gives the child 250 ms to exit, then kills it if it still
 /// runs, and reaps it. In a tokio runtime, and after a call of `wait_async` or
 /// [`background`](Self::background), a thread of the crate does the waiting, and the drop returns
-/// at once; otherwise the drop waits. If this process dies, the child's port returns `Closed`;
-/// nothing else happens to the child.
+/// at once; otherwise the drop waits. Drops of several workers that hang cost one wait, see
+/// [`WorkerProcess`]. To choose the time, and to learn how the child ended, use
+/// [`shutdown`](Self::shutdown). If this process dies, the child's port returns `Closed`; nothing
+/// else happens to the child.
 ///
 /// The child is identified by a pidfd from its start, never by its process id. So nothing here
 /// signals another process, even if another part of the program reaps the child with `waitpid(-1)`
@@ -119,6 +122,30 @@ impl Worker {
         self.process_mut().wait()
     }
 
+    /// Waits until the child has exited, at most for `timeout`. Returns `None` if it has not exited
+    /// by then; it still runs, and can be waited for again.
+    ///
+    /// A child that reads until its port ends does not exit before that, so close the port first.
+    /// Or use [`shutdown`](Self::shutdown), which also kills a child that is late.
+    ///
+    /// # Errors
+    /// As [`wait`](Self::wait).
+    ///
+    /// ```
+    /// use messageport::Worker;
+    /// use std::time::Duration;
+    ///
+    /// let mut command = std::process::Command::new("sleep");
+    /// command.arg("1000");
+    /// let mut worker = Worker::spawn(command)?;
+    /// assert!(worker.wait_timeout(Duration::from_millis(5))?.is_none());
+    /// # worker.terminate()?;
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn wait_timeout(&mut self, timeout: Duration) -> io::Result<Option<ExitStatus>> {
+        self.process_mut().wait_timeout(timeout)
+    }
+
     /// The child's exit status, if it has exited.
     ///
     /// # Errors
@@ -153,6 +180,72 @@ impl Worker {
         process.terminate()
     }
 
+    /// Closes the port, waits until the child has exited, at most for `timeout`, then kills it if
+    /// it still runs, and reaps it. Returns how it ended.
+    ///
+    /// The child receives what was posted before, and then `Closed` with
+    /// [`PeerClosed`](crate::CloseReason::PeerClosed). What it posts is lost with the worker; to
+    /// read it, [`split`](Self::split) the worker, close the port, and receive until `Closed`.
+    /// A timeout of zero kills a child that has not exited yet.
+    ///
+    /// # Errors
+    /// As [`terminate`](Self::terminate). The child is reaped later in that case.
+    ///
+    /// ```
+    /// use messageport::{Worker, WorkerEnd};
+    /// use std::time::Duration;
+    ///
+    /// let worker = Worker::spawn(std::process::Command::new("true"))?;
+    /// match worker.shutdown(Duration::from_secs(10))? {
+    ///     WorkerEnd::Exited(status) => assert!(status.success()),
+    ///     WorkerEnd::Killed(_) => println!("it did not exit within ten seconds"),
+    /// }
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn shutdown(self, timeout: Duration) -> io::Result<WorkerEnd> {
+        self.into_leaving().shutdown(timeout)
+    }
+
+    /// Shuts down several workers at once: first all ports are closed, then all children share one
+    /// `timeout`, then those that are late are killed. Returns how each ended, in their order. See
+    /// [`shutdown`](Self::shutdown).
+    ///
+    /// ```
+    /// use messageport::Worker;
+    /// use std::process::Command;
+    /// use std::time::Duration;
+    ///
+    /// let workers = [Worker::spawn(Command::new("true"))?, Worker::spawn(Command::new("true"))?];
+    /// for end in Worker::shutdown_all(workers, Duration::from_secs(10)) {
+    ///     assert!(end?.status().success());
+    /// }
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn shutdown_all(
+        workers: impl IntoIterator<Item = Worker>,
+        timeout: Duration,
+    ) -> Vec<io::Result<WorkerEnd>> {
+        let leaving: Vec<_> = workers.into_iter().map(Worker::into_leaving).collect();
+        WorkerProcess::shutdown_all(leaving, timeout)
+    }
+
+    /// A descriptor that becomes readable when the child ends, and stays readable: a pidfd. See
+    /// [`WorkerProcess::pidfd`].
+    ///
+    /// ```
+    /// use messageport::Worker;
+    /// use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+    ///
+    /// let mut worker = Worker::spawn(std::process::Command::new("true"))?;
+    /// let mut ends = [PollFd::new(worker.pidfd(), PollFlags::POLLIN)];
+    /// assert_eq!(poll(&mut ends, PollTimeout::NONE)?, 1);
+    /// assert!(worker.try_wait()?.is_some());
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn pidfd(&self) -> BorrowedFd<'_> {
+        self.process().pidfd()
+    }
+
     /// Has a thread of the crate do the waiting when this worker is dropped; see
     /// [`WorkerProcess`].
     ///
@@ -185,6 +278,13 @@ impl Worker {
     pub fn into_parts(self) -> (MessagePort, Child) {
         let (port, process) = self.split();
         (port, process.detach())
+    }
+
+    /// Closes the port, and leaves the process.
+    pub(crate) fn into_leaving(self) -> WorkerProcess {
+        let (port, process) = self.split();
+        port.close();
+        process
     }
 
     fn process(&self) -> &WorkerProcess {

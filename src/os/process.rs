@@ -163,27 +163,31 @@ impl ChildProcess {
         }
     }
 
-    /// Waits until the child has ended, and reaps it.
+    /// Waits until the child has ended, and reaps it. `None` if it has not ended by the deadline.
     ///
     /// Once it has ended this waits no longer than a moment: another process that traces the child
     /// can keep its exit status for as long as it likes, and then this is an error.
-    pub(crate) fn wait(&mut self) -> io::Result<ExitStatus> {
+    pub(crate) fn wait_until(&mut self, deadline: Deadline) -> io::Result<Option<ExitStatus>> {
         // As the standard library does: a child that reads its input to the end must see the end.
-        drop(self.child.stdin.take());
+        self.close_stdin();
         loop {
             if let Some(status) = self.try_wait()? {
-                return Ok(status);
+                return Ok(Some(status));
             }
-            poll::wait_readable(&[self.pidfd.as_fd()], None).map_err(|error| error.source)?;
             if poll::is_readable(self.pidfd.as_fd()) {
-                return self.reap_ended();
+                return self.reap_ended().map(Some);
             }
+            let left = deadline.left();
+            if left.is_some_and(|left| left.is_zero()) {
+                return Ok(None);
+            }
+            poll::wait_readable(&[self.pidfd.as_fd()], left).map_err(|error| error.source)?;
         }
     }
 
-    /// As `wait`, for a child that was killed: an error if it has not ended within the bound.
-    pub(crate) fn wait_killed(&mut self) -> io::Result<ExitStatus> {
-        if !has_ended(self.pidfd.as_fd(), LONGEST_END) {
+    /// Waits for a child that was killed, and reaps it: an error if it has not ended by `deadline`.
+    pub(crate) fn wait_killed(&mut self, deadline: Deadline) -> io::Result<ExitStatus> {
+        if !has_ended(self.pidfd.as_fd(), deadline.left_at_most(LONGEST_END)) {
             return Err(still_running());
         }
         self.reap_ended()
@@ -197,6 +201,11 @@ impl ChildProcess {
             self.status = self.child.try_wait()?;
         }
         Ok(self.status)
+    }
+
+    /// The exit status, if the child was reaped here.
+    pub(crate) fn status(&self) -> Option<ExitStatus> {
+        self.status
     }
 
     fn reap_ended(&mut self) -> io::Result<ExitStatus> {
@@ -213,13 +222,11 @@ impl ChildProcess {
     }
 
     /// Readable once the child has ended.
-    #[cfg(any(feature = "tokio", feature = "async-io"))]
     pub(crate) fn pidfd(&self) -> BorrowedFd<'_> {
         self.pidfd.as_fd()
     }
 
     /// Closes the child's standard input, as a wait does.
-    #[cfg(any(feature = "tokio", feature = "async-io"))]
     pub(crate) fn close_stdin(&mut self) {
         drop(self.child.stdin.take());
     }
@@ -228,7 +235,8 @@ impl ChildProcess {
     /// such a thread, the caller waits.
     pub(crate) fn end_later(self, grace: Duration) {
         if reaper::is_forked() {
-            return self.end(grace);
+            self.end(grace);
+            return;
         }
         reap_leftovers();
         if self.status.is_none() && !is_reaped(self.pidfd.as_fd()) {
@@ -238,21 +246,24 @@ impl ChildProcess {
 
     /// Gives the child `grace` to end by itself, kills it if it has not, and reaps it. If it cannot
     /// be reaped within the bounds, a later call of this or of `spawn_with_descriptor` does it.
-    pub(crate) fn end(self, grace: Duration) {
+    /// Returns whether the child has ended by itself.
+    pub(crate) fn end(self, grace: Duration) -> bool {
         reap_leftovers();
         if self.status.is_some() || is_reaped(self.pidfd.as_fd()) {
-            return;
+            return true;
         }
         let pidfd = self.pidfd.as_fd();
-        let ended = has_ended(pidfd, grace) || kill(pidfd).is_ok() && has_ended(pidfd, LONGEST_END);
+        let by_itself = has_ended(pidfd, grace);
+        let ended = by_itself || kill(pidfd).is_ok() && has_ended(pidfd, LONGEST_END);
         let deadline = Deadline::after(LONGEST_REAPING);
         while ended && !deadline.is_over() {
             if is_reaped(pidfd) {
-                return;
+                return by_itself;
             }
             thread::sleep(NAP);
         }
         reap_later(Leftover::Child(self.pidfd));
+        by_itself
     }
 }
 

@@ -3,14 +3,15 @@
 use std::fs::File;
 use std::os::unix::process::ExitStatusExt;
 use std::process::Command;
+use std::time::Duration;
 
 use crate::common::census::{Census, has_no_children};
 use crate::common::limits::{allow_all_descriptors, allow_more_descriptors};
 use crate::common::role::{command, end_with_parent, play};
-use crate::common::{receive_text, wait_until};
+use crate::common::{DEADLINE, receive_text, wait_until};
 use crate::{into_async, on_each};
 use futures_lite::future::poll_once;
-use messageport::{MessageChannel, MessagePort, RecvError, Worker, parent_port};
+use messageport::{MessageChannel, MessagePort, RecvError, Worker, WorkerEnd, parent_port};
 use nix::errno::Errno;
 use nix::sys::signal::kill;
 use nix::unistd::Pid;
@@ -127,6 +128,45 @@ fn a_termination_that_is_dropped_happens_nevertheless() {
         });
     }
     play(TEST, &[("drops", drops), ("deaf", deaf)]);
+}
+
+/// Several workers share one timeout, and the end of each is told in its place.
+#[test]
+fn a_task_shuts_workers_down() {
+    const TEST: &str = "children::a_task_shuts_workers_down";
+    const SHORT: Duration = Duration::from_millis(20);
+    fn shuts_down() {
+        on_each(TEST, async || {
+            let end = start(TEST, "polite").shutdown_async(DEADLINE).await.expect("a child");
+            assert!(matches!(end, WorkerEnd::Exited(status) if status.success()), "{end:?}");
+            let mut worker = start(TEST, "deaf");
+            assert!(worker.wait_timeout_async(SHORT).await.expect("a child").is_none());
+            let end = worker.shutdown_async(SHORT).await.expect("a child");
+            assert!(matches!(end, WorkerEnd::Killed(_)), "{end:?}");
+
+            let mut workers: Vec<_> =
+                ["deaf", "polite", "deaf"].iter().map(|role| start(TEST, role)).collect();
+            workers[1].port().close();
+            let status = workers[1].wait_timeout_async(DEADLINE).await.expect("a child");
+            assert!(status.expect("it has exited").success());
+            let ends = Worker::shutdown_all_async(workers, SHORT).await;
+            let killed = |end: std::io::Result<WorkerEnd>| match end.expect("a child") {
+                WorkerEnd::Killed(status) => status.signal() == Some(9),
+                WorkerEnd::Exited(_) => false,
+            };
+            let killed: Vec<_> = ends.into_iter().map(killed).collect();
+            assert_eq!(killed, [true, false, true]);
+            assert!(has_no_children());
+
+            // A future that is dropped leaves the rest to a thread of the crate.
+            let workers = [start(TEST, "deaf"), start(TEST, "deaf")];
+            let mut shutdown = Box::pin(Worker::shutdown_all_async(workers, DEADLINE));
+            assert!(poll_once(&mut shutdown).await.is_none(), "they are deaf");
+            drop(shutdown);
+            wait_until("all are reaped", has_no_children);
+        });
+    }
+    play(TEST, &[("shuts_down", shuts_down), ("polite", polite), ("deaf", deaf)]);
 }
 
 /// Not even killed with its parent, as other roles are.
