@@ -1,5 +1,5 @@
-//! What a request and its reply cost beside a typed message and its answer, in the same run: two
-//! pinned processes, both spinning.
+//! What a request and its reply cost beside a typed message and its answer, and a task of a pool
+//! beside a request, in the same run: two pinned processes, both spinning.
 
 #![allow(unsafe_code, missing_docs)]
 
@@ -21,6 +21,7 @@ fn main() {
             subjects.extend(calls::bare(core, is_trusted, count));
             subjects.extend(calls::calls(core, is_trusted, count));
         }
+        subjects.extend(calls::tasks(core, count));
         let pairs = [("default-typed", calls::DEFAULT), ("trusted-typed", calls::TRUSTED)];
         let targets = [8, 64].into_iter().flat_map(|bytes| {
             pairs.map(|(bare, requests)| Target::same("requests", requests, bare, bytes, 1.15))
@@ -32,6 +33,7 @@ fn main() {
                 Baseline::fixed(lines::TWO_LINES, 8),
                 Baseline::same("default-typed"),
                 Baseline::same("trusted-typed"),
+                Baseline::same(calls::DEFAULT),
             ],
             targets: targets.collect(),
             is_throughput: false,

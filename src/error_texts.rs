@@ -329,6 +329,25 @@ fn errors_of_memory_and_of_what_arrives() {
 }
 
 #[test]
+fn errors_of_a_pool_of_workers() {
+    texts!(TaskError {
+        TaskError::QueueFull { .. } => TaskError::QueueFull { limit: 7 },
+            ["7 tasks wait for a worker", "as many as this pool allows", "call again later"];
+        TaskError::Timeout => TaskError::Timeout,
+            ["no reply came", "within the time given", "wait for longer"];
+        TaskError::Lost { .. } =>
+            TaskError::Lost { attempts: 3, last: Box::new(CallError::Timeout) },
+            ["3 workers died or hung", "as many as this pool gives it to", "see what they do"];
+        TaskError::Call(_) => TaskError::Call(CallError::Unanswered),
+            ["the responder dropped the request", "expected is one reply", "call again"];
+        TaskError::Broken { .. } => TaskError::Broken { restarts: 5, last: "it died".into() },
+            ["5 workers in a row", "starts no more: correct their program", "it died"];
+        TaskError::Closed => TaskError::Closed,
+            ["the pool was shut down", "before the task had its reply", "build a new pool"];
+    });
+}
+
+#[test]
 fn errors_of_meeting() {
     let (what, directory) = flaw_of_directory();
     let (name, bad_name) = flaw_of_name();

@@ -50,6 +50,7 @@
 //! | many ports on one thread, with callbacks | [`EventLoop`] |
 //! | many ports on one thread, without callbacks | [`PortSet`] |
 //! | async, with the feature `tokio` or `async-io` | `AsyncPort`, and `into_async` of the others |
+//! | tasks for several worker processes, which are restarted when they die | [`WorkerPool`] |
 //! | two threads for one port | [`Sender`] and [`Receiver`], by [`MessagePort::split`] |
 //! | many threads that post through one port | [`SharedSender`], by [`Sender::into_shared`] |
 //! | one message to many ports | [`PortCollection`] |
@@ -107,7 +108,7 @@ mod wire;
 pub use error::{
     AttachError, BroadcastError, BufferError, CallError, ChannelError, CloseReason, ConnectError,
     Corruption, ListenError, LoopError, MessageError, ParentPortError, PoolError, PostError,
-    RecvError, SchemaError, SpawnError, SystemError, TypeMismatch,
+    RecvError, SchemaError, SpawnError, SystemError, TaskError, TypeMismatch,
 };
 #[cfg(not(messageport_loom))]
 pub use front::add_error::AddError;
@@ -123,8 +124,8 @@ pub use front::port_set::{PortEvent, PortSet};
 #[cfg_attr(docsrs, doc(cfg(any(feature = "tokio", feature = "async-io"))))]
 pub use future::{
     AsyncBroadcastChannel, AsyncListener, AsyncPort, AsyncReceiver, AsyncRequester, AsyncResponder,
-    AsyncSender, AsyncTypedPort, AsyncTypedReceiver, AsyncTypedSender, RequesterDriver,
-    connect_async,
+    AsyncSender, AsyncTypedPort, AsyncTypedReceiver, AsyncTypedSender, AsyncWorkerPool,
+    RequesterDriver, connect_async,
 };
 #[cfg(not(messageport_loom))]
 pub use group::broadcast::BroadcastChannel;
@@ -132,6 +133,8 @@ pub use group::broadcast::BroadcastChannel;
 pub use group::collection::{
     CollectionError, CollectionMember, Member, MemberId, OwnedMember, PortCollection,
 };
+#[cfg(not(messageport_loom))]
+pub use group::worker_pool::{WorkerPool, builder::WorkerPoolBuilder, slots::WorkerPoolStats};
 #[cfg(not(messageport_loom))]
 pub use link::archive::{
     ArchiveCheck, Receive, SafeArchive,
@@ -148,6 +151,8 @@ pub use link::payload::{PayloadWriter, Post, PostSerializer};
 pub use link::pool::PooledBuffer;
 #[cfg(not(messageport_loom))]
 pub use link::stats::{Backlog, LaneStats, PortStats};
+#[cfg(not(messageport_loom))]
+pub use meet::builder::WorkerBuilder;
 #[cfg(not(messageport_loom))]
 pub use meet::connect::{Connect, connect};
 #[cfg(not(messageport_loom))]

@@ -3,7 +3,7 @@
 use std::hint::spin_loop;
 
 use messageport::{
-    MessageChannel, ReceiveOwned, Requester, Responder, TypedError, Worker, parent_port,
+    MessageChannel, ReceiveOwned, Requester, Responder, TypedError, Worker, WorkerPool, parent_port,
 };
 
 use super::child::{self, Job};
@@ -40,9 +40,43 @@ impl<T: Typed + ReceiveOwned> RoundTrip for Calls<T> {
     }
 }
 
-/// Plays the other side of [`Calls`].
+/// Tasks of a pool with one worker, one after the other.
+struct Tasks<T> {
+    pool: WorkerPool<T, T>,
+    request: T,
+}
+
+impl<T: Typed + ReceiveOwned> RoundTrip for Tasks<T> {
+    fn check(&mut self) {
+        for _ in 0..CHECKED {
+            self.round_trip();
+        }
+    }
+
+    #[inline]
+    fn round_trip(&mut self) {
+        *self.request.number() += 1;
+        let mut reply = self.pool.call(&self.request).expect("a reply");
+        assert_eq!(*reply.number(), *self.request.number());
+    }
+
+    fn peer(&self) -> u32 {
+        self.pool.ids()[0]
+    }
+}
+
+/// Plays the other side of [`Calls`] and of [`Tasks`].
 pub fn serve(job: Job) {
     let port = parent_port().expect("a port to the parent");
+    if job.role.contains("pool") {
+        return match job.bytes {
+            8 => answer::<Number>(&port.responder(), false),
+            bytes => {
+                assert_eq!(bytes, 64, "no type of so many bytes");
+                answer::<Order>(&port.responder(), false);
+            }
+        };
+    }
     let is_trusted = job.role.contains("trusted");
     if is_trusted {
         ports::trust(&port);
@@ -86,6 +120,20 @@ pub fn calls(core: usize, is_trusted: bool, count: u64) -> Vec<Subject> {
     vec![subject::<Number>(core, name, 8, count), subject::<Order>(core, name, 64, count)]
 }
 
+/// Tasks with values of 8 and of 64 bytes.
+pub fn tasks(core: usize, count: u64) -> Vec<Subject> {
+    vec![task::<Number>(core, 8, count), task::<Order>(core, 64, count)]
+}
+
+fn task<T: Typed + ReceiveOwned>(core: usize, bytes: usize, count: u64) -> Subject {
+    Subject::new(POOL, bytes, count, move || {
+        let role = format!("calls:{POOL}");
+        let launch = move || child::command(&role, core, bytes, &[]);
+        let pool = WorkerPool::builder(launch).workers(1).build();
+        Trips(Tasks { pool: pool.expect("starting this executable again"), request: T::example() })
+    })
+}
+
 /// Calls whose reply is the value that came, of 64 bytes.
 pub fn returned(core: usize) -> Subject {
     subject::<Order>(core, RETURNED, 64, 0)
@@ -119,4 +167,5 @@ pub fn bare(core: usize, is_trusted: bool, count: u64) -> Vec<Subject> {
 
 pub const DEFAULT: &str = "default-requests";
 pub const TRUSTED: &str = "trusted-requests";
+pub const POOL: &str = "default-pool";
 const RETURNED: &str = "default-requests-returned";

@@ -4,7 +4,7 @@
 use super::{
     AttachError, BroadcastError, BufferError, CallError, ChannelError, ConnectError, Corruption,
     ListenError, LoopError, MessageError, ParentPortError, PoolError, PostError, RecvError,
-    SchemaError, SpawnError, SystemError, TypeMismatch,
+    SchemaError, SpawnError, SystemError, TaskError, TypeMismatch,
 };
 use std::io::ErrorKind;
 
@@ -42,6 +42,7 @@ into_io_error!(
     SchemaError,
     SpawnError,
     SystemError,
+    TaskError,
     TypeMismatch,
 );
 
@@ -192,6 +193,19 @@ impl AsIoError for LoopError {
     fn kind(&self) -> ErrorKind {
         let LoopError::Io(error) = self;
         error.kind()
+    }
+}
+
+impl AsIoError for TaskError {
+    fn kind(&self) -> ErrorKind {
+        match self {
+            TaskError::QueueFull { .. } => ErrorKind::WouldBlock,
+            TaskError::Timeout => ErrorKind::TimedOut,
+            TaskError::Lost { .. } => ErrorKind::ConnectionAborted,
+            TaskError::Call(error) => error.kind(),
+            TaskError::Broken { .. } => ErrorKind::NotConnected,
+            TaskError::Closed => ErrorKind::BrokenPipe,
+        }
     }
 }
 

@@ -1,4 +1,4 @@
-//! Why a call ended without its reply.
+//! Why a call, or a task of a pool, ended without its reply.
 
 use super::{CloseReason, MessageError, PostError, SystemError};
 use thiserror::Error;
@@ -50,4 +50,60 @@ pub enum CallError {
     /// The kernel refused to wait. The responder was told that the call is cancelled.
     #[error(transparent)]
     Io(#[from] SystemError),
+}
+
+/// Why a task of a [`WorkerPool`](crate::WorkerPool) ended without its reply. Other tasks are not
+/// affected, except by `Broken` and `Closed`.
+#[derive(Debug, Error)]
+#[non_exhaustive]
+pub enum TaskError {
+    /// As many tasks wait for a worker as the pool allows. No worker has seen this one.
+    #[error(
+        "{limit} tasks wait for a worker, as many as this pool allows: call again later, or build \
+         the pool with a higher `queue_limit` or more workers"
+    )]
+    QueueFull {
+        /// The limit of the pool.
+        limit: usize,
+    },
+    /// The time of the caller was up. If a worker was at the task, that worker is replaced.
+    #[error(
+        "no reply came within the time given: wait for longer, or see that the pool has enough \
+         workers"
+    )]
+    Timeout,
+    /// The task was given to as many workers as the pool allows, and each of them died, dropped it,
+    /// or did not reply within the time for an attempt. The source says what happened at the last
+    /// attempt.
+    #[error(
+        "{attempts} workers died or hung at this task, as many as this pool gives it to: see what \
+         they do with it"
+    )]
+    Lost {
+        /// How many workers have had it.
+        attempts: u32,
+        /// Why the last one has not replied.
+        #[source]
+        last: Box<CallError>,
+    },
+    /// The worker lives and the call failed: the worker refused the request, the request could not
+    /// be posted, or this process lacks memory. The task was not redone.
+    #[error(transparent)]
+    Call(#[from] CallError),
+    /// Too many workers in a row could not be started, or ended before they received a request.
+    /// The pool starts no more.
+    #[error(
+        "{restarts} workers in a row could not be started, or ended before they received a \
+         request, so this pool starts no more: correct their program, then build a new pool; the \
+         last one: {last}"
+    )]
+    Broken {
+        /// How many.
+        restarts: u32,
+        /// What happened to the last one.
+        last: std::sync::Arc<str>,
+    },
+    /// The pool was shut down.
+    #[error("the pool was shut down before the task had its reply: build a new pool to go on")]
+    Closed,
 }

@@ -11,6 +11,7 @@ mod requests;
 mod typed;
 mod watched;
 mod worker;
+mod worker_pool;
 
 pub use broadcast::AsyncBroadcastChannel;
 pub use connect::connect_async;
@@ -19,6 +20,7 @@ pub use listener::AsyncListener;
 pub use port::AsyncPort;
 pub use requests::{AsyncRequester, AsyncResponder, RequesterDriver};
 pub use typed::{AsyncTypedPort, AsyncTypedReceiver, AsyncTypedSender};
+pub use worker_pool::AsyncWorkerPool;
 
 /// Messages, or clients, that one task takes in a row before it yields to other tasks.
 const SHARE: u32 = 64;

@@ -11,7 +11,7 @@ use std::os::fd::{BorrowedFd, OwnedFd};
 #[cfg(feature = "tokio")]
 use std::pin::pin;
 use std::task::{Context, Poll};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// Wakes a task when a descriptor becomes readable.
 pub(crate) enum Reactor {
@@ -146,5 +146,33 @@ impl Timer {
 
     fn poll_over(&self, context: &mut Context<'_>) -> Poll<Result<(), SystemError>> {
         self.reactor.as_ref().map_or(Poll::Pending, |reactor| reactor.poll_readable(context))
+    }
+}
+
+/// A timer for one deadline after the other. It is set again only if the next deadline is earlier
+/// than the one that it was set for, or once that is over.
+#[derive(Default)]
+pub(crate) struct Alarm {
+    set: Option<(Instant, Timer)>,
+}
+
+impl Alarm {
+    /// Ready once the deadline is over.
+    pub(crate) fn poll(
+        &mut self,
+        deadline: Deadline,
+        context: &mut Context<'_>,
+    ) -> Poll<Result<(), SystemError>> {
+        let Some(time) = deadline.time() else { return Poll::Pending };
+        while !deadline.is_over() {
+            match &self.set {
+                Some((at, timer)) if *at <= time => {
+                    std::task::ready!(timer.poll_over(context))?;
+                    self.set = None;
+                }
+                _ => self.set = Some((time, Timer::until(deadline)?)),
+            }
+        }
+        Poll::Ready(Ok(()))
     }
 }

@@ -160,6 +160,10 @@ impl<Req, Resp> AsyncRequester<Req, Resp> {
         self.requester.close();
     }
 
+    pub(crate) fn has_unread(&self) -> bool {
+        self.requester.has_unread()
+    }
+
     /// Whether requests can no longer be posted. See [`Requester::is_closed`].
     pub fn is_closed(&self) -> bool {
         self.requester.is_closed()

@@ -116,7 +116,7 @@ impl WorkerProcess {
         self.wait_until_async(Deadline::after(timeout)).await
     }
 
-    /// Waits until the child has exited, at most for `timeout`, then kills it, and reaps it. It does
+    /// Waits until the child has exited, at most for `timeout`, then kills it, and reaps it. Does
     /// not block the thread. Drop the port first; see [`WorkerProcess::shutdown`].
     ///
     /// # Errors

@@ -2,3 +2,4 @@
 
 pub(crate) mod broadcast;
 pub(crate) mod collection;
+pub(crate) mod worker_pool;

@@ -1,5 +1,6 @@
 //! Layer 5: two unrelated processes get the two ends of one pair.
 
+pub(crate) mod builder;
 pub(crate) mod connect;
 pub(crate) mod listen;
 pub(crate) mod refused;

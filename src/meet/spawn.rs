@@ -1,13 +1,13 @@
 //! A child process with a port to it: `Worker` on one side, `parent_port` on the other.
 
-use crate::error::{ParentPortError, PostError, SpawnError};
+use crate::error::{ParentPortError, SpawnError};
+use crate::meet::builder::WorkerBuilder;
 use crate::meet::worker_process::{WorkerEnd, WorkerProcess};
 use crate::os::process::{self, Unclaimed};
 use crate::port::MessagePort;
 use crate::port::channel::{ChannelBuilder, MessageChannel};
 use std::io;
-use std::os::fd::{AsFd, BorrowedFd};
-use std::path::PathBuf;
+use std::os::fd::BorrowedFd;
 use std::process::{Child, Command, ExitStatus};
 use std::time::Duration;
 
@@ -85,18 +85,16 @@ impl Worker {
     /// # Ok::<(), messageport::SpawnError>(())
     /// ```
     pub fn spawn_with(command: Command, builder: ChannelBuilder) -> Result<Worker, SpawnError> {
-        let MessageChannel { port1, port2 } = builder.build()?;
-        let theirs = port2.into_fd().map_err(|error| match error.into_reason() {
-            PostError::Io(error) => SpawnError::Io(error),
-            other => unreachable!("a fresh port is open: {other}"),
-        })?;
-        let program = PathBuf::from(command.get_program());
-        let child = process::spawn_with_descriptor(command, VARIABLE, theirs.as_fd());
-        let child = child.map_err(|error| match error.call {
-            "spawn" => SpawnError::Program { program, source: error.source },
-            _ => error.into(),
-        })?;
-        Ok(Worker { port: Some(port1), process: Some(WorkerProcess::new(child)) })
+        Worker::builder(command).channel(builder).spawn()
+    }
+
+    /// Returns a builder for a child process with other options than its command has.
+    pub fn builder(command: Command) -> WorkerBuilder {
+        WorkerBuilder::new(command)
+    }
+
+    pub(crate) fn of(port: MessagePort, process: WorkerProcess) -> Worker {
+        Worker { port: Some(port), process: Some(process) }
     }
 
     /// The port to the child.
@@ -342,4 +340,4 @@ pub fn parent_port() -> Result<MessagePort, ParentPortError> {
     Ok(MessagePort::from_fd(descriptor)?)
 }
 
-const VARIABLE: &str = "MESSAGEPORT_PARENT";
+pub(super) const VARIABLE: &str = "MESSAGEPORT_PARENT";

@@ -49,6 +49,11 @@ impl Deadline {
         self.0.map_or(Duration::ZERO, |at| at.elapsed())
     }
 
+    /// The earlier one of two.
+    pub(crate) fn min(self, other: Deadline) -> Deadline {
+        Deadline(self.0.into_iter().chain(other.0).min())
+    }
+
     /// This deadline, or another one if there is none.
     pub(crate) fn or_else(self, other: impl FnOnce() -> Deadline) -> Deadline {
         if self.0.is_some() { self } else { other() }
@@ -72,6 +77,8 @@ mod tests {
         assert_eq!(future.left_at_most(Duration::from_secs(1)), Duration::from_secs(1));
         assert_eq!(future.overdue(), Duration::ZERO);
         assert!(!future.or_else(|| past).is_over());
+        assert!(future.min(past).is_over() && past.min(future).is_over());
+        assert!(past.min(Deadline::NEVER).is_over() && Deadline::NEVER.min(past).is_over());
     }
 
     #[test]

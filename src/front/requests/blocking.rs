@@ -1,6 +1,6 @@
 //! Threads that wait for replies. One leads: it receives for all until its own reply comes.
 
-use crate::error::{CallError, PostError};
+use crate::error::{CallError, CloseReason, PostError};
 use crate::front::requests::lead::{FULL, Lease, Led};
 use crate::front::requests::park::{park, with_waker};
 use crate::link::archive::Receive;
@@ -68,7 +68,20 @@ impl<Req: Post, Resp: ReceiveOwned> Requester<Req, Resp> {
 
     #[inline]
     fn call_until(&self, request: &Req, deadline: Deadline) -> Result<Resp, CallError> {
-        self.post_and_wait(request, deadline, Value(PhantomData))
+        self.post_and_wait(request, deadline.into(), Value(PhantomData))
+    }
+
+    /// The same. While it waits it asks from time to time whether the peer lives, as `lives` says:
+    /// a process that the peer has forked may hold its port open. If not, the call ends with
+    /// `Closed`.
+    pub(crate) fn call_while(
+        &self,
+        request: &Req,
+        deadline: Deadline,
+        lives: &dyn Fn() -> bool,
+    ) -> Result<Resp, CallError> {
+        let patience = Patience { deadline, lives: Some(lives) };
+        self.post_and_wait(request, patience, Value(PhantomData))
     }
 }
 
@@ -99,7 +112,7 @@ impl<Req: Post, Resp: Receive> Requester<Req, Resp> {
         request: &Req,
         read: impl FnOnce(&Resp::Archived) -> T,
     ) -> Result<T, CallError> {
-        self.post_and_wait(request, Deadline::NEVER, Map::<Resp, _>(read, PhantomData))
+        self.post_and_wait(request, Deadline::NEVER.into(), Map::<Resp, _>(read, PhantomData))
     }
 
     /// The same, waiting at most for `timeout`. Then the call is cancelled.
@@ -112,14 +125,15 @@ impl<Req: Post, Resp: Receive> Requester<Req, Resp> {
         timeout: Duration,
         read: impl FnOnce(&Resp::Archived) -> T,
     ) -> Result<T, CallError> {
-        self.post_and_wait(request, Deadline::after(timeout), Map::<Resp, _>(read, PhantomData))
+        let deadline = Deadline::after(timeout);
+        self.post_and_wait(request, deadline.into(), Map::<Resp, _>(read, PhantomData))
     }
 
     #[inline]
     fn post_and_wait<T: Take>(
         &self,
         request: &Req,
-        deadline: Deadline,
+        patience: Patience<'_>,
         take: T,
     ) -> Result<T::Answer, CallError> {
         let core = &*self.core;
@@ -128,11 +142,11 @@ impl<Req: Post, Resp: Receive> Requester<Req, Resp> {
             Ok(id) => (id, state),
             Err(error) => {
                 drop(state);
-                post_slow(core, request, deadline, error)?
+                post_slow(core, request, patience.deadline, error)?
             }
         };
         let open = Open { core, id };
-        let answer = wait(state, &open, true, deadline, take);
+        let answer = wait(state, &open, true, patience, take);
         mem::forget(open);
         answer
     }
@@ -193,7 +207,7 @@ impl<Resp: Receive> Call<Resp> {
     fn wait_until(self, deadline: Deadline) -> Result<Reply<Resp>, CallError> {
         let open = Open { core: &self.core, id: self.id };
         let state = self.core.lock()?;
-        let answer = wait(state, &open, false, deadline, Whole(PhantomData));
+        let answer = wait(state, &open, false, deadline.into(), Whole(PhantomData));
         mem::forget(open);
         answer
     }
@@ -264,6 +278,38 @@ impl<Resp: Receive> Take for Whole<Resp> {
     }
 }
 
+/// How long a caller waits.
+#[derive(Clone, Copy)]
+struct Patience<'p> {
+    deadline: Deadline,
+    /// Whether the peer lives, where that is known otherwise than by its port.
+    lives: Option<&'p dyn Fn() -> bool>,
+}
+
+impl From<Deadline> for Patience<'_> {
+    fn from(deadline: Deadline) -> Self {
+        Patience { deadline, lives: None }
+    }
+}
+
+impl Patience<'_> {
+    /// When to stop waiting for a look at the peer, or for good.
+    fn next(self) -> Deadline {
+        match self.lives {
+            None => self.deadline,
+            Some(_) => Deadline::after(WATCH).min(self.deadline),
+        }
+    }
+
+    fn is_over(self) -> bool {
+        self.deadline.is_over()
+    }
+
+    fn has_lost_peer(self) -> bool {
+        self.lives.is_some_and(|lives| !lives())
+    }
+}
+
 /// A call that is abandoned if this is dropped: if the program's code panics.
 struct Open<'c> {
     core: &'c Core,
@@ -282,7 +328,7 @@ fn wait<'c, T: Take>(
     mut state: Guard<'c>,
     open: &Open<'c>,
     is_fresh: bool,
-    deadline: Deadline,
+    patience: Patience<'_>,
     take: T,
 ) -> Result<T::Answer, CallError> {
     let Open { core, id } = *open;
@@ -299,7 +345,7 @@ fn wait<'c, T: Take>(
         let lease = match Lease::take(core, state) {
             Ok(lease) => lease,
             Err(followed) => {
-                state = follow(core, followed, id, deadline)?;
+                state = follow(core, followed, id, patience.deadline)?;
                 continue;
             }
         };
@@ -307,9 +353,17 @@ fn wait<'c, T: Take>(
             lease.finish(id);
             return answer;
         }
-        let answer = match lease.lead(id, deadline) {
+        let answer = match lease.lead(id, patience.next()) {
             Led::Reply(event) => Some(Ok(take_slow(once(&mut take), event))),
             Led::Ended => None,
+            Led::Failed(CallError::Timeout) if !patience.is_over() => {
+                if patience.has_lost_peer() {
+                    // What it posted before its end, then the end.
+                    lease.receive_all();
+                    core.end(CloseReason::PeerDied);
+                }
+                None
+            }
             Led::Failed(error) => Some(Err(error)),
         };
         match answer {
@@ -401,3 +455,6 @@ fn post_slow<'c, Req: Post>(
         }
     }
 }
+
+/// How often to look whether a peer lives whose port may be held open by others.
+const WATCH: Duration = Duration::from_millis(100);

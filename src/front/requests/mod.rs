@@ -3,5 +3,5 @@
 pub(crate) mod blocking;
 pub(crate) mod in_loop;
 pub(crate) mod lead;
-mod park;
+pub(crate) mod park;
 pub(crate) mod serving;

@@ -22,12 +22,12 @@ thread_local! {
 }
 
 /// The waker of this thread.
-pub(super) fn with_waker<T>(act: impl FnOnce(&Waker) -> T) -> T {
+pub(crate) fn with_waker<T>(act: impl FnOnce(&Waker) -> T) -> T {
     WAKER.with(act)
 }
 
 /// Sleeps until this thread's waker is woken, or the deadline; sometimes not at all.
-pub(super) fn park(deadline: Deadline) {
+pub(crate) fn park(deadline: Deadline) {
     match deadline.left() {
         None => thread::park(),
         Some(left) => thread::park_timeout(left),

@@ -164,6 +164,11 @@ impl<Req, Resp> Requester<Req, Resp> {
         self.core.lock().is_ok_and(|state| state.ended().is_some() || state.sender().is_closed())
     }
 
+    /// Whether the peer has not received all that was posted.
+    pub(crate) fn has_unread(&self) -> bool {
+        self.core.lock().is_ok_and(|state| state.sender().backlog().messages > 0)
+    }
+
     /// The number of calls whose outcome was not taken yet.
     pub fn open_calls(&self) -> usize {
         self.core.lock().map_or(0, |state| state.calls.len())

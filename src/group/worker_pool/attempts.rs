@@ -1,0 +1,73 @@
+//! What the end of an attempt means for its task and its worker.
+
+use crate::error::{CallError, MessageError, PostError, TaskError};
+use crate::group::worker_pool::member::Line;
+use crate::group::worker_pool::slots::{Busy, Loss, Slots};
+use crate::os::clock::Deadline;
+
+/// The attempts of one task.
+pub(crate) struct Attempts<'s, L: Line> {
+    slots: &'s Slots<L>,
+    made: u32,
+    /// That of the caller.
+    deadline: Deadline,
+}
+
+impl<'s, L: Line> Attempts<'s, L> {
+    pub(crate) fn new(slots: &'s Slots<L>, deadline: Deadline) -> Attempts<'s, L> {
+        Attempts { slots, made: 0, deadline }
+    }
+
+    /// Begins another attempt, and returns when it has to be over.
+    pub(crate) fn begin(&mut self) -> Deadline {
+        self.made += 1;
+        Deadline::after(self.slots.limits().attempt).min(self.deadline)
+    }
+
+    /// Ends an attempt. `None` says that the task is to be redone.
+    pub(crate) fn end<T>(
+        &self,
+        busy: Busy<'_, L>,
+        outcome: Result<T, CallError>,
+    ) -> Option<Result<T, TaskError>> {
+        let error = match outcome {
+            Ok(reply) => {
+                busy.answered();
+                return Some(Ok(reply));
+            }
+            Err(error) => error,
+        };
+        match error {
+            CallError::Refused { .. } => busy.refused(),
+            // This process has no memory for the reply, which has come.
+            CallError::Message(MessageError::OutOfMemory { .. }) => busy.refused(),
+            CallError::Post(PostError::Timeout | PostError::Closed { .. })
+            | CallError::Timeout
+            | CallError::Closed { .. }
+            // A panic drops the request, before the worker ends.
+            | CallError::Unanswered
+            | CallError::Message(_) => return self.redo(busy, error),
+            CallError::Post(_) => busy.unused(),
+            // The worker may be at it still.
+            CallError::Cancelled | CallError::Io(_) => busy.lost(&Loss::Abandoned),
+        }
+        Some(Err(TaskError::Call(error)))
+    }
+
+    fn redo<T>(&self, busy: Busy<'_, L>, error: CallError) -> Option<Result<T, TaskError>> {
+        let is_late = matches!(error, CallError::Timeout | CallError::Post(PostError::Timeout));
+        if is_late && self.deadline.is_over() {
+            busy.lost(&Loss::Abandoned);
+            return Some(Err(TaskError::Timeout));
+        }
+        busy.lost(&Loss::Failed(&error));
+        if let Some(end) = self.slots.ended() {
+            return Some(Err(end));
+        }
+        if self.made >= self.slots.limits().attempts {
+            return Some(Err(TaskError::Lost { attempts: self.made, last: Box::new(error) }));
+        }
+        self.slots.count_redone();
+        None
+    }
+}

@@ -1,0 +1,89 @@
+//! One worker of a pool: its process, and the requester that calls it.
+
+use crate::meet::worker_process::WorkerProcess;
+use crate::os::poll;
+use crate::port::requests::requester::Requester;
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+/// The calling end of a worker's port: with or without a reactor.
+pub(crate) trait Line {
+    /// Closes the port. An open call ends by this.
+    fn close(&self);
+
+    /// Whether the worker has not received all requests.
+    fn has_unread(&self) -> bool;
+}
+
+pub(crate) struct Member<L> {
+    /// Before the process: the worker is told before it is ended.
+    pub line: L,
+    /// Taken by whoever ends it.
+    process: Mutex<Option<WorkerProcess>>,
+    id: u32,
+    has_served: AtomicBool,
+}
+
+impl<L: Line> Member<L> {
+    pub(crate) fn new(line: L, process: WorkerProcess) -> Member<L> {
+        let id = process.id();
+        Member { line, process: Mutex::new(Some(process)), id, has_served: AtomicBool::new(false) }
+    }
+
+    pub(crate) fn id(&self) -> u32 {
+        self.id
+    }
+
+    /// Whether the process has ended. One system call.
+    pub(crate) fn has_died(&self) -> bool {
+        self.process().as_ref().is_none_or(|process| poll::is_readable(process.pidfd()))
+    }
+
+    /// Whether it has received a request and answered.
+    pub(crate) fn has_served(&self) -> bool {
+        // Relaxed: read and written by the task that has the worker.
+        self.has_served.load(Relaxed)
+    }
+
+    pub(crate) fn set_served(&self) {
+        self.has_served.store(true, Relaxed);
+    }
+
+    pub(crate) fn close(&self) {
+        self.line.close();
+    }
+
+    /// Takes the process out, which ends with the pool otherwise.
+    pub(crate) fn take_process(&self) -> Option<WorkerProcess> {
+        self.process().take()
+    }
+
+    /// Ends the worker at once. A thread of the crate reaps it.
+    pub(crate) fn kill(&self) {
+        self.close();
+        if let Some(mut process) = self.take_process() {
+            process.background();
+            // If the kernel refuses, the drop tries again after its grace.
+            let _ = process.kill();
+        }
+    }
+
+    /// Whether this process has started the worker, and is no forked copy.
+    pub(crate) fn is_ours(&self) -> bool {
+        self.process().as_ref().is_none_or(WorkerProcess::is_ours)
+    }
+
+    fn process(&self) -> MutexGuard<'_, Option<WorkerProcess>> {
+        self.process.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl<Req, Resp> Line for Requester<Req, Resp> {
+    fn close(&self) {
+        Requester::close(self);
+    }
+
+    fn has_unread(&self) -> bool {
+        Requester::has_unread(self)
+    }
+}

@@ -1,0 +1,305 @@
+//! Limits of a pool, and how it ends: every task that is open then ends with its own error.
+
+use crate::common::board::Board;
+use crate::common::census::{Census, has_no_children};
+use crate::common::limits::{allow_all_descriptors, allow_more_descriptors};
+use crate::common::role::{command, play};
+use crate::common::{DEADLINE, wait_until};
+use crate::{Deed, Fault, Pool, Task, all_by_themselves, builder, plain, serves};
+use messageport::{
+    CallError, MessageChannel, PostError, SpawnError, TaskError, Worker, WorkerEnd, WorkerPool,
+    parent_port,
+};
+use nix::errno::Errno;
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use std::fs::File;
+use std::os::fd::{AsFd, FromRawFd, OwnedFd, RawFd};
+use std::process::Command;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
+use std::thread;
+use std::time::Duration;
+
+const SHORT: Duration = Duration::from_millis(20);
+
+fn hangs() -> Task {
+    Task { number: 7, fault: Fault::Always(Deed::Hangs) }
+}
+
+fn is_closed(answer: &Result<u64, TaskError>) -> bool {
+    matches!(answer, Err(TaskError::Closed))
+}
+
+#[test]
+fn as_many_tasks_wait_as_the_pool_allows() {
+    const TEST: &str = "ends::as_many_tasks_wait_as_the_pool_allows";
+    fn asks() {
+        let pool = builder(TEST, "serves").workers(1).queue_limit(2).build().expect("a pool");
+        thread::scope(|scope| {
+            let open = [hangs(), plain(1), plain(2)].map(|task| {
+                let handle = scope.spawn({
+                    let pool = &pool;
+                    move || pool.call(&task)
+                });
+                wait_until("it has a worker or a place", || pool.stats().busy == 1);
+                handle
+            });
+            wait_until("two wait", || pool.stats().waiting == 2);
+            match pool.call(&plain(3)) {
+                Err(TaskError::QueueFull { limit: 2 }) => {}
+                other => panic!("{other:?}"),
+            }
+            // Nothing hangs: the task that is done, and those that wait.
+            let ends = pool.shutdown(SHORT);
+            assert!(matches!(ends[..], [Ok(WorkerEnd::Killed(_))]), "{ends:?}");
+            for call in open {
+                let answer = call.join().expect("no panic");
+                assert!(is_closed(&answer), "{answer:?}");
+            }
+        });
+        assert!(is_closed(&pool.call(&plain(4))));
+        let stats = pool.stats();
+        assert_eq!((stats.workers, stats.busy, stats.waiting), (0, 0, 0), "{stats:?}");
+        assert!(has_no_children());
+    }
+    play(TEST, &[("asks", asks), ("serves", serves)]);
+}
+
+/// A task that gives up, at a worker or in the queue: the worker is replaced, and the place is free.
+#[test]
+fn a_task_that_gives_up_leaves_a_free_pool() {
+    const TEST: &str = "ends::a_task_that_gives_up_leaves_a_free_pool";
+    fn asks() {
+        let pool = builder(TEST, "serves").workers(1).build().expect("a pool");
+        let first = pool.ids();
+        let answer = pool.call_timeout(&hangs(), SHORT);
+        assert!(matches!(answer, Err(TaskError::Timeout)), "{answer:?}");
+        assert_eq!(pool.call(&plain(1)).expect("a reply"), 2);
+        assert_ne!(pool.ids(), first);
+        thread::scope(|scope| {
+            let hung = scope.spawn(|| pool.call(&hangs()));
+            wait_until("it has the worker", || pool.stats().busy == 1);
+            let answer = pool.call_timeout(&plain(1), SHORT);
+            assert!(matches!(answer, Err(TaskError::Timeout)), "{answer:?}");
+            assert_eq!(pool.stats().waiting, 0);
+            pool.shutdown(Duration::ZERO);
+            assert!(is_closed(&hung.join().expect("no panic")));
+        });
+        assert_eq!(pool.stats().redone, 0);
+        wait_until("all are reaped", has_no_children);
+    }
+    play(TEST, &[("asks", asks), ("serves", serves)]);
+}
+
+/// A request that can never be posted costs its own task only, and no worker.
+#[test]
+fn a_request_that_does_not_fit_is_an_error_of_its_task() {
+    const TEST: &str = "ends::a_request_that_does_not_fit_is_an_error_of_its_task";
+    fn measures() {
+        let responder = parent_port().expect("a port to the parent").responder::<Vec<u8>, u64>();
+        while let Ok(request) = responder.recv() {
+            request.reply(&(request.data().len() as u64)).expect("a parent");
+        }
+    }
+    fn asks() {
+        let sizes = MessageChannel::builder().capacity(4096).limit(8192);
+        let launch = move || Worker::builder(command(TEST, "measures")).channel(sizes);
+        let pool: WorkerPool<Vec<u8>, u64> =
+            WorkerPool::builder(launch).workers(1).build().expect("a pool");
+        let ids = pool.ids();
+        match pool.call(&vec![0; 100_000]) {
+            Err(TaskError::Call(CallError::Post(PostError::TooLarge { .. }))) => {}
+            other => panic!("{other:?}"),
+        }
+        assert_eq!(pool.call(&vec![0; 100]).expect("a reply"), 100);
+        assert_eq!(pool.ids(), ids);
+        pool.shutdown(DEADLINE);
+    }
+    play(TEST, &[("asks", asks), ("measures", measures)]);
+}
+
+#[test]
+fn a_task_that_runs_may_end_while_the_pool_shuts_down() {
+    const TEST: &str = "ends::a_task_that_runs_may_end_while_the_pool_shuts_down";
+    /// Answers once the board allows it.
+    fn waits() {
+        let board = Board::given();
+        let responder = parent_port().expect("a port to the parent").responder::<Task, u64>();
+        while let Ok(request) = responder.recv() {
+            board.word(0).store(1, SeqCst);
+            wait_until("it may answer", || board.word(1).load(SeqCst) == 1);
+            request.reply(&2).expect("a parent");
+        }
+    }
+    fn asks() {
+        let board = Arc::new(Board::new());
+        let given = board.clone();
+        let launch = move || {
+            let mut command = command(TEST, "waits");
+            given.give(&mut command);
+            command
+        };
+        let pool: Pool = WorkerPool::builder(launch).workers(1).build().expect("a pool");
+        thread::scope(|scope| {
+            let call = scope.spawn(|| pool.call(&plain(1)));
+            wait_until("a worker has the task", || board.word(0).load(SeqCst) == 1);
+            let shutdown = scope.spawn(|| pool.shutdown(DEADLINE));
+            // It waits for the only worker until the pool accepts no more tasks.
+            assert!(is_closed(&pool.call(&plain(2))));
+            board.word(1).store(1, SeqCst);
+            assert_eq!(call.join().expect("no panic").expect("its reply"), 2);
+            let ends = shutdown.join().expect("no panic");
+            assert_eq!(ends.len(), 1);
+            assert!(all_by_themselves(ends));
+        });
+        assert!(has_no_children());
+    }
+    play(TEST, &[("asks", asks), ("waits", waits)]);
+}
+
+/// Ends at once.
+fn quits() {
+    std::process::exit(3);
+}
+
+#[test]
+fn a_pool_whose_workers_end_at_once_says_so_to_everyone() {
+    const TEST: &str = "ends::a_pool_whose_workers_end_at_once_says_so_to_everyone";
+    fn asks() {
+        let pool = builder(TEST, "quits").workers(2).attempts(100).restart_limit(5).build();
+        let pool = pool.expect("a pool");
+        thread::scope(|scope| {
+            for _ in 0..6 {
+                scope.spawn(|| match pool.call(&plain(1)) {
+                    Err(TaskError::Broken { restarts: 5, last }) => assert!(!last.is_empty()),
+                    other => panic!("{other:?}"),
+                });
+            }
+        });
+        let answer = pool.call(&plain(1));
+        assert!(matches!(answer, Err(TaskError::Broken { .. })), "{answer:?}");
+        pool.shutdown(DEADLINE);
+        assert!(is_closed(&pool.call(&plain(1))));
+        wait_until("all are reaped", has_no_children);
+    }
+    play(TEST, &[("asks", asks), ("quits", quits)]);
+}
+
+#[test]
+fn a_program_that_cannot_be_started_is_an_error_of_the_pool() {
+    const TEST: &str = "ends::a_program_that_cannot_be_started_is_an_error_of_the_pool";
+    fn asks() {
+        let before = Census::take();
+        let missing = || Command::new("/nonexistent/program");
+        let error = WorkerPool::<Task, u64>::builder(missing).build().expect_err("no program");
+        assert!(matches!(error, SpawnError::Program { .. }), "{error}");
+        // It vanishes later.
+        let is_there = Arc::new(AtomicBool::new(true));
+        let asked = is_there.clone();
+        let launch = move || match asked.load(SeqCst) {
+            true => command(TEST, "serves"),
+            false => missing(),
+        };
+        let builder = WorkerPool::<Task, u64>::builder(launch).workers(1).restart_limit(3);
+        let pool = builder.build().expect("a pool");
+        assert_eq!(pool.call(&plain(1)).expect("a reply"), 2);
+        is_there.store(false, SeqCst);
+        crate::common::kill_process(pool.ids()[0]);
+        match pool.call(&plain(1)) {
+            Err(TaskError::Broken { restarts: 3, last }) => {
+                assert!(last.contains("/nonexistent/program"), "{last}");
+            }
+            other => panic!("{other:?}"),
+        }
+        drop(pool);
+        wait_until("all are reaped", has_no_children);
+        before.wait_for("at the end");
+    }
+    play(TEST, &[("asks", asks), ("serves", serves)]);
+}
+
+/// Without a descriptor no worker can be started; the task waits for its replacement.
+#[test]
+fn a_pool_outlasts_a_lack_of_descriptors() {
+    const TEST: &str = "ends::a_pool_outlasts_a_lack_of_descriptors";
+    fn asks() {
+        let pool = builder(TEST, "serves").workers(1).restart_limit(u32::MAX).build();
+        let pool = pool.expect("a pool");
+        assert_eq!(pool.call(&plain(1)).expect("a reply"), 2);
+        allow_more_descriptors(3);
+        let last = [(); 3].map(|()| File::open("/dev/null").expect("the last ones"));
+        crate::common::kill_process(pool.ids()[0]);
+        thread::scope(|scope| {
+            let call = scope.spawn(|| pool.call(&plain(2)));
+            let answer = pool.call_timeout(&plain(2), Duration::from_millis(100));
+            assert!(matches!(answer, Err(TaskError::Timeout)), "{answer:?}");
+            drop(last);
+            allow_all_descriptors();
+            assert_eq!(call.join().expect("no panic").expect("a reply"), 4);
+        });
+        pool.shutdown(DEADLINE);
+    }
+    play(TEST, &[("asks", asks), ("serves", serves)]);
+}
+
+/// Serves, and takes no notice of its end.
+fn lingers() {
+    serves();
+    loop {
+        thread::park();
+    }
+}
+
+#[test]
+fn a_pool_that_is_dropped_ends_its_workers() {
+    const TEST: &str = "ends::a_pool_that_is_dropped_ends_its_workers";
+    fn drops() {
+        let before = Census::take();
+        for role in ["serves", "lingers"] {
+            let pool = builder(TEST, role).workers(4).build().expect("a pool");
+            assert_eq!(pool.call(&plain(1)).expect("a reply"), 2);
+            drop(pool);
+            wait_until("all are reaped", has_no_children);
+            before.wait_for(role);
+        }
+    }
+    play(TEST, &[("drops", drops), ("serves", serves), ("lingers", lingers)]);
+}
+
+fn pidfd_of(id: u32) -> OwnedFd {
+    // SAFETY: the call takes two integers.
+    let answer = unsafe { libc::syscall(libc::SYS_pidfd_open, id as libc::pid_t, 0) };
+    let number = Errno::result(answer).expect("a child that is not reaped");
+    // SAFETY: the kernel has just given it to this process.
+    unsafe { OwnedFd::from_raw_fd(number as RawFd) }
+}
+
+/// Four idle workers have died: that is no attempt of the task that finds out.
+#[test]
+fn idle_workers_that_have_died_cost_no_attempt() {
+    const TEST: &str = "ends::idle_workers_that_have_died_cost_no_attempt";
+    fn asks() {
+        let pool = builder(TEST, "serves").workers(4).attempts(1).restart_limit(1).build();
+        let pool = pool.expect("a pool");
+        thread::scope(|scope| {
+            for number in 0..40 {
+                let pool = &pool;
+                let task = Task { number, fault: Fault::Takes(2000) };
+                scope.spawn(move || assert_eq!(pool.call(&task).expect("a reply"), 2 * number));
+            }
+        });
+        for id in pool.ids() {
+            let ended = pidfd_of(id);
+            crate::common::kill_process(id);
+            let mut ends = [PollFd::new(ended.as_fd(), PollFlags::POLLIN)];
+            poll(&mut ends, PollTimeout::NONE).expect("a descriptor of our own");
+        }
+        wait_until("a task finds a dead worker and has another one", || {
+            assert_eq!(pool.call(&plain(1)).expect("a reply"), 2);
+            pool.stats().restarts > 0
+        });
+        assert_eq!(pool.stats().redone, 0);
+        pool.shutdown(DEADLINE);
+    }
+    play(TEST, &[("asks", asks), ("serves", serves)]);
+}
