@@ -363,6 +363,10 @@ fn every_example_makes_the_calls_of_the_document_only() {
                 skip(&format!("{} needs a feature", example.display()));
                 continue;
             }
+            if example.ends_with("loop_io_uring") {
+                // Its ring is not this crate's, and a filter has to refuse it: see the document.
+                continue;
+            }
             assert!(
                 example.exists(),
                 "the example {} is not built: run `cargo build --examples --all-features` first, \
