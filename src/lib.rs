@@ -49,6 +49,8 @@
 //! | requests, each with its reply, many at a time | [`Requester`] and [`Responder`] |
 //! | many ports on one thread, with callbacks | [`EventLoop`] |
 //! | many ports on one thread, without callbacks | [`PortSet`] |
+//! | callbacks in an event loop of another crate | [`MessagePort::dispatch`] |
+//! | callbacks without a port | [`EventTarget`] |
 //! | async, with the feature `tokio` or `async-io` | `AsyncPort`, and `into_async` of the others |
 //! | tasks for several worker processes, which are restarted when they die | [`WorkerPool`] |
 //! | two threads for one port | [`Sender`] and [`Receiver`], by [`MessagePort::split`] |

@@ -24,9 +24,9 @@ impl Epoll {
         self.0.add(fd, wanted).map_err(named("epoll_ctl(EPOLL_CTL_ADD)"))
     }
 
-    /// Watches `fd` for the end of its peer alone, which is reported once.
+    /// Watches `fd` for the end of its peer alone, which is always reported, and here once.
     pub(crate) fn add_for_end(&self, fd: BorrowedFd<'_>, mark: u64) -> Result<(), SystemError> {
-        let wanted = EpollEvent::new(EpollFlags::EPOLLRDHUP | EpollFlags::EPOLLET, mark);
+        let wanted = EpollEvent::new(EpollFlags::EPOLLET, mark);
         self.0.add(fd, wanted).map_err(named("epoll_ctl(EPOLL_CTL_ADD)"))
     }
 

@@ -21,6 +21,9 @@ pub enum LoopEvent {
     /// The peer closed its port, dropped it, or died. It comes once, after the last message. The
     /// loop drops the port afterwards, unless the handler takes it.
     Close(CloseReason),
+    /// The peer has ended while messages are unread, as the port was
+    /// [stopped](MessagePort::stop). `Close` follows after the last message.
+    PeerGone(CloseReason),
 }
 
 /// What a turn of delivery found.
@@ -184,6 +187,9 @@ impl MessagePort {
         let Some(reason) = self.endpoint().find_posting_end() else { return Delivered::Unwanted };
         self.said_peer_gone.set(true);
         self.fire(EventType::PeerGone, scope, |event| event.with_reason(reason));
+        if let Some(scope) = scope.filter(|scope| scope.has_handler()) {
+            scope.hand_over(LoopEvent::PeerGone(reason));
+        }
         Delivered::Event
     }
 

@@ -9,12 +9,12 @@ use crate::common::{
 };
 use crate::{Log, channel, logged, loop_of, numbers, post_numbers, run_until, settle};
 use messageport::{
-    Buffer, BufferPool, CloseReason, EventLoop, Format, ListenerOptions, MessageChannel,
+    Buffer, BufferPool, CloseReason, EventLoop, Format, ListenerOptions, LoopEvent, MessageChannel,
     MessagePort, NextMessage, RecvError, RunEnd, Worker, parent_port,
 };
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use std::fs::File;
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, AsRawFd};
 use std::sync::atomic::Ordering::Relaxed;
 use std::thread;
 use std::time::Duration;
@@ -375,6 +375,43 @@ fn a_peer_that_closes_and_keeps_its_port_is_found() {
     peer.close();
     run_until(&mut event_loop, "it is told", || log.len() == 1);
     assert_eq!(log.take(), ["peergone: PeerClosed"]);
+}
+
+/// The port of a handler of the loop was stopped.
+#[test]
+fn a_handler_of_the_loop_hears_of_the_end_behind_unread_messages() {
+    let (pair, log) = (channel(), Log::new());
+    let (mut event_loop, inner) = (crate::new_loop(), log.clone());
+    let added = event_loop.add_with(pair.port2, move |event_loop, id, event| {
+        inner.note(format!("{event:?}"));
+        if let LoopEvent::PeerGone(_) = event {
+            event_loop.get(id).expect("the port").start();
+        }
+    });
+    let id = added.expect("room for a port");
+    event_loop.get(id).expect("the port").stop();
+    post_numbers(&pair.port1, 0..1);
+    settle(&mut event_loop);
+    pair.port1.close();
+    assert_eq!(event_loop.run().expect("the loop waits"), RunEnd::NothingLeft);
+    let said = log.take();
+    assert_eq!((&said[0], &said[2]), (&"PeerGone(PeerClosed)".into(), &"Close(PeerClosed)".into()));
+    assert_eq!(said.len(), 3, "{said:?}");
+}
+
+/// It shuts half of its doorbell: whatever that counts as, the loop does not turn for ever.
+#[test]
+fn a_peer_that_hangs_up_by_half_lets_the_loop_rest() {
+    let (mut event_loop, _, peer, log) = unread();
+    let half = nix::sys::socket::Shutdown::Write;
+    nix::sys::socket::shutdown(peer.as_fd().as_raw_fd(), half).expect("a socket");
+    settle(&mut event_loop);
+    for _ in 0..3 {
+        let mut fds = [PollFd::new(event_loop.as_fd(), PollFlags::POLLIN)];
+        assert_eq!(poll(&mut fds, PollTimeout::ZERO), Ok(0));
+        assert!(!event_loop.poll_once(Duration::ZERO).expect("the loop waits"));
+    }
+    assert!(log.len() <= 1);
 }
 
 #[test]
