@@ -13,3 +13,5 @@ mod growing;
 mod lies;
 #[path = "fingerprints/pairs.rs"]
 mod pairs;
+#[path = "fingerprints/requests.rs"]
+mod requests;

@@ -23,22 +23,20 @@ mod room;
 #[path = "requests/tasks.rs"]
 mod tasks;
 
-use messageport::{CallError, MessageChannel, Requester, Responder, SafeArchive, rkyv};
+use messageport::{CallError, MessageChannel, Requester, Responder, rkyv};
 use std::fmt::Debug;
 
 /// A request whose reply is told by it.
-#[derive(
-    rkyv::Archive, rkyv::Serialize, rkyv::Deserialize, SafeArchive, Clone, Debug, PartialEq,
-)]
+#[messageport::message]
+#[derive(Clone, Debug, PartialEq)]
 struct Question {
     number: u64,
     words: Vec<String>,
 }
 
 /// Its reply.
-#[derive(
-    rkyv::Archive, rkyv::Serialize, rkyv::Deserialize, SafeArchive, Clone, Debug, PartialEq,
-)]
+#[messageport::message]
+#[derive(Clone, Debug, PartialEq)]
 struct Answer {
     number: u64,
     text: String,

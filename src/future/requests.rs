@@ -16,12 +16,14 @@ use crate::port::requests::request::{Answering, NO_MEMORY, OwnedRequest, without
 use crate::port::requests::requester::Requester;
 use crate::port::requests::responder::{Ahead, LIMIT, Sorted, sort, strange};
 use crate::port::requests::trailer::{CallId, Kind, Trailer};
+use crate::port::requests::types::Types;
 use crate::port::sender::Sender;
 use crate::port::transfer::{TransferError, TransferList};
 use crate::port::typed::TypedError;
 use futures_core::Stream;
 use std::fmt;
 use std::future::poll_fn;
+use std::marker::PhantomData;
 use std::mem;
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
@@ -78,11 +80,12 @@ pub struct RequesterDriver {
 /// each message that is no valid request, whose caller was told.
 pub struct AsyncResponder<Req, Resp> {
     receiver: AsyncReceiver,
+    types: Types,
     answers: Arc<Answers>,
     ahead: Ahead,
     limit: usize,
     has_ended: bool,
-    types: std::marker::PhantomData<fn(Req) -> Resp>,
+    kind: PhantomData<fn(Req) -> Resp>,
 }
 
 impl AsyncPort {
@@ -94,7 +97,9 @@ impl AsyncPort {
     ) -> (AsyncRequester<Req, Resp>, RequesterDriver) {
         let (sender, receiver) = self.split();
         let (sender, reactor, wakers) = sender.into_parts();
-        let core = Arc::new(Core::new(sender, None, Some(Room::shared(reactor, wakers))));
+        let types = Types::declare::<Req, Resp>(sender.endpoint(), true);
+        let room = Room::shared(reactor, wakers);
+        let core = Arc::new(Core::new(sender, types, None, Some(room)));
         let driver = RequesterDriver { core: Arc::downgrade(&core), receiver };
         (AsyncRequester { requester: Requester::of(core) }, driver)
     }
@@ -105,14 +110,16 @@ impl AsyncPort {
     pub fn responder<Req: Receive, Resp: Post>(self) -> AsyncResponder<Req, Resp> {
         let (sender, receiver) = self.split();
         let (sender, reactor, wakers) = sender.into_parts();
+        let types = Types::declare::<Req, Resp>(sender.endpoint(), false);
         let answers = Answers::new(sender, Some(Room::shared(reactor, wakers)));
         AsyncResponder {
             receiver,
+            types,
             answers: Arc::new(answers),
             ahead: Ahead::default(),
             limit: LIMIT,
             has_ended: false,
-            types: std::marker::PhantomData,
+            kind: PhantomData,
         }
     }
 }
@@ -297,11 +304,12 @@ impl<Req: Receive, Resp: Post> AsyncResponder<Req, Resp> {
             if self.answers.open() < self.limit
                 && let Some((call, message)) = self.ahead.pop()
             {
-                return Poll::Ready(self.checked(call, *message).map_err(TypedError::Message));
+                return Poll::Ready(self.checked(call, *message));
             }
             if let Some(error) = end {
                 return Poll::Ready(Err(error));
             }
+            self.types.check()?;
             if self.answers.wait_for_fewer(self.limit, context.waker()) {
                 return Poll::Pending;
             }
@@ -327,7 +335,7 @@ impl<Req: Receive, Resp: Post> AsyncResponder<Req, Resp> {
                     context.waker().wake_by_ref();
                     return None;
                 }
-                Poll::Ready(Err(error)) => return Some(error.into()),
+                Poll::Ready(Err(error)) => return Some(self.types.explain(error)),
             };
             match sort(&message) {
                 Sorted::Request(id) => {
@@ -356,10 +364,14 @@ impl<Req: Receive, Resp: Post> AsyncResponder<Req, Resp> {
         &self,
         call: Option<CallId>,
         message: Message,
-    ) -> Result<OwnedRequest<Req, Resp>, MessageError> {
-        let Some(id) = call else { return Err(strange(&message)) };
-        let checked =
-            content::check_refused(&message).and_then(|()| message.data::<Req>().map(drop));
+    ) -> Result<OwnedRequest<Req, Resp>, TypedError> {
+        let Some(id) = call else { return Err(strange(&message).into()) };
+        let checked = match self.types.check() {
+            Ok(()) => content::check_refused(&message)
+                .and_then(|()| message.data::<Req>().map(drop))
+                .map_err(TypedError::Message),
+            Err(error) => Err(TypedError::TypeMismatch(error)),
+        };
         match checked {
             Ok(()) => Ok(OwnedRequest::new(self.answers.clone(), message, id, false)),
             Err(error) => {

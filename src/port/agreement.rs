@@ -18,41 +18,51 @@ use crate::link::endpoint::Endpoint;
 use crate::link::region::{Declared, Region};
 use crate::port::MessagePort;
 use crate::port::event::MessageEvent;
-use std::cell::Cell;
 use std::fmt;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
 /// What one end has declared about one direction, and what it knows of the other end.
-#[derive(Clone)]
 pub(crate) struct Agreement {
     region: Arc<Region>,
     peer: Declared,
     posts: bool,
     fingerprint: u64,
     shape: fn() -> Option<Shape>,
-    /// The last fingerprint of the peer that was agreed to: 0, or the same as the own one.
-    agreed: Cell<u64>,
+    /// The last fingerprint of the peer that was agreed to: 0, or the same as the own one. Relaxed:
+    /// each value that a thread finds here was agreed to, and nothing else depends on it.
+    agreed: AtomicU64,
 }
 
 impl Agreement {
     /// Declares the type of one direction. `None` if it has no shape, and so nothing is compared.
     pub(crate) fn declare<T: Receive>(end: &Endpoint, posts: bool) -> Option<Agreement> {
+        Agreement::of(end, posts, Shape::of::<T>)
+    }
+
+    /// The same for the shape that a function returns.
+    pub(crate) fn of(
+        end: &Endpoint,
+        posts: bool,
+        shape: fn() -> Option<Shape>,
+    ) -> Option<Agreement> {
         let region = end.region().clone();
         let own = Declared::new(end.outgoing(), posts);
-        let Some(shape) = Shape::of::<T>() else {
+        let Some(declared) = shape() else {
             region.declared(own).withdraw();
             return None;
         };
-        let fingerprint = shape.fingerprint();
-        region.declared(own).declare(fingerprint, shape.as_str());
-        let (peer, shape, agreed) = (own.other(), Shape::of::<T>, Cell::new(0));
+        let fingerprint = declared.fingerprint();
+        region.declared(own).declare(fingerprint, declared.as_str());
+        let (peer, agreed) = (own.other(), AtomicU64::new(0));
         Some(Agreement { region, peer, posts, fingerprint, shape, agreed })
     }
 
     /// Whether the peer has declared the same type, or none. Costs a load if it did so before.
     #[inline(always)]
     fn is_agreed(&self) -> bool {
-        self.region.declared(self.peer).fingerprint() == self.agreed.get() || self.is_agreed_now()
+        self.region.declared(self.peer).fingerprint() == self.agreed.load(Relaxed)
+            || self.is_agreed_now()
     }
 
     #[cold]
@@ -61,7 +71,7 @@ impl Agreement {
         let found = self.region.declared(self.peer).fingerprint();
         let is_agreed = found == 0 || found == self.fingerprint;
         if is_agreed {
-            self.agreed.set(found);
+            self.agreed.store(found, Relaxed);
         }
         is_agreed
     }
@@ -89,9 +99,17 @@ impl Agreement {
     }
 }
 
+impl Clone for Agreement {
+    fn clone(&self) -> Self {
+        let Agreement { ref region, peer, posts, fingerprint, shape, ref agreed } = *self;
+        let agreed = AtomicU64::new(agreed.load(Relaxed));
+        Agreement { region: region.clone(), peer, posts, fingerprint, shape, agreed }
+    }
+}
+
 impl fmt::Debug for Agreement {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "Agreement({:#x}, peer {:#x})", self.fingerprint, self.agreed.get())
+        write!(f, "Agreement({:#x}, peer {:#x})", self.fingerprint, self.agreed.load(Relaxed))
     }
 }
 

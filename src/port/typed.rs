@@ -78,8 +78,9 @@ pub enum TypedError {
     /// A message was received, and it is not an `Rx`. The port stays usable.
     #[error(transparent)]
     Message(#[from] MessageError),
-    /// The peer has declared that it posts another type. No message was received: they stay in the
-    /// queue, and [`TypedPort::into_inner`] gives the port that can read them.
+    /// The peer has declared that it posts another type. A typed port has received no message: they
+    /// stay in the queue, and [`TypedPort::into_inner`] gives the port that can read them. A
+    /// responder has refused what came.
     #[error(transparent)]
     TypeMismatch(#[from] TypeMismatch),
 }

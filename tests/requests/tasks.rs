@@ -288,7 +288,7 @@ fn a_reply_waits_for_room_only_where_there_is_a_reactor() {
     on_each("a_reply_waits_for_room_only_where_there_is_a_reactor", async || {
         let MessageChannel { port1, port2 } = bounded();
         let (requester, responder) =
-            (port1.requester::<u8, [u64; 32]>(), port2.responder::<u8, _>());
+            (port1.requester::<u8, [u64; 32]>(), port2.responder::<u8, [u64; 32]>());
         let mut calls = Vec::new();
         let error = loop {
             calls.push(requester.start(&1).expect("room"));

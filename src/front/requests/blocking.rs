@@ -349,12 +349,12 @@ fn wait<'c, T: Take>(
                 continue;
             }
         };
-        if let Some(answer) = lease.poll_for(id).map(|event| once(&mut take).of_event(event)) {
+        if let Some(answer) = lease.poll_for(id).map(|event| agreed(core, once(&mut take), event)) {
             lease.finish(id);
             return answer;
         }
         let answer = match lease.lead(id, patience.next()) {
-            Led::Reply(event) => Some(Ok(take_slow(once(&mut take), event))),
+            Led::Reply(event) => Some(Ok(take_slow(core, once(&mut take), event))),
             Led::Ended => None,
             Led::Failed(CallError::Timeout) if !patience.is_over() => {
                 if patience.has_lost_peer() {
@@ -385,7 +385,18 @@ fn wait<'c, T: Take>(
 
 #[cold]
 #[inline(never)]
-fn take_slow<T: Take>(take: T, event: MessageEvent<'_>) -> Result<T::Answer, CallError> {
+fn take_slow<T: Take>(
+    core: &Core,
+    take: T,
+    event: MessageEvent<'_>,
+) -> Result<T::Answer, CallError> {
+    agreed(core, take, event)
+}
+
+/// Takes the answer out of a reply, unless the responder has declared other types.
+#[inline(always)]
+fn agreed<T: Take>(core: &Core, take: T, event: MessageEvent<'_>) -> Result<T::Answer, CallError> {
+    core.check_types()?;
     take.of_event(event)
 }
 

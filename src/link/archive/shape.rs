@@ -68,6 +68,14 @@ impl Shape {
         writer.finish()
     }
 
+    /// The shape of messages that carry a value in a role of their own: the same types posted as
+    /// plain messages have another one.
+    pub(crate) fn in_role(self, role: &str) -> Shape {
+        let text = format!("{role} {}", self.text);
+        let fingerprint = fingerprint(text.as_bytes());
+        Shape { text, fingerprint }
+    }
+
     /// The 64-bit FNV-1a hash of the text; never 0.
     pub fn fingerprint(&self) -> u64 {
         self.fingerprint

@@ -10,6 +10,7 @@ use crate::port::requests::calls::{Callback, Calls, Notice, Outcome};
 use crate::port::requests::request::without_trailer;
 use crate::port::requests::shared::Shared;
 use crate::port::requests::trailer::{Body, CallId, Kind, Labelled, Trailer};
+use crate::port::requests::types::Types;
 use crate::port::sender::Sender;
 use crate::port::transfer::{TransferError, Transferable};
 use std::collections::VecDeque;
@@ -18,6 +19,7 @@ use std::task::{Poll, Waker};
 
 pub(crate) struct Core {
     shared: Shared<State>,
+    pub types: Types,
     /// Where tasks wait until there is room.
     #[cfg_attr(not(any(feature = "tokio", feature = "async-io")), allow(dead_code))]
     pub room: Option<Arc<dyn AsyncRoom>>,
@@ -74,6 +76,7 @@ impl Successors {
 impl Core {
     pub(crate) fn new(
         sender: Sender,
+        types: Types,
         receiver: Option<Receiver>,
         room: Option<Arc<dyn AsyncRoom>>,
     ) -> Core {
@@ -89,13 +92,20 @@ impl Core {
             owed: Vec::new(),
             discarded: 0,
         };
-        Core { shared: Shared::new(state), room }
+        Core { shared: Shared::new(state), types, room }
     }
 
     /// See [`Shared::lock`].
     #[inline]
     pub(crate) fn lock(&self) -> Result<Guard<'_>, PostError> {
         self.shared.lock()
+    }
+
+    /// What has to come before a request, and the identity of its call.
+    #[inline]
+    fn prepare(&self, state: &mut State) -> Result<CallId, PostError> {
+        self.types.check().map_err(PostError::TypeMismatch)?;
+        state.prepare()
     }
 
     /// Posts a request. The call is open then.
@@ -105,7 +115,7 @@ impl Core {
         state: &mut State,
         request: &T,
     ) -> Result<CallId, PostError> {
-        let id = state.prepare()?;
+        let id = self.prepare(state)?;
         let value = Labelled::new(request, Trailer::new(Kind::Call, id));
         let posting = self.shared.posting();
         state.sender.post_message(&value)?;
@@ -121,7 +131,7 @@ impl Core {
         request: &T,
         list: Vec<Transferable>,
     ) -> Result<CallId, TransferError> {
-        let id = match state.prepare() {
+        let id = match self.prepare(state) {
             Ok(id) => id,
             Err(reason) => return Err(TransferError::new(reason, list)),
         };
@@ -131,6 +141,12 @@ impl Core {
         drop(posting);
         state.calls.open(id);
         Ok(id)
+    }
+
+    /// Whether a reply that was just received is of the type of this end.
+    #[inline(always)]
+    pub(crate) fn check_types(&self) -> Result<(), MessageError> {
+        self.types.check().map_err(MessageError::TypeMismatch)
     }
 
     /// Ends the call that a message belongs to; returns which. A message that belongs to none is
@@ -152,6 +168,7 @@ impl Core {
         };
         let outcome = match kind {
             Kind::Reply => content::check_refused(&message)
+                .and_then(|()| self.check_types())
                 .and_then(|()| into_message(message))
                 .map(without_trailer)
                 .map_err(CallError::Message),
@@ -214,7 +231,6 @@ impl Drop for Core {
 }
 
 impl State {
-    /// What has to come before a request, and the identity of its call.
     #[inline]
     fn prepare(&mut self) -> Result<CallId, PostError> {
         if let Some(reason) = self.ended {

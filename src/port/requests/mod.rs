@@ -15,3 +15,4 @@ pub(crate) mod requester;
 pub(crate) mod responder;
 pub(crate) mod shared;
 pub(crate) mod trailer;
+pub(crate) mod types;

@@ -15,6 +15,7 @@ use crate::port::requests::answers::Answers;
 use crate::port::requests::responder::Incoming;
 use crate::port::requests::trailer::{CallId, TrailerBytes};
 use crate::port::transfer::{TransferError, TransferList};
+use crate::port::typed::TypedError;
 use crate::wire::record::Format;
 use std::cell::Cell;
 use std::fmt;
@@ -85,7 +86,7 @@ impl<'r, Req: Receive, Resp: Post> Request<'r, Req, Resp> {
 
     /// Refuses a request that cannot be read.
     #[cold]
-    pub(crate) fn refuse_for(self, error: &MessageError) {
+    pub(crate) fn refuse_for(self, error: &TypedError) {
         self.incoming.answers().refuse_or_owe(self.id, &error.to_string());
         self.is_answered.set(true);
     }

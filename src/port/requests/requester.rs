@@ -7,6 +7,7 @@ use crate::port::MessagePort;
 use crate::port::cancel::Canceller;
 use crate::port::requests::call::Call;
 use crate::port::requests::core::Core;
+use crate::port::requests::types::Types;
 use crate::port::transfer::{TransferError, TransferList};
 use std::fmt;
 use std::marker::PhantomData;
@@ -24,10 +25,10 @@ use std::sync::Arc;
 /// too, as it is `Sync`. The port is closed when the last handle and the last open [`Call`] are
 /// dropped.
 ///
-/// Unlike a typed port, it does not compare its types with those that the peer has: a request or a
-/// reply of another type is an error of its own call, if its bytes are not valid as the expected
-/// one. Where the two programs may be of different versions, give both a
-/// [`schema`](crate::ChannelBuilder::schema).
+/// As a [typed port](MessagePort::typed) does, it compares the [`Shape`](crate::Shape)s of its types
+/// with those of the responder. If they differ, nothing is posted and calls fail with a
+/// [`TypeMismatch`](crate::TypeMismatch): [`PostError::TypeMismatch`] where a request is posted,
+/// [`MessageError::TypeMismatch`](crate::MessageError::TypeMismatch) where its reply came.
 ///
 /// A call costs little more than a message and its answer on a [`TypedPort`](crate::TypedPort), and
 /// no allocation of its own. While several threads wait, one of them receives for all; a reply for
@@ -90,7 +91,8 @@ impl MessagePort {
     /// ```
     pub fn requester<Req: Post, Resp: Receive>(self) -> Requester<Req, Resp> {
         let (sender, receiver) = self.split();
-        Requester::of(Arc::new(Core::new(sender, Some(receiver), None)))
+        let types = Types::declare::<Req, Resp>(sender.endpoint(), true);
+        Requester::of(Arc::new(Core::new(sender, types, Some(receiver), None)))
     }
 }
 
@@ -102,8 +104,8 @@ impl<Req: Post, Resp: Receive> Requester<Req, Resp> {
     /// Posts a request; never blocks. The reply is waited for through the [`Call`].
     ///
     /// # Errors
-    /// As [`MessagePort::post_message`]. No call is open then. [`PostError::Busy`] inside a
-    /// `Serialize` of a request.
+    /// As [`MessagePort::post_message`]. No call is open then. [`PostError::TypeMismatch`] if the
+    /// responder has declared other types. [`PostError::Busy`] inside a `Serialize` of a request.
     pub fn start(&self, request: &Req) -> Result<Call<Resp>, PostError> {
         let mut state = self.core.lock()?;
         let id = self.core.post(&mut state, request)?;

@@ -12,6 +12,7 @@ use crate::port::receiver::Receiver;
 use crate::port::requests::answers::Answers;
 use crate::port::requests::request::{Held, NO_MEMORY, Request, without_trailer};
 use crate::port::requests::trailer::{Body, CallId, Kind, Trailer};
+use crate::port::requests::types::Types;
 use crate::port::typed::TypedError;
 use crate::wire::record::Format;
 use rkyv::rancor::{BoxedError, Source};
@@ -29,7 +30,9 @@ use std::sync::Arc;
 /// requesters, add the responders to an [`EventLoop`](crate::EventLoop).
 ///
 /// A request that is no valid `Req` is refused, and is an error here; the next call gives the next
-/// request. A request whose call was cancelled before it was received here is skipped. Dropping the
+/// request. If the requester has declared types of another [`Shape`](crate::Shape), its requests are
+/// refused with what differs, and each receiving call here fails with
+/// [`TypedError::TypeMismatch`]. A request whose call was cancelled before it was received here is skipped. Dropping the
 /// responder ends the conversation once the last owned request is answered or dropped.
 ///
 /// ```
@@ -62,6 +65,7 @@ pub struct Responder<Req, Resp> {
 pub(crate) struct Incoming {
     receiver: Receiver,
     answers: Arc<Answers>,
+    types: Types,
     limit: Cell<usize>,
     /// The calls of the requests that are lent, and whether they were cancelled.
     lent: RefCell<Vec<(CallId, bool)>>,
@@ -99,6 +103,7 @@ impl MessagePort {
         let (sender, receiver) = self.split();
         let incoming = Incoming {
             receiver,
+            types: Types::declare::<Req, Resp>(sender.endpoint(), false),
             answers: Arc::new(Answers::new(sender, None)),
             limit: Cell::new(LIMIT),
             lent: RefCell::default(),
@@ -117,6 +122,8 @@ impl<Req: Receive, Resp: Post> Responder<Req, Resp> {
     /// # Errors
     /// [`TypedError::Recv`] as for [`MessagePort::try_recv`]. [`TypedError::Message`] if a message
     /// came that is no valid `Req`; its caller is told, and the next call gives the next request.
+    /// [`TypedError::TypeMismatch`] if the requester has declared other types; the caller of what
+    /// came is told.
     #[inline(always)]
     pub fn try_recv(&self) -> Result<Option<Request<'_, Req, Resp>>, TypedError> {
         if self.incoming.is_plain() {
@@ -129,7 +136,10 @@ impl<Req: Receive, Resp: Post> Responder<Req, Resp> {
                         }
                     }
                 },
-                None if self.incoming.receiver.is_still_empty() => return Ok(None),
+                None if self.incoming.receiver.is_still_empty() => {
+                    self.incoming.types.check()?;
+                    return Ok(None);
+                }
                 None => {}
             }
         }
@@ -147,7 +157,10 @@ impl<Req: Receive, Resp: Post> Responder<Req, Resp> {
                 return Ok(Some(request));
             }
             let polled = self.incoming.receiver.poll().map_err(|failure| *failure);
-            let Some(event) = self.incoming.recover(polled)? else { return Ok(None) };
+            let Some(event) = self.incoming.recover(polled)? else {
+                self.incoming.types.check()?;
+                return Ok(None);
+            };
             if let Some(request) = self.admit(event)? {
                 return Ok(Some(request));
             }
@@ -185,6 +198,7 @@ impl<Req: Receive, Resp: Post> Responder<Req, Resp> {
         let incoming = &self.incoming;
         if let Sorted::Request(id) = sort(&event)
             && !incoming.receiver.has_news()
+            && incoming.types.are_agreed()
             && Body(&event).data::<Req>().is_ok()
         {
             incoming.lent.borrow_mut().push((id, false));
@@ -242,11 +256,15 @@ impl<Req: Receive, Resp: Post> Responder<Req, Resp> {
         &'r self,
         request: Request<'r, Req, Resp>,
     ) -> Result<Option<Request<'r, Req, Resp>>, TypedError> {
-        match request.check() {
+        let checked = match self.incoming.types.check() {
+            Ok(()) => request.check().map_err(TypedError::Message),
+            Err(error) => Err(TypedError::TypeMismatch(error)),
+        };
+        match checked {
             Ok(()) => Ok(Some(request)),
             Err(error) => {
                 request.refuse_for(&error);
-                Err(error.into())
+                Err(error)
             }
         }
     }
@@ -255,6 +273,15 @@ impl<Req: Receive, Resp: Post> Responder<Req, Resp> {
 impl Incoming {
     pub(crate) fn receiver(&self) -> &Receiver {
         &self.receiver
+    }
+
+    /// Whether the requester has other types, once all that it has posted was refused.
+    #[inline]
+    pub(crate) fn check_types_if_empty(&self) -> Result<(), TypedError> {
+        if self.types.are_agreed() || self.receiver.has_news() {
+            return Ok(());
+        }
+        Ok(self.types.check()?)
     }
 
     pub(crate) fn answers(&self) -> &Arc<Answers> {
@@ -330,7 +357,7 @@ impl Incoming {
                 }
                 TypedError::Message(MessageError::OutOfMemory { len })
             }
-            error => TypedError::Recv(error),
+            error => self.types.explain(error),
         })
     }
 
