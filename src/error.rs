@@ -458,6 +458,15 @@ pub enum BufferError {
         /// What is wrong with it.
         what: &'static str,
     },
+    /// The descriptor is none that a buffer can be made of.
+    #[error(
+        "the descriptor cannot become a buffer: {what}; expected is one of memfd_create(2) with \
+         MFD_ALLOW_SEALING, open for reading and writing, that no process has mapped for writing"
+    )]
+    Unsuitable {
+        /// What is wrong with it.
+        what: &'static str,
+    },
     /// The value could not be serialised.
     #[error(
         "the value could not be serialised into the buffer: expected one whose own `Serialize` \

@@ -293,6 +293,8 @@ fn errors_of_memory_and_of_what_arrives() {
             ["a buffer of 9 bytes", "RLIMIT_FSIZE (8 bytes)", "make a smaller one"];
         BufferError::Refused { .. } => BufferError::Refused { what: "it has holes" },
             ["no buffer: it has holes", "sealed memory is expected", "have the peer send"];
+        BufferError::Unsuitable { .. } => BufferError::Unsuitable { what: "it is no memfd" },
+            ["cannot become a buffer: it is no memfd", "expected is", "MFD_ALLOW_SEALING"];
         BufferError::Serialize(_) => BufferError::Serialize(flaw()),
             ["could not be serialised", "expected one whose own", "correct what the source"];
         BufferError::LengthChanged { .. } => BufferError::LengthChanged { len: 1, again: 2 },

@@ -9,6 +9,8 @@
 
 #[path = "transfer/buffers.rs"]
 mod buffers;
+#[path = "transfer/clones.rs"]
+mod clones;
 mod common;
 #[path = "transfer/ends.rs"]
 mod ends;

@@ -170,9 +170,9 @@ impl AsIoError for BufferError {
             BufferError::Sealed => ErrorKind::PermissionDenied,
             BufferError::TooLarge { .. } => ErrorKind::FileTooLarge,
             BufferError::Refused { .. } | BufferError::Invalid { .. } => ErrorKind::InvalidData,
-            BufferError::Serialize(_) | BufferError::LengthChanged { .. } => {
-                ErrorKind::InvalidInput
-            }
+            BufferError::Serialize(_)
+            | BufferError::LengthChanged { .. }
+            | BufferError::Unsuitable { .. } => ErrorKind::InvalidInput,
             BufferError::Io(error) => error.kind(),
         }
     }

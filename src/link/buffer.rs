@@ -14,7 +14,7 @@ use std::any::TypeId;
 use std::fmt;
 use std::ops::{Deref, DerefMut};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
-use std::sync::OnceLock;
+use std::sync::{Arc, OnceLock};
 
 /// Memory that moves to another process without a copy: the web's transferable `ArrayBuffer`.
 ///
@@ -27,6 +27,9 @@ use std::sync::OnceLock;
 /// process, takes a page fault for each 4 KiB. For a payload that is made, sent and read once,
 /// copying it through the ring is faster at every size, and a [`BufferPool`](crate::BufferPool) is
 /// faster still. See the repository's `docs/performance.md`.
+///
+/// A clone of a sealed buffer is the same memory: one frame goes to several readers without a copy.
+/// The memory is freed when the last process has dropped its last clone.
 ///
 /// HTML: [`ArrayBuffer` transfer](https://html.spec.whatwg.org/#transferable-objects).
 ///
@@ -44,6 +47,12 @@ use std::sync::OnceLock;
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
 pub struct Buffer {
+    /// INVARIANT (unshared): until it is frozen, this is the only pointer to it.
+    file: Arc<File>,
+}
+
+/// The memory of a buffer and of its clones.
+struct File {
     memory: Memory,
     descriptor: OwnedFd,
     is_frozen: bool,
@@ -88,11 +97,17 @@ impl Buffer {
             bytes
                 .advise(Advice::DontFork)
                 .map_err(|source| SystemError { call: "madvise(MADV_DONTFORK)", source })?;
+            advise_huge_pages(bytes.len(), |advice| bytes.advise(advice));
             bytes
                 .advise(Advice::PopulateWrite)
                 .map_err(|source| SystemError { call: "madvise(MADV_POPULATE_WRITE)", source })?;
         }
-        Ok(Buffer { memory, descriptor, is_frozen: false, checked: OnceLock::new() })
+        Ok(Buffer::of(memory, descriptor, false))
+    }
+
+    fn of(memory: Memory, descriptor: OwnedFd, is_frozen: bool) -> Buffer {
+        let file = File { memory, descriptor, is_frozen, checked: OnceLock::new() };
+        Buffer { file: Arc::new(file) }
     }
 
     /// Creates a buffer with a copy of `bytes`.
@@ -134,6 +149,49 @@ impl Buffer {
         Ok(buffer)
     }
 
+    /// Reads memory that was made elsewhere, without a copy: all bytes of a memfd.
+    ///
+    /// Seals it, unless it is sealed, so no process can write to it afterwards. Allocates what is
+    /// not allocated of it. Duplicates the descriptor.
+    ///
+    /// Memory that is not sealed yet should have come from code that you trust: whoever else has
+    /// it can keep this call from returning, as sealing waits for the file's lock. Memory that is
+    /// sealed when it comes is checked as what a hostile peer sends, without a lock.
+    ///
+    /// # Errors
+    /// [`BufferError::Unsuitable`] if it is no memfd on tmpfs, if it cannot be sealed, or if it is
+    /// sealed and reading it would allocate memory. [`BufferError::Io`] if the kernel refuses for
+    /// lack of memory, address space or descriptors. It may be sealed then.
+    ///
+    /// Source: [memfd_create(2)](https://man7.org/linux/man-pages/man2/memfd_create.2.html).
+    ///
+    /// ```
+    /// use messageport::Buffer;
+    /// use nix::sys::memfd::{MFdFlags, memfd_create};
+    /// use std::fs::File;
+    /// use std::io::Write;
+    ///
+    /// let flags = MFdFlags::MFD_ALLOW_SEALING | MFdFlags::MFD_CLOEXEC;
+    /// let mut file = File::from(memfd_create("frame", flags)?);
+    /// file.write_all(b"pixels")?;
+    /// let buffer = Buffer::from_fd(&file)?;
+    /// assert_eq!(&*buffer, b"pixels");
+    /// assert!(file.write_all(b"more").is_err());
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn from_fd(descriptor: impl AsFd) -> Result<Buffer, BufferError> {
+        let descriptor = descriptor
+            .as_fd()
+            .try_clone_to_owned()
+            .map_err(|source| SystemError { call: "fcntl(F_DUPFD_CLOEXEC)", source })?;
+        let len = memfd::adopt(&descriptor)?;
+        match map_foreign(&descriptor, len, false) {
+            Ok(memory) => Ok(Buffer::of(memory, descriptor, true)),
+            Err(BufferError::Refused { what }) => Err(BufferError::Unsuitable { what }),
+            Err(error) => Err(error),
+        }
+    }
+
     /// Borrows the archived form of `T` in the buffer, after checking it.
     ///
     /// A sealed buffer is checked by the first call only, any other buffer by each call.
@@ -145,7 +203,7 @@ impl Buffer {
         T: Receive<Archived: 'static>,
     {
         let archived = TypeId::of::<T::Archived>();
-        if self.checked.get() == Some(&archived) {
+        if self.file.checked.get() == Some(&archived) {
             // SAFETY: they were found valid as this type, and sealed bytes do not change.
             return Ok(unsafe { archive::access_unchecked::<T::Archived>(self) });
         }
@@ -155,7 +213,7 @@ impl Buffer {
         })?;
         if self.is_sealed() {
             // Another type may have been the first; that one stays remembered.
-            let _ = self.checked.set(archived);
+            let _ = self.file.checked.set(archived);
         }
         Ok(value)
     }
@@ -166,16 +224,18 @@ impl Buffer {
     /// [`BufferError::Sealed`] if the buffer was received or sealed, or was posted before, even if
     /// that post failed.
     pub fn bytes_mut(&mut self) -> Result<&mut [u8], BufferError> {
-        match &mut self.memory {
+        // With clones, it is frozen.
+        let Some(file) = Arc::get_mut(&mut self.file) else { return Err(BufferError::Sealed) };
+        match &mut file.memory {
             Memory::Fresh(bytes) => Ok(bytes),
-            Memory::Nothing if !self.is_frozen => Ok(&mut []),
+            Memory::Nothing if !file.is_frozen => Ok(&mut []),
             Memory::Nothing | Memory::Final(_) => Err(BufferError::Sealed),
         }
     }
 
     /// Whether the bytes can never change again.
     pub fn is_sealed(&self) -> bool {
-        self.is_frozen
+        self.file.is_frozen
     }
 
     /// Seals the buffer, as posting does: from then on no process can change it.
@@ -200,7 +260,7 @@ impl Buffer {
     /// With the descriptor of an unsealed buffer, a caller could write to bytes that safe code has
     /// borrowed.
     pub fn as_fd(&self) -> Option<BorrowedFd<'_>> {
-        self.is_sealed().then(|| self.descriptor.as_fd())
+        self.is_sealed().then(|| self.file.descriptor.as_fd())
     }
 
     /// Converts the buffer into private, writable memory.
@@ -220,16 +280,10 @@ impl Buffer {
     /// # Ok::<(), messageport::BufferError>(())
     /// ```
     pub fn into_mut(self) -> Result<BufferMut, BufferError> {
-        let bytes = match self.memory {
-            Memory::Fresh(bytes) => Some(bytes),
-            Memory::Nothing => None,
-            Memory::Final(bytes) => {
-                let len = bytes.len();
-                // SAFETY: (frozen), (alone): what the private pages are copied from does not
-                // change.
-                let private = unsafe { MmapOptions::new().len(len).map_copy(&self.descriptor) };
-                Some(private.map_err(map_refused)?)
-            }
+        let bytes = match Arc::try_unwrap(self.file) {
+            Ok(File { memory: Memory::Fresh(bytes), .. }) => Some(bytes),
+            Ok(file) => file.private_copy()?,
+            Err(shared) => shared.private_copy()?,
         };
         Ok(BufferMut { bytes })
     }
@@ -246,7 +300,7 @@ impl Buffer {
             Ok(memory) => {
                 // It was found to be plain memory.
                 let descriptor = descriptor.into_owned();
-                Ok(Buffer { memory, descriptor, is_frozen: true, checked: OnceLock::new() })
+                Ok(Buffer::of(memory, descriptor, true))
             }
             Err(error) => Err((error, descriptor)),
         }
@@ -255,24 +309,43 @@ impl Buffer {
     /// Makes the bytes final. The mapping for reading is made before the one for writing is
     /// removed, so that a failure leaves a buffer that can be read.
     pub(crate) fn freeze(&mut self) -> Result<(), SystemError> {
-        if self.is_frozen {
+        if self.is_sealed() {
             return Ok(());
         }
-        if let Memory::Fresh(bytes) = &self.memory {
+        let file = Arc::get_mut(&mut self.file).expect("(unshared): it is not frozen");
+        if let Memory::Fresh(bytes) = &file.memory {
             let len = bytes.len();
             // SAFETY: (alone) no other code has the descriptor, and this buffer's own writable
             // mapping goes with the assignment below.
-            let last = unsafe { MmapOptions::new().len(len).map_copy_read_only(&self.descriptor) };
+            let last = unsafe { MmapOptions::new().len(len).map_copy_read_only(&file.descriptor) };
             let last = last.map_err(|source| SystemError { call: "mmap", source })?;
-            self.memory = Memory::Final(last);
+            file.memory = Memory::Final(last);
         }
-        memfd::freeze(&self.descriptor)?;
-        self.is_frozen = true;
+        memfd::freeze(&file.descriptor)?;
+        file.is_frozen = true;
         Ok(())
     }
 
     pub(crate) fn descriptor(&self) -> BorrowedFd<'_> {
-        self.descriptor.as_fd()
+        self.file.descriptor.as_fd()
+    }
+}
+
+impl File {
+    /// Private, writable memory with the same bytes. `None` for length 0.
+    fn private_copy(&self) -> Result<Option<MmapMut>, BufferError> {
+        let Memory::Final(bytes) = &self.memory else { return Ok(None) };
+        // SAFETY: (frozen), (alone): what the private pages are copied from does not change.
+        let private = unsafe { MmapOptions::new().len(bytes.len()).map_copy(&self.descriptor) };
+        Ok(Some(private.map_err(map_refused)?))
+    }
+}
+
+/// Asks for huge pages, where they fit. Only a hint: what the kernel gives depends on its setting
+/// `shmem_enabled`, and the page size has no influence on what is read.
+fn advise_huge_pages(len: usize, advise: impl FnOnce(Advice) -> std::io::Result<()>) {
+    if len >= HUGE_PAGE {
+        let _ = advise(Advice::HugePage);
     }
 }
 
@@ -280,7 +353,8 @@ fn map_refused(source: std::io::Error) -> SystemError {
     SystemError { call: "mmap", source }
 }
 
-fn map_foreign(descriptor: &Foreign, len: u64, is_trusted: bool) -> Result<Memory, BufferError> {
+fn map_foreign(descriptor: impl AsFd, len: u64, is_trusted: bool) -> Result<Memory, BufferError> {
+    let descriptor = descriptor.as_fd();
     let nature = memfd::examine(descriptor)?;
     let refused = |what| Err(BufferError::Refused { what });
     if !nature.sealed || !nature.frozen {
@@ -303,18 +377,42 @@ fn map_foreign(descriptor: &Foreign, len: u64, is_trusted: bool) -> Result<Memor
     if len == 0 {
         return Ok(Memory::Nothing);
     }
-    let raw = descriptor.as_fd().as_raw_fd();
+    let raw = descriptor.as_raw_fd();
     // SAFETY: (frozen) the seals were just seen, and no seal can be taken back. Private, as kernels
     // before 6.7 refuse a shared mapping of what is sealed against writing.
     let bytes = unsafe { MmapOptions::new().len(len).map_copy_read_only(raw) };
-    Ok(Memory::Final(bytes.map_err(map_refused)?))
+    let bytes = bytes.map_err(map_refused)?;
+    advise_huge_pages(len, |advice| bytes.advise(advice));
+    Ok(Memory::Final(bytes))
+}
+
+/// A clone of a sealed buffer is the same memory, at no cost. One that is not sealed is copied.
+///
+/// # Panics
+/// Cloning a buffer that is not sealed panics if the kernel refuses the memory for the copy, as
+/// [`Buffer::new`]. Seal it first to avoid both.
+///
+/// ```
+/// let mut frame = messageport::Buffer::from_slice(b"pixels")?;
+/// frame.seal()?;
+/// let second = frame.clone();
+/// assert_eq!(second.as_ptr(), frame.as_ptr());
+/// # Ok::<(), messageport::BufferError>(())
+/// ```
+impl Clone for Buffer {
+    fn clone(&self) -> Buffer {
+        if self.is_sealed() {
+            return Buffer { file: self.file.clone() };
+        }
+        Buffer::from_slice(self).expect("the kernel has memory for a copy")
+    }
 }
 
 impl Deref for Buffer {
     type Target = [u8];
 
     fn deref(&self) -> &[u8] {
-        match &self.memory {
+        match &self.file.memory {
             Memory::Fresh(bytes) => bytes,
             Memory::Final(bytes) => bytes,
             Memory::Nothing => &[],
@@ -356,3 +454,6 @@ impl fmt::Debug for BufferMut {
         f.debug_struct("BufferMut").field("len", &self.len()).finish_non_exhaustive()
     }
 }
+
+/// The smallest huge page of the processors that this runs on, in bytes.
+const HUGE_PAGE: usize = 2 << 20;

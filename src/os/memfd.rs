@@ -1,9 +1,9 @@
 //! Memory that has a descriptor: memfd_create(2) and its seals.
 
-use crate::error::SystemError;
+use crate::error::{BufferError, SystemError};
 use crate::os::named;
 use nix::errno::Errno;
-use nix::fcntl::{FcntlArg, SealFlag, fcntl};
+use nix::fcntl::{FallocateFlags, FcntlArg, SealFlag, fallocate, fcntl};
 use nix::sys::memfd::{MFdFlags, memfd_create};
 use nix::sys::resource::{Resource, getrlimit};
 use nix::sys::stat::fstat;
@@ -39,16 +39,48 @@ pub(crate) fn create(len: u64) -> Result<OwnedFd, SystemError> {
 /// Seals a memfd forever against any change of its bytes. No other process may have it, and it
 /// must not be mapped for writing.
 pub(crate) fn freeze(fd: impl AsFd) -> Result<(), SystemError> {
-    let seals = FIXED_LENGTH.union(SealFlag::F_SEAL_WRITE);
     let began = Instant::now();
     loop {
-        match fcntl(fd.as_fd(), FcntlArg::F_ADD_SEALS(seals)) {
+        match fcntl(fd.as_fd(), FcntlArg::F_ADD_SEALS(FROZEN)) {
             // The kernel itself uses a page at the moment, for example to move it; it has waited
             // already.
             Err(Errno::EBUSY) if began.elapsed() < PATIENCE => thread::sleep(NAP),
             answer => return answer.map(drop).map_err(named("fcntl(F_ADD_SEALS)")),
         }
     }
+}
+
+/// Makes a memfd of another library ready to be read in place: allocates all of it, and seals it
+/// forever. Returns its length in bytes. It may be sealed already.
+pub(crate) fn adopt(fd: impl AsFd) -> Result<u64, BufferError> {
+    let unsuitable = |what| Err(BufferError::Unsuitable { what });
+    let seals = match fcntl(fd.as_fd(), FcntlArg::F_GET_SEALS) {
+        Err(Errno::EINVAL) => return unsuitable("it is no memfd"),
+        answer => SealFlag::from_bits_retain(answer.map_err(named("fcntl(F_GET_SEALS)"))?),
+    };
+    let length = || fstat(fd.as_fd()).map_err(named("fstat")).map(|stat| stat.st_size);
+    if seals.contains(FROZEN) {
+        return Ok(u64::try_from(length()?).unwrap_or(0));
+    }
+    if seals.contains(SealFlag::F_SEAL_SEAL) {
+        return unsuitable("its seals are final, and do not keep it from being changed");
+    }
+    let len = length()?;
+    if len > 0 && !seals.contains(SealFlag::F_SEAL_WRITE) {
+        match fallocate(fd.as_fd(), FallocateFlags::empty(), 0, len) {
+            Err(Errno::EBADF) => return unsuitable("it is open for reading only"),
+            answer => answer.map_err(named("fallocate"))?,
+        }
+    }
+    if let Err(error) = freeze(fd.as_fd()) {
+        return match error.source.raw_os_error().map(Errno::from_raw) {
+            Some(Errno::EBUSY) => unsuitable("a process has it mapped for writing"),
+            Some(Errno::EPERM) => unsuitable("it is open for reading only"),
+            _ => Err(error.into()),
+        };
+    }
+    // No process can change it any more.
+    Ok(u64::try_from(length()?).unwrap_or(0))
 }
 
 /// The largest file that this process may make, in bytes; a larger `ftruncate` raises SIGXFSZ.
@@ -132,3 +164,5 @@ const SMALL: i64 = 2048;
 const NAP: Duration = Duration::from_millis(1);
 const FIXED_LENGTH: SealFlag =
     SealFlag::F_SEAL_SHRINK.union(SealFlag::F_SEAL_GROW).union(SealFlag::F_SEAL_SEAL);
+/// Nothing can change it, and no seal can be added.
+const FROZEN: SealFlag = FIXED_LENGTH.union(SealFlag::F_SEAL_WRITE);
