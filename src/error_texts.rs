@@ -378,8 +378,11 @@ fn errors_of_meeting() {
             ["no process listens", PATH, "start the listener first"];
         ConnectError::BadName { .. } => ConnectError::BadName { name: name() }, bad_name;
         ConnectError::Directory { .. } => ConnectError::Directory { path: path(), what }, directory;
-        ConnectError::ForeignUser { .. } => ConnectError::ForeignUser { found: 7, ours: 8 },
-            ["belongs to user 7", "only user 8", "run both as one user"];
+        ConnectError::ForeignUser { .. } =>
+            ConnectError::ForeignUser { found: 7, expected: 8 },
+            ["belongs to user 7", "user 8 is expected", "run both as one user"];
+        ConnectError::NotAllowed { .. } => ConnectError::NotAllowed { user: 7 },
+            ["does not serve user 7", "run both as one user", "`Listener::allow_users`"];
         ConnectError::Attach(_) => ConnectError::Attach(AttachError::Corrupt(CORRUPT)),
             CORRUPT_PARTS;
         ConnectError::Timeout => ConnectError::Timeout,

@@ -2,6 +2,8 @@
 //! and a name does not outlive its listener.
 
 mod common;
+#[path = "meeting/others.rs"]
+mod others;
 
 use std::fs::{self, Permissions};
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};

@@ -238,9 +238,9 @@ impl AsIoError for ConnectError {
         match self {
             ConnectError::NoListener { .. } => ErrorKind::ConnectionRefused,
             ConnectError::BadName { .. } => ErrorKind::InvalidInput,
-            ConnectError::Directory { .. } | ConnectError::ForeignUser { .. } => {
-                ErrorKind::PermissionDenied
-            }
+            ConnectError::Directory { .. }
+            | ConnectError::ForeignUser { .. }
+            | ConnectError::NotAllowed { .. } => ErrorKind::PermissionDenied,
             ConnectError::Attach(error) => error.kind(),
             ConnectError::Timeout => ErrorKind::TimedOut,
             ConnectError::HungUp { .. } => ErrorKind::ConnectionReset,

@@ -114,16 +114,25 @@ pub enum ConnectError {
         /// What is wrong with it.
         what: &'static str,
     },
-    /// The listener belongs to another user.
+    /// The listener belongs to another user than is expected: by default, this process' own.
     #[error(
-        "the listener belongs to user {found}, and only user {ours}, ours, is trusted: run both \
-         as one user"
+        "the listener belongs to user {found}, where user {expected} is expected: run both as one \
+         user, or name the listener's by `Connect::listener_user`"
     )]
     ForeignUser {
         /// The listener's user.
         found: u32,
-        /// This process's user.
-        ours: u32,
+        /// Whose it should be.
+        expected: u32,
+    },
+    /// The listener serves other users only.
+    #[error(
+        "the listener does not serve user {user}: run both as one user, or have the listener \
+         allow this user or group by `Listener::allow_users`"
+    )]
+    NotAllowed {
+        /// This process' user.
+        user: u32,
     },
     /// The listener belongs to an incompatible program, or did not send a port.
     #[error(transparent)]

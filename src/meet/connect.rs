@@ -40,11 +40,13 @@ pub fn connect(name: &str) -> Result<MessagePort, ConnectError> {
 pub struct Connect {
     schema: u64,
     timeout: Duration,
+    /// The listener's user, if it may be another than this process'.
+    listener_user: Option<u32>,
 }
 
 impl Default for Connect {
     fn default() -> Connect {
-        Connect { schema: 0, timeout: PATIENCE }
+        Connect { schema: 0, timeout: PATIENCE, listener_user: None }
     }
 }
 
@@ -64,6 +66,15 @@ impl Connect {
     #[must_use]
     pub fn timeout(self, timeout: Duration) -> Connect {
         Connect { timeout, ..self }
+    }
+
+    /// Sets whose listener it is: by default, this process' own user's.
+    ///
+    /// The kernel says whose it is. The listener has to let this process in as well:
+    /// [`Listener::allow_users`](crate::Listener::allow_users).
+    #[must_use]
+    pub fn listener_user(self, uid: u32) -> Connect {
+        Connect { listener_user: Some(uid), ..self }
     }
 
     /// Connects to the listener of that name.
@@ -131,8 +142,10 @@ impl Connect {
             Connected::Busy => return Ok(Called::Busy),
         };
         let (pid, uid, gid) = name::credentials(socket.as_fd())?;
-        if uid != name::user() {
-            return Err(ConnectError::ForeignUser { found: uid, ours: name::user() });
+        let expected = self.listener_user.unwrap_or_else(name::user);
+        name::check_identity(expected)?;
+        if uid != expected {
+            return Err(ConnectError::ForeignUser { found: uid, expected });
         }
         let ours = our_hello(self.schema);
         match socket::send_packet(socket.as_fd(), &ours.encode(false), &[]) {
@@ -195,7 +208,7 @@ impl Call {
             Err(error) => return hung_up(error).map(Some),
         };
         if let Some((theirs, true)) = Hello::decode(&bytes[..len]) {
-            return Err(difference(theirs, self.ours).into());
+            return Err(refusal(theirs, self.ours));
         }
         let port = MessagePort::new(transfer::from_packet(&bytes[..len], descriptors)?);
         port.endpoint().set_peer_credentials(self.credentials);
@@ -236,10 +249,11 @@ impl From<NoDirectory> for ConnectError {
     }
 }
 
-fn difference(theirs: Hello, ours: Hello) -> AttachError {
+/// Why a listener has refused that said who it is.
+fn refusal(theirs: Hello, ours: Hello) -> ConnectError {
     match compare(theirs, ours) {
-        Some((what, found, expected)) => AttachError::Incompatible { what, found, expected },
-        None => AttachError::NotAPort { what: "the listener refused, and did not say why" },
+        Some((what, found, expected)) => AttachError::Incompatible { what, found, expected }.into(),
+        None => ConnectError::NotAllowed { user: name::user() },
     }
 }
 

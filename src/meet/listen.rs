@@ -4,6 +4,7 @@
 use crate::error::{ListenError, PostError, flaw_of_listener_name};
 use crate::link::endpoint::PeerCredentials;
 use crate::link::transfer;
+use crate::meet::allowed::Allowed;
 use crate::meet::refused::{RefusedClient, RefusedClients};
 use crate::os::backoff::{Backoff, PAUSE};
 use crate::os::clock::Deadline;
@@ -28,7 +29,8 @@ use std::time::Duration;
 ///
 /// The name is a socket in the user's runtime directory, `$XDG_RUNTIME_DIR/messageport`. If that
 /// variable is not set, or names another user's directory, it is in a directory of the user's own
-/// under the temporary directory. Only processes of the same user can connect.
+/// under the temporary directory. Only processes of the same user can connect, unless
+/// [`allow_users`](Self::allow_users) or [`allow_groups`](Self::allow_groups) lets others in.
 ///
 /// A listener keeps its name while it lives. The name is removed when the listener is dropped by
 /// the process that made it; after a `kill -9` the next listener takes it over. `systemd-tmpfiles`
@@ -58,6 +60,7 @@ pub struct Listener {
     file: SocketFile,
     socket: Socket,
     builder: ChannelBuilder,
+    allowed: Allowed,
     /// Clients that have not said who they are yet, oldest first.
     pending: RefCell<VecDeque<PendingClient>>,
     epoll: Epoll,
@@ -132,7 +135,66 @@ impl Listener {
         let socket = Socket::new(socket);
         let refused = Cell::default();
         let account = Arc::default();
-        Ok(Listener { file, socket, builder, pending, epoll, refused, backoff, account })
+        let allowed = Allowed::default();
+        Ok(Listener { file, socket, builder, allowed, pending, epoll, refused, backoff, account })
+    }
+
+    /// Lets processes of these users connect too.
+    ///
+    /// The kernel says who a client is: its effective user when it connected. Makes the socket
+    /// accessible to all users; a client that is not allowed is refused, as ever. Others still need
+    /// a path that they can reach, so listen by [`bind_at`](Self::bind_at) in a directory that they
+    /// may enter and that only this user may write to. The clients have to say that they expect
+    /// another user: [`Connect::listener_user`](crate::Connect::listener_user).
+    ///
+    /// A port to another user's process is like any other: the peer is not trusted.
+    ///
+    /// # Errors
+    /// [`ListenError::File`] if the socket's file cannot be made accessible. [`ListenError::Io`]
+    /// for user 65534 in a user namespace where it stands for several. Nothing is allowed then.
+    ///
+    /// Source: `SO_PEERCRED` of [unix(7)](https://man7.org/linux/man-pages/man7/unix.7.html).
+    ///
+    /// ```
+    /// use messageport::{Connect, Listener, MessageChannel};
+    ///
+    /// # let directory = tempfile::tempdir()?;
+    /// # let path = directory.path().join("prices");
+    /// let mut listener = Listener::bind_at(&path, MessageChannel::builder())?;
+    /// listener.allow_users([33])?;
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn allow_users(&mut self, users: impl IntoIterator<Item = u32>) -> Result<(), ListenError> {
+        let users: Vec<u32> = users.into_iter().collect();
+        for user in &users {
+            name::check_identity(*user)?;
+        }
+        self.open_to_others()?;
+        self.allowed.users(users);
+        Ok(())
+    }
+
+    /// Lets processes of these groups connect too, by their effective or a supplementary group.
+    ///
+    /// Otherwise as [`allow_users`](Self::allow_users).
+    ///
+    /// # Errors
+    /// As [`allow_users`](Self::allow_users).
+    pub fn allow_groups(
+        &mut self,
+        groups: impl IntoIterator<Item = u32>,
+    ) -> Result<(), ListenError> {
+        let groups: Vec<u32> = groups.into_iter().collect();
+        for group in &groups {
+            name::check_identity(*group)?;
+        }
+        self.open_to_others()?;
+        self.allowed.groups(groups);
+        Ok(())
+    }
+
+    fn open_to_others(&self) -> Result<(), ListenError> {
+        self.file.open_to_others().map_err(|error| ListenError::from(error).at(self.path()))
     }
 
     /// Waits for the next client, and returns the port to it.
@@ -261,16 +323,19 @@ impl Listener {
         }
     }
 
-    /// Accepts connections of our user; at most as many as there is room for, so that none of them
-    /// displaces another.
+    /// Accepts connections of our user and of those that are allowed; at most as many as there is
+    /// room for, so that none of them displaces another.
     fn let_in(&self) -> Result<(), ListenError> {
         let mut pending = self.pending.borrow_mut();
         for _ in 0..MOST_PENDING {
             let Some(socket) = self.next_connection()? else { break };
             let (pid, uid, gid) = name::credentials(socket.as_fd())?;
             let credentials = PeerCredentials { pid, uid, gid };
-            if uid != name::user() {
+            if !self.allowed.includes(socket.as_fd(), credentials)? {
                 self.note_refused(credentials, ("user", uid.into(), name::user().into()));
+                // It may have gone; then it needs no answer.
+                let ours = our_hello(self.builder.schema_id());
+                let _ = socket::send_packet(socket.as_fd(), &ours.encode(true), &[]);
                 continue;
             }
             // A client that has not spoken for long makes room for others.

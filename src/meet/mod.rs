@@ -1,5 +1,6 @@
 //! Layer 5: two unrelated processes get the two ends of one pair.
 
+mod allowed;
 pub(crate) mod builder;
 pub(crate) mod connect;
 pub(crate) mod listen;

@@ -11,8 +11,8 @@
 //! the names         | its first user   | no process                  | owner and mode are checked
 //! directory, 0700   |                  |                             | at each use
 //! <name>, a packet  | its listener     | the process that made it,   | same process, device, inode
-//! socket, 0600      |                  | on drop                     |
-//!                   |                  | a later listener, under the | a connection is refused, so
+//! socket, 0600, or  |                  | on drop                     |
+//! 0666 for others   |                  | a later listener, under the | a connection is refused, so
 //!                   |                  | lock                        | no process listens
 //! <name>.lock       | a listener that  | the same listener, once it  | it holds the file's lock,
 //!                   | takes a name     | has the name                | which ends with its process
@@ -68,15 +68,20 @@ pub(crate) fn user() -> u32 {
 /// In a user namespace the kernel shows every user without a UID there as 65534. So 65534
 /// identifies one user only in a namespace in which all users have numbers.
 pub(crate) fn check_user() -> Result<(), SystemError> {
-    if user() != NOBODY {
+    check_identity(user())
+}
+
+/// The same for another user, or for a group.
+pub(crate) fn check_identity(number: u32) -> Result<(), SystemError> {
+    if number != NOBODY {
         return Ok(());
     }
     let map = fs::read_to_string("/proc/self/uid_map").unwrap_or_default();
     if map.split_whitespace().eq(["0", "0", "4294967295"]) {
         return Ok(());
     }
-    let what = "in this user namespace the user 65534 stands for every user that has no number \
-                here, so processes of one user cannot be told from others: give the user a number";
+    let what = "in this user namespace the number 65534 stands for every user and group that has \
+                none here, so one cannot be told from others: give it a number";
     let source = io::Error::new(io::ErrorKind::PermissionDenied, what);
     Err(SystemError { call: "geteuid", source })
 }
@@ -367,6 +372,14 @@ pub(crate) struct SocketFile {
 }
 
 impl SocketFile {
+    /// Lets processes of every user connect. The listener decides which ones it serves.
+    pub(crate) fn open_to_others(&self) -> Result<(), SystemError> {
+        let mode = Mode::from_bits_retain(0o666);
+        let Place { name, .. } = &self.place;
+        fchmodat(self.place.directory(), &**name, mode, FchmodatFlags::FollowSymlink)
+            .map_err(named("fchmodat"))
+    }
+
     pub(crate) fn path(&self) -> &Path {
         self.place.path()
     }

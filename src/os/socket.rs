@@ -19,7 +19,10 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 use std::process;
 use std::sync::Arc;
 
+mod options;
 mod turn;
+pub(crate) use options::{groups, takes_descriptors};
+use options::{number, refuse_descriptors};
 use turn::Turn;
 
 /// A connected pair of byte-stream sockets, for a doorbell.
@@ -499,29 +502,6 @@ pub(crate) enum Kind {
     Packet,
 }
 
-/// Makes the kernel refuse descriptors that are sent to this socket: Linux 6.16, no effect before.
-///
-/// Otherwise an unexpected descriptor is closed when the socket is drained or closed, and that
-/// close can take long, for example for a TCP socket that lingers. Only for a socket that was just
-/// made: setting an option waits for the socket's lock, which another holder can keep.
-///
-/// Returns whether the kernel does so.
-fn refuse_descriptors(socket: BorrowedFd<'_>) -> bool {
-    let value: libc::c_int = 0;
-    // SAFETY: `value` is valid for the call, with its length. A kernel that does not know the
-    // option refuses it.
-    let answer = unsafe {
-        libc::setsockopt(
-            socket.as_raw_fd(),
-            libc::SOL_SOCKET,
-            SO_PASSRIGHTS,
-            (&raw const value).cast(),
-            size_of_val(&value) as libc::socklen_t,
-        )
-    };
-    answer == 0
-}
-
 fn pair(kind: SockType) -> Result<(OwnedFd, OwnedFd), SystemError> {
     socketpair(AddressFamily::Unix, kind, None, SockFlag::SOCK_CLOEXEC).map_err(named("socketpair"))
 }
@@ -538,29 +518,6 @@ pub(crate) fn enlarge(socket: BorrowedFd<'_>) {
     let _ = setsockopt(&socket, sockopt::SndBuf, &SEND_BUFFER);
 }
 
-/// Whether descriptors can be sent to this socket; a former owner may have turned that off. Linux
-/// 6.16; before, they always can be.
-pub(crate) fn takes_descriptors(socket: BorrowedFd<'_>) -> bool {
-    number(socket, SO_PASSRIGHTS).is_none_or(|value| value != 0)
-}
-
-/// An option of a socket that is a number. Reading one waits for no lock.
-fn number(socket: BorrowedFd<'_>, option: libc::c_int) -> Option<libc::c_int> {
-    let mut value: libc::c_int = 0;
-    let mut len = size_of_val(&value) as libc::socklen_t;
-    // SAFETY: both out-pointers are valid for the call, and `len` says how large the first one is.
-    let answer = unsafe {
-        libc::getsockopt(
-            socket.as_raw_fd(),
-            libc::SOL_SOCKET,
-            option,
-            (&raw mut value).cast(),
-            &raw mut len,
-        )
-    };
-    (answer == 0).then_some(value)
-}
-
 const MAX_DRAIN_CALLS: u32 = 16;
 const MAX_DRAIN_CALLS_TO_THE_END: u32 = 1024;
 /// The most resets and interruptions of one call that are waited out.
@@ -570,7 +527,5 @@ const MAX_DISCARDED: u32 = 20_000;
 /// The most packets without bytes, which only a hostile peer sends, before they count as the end.
 const MAX_EMPTY: u32 = 64;
 const SEND_BUFFER: usize = 8 << 20;
-/// `SO_PASSRIGHTS` of Linux 6.16, which the C library's headers do not always have.
-const SO_PASSRIGHTS: libc::c_int = 83;
 /// `SCM_PIDFD` of Linux 6.5.
 const SCM_PIDFD: libc::c_int = 4;

@@ -24,8 +24,8 @@ impl<Req: Receive, Resp: Post> Responder<Req, Resp> {
     /// [`TypedError::Recv`] as for [`MessagePort::recv`](crate::MessagePort::recv).
     /// [`TypedError::Message`] if a message came that is no valid `Req`, or for which there is no
     /// memory; its caller is told, and the next call gives the next request.
-    /// [`TypedError::TypeMismatch`] if the requester has declared other types before the call began,
-    /// or by the time it posts or closes its port; the callers of what came are told.
+    /// [`TypedError::TypeMismatch`] if the requester has declared other types before the call
+    /// began, or by the time it posts or closes its port; the callers of what came are told.
     pub fn recv(&self) -> Result<Request<'_, Req, Resp>, TypedError> {
         self.recv_until(Deadline::NEVER)
     }

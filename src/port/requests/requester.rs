@@ -25,8 +25,8 @@ use std::sync::Arc;
 /// too, as it is `Sync`. The port is closed when the last handle and the last open [`Call`] are
 /// dropped.
 ///
-/// As a [typed port](MessagePort::typed) does, it compares the [`Shape`](crate::Shape)s of its types
-/// with those of the responder. If they differ, nothing is posted and calls fail with a
+/// As a [typed port](MessagePort::typed) does, it compares the [`Shape`](crate::Shape)s of its
+/// types with those of the responder. If they differ, nothing is posted and calls fail with a
 /// [`TypeMismatch`](crate::TypeMismatch): [`PostError::TypeMismatch`] where a request is posted,
 /// [`MessageError::TypeMismatch`](crate::MessageError::TypeMismatch) where its reply came.
 ///

@@ -30,10 +30,11 @@ use std::sync::Arc;
 /// requesters, add the responders to an [`EventLoop`](crate::EventLoop).
 ///
 /// A request that is no valid `Req` is refused, and is an error here; the next call gives the next
-/// request. If the requester has declared types of another [`Shape`](crate::Shape), its requests are
-/// refused with what differs, and each receiving call here fails with
-/// [`TypedError::TypeMismatch`]. A request whose call was cancelled before it was received here is skipped. Dropping the
-/// responder ends the conversation once the last owned request is answered or dropped.
+/// request. If the requester has declared types of another [`Shape`](crate::Shape), its requests
+/// are refused with what differs, and each receiving call here fails with
+/// [`TypedError::TypeMismatch`]. A request whose call was cancelled before it was received here is
+/// skipped. Dropping the responder ends the conversation once the last owned request is answered or
+/// dropped.
 ///
 /// ```
 /// use messageport::MessageChannel;

@@ -1,0 +1,86 @@
+//! Options of sockets that no crate wraps: socket(7), unix(7).
+#![allow(unsafe_code)]
+
+use crate::error::SystemError;
+use crate::os::named;
+use nix::errno::Errno;
+use std::os::fd::{AsRawFd, BorrowedFd};
+
+/// Makes the kernel refuse descriptors that are sent to this socket: Linux 6.16, no effect before.
+///
+/// Otherwise an unexpected descriptor is closed when the socket is drained or closed, and that
+/// close can take long, for example for a TCP socket that lingers. Only for a socket that was just
+/// made: setting an option waits for the socket's lock, which another holder can keep.
+///
+/// Returns whether the kernel does so.
+pub(super) fn refuse_descriptors(socket: BorrowedFd<'_>) -> bool {
+    let value: libc::c_int = 0;
+    // SAFETY: `value` is valid for the call, with its length. A kernel that does not know the
+    // option refuses it.
+    let answer = unsafe {
+        libc::setsockopt(
+            socket.as_raw_fd(),
+            libc::SOL_SOCKET,
+            SO_PASSRIGHTS,
+            (&raw const value).cast(),
+            size_of_val(&value) as libc::socklen_t,
+        )
+    };
+    answer == 0
+}
+
+/// Whether descriptors can be sent to this socket; a former owner may have turned that off. Linux
+/// 6.16; before, they always can be.
+pub(crate) fn takes_descriptors(socket: BorrowedFd<'_>) -> bool {
+    number(socket, SO_PASSRIGHTS).is_none_or(|value| value != 0)
+}
+
+/// The supplementary groups of the process at the other end, when it connected: `SO_PEERGROUPS`.
+pub(crate) fn groups(socket: BorrowedFd<'_>) -> Result<Vec<u32>, SystemError> {
+    let mut groups = vec![0u32; 32];
+    loop {
+        let mut len = size_of_val(&*groups) as libc::socklen_t;
+        // SAFETY: `groups` is valid for the call, and `len` says how many bytes it has.
+        let answer = unsafe {
+            libc::getsockopt(
+                socket.as_raw_fd(),
+                libc::SOL_SOCKET,
+                SO_PEERGROUPS,
+                groups.as_mut_ptr().cast(),
+                &raw mut len,
+            )
+        };
+        let found = len as usize / size_of::<u32>();
+        match Errno::result(answer) {
+            Ok(_) => {
+                groups.truncate(found);
+                return Ok(groups);
+            }
+            // The kernel has said how many there are: at most 65,536.
+            Err(Errno::ERANGE) if found > groups.len() => groups.resize(found, 0),
+            Err(errno) => return Err(named("getsockopt(SO_PEERGROUPS)")(errno)),
+        }
+    }
+}
+
+/// An option of a socket that is a number. Reading one waits for no lock.
+pub(super) fn number(socket: BorrowedFd<'_>, option: libc::c_int) -> Option<libc::c_int> {
+    let mut value: libc::c_int = 0;
+    let mut len = size_of_val(&value) as libc::socklen_t;
+    // SAFETY: both out-pointers are valid for the call, and `len` says how large the first one is.
+    let answer = unsafe {
+        libc::getsockopt(
+            socket.as_raw_fd(),
+            libc::SOL_SOCKET,
+            option,
+            (&raw mut value).cast(),
+            &raw mut len,
+        )
+    };
+    (answer == 0).then_some(value)
+}
+
+/// `SO_PASSRIGHTS` of Linux 6.16, which the C library's headers do not always have.
+const SO_PASSRIGHTS: libc::c_int = 83;
+/// `SO_PEERGROUPS` of Linux 4.13: the same number on every architecture that this runs on.
+const SO_PEERGROUPS: libc::c_int = 59;
