@@ -130,7 +130,10 @@ pub use future::{
     RequesterDriver, connect_async,
 };
 #[cfg(not(messageport_loom))]
-pub use group::broadcast::BroadcastChannel;
+pub use group::broadcast::{
+    BroadcastChannel,
+    presence::{BroadcastEvent, BroadcastPeer},
+};
 #[cfg(not(messageport_loom))]
 pub use group::collection::{
     CollectionError, CollectionMember, Member, MemberId, OwnedMember, PortCollection,

@@ -18,6 +18,8 @@ mod joining;
 mod memory;
 #[path = "broadcasting/order.rs"]
 mod order;
+#[path = "broadcasting/presence.rs"]
+mod presence;
 #[path = "broadcasting/strangers.rs"]
 mod strangers;
 

@@ -556,7 +556,8 @@ fn another_user_s_client_and_listener_are_refused() {
         }
         let foreign = stranger(&path);
         let error = Connect::new().at(&path).expect_err("another user's");
-        let expected = matches!(error, ConnectError::ForeignUser { found: 0, ours: OTHER_USER });
+        let expected =
+            matches!(error, ConnectError::ForeignUser { found: 0, expected: OTHER_USER });
         assert!(expected, "{error}");
         seteuid(Uid::from_raw(0)).expect("root again");
         send(foreign.as_raw_fd(), &hello, MsgFlags::MSG_NOSIGNAL).expect("it is connected");

@@ -4,6 +4,7 @@ use crate::error::BroadcastError;
 use crate::front::add_error::AddError;
 use crate::future::watched::{Watch, Watched};
 use crate::group::broadcast::BroadcastChannel;
+use crate::group::broadcast::presence::BroadcastEvent;
 use crate::link::archive::Receive;
 use crate::link::payload::Post;
 use crate::port::message::Message;
@@ -65,6 +66,19 @@ impl AsyncBroadcastChannel {
     /// As [`BroadcastChannel::recv`]. [`BroadcastError::Io`] also if the runtime has ended.
     pub async fn recv(&mut self) -> Result<Message, BroadcastError> {
         poll_fn(|context| self.0.poll(context)).await
+    }
+
+    /// The next message, with its sender, or the next change of members. Cancel-safe. See
+    /// [`BroadcastChannel::recv_event`].
+    ///
+    /// # Errors
+    /// As [`recv`](Self::recv).
+    pub async fn recv_event(&mut self) -> Result<BroadcastEvent, BroadcastError> {
+        let cost = |event: &BroadcastEvent| match event {
+            BroadcastEvent::Message { message, .. } => message.cost(),
+            BroadcastEvent::Joined(_) | BroadcastEvent::Left { .. } => 1,
+        };
+        poll_fn(|context| self.0.poll_for(context, BroadcastChannel::try_recv_event, cost)).await
     }
 
     /// Takes the next message of any member, if there is one.

@@ -47,16 +47,26 @@ impl<W: Watch> Watched<W> {
 
     /// Looks until something is there.
     pub(super) fn poll(&mut self, context: &mut Context<'_>) -> Poll<Result<W::Item, W::Error>> {
+        self.poll_for(context, W::look, W::cost)
+    }
+
+    /// The same for something else than the usual items.
+    pub(super) fn poll_for<T>(
+        &mut self,
+        context: &mut Context<'_>,
+        look: impl Fn(&W) -> Result<Option<T>, W::Error>,
+        cost: impl Fn(&T) -> u32,
+    ) -> Poll<Result<T, W::Error>> {
         if self.in_a_row >= SHARE {
             self.in_a_row = 0;
             self.reactor.give_way(context);
             return Poll::Pending;
         }
         loop {
-            match self.watch.look() {
+            match look(&self.watch) {
                 Ok(Some(item)) => {
                     self.shortage_until = None;
-                    self.in_a_row = self.in_a_row.saturating_add(W::cost(&item));
+                    self.in_a_row = self.in_a_row.saturating_add(cost(&item));
                     return Poll::Ready(Ok(item));
                 }
                 Ok(None) => self.shortage_until = None,

@@ -18,6 +18,7 @@ mod join;
 mod members;
 mod membership;
 mod order;
+pub(crate) mod presence;
 mod signature;
 
 use crate::error::{
@@ -41,6 +42,7 @@ use crate::wire::record::Format;
 use members::Members;
 use membership::{Membership, Shared};
 use order::{Resident, STAMP_LEN};
+use presence::{Change, Found};
 use std::cell::Cell;
 use std::fmt;
 use std::mem;
@@ -177,7 +179,8 @@ impl BroadcastChannel {
         epoll.add(acceptor.as_fd(), 0)?;
         epoll.add(members.as_fd(), 0)?;
         epoll.add(bell.as_fd(), 0)?;
-        let resident = Resident::new(acceptor.signature().member);
+        let id = acceptor.signature().member;
+        let resident = Resident::new(id);
         let mut membership = Membership {
             acceptor,
             members,
@@ -190,6 +193,7 @@ impl BroadcastChannel {
         order::has_joined();
         let shared = Arc::new(Shared {
             name: name.to_owned(),
+            id,
             epoll,
             membership: Mutex::new(Some(membership)),
             number: order::number(),
@@ -215,6 +219,12 @@ impl BroadcastChannel {
         &self.shared.name
     }
 
+    /// What this member is called at the others: their
+    /// [`BroadcastPeer::id`](crate::BroadcastPeer::id).
+    pub fn id(&self) -> u128 {
+        self.shared.id
+    }
+
     /// Whether [`close`](Self::close) was called.
     #[must_use]
     pub fn is_closed(&self) -> bool {
@@ -230,7 +240,9 @@ impl BroadcastChannel {
     pub fn others(&self) -> Result<usize, BroadcastError> {
         self.shared.with_membership(|membership| {
             membership.take_in(&self.shared.epoll)?;
-            Ok(membership.members.count_open())
+            let count = membership.members.count_open();
+            membership.tell_changes();
+            Ok(count)
         })
     }
 
@@ -279,7 +291,7 @@ impl BroadcastChannel {
     /// refuses, or that does not fit in memory; [`Io`](BroadcastError::Io), also if a joiner could
     /// not be accepted because the process was out of descriptors for 50 ms.
     pub fn recv(&self) -> Result<Message, BroadcastError> {
-        self.recv_until(Deadline::NEVER)
+        self.until(Deadline::NEVER, Self::try_recv)
     }
 
     /// Waits for the next message of any member for at most `timeout`. While the process has too
@@ -289,7 +301,7 @@ impl BroadcastChannel {
     /// # Errors
     /// As [`recv`](Self::recv), and [`Timeout`](BroadcastError::Timeout).
     pub fn recv_timeout(&self, timeout: Duration) -> Result<Message, BroadcastError> {
-        self.recv_until(Deadline::after(timeout))
+        self.until(Deadline::after(timeout), Self::try_recv)
     }
 
     /// Takes the next message of any member, if there is one.
@@ -350,6 +362,7 @@ impl BroadcastChannel {
             frame.extend(order::stamp().to_le_bytes());
             let post = |sender: &Sender| sender.post_framed(&frame, format).map_err(without_stamp);
             let (posted, mut missed) = membership.members.post_all(post);
+            membership.tell_changes();
             if let Err(error) = taken_in {
                 // A member is there that could not be posted to.
                 missed.insert(0, error.into_post_error());
@@ -368,21 +381,35 @@ impl BroadcastChannel {
     fn next(&self) -> Result<Option<Result<Message, MessageError>>, BroadcastError> {
         // The check runs code of the program, which may come back here, so it is not part of the
         // look.
-        let message = self.look()?;
-        Ok(message.map(|message| self.validated(message)))
+        Ok(match self.look(|_| None)? {
+            Some(Found::Message(_, message)) => Some(self.validated(message)),
+            Some(Found::Change(_)) | None => None,
+        })
     }
 
-    fn look(&self) -> Result<Option<Result<Message, MessageError>>, BroadcastError> {
+    /// The next message, or the change of members that comes before it. Changes are asked for
+    /// first: who has joined is reported before what it says, and who has left has said all.
+    fn look(
+        &self,
+        next_change: fn(&mut Members) -> Option<Change>,
+    ) -> Result<Option<Found<Result<Message, MessageError>>>, BroadcastError> {
+        let message = |(peer, head)| Found::Message(peer, head);
         self.shared.with_membership(|membership| {
             membership.drain();
+            if let Some(change) = next_change(&mut membership.members) {
+                return Ok(Some(Found::Change(change)));
+            }
             if let Some(overdue) = membership.members.pop_overdue() {
-                return Ok(Some(overdue));
+                return Ok(Some(message(overdue)));
             }
             let is_thorough = self.given.get() >= SHARE;
             let first = membership.settle(&self.shared.epoll, None, is_thorough)?;
             let is_restart = is_thorough || first.is_none();
             self.given.set(if is_restart { 0 } else { self.given.get() + 1 });
-            Ok(membership.members.pop())
+            if let Some(change) = next_change(&mut membership.members) {
+                return Ok(Some(Found::Change(change)));
+            }
+            Ok(membership.members.pop().map(message))
         })
     }
 
@@ -397,11 +424,15 @@ impl BroadcastChannel {
         error.is_lack() && self.shared.lacks_descriptors()
     }
 
-    fn recv_until(&self, deadline: Deadline) -> Result<Message, BroadcastError> {
+    fn until<T>(
+        &self,
+        deadline: Deadline,
+        look: impl Fn(&Self) -> Result<Option<T>, BroadcastError>,
+    ) -> Result<T, BroadcastError> {
         let mut shortage_until = None;
         loop {
-            let shortage = match self.try_recv() {
-                Ok(Some(message)) => return Ok(message),
+            let shortage = match look(self) {
+                Ok(Some(found)) => return Ok(found),
                 Ok(None) => None,
                 Err(error) if self.waits_for_descriptors(&error) => Some(error),
                 Err(error) => return Err(error),

@@ -86,7 +86,7 @@ const TRUSTED: u32 = 1 << 31;
 /// It is known for ports that were made by [`connect`](crate::connect) or a
 /// [`Listener`](crate::Listener): it is the process that held the other end at that time. Ports can
 /// be moved, so another process may hold it now.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub struct PeerCredentials {
     /// Process id. The process may have ended, and another one may have the number now.

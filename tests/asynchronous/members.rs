@@ -9,7 +9,9 @@ use crate::common::watchdog::progress;
 use crate::on_each;
 use futures_lite::future::{poll_once, zip};
 use futures_util::StreamExt;
-use messageport::{AsyncBroadcastChannel, BroadcastChannel, BroadcastError, MessageError};
+use messageport::{
+    AsyncBroadcastChannel, BroadcastChannel, BroadcastError, BroadcastEvent, MessageError,
+};
 use std::io::ErrorKind;
 
 fn name(test: &str) -> String {
@@ -18,6 +20,36 @@ fn name(test: &str) -> String {
 
 fn open(name: &str) -> AsyncBroadcastChannel {
     BroadcastChannel::open(name).expect("a member").into_async().expect("a reactor")
+}
+
+#[test]
+fn members_in_tasks_are_told_who_comes_and_goes() {
+    on_each("members::members_in_tasks_are_told_who_comes_and_goes", async || {
+        let name = name("presence");
+        let mut room = open(&name);
+        for round in 0..3 {
+            assert!(poll_once(room.recv_event()).await.is_none(), "round {round}");
+            let joining = async {
+                futures_lite::future::yield_now().await;
+                let guest = open(&name);
+                guest.post_text("hello").expect("room");
+                guest.get_ref().id()
+            };
+            let seeing = async {
+                let BroadcastEvent::Joined(peer) = room.recv_event().await.expect("an event")
+                else {
+                    panic!("it joins first");
+                };
+                let event = room.recv_event().await.expect("an event");
+                assert!(matches!(event, BroadcastEvent::Message { sender, .. } if sender == peer));
+                let event = room.recv_event().await.expect("an event");
+                assert!(matches!(event, BroadcastEvent::Left { peer: gone, .. } if gone == peer));
+                peer.id
+            };
+            let (guest, seen) = zip(joining, seeing).await;
+            assert_eq!(guest, seen);
+        }
+    });
 }
 
 #[test]

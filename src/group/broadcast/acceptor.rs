@@ -2,6 +2,7 @@
 
 use crate::error::{AttachError, BroadcastError, SystemError};
 use crate::group::broadcast::signature::Signature;
+use crate::link::endpoint::PeerCredentials;
 use crate::link::transfer;
 use crate::os::backoff::Backoff;
 use crate::os::epoll::Epoll;
@@ -223,6 +224,8 @@ impl Acceptor {
                 }
                 // Whichever side made the channel: no transferables move with what members post.
                 port.refuse_transfers();
+                let (pid, uid, gid) = name::credentials(client)?;
+                port.endpoint().set_peer_credentials(PeerCredentials { pid, uid, gid });
                 Ok(Heard::Member(member_hello.member, Box::new(port)))
             }
             // The port is lost, and its sender sees it end.

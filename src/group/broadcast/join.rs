@@ -4,6 +4,7 @@ use crate::error::{BroadcastError, PostError, SystemError};
 use crate::group::broadcast::Membership;
 use crate::group::broadcast::acceptor::Acceptor;
 use crate::group::broadcast::signature::Signature;
+use crate::link::endpoint::PeerCredentials;
 use crate::link::transfer;
 use crate::os::backoff::{Backoff, PAUSE};
 use crate::os::clock::Deadline;
@@ -104,7 +105,10 @@ fn meet(
         let delivery = deliver(rendezvous, other, ours, &mut port2)
             .map_err(|error| error.at(&membership.acceptor.path_of(other)))?;
         let source = match delivery {
-            Delivery::Done => return membership.members.add(other.member, port1),
+            Delivery::Done(credentials) => {
+                port1.endpoint().set_peer_credentials(credentials);
+                return membership.members.add(other.member, port1);
+            }
             Delivery::NoMember => return Ok(()),
             Delivery::Busy(source) => source,
         };
@@ -123,7 +127,8 @@ fn meet(
 
 /// The result of an attempt.
 enum Delivery {
-    Done,
+    /// To the process that has these.
+    Done(PeerCredentials),
     /// The member has left or died, or is not one of ours.
     NoMember,
     /// The socket is full at the moment.
@@ -150,10 +155,11 @@ fn deliver(
     };
     // Checked only for a live member: the version of a dead one does not matter.
     ours.compare(other)?;
+    let (pid, uid, gid) = name::credentials(socket.as_fd())?;
     let words = MemberHello { hello: ours.hello, member: ours.member }.encode();
     let (sending, receiving) = port.halves();
     match transfer::send_behind(&words, socket.as_fd(), sending, receiving) {
-        Ok(()) => Ok(Delivery::Done),
+        Ok(()) => Ok(Delivery::Done(PeerCredentials { pid, uid, gid })),
         Err(PostError::Io(error)) => refused(error),
         Err(error) => unreachable!("a fresh port is open: {error}"),
     }

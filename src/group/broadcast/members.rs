@@ -1,7 +1,10 @@
 //! The other members, and the ports to them.
 
-use crate::error::{BroadcastError, LoopError, MessageError, PostError, RecvError};
+use crate::error::{
+    BroadcastError, CloseReason, Corruption, LoopError, MessageError, PostError, RecvError,
+};
 use crate::front::port_set::PortSet;
+use crate::group::broadcast::presence::{BroadcastPeer, Change};
 use crate::group::broadcast::{SHARE, order};
 use crate::port::MessagePort;
 use crate::port::event::MessageEvent;
@@ -33,6 +36,8 @@ pub(super) struct Members {
     taken: u64,
     /// Every message that was posted on this thread before that time is known.
     horizon: u64,
+    /// Members that have come or gone and were not reported yet; `None` if none shall be.
+    changes: Option<VecDeque<Change>>,
 }
 
 /// When a message was posted, by its sender's word, and the port that it came through.
@@ -43,12 +48,14 @@ type Head = Result<Message, MessageError>;
 
 /// A port to a member.
 struct Line {
-    member: u128,
+    peer: BroadcastPeer,
     /// Whether it is a member of this process.
     is_resident: bool,
     /// The latest stamp of its messages. A later message with an earlier stamp is given this one.
     latest: u64,
     has_head: bool,
+    /// How the port has ended. It stays here until its last message was taken out.
+    ended: Option<CloseReason>,
 }
 
 impl Members {
@@ -61,6 +68,7 @@ impl Members {
             waiting: VecDeque::new(),
             taken: 0,
             horizon: 0,
+            changes: None,
         })
     }
 
@@ -70,9 +78,14 @@ impl Members {
         if self.open.get(&member).is_some_and(|ports| ports.len() == 2) {
             return Ok(());
         }
+        let peer = BroadcastPeer { id: member, credentials: port.peer_credentials() };
         let id = self.ports.add(port).map_err(LoopError::from)?;
         let is_resident = order::is_resident(member);
-        self.lines.insert(id, Line { member, is_resident, latest: 0, has_head: false });
+        if self.changes.is_some() && !self.is_known(member) {
+            self.note(Change::Joined(peer));
+        }
+        let line = Line { peer, is_resident, latest: 0, has_head: false, ended: None };
+        self.lines.insert(id, line);
         self.open.entry(member).or_default().push(id);
         Ok(())
     }
@@ -128,13 +141,13 @@ impl Members {
     /// at the ports, so a caller that tries this first makes the message wait for no further copy.
     ///
     /// Each port has at most one such message, so the ports are still looked at soon.
-    pub(super) fn pop_overdue(&mut self) -> Option<Head> {
+    pub(super) fn pop_overdue(&mut self) -> Option<(BroadcastPeer, Head)> {
         let key = self.overdue()?;
         if self.is_resident(&key) { None } else { self.take_out(key) }
     }
 
     /// Takes out the oldest known message, or one that has waited too long for others.
-    pub(super) fn pop(&mut self) -> Option<Head> {
+    pub(super) fn pop(&mut self) -> Option<(BroadcastPeer, Head)> {
         let oldest = *self.heads.first_key_value()?.0;
         let key = match self.overdue() {
             // Members of this process keep their order among themselves.
@@ -146,15 +159,48 @@ impl Members {
         self.take_out(key.unwrap_or(oldest))
     }
 
-    fn take_out(&mut self, key: Key) -> Option<Head> {
+    fn take_out(&mut self, key: Key) -> Option<(BroadcastPeer, Head)> {
         let (_, head) = self.heads.remove(&key)?;
         let (_, id) = key;
-        if let Some(line) = self.lines.get_mut(&id) {
-            line.has_head = false;
-        }
+        let line = self.lines.get_mut(&id).expect("a port with a message is kept");
+        line.has_head = false;
+        let (peer, ended) = (line.peer, line.ended);
         self.taken += head.as_ref().map_or(1, |message| u64::from(message.cost()));
-        self.ports.look_again(id);
-        Some(head)
+        match ended {
+            Some(reason) => self.forget(id, reason),
+            None => self.ports.look_again(id),
+        }
+        Some((peer, head))
+    }
+
+    /// From now on, has who comes and goes reported, beginning with those who are there.
+    pub(super) fn report_changes(&mut self) {
+        if self.changes.is_none() {
+            let mut known: Vec<_> = self.lines.values().map(|line| line.peer).collect();
+            known.sort_unstable_by_key(|peer| peer.id);
+            known.dedup_by_key(|peer| peer.id);
+            self.changes = Some(known.into_iter().map(Change::Joined).collect());
+        }
+    }
+
+    pub(super) fn next_change(&mut self) -> Option<Change> {
+        self.changes.as_mut()?.pop_front()
+    }
+
+    pub(super) fn has_changes(&self) -> bool {
+        self.changes.as_ref().is_some_and(|changes| !changes.is_empty())
+    }
+
+    fn note(&mut self, change: Change) {
+        if let Some(changes) = &mut self.changes {
+            changes.push_back(change);
+        }
+    }
+
+    /// The members that can be posted to, oldest first.
+    pub(super) fn open_peers(&self) -> Vec<BroadcastPeer> {
+        let first = |ports: &Vec<PortId>| self.lines.get(ports.first()?).map(|line| line.peer);
+        self.open.values().filter_map(first).collect()
     }
 
     /// The message that has waited longest, if it has waited for more than a share of others: some
@@ -206,10 +252,15 @@ impl Members {
                         Some(stamp) => self.set_head(id, stamp, Ok(message)),
                         // No member has sent it. So it is with what brought something along, which
                         // its port has refused.
-                        None => self.remove(id),
+                        None => {
+                            let (len, least) = (message.bytes().len(), order::STAMP_LEN);
+                            let what = "the length of a broadcast message";
+                            let flaw = Corruption::too_small(what, len as u64, least as u64);
+                            self.remove(id, CloseReason::Corrupt(flaw));
+                        }
                     }
                 }
-                Err(RecvError::Closed { .. }) => self.remove(id),
+                Err(RecvError::Closed { reason }) => self.remove(id, reason),
                 // What can never be received must not block what comes after it.
                 Err(RecvError::OutOfMemory { len }) => {
                     self.step_over(id);
@@ -253,26 +304,43 @@ impl Members {
         self.post_no_more(id);
         let port = self.ports.get(id).expect("a port of a member");
         match port.receiver().prepare_wait_for_end() {
-            Err(RecvError::Closed { .. }) => self.remove(id),
+            Err(RecvError::Closed { reason }) => self.remove(id, reason),
             // The question has drained the doorbell.
             _ => self.ports.look_again(id),
         }
     }
 
     fn post_no_more(&mut self, id: PortId) {
-        let Some(Line { member, .. }) = self.lines.get(&id) else { return };
-        if let Some(ports) = self.open.get_mut(member) {
+        let Some(Line { peer, .. }) = self.lines.get(&id) else { return };
+        let member = peer.id;
+        if let Some(ports) = self.open.get_mut(&member) {
             ports.retain(|known| *known != id);
             if ports.is_empty() {
-                self.open.remove(member);
+                self.open.remove(&member);
             }
         }
     }
 
-    fn remove(&mut self, id: PortId) {
+    /// Removes a port that has ended. What was read of it is still taken out.
+    fn remove(&mut self, id: PortId, reason: CloseReason) {
         self.post_no_more(id);
-        self.lines.remove(&id);
         drop(self.ports.remove(id));
+        match self.lines.get_mut(&id) {
+            Some(line) if line.has_head => line.ended = Some(reason),
+            _ => self.forget(id, reason),
+        }
+    }
+
+    fn forget(&mut self, id: PortId, reason: CloseReason) {
+        let Some(Line { peer, .. }) = self.lines.remove(&id) else { return };
+        if self.changes.is_some() && !self.is_known(peer.id) {
+            self.note(Change::Left(peer, reason));
+        }
+    }
+
+    /// Whether there is a port to that member, perhaps only with messages to be received.
+    fn is_known(&self, member: u128) -> bool {
+        self.lines.values().any(|line| line.peer.id == member)
     }
 
     fn step_over(&mut self, id: PortId) {

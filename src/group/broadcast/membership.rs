@@ -12,6 +12,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 /// messages.
 pub(super) struct Shared {
     pub name: String,
+    /// This member's.
+    pub id: u128,
     /// The membership's descriptors.
     pub epoll: Epoll,
     /// `None` once closed. While it is locked, no code of the program runs, and no other membership
@@ -127,6 +129,13 @@ impl Membership {
     pub(super) fn drain(&mut self) {
         if std::mem::take(&mut self.rings) {
             self.bell.drain();
+        }
+    }
+
+    /// Has a member come back that waits for changes which no descriptor reports.
+    pub(super) fn tell_changes(&mut self) {
+        if self.members.has_changes() && !std::mem::replace(&mut self.rings, true) {
+            self.bell.ring();
         }
     }
 
