@@ -46,6 +46,9 @@ use timers::Timers;
 /// count as one additional message. A port that is not started keeps its messages, and takes no
 /// time.
 ///
+/// [Timers](EventLoop::add_timer) and [other sources](EventLoop::add_source) of events can be added
+/// as well.
+///
 /// The loop drops a port after its `close` event, and [`run`](EventLoop::run) returns when no port,
 /// timer and source is left. If a port was closed here before it was started, the loop keeps it
 /// until its queue is empty.
@@ -428,7 +431,8 @@ impl EventLoop {
         Ok(())
     }
 
-    /// Waits for events at most for `timeout`, and serves each port once.
+    /// Waits for events at most for `timeout`, and serves each port once. A timer that is due is an
+    /// event, too.
     ///
     /// Returns whether there was an event, or a part of a long message: an untrusted port copies a
     /// message of more than 2 MiB in chunks, between the turns of other ports.

@@ -536,7 +536,8 @@ impl MessagePort {
 /// Call `as_fd` once, before anything else: a message that arrives between an earlier `try_recv`
 /// and the first `as_fd` does not ring the doorbell. (tokio's `AsyncFd` demands the same order.)
 /// Then repeat two steps: call [`try_recv`](MessagePort::try_recv) until it returns `None`; wait
-/// until the doorbell is readable.
+/// until the doorbell is readable. A port with listeners has [`dispatch`](MessagePort::dispatch)
+/// instead of `try_recv`.
 ///
 /// The watcher may be level-triggered or edge-triggered (`EPOLLET`, mio, a poll of io_uring):
 /// before `try_recv` returns `None`, it reads everything from the socket, including a hang-up of
