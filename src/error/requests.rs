@@ -21,6 +21,10 @@ pub enum CallError {
     #[error("the call was cancelled by a `CallCanceller`, so it has no reply: call again")]
     Cancelled,
     /// The port was closed, or the peer has ended: no reply can come.
+    ///
+    /// A blocking or async call also returns this, and not [`Post`](Self::Post), if the end came
+    /// before its request was posted. [`Requester::start`](crate::Requester::start) tells the two
+    /// apart: its [`PostError::Closed`] says that nothing was posted.
     #[error(
         "no reply can come, because {reason}: the call may have been carried out; make a new \
          channel to call again"

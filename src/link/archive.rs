@@ -57,6 +57,7 @@ use std::num::NonZeroUsize;
 /// use std::collections::HashMap;
 ///
 /// #[derive(rkyv::Archive, rkyv::Serialize, messageport::SafeArchive)]
+/// #[rkyv(crate = messageport::rkyv)] // for programs without a dependency of their own on rkyv
 /// struct Stock { prices: HashMap<String, u64> }
 ///
 /// let channel = MessageChannel::new()?;

@@ -34,12 +34,12 @@ use std::sync::{self, Arc};
 /// by hand for such a type:
 ///
 /// ```
-/// use messageport::{MessageChannel, ReceiveDeserializer, SafeArchive, rkyv};
+/// use messageport::{MessageChannel, ReceiveDeserializer, rkyv};
+/// use rkyv::Deserialize;
 /// use rkyv::rancor::{BoxedError, Source};
-/// use rkyv::{Archive, Deserialize, Serialize};
 /// use std::rc::Rc;
 ///
-/// #[derive(Archive, Serialize, SafeArchive)]
+/// #[messageport::message(no_deserialize)]
 /// #[rkyv(
 ///     serialize_bounds(__S: rkyv::ser::Writer + rkyv::ser::Sharing, __S::Error: Source),
 ///     bytecheck(bounds(
