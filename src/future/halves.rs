@@ -11,6 +11,7 @@ use crate::os::reaper;
 use crate::port::burst::Burst;
 use crate::port::loan::Loan;
 use crate::port::message::Message;
+use crate::port::peek::NextMessage;
 use crate::port::pool::PooledError;
 use crate::port::receiver::Receiver;
 use crate::port::sender::Sender;
@@ -319,6 +320,28 @@ impl AsyncReceiver {
         let discarded = self.receiver.discard_next();
         self.share_ring();
         discarded
+    }
+
+    /// Looks at the next message and leaves it in the queue. See
+    /// [`MessagePort::peek`](crate::MessagePort::peek).
+    ///
+    /// # Errors
+    /// As [`MessagePort::peek`](crate::MessagePort::peek).
+    pub fn peek(&mut self) -> Result<Option<NextMessage>, RecvError> {
+        let next = self.receiver.peek();
+        self.share_ring();
+        next
+    }
+
+    /// Copies the next message and leaves it in the queue. See
+    /// [`MessagePort::peek_message`](crate::MessagePort::peek_message).
+    ///
+    /// # Errors
+    /// As [`MessagePort::peek_message`](crate::MessagePort::peek_message).
+    pub fn peek_message(&mut self) -> Result<Option<Message>, RecvError> {
+        let next = self.receiver.peek_message();
+        self.share_ring();
+        next
     }
 
     /// Returns the receiving half.

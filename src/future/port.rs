@@ -12,6 +12,7 @@ use crate::port::MessagePort;
 use crate::port::burst::Burst;
 use crate::port::loan::Loan;
 use crate::port::message::Message;
+use crate::port::peek::NextMessage;
 use crate::port::pool::PooledError;
 use crate::port::sender::Sender;
 use crate::port::transfer::{TransferError, TransferList};
@@ -122,6 +123,22 @@ impl AsyncPort {
     /// As [`MessagePort::discard_next`].
     pub fn discard_next(&mut self) -> Result<bool, RecvError> {
         self.receiver.discard_next()
+    }
+
+    /// Looks at the next message and leaves it in the queue. See [`MessagePort::peek`].
+    ///
+    /// # Errors
+    /// As [`MessagePort::peek`].
+    pub fn peek(&mut self) -> Result<Option<NextMessage>, RecvError> {
+        self.receiver.peek()
+    }
+
+    /// Copies the next message and leaves it in the queue. See [`MessagePort::peek_message`].
+    ///
+    /// # Errors
+    /// As [`MessagePort::peek_message`].
+    pub fn peek_message(&mut self) -> Result<Option<Message>, RecvError> {
+        self.receiver.peek_message()
     }
 
     /// Posts a value, waiting for room. A future that is dropped before it is ready has posted

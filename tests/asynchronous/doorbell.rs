@@ -52,7 +52,7 @@ fn a_receiver_is_told_of_a_ring_that_its_sender_has_silenced() {
 #[test]
 fn a_sender_is_told_of_a_ring_that_its_receiver_has_silenced() {
     on_each("doorbell::a_sender_is_told_of_a_ring_that_its_receiver_has_silenced", async || {
-        for call in ["recv", "try_recv", "discard_next"] {
+        for call in ["recv", "try_recv", "discard_next", "peek", "peek_message"] {
             let MessageChannel { port1, port2 } = small();
             let (mut sender, mut receiver) = into_async(port1).split();
             let mut no_waker = Context::from_waker(Waker::noop());
@@ -66,6 +66,10 @@ fn a_sender_is_told_of_a_ring_that_its_receiver_has_silenced() {
             match call {
                 "recv" => assert!(pin!(receiver.recv()).poll(&mut no_waker).is_pending()),
                 "try_recv" => assert!(receiver.try_recv().expect("an open port").is_none()),
+                "peek" => assert!(receiver.peek().expect("an open port").is_none()),
+                "peek_message" => {
+                    assert!(receiver.peek_message().expect("an open port").is_none());
+                }
                 _ => assert!(!receiver.discard_next().expect("an open port")),
             }
             assert_ne!(told.0.load(SeqCst), 0, "{call} has silenced it, and no task was woken");

@@ -38,6 +38,9 @@ fn an_async_port_has_what_a_port_has() {
         assert!(port1.try_recv().expect("an open port").is_none());
         assert!(!port1.discard_next().expect("an open port"));
         ["unwanted", "wanted"].iter().for_each(|text| port2.post_text(text).expect("room"));
+        assert_eq!(port1.peek().expect("an open port").expect("a message").len(), 8);
+        let copy = port1.peek_message().expect("an open port").expect("a message");
+        assert_eq!(copy.text().expect("a text"), "unwanted");
         assert!(port1.discard_next().expect("an open port"));
         let message = port1.try_recv().expect("an open port").expect("a message");
         assert_eq!(message.text().expect("a text"), "wanted");
