@@ -235,4 +235,44 @@ mod tests {
         }
         assert_eq!(next_after(due, due, Duration::MAX), None);
     }
+
+    /// Compared with a list that is searched from end to end.
+    #[test]
+    fn timers_are_due_in_order_whatever_is_added_moved_and_removed() {
+        let (start, mut timers, mut list) = (Instant::now(), Timers::default(), Vec::new());
+        let mut state: u64 = 7;
+        let mut below = |most: u64| {
+            state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
+            (state >> 33) % most
+        };
+        for id in 0..2000 {
+            let at = |ms: u64| (ms < 90).then(|| start + Duration::from_millis(ms));
+            let due = at(below(100));
+            timers.insert(id, Timer { due, act: Act::Once(Box::new(|_| {})) });
+            list.push((due, id));
+            let other = below(id + 1);
+            match below(3) {
+                0 => {
+                    let was_there = list.iter().any(|(_, id)| *id == other);
+                    assert_eq!(timers.remove(other).is_some(), was_there);
+                    list.retain(|(_, id)| *id != other);
+                }
+                1 => {
+                    let due = at(below(100));
+                    timers.set_due(other, due);
+                    let moved = list.iter_mut().filter(|(_, id)| *id == other);
+                    moved.for_each(|timer| timer.0 = due);
+                }
+                _ => {}
+            }
+            let now = start + Duration::from_millis(below(100));
+            let is_due = |timer: &&(Option<Instant>, u64)| timer.0.is_some_and(|due| due <= now);
+            let mut expected: Vec<_> = list.iter().filter(is_due).copied().collect();
+            expected.sort_unstable();
+            let expected: Vec<u64> = expected.into_iter().map(|(_, id)| id).collect();
+            assert_eq!(timers.due_until(now), expected);
+            assert_eq!(timers.next(), list.iter().filter_map(|(due, _)| *due).min());
+            assert_eq!(timers.is_empty(), list.is_empty());
+        }
+    }
 }
