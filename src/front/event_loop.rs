@@ -44,7 +44,8 @@ use timers::Timers;
 /// The loop delivers the messages of each [started](MessagePort::start) port, at most 64 of one
 /// port before it serves the others. Each descriptor of a message, and each 4 KiB of its length,
 /// count as one additional message. A port that is not started keeps its messages, and takes no
-/// time.
+/// time. If its peer ends while messages are unread,
+/// [`peergone`](crate::EventType::PeerGone) is delivered.
 ///
 /// [Timers](EventLoop::add_timer) and [other sources](EventLoop::add_source) of events can be added
 /// as well.
