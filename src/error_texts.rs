@@ -358,6 +358,11 @@ fn errors_of_meeting() {
             SpawnError::Channel(ChannelError::Io(mmap())), MMAP;
         SpawnError::Program { .. } => SpawnError::Program { program: path(), source: denial() },
             [PATH, "refused to start the program (EACCES)", "see that the permissions"];
+        SpawnError::NotACgroup { .. } => SpawnError::NotACgroup { path: path() },
+            ["/", "in no file system of type cgroup2", "give the directory"];
+        SpawnError::File { .. } =>
+            SpawnError::File { path: path(), call: "write", source: denial() },
+            ["at /", "refused write (EACCES)", "see that the permissions"];
         SpawnError::Io { .. } => SpawnError::Io(mmap()), MMAP;
     });
     texts!(ListenError {

@@ -157,7 +157,7 @@ pub use link::pool::PooledBuffer;
 #[cfg(not(messageport_loom))]
 pub use link::stats::{Backlog, LaneStats, PortStats};
 #[cfg(not(messageport_loom))]
-pub use meet::builder::WorkerBuilder;
+pub use meet::builder::{ResourceLimit, WorkerBuilder};
 #[cfg(not(messageport_loom))]
 pub use meet::connect::{Connect, connect};
 #[cfg(not(messageport_loom))]
@@ -166,6 +166,9 @@ pub use meet::listen::Listener;
 pub use meet::refused::{RefusedClient, RefusedClients};
 #[cfg(not(messageport_loom))]
 pub use meet::spawn::{Worker, parent_port};
+#[cfg(all(not(messageport_loom), feature = "seccomp"))]
+#[cfg_attr(docsrs, doc(cfg(feature = "seccomp")))]
+pub use meet::syscall_filter::SyscallFilter;
 #[cfg(not(messageport_loom))]
 pub use meet::worker_process::{WorkerEnd, WorkerProcess};
 pub use messageport_macros::SafeArchive;

@@ -20,10 +20,13 @@ use std::time::Duration;
 
 use common::role::{command, play, skip};
 use common::watchdog::progress;
-use common::{DEADLINE, receive, receive_end, receive_text};
+use common::{DEADLINE, kill_process, receive, receive_end, receive_text};
+#[cfg(feature = "seccomp")]
+use messageport::SyscallFilter;
 use messageport::{
     BroadcastChannel, Buffer, BufferPool, CloseReason, Connect, EventLoop, Listener,
-    MessageChannel, MessagePort, PortSet, RecvError, Worker, parent_port,
+    MessageChannel, MessagePort, PortSet, RecvError, ResourceLimit, Worker, WorkerPool,
+    parent_port,
 };
 
 /// Lets this thread, and what it starts, make the calls of the document and no others.
@@ -296,6 +299,37 @@ fn workers() {
     let mut sleeps = Command::new("sleep");
     sleeps.arg("1000");
     Worker::spawn(sleeps).expect("a worker").terminate().expect("a child");
+    options();
+    pools();
+}
+
+fn options() {
+    let builder = Worker::builder(Command::new("true")).end_with_parent();
+    let builder = builder.limit(ResourceLimit::OpenFiles, 64);
+    #[cfg(feature = "seccomp")]
+    let builder = builder.filter(&SyscallFilter::program());
+    let end = builder.spawn().expect("a worker").shutdown(DEADLINE).expect("a child");
+    assert!(end.status().success(), "{end:?}");
+}
+
+fn pools() {
+    let launch = || command(TEST, "answers");
+    let pool: WorkerPool<u64, u64> =
+        WorkerPool::builder(launch).workers(2).build().expect("a pool");
+    assert_eq!(pool.call(&1).expect("a reply"), 2);
+    kill_process(pool.ids()[1]);
+    for number in 0..4 {
+        assert_eq!(pool.call(&number).expect("a reply"), 2 * number);
+    }
+    pool.shutdown(DEADLINE);
+}
+
+/// A worker of a pool.
+fn answers() {
+    let responder = parent_port().expect("a port to the parent").responder::<u64, u64>();
+    while let Ok(request) = responder.recv() {
+        request.reply(&(2 * request.data().to_native())).expect("a parent");
+    }
 }
 
 #[test]
@@ -340,7 +374,7 @@ fn every_front_makes_the_calls_of_the_document_only() {
         "tasks",
         "workers",
     ];
-    let mut roles: Vec<(&str, fn())> = vec![("all", all), ("child", child)];
+    let mut roles: Vec<(&str, fn())> = vec![("all", all), ("child", child), ("answers", answers)];
     roles.extend(fronts);
     play(TEST, &roles);
 }
@@ -359,6 +393,7 @@ fn every_example_makes_the_calls_of_the_document_only() {
             let example = built.join(source.expect("an entry").path().file_stem().expect("a name"));
             if (example.ends_with("tokio_service") && !cfg!(feature = "tokio"))
                 || (example.ends_with("smol_service") && !cfg!(feature = "async-io"))
+                || (example.ends_with("plugin_host") && !cfg!(feature = "seccomp"))
             {
                 skip(&format!("{} needs a feature", example.display()));
                 continue;
@@ -395,3 +430,17 @@ fn every_example_makes_the_calls_of_the_document_only() {
 }
 
 const EXAMPLE: &str = "MESSAGEPORT_TEST_EXAMPLE";
+
+/// What the crate's own filter allows stands in the document.
+#[cfg(feature = "seccomp")]
+#[test]
+fn the_filter_of_the_crate_allows_calls_of_the_document_only() {
+    let documented = table::calls_in_the_document();
+    let (port, program) = (SyscallFilter::port(), SyscallFilter::program());
+    let unknown = |call: &i64| program.allows(*call) && !documented.contains(call);
+    assert_eq!((0..1000).filter(unknown).collect::<Vec<_>>(), [] as [i64; 0]);
+    assert!((0..1000).all(|call| program.allows(call) || !port.allows(call)));
+    for refused in [libc::SYS_execve, libc::SYS_fallocate, libc::SYS_socket, libc::SYS_ptrace] {
+        assert!(!port.allows(refused), "{refused}");
+    }
+}

@@ -5,6 +5,11 @@
 mod common;
 #[path = "common/filter.rs"]
 mod filter;
+#[cfg(feature = "seccomp")]
+#[path = "worker/filters.rs"]
+mod filters;
+#[path = "worker/options.rs"]
+mod options;
 #[path = "worker/reaping.rs"]
 mod reaping;
 #[path = "worker/shutdown.rs"]

@@ -62,6 +62,9 @@ enum Deed {
     Drops,
 }
 
+/// Longer than a test may take without progress: a lost worker is found out in another way.
+const LONG: Duration = Duration::from_secs(3600);
+
 type Pool = WorkerPool<Task, u64>;
 
 /// A worker.
@@ -77,7 +80,7 @@ fn serves() {
 
 fn builder(test: &'static str, role: &'static str) -> WorkerPoolBuilder<Task, u64> {
     let launch = move || command(test, role);
-    WorkerPool::builder(launch).attempt_timeout(DEADLINE)
+    WorkerPool::builder(launch).attempt_timeout(LONG)
 }
 
 fn plain(number: u64) -> Task {

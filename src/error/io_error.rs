@@ -213,7 +213,8 @@ impl AsIoError for SpawnError {
     fn kind(&self) -> ErrorKind {
         match self {
             SpawnError::Channel(error) => error.kind(),
-            SpawnError::Program { source, .. } => source.kind(),
+            SpawnError::Program { source, .. } | SpawnError::File { source, .. } => source.kind(),
+            SpawnError::NotACgroup { .. } => ErrorKind::InvalidInput,
             SpawnError::Io(error) => error.kind(),
         }
     }

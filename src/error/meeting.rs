@@ -19,7 +19,27 @@ pub enum SpawnError {
         /// The error of the system.
         source: io::Error,
     },
-    /// The kernel refused another call.
+    /// The directory that the worker shall join as a cgroup is none of version 2.
+    #[error(
+        "{} is in no file system of type cgroup2: give the directory of a cgroup of version 2",
+        path.display()
+    )]
+    NotACgroup {
+        /// The file `cgroup.procs` of the directory that was given.
+        path: std::path::PathBuf,
+    },
+    /// The cgroup that the worker shall join was refused: by `open`, or by the child's `write`.
+    #[error("{}", text::file(path, call, source))]
+    File {
+        /// The file `cgroup.procs` of the directory that was given.
+        path: std::path::PathBuf,
+        /// The call.
+        call: &'static str,
+        /// Its error.
+        source: io::Error,
+    },
+    /// The kernel refused another call: among them `setrlimit`, for a limit above the hard limit of
+    /// this process, and `seccomp`.
     #[error(transparent)]
     Io(#[from] SystemError),
 }
@@ -338,4 +358,4 @@ macro_rules! at_a_path {
         }
     )*};
 }
-at_a_path!(ListenError, ConnectError, BroadcastError);
+at_a_path!(SpawnError, ListenError, ConnectError, BroadcastError);

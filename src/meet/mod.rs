@@ -6,4 +6,6 @@ pub(crate) mod connect;
 pub(crate) mod listen;
 pub(crate) mod refused;
 pub(crate) mod spawn;
+#[cfg(feature = "seccomp")]
+pub(crate) mod syscall_filter;
 pub(crate) mod worker_process;

@@ -6,10 +6,13 @@
 //! pidfd, which identifies that process forever, and never by process id.
 #![allow(unsafe_code)]
 
+pub(crate) mod confine;
 mod endings;
+mod spawner;
 
 use crate::error::SystemError;
 use crate::os::clock::Deadline;
+use crate::os::process::confine::{Confinement, Step};
 use crate::os::reaper::{self, Foreign};
 use crate::os::socket::{self, Received};
 use crate::os::{named, poll};
@@ -36,33 +39,51 @@ pub(crate) struct ChildProcess {
 }
 
 /// Starts `command` with `descriptor` open in the child, under the number that `variable` contains.
-/// No other child of this process inherits it.
+/// No other child of this process inherits it. The child is confined before it runs its program.
 ///
 /// The child itself opens its pidfd and sends it back. If this process called `pidfd_open` with the
 /// process id, it would be a race: where SIGCHLD is ignored, or another thread reaps all children,
 /// the id may belong to another process by then.
 pub(crate) fn spawn_with_descriptor(
-    mut command: Command,
-    variable: &str,
-    descriptor: BorrowedFd<'_>,
+    command: Command,
+    variable: &'static str,
+    descriptor: OwnedFd,
+    confinement: Confinement,
 ) -> Result<ChildProcess, SystemError> {
     reap_leftovers();
+    match confinement.ends_with_parent {
+        true => spawner::run(move || spawn(command, variable, descriptor, confinement))?,
+        false => spawn(command, variable, descriptor, confinement),
+    }
+}
+
+fn spawn(
+    mut command: Command,
+    variable: &str,
+    descriptor: OwnedFd,
+    confinement: Confinement,
+) -> Result<ChildProcess, SystemError> {
     let number = descriptor.as_raw_fd();
-    let inode = inode(descriptor)?;
+    let inode = inode(descriptor.as_fd())?;
     command.env(variable, format!("{number}:{inode}"));
     let (ours, theirs) = socket::packet_pair()?;
-    let reply = theirs.as_raw_fd();
+    let (reply, parent) = (theirs.as_raw_fd(), std::process::id());
     let prepare = move || {
         // SAFETY: the call takes integers; it is async-signal-safe.
         Errno::result(unsafe { libc::fcntl(number, libc::F_SETFD, 0) })?;
+        // Before the limits, which may leave no room for a descriptor.
         send_own_pidfd(reply)?;
+        confinement.apply(parent).map_err(|(step, errno)| {
+            send_byte(reply, step as u8);
+            errno
+        })?;
         Ok(())
     };
     // SAFETY: the closure makes async-signal-safe calls only, and neither allocates nor locks. The
     // descriptors are open until `spawn` returns, which is when the child has run the closure.
     unsafe { command.pre_exec(prepare) };
     let spawned = command.spawn();
-    drop((theirs, command));
+    drop((theirs, descriptor, command));
     match spawned {
         Ok(child) => match receive_pidfd(ours) {
             Ok(pidfd) => Ok(ChildProcess { child, pidfd, status: None }),
@@ -71,15 +92,30 @@ pub(crate) fn spawn_with_descriptor(
                 Err(error)
             }
         },
-        Err(source) => {
-            // A packet without a descriptor says which step of the closure was refused.
-            let refused = matches!(
-                socket::receive(ours.as_fd(), &mut [0; 2], 1),
-                Ok(Received::Packet(_, descriptors)) if descriptors.is_empty()
-            );
-            Err(SystemError { call: if refused { "pidfd_open" } else { "spawn" }, source })
+        Err(source) => Err(SystemError { call: refused_step(&ours).unwrap_or("spawn"), source }),
+    }
+}
+
+/// Which step of the closure was refused, if one was: a packet without a descriptor names it.
+fn refused_step(socket: &OwnedFd) -> Option<&'static str> {
+    let mut byte = [0; 2];
+    loop {
+        match socket::receive(socket.as_fd(), &mut byte, 1) {
+            Ok(Received::Packet(1, descriptors)) if descriptors.is_empty() => {
+                return Step::of_byte(byte[0]).map(Step::call);
+            }
+            Ok(Received::Packet(1, _)) => {}
+            // The child has ended.
+            _ => return None,
         }
     }
+}
+
+/// In the forked child: says which step was refused.
+fn send_byte(socket: RawFd, byte: u8) {
+    let flags = libc::MSG_NOSIGNAL | libc::MSG_DONTWAIT;
+    // SAFETY: the byte is valid for the call.
+    let _ = unsafe { libc::send(socket, (&raw const byte).cast(), 1, flags) };
 }
 
 /// In the forked child: sends a pidfd of this process, or an empty word if there is none.

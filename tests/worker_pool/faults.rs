@@ -5,7 +5,7 @@ use crate::common::census::has_no_children;
 use crate::common::limits::{allow_more_address_space, allow_more_descriptors, limit_to};
 use crate::common::role::{command, play};
 use crate::common::{DEADLINE, die, wait_until};
-use crate::{ArchivedDeed, ArchivedFault, Deed, Fault, Pool, Task, builder, plain, serves};
+use crate::{ArchivedDeed, ArchivedFault, Deed, Fault, LONG, Pool, Task, builder, plain, serves};
 use messageport::{CallError, MessageError, Responder, TaskError, WorkerPool, parent_port};
 use nix::sys::resource::Resource;
 use nix::unistd::{ForkResult, fork};
@@ -123,11 +123,8 @@ fn a_fault_of_a_worker_costs_its_task_one_attempt() {
             given.give(&mut command);
             command
         };
-        let pool: Pool = WorkerPool::builder(launch)
-            .workers(4)
-            .attempt_timeout(DEADLINE)
-            .build()
-            .expect("a pool");
+        let pool: Pool =
+            WorkerPool::builder(launch).workers(4).attempt_timeout(LONG).build().expect("a pool");
         thread::scope(|scope| {
             for (number, deed) in DEEDS.into_iter().enumerate() {
                 let pool = &pool;

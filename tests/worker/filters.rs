@@ -1,0 +1,106 @@
+//! Workers that may make only some system calls.
+
+use crate::common::role::{command, play};
+use crate::common::{DEADLINE, receive, receive_end};
+use crate::{answers, parent};
+use messageport::{CloseReason, SyscallFilter, Worker, WorkerEnd};
+use std::fs::{self, File};
+use std::os::unix::process::{CommandExt, ExitStatusExt};
+use std::process::Command;
+
+/// Echoes messages; a text that begins with "do" is done.
+fn serves() {
+    let port = parent();
+    for event in &port {
+        if let Ok(text) = event.text()
+            && let Some(deed) = text.strip_prefix("do ")
+        {
+            act(deed);
+        }
+        port.post_bytes_timeout(event.bytes(), DEADLINE).expect("room");
+    }
+}
+
+fn act(deed: &str) {
+    match deed {
+        "read" => assert!(File::open("/dev/null").is_ok()),
+        "write" => drop(File::create("/nonexistent/file")),
+        "mkdir" => drop(fs::create_dir("/nonexistent/directory")),
+        "exec" => panic!("{}", Command::new("true").exec()),
+        "thread" => std::thread::spawn(|| ()).join().expect("no panic"),
+        "filter" => SyscallFilter::port().apply().expect("a filter"),
+        "wait" => std::thread::sleep(std::time::Duration::from_millis(5)),
+        other => panic!("no deed {other}"),
+    }
+}
+
+fn start(test: &str) -> Worker {
+    let filter = SyscallFilter::program();
+    let worker = Worker::builder(command(test, "serves")).filter(&filter).spawn();
+    worker.expect("a worker")
+}
+
+/// Whether the kernel kills the worker at what it is told to do last.
+fn is_stopped(worker: Worker, deeds: &[&str]) -> bool {
+    for deed in deeds {
+        worker.port().post_text(&format!("do {deed}")).expect("room");
+    }
+    for deed in &deeds[..deeds.len() - 1] {
+        assert_eq!(receive(worker.port()).bytes(), format!("do {deed}").as_bytes());
+    }
+    assert_eq!(receive_end(worker.port()), CloseReason::PeerDied);
+    let end = worker.shutdown(DEADLINE).expect("a child");
+    matches!(end, WorkerEnd::Exited(status) if status.signal() == Some(libc::SIGSYS))
+}
+
+#[test]
+fn a_worker_under_a_filter_does_all_that_a_worker_does() {
+    const TEST: &str = "filters::a_worker_under_a_filter_does_all_that_a_worker_does";
+    fn asks() {
+        for filter_twice in [false, true] {
+            let worker = start(TEST);
+            if filter_twice {
+                answers(worker.port(), "do filter");
+            }
+            for deed in ["do read", "do thread", "do wait"] {
+                answers(worker.port(), deed);
+            }
+            for len in [0, 8, 3000, 1 << 20] {
+                worker.port().post_bytes(&vec![7; len]).expect("room");
+                assert_eq!(receive(worker.port()).bytes().len(), len);
+            }
+            let list = vec![File::open("/dev/null").expect("a file").into()];
+            worker.port().post_text_with("with", list).expect("room");
+            assert_eq!(receive(worker.port()).bytes(), b"with");
+            worker.port().close();
+            let end = worker.shutdown(DEADLINE).expect("a child");
+            assert!(matches!(end, WorkerEnd::Exited(status) if status.success()), "{end:?}");
+        }
+    }
+    play(TEST, &[("asks", asks), ("serves", serves)]);
+}
+
+#[test]
+fn a_worker_that_makes_another_call_is_killed() {
+    const TEST: &str = "filters::a_worker_that_makes_another_call_is_killed";
+    fn asks() {
+        assert!(is_stopped(start(TEST), &["mkdir"]));
+        assert!(is_stopped(start(TEST), &["read", "write"]));
+        // The filter of the worker itself allows less.
+        assert!(is_stopped(start(TEST), &["filter", "exec"]));
+        let bare = || Worker::spawn(command(TEST, "serves")).expect("a worker");
+        assert!(is_stopped(bare(), &["filter", "thread", "mkdir"]));
+        // Without a filter, and with one that allows the call, it is none of the kernel's business.
+        let worker = bare();
+        answers(worker.port(), "do mkdir");
+        drop(worker);
+        #[cfg(target_arch = "x86_64")]
+        {
+            let filter = SyscallFilter::program().allow(libc::SYS_mkdir);
+            let builder = Worker::builder(command(TEST, "serves")).filter(&filter);
+            let worker = builder.spawn().expect("a worker");
+            answers(worker.port(), "do mkdir");
+        }
+    }
+    play(TEST, &[("asks", asks), ("serves", serves)]);
+}
