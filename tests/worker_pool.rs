@@ -16,11 +16,12 @@ use common::census::{Census, has_no_children};
 use common::messages::Rng;
 use common::role::{command, play};
 use common::watchdog::progress;
-use messageport::{WorkerEnd, WorkerPool, WorkerPoolBuilder, parent_port};
+use messageport::{Worker, WorkerBuilder, WorkerEnd, WorkerPool, WorkerPoolBuilder, parent_port};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use std::collections::HashSet;
 use std::io;
+use std::process::Command;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::SeqCst};
 use std::thread;
@@ -78,8 +79,14 @@ fn serves() {
     }
 }
 
+/// A role is killed with the thread that started it. A pool starts workers in the threads that call,
+/// and a worker must not end with such a thread.
+fn lasting(command: Command) -> WorkerBuilder {
+    Worker::builder(command).end_with_parent()
+}
+
 fn builder(test: &'static str, role: &'static str) -> WorkerPoolBuilder<Task, u64> {
-    let launch = move || command(test, role);
+    let launch = move || lasting(command(test, role));
     WorkerPool::builder(launch).attempt_timeout(LONG)
 }
 

@@ -48,6 +48,9 @@ pub(crate) type Launch = Box<dyn Fn() -> WorkerBuilder + Send + Sync>;
 /// The pool has no thread. The thread that calls also starts the replacement that it needs, which
 /// takes about a millisecond; a thread of the crate reaps what was killed. A task costs little more
 /// than a call of a [`Requester`]: two locks, and a system call that asks whether the worker lives.
+/// To have workers end with this process, use
+/// [`end_with_parent`](WorkerBuilder::end_with_parent), and not `PR_SET_PDEATHSIG` in the command:
+/// the kernel would end them with the thread that happened to start them.
 ///
 /// Dropping the pool closes all ports, gives the workers 250 ms to exit, kills those that still
 /// run, and reaps them, as dropping a [`Worker`](crate::Worker) does. Use

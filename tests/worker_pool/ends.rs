@@ -5,10 +5,9 @@ use crate::common::census::{Census, has_no_children};
 use crate::common::limits::{allow_all_descriptors, allow_more_descriptors};
 use crate::common::role::{command, play};
 use crate::common::{DEADLINE, wait_until};
-use crate::{Deed, Fault, Pool, Task, all_by_themselves, builder, plain, serves};
+use crate::{Deed, Fault, Pool, Task, all_by_themselves, builder, lasting, plain, serves};
 use messageport::{
-    CallError, MessageChannel, PostError, SpawnError, TaskError, Worker, WorkerEnd, WorkerPool,
-    parent_port,
+    CallError, MessageChannel, PostError, SpawnError, TaskError, WorkerEnd, WorkerPool, parent_port,
 };
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
@@ -103,7 +102,7 @@ fn a_request_that_does_not_fit_is_an_error_of_its_task() {
     }
     fn asks() {
         let sizes = MessageChannel::builder().capacity(4096).limit(8192);
-        let launch = move || Worker::builder(command(TEST, "measures")).channel(sizes);
+        let launch = move || lasting(command(TEST, "measures")).channel(sizes);
         let pool: WorkerPool<Vec<u8>, u64> =
             WorkerPool::builder(launch).workers(1).build().expect("a pool");
         let ids = pool.ids();
@@ -137,7 +136,7 @@ fn a_task_that_runs_may_end_while_the_pool_shuts_down() {
         let launch = move || {
             let mut command = command(TEST, "waits");
             given.give(&mut command);
-            command
+            lasting(command)
         };
         let pool: Pool = WorkerPool::builder(launch).workers(1).build().expect("a pool");
         thread::scope(|scope| {
@@ -197,8 +196,8 @@ fn a_program_that_cannot_be_started_is_an_error_of_the_pool() {
         let is_there = Arc::new(AtomicBool::new(true));
         let asked = is_there.clone();
         let launch = move || match asked.load(SeqCst) {
-            true => command(TEST, "serves"),
-            false => missing(),
+            true => lasting(command(TEST, "serves")),
+            false => missing().into(),
         };
         let builder = WorkerPool::<Task, u64>::builder(launch).workers(1).restart_limit(3);
         let pool = builder.build().expect("a pool");

@@ -5,7 +5,9 @@ use crate::common::census::has_no_children;
 use crate::common::limits::{allow_more_address_space, allow_more_descriptors, limit_to};
 use crate::common::role::{command, play};
 use crate::common::{DEADLINE, die, wait_until};
-use crate::{ArchivedDeed, ArchivedFault, Deed, Fault, LONG, Pool, Task, builder, plain, serves};
+use crate::{
+    ArchivedDeed, ArchivedFault, Deed, Fault, LONG, Pool, Task, builder, lasting, plain, serves,
+};
 use messageport::{CallError, MessageError, Responder, TaskError, WorkerPool, parent_port};
 use nix::sys::resource::Resource;
 use nix::unistd::{ForkResult, fork};
@@ -121,7 +123,7 @@ fn a_fault_of_a_worker_costs_its_task_one_attempt() {
         let launch = move || {
             let mut command = command(TEST, "serves");
             given.give(&mut command);
-            command
+            lasting(command)
         };
         let pool: Pool =
             WorkerPool::builder(launch).workers(4).attempt_timeout(LONG).build().expect("a pool");
@@ -156,7 +158,7 @@ fn a_worker_that_hangs_is_replaced_when_its_time_is_up() {
         let launch = move || {
             let mut command = command(TEST, "serves");
             given.give(&mut command);
-            command
+            lasting(command)
         };
         let builder = WorkerPool::<Task, u64>::builder(launch).workers(2).attempts(10);
         let pool = builder.attempt_timeout(Duration::from_millis(300)).build().expect("a pool");

@@ -8,7 +8,9 @@ use crate::common::messages::Rng;
 use crate::common::role::{command, play};
 use crate::common::wait_until;
 use crate::common::watchdog::progress;
-use crate::{Deed, Fault, Task, all_by_themselves, builder, kill_one, plain, serves};
+use crate::{
+    Deed, Fault, LONG, Task, all_by_themselves, builder, kill_one, lasting, plain, serves,
+};
 use futures_lite::future::poll_once;
 use futures_util::future::join_all;
 use messageport::{AsyncWorkerPool, CallError, TaskError, WorkerEnd, WorkerPool};
@@ -143,12 +145,12 @@ fn faults_of_workers_cost_their_tasks_an_attempt() {
             let launch = move || {
                 let mut command = command(TEST, "serves");
                 given.give(&mut command);
-                command
+                lasting(command)
             };
             let pool: Pool = WorkerPool::builder(launch)
                 .workers(2)
                 .attempts(3)
-                .attempt_timeout(Duration::from_secs(2))
+                .attempt_timeout(LONG)
                 .build_async()
                 .expect("a pool");
             for (number, deed) in [Deed::Forks, Deed::Dies, Deed::Drops].into_iter().enumerate() {
@@ -160,16 +162,18 @@ fn faults_of_workers_cost_their_tasks_an_attempt() {
                 Err(TaskError::Call(CallError::Refused { text })) => assert_eq!(text, "not today"),
                 other => panic!("{other:?}"),
             }
-            match pool.call(&always(Deed::Hangs)).await {
-                Err(TaskError::Lost { attempts: 3, last }) => {
+            answers(&pool, 1).await;
+            let impatient = builder(TEST, "serves").workers(2).attempts(2).attempt_timeout(SHORT);
+            let impatient: Pool = impatient.build_async().expect("a pool");
+            match impatient.call(&always(Deed::Hangs)).await {
+                Err(TaskError::Lost { attempts: 2, last }) => {
                     assert!(matches!(*last, CallError::Timeout), "{last}");
                 }
                 other => panic!("{other:?}"),
             }
-            answers(&pool, 1).await;
             // For the forked process, which has a copy of the board.
             board.word(1).store(1, SeqCst);
-            drop(pool);
+            drop((pool, impatient));
             wait_until("all are reaped", has_no_children);
         });
     }
@@ -181,7 +185,6 @@ fn a_pool_that_shuts_down_ends_every_task() {
     const TEST: &str = "tasks::a_pool_that_shuts_down_ends_every_task";
     fn asks() {
         on_each(async || {
-            let before = Census::take();
             let pool: Pool =
                 builder(TEST, "serves").workers(1).queue_limit(1).build_async().expect("a pool");
             let (task, next) = (always(Deed::Hangs), plain(1));
@@ -198,7 +201,6 @@ fn a_pool_that_shuts_down_ends_every_task() {
                 assert!(matches!(answer, Err(TaskError::Closed)), "{answer:?}");
             }
             assert!(pool.shutdown(DEADLINE).await.is_empty());
-            let _ = before;
         });
         assert!(has_no_children());
     }
