@@ -64,6 +64,46 @@ fn as_many_tasks_wait_as_the_pool_allows() {
     play(TEST, &[("asks", asks), ("serves", serves)]);
 }
 
+/// The worker replies with how many tasks it has had before, and waits at the first one.
+#[test]
+fn tasks_that_wait_have_their_turns_in_order() {
+    const TEST: &str = "ends::tasks_that_wait_have_their_turns_in_order";
+    fn counts() {
+        let board = Board::given();
+        let responder = parent_port().expect("a port to the parent").responder::<Task, u64>();
+        for count in 0u64.. {
+            let Ok(request) = responder.recv() else { return };
+            wait_until("all tasks wait", || board.word(0).load(SeqCst) == 1);
+            request.reply(&count).expect("a parent");
+        }
+    }
+    fn asks() {
+        let board = Arc::new(Board::new());
+        let given = board.clone();
+        let launch = move || {
+            let mut command = command(TEST, "counts");
+            given.give(&mut command);
+            lasting(command)
+        };
+        let pool: Pool = WorkerPool::builder(launch).workers(1).build().expect("a pool");
+        thread::scope(|scope| {
+            for number in 0..20u64 {
+                let pool = &pool;
+                scope.spawn(move || {
+                    assert_eq!(pool.call(&plain(number)).expect("a reply"), number);
+                });
+                wait_until("it has the worker or its place", || {
+                    let stats = pool.stats();
+                    (stats.busy + stats.waiting) as u64 == number + 1
+                });
+            }
+            board.word(0).store(1, SeqCst);
+        });
+        assert!(all_by_themselves(pool.shutdown(DEADLINE)));
+    }
+    play(TEST, &[("asks", asks), ("counts", counts)]);
+}
+
 /// A task that gives up, at a worker or in the queue: the worker is replaced, and the place is free.
 #[test]
 fn a_task_that_gives_up_leaves_a_free_pool() {
