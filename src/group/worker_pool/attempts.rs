@@ -39,8 +39,9 @@ impl<'s, L: Line> Attempts<'s, L> {
         };
         match error {
             CallError::Refused { .. } => busy.refused(),
-            // This process has no memory for the reply, which has come.
+            // This process has no memory for the reply; or the program has other types.
             CallError::Message(MessageError::OutOfMemory { .. }) => busy.refused(),
+            CallError::Message(MessageError::TypeMismatch(_)) => busy.refused(),
             CallError::Post(PostError::Timeout | PostError::Closed { .. })
             | CallError::Timeout
             | CallError::Closed { .. }
