@@ -73,7 +73,8 @@ impl Container {
         } else if meta.path.is_ident("remote") {
             return Err(meta.error(
                 "SafeArchive cannot be derived with `#[rkyv(remote = ..)]`: the fields of the \
-                 archived type may be of other types; archive a type of your own in its place",
+                 archived type may be of other types; archive a type of your own in its place, \
+                 or write a wrapper for `#[rkyv(with = ..)]`",
             ));
         } else {
             skip(meta)?;

@@ -2,6 +2,7 @@
 
 mod attributes;
 mod message;
+mod recursion;
 mod shape;
 
 use attributes::{Container, Field, names_any};
@@ -24,6 +25,23 @@ use syn::{
 /// | `shape = "Order 2"` | this text is the whole shape: the two programs agree if it is equal |
 /// | `no_deserialize` | leaves out `rkyv::Deserialize`, for types that borrow |
 /// | `crate = path` | where the crate `messageport` is, if it is renamed or re-exported |
+///
+/// A type may contain itself in boxes, vectors, maps and the like: `enum Json { List(Vec<Json>) }`.
+/// Inside an `Rc` or `Arc` this needs `no_deserialize`, see `messageport::ReceiveDeserializer`. If
+/// two types contain each other, or a type contains itself in another generic type, put
+/// `#[rkyv(omit_bounds)]` on the field, and the bounds on each of the types:
+///
+/// ```text
+/// #[messageport::message]
+/// #[rkyv(
+///     serialize_bounds(__S: rkyv::ser::Writer + rkyv::ser::Allocator, __S::Error: Source),
+///     deserialize_bounds(__D::Error: Source),
+///     bytecheck(bounds(__C: rkyv::validation::ArchiveContext, __C::Error: Source)),
+/// )]
+/// struct Folder { #[rkyv(omit_bounds)] entries: Vec<Entry> } // and an `Entry` has a `Folder`
+/// ```
+///
+/// with `use messageport::rkyv::{self, rancor::Source};` above.
 ///
 /// A field takes `#[messageport(shape = "calendar::Date 1")]`: the text stands for the shape of the
 /// field's type, which needs none then. A type with derives of its own gets a shape by

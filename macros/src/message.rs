@@ -1,6 +1,6 @@
 //! `#[message]`: what it adds to a type.
 
-use crate::attributes;
+use crate::{attributes, recursion};
 use proc_macro2::{TokenStream, TokenTree};
 use quote::quote;
 use syn::parse::{Parse, ParseStream};
@@ -71,9 +71,12 @@ pub fn expand(arguments: &Arguments, item: &DeriveInput) -> Result<TokenStream, 
         true => None,
         false => Some(quote!(#rkyv::Deserialize,)),
     };
+    let mut item = item.clone();
+    let bounds = recursion::omit_bounds(&mut item, &rkyv)?;
     Ok(quote! {
         #[derive(#rkyv::Archive, #rkyv::Serialize, #deserialize #krate::SafeArchive)]
         #rkyv_crate
+        #bounds
         #[messageport(#named_here fingerprint #(, #passed_on)*)]
         #item
     })

@@ -65,6 +65,26 @@ struct Tree {
     left: Option<Box<Tree>>,
 }
 
+/// What contains itself in every way that the attribute sees, without a word about it.
+#[messageport::message]
+#[derive(Debug, PartialEq)]
+enum Value<T> {
+    Plain(T),
+    Boxed(Box<Value<T>>, u8),
+    Fields {
+        list: Vec<Value<T>>,
+        pair: Box<(u8, Value<T>)>,
+        array: Option<Box<[Value<T>; 1]>>,
+    },
+    Object(HashMap<String, Value<T>>),
+    /// Here it is a marker only, and bounds stay as they are.
+    Marked(Marker<Value<T>>),
+}
+
+#[messageport::message]
+#[derive(Debug, PartialEq)]
+struct Marker<T>(u64, std::marker::PhantomData<T>);
+
 /// A type of another crate: with derives of rkyv only, for which its user vouches.
 #[derive(rkyv::Archive, rkyv::Serialize, rkyv::Deserialize, SafeArchive, Debug, PartialEq)]
 struct Foreign {
@@ -269,4 +289,19 @@ impl Kind {
     fn into_number(self) -> u32 {
         self as u32
     }
+}
+
+#[test]
+fn a_type_that_contains_itself_needs_no_bounds() {
+    let nested = Value::Boxed(Box::new(Value::Plain(1u16)), 2);
+    let pair = Box::new((3, Value::Plain(4)));
+    let array = Some(Box::new([Value::Marked(Marker(5, PhantomData))]));
+    let list = vec![nested, Value::Plain(6)];
+    let value = Value::Object(HashMap::from([("all".into(), Value::Fields { list, pair, array })]));
+    let channel = MessageChannel::new().expect("a channel");
+    channel.port1.post_message(&value).expect("room");
+    let found: Value<u16> = channel.port2.recv().expect("it").deserialize().expect("an honest one");
+    assert_eq!(found, value);
+    let text = Shape::of::<Value<u16>>().expect("it has one").to_string();
+    assert!(text.contains("Boxed(Box<Value>, u8)"), "{text}");
 }

@@ -36,20 +36,12 @@ use std::sync::{self, Arc};
 /// ```
 /// use messageport::{MessageChannel, ReceiveDeserializer, rkyv};
 /// use rkyv::Deserialize;
-/// use rkyv::rancor::{BoxedError, Source};
+/// use rkyv::rancor::BoxedError;
 /// use std::rc::Rc;
 ///
 /// #[messageport::message(no_deserialize)]
-/// #[rkyv(
-///     serialize_bounds(__S: rkyv::ser::Writer + rkyv::ser::Sharing, __S::Error: Source),
-///     bytecheck(bounds(
-///         __C: rkyv::validation::ArchiveContext + rkyv::validation::SharedContext,
-///         __C::Error: Source,
-///     ))
-/// )]
 /// struct Node {
 ///     name: String,
-///     #[rkyv(omit_bounds)]
 ///     next: Option<Rc<Node>>,
 /// }
 ///
