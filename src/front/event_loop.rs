@@ -112,18 +112,26 @@ pub struct EventLoop {
     deferred: RefCell<VecDeque<Box<dyn Any>>>,
     shared: Arc<Shared>,
     marks: Vec<u64>,
-    /// Other descriptors that the loop watches, with their callbacks. `None` while one is called.
-    sources: BTreeMap<u64, Option<Source>>,
+    /// Other descriptors that the loop watches, with their callbacks.
+    sources: BTreeMap<u64, Source>,
     timers: Timers,
+    /// How many turns have begun.
+    turns: u64,
     /// Called for each panic.
     hook: Option<Hook>,
 }
 
 type Hook = Box<dyn FnMut(&ListenerFailure, Option<LoopItem>)>;
 
+type OnReady = Box<dyn FnMut(&mut EventLoop)>;
+
 struct Source {
     fd: Rc<dyn AsFd>,
-    on_ready: Box<dyn FnMut(&mut EventLoop)>,
+    /// `None` while it is called.
+    on_ready: Option<OnReady>,
+    is_watched: bool,
+    /// Not watched until it is resumed.
+    is_paused: bool,
 }
 
 struct LoopPort {
@@ -210,6 +218,7 @@ impl EventLoop {
             marks: Vec::new(),
             sources: BTreeMap::new(),
             timers: Timers::default(),
+            turns: 0,
             hook: None,
         })
     }
@@ -296,8 +305,9 @@ impl EventLoop {
     ///
     /// The loop calls `on_ready` whenever it is readable, and `on_ready` has to consume what makes
     /// it readable. Sources that are readable at the same time are served in the order in which
-    /// they were added. While the loop has a source, [`run`](Self::run) continues without ports
-    /// until it is stopped, unless the source is [unreferenced](Self::unref).
+    /// they were added. A callback may run the loop, which leaves its own source out meanwhile.
+    /// While the loop has a source, [`run`](Self::run) continues without ports until it is stopped,
+    /// unless the source is [unreferenced](Self::unref).
     ///
     /// A source that panics stays in the loop, which calls it again after 10 ms.
     ///
@@ -340,9 +350,11 @@ impl EventLoop {
         let served = source.clone();
         let source = Source {
             fd: source,
-            on_ready: Box::new(move |event_loop| on_ready(event_loop, &served)),
+            on_ready: Some(Box::new(move |event_loop| on_ready(event_loop, &served))),
+            is_watched: true,
+            is_paused: false,
         };
-        self.recount(id, |event_loop| event_loop.sources.insert(id, Some(source)));
+        self.recount(id, |event_loop| event_loop.sources.insert(id, source));
         Ok(SourceId(id))
     }
 
@@ -352,10 +364,8 @@ impl EventLoop {
         match self.recount(id.0, |event_loop| event_loop.sources.remove(&id.0)) {
             None => false,
             Some(source) => {
-                if let Some(source) = source {
-                    // It fails only for a descriptor that is not there.
-                    let _ = self.epoll.remove(source.fd.as_fd());
-                }
+                // It fails only for a descriptor that is not there.
+                let _ = self.epoll.remove(source.fd.as_fd());
                 true
             }
         }

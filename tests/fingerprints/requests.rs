@@ -4,7 +4,7 @@ use crate::common::DEADLINE;
 use crate::common::watchdog::watch;
 use messageport::{
     CallError, EventLoop, MessageChannel, MessageError, MessagePort, Post, PostError, Reply,
-    Requester, SafeArchive, TypeMismatch, TypedError, rkyv,
+    Requester, RunEnd, SafeArchive, TypeMismatch, TypedError, rkyv,
 };
 use std::sync::{Arc, Mutex};
 
@@ -203,6 +203,26 @@ fn a_loop_refuses_requests_of_another_type_without_its_handler() {
     let answers = answers.lock().expect("no thread panicked");
     let [Err(CallError::Refused { text })] = answers.as_slice() else { panic!("{answers:?}") };
     assert!(text.contains("is_urgent"), "{text}");
+}
+
+/// Its types are no reason to keep a responder whose requester has gone.
+#[test]
+fn a_loop_drops_a_responder_of_another_type_at_the_end_of_its_requester() {
+    let _watch = watch("a_loop_drops_a_responder_of_another_type_at_the_end_of_its_requester");
+    for is_closed in [false, true] {
+        let (port1, port2) = channel();
+        let mut event_loop = EventLoop::new().expect("a loop");
+        event_loop
+            .add_responder(port2.responder::<Job, u8>(), |_, _| panic!("no request of this type"))
+            .expect("room for a responder");
+        let requester = port1.requester::<old::Job, u8>();
+        event_loop.run_until_idle().expect("the loop waits");
+        if is_closed {
+            requester.close();
+        }
+        drop(requester);
+        assert_eq!(event_loop.run().expect("the loop waits"), RunEnd::NothingLeft);
+    }
 }
 
 #[cfg(feature = "tokio")]

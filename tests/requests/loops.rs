@@ -4,7 +4,7 @@ use crate::common::watchdog::watch;
 use crate::common::{DEADLINE, wait_until};
 use crate::{Answer, answer, bounded, expected, pair, pair_of, question};
 use messageport::{CallError, CloseReason, EventLoop, Reply};
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::fs::File;
 use std::rc::Rc;
 use std::sync::{Arc, Mutex};
@@ -286,4 +286,32 @@ fn transferables_go_through_a_loop() {
         taken.lock().expect("no panic").is_some()
     });
     assert!(matches!(taken.lock().expect("no panic").take(), Some(Ok(_))));
+}
+
+/// A handler may run the loop. What made it readable is still there meanwhile, and no event.
+#[test]
+fn a_handler_that_runs_the_loop_comes_to_an_end() {
+    let _watch = watch("a_handler_that_runs_the_loop_comes_to_an_end");
+    let (requester, responder) = pair();
+    let mut event_loop = EventLoop::new().expect("a loop");
+    let (turns, counted) = (Rc::new(Cell::new(0)), Rc::new(Cell::new(0)));
+    let (seen, inner) = (turns.clone(), counted.clone());
+    let added = event_loop.add_responder(responder, move |event_loop, request| {
+        let inner = inner.clone();
+        event_loop.add_timer(Duration::ZERO, move |_| inner.set(inner.get() + 1));
+        event_loop.run_until_idle().expect("a loop");
+        seen.set(seen.get() + 1);
+        request.reply(&answer(request.data())).expect("room");
+    });
+    added.expect("descriptors");
+    event_loop.add_requester(&requester).expect("descriptors");
+    let outcomes = Outcomes::default();
+    for round in 0..3u64 {
+        for number in [2 * round, 2 * round + 1] {
+            let note = note(&outcomes, number);
+            requester.start_then(&question(number), None, note).expect("room");
+        }
+        run_until(&mut event_loop, &outcomes, 2 * (round as usize + 1));
+    }
+    assert_eq!((turns.get(), counted.get()), (6, 6));
 }

@@ -1,6 +1,7 @@
 //! The loop's descriptor in another loop, and what sleeps costs nothing.
 
 use crate::common::role::{command, play};
+use crate::common::watchdog::watch;
 use crate::common::{die, receive_text};
 use crate::{
     Log, channel, logged, loop_of, new_loop, numbers, post_numbers, run_until, settle,
@@ -9,7 +10,11 @@ use crate::{
 use messageport::{EventLoop, MessageChannel, MessagePort, Worker, parent_port};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
+use std::cell::RefCell;
+use std::io::{Read, Write};
 use std::os::fd::AsFd;
+use std::os::unix::net::UnixStream;
+use std::rc::Rc;
 use std::time::Duration;
 
 /// Whether the loop's descriptor is readable.
@@ -333,4 +338,30 @@ fn an_unstarted_port_says_at_once_that_its_peer_has_died() {
         child.wait().expect("a child");
     }
     play(TEST, &[("watches", watches), ("dies", dies)]);
+}
+
+/// It is readable until its callback has returned, and no event meanwhile.
+#[test]
+fn a_source_whose_callback_runs_the_loop_is_left_out_until_it_returns() {
+    let _watch = watch("a_source_whose_callback_runs_the_loop_is_left_out_until_it_returns");
+    let (mut event_loop, mut far) = (new_loop(), Vec::new());
+    let log = Rc::new(RefCell::new(Vec::new()));
+    for number in 0..2 {
+        let (mut one, other) = UnixStream::pair().expect("sockets");
+        one.write_all(b"ab").expect("room");
+        far.push(one);
+        let log = log.clone();
+        let added = event_loop.add_source(other, move |event_loop, mut socket: &UnixStream| {
+            log.borrow_mut().push(format!("{number} begins"));
+            event_loop.run_until_idle().expect("the loop waits");
+            let _ = socket.read(&mut [0]).expect("readable");
+            log.borrow_mut().push(format!("{number} ends"));
+        });
+        added.expect("room");
+    }
+    event_loop.run_until_idle().expect("the loop waits");
+    // The second one was served twice inside of the first one.
+    let inside = ["0 begins", "1 begins", "1 ends", "1 begins", "1 ends", "0 ends"];
+    assert_eq!(log.borrow()[..6], inside);
+    assert_eq!(log.borrow()[6..], ["0 begins", "0 ends"]);
 }

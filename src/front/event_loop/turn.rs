@@ -5,7 +5,7 @@
 //! [`Watcher`](crate::port::events::Watcher), if the program has borrowed it, or if a retry is due.
 
 use super::lend::Lender;
-use super::{ALARM, BELL, Deferred, EventLoop, LoopItem, PortId, SourceId};
+use super::{ALARM, BELL, Deferred, EventLoop, LoopItem, PortId, Source, SourceId};
 use crate::error::{LoopError, SystemError};
 use crate::link::endpoint::LOOK_AGAIN;
 use crate::os::alarm::Alarm;
@@ -22,6 +22,8 @@ impl EventLoop {
     ///
     /// If a port cannot be watched, the others are served all the same.
     pub(super) fn turn(&mut self, timeout: Option<Duration>) -> Result<bool, LoopError> {
+        self.turns += 1;
+        let turn = self.turns;
         self.look_at_lent();
         let timeout = self.shortened(timeout);
         let mut marks = std::mem::take(&mut self.marks);
@@ -38,12 +40,17 @@ impl EventLoop {
         }
         self.ready.extend(again);
         // Sources are served in the order in which they were added.
-        marks.retain(|id| self.sources.contains_key(id));
+        marks.retain(|id| self.can_serve(*id));
         marks.sort_unstable();
         let mut was_something = !marks.is_empty();
         was_something |= self.run_timers();
         self.do_deferred();
         for id in &marks {
+            if self.turns != turn {
+                // Code of the program has run the loop. What epoll said is out of date: a source
+                // that is still readable is reported again.
+                break;
+            }
             self.serve_source(*id);
             self.do_deferred();
         }
@@ -184,28 +191,71 @@ impl EventLoop {
         let now = if self.resting.is_empty() { return Ok(()) } else { Instant::now() };
         while self.resting.front().is_some_and(|(due, _)| *due <= now) {
             let Some((_, id)) = self.resting.pop_front() else { break };
-            let Some(Some(source)) = self.sources.get(&id) else { continue };
-            if let Err(error) = self.epoll.add(source.fd.as_fd(), id) {
-                self.resting.push_back((now + RETRY, id));
-                return Err(error.into());
-            }
+            self.watch_source(id)?;
         }
         Ok(())
     }
 
-    fn serve_source(&mut self, id: u64) {
-        let Some(mut source) = self.sources.get_mut(&id).and_then(Option::take) else { return };
-        let is_well =
-            self.isolate(Some(SourceId(id).into()), |event_loop| (source.on_ready)(event_loop));
-        if !is_well {
-            // It may not have consumed what made it readable.
-            let _ = self.epoll.remove(source.fd.as_fd());
-            self.resting.push_back((Instant::now() + RETRY, id));
+    /// Whether the callback of a source can be called. One that is being called has run the loop:
+    /// its source is readable all the time, and is left out until the callback returns.
+    fn can_serve(&mut self, id: u64) -> bool {
+        match self.sources.get(&id) {
+            None => false,
+            Some(Source { on_ready: None, .. }) => {
+                self.unwatch_source(id);
+                false
+            }
+            Some(_) => true,
         }
-        match self.sources.get_mut(&id) {
-            Some(place) => *place = Some(source),
-            // It was removed meanwhile.
-            None => drop(self.epoll.remove(source.fd.as_fd())),
+    }
+
+    fn unwatch_source(&mut self, id: u64) {
+        if let Some(source) = self.sources.get_mut(&id)
+            && std::mem::replace(&mut source.is_watched, false)
+        {
+            // It fails only if epoll does not have the descriptor.
+            let _ = self.epoll.remove(source.fd.as_fd());
+        }
+    }
+
+    /// Watches a source again, a little later if the kernel refuses.
+    fn watch_source(&mut self, id: u64) -> Result<(), LoopError> {
+        let Some(source) = self.sources.get_mut(&id) else { return Ok(()) };
+        if !source.is_watched && !source.is_paused {
+            if let Err(error) = self.epoll.add(source.fd.as_fd(), id) {
+                self.resting.push_back((Instant::now() + RETRY, id));
+                return Err(error.into());
+            }
+            source.is_watched = true;
+        }
+        Ok(())
+    }
+
+    /// Leaves a source out, or takes it back.
+    pub(in crate::front) fn pause_source(&mut self, SourceId(id): SourceId, is_paused: bool) {
+        let Some(source) = self.sources.get_mut(&id) else { return };
+        source.is_paused = is_paused;
+        match is_paused {
+            true => self.unwatch_source(id),
+            // If it fails, a later turn says so.
+            false => _ = self.watch_source(id),
+        }
+    }
+
+    fn serve_source(&mut self, id: u64) {
+        let Some(source) = self.sources.get_mut(&id) else { return };
+        let Some(mut on_ready) = source.on_ready.take() else { return };
+        let is_well = self.isolate(Some(SourceId(id).into()), &mut on_ready);
+        // Unless it was removed meanwhile.
+        let Some(source) = self.sources.get_mut(&id) else { return };
+        source.on_ready = Some(on_ready);
+        if is_well {
+            // If it fails, a later turn says so.
+            let _ = self.watch_source(id);
+        } else {
+            // It may not have consumed what made it readable.
+            self.unwatch_source(id);
+            self.resting.push_back((Instant::now() + RETRY, id));
         }
     }
 

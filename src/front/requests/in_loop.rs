@@ -20,10 +20,10 @@ use crate::port::transfer::{TransferError, TransferList};
 use crate::port::typed::TypedError;
 use std::cell::{Cell, OnceCell, RefCell};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::task::{Wake, Waker};
-use std::thread;
 use std::time::{Duration, Instant};
 
 impl EventLoop {
@@ -81,8 +81,9 @@ impl EventLoop {
     ///
     /// The handler answers at once, or makes the request an
     /// [`OwnedRequest`](crate::OwnedRequest), which it or another thread answers later. At most 64
-    /// requests are handled before the loop serves others. A request that is no valid `Req` is
-    /// refused without a call of the handler. The loop drops the responder when the peer has ended.
+    /// requests are handled before the loop serves others. A handler may run the loop; the next
+    /// request comes when it has returned. A request that is no valid `Req` is refused without a
+    /// call of the handler. The loop drops the responder when the peer has ended.
     /// It takes three descriptors.
     ///
     /// # Errors
@@ -208,6 +209,8 @@ struct Driven<F> {
     kick: Arc<Kick>,
     alarm: Rc<Alarm>,
     sources: Cell<Vec<SourceId>>,
+    /// A handler has run the loop, which came back here.
+    is_due: Cell<bool>,
 }
 
 /// Has the loop serve it, from any thread.
@@ -253,7 +256,9 @@ impl<F: FnMut(&mut EventLoop) -> Next + 'static> Driven<F> {
         let kick = Arc::new(Kick { bell: Bell::new()? });
         let alarm = Rc::new(Alarm::new()?);
         let (sources, serve) = (Cell::default(), RefCell::new(serve));
-        let driven = Rc::new(Driven { serve, kick: kick.clone(), alarm: alarm.clone(), sources });
+        let is_due = Cell::new(false);
+        let driven =
+            Rc::new(Driven { serve, kick: kick.clone(), alarm: alarm.clone(), sources, is_due });
         let mut added = Vec::new();
         let doorbell = driven.source(event_loop, doorbell, |_| {});
         let kicked =
@@ -290,11 +295,22 @@ impl<F: FnMut(&mut EventLoop) -> Next + 'static> Driven<F> {
     }
 
     fn turn(&self, event_loop: &mut EventLoop) {
-        // A handler that runs the loop comes back here; the outer call goes on after it.
-        let Ok(mut serve) = self.serve.try_borrow_mut() else { return self.kick.bell.ring() };
-        let again = AfterPanic(&self.kick.bell);
-        let next = serve(event_loop);
-        drop(again);
+        // A handler that runs the loop comes back here; the outer call goes on after it. What is
+        // readable stays so until then.
+        let Ok(mut serve) = self.serve.try_borrow_mut() else {
+            self.is_due.set(true);
+            return self.pause(event_loop, true);
+        };
+        let next = catch_unwind(AssertUnwindSafe(|| serve(event_loop)));
+        if self.is_due.take() {
+            self.pause(event_loop, false);
+            self.kick.bell.ring();
+        }
+        let next = next.unwrap_or_else(|panic| {
+            // What is left is served later.
+            self.kick.bell.ring();
+            resume_unwind(panic)
+        });
         let after = match next {
             Next::Again => {
                 self.kick.bell.ring();
@@ -314,16 +330,14 @@ impl<F: FnMut(&mut EventLoop) -> Next + 'static> Driven<F> {
             self.kick.bell.ring();
         }
     }
-}
 
-/// After a panic of the program's code, what is left is served later.
-struct AfterPanic<'b>(&'b Bell);
-
-impl Drop for AfterPanic<'_> {
-    fn drop(&mut self) {
-        if thread::panicking() {
-            self.0.ring();
+    /// Leaves its sources out, or takes them back.
+    fn pause(&self, event_loop: &mut EventLoop, is_paused: bool) {
+        let sources = self.sources.take();
+        for source in &sources {
+            event_loop.pause_source(*source, is_paused);
         }
+        self.sources.set(sources);
     }
 }
 
@@ -404,6 +418,7 @@ fn serve_responder<Req: Receive, Resp: Post>(
                 };
             }
             Err(TypedError::Recv(RecvError::Closed { .. })) => return Next::End,
+            Err(TypedError::TypeMismatch(_)) if incoming.has_ended() => return Next::End,
             // A type can change back.
             Err(TypedError::Recv(_) | TypedError::TypeMismatch(_)) => return Next::After(RETRY),
         }

@@ -285,6 +285,13 @@ impl Incoming {
         Ok(self.types.check()?)
     }
 
+    /// Whether the requester has gone, and nothing of it is unread. Where types differ, that is
+    /// reported instead of the end.
+    #[cold]
+    pub(crate) fn has_ended(&self) -> bool {
+        matches!(self.receiver.prepare_wait_for_end(), Err(RecvError::Closed { .. }))
+    }
+
     pub(crate) fn answers(&self) -> &Arc<Answers> {
         &self.answers
     }
