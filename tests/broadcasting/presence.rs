@@ -1,11 +1,14 @@
 //! Who joins, leaves and dies, in order with what each member posts.
 
+use crate::common::members::{
+    VERSION, connect_to, directory_of, member_hello, numbers, port_behind, post,
+};
 use crate::common::role::{command, play};
 use crate::common::{DEADLINE, wait_until};
 use crate::{NAME, Name, open, wait_for_others};
 use messageport::{BroadcastChannel, BroadcastEvent, BroadcastPeer, CloseReason};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::env;
 use std::os::fd::AsFd;
 use std::process::{Child, Command};
@@ -132,6 +135,115 @@ fn a_message_of_another_type_is_an_error_and_events_go_on() {
     assert!(room.recv_event_timeout(DEADLINE).is_err());
     let BroadcastEvent::Message { message, .. } = next(&room) else { panic!("a number") };
     assert_eq!(*message.data::<u32>().expect("a number"), 7);
+}
+
+/// A program may have asked once, and only post since.
+#[test]
+fn changes_that_no_call_takes_are_bounded() {
+    let name = Name::new();
+    let (room, stays) = (name.open(), name.open());
+    assert_eq!(joined(&room).id, stays.id());
+    let late = name.open();
+    for _ in 0..1000 {
+        let guest = name.open();
+        assert_eq!(room.others().expect("an open member"), 3);
+        drop(guest);
+        wait_for_others(&room, 2);
+    }
+    let last = name.open();
+    drop(stays);
+    let mut events = Vec::new();
+    while let Some(event) = room.try_recv_event().expect("an open member") {
+        events.push(event);
+    }
+    assert!(events.len() <= 1024 + 3, "{} changes", events.len());
+    // Those that are there, and the end of one that was reported, are not forgotten.
+    let mut here = BTreeSet::from([room.id()]);
+    for event in &events {
+        match event {
+            BroadcastEvent::Joined(peer) => assert!(here.insert(peer.id)),
+            BroadcastEvent::Left { peer, .. } => _ = here.remove(&peer.id),
+            other => panic!("{other:?}"),
+        }
+    }
+    assert_eq!(here, BTreeSet::from([room.id(), late.id(), last.id()]));
+}
+
+/// Who calls itself as another member does is told from it by the kernel's word.
+#[test]
+fn a_forged_id_neither_hides_nor_doubles_the_end_of_its_member() {
+    const TEST: &str = "presence::a_forged_id_neither_hides_nor_doubles_the_end_of_its_member";
+    const ID: &str = "MESSAGEPORT_TEST_ID";
+    const NOISE: u32 = 300;
+    fn forger() {
+        let id: u128 = env::var(ID).expect("a number").parse().expect("a number");
+        let mut hello = member_hello(VERSION, 0);
+        let at = hello.len() - 16;
+        hello[at..].copy_from_slice(&id.to_le_bytes());
+        let (packet, descriptors, port) = port_behind(hello);
+        // The room is the older one.
+        let mut files: Vec<_> = std::fs::read_dir(directory_of(&env::var(NAME).expect("a name")))
+            .expect("a directory")
+            .map(|file| file.expect("a name").path())
+            .collect();
+        files.sort();
+        // With a stamp of the beginning of all times.
+        for _ in 0..NOISE {
+            port.post_text("noise\0\0\0\0\0\0\0\0").expect("room");
+        }
+        let socket = connect_to(&files[0]);
+        post(&socket, &packet, &numbers(&descriptors));
+        std::thread::sleep(2 * DEADLINE);
+        drop((socket, port));
+    }
+    fn room() {
+        let name = Name::new();
+        let (room, guest) = (name.open(), name.open());
+        let honest = joined(&room);
+        let mut child = command(TEST, "forger");
+        child.env(NAME, &name.text).env(ID, guest.id().to_string());
+        let mut child = child.spawn().expect("a child");
+        let forged = joined(&room);
+        assert_eq!((forged.id, honest.id), (guest.id(), guest.id()));
+        assert_eq!(forged.credentials.expect("the kernel's").pid, child.id());
+        assert_eq!(honest.credentials.expect("the kernel's").pid, std::process::id());
+        // What is posted goes to both, and what each says is its own.
+        let peers = room.peers().expect("an open member");
+        assert!(peers.len() == 2 && peers.contains(&honest) && peers.contains(&forged));
+        room.post_text("to all").expect("room");
+        assert_eq!(
+            guest.recv_timeout(DEADLINE).expect("a message").text().expect("text"),
+            "to all"
+        );
+        guest.post_text("mine").expect("room");
+        let is_noise = |(sender, text): &(_, String)| (*sender, &**text) == (forged, "noise");
+        let mut noise = 0;
+        let message = loop {
+            let message = said(&room);
+            if !is_noise(&message) {
+                break message;
+            }
+            noise += 1;
+        };
+        assert_eq!(message, (honest, "mine".to_owned()));
+        // As for any other process's member: its false times delay no message for long.
+        assert!(noise < NOISE / 2, "{noise}");
+        drop(guest);
+        let mut ends = Vec::new();
+        while noise < NOISE || ends.is_empty() {
+            match next(&room) {
+                BroadcastEvent::Message { sender, .. } if sender == forged => noise += 1,
+                BroadcastEvent::Left { peer, reason } => ends.push((peer, reason)),
+                other => panic!("{other:?}"),
+            }
+        }
+        assert_eq!(ends, [(honest, CloseReason::PeerDropped)]);
+        child.kill().expect("it is not reaped yet");
+        child.wait().expect("it ends");
+        assert_eq!(left(&room), (forged, CloseReason::PeerDied));
+        assert!(room.try_recv_event().expect("an open member").is_none());
+    }
+    play(TEST, &[("room", room), ("forger", forger)]);
 }
 
 #[test]

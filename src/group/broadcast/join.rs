@@ -3,6 +3,8 @@
 use crate::error::{BroadcastError, PostError, SystemError};
 use crate::group::broadcast::Membership;
 use crate::group::broadcast::acceptor::Acceptor;
+use crate::group::broadcast::members::Members;
+use crate::group::broadcast::presence::BroadcastPeer;
 use crate::group::broadcast::signature::Signature;
 use crate::link::endpoint::PeerCredentials;
 use crate::link::transfer;
@@ -65,7 +67,7 @@ impl From<NoDirectory> for BroadcastError {
 /// Leaves a port at the socket of each existing member, oldest first.
 ///
 /// Each member that is found has been published; each later one finds this member. A member that
-/// has already come here has a port to us.
+/// has already come here has a port to us: it is known by what it calls itself and by its process.
 pub(super) fn meet_all(
     rendezvous: &Rendezvous,
     builder: ChannelBuilder,
@@ -79,9 +81,7 @@ pub(super) fn meet_all(
     others.sort_unstable_by_key(|other| other.member);
     for other in others.into_iter().filter(|other| other.member != ours.member) {
         membership.take_in(epoll)?;
-        if !membership.members.knows(other.member) {
-            meet(rendezvous, other, builder, membership, epoll)?;
-        }
+        meet(rendezvous, other, builder, membership, epoll)?;
     }
     Ok(())
 }
@@ -102,14 +102,15 @@ fn meet(
     let mut deadline = None;
     let mut pause = FIRST_PAUSE;
     loop {
-        let delivery = deliver(rendezvous, other, ours, &mut port2)
+        let known = &membership.members;
+        let delivery = deliver(rendezvous, other, ours, known, &mut port2)
             .map_err(|error| error.at(&membership.acceptor.path_of(other)))?;
         let source = match delivery {
             Delivery::Done(credentials) => {
                 port1.endpoint().set_peer_credentials(credentials);
                 return membership.members.add(other.member, port1);
             }
-            Delivery::NoMember => return Ok(()),
+            Delivery::Known | Delivery::NoMember => return Ok(()),
             Delivery::Busy(source) => source,
         };
         if deadline.get_or_insert_with(|| Deadline::after(PATIENCE)).is_over() {
@@ -118,7 +119,7 @@ fn meet(
         }
         poll::wait_readable(&[membership.acceptor.as_fd()], Some(pause))?;
         membership.take_in(epoll)?;
-        if membership.members.knows(other.member) {
+        if membership.members.knows_name(other.member) {
             return Ok(());
         }
         pause = LONGEST_PAUSE.min(2 * pause);
@@ -129,6 +130,8 @@ fn meet(
 enum Delivery {
     /// To the process that has these.
     Done(PeerCredentials),
+    /// The member has come here already.
+    Known,
     /// The member has left or died, or is not one of ours.
     NoMember,
     /// The socket is full at the moment.
@@ -139,6 +142,7 @@ fn deliver(
     rendezvous: &Rendezvous,
     other: Signature,
     ours: Signature,
+    known: &Members,
     port: &mut MessagePort,
 ) -> Result<Delivery, BroadcastError> {
     let file = other.to_string();
@@ -156,10 +160,14 @@ fn deliver(
     // Checked only for a live member: the version of a dead one does not matter.
     ours.compare(other)?;
     let (pid, uid, gid) = name::credentials(socket.as_fd())?;
+    let credentials = PeerCredentials { pid, uid, gid };
+    if known.knows(&BroadcastPeer { id: other.member, credentials: Some(credentials) }) {
+        return Ok(Delivery::Known);
+    }
     let words = MemberHello { hello: ours.hello, member: ours.member }.encode();
     let (sending, receiving) = port.halves();
     match transfer::send_behind(&words, socket.as_fd(), sending, receiving) {
-        Ok(()) => Ok(Delivery::Done(PeerCredentials { pid, uid, gid })),
+        Ok(()) => Ok(Delivery::Done(credentials)),
         Err(PostError::Io(error)) => refused(error),
         Err(error) => unreachable!("a fresh port is open: {error}"),
     }

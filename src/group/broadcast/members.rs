@@ -6,6 +6,7 @@ use crate::error::{
 use crate::front::port_set::PortSet;
 use crate::group::broadcast::presence::{BroadcastPeer, Change};
 use crate::group::broadcast::{SHARE, order};
+use crate::link::endpoint::PeerCredentials;
 use crate::port::MessagePort;
 use crate::port::event::MessageEvent;
 use crate::port::id::PortId;
@@ -24,7 +25,7 @@ pub(super) struct Members {
     ports: PortSet,
     /// Ports that can be posted to, by member, oldest member first; the ports of one member in the
     /// order in which they became known.
-    open: BTreeMap<u128, Vec<PortId>>,
+    open: BTreeMap<Who, Vec<PortId>>,
     /// What each port is, including ports that can only be received from.
     lines: BTreeMap<PortId, Line>,
     /// The next message of each port that has one, oldest first, and what had been taken out when
@@ -39,6 +40,10 @@ pub(super) struct Members {
     /// Members that have come or gone and were not reported yet; `None` if none shall be.
     changes: Option<VecDeque<Change>>,
 }
+
+/// What tells members apart: what one calls itself, and the kernel's word, as a hostile one can
+/// call itself as another process's member does.
+type Who = (u128, Option<(u32, u32, u32)>);
 
 /// When a message was posted, by its sender's word, and the port that it came through.
 type Key = (u64, PortId);
@@ -74,25 +79,32 @@ impl Members {
 
     /// Adds a port to a member.
     pub(super) fn add(&mut self, member: u128, port: MessagePort) -> Result<(), BroadcastError> {
+        let peer = BroadcastPeer { id: member, credentials: port.peer_credentials() };
         // No member has a third port: a process that claims so is not a member.
-        if self.open.get(&member).is_some_and(|ports| ports.len() == 2) {
+        if self.open.get(&who(&peer)).is_some_and(|ports| ports.len() == 2) {
             return Ok(());
         }
-        let peer = BroadcastPeer { id: member, credentials: port.peer_credentials() };
         let id = self.ports.add(port).map_err(LoopError::from)?;
-        let is_resident = order::is_resident(member);
-        if self.changes.is_some() && !self.is_known(member) {
+        // Another process's member may call itself as one of this process does.
+        let is_ours = peer.credentials.is_some_and(|found| found.pid == std::process::id());
+        let is_resident = is_ours && order::is_resident(member);
+        if self.changes.is_some() && !self.is_known(&peer) {
             self.note(Change::Joined(peer));
         }
         let line = Line { peer, is_resident, latest: 0, has_head: false, ended: None };
         self.lines.insert(id, line);
-        self.open.entry(member).or_default().push(id);
+        self.open.entry(who(&peer)).or_default().push(id);
         Ok(())
     }
 
     /// Whether there is a port to that member.
-    pub(super) fn knows(&self, member: u128) -> bool {
-        self.open.contains_key(&member)
+    pub(super) fn knows(&self, peer: &BroadcastPeer) -> bool {
+        self.open.contains_key(&who(peer))
+    }
+
+    /// Whether there is a port to a member that calls itself that.
+    pub(super) fn knows_name(&self, member: u128) -> bool {
+        self.open.range((member, None)..).next().is_some_and(|((known, _), _)| *known == member)
     }
 
     /// Posts to each member, oldest first. Returns how many have it, and why others do not.
@@ -177,8 +189,8 @@ impl Members {
     pub(super) fn report_changes(&mut self) {
         if self.changes.is_none() {
             let mut known: Vec<_> = self.lines.values().map(|line| line.peer).collect();
-            known.sort_unstable_by_key(|peer| peer.id);
-            known.dedup_by_key(|peer| peer.id);
+            known.sort_unstable_by_key(who);
+            known.dedup();
             self.changes = Some(known.into_iter().map(Change::Joined).collect());
         }
     }
@@ -192,9 +204,16 @@ impl Members {
     }
 
     fn note(&mut self, change: Change) {
-        if let Some(changes) = &mut self.changes {
-            changes.push_back(change);
+        let Some(changes) = &mut self.changes else { return };
+        if let Change::Left(peer, _) = change
+            && changes.len() >= MOST_CHANGES
+            && let Some(joined) = changes.iter().rposition(|known| known.is_join_of(&peer))
+        {
+            // The program has not heard of it. So what waits is bounded, as members are.
+            changes.remove(joined);
+            return;
         }
+        changes.push_back(change);
     }
 
     /// The members that can be posted to, oldest first.
@@ -312,11 +331,11 @@ impl Members {
 
     fn post_no_more(&mut self, id: PortId) {
         let Some(Line { peer, .. }) = self.lines.get(&id) else { return };
-        let member = peer.id;
-        if let Some(ports) = self.open.get_mut(&member) {
+        let who = who(peer);
+        if let Some(ports) = self.open.get_mut(&who) {
             ports.retain(|known| *known != id);
             if ports.is_empty() {
-                self.open.remove(&member);
+                self.open.remove(&who);
             }
         }
     }
@@ -333,14 +352,14 @@ impl Members {
 
     fn forget(&mut self, id: PortId, reason: CloseReason) {
         let Some(Line { peer, .. }) = self.lines.remove(&id) else { return };
-        if self.changes.is_some() && !self.is_known(peer.id) {
+        if self.changes.is_some() && !self.is_known(&peer) {
             self.note(Change::Left(peer, reason));
         }
     }
 
     /// Whether there is a port to that member, perhaps only with messages to be received.
-    fn is_known(&self, member: u128) -> bool {
-        self.lines.values().any(|line| line.peer.id == member)
+    fn is_known(&self, member: &BroadcastPeer) -> bool {
+        self.lines.values().any(|line| line.peer == *member)
     }
 
     fn step_over(&mut self, id: PortId) {
@@ -358,7 +377,7 @@ impl AsFd for Members {
 
 impl fmt::Debug for Members {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let ids = self.open.keys().map(|id| format!("{id:032x}"));
+        let ids = self.open.keys().map(|(id, _)| format!("{id:032x}"));
         f.debug_struct("Members")
             .field("open", &ids.collect::<Vec<_>>())
             .field("ports", &self.ports.len())
@@ -366,6 +385,12 @@ impl fmt::Debug for Members {
     }
 }
 
+fn who(peer: &BroadcastPeer) -> Who {
+    (peer.id, peer.credentials.map(|PeerCredentials { pid, uid, gid }| (pid, uid, gid)))
+}
+
+/// Changes that wait before members that came and went meanwhile are left out.
+const MOST_CHANGES: usize = 1024;
 /// The number of ports up to which each one is looked at rather than asking the kernel, which takes
 /// as long.
 const MOST_WALKED: usize = 64;

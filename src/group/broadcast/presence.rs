@@ -13,7 +13,8 @@ use std::time::Duration;
 #[non_exhaustive]
 pub struct BroadcastPeer {
     /// What the member calls itself: the same at every other member, and never used again. A
-    /// hostile member can call itself anything, also what another one is called.
+    /// hostile member can call itself anything, also what a member of another process is called.
+    /// The credentials then differ, and the two are different members in every event and post.
     pub id: u128,
     /// The process and user that the kernel named when the two members met; `None` if it did not.
     pub credentials: Option<PeerCredentials>,
@@ -61,7 +62,8 @@ impl BroadcastChannel {
     /// The first of these calls begins to keep note of members: [`Joined`](BroadcastEvent::Joined)
     /// for each that is there, and later for each that joins; [`Left`](BroadcastEvent::Left) for
     /// each that leaves or dies. Between the two come its messages. A member that was killed is
-    /// noticed as a port's peer is. [`recv`](Self::recv) and [`dispatch`](Self::dispatch) take
+    /// noticed as a port's peer is. While 1,024 changes wait to be received, a member that comes
+    /// and goes is not reported. [`recv`](Self::recv) and [`dispatch`](Self::dispatch) take
     /// messages only, so do not mix them with this.
     ///
     /// # Errors
@@ -131,6 +133,12 @@ pub(super) enum Found<H> {
 pub(super) enum Change {
     Joined(BroadcastPeer),
     Left(BroadcastPeer, CloseReason),
+}
+
+impl Change {
+    pub(super) fn is_join_of(&self, peer: &BroadcastPeer) -> bool {
+        matches!(self, Change::Joined(other) if other == peer)
+    }
 }
 
 impl From<Change> for BroadcastEvent {
