@@ -7,6 +7,8 @@
 #[path = "smuggle/capsules.rs"]
 mod capsules;
 mod common;
+#[path = "common/filter.rs"]
+mod filter;
 #[path = "smuggle/guards.rs"]
 mod guards;
 #[path = "smuggle/lingering.rs"]

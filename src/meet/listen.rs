@@ -186,7 +186,7 @@ impl Listener {
     ) -> Result<(), ListenError> {
         let groups: Vec<u32> = groups.into_iter().collect();
         for group in &groups {
-            name::check_identity(*group)?;
+            name::check_group(*group)?;
         }
         self.open_to_others()?;
         self.allowed.groups(groups);

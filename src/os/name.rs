@@ -33,7 +33,7 @@
 use crate::error::SystemError;
 use crate::os::named;
 use crate::os::process::Maker;
-use crate::os::socket::{Socket, fresh};
+use crate::os::socket::{Socket, fresh, refuse_descriptors};
 use nix::errno::Errno;
 use nix::fcntl::{AT_FDCWD, AtFlags, Flock, FlockArg, OFlag, openat};
 use nix::sys::socket::sockopt::PeerCredentials;
@@ -71,19 +71,28 @@ pub(crate) fn check_user() -> Result<(), SystemError> {
     check_identity(user())
 }
 
-/// The same for another user, or for a group.
+/// The same for another user.
 pub(crate) fn check_identity(number: u32) -> Result<(), SystemError> {
+    check_number(number, "geteuid", "/proc/self/uid_map")
+}
+
+/// The same for a group.
+pub(crate) fn check_group(number: u32) -> Result<(), SystemError> {
+    check_number(number, "getegid", "/proc/self/gid_map")
+}
+
+fn check_number(number: u32, call: &'static str, map: &str) -> Result<(), SystemError> {
     if number != NOBODY {
         return Ok(());
     }
-    let map = fs::read_to_string("/proc/self/uid_map").unwrap_or_default();
+    let map = fs::read_to_string(map).unwrap_or_default();
     if map.split_whitespace().eq(["0", "0", "4294967295"]) {
         return Ok(());
     }
     let what = "in this user namespace the number 65534 stands for every user and group that has \
                 none here, so one cannot be told from others: give it a number";
     let source = io::Error::new(io::ErrorKind::PermissionDenied, what);
-    Err(SystemError { call: "geteuid", source })
+    Err(SystemError { call, source })
 }
 
 /// An open and locked directory that only this user can enter. While it is locked,
@@ -315,11 +324,39 @@ impl Place {
     /// Starts to listen on a socket that was just bound here. Returns the identity of its file.
     fn begin(&self, socket: &OwnedFd) -> Result<(u64, u64), SystemError> {
         let found = self.look(&self.name).map_err(named("fstatat"))?;
-        let mode = Mode::S_IRUSR | Mode::S_IWUSR;
-        fchmodat(self.directory(), &*self.name, mode, FchmodatFlags::FollowSymlink)
-            .map_err(named("fchmodat"))?;
+        if found.st_mode & 0o777 != PRIVATE.bits() {
+            // The umask has removed permissions of this user.
+            self.set_mode(identity(&found), PRIVATE)?;
+        }
         listen(socket, Backlog::new(BACKLOG).expect("a small number")).map_err(named("listen"))?;
         Ok(identity(&found))
+    }
+}
+
+impl Place {
+    /// Sets the mode of the socket's file, and of no other file: a process that may write to the
+    /// directory can have put a link in its place.
+    fn set_mode(&self, socket: (u64, u64), mode: Mode) -> Result<(), SystemError> {
+        let flags = OFlag::O_PATH | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
+        let file = openat(self.directory(), &*self.name, flags, Mode::empty());
+        let file = file.map_err(named("openat"))?;
+        let found = fstat(&file).map_err(named("fstat"))?;
+        if identity(&found) != socket || !has_kind(&found, SFlag::S_IFSOCK) {
+            let what = "another file is in the place of the socket: listen in a directory that \
+                        only this user may write to";
+            let source = io::Error::new(io::ErrorKind::AlreadyExists, what);
+            return Err(SystemError { call: "openat", source });
+        }
+        // The file itself, whatever has its name by now.
+        let path = format!("/proc/self/fd/{}", file.as_raw_fd());
+        match fchmodat(AT_FDCWD, &*path, mode, FchmodatFlags::FollowSymlink) {
+            Err(Errno::ENOENT) if !has_proc() => {
+                let what = "it is done through /proc, which is not mounted here";
+                let source = io::Error::new(io::ErrorKind::Unsupported, what);
+                Err(SystemError { call: "fchmodat", source })
+            }
+            answer => answer.map_err(named("fchmodat")),
+        }
     }
 }
 
@@ -347,6 +384,10 @@ pub(crate) fn listen_at(place: Place) -> Result<Option<(OwnedFd, SocketFile)>, S
         return Ok(None);
     }
     let socket = new_socket()?;
+    // The kernel gives the file the mode of the socket.
+    fchmod(&socket, PRIVATE).map_err(named("fchmod"))?;
+    // Clients have bytes to say, and nothing else.
+    refuse_descriptors(socket.as_fd());
     bind(socket.as_raw_fd(), &address.value).map_err(|errno| match errno {
         Errno::ENOENT if address.is_short() => no_proc(&place.path),
         errno => named("bind")(errno),
@@ -374,10 +415,7 @@ pub(crate) struct SocketFile {
 impl SocketFile {
     /// Lets processes of every user connect. The listener decides which ones it serves.
     pub(crate) fn open_to_others(&self) -> Result<(), SystemError> {
-        let mode = Mode::from_bits_retain(0o666);
-        let Place { name, .. } = &self.place;
-        fchmodat(self.place.directory(), &**name, mode, FchmodatFlags::FollowSymlink)
-            .map_err(named("fchmodat"))
+        self.place.set_mode(self.identity, Mode::from_bits_retain(0o666))
     }
 
     pub(crate) fn path(&self) -> &Path {
@@ -507,6 +545,8 @@ pub(super) fn address(path: &Path) -> Result<UnixAddr, SystemError> {
     UnixAddr::new(path).map_err(named("the address of a socket"))
 }
 
+/// The mode of a socket that only this user can connect to.
+const PRIVATE: Mode = Mode::S_IRUSR.union(Mode::S_IWUSR);
 /// The ending of the lock file.
 pub(crate) const LOCK_ENDING: &str = ".lock";
 /// The name of the failed call in an error about the lock file.

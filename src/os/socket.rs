@@ -21,8 +21,8 @@ use std::sync::Arc;
 
 mod options;
 mod turn;
-pub(crate) use options::{groups, takes_descriptors};
-use options::{number, refuse_descriptors};
+use options::number;
+pub(crate) use options::{groups, refuse_descriptors, takes_descriptors};
 use turn::Turn;
 
 /// A connected pair of byte-stream sockets, for a doorbell.

@@ -1,14 +1,18 @@
 //! Listeners that serve other users: those that are allowed, by what the kernel says of them.
+#![allow(unsafe_code)]
 
-use crate::common::role::{command, play, skip};
+use crate::common::role::{command, play, say, skip};
 use crate::common::{DEADLINE, receive_text};
 use crate::place;
 use messageport::{Connect, ConnectError, ListenError, Listener, MessageChannel};
 use nix::unistd::{Gid, Uid, geteuid, setgroups, setresgid, setresuid};
 use std::env;
 use std::fs::{self, Permissions};
+use std::io::{Read, Write};
 use std::os::unix::fs::PermissionsExt;
+use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
+use std::process::Stdio;
 
 const USER: u32 = 3001;
 const GROUP: u32 = 3002;
@@ -154,8 +158,79 @@ fn a_listener_without_its_file_lets_no_one_else_in() {
     let mut listener = Listener::bind_at(&path, MessageChannel::builder()).expect("a place");
     fs::remove_file(&path).expect("it is there");
     let refused = listener.allow_users([USER]);
-    let Err(ListenError::File { path: named, call: "fchmodat", .. }) = refused else {
+    let Err(ListenError::File { path: named, call: "openat", .. }) = refused else {
         panic!("{refused:?}");
     };
     assert_eq!(named, path);
+}
+
+/// Who may write to the directory may put a link there, or another socket.
+#[test]
+fn what_is_in_place_of_the_socket_stays_as_private_as_it_is() {
+    let (directory, path) = place();
+    let secret = directory.path().join("secret");
+    for is_link in [true, false] {
+        let mut listener = Listener::bind_at(&path, MessageChannel::builder()).expect("a place");
+        fs::rename(&path, directory.path().join("moved")).expect("it is there");
+        let _kept = match is_link {
+            true => {
+                fs::write(&secret, "secret").expect("ours");
+                std::os::unix::fs::symlink(&secret, &path).expect("a link");
+                None
+            }
+            false => Some(std::os::unix::net::UnixListener::bind(&secret).expect("a socket")),
+        };
+        fs::set_permissions(&secret, Permissions::from_mode(0o600)).expect("ours");
+        if !is_link {
+            fs::hard_link(&secret, &path).expect("a link");
+        }
+        let refused = listener.allow_users([USER]);
+        assert!(matches!(refused, Err(ListenError::File { .. })), "{refused:?}");
+        let mode = fs::metadata(&secret).expect("it is there").permissions().mode();
+        assert_eq!(mode & 0o777, 0o600);
+        drop(listener);
+        for path in [&secret, &path, &directory.path().join("moved")] {
+            fs::remove_file(path).expect("ours");
+        }
+    }
+}
+
+/// In a namespace in which all users have numbers, but not all groups.
+#[test]
+fn a_group_that_stands_for_several_is_not_let_in() {
+    const TEST: &str = "others::a_group_that_stands_for_several_is_not_let_in";
+    fn inside() {
+        let (_directory, path) = place();
+        say("ready");
+        let mut byte = [0];
+        std::io::stdin().read_exact(&mut byte).expect("the parent says so");
+        let mut listener = Listener::bind_at(&path, MessageChannel::builder()).expect("a place");
+        let refused = listener.allow_groups([65534]).expect_err("it stands for several");
+        let text = std::error::Error::source(&refused).expect("a cause").to_string();
+        assert!(text.contains("65534"), "{text}");
+        listener.allow_users([65534]).expect("it is one user");
+        listener.allow_groups([0]).expect("it is one group");
+    }
+    fn outside() {
+        if !is_root() {
+            return;
+        }
+        let mut child = command(TEST, "inside");
+        child.stdin(Stdio::piped()).stdout(Stdio::piped());
+        // SAFETY: the call takes an integer.
+        let leave = || match unsafe { libc::unshare(libc::CLONE_NEWUSER) } {
+            0 => Ok(()),
+            _ => Err(std::io::Error::last_os_error()),
+        };
+        // SAFETY: it makes one call, and allocates nothing.
+        unsafe { child.pre_exec(leave) };
+        let Ok(mut child) = child.spawn() else { return skip("no user namespaces here") };
+        let map = |name: &str, map: &str| fs::write(format!("/proc/{}/{name}", child.id()), map);
+        map("gid_map", "0 0 1").expect("root may");
+        map("uid_map", "0 0 4294967295").expect("root may");
+        child.stdin.take().expect("piped").write_all(b"!").expect("it reads");
+        let output = child.wait_with_output().expect("it ends");
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stdout));
+    }
+    play(TEST, &[("outside", outside), ("inside", inside)]);
 }

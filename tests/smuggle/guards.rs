@@ -1,14 +1,17 @@
 //! Small guards, each of which one line holds: what a packet says of itself, sockets that refuse
 //! descriptors, and what a core dump leaves out.
 
+use crate::common::DEADLINE;
 use crate::common::census::REGION;
 use crate::common::parts::{ATTACHMENTS, DOORBELL, Parts, send};
 use crate::common::role::{play, skip};
 use crate::{Entry, Pair, assert_broken, null};
-use messageport::{AttachError, MessageChannel};
+use messageport::{AttachError, Connect, Listener, MessageChannel};
 use nix::errno::Errno;
+use nix::sys::socket::{AddressFamily, SockFlag, SockType, UnixAddr, connect, socket};
 use std::fs;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
+use std::thread;
 
 /// `SO_PASSRIGHTS` of Linux 6.16. Says whether the kernel has it.
 pub fn pass_rights(socket: BorrowedFd<'_>, yes: bool) -> bool {
@@ -75,4 +78,26 @@ fn a_core_dump_leaves_regions_out() {
         assert!(flags.split(' ').any(|flag| flag == "dd"), "{flags}");
     }
     play("guards::a_core_dump_leaves_regions_out", &[("victim", victim)]);
+}
+
+/// Before and after it is accepted. So no process that may connect delays a close of the listener's.
+#[test]
+fn a_listener_takes_no_descriptors() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let path = directory.path().join("door");
+    let listener = Listener::bind_at(&path, MessageChannel::builder()).expect("a name");
+    let client = socket(AddressFamily::Unix, SockType::SeqPacket, SockFlag::SOCK_CLOEXEC, None)
+        .expect("a socket");
+    if !pass_rights(client.as_fd(), true) {
+        return skip("the kernel has no SO_PASSRIGHTS");
+    }
+    connect(client.as_raw_fd(), &UnixAddr::new(&path).expect("a short path")).expect("it listens");
+    for _ in 0..2 {
+        let sent = send(&client, b"no hello", &[null().as_fd()]);
+        assert_eq!(sent, Err(Errno::EPERM));
+        assert!(listener.try_accept().expect("a listener").is_none());
+    }
+    let honest = thread::spawn(move || Connect::new().timeout(DEADLINE).at(&path).is_ok());
+    let _port = listener.accept().expect("the honest client");
+    assert!(honest.join().expect("no panic"));
 }

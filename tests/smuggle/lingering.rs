@@ -5,8 +5,9 @@
 //! the call has returned. So no test needs a clock.
 
 use crate::common::parts::{ATTACHMENTS, DOORBELL, Parts, send};
-use crate::common::role::play;
+use crate::common::role::{play, skip};
 use crate::common::{DEADLINE, discard, receive, receive_end, wait_until, wait_until_asleep};
+use crate::filter::{When, answer};
 use crate::{Entry, Pair, null};
 use messageport::{
     CloseReason, Connect, EventLoop, ListenError, Listener, MessageChannel, MessageError,
@@ -329,6 +330,9 @@ fn other_ports_of_a_loop_are_served() {
 #[test]
 fn a_client_that_never_becomes_one_holds_up_no_accept() {
     fn victim() {
+        if !is_older_kernel() {
+            return;
+        }
         let directory = tempfile::tempdir().expect("a directory");
         let path = directory.path().join("door");
         let listener = Listener::bind_at(&path, MessageChannel::builder()).expect("a name");
@@ -400,6 +404,18 @@ fn what_waits_to_be_closed_is_bounded() {
     play("lingering::what_waits_to_be_closed_is_bounded", &[("victim", victim)]);
 }
 
+/// Has the kernel of this process take descriptors at every socket, as before Linux 6.16.
+fn is_older_kernel() -> bool {
+    const SO_PASSRIGHTS: u32 = 83;
+    match answer(libc::SYS_setsockopt, When::Equals(2, SO_PASSRIGHTS), libc::ENOPROTOOPT) {
+        Ok(()) => true,
+        Err(error) => {
+            skip(&format!("no seccomp filter here: {error}"));
+            false
+        }
+    }
+}
+
 /// Connects as a client that leaves descriptors instead of a hello, and goes.
 fn leave_at(path: &Path, descriptors: &[BorrowedFd<'_>], packets: usize) {
     let client = socket(AddressFamily::Unix, SockType::SeqPacket, SockFlag::SOCK_CLOEXEC, None)
@@ -421,6 +437,9 @@ fn connect_at(path: &Path) -> JoinHandle<MessagePort> {
 #[test]
 fn clients_that_leave_many_descriptors_hold_up_no_accept() {
     fn victim() {
+        if !is_older_kernel() {
+            return;
+        }
         let directory = tempfile::tempdir().expect("a directory");
         let path = directory.path().join("door");
         let listener = Listener::bind_at(&path, MessageChannel::builder()).expect("a name");
@@ -448,6 +467,9 @@ fn clients_that_leave_many_descriptors_hold_up_no_accept() {
 #[test]
 fn what_clients_leave_at_a_listener_is_bounded() {
     fn victim() {
+        if !is_older_kernel() {
+            return;
+        }
         let directory = tempfile::tempdir().expect("a directory");
         let path = directory.path().join("door");
         let listener = Listener::bind_at(&path, MessageChannel::builder()).expect("a name");

@@ -13,7 +13,7 @@ use std::os::fd::{AsRawFd, BorrowedFd};
 /// made: setting an option waits for the socket's lock, which another holder can keep.
 ///
 /// Returns whether the kernel does so.
-pub(super) fn refuse_descriptors(socket: BorrowedFd<'_>) -> bool {
+pub(crate) fn refuse_descriptors(socket: BorrowedFd<'_>) -> bool {
     let value: libc::c_int = 0;
     // SAFETY: `value` is valid for the call, with its length. A kernel that does not know the
     // option refuses it.
