@@ -152,7 +152,8 @@ impl Buffer {
     /// Reads memory that was made elsewhere, without a copy: all bytes of a memfd.
     ///
     /// Seals it, unless it is sealed, so no process can write to it afterwards. Allocates what is
-    /// not allocated of it. Duplicates the descriptor.
+    /// not allocated of it. Duplicates the descriptor. Unmap it before: while a process has it
+    /// mapped for writing, the call waits for up to two seconds, and fails then.
     ///
     /// Memory that is not sealed yet should have come from code that you trust: whoever else has
     /// it can keep this call from returning, as sealing waits for the file's lock. Memory that is
@@ -361,7 +362,7 @@ fn map_foreign(descriptor: impl AsFd, len: u64, is_trusted: bool) -> Result<Memo
         return refused("it lacks seals, or is no memfd");
     }
     if !nature.plain_memory {
-        return refused("it is not on tmpfs");
+        return refused(memfd::NOT_ON_TMPFS);
     }
     if nature.len != len {
         return refused("it has another length than was said");

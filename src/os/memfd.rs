@@ -65,6 +65,9 @@ pub(crate) fn adopt(fd: impl AsFd) -> Result<u64, BufferError> {
     if seals.contains(SealFlag::F_SEAL_SEAL) {
         return unsuitable("its seals are final, and do not keep it from being changed");
     }
+    if fstatfs(fd.as_fd()).map_err(named("fstatfs"))?.filesystem_type() != TMPFS_MAGIC {
+        return unsuitable(NOT_ON_TMPFS);
+    }
     let len = length()?;
     if len > 0 && !seals.contains(SealFlag::F_SEAL_WRITE) {
         match fallocate(fd.as_fd(), FallocateFlags::empty(), 0, len) {
@@ -157,6 +160,8 @@ pub(crate) fn identity(fd: impl AsFd) -> Result<(u64, u64), SystemError> {
     fstat(fd.as_fd()).map(|stat| (stat.st_dev, stat.st_ino)).map_err(named("fstat"))
 }
 
+/// Why memory of huge pages is no buffer, for example.
+pub(crate) const NOT_ON_TMPFS: &str = "it is not on tmpfs";
 /// How long to retry sealing a memfd whose pages are in use.
 const PATIENCE: Duration = Duration::from_secs(2);
 /// Blocks of 512 bytes: a mebibyte, which is freed in about 30 µs.

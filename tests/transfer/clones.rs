@@ -3,7 +3,7 @@
 use crate::channel;
 use crate::common::census::Census;
 use crate::common::receive;
-use crate::common::role::{command, play};
+use crate::common::role::{command, play, skip};
 use messageport::{Buffer, BufferError, Worker, parent_port};
 use nix::fcntl::{FcntlArg, SealFlag, fcntl};
 use nix::sys::memfd::{MFdFlags, memfd_create};
@@ -205,4 +205,18 @@ fn adopting_without_descriptors_leaves_the_file_to_its_owner() {
         before.wait_for("at the end");
     }
     play("clones::adopting_without_descriptors_leaves_the_file_to_its_owner", &[("poor", poor)]);
+}
+
+/// What is refused is as it was.
+#[test]
+fn memory_of_huge_pages_is_refused_before_it_is_sealed() {
+    let flags = MFdFlags::MFD_ALLOW_SEALING | MFdFlags::MFD_CLOEXEC | MFdFlags::MFD_HUGETLB;
+    let Ok(file) = memfd_create("huge", flags) else { return skip("no huge pages here") };
+    let seals = || fcntl(&file, FcntlArg::F_GET_SEALS).expect("a memfd");
+    let before = seals();
+    for len in [0, 2 << 20] {
+        ftruncate(&file, len).expect("a longer one");
+        assert_eq!(unsuitable(Buffer::from_fd(&file)), "it is not on tmpfs");
+        assert_eq!(seals(), before, "{len}");
+    }
 }
