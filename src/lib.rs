@@ -151,7 +151,7 @@ pub use link::buffer::{Buffer, BufferMut};
 #[cfg(not(messageport_loom))]
 pub use link::endpoint::PeerCredentials;
 #[cfg(not(messageport_loom))]
-pub use link::payload::{PayloadWriter, Post, PostSerializer};
+pub use link::payload::{PayloadWriter, Post, PostArena, PostSerializer};
 #[cfg(not(messageport_loom))]
 pub use link::pool::PooledBuffer;
 #[cfg(not(messageport_loom))]

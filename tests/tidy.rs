@@ -71,6 +71,7 @@ const UNSAFE_FILES: [(&str, Unsafe, &str); 30] = [
     ("src/link/buffer.rs", Unsafe::Blocks, "sealed memory as slices"),
     ("src/link/pool.rs", Unsafe::Blocks, "pooled memory as slices"),
     ("src/link/payload.rs", Unsafe::Blocks, "messages as slices"),
+    ("src/link/payload/arena.rs", Unsafe::Blocks, "scratch space, for rkyv"),
     ("src/link/payload/copy.rs", Unsafe::Blocks, "copies into the ring and out of it"),
     ("src/link/payload/portable.rs", Unsafe::Blocks, "stands in for the next one"),
     ("src/link/payload/writer.rs", Unsafe::Blocks, "the bytes of a record, for rkyv"),

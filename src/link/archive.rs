@@ -33,7 +33,7 @@ pub(crate) use shared::Shared;
 use rkyv::api::high::HighValidator;
 use rkyv::bytecheck::CheckBytes;
 use rkyv::primitive::{ArchivedIsize, ArchivedUsize};
-use rkyv::rancor::{BoxedError, Failure, Source};
+use rkyv::rancor::{BoxedError, Failure, Source, Strategy};
 use rkyv::util::AlignedVec;
 use rkyv::validation::Validator;
 use rkyv::validation::archive::ArchiveValidator;
@@ -313,11 +313,34 @@ impl<'a> ArchiveCheck<'a> {
 /// Checked access to an archive: first by rkyv, then by [`SafeArchive`].
 #[inline]
 pub(crate) fn access<T: Receive>(bytes: &[u8]) -> Result<&T::Archived, BoxedError> {
-    let Ok(value) = access_by_rkyv::<T::Archived, Failure>(bytes) else {
+    let Some(value) = root_by_rkyv::<T::Archived>(bytes) else {
         return Err(explain::<T>(bytes));
     };
     walk::<T>(value, bytes)?;
     Ok(value)
+}
+
+/// The check of [`access_by_rkyv`], without a call for the root: that its bytes are there and
+/// aligned is two comparisons, and what it points to lies before it. So a type without pointers
+/// needs no validator.
+#[inline(always)]
+fn root_by_rkyv<T>(bytes: &[u8]) -> Option<&T>
+where
+    T: Portable + for<'a> CheckBytes<HighValidator<'a, Failure>>,
+{
+    let at = bytes.len().checked_sub(size_of::<T>())?;
+    let (before, root) = bytes.split_at(at);
+    let root = root.as_ptr().cast::<T>();
+    if !root.is_aligned() {
+        return None;
+    }
+    let archive = ArchiveValidator::with_max_depth(before, NonZeroUsize::new(MAX_DEPTH - 1));
+    let mut validator = Validator::new(archive, SharedValidator::new());
+    let context = Strategy::<_, Failure>::wrap(&mut validator);
+    // SAFETY: the root is aligned, and its bytes are the last ones of `bytes`.
+    unsafe { T::check_bytes(root, context) }.ok()?;
+    // SAFETY: as above, and the check has found it valid.
+    Some(unsafe { &*root })
 }
 
 /// Checks what rkyv's check leaves out of `value`, which it has found in `bytes`.

@@ -5,6 +5,7 @@
 //! safe function hands out a reference to memory that an untrusted process can write.
 #![allow(unsafe_code)]
 
+mod arena;
 mod copy;
 mod writer;
 
@@ -18,17 +19,18 @@ use crate::ring::memory::{Grant, Memory, Plain, Window};
 use crate::ring::producer::Producer;
 use crate::ring::route::Plan;
 use crate::wire::record::{Format, HEADER_LEN, Header, MOST_IN_HEADER, is_short_len, record_len};
+pub use arena::PostArena;
 use rkyv::Serialize;
 use rkyv::api::high::HighSerializer;
 use rkyv::rancor::{BoxedError, Fallible, Strategy};
-use rkyv::ser::allocator::{Arena, ArenaHandle};
+use rkyv::ser::allocator::Arena;
 use rkyv::ser::{Serializer, sharing::Share};
 use std::ops::Range;
 use std::ptr::NonNull;
 pub use writer::PayloadWriter;
 
 /// The serializer that [`post_message`](crate::MessagePort::post_message) passes to a value.
-pub type PostSerializer<'a> = HighSerializer<PayloadWriter<'a>, ArenaHandle<'a>, BoxedError>;
+pub type PostSerializer<'a> = HighSerializer<PayloadWriter<'a>, PostArena<'a>, BoxedError>;
 
 /// A value that can be posted: of a type with [`message`](macro@crate::message), or with derives of
 /// [`rkyv::Archive`], [`rkyv::Serialize`] and [`SafeArchive`](derive@crate::SafeArchive).
@@ -148,7 +150,7 @@ fn run<T: Post>(
         // A value that can never be received is not posted either.
         let _ = <T::Archived as SafeArchive>::CHECKS;
     };
-    let mut serializer = Serializer::new(writer, arena.acquire(), Share::new());
+    let mut serializer = Serializer::new(writer, PostArena::new(arena), Share::new());
     rkyv::api::serialize_using::<_, BoxedError>(value, &mut serializer)?;
     let written = serializer.into_writer().written();
     if const { archive::may_be_too_deep::<T>() } && written >= archive::LEAST_TOO_DEEP {
@@ -164,7 +166,7 @@ fn check_depth<T: Post>(value: &T) -> Result<(), BoxedError> {
     let mut bytes = Vec::new();
     let mut arena = Arena::new();
     let writer = PayloadWriter::appending(&mut bytes);
-    let mut serializer = Serializer::new(writer, arena.acquire(), Share::new());
+    let mut serializer = Serializer::new(writer, PostArena::new(&mut arena), Share::new());
     rkyv::api::serialize_using::<_, BoxedError>(value, &mut serializer)?;
     archive::check_own::<T>(&bytes)
 }
@@ -586,5 +588,5 @@ pub(crate) fn blocks_as_bytes(blocks: &[Block]) -> &[u8] {
 /// compile error here and not at a user's.
 const _: fn() = || {
     fn same<S: Fallible<Error = BoxedError>>() {}
-    same::<Strategy<Serializer<PayloadWriter<'static>, ArenaHandle<'static>, Share>, BoxedError>>();
+    same::<Strategy<Serializer<PayloadWriter<'static>, PostArena<'static>, Share>, BoxedError>>();
 };
