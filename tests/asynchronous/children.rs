@@ -222,7 +222,9 @@ fn a_termination_that_lacks_descriptors_happens_nevertheless() {
     const TEST: &str = "children::a_termination_that_lacks_descriptors_happens_nevertheless";
     fn ends() {
         on_each(TEST, async || {
-            // Whatever is opened once is open.
+            // Whatever is opened once is open, also the reactor.
+            let MessageChannel { port1, .. } = MessageChannel::new().expect("a channel");
+            let _reactor = port1.into_async().expect("a reactor");
             let (port, process) = start(TEST, "deaf").split();
             process.terminate_async().await.expect("a child");
             drop(port);
@@ -233,7 +235,11 @@ fn a_termination_that_lacks_descriptors_happens_nevertheless() {
                 allow_more_descriptors(more);
                 let ended = process.terminate_async().await;
                 allow_all_descriptors();
-                assert!(ended.is_err(), "descriptors are lacking");
+                // What the child before has left is closed in the background, so that there may be
+                // enough of them after all.
+                if let Err(error) = ended {
+                    assert!(error.to_string().starts_with("the kernel refused"), "{error}");
+                }
                 wait_until("the child is gone", || is_gone(id));
                 drop(port);
             }
