@@ -115,6 +115,8 @@ fn a_requester_that_is_scribbled_over_ends_at_worst() {
                     end.is_not_yet();
                 }
                 Err(CallError::Closed { reason }) => end.is(reason),
+                // The types that the peer has declared are scribbled over as well.
+                Err(CallError::Post(PostError::TypeMismatch(_))) => {}
                 Err(error) => panic!("{error}\n{requester:#?}"),
             }
             if end.0.is_some() && round % 16 == 15 {
@@ -148,6 +150,7 @@ fn a_responder_that_is_scribbled_over_ends_at_worst() {
                     end.is_not_yet();
                 }
                 Err(TypedError::Recv(RecvError::Closed { reason })) => end.is(reason),
+                Err(TypedError::TypeMismatch(_)) => {}
                 Err(error) => panic!("{error}\n{responder:#?}"),
             }
             if end.0.is_some() && round % 16 == 15 {

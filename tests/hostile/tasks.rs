@@ -4,7 +4,7 @@
 use super::modes::{End, ROUNDS, posted, while_scribbled_over};
 use crate::common::reactors::on_each;
 use futures_lite::future::poll_once;
-use messageport::{CallError, MessagePort, RecvError, TypedError};
+use messageport::{CallError, MessagePort, PostError, RecvError, TypedError};
 use std::pin::pin;
 
 fn on_each_while_scribbled_over(test: &str, suffer: impl AsyncFn(MessagePort)) {
@@ -61,6 +61,8 @@ fn a_requester_of_a_task_that_is_scribbled_over_ends_at_worst() {
                     Ok(_) | Err(CallError::Unanswered | CallError::Refused { .. }) => {}
                     Err(CallError::Message(_)) => {}
                     Err(CallError::Closed { reason }) => end.is(reason),
+                    // The types that the peer has declared are scribbled over as well.
+                    Err(CallError::Post(PostError::TypeMismatch(_))) => {}
                     Err(error) => panic!("{error}\n{requester:#?}"),
                 }
                 break;
@@ -89,6 +91,7 @@ fn a_responder_of_a_task_that_is_scribbled_over_ends_at_worst() {
                     }
                 }
                 Some(Err(TypedError::Recv(RecvError::Closed { reason }))) => end.is(reason),
+                Some(Err(TypedError::TypeMismatch(_))) => {}
                 Some(Err(error)) => panic!("{error}\n{responder:#?}"),
             }
             futures_lite::future::yield_now().await;
