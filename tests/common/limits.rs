@@ -19,8 +19,30 @@ pub fn sizes() -> [u64; 2] {
     [(); 2].map(|()| pages.next().expect("two sizes and more") * page)
 }
 
+/// Waits until the other threads of this process sleep, a second at most: one that is just being
+/// started needs address space, and std aborts the process if there is none.
+fn wait_for_starting_threads() {
+    let own = nix::unistd::gettid().to_string();
+    let is_asleep =
+        |stat: String| stat.rsplit(')').next().is_some_and(|rest| rest.starts_with(" S"));
+    let mut quiet = 0;
+    for _ in 0..200 {
+        let tasks = fs::read_dir("/proc/self/task").expect("a process has threads");
+        let mut others = tasks.flatten().filter(|task| task.file_name() != *own);
+        // One that has ended meanwhile is no trouble.
+        let sleeps =
+            others.all(|task| fs::read_to_string(task.path().join("stat")).map_or(true, is_asleep));
+        quiet = if sleeps { quiet + 1 } else { 0 };
+        if quiet == 3 {
+            return;
+        }
+        std::thread::sleep(std::time::Duration::from_millis(5));
+    }
+}
+
 /// Lets this process map no more than `more` bytes more.
 pub fn allow_more_address_space(more: u64) {
+    wait_for_starting_threads();
     let [mapped, _] = sizes();
     limit_to(Resource::RLIMIT_AS, mapped + more);
 }
