@@ -40,6 +40,30 @@ fn a_port_of_a_task_that_is_scribbled_over_ends_at_worst() {
 }
 
 #[test]
+fn a_typed_port_of_a_task_that_is_scribbled_over_ends_at_worst() {
+    const TEST: &str = "tasks::a_typed_port_of_a_task_that_is_scribbled_over_ends_at_worst";
+    on_each_while_scribbled_over(TEST, async |victim| {
+        let victim = victim.typed::<u64, Vec<u64>>().into_async().expect("a reactor");
+        let (mut sender, mut receiver) = victim.split();
+        let (mut end, mut sent) = (End::default(), End::default());
+        for round in 0..ROUNDS {
+            match poll_once(receiver.recv()).await {
+                // The types that the peer has declared are scribbled over as well.
+                Some(Err(TypedError::TypeMismatch(_))) => {}
+                None | Some(Ok(_) | Err(TypedError::Message(_))) => end.is_not_yet(),
+                Some(Err(TypedError::Recv(RecvError::Closed { reason }))) => end.is(reason),
+                Some(Err(error)) => panic!("{error}\n{receiver:#?}"),
+            }
+            match poll_once(sender.post_message(&vec![round; 5])).await {
+                None | Some(Err(PostError::TypeMismatch(_))) => {}
+                Some(answer) => posted(&mut sent, answer),
+            }
+            futures_lite::future::yield_now().await;
+        }
+    });
+}
+
+#[test]
 fn a_requester_of_a_task_that_is_scribbled_over_ends_at_worst() {
     const TEST: &str = "tasks::a_requester_of_a_task_that_is_scribbled_over_ends_at_worst";
     on_each_while_scribbled_over(TEST, async |victim| {
