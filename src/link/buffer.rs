@@ -155,9 +155,9 @@ impl Buffer {
     /// not allocated of it. Duplicates the descriptor. Unmap it before: while a process has it
     /// mapped for writing, the call waits for up to two seconds, and fails then.
     ///
-    /// Memory that is not sealed yet should have come from code that you trust: whoever else has
-    /// it can keep this call from returning, as sealing waits for the file's lock. Memory that is
-    /// sealed when it comes is checked as what a hostile peer sends, without a lock.
+    /// Memory that is not sealed yet should have come from code that you trust: any process that
+    /// has it can keep this call from returning, as sealing waits for the file's lock. Memory that
+    /// is sealed when it comes is checked as what a hostile peer sends, without a lock.
     ///
     /// # Errors
     /// [`BufferError::Unsuitable`] if it is no memfd on tmpfs, if it cannot be sealed, or if it is

@@ -311,7 +311,7 @@ impl Endpoint {
     /// Whether the peer has written that it receives no more.
     pub(crate) fn has_reader_left(&self) -> bool {
         let memory = self.region.lane(self.outgoing());
-        // Relaxed: whoever acts on it looks again.
+        // Relaxed: a thread that acts on it looks again.
         memory.lane().sleepers.reader_gone.load(Ordering::Relaxed) != 0
     }
 

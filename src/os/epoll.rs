@@ -7,8 +7,8 @@ use nix::sys::epoll::{EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeout};
 use std::os::fd::{AsFd, BorrowedFd};
 use std::time::Duration;
 
-/// A set of descriptors that are watched together, level-triggered but for ends. A descriptor that
-/// is closed leaves the set by itself.
+/// A set of descriptors that are watched together, level-triggered except for ends. A descriptor
+/// that is closed leaves the set by itself.
 pub(crate) struct Epoll(nix::sys::epoll::Epoll);
 
 impl Epoll {

@@ -76,7 +76,7 @@ fn a_member_is_announced_before_its_first_message_and_gone_after_its_last() {
         // Posts and counts find out that it has gone, before anything was received of it.
         if round % 3 == 0 {
             drop(guest);
-            room.post_text("to nobody").expect("room");
+            room.post_text("to an empty room").expect("room");
             assert_eq!(room.others().expect("an open member"), 0);
         } else if round % 3 == 1 {
             drop(guest);

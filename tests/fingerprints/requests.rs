@@ -111,7 +111,7 @@ fn a_request_after_another_type_was_declared_is_refused() {
     assert_eq!(refusal.bytes()[refusal.bytes().len() - 4], 4);
 }
 
-/// Whoever waits for it: the one thread that receives, or another for it.
+/// However it is waited for: by a call, or by one that looks from time to time.
 #[test]
 fn a_reply_after_another_type_was_declared_is_an_error_of_its_call() {
     type Take = fn(Requester<u8, u32>) -> Result<u32, CallError>;

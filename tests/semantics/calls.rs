@@ -1,5 +1,5 @@
 //! Calls beside events: stopping delivery, reading while it goes on, looking without taking, and
-//! the end of a port whose messages nobody reads. The web has none of it.
+//! the end of a port whose messages are not read. The web has none of it.
 
 use crate::common::region::{Region, tail};
 use crate::common::role::{command, play};
@@ -314,7 +314,7 @@ fn a_copy_without_memory_is_an_error_and_the_message_stays() {
     play(TEST, &[("lacks", lacks)]);
 }
 
-// The end of a port whose messages nobody reads.
+// The end of a port whose messages are not read.
 
 fn listens(port: &MessagePort, log: &Log) {
     for kind in ["peergone", "close"] {

@@ -365,7 +365,7 @@ impl EventLoop {
         }
     }
 
-    /// Stops watching a port that has messages and is not started, but for the end of its peer.
+    /// Stops watching a port that has messages and is not started, except for the end of its peer.
     /// Otherwise epoll would report a hang-up behind them each time.
     fn set_aside(&mut self, id: u64) {
         self.unwatch(id);

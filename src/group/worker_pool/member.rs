@@ -18,7 +18,7 @@ pub(crate) trait Line {
 pub(crate) struct Member<L> {
     /// Before the process: the worker is told before it is ended.
     pub line: L,
-    /// Taken by whoever ends it.
+    /// Taken by the thread that ends it.
     process: Mutex<Option<WorkerProcess>>,
     id: u32,
     has_served: AtomicBool,

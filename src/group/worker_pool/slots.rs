@@ -4,7 +4,7 @@
 //! A task has a [`Place`] in the queue. Only the first place gets anything: an idle worker, or the
 //! permission to start one. So the order of the tasks is kept, and each waker is woken for a
 //! reason. A [`Busy`] worker and a permission are values that tell their end when they are dropped:
-//! a task that is cancelled or panics leaves no worker behind that nobody waits for.
+//! a task that is cancelled or panics leaves no worker behind without a task that waits for it.
 
 use crate::error::{CallError, SpawnError, TaskError};
 use crate::group::worker_pool::member::{Line, Member};
