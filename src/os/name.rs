@@ -82,7 +82,7 @@ pub(crate) fn check_group(number: u32) -> Result<(), SystemError> {
 }
 
 fn check_number(number: u32, call: &'static str, map: &str) -> Result<(), SystemError> {
-    if number != NOBODY {
+    if number != OVERFLOW_ID {
         return Ok(());
     }
     let map = fs::read_to_string(map).unwrap_or_default();
@@ -552,7 +552,7 @@ pub(crate) const LOCK_ENDING: &str = ".lock";
 /// The name of the failed call in an error about the lock file.
 const OPEN_LOCK: &str = "open of the file beside it that ends in .lock";
 /// The number that the kernel shows for a user without a number in this user namespace.
-const NOBODY: u32 = 65534;
+const OVERFLOW_ID: u32 = 65534;
 /// How often to create the directory while other processes remove it or clean it up.
 const MOST_ATTEMPTS: u32 = 1000;
 /// The most clients that can wait to be accepted.
