@@ -9,6 +9,8 @@ mod meeting;
 mod requests;
 mod text;
 mod types;
+#[cfg(feature = "value")]
+pub(crate) mod value;
 
 pub use end::{CloseReason, Corruption};
 #[cfg_attr(messageport_loom, allow(unused_imports))]
@@ -18,6 +20,8 @@ pub use meeting::{BroadcastError, ConnectError, ListenError, ParentPortError, Sp
 pub use requests::{CallError, TaskError};
 pub use types::TypeMismatch;
 pub(crate) use types::shorten;
+#[cfg(feature = "value")]
+pub use value::ValueError;
 
 use std::io;
 use thiserror::Error;
@@ -319,7 +323,7 @@ pub enum MessageError {
     /// The message was posted in another format.
     #[error(
         "the message was posted as {found}, but {expected} was asked for: read text with `text`, \
-         bytes with `bytes`, and an archive with `data` or `deserialize`"
+         bytes with `bytes`, an archive with `data` or `deserialize`, and a value with `value`"
     )]
     Format {
         /// The format that was requested.
@@ -333,6 +337,14 @@ pub enum MessageError {
          text"
     )]
     NotText(#[source] std::str::Utf8Error),
+    /// The message is no value, or not of the type that was asked for; with the feature `value`.
+    #[cfg(feature = "value")]
+    #[cfg_attr(docsrs, doc(cfg(feature = "value")))]
+    #[error(
+        "the message does not fit the type: {0}; receive the type that the peer posts, or a \
+         `messageport::Value`, which takes any value"
+    )]
+    Value(ValueError),
     /// The transferables were lost: this process had too few free descriptors.
     #[error(
         "the message has lost its {descriptors} descriptors, as this process could have no more: \

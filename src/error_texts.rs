@@ -10,17 +10,20 @@ use std::io;
 
 /// The values of one error type with three pieces of each one's text.
 macro_rules! texts {
-    ($type:ty { $($pattern:pat => $value:expr, $parts:expr;)+ }) => {{
+    ($type:ty { $($(#[$if:meta])* $pattern:pat => $value:expr, $parts:expr;)+ }) => {{
         fn has_a_row(error: &$type) {
             match error {
-                $($pattern => (),)+
+                $($(#[$if])* $pattern => (),)+
             }
         }
         $(
-            let error: $type = $value;
-            has_a_row(&error);
-            assert!(matches!(error, $pattern), "{error:?} stands in another's row");
-            check(error, $parts);
+            $(#[$if])*
+            {
+                let error: $type = $value;
+                has_a_row(&error);
+                assert!(matches!(error, $pattern), "{error:?} stands in another's row");
+                check(error, $parts);
+            }
         )+
     }};
 }
@@ -255,6 +258,10 @@ fn errors_of_receiving_and_of_messages() {
             ["posted as bytes", "text was asked for", "read text with `text`"];
         MessageError::NotText(_) => MessageError::NotText(not_utf8()),
             ["the message is no text", "has to be UTF-8", "read it by `bytes`"];
+        #[cfg(feature = "value")]
+        MessageError::Value(_) =>
+            MessageError::Value(ValueError::new("expected u8, found 256")),
+            ["does not fit the type", "expected u8, found 256", "receive the type that the peer"];
         MessageError::TransfersLost { .. } => MessageError::TransfersLost { descriptors: 3 },
             ["lost its 3 descriptors", "could have no more", "have it sent again"];
         MessageError::TransfersRefused { .. } => MessageError::TransfersRefused { descriptors: 3 },

@@ -51,6 +51,7 @@
 //! | many ports on one thread, without callbacks | [`PortSet`] |
 //! | callbacks in an event loop of another crate | [`MessagePort::dispatch`] |
 //! | callbacks without a port | [`EventTarget`] |
+//! | plain data for other languages, with the feature `value` | `post_value` and `Value` |
 //! | async, with the feature `tokio` or `async-io` | `AsyncPort`, and `into_async` of the others |
 //! | tasks for several worker processes, which are restarted when they die | [`WorkerPool`] |
 //! | two threads for one port | [`Sender`] and [`Receiver`], by [`MessagePort::split`] |
@@ -107,6 +108,9 @@ mod sync;
 #[cfg_attr(messageport_loom, allow(dead_code))]
 mod wire;
 
+#[cfg(feature = "value")]
+#[cfg_attr(docsrs, doc(cfg(feature = "value")))]
+pub use error::ValueError;
 pub use error::{
     AttachError, BroadcastError, BufferError, CallError, ChannelError, CloseReason, ConnectError,
     Corruption, ListenError, LoopError, MessageError, ParentPortError, PoolError, PostError,
@@ -156,6 +160,9 @@ pub use link::payload::{PayloadWriter, Post, PostArena, PostSerializer};
 pub use link::pool::PooledBuffer;
 #[cfg(not(messageport_loom))]
 pub use link::stats::{Backlog, LaneStats, PortStats};
+#[cfg(all(not(messageport_loom), feature = "value"))]
+#[cfg_attr(docsrs, doc(cfg(feature = "value")))]
+pub use link::value::{BigInt, Date, Value};
 #[cfg(not(messageport_loom))]
 pub use meet::builder::{ResourceLimit, WorkerBuilder};
 #[cfg(not(messageport_loom))]
@@ -259,6 +266,8 @@ pub use wire::record::Format;
 pub mod fuzzing {
     pub use crate::link::archive::fuzzing::{Family, decode, mutate};
     pub use crate::link::fuzzing::{attach_region, memory::foreign_memory};
+    #[cfg(feature = "value")]
+    pub use crate::link::value::fuzzing::decode_value;
     pub use crate::ring::fuzzing::{lane_ops, record_stream};
     pub use crate::wire::fuzzing::frames;
 }
@@ -268,8 +277,8 @@ pub mod fuzzing {
 mod documents {
     #[doc = include_str!("../README.md")]
     struct Readme;
-    // Its programs use both.
-    #[cfg(all(feature = "tokio", feature = "async-io"))]
+    // Its programs use all of them.
+    #[cfg(all(feature = "tokio", feature = "async-io", feature = "value"))]
     #[doc = include_str!("../docs/guide.md")]
     struct Guide;
     #[doc = include_str!("../docs/migrating.md")]

@@ -200,7 +200,7 @@ fn f28_a_record_that_no_program_writes_ends_the_port() {
         ("a pool whose packet never came", record(0, 6, 0) | 1 << 48, 0, 16),
         ("too many descriptors", record(0, MESSAGE, 0) | 254 << 48, 0, 16),
         ("the highest kind", record(0, 255, 0), 0, 16),
-        ("an unknown format", record(0, MESSAGE, 3), 0, 16),
+        ("an unknown format", record(0, MESSAGE, 4), 0, 16),
         ("a packet that never came", record(0, MESSAGE, 0) | 1 << 48, 0, 16),
         ("a detail", record(0, MESSAGE, 0), 1, 16),
         ("a length beyond the tail", record(17, MESSAGE, 1), 0, 32),

@@ -24,6 +24,16 @@ macro_rules! into_io_error {
 }
 pub(crate) use into_io_error;
 
+#[cfg(feature = "value")]
+into_io_error!(super::ValueError);
+
+#[cfg(feature = "value")]
+impl AsIoError for super::ValueError {
+    fn kind(&self) -> ErrorKind {
+        ErrorKind::InvalidData
+    }
+}
+
 into_io_error!(
     AttachError,
     BroadcastError,
@@ -147,6 +157,8 @@ impl AsIoError for MessageError {
             MessageError::OutOfMemory { .. } => ErrorKind::OutOfMemory,
             MessageError::NothingLeft { .. } => ErrorKind::NotFound,
             MessageError::TypeMismatch(error) => error.kind(),
+            #[cfg(feature = "value")]
+            MessageError::Value(_) => ErrorKind::InvalidData,
             MessageError::Port(error) => error.kind(),
             MessageError::Buffer(error) => error.kind(),
         }

@@ -214,7 +214,7 @@ impl Sender {
     }
 
     /// Runs `attempt` until its result is not `QueueFull`.
-    fn retry(
+    pub(super) fn retry(
         &self,
         timeout: Duration,
         mut attempt: impl FnMut() -> Result<(), PostError>,

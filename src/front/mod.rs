@@ -6,4 +6,6 @@ pub(crate) mod bytes;
 pub(crate) mod event_loop;
 pub(crate) mod port_set;
 pub(crate) mod requests;
+#[cfg(feature = "value")]
+mod value;
 pub(crate) mod waiting_shared;

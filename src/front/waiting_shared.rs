@@ -76,7 +76,7 @@ impl SharedSender {
         posted.map_err(|reason| TransferError::new(reason, list))
     }
 
-    fn retry(
+    pub(super) fn retry(
         &self,
         timeout: Duration,
         mut attempt: impl FnMut(&Sender) -> Result<(), PostError>,

@@ -215,7 +215,7 @@ impl AsyncSender {
     }
 
     /// Runs `post` until there is room, and keeps the list meanwhile.
-    async fn post_with(
+    pub(super) async fn post_with(
         &mut self,
         mut list: Vec<Transferable>,
         post: impl Fn(&Sender, Vec<Transferable>) -> Result<(), TransferError>,

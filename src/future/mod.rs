@@ -9,6 +9,8 @@ mod port;
 mod reactor;
 mod requests;
 mod typed;
+#[cfg(feature = "value")]
+mod value;
 mod watched;
 mod worker;
 mod worker_pool;

@@ -100,6 +100,11 @@ fn two_reactors(end: &Endpoint) -> Result<(Reactor, Reactor), SystemError> {
 }
 
 impl AsyncPort {
+    #[cfg(feature = "value")]
+    pub(super) fn sender_mut(&mut self) -> &mut AsyncSender {
+        &mut self.sender
+    }
+
     /// The next message. Cancel-safe.
     ///
     /// # Errors

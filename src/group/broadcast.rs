@@ -355,7 +355,11 @@ impl BroadcastChannel {
         }
     }
 
-    fn post_all(&self, mut frame: Vec<u8>, format: Format) -> Result<(), BroadcastError> {
+    pub(super) fn post_all(
+        &self,
+        mut frame: Vec<u8>,
+        format: Format,
+    ) -> Result<(), BroadcastError> {
         self.shared.with_membership(|membership| {
             let taken_in = membership.take_in(&self.shared.epoll);
             frame.try_reserve(STAMP_LEN).map_err(|_| no_memory())?;

@@ -237,7 +237,7 @@ impl<M: CollectionMember> PortCollection<M> {
         closed.into_iter().filter_map(|id| Some((id, self.members.remove(&id)?))).collect()
     }
 
-    fn post_all(
+    pub(super) fn post_all(
         &self,
         post: impl Fn(&Sender) -> Result<(), PostError>,
     ) -> Result<(), CollectionError> {

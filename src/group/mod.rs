@@ -2,4 +2,6 @@
 
 pub(crate) mod broadcast;
 pub(crate) mod collection;
+#[cfg(feature = "value")]
+mod value;
 pub(crate) mod worker_pool;

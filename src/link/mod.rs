@@ -20,3 +20,5 @@ pub(crate) mod region;
 pub(crate) mod sending;
 pub(crate) mod stats;
 pub(crate) mod transfer;
+#[cfg(feature = "value")]
+pub(crate) mod value;

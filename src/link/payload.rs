@@ -7,6 +7,8 @@
 
 mod arena;
 mod copy;
+#[cfg(feature = "value")]
+pub(crate) mod encoded;
 mod writer;
 
 pub(crate) use copy::copy_end;

@@ -3,6 +3,8 @@
 mod liveness;
 mod loan;
 mod moving;
+#[cfg(feature = "value")]
+mod values;
 mod writing;
 
 use crate::error::{CloseReason, Corruption, PostError};

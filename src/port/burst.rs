@@ -34,6 +34,11 @@ impl<'p> Burst<'p> {
         Burst { sender }
     }
 
+    #[cfg(feature = "value")]
+    pub(super) fn sender(&self) -> &'p Sender {
+        self.sender
+    }
+
     /// Stages a value.
     ///
     /// # Errors

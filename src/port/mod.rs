@@ -32,6 +32,8 @@ pub(crate) mod typed;
 pub(crate) mod typed_halves;
 pub(crate) mod typed_iter;
 pub(crate) mod typed_message;
+#[cfg(feature = "value")]
+pub(crate) mod value;
 
 use crate::error::{CloseReason, PostError, RecvError, SchemaError};
 use crate::link::endpoint::{Endpoint, PeerCredentials};

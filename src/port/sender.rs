@@ -301,7 +301,7 @@ impl Sender {
     /// Runs `stage` and then publishes everything that is staged, including what a burst staged
     /// before, even if `stage` failed.
     #[inline]
-    fn stage_and_commit(
+    pub(super) fn stage_and_commit(
         &self,
         stage: impl FnOnce(&mut Sending) -> Result<(), PostError>,
     ) -> Result<(), PostError> {

@@ -328,7 +328,7 @@ impl Rig {
     /// Writes the next message where `plan` says, and stages it.
     fn write(&mut self, plan: Plan, len: u64) {
         let len = u32::try_from(len).expect("an area is shorter than that");
-        let format = [Format::Archive, Format::Bytes, Format::Text][self.posted as usize % 3];
+        let format = FORMATS[self.posted as usize % FORMATS.len()];
         let message = Message { number: self.posted, len, format };
         write_payload(&self.memory, plan.payload_offset(), &message.bytes());
         // The fast path has the same place, or none.
@@ -515,3 +515,4 @@ fn wake_for(sleep: Option<Sleep>) -> Wake {
 
 /// Both ways in which a producer ends its direction.
 pub(crate) const CLOSE_KINDS: [CloseKind; 2] = [CloseKind::Closed, CloseKind::Dropped];
+const FORMATS: [Format; 4] = [Format::Archive, Format::Bytes, Format::Text, Format::Value];

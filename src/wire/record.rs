@@ -4,7 +4,7 @@
 //! +0  length       u32   payload bytes; 0 in control records, the filled bytes in padding
 //! +4  kind         u8    1 message · 2 padding · 3 jump · 5 message with a pooled buffer ·
 //!                        6 a pool · 9 short message
-//! +5  format       u8    of a message: 0 archive · 1 bytes · 2 text; else 0
+//! +5  format       u8    of a message: 0 archive · 1 bytes · 2 text · 3 value; else 0
 //! +6  descriptors  u16   in its packet, at most 253; 0: there is no packet
 //! +8  detail       u64   packet: its sequence; pooled buffer: the pool's number u32, the slot u32;
 //!                        jump: the segment; short message: the payload, 1 to 8 bytes, and bytes
@@ -28,6 +28,9 @@ pub enum Format {
     Bytes,
     /// UTF-8 text, written by `post_text`. The receiver checks it again.
     Text,
+    /// Plain data in CBOR, written by `post_value`, or by a program in another language. The
+    /// feature `value` reads it; without the feature its bytes are there.
+    Value,
 }
 
 impl Format {
@@ -37,7 +40,8 @@ impl Format {
         match (first >> (32 + FORMAT_SHIFT)) & 3 {
             0 => Format::Archive,
             1 => Format::Bytes,
-            _ => Format::Text,
+            2 => Format::Text,
+            _ => Format::Value,
         }
     }
 
@@ -47,6 +51,7 @@ impl Format {
             Format::Archive => "an archive",
             Format::Bytes => "bytes",
             Format::Text => "text",
+            Format::Value => "a value",
         }
     }
 }
@@ -159,14 +164,14 @@ impl Header {
     #[inline(always)]
     pub(crate) fn is_plain([first, detail]: [u64; 2]) -> bool {
         let format = ((first >> 32) as u32 ^ ARCHIVE).rotate_right(FORMAT_SHIFT);
-        format <= Format::Text as u32 && detail == 0
+        format <= Format::Value as u32 && detail == 0
     }
 
     /// Whether a header with this first word is that of a short message.
     #[inline(always)]
     pub(crate) fn is_short_message(first: u64) -> bool {
         let format = ((first >> 32) as u32 ^ SHORT).rotate_right(FORMAT_SHIFT);
-        format <= Format::Text as u32 && is_short_len(u64::from(first as u32))
+        format <= Format::Value as u32 && is_short_len(u64::from(first as u32))
     }
 
     /// The same, of a message's header: the payload of the others is behind it.
@@ -264,7 +269,7 @@ mod tests {
     fn headers_survive_the_round_trip() {
         let mut headers = vec![];
         for len in [0, 1, 8, 9, 15, 16, 17, 65_535, u32::MAX] {
-            for format in [Format::Archive, Format::Bytes, Format::Text] {
+            for format in [Format::Archive, Format::Bytes, Format::Text, Format::Value] {
                 for attached in [
                     Attached::Nothing,
                     Attached::Packet { descriptors: 1, sequence: 0 },
@@ -275,7 +280,7 @@ mod tests {
                     headers.push(Header::Message { len, format, attached });
                 }
             }
-            for format in [Format::Archive, Format::Bytes, Format::Text] {
+            for format in [Format::Archive, Format::Bytes, Format::Text, Format::Value] {
                 if is_short_len(u64::from(len)) {
                     headers.push(Header::Short { len, format, bytes: *b"anything" });
                 }
@@ -300,6 +305,11 @@ mod tests {
         let padding = Header::Padding { len: 0 }.encode();
         assert_eq!(Header::decode([padding[0] | 1 << 48, 0]), None, "a packet beside padding");
         assert_eq!(Header::decode([message[0] | 7 << 40, 0]), None, "unknown format");
+        for format in 4..=255 {
+            let [message, short] = [1, 9].map(|kind| 8 | kind << 32 | format << 40);
+            assert_eq!(Header::decode([message, 0]), None, "format {format}");
+            assert_eq!(Header::decode([short, 0]), None, "format {format} of a short one");
+        }
         assert_eq!(Header::decode([message[0], 1]), None, "detail of a message");
         assert_eq!(Header::decode([7 << 32, 0]), None, "unknown kind");
         for len in [0, 9, u32::MAX] {
@@ -311,7 +321,7 @@ mod tests {
         assert_eq!(Header::decode([8 << 32, 0]), None, "unknown kind");
         assert_eq!(Header::decode([10 << 32, 0]), None, "short padding");
         assert_eq!(Header::decode([13 << 32 | 1, 0]), None, "a short one with a pooled buffer");
-        assert_eq!(Header::decode([5 << 32 | 3 << 40, 0]), None, "unknown format");
+        assert_eq!(Header::decode([5 << 32 | 4 << 40, 0]), None, "unknown format");
         assert_eq!(Header::decode([5 << 32 | 1 << 48, 0]), None, "a packet as well");
         assert_eq!(Header::decode([6 << 32, 0]), None, "a pool without a packet");
         assert_eq!(Header::decode([6 << 32 | 2 << 48, 0]), None, "a pool with two descriptors");

@@ -97,7 +97,7 @@ impl Sending {
         !self.pools.is_empty()
     }
 
-    fn begin_with(&mut self, items: &[Outgoing<'_>]) -> Result<Checked, PostError> {
+    pub(super) fn begin_with(&mut self, items: &[Outgoing<'_>]) -> Result<Checked, PostError> {
         self.check_open()?;
         if !items.is_empty() && self.end.transfer_policy().peer_refuses {
             return Err(PostError::Refused);
@@ -111,7 +111,7 @@ impl Sending {
 
     /// Sends the packet, and posts the record that was written. Once the packet has left nothing
     /// can fail, so no packet is without its record while this process lives.
-    fn move_with(
+    pub(super) fn move_with(
         &mut self,
         plan: Plan,
         len: u32,

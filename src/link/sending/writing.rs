@@ -122,7 +122,7 @@ impl Sending {
     /// How much room to try first for a value: a little more than the last one took, but not so
     /// much that it needs another segment.
     #[inline(always)]
-    fn wish(&self) -> u64 {
+    pub(super) fn wish(&self) -> u64 {
         (self.last_len + self.last_len / 8).clamp(LEAST_WISH, MOST_WISH)
     }
 

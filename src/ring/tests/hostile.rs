@@ -61,9 +61,9 @@ fn f28_every_header_at_every_cursor_is_judged_by_the_rules() {
 /// Whether a header's fields are those of a message, with what may come beside it.
 fn is_message(kind: u8, format: u64, descriptors: u64, len: u64, detail: u64) -> bool {
     match kind {
-        1 if descriptors == 0 => format <= 2 && detail == 0,
-        1 => format <= 2 && descriptors <= 253,
-        5 => format <= 2 && descriptors == 0,
+        1 if descriptors == 0 => format <= 3 && detail == 0,
+        1 => format <= 3 && descriptors <= 253,
+        5 => format <= 3 && descriptors == 0,
         _ => format == 0 && descriptors == 1 && len == 0,
     }
 }
@@ -124,7 +124,7 @@ fn headers(geometry: Geometry) -> impl Iterator<Item = [u64; 2]> {
             let details = (0..u64::from(geometry.segments()) + 2).chain([1 << 32, u64::MAX]);
             details
                 .map(move |detail| [word, detail])
-                .chain([1u64, 2, 3].map(move |format| [word | format << 40, 0]))
+                .chain([1u64, 2, 3, 4].map(move |format| [word | format << 40, 0]))
                 .chain([[word | 1 << 48, 0], [word | 1 << 63, 0]])
         })
     })
