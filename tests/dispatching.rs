@@ -10,7 +10,7 @@ use common::role::{command, play};
 use common::watchdog::watch;
 use common::{DEADLINE, die, receive, receive_text, wait_until};
 use messageport::{
-    CloseReason, Event, ListenerOptions, MessageChannel, MessagePort, RecvError, Worker,
+    CloseReason, Event, ListenerOptions, MessageChannel, MessagePort, PostError, RecvError, Worker,
     parent_port,
 };
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
@@ -359,5 +359,51 @@ fn a_delivery_makes_room_for_a_sender_that_waits() {
         count += port2.dispatch(1).unwrap_or(0);
         count == 64
     });
+    other.join().expect("no panic");
+}
+
+/// A loop that keeps what did not fit: it is woken for room, and for messages meanwhile.
+#[test]
+fn a_loop_is_woken_for_room_and_misses_no_message() {
+    const COUNT: u32 = 100_000;
+    /// More than fit the ring, so room is all that the loop can be woken for.
+    const ANSWERED: u32 = 1_000;
+    let sizes = MessageChannel::builder().capacity(4096).bounded();
+    let MessageChannel { port1: port, port2: peer } = sizes.build().expect("a channel");
+    let other = thread::spawn(move || {
+        for number in 0..COUNT {
+            assert_eq!(*receive(&peer).data::<u32>().expect("a number"), number);
+            if number % ANSWERED == 0 {
+                peer.post_message(&number).expect("room");
+            }
+        }
+    });
+    let doorbell = port.as_fd();
+    let (mut posted, mut received) = (0, 0);
+    while posted < COUNT || received < COUNT {
+        // After the last answer the peer is gone.
+        while received < COUNT
+            && let Some(event) = port.try_recv().expect("the peer is there")
+        {
+            assert_eq!(*event.data::<u32>().expect("a number"), received);
+            received += ANSWERED;
+        }
+        let (mut rang, mut is_asked) = (false, false);
+        while posted < COUNT {
+            match port.post_message(&posted) {
+                Ok(()) => posted += 1,
+                Err(PostError::QueueFull { .. }) if is_asked => break,
+                Err(PostError::QueueFull { .. }) => {
+                    rang |= port.notify_room();
+                    is_asked = true;
+                }
+                Err(error) => panic!("{error}"),
+            }
+        }
+        if !rang && (posted < COUNT || received < COUNT) {
+            let waits = &mut [PollFd::new(doorbell, PollFlags::POLLIN)];
+            poll(waits, PollTimeout::NONE).expect("poll");
+        }
+    }
     other.join().expect("no panic");
 }

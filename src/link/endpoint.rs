@@ -370,7 +370,6 @@ impl Endpoint {
 
     /// Drains the doorbell for a sender that waits on its descriptor. Returns whether the receiving
     /// half has to be woken, as that ring may have been for it. Usually one system call.
-    #[cfg(any(feature = "tokio", feature = "async-io"))]
     pub(crate) fn drain_doorbell_for_sender(&self) -> bool {
         let drained = self.drain(DrainTo::Silence);
         self.note(drained == Drained::HungUp);

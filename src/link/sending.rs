@@ -137,7 +137,6 @@ impl Sending {
     }
 
     /// Arms the flag so that the peer rings the doorbell, for a sender that waits on it alone.
-    #[cfg(any(feature = "tokio", feature = "async-io"))]
     pub(crate) fn arm_room_doorbell(&mut self) {
         self.commit();
         self.get_ready();

@@ -106,6 +106,46 @@ impl MessagePort {
         Ok(count)
     }
 
+    /// Asks the peer to ring the descriptor of this port when it makes room: for programs that have
+    /// their own event loop, and that keep what did not fit. Returns whether to look for messages
+    /// before the next wait.
+    ///
+    /// Call it after a post has returned [`QueueFull`](crate::PostError::QueueFull), as follows:
+    ///
+    /// 1. Call [`as_fd`](std::os::fd::AsFd::as_fd) once, and register the descriptor for reading.
+    /// 2. Receive, or [`dispatch`](Self::dispatch), until nothing is left.
+    /// 3. Call `notify_room`, and post again: the peer may have made room before. If the post
+    ///    succeeds, go on.
+    /// 4. If `notify_room` has returned true, go to step 2: it has drained a ring that may have
+    ///    been for a message. Otherwise wait until the descriptor is readable, and go to step 2.
+    ///
+    /// Each call asks for one ring. The peer also rings when it closes or dies. Makes one system
+    /// call. During a loan or a burst it asks for nothing.
+    ///
+    /// A peer that receives nothing does not ring. Room for transferables in the socket is not
+    /// reported either: a program whose post of a list does not fit tries again after a time.
+    ///
+    /// ```
+    /// use messageport::{MessageChannel, PostError};
+    /// use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+    /// use std::os::fd::AsFd;
+    ///
+    /// let MessageChannel { port1, port2 } = MessageChannel::builder().limit(1 << 16).build()?;
+    /// let _ = port1.as_fd();
+    /// while port1.post_bytes(&[7; 4096]).is_ok() {}
+    /// assert!(!port1.notify_room());
+    /// assert!(matches!(port1.post_bytes(&[7; 4096]), Err(PostError::QueueFull { .. })));
+    /// while port2.try_recv()?.is_some() {}
+    /// poll(&mut [PollFd::new(port1.as_fd(), PollFlags::POLLIN)], PollTimeout::NONE)?;
+    /// port1.post_bytes(&[7; 4096])?;
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn notify_room(&self) -> bool {
+        let rang = self.endpoint().drain_doorbell_for_sender();
+        self.sender().arm_room_doorbell();
+        rang
+    }
+
     /// The cost of the messages delivered since the last call; a message without transferables
     /// costs 1.
     pub(crate) fn take_spent(&self) -> u32 {

@@ -354,7 +354,6 @@ impl Sender {
     }
 
     /// Asks the peer to ring the doorbell when it makes room.
-    #[cfg(any(feature = "tokio", feature = "async-io"))]
     pub(crate) fn arm_room_doorbell(&self) {
         if let Ok(mut sending) = self.borrow() {
             sending.arm_room_doorbell();

@@ -1,0 +1,106 @@
+'use strict';
+// What Node.js itself uses to make its ports event targets and emitters at once.
+
+const v8 = require('node:v8');
+const workerThreads = require('node:worker_threads');
+
+const NodeEventTarget = Object.getPrototypeOf(workerThreads.MessagePort.prototype).constructor;
+
+function symbolOf(description) {
+  const symbols = Object.getOwnPropertySymbols(EventTarget.prototype);
+  const found = symbols.find((symbol) => symbol.description === description);
+  if (found === undefined) {
+    throw new Error(`messageport does not know this version of Node.js (${process.version}): its ` +
+      `EventTarget has no ${description}; expected Node.js 20 to 24`);
+  }
+  return found;
+}
+
+const kNewListener = symbolOf('kNewListener');
+const kRemoveListener = symbolOf('kRemoveListener');
+const kCreateEvent = symbolOf('kCreateEvent');
+const kDispatch = symbolOf('nodejs.internal.kHybridDispatch');
+
+/**
+ * Makes an object that the serializer of V8 hands to `_writeHostObject`: it does so for objects of
+ * native classes only, so an object of such a class gets another prototype.
+ */
+function createHostObject(prototype) {
+  return Object.setPrototypeOf(new v8.Serializer(), prototype);
+}
+
+/** Makes such an object that is also an event target. */
+function createHostTarget(prototype) {
+  return Object.defineProperties(createHostObject(prototype),
+    Object.getOwnPropertyDescriptors(new NodeEventTarget()));
+}
+
+/** Defines `on<type>`, an event handler attribute as the web has it. */
+function defineHandler(prototype, type) {
+  const handlers = new WeakMap();
+  Object.defineProperty(prototype, `on${type}`, {
+    configurable: true,
+    enumerable: true,
+    get() {
+      return handlers.get(this)?.value ?? null;
+    },
+    set(value) {
+      const isHandler = typeof value === 'function' ||
+        (typeof value === 'object' && value !== null);
+      const known = handlers.get(this);
+      if (!isHandler) {
+        if (known !== undefined) this.removeEventListener(type, known.listener);
+        handlers.delete(this);
+        return;
+      }
+      if (known !== undefined) {
+        // It keeps its place in the order.
+        known.value = value;
+        return;
+      }
+      const handler = { value, listener: undefined };
+      handler.listener = function listener(event) {
+        if (typeof handler.value === 'function') Reflect.apply(handler.value, this, [event]);
+      };
+      handlers.set(this, handler);
+      this.addEventListener(type, handler.listener);
+    },
+  });
+}
+
+/** Makes a `message` or `messageerror` event. */
+function messageEvent(type, data, ports) {
+  const event = new MessageEvent(type, { data });
+  if (ports.length > 0) {
+    // The constructor accepts only ports of Node.js.
+    Object.defineProperty(event, 'ports', {
+      configurable: true, enumerable: true, value: Object.freeze(ports),
+    });
+  }
+  return event;
+}
+
+/** An error of Node.js with a code. */
+function codedError(Base, code, text) {
+  const error = new Base(text);
+  error.code = code;
+  return error;
+}
+
+function dataCloneError(text) {
+  return new DOMException(text, 'DataCloneError');
+}
+
+module.exports = {
+  NodeEventTarget,
+  codedError,
+  createHostObject,
+  createHostTarget,
+  dataCloneError,
+  defineHandler,
+  kCreateEvent,
+  kDispatch,
+  kNewListener,
+  kRemoveListener,
+  messageEvent,
+};

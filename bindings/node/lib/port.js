@@ -1,0 +1,368 @@
+'use strict';
+// `MessagePort` and `MessageChannel`: what the native handles look like to a program.
+
+const { inspect } = require('node:util');
+const workerThreads = require('node:worker_threads');
+const native = require('./native.js');
+const clone = require('./clone.js');
+const { FileDescriptor, Transfer, listOf } = require('./transfer.js');
+const { Values } = require('./values.js');
+const {
+  NodeEventTarget, codedError, createHostTarget, dataCloneError, defineHandler, kCreateEvent,
+  kDispatch, kNewListener, kRemoveListener, messageEvent,
+} = require('./events.js');
+
+// What the native part calls an event, and what became of a post.
+const BYTES = 0;
+const TEXT = 1;
+const UNREADABLE = 2;
+const CLOSE = 3;
+const KEPT = 1;
+const LATER = 2;
+const LOOP = 4;
+
+/** Milliseconds until a post is tried again that waits for something that is not reported. */
+const RETRY = 5;
+
+/** Messages that `deliverAll` delivers at most. */
+const MOST_AT_ONCE = 1 << 20;
+
+/** Ports that the loop watches: they live until they are closed or move away. */
+const watched = new Set();
+/** The state of each port. */
+const states = new WeakMap();
+
+/** Has the native part call `take` of the state of each target. */
+const loop = native.init(function dispatch(kind, content, attached) {
+  takers.get(this)?.(kind, content, attached);
+});
+/** What takes the events of each target that is watched. */
+const takers = new WeakMap();
+
+class PortState {
+  port;
+  handle;
+  isDetached = false;
+  isReferenced = false;
+  isWatched = false;
+  isRetrying = false;
+  /** The longest message, in bytes. */
+  longest = 0;
+  /** Ports of the message that is being delivered, for its event. */
+  arriving = [];
+
+  constructor(port, handle) {
+    this.port = port;
+    this.handle = handle;
+    this.longest = native.longest(handle);
+  }
+
+  watch() {
+    if (this.isWatched || this.isDetached) return;
+    this.isWatched = true;
+    watched.add(this);
+    takers.set(this.port, (kind, content, attached) => this.take(kind, content, attached));
+    native.watch(loop, this.handle, this.port);
+  }
+
+  /** `staysForOutbox`: whether messages that wait for room keep the process alive, too. */
+  setRef(isReferenced, staysForOutbox = true) {
+    this.isReferenced = isReferenced;
+    if (!this.isDetached) native.setRef(this.handle, isReferenced, staysForOutbox);
+  }
+
+  setStarted(isStarted) {
+    if (this.isDetached) return;
+    if (isStarted) this.watch();
+    native.setStarted(this.handle, isStarted);
+  }
+
+  /** Takes an event of the native part. */
+  take(kind, content, attached) {
+    if (kind === CLOSE) {
+      this.close();
+      return;
+    }
+    const message = readMessage(kind, content, attached);
+    this.arriving = message.ports;
+    try {
+      this.port[kDispatch](message.value, message.type, undefined);
+    } finally {
+      this.arriving = [];
+    }
+  }
+
+  /** The conversation has ended, at either side. */
+  close() {
+    if (this.isDetached) return;
+    native.close(this.handle);
+    this.detach();
+  }
+
+  /** The port is of no use any more: it is closed or has moved away. */
+  detach() {
+    this.isDetached = true;
+    watched.delete(this);
+    setImmediate(() => this.port[kDispatch](undefined, 'close', undefined));
+  }
+
+  /** Does what a post has left to do. */
+  posted(outcome) {
+    if (outcome === LOOP) {
+      process.emitWarning('The target port was posted to itself, and the communication channel ' +
+        'was lost');
+      this.close();
+    }
+    if (outcome === KEPT || outcome === LATER) this.watch();
+    if (outcome === LATER && !this.isRetrying) {
+      this.isRetrying = true;
+      setTimeout(() => {
+        this.isRetrying = false;
+        this.posted(native.flush(this.handle));
+      }, RETRY);
+    }
+  }
+}
+
+/** Turns what the native part has received into a value. */
+function readMessage(kind, content, attached) {
+  const [handles, buffers, numbers] = attached ?? [[], [], []];
+  const ports = handles.map(createPort);
+  const descriptors = numbers.map((fd) => new FileDescriptor(fd));
+  try {
+    if (kind === TEXT) return { type: 'message', value: content, ports };
+    if (kind === BYTES) {
+      const value = clone.readBytes(content, { ports, buffers, descriptors });
+      return { type: 'message', value, ports };
+    }
+    const text = kind === UNREADABLE ? content : 'the message has an unknown form';
+    return { type: 'messageerror', value: dataCloneError(text), ports: [] };
+  } catch (error) {
+    ports.forEach((port) => port.close());
+    descriptors.forEach((descriptor) => descriptor.close());
+    return { type: 'messageerror', value: error, ports: [] };
+  }
+}
+
+function stateOf(port) {
+  const state = states.get(port);
+  if (state === undefined) {
+    throw codedError(TypeError, 'ERR_INVALID_THIS', 'Value of "this" must be of type MessagePort');
+  }
+  return state;
+}
+
+function isPort(value) {
+  return states.has(value);
+}
+
+function isOpen(port) {
+  return !states.get(port).isDetached;
+}
+
+/** Makes the port of a native handle. */
+function createPort(handle) {
+  const port = createHostTarget(MessagePort.prototype);
+  states.set(port, new PortState(port, handle));
+  return port;
+}
+
+/** Takes a port apart again: its handle, which then moves or is used elsewhere. */
+function releasePort(port) {
+  const state = stateOf(port);
+  if (state.isDetached) throw dataCloneError('MessagePort is already detached');
+  state.detach();
+  return state.handle;
+}
+
+/** Posts to one port what was checked. */
+function post(state, value, options) {
+  const list = listOf(options);
+  const { handle } = state;
+  if (list.length === 0) {
+    if (typeof value === 'string' && value.isWellFormed() && !state.isDetached &&
+        value.length * 3 <= state.longest) {
+      state.posted(native.postText(handle, value));
+      return;
+    }
+    if (value instanceof Uint8Array && value.buffer instanceof ArrayBuffer &&
+        !clone.isMarked(value) && !state.isDetached && value.length <= state.longest) {
+      state.posted(native.postBytes(handle, value));
+      return;
+    }
+  }
+  const transfer = new Transfer(list, isPort, state.port);
+  const bytes = clone.serialize(value, transfer.places, transfer.moving);
+  transfer.checkOpen(isOpen);
+  // By the standard, what moves is lost with a message to a port that is closed.
+  const target = state.isDetached ? null : handle;
+  const handles = transfer.detachBuffers();
+  const ports = transfer.ports.map(releasePort);
+  if (target === null) {
+    ports.forEach(native.close);
+    transfer.closeFiles();
+    return;
+  }
+  const isLong = bytes.length > state.longest / 4;
+  const spilled = isLong ? [native.copyShared(bytes.subarray(clone.HEADER_LENGTH))] : [];
+  const content = isLong ? clone.SPILLED_HEADER : bytes;
+  const moving = [...ports, ...spilled, ...handles];
+  try {
+    state.posted(moving.length + transfer.files.length === 0 ?
+      native.postBytes(handle, content) :
+      native.postBytes(handle, content, moving, transfer.numbers));
+  } finally {
+    transfer.closeFiles();
+  }
+}
+
+class MessagePort extends NodeEventTarget {
+  constructor() {
+    throw codedError(TypeError, 'ERR_CONSTRUCT_CALL_INVALID', 'Illegal constructor');
+  }
+
+  /**
+   * Posts a value to the other end.
+   *
+   * @param {*} value
+   * @param {Array|{transfer: Array}} [options] what moves with it
+   */
+  postMessage(value, options) {
+    const state = stateOf(this);
+    if (arguments.length === 0) {
+      throw codedError(TypeError, 'ERR_MISSING_ARGS', 'The "message" argument must be specified');
+    }
+    post(state, value, options);
+  }
+
+  /** Delivers messages as events from now on. */
+  start() {
+    stateOf(this).setStarted(true);
+  }
+
+  /** Ends the conversation. What was posted before still arrives at the other end. */
+  close(callback) {
+    const state = stateOf(this);
+    if (typeof callback === 'function') this.once('close', callback);
+    state.close();
+  }
+
+  /** Lets the port keep the process alive while it is started. */
+  ref() {
+    stateOf(this).setRef(true);
+  }
+
+  /** Lets the process end although the port is started. */
+  unref() {
+    stateOf(this).setRef(false, false);
+  }
+
+  /** Whether the port keeps the process alive while it is started. */
+  hasRef() {
+    const state = stateOf(this);
+    return state.isReferenced && !state.isDetached;
+  }
+
+  [kNewListener](size, type, ...rest) {
+    super[kNewListener](size, type, ...rest);
+    const state = states.get(this);
+    if (state === undefined) return;
+    if (type === 'close') state.watch();
+    if (type === 'message' && size === 1) {
+      state.setRef(true);
+      state.setStarted(true);
+    }
+  }
+
+  [kRemoveListener](size, type, ...rest) {
+    super[kRemoveListener](size, type, ...rest);
+    const state = states.get(this);
+    if (state === undefined || type !== 'message' || size !== 0) return;
+    state.setRef(false);
+    state.setStarted(false);
+  }
+
+  [kCreateEvent](data, type) {
+    if (type === 'message' || type === 'messageerror') {
+      return messageEvent(type, data, states.get(this).arriving);
+    }
+    return new Event(type);
+  }
+
+  /** The values that arrive, until the conversation ends. */
+  [Symbol.asyncIterator]() {
+    const state = stateOf(this);
+    return new Values(this, (isStarted) => state.setStarted(isStarted));
+  }
+
+  [inspect.custom](depth, options) {
+    const state = states.get(this);
+    if (state === undefined) return 'MessagePort {}';
+    const shown = { active: !state.isDetached, refed: this.hasRef() };
+    return `MessagePort ${inspect(shown, { ...options, depth })}`;
+  }
+
+  get [Symbol.toStringTag]() {
+    return 'MessagePort';
+  }
+}
+
+defineHandler(MessagePort.prototype, 'message');
+defineHandler(MessagePort.prototype, 'messageerror');
+defineHandler(MessagePort.prototype, 'close');
+
+/** Two ports: what is posted at one arrives at the other. */
+class MessageChannel {
+  /**
+   * @param {{limit: number}} [options] bytes that may wait in each direction
+   */
+  constructor(options) {
+    const [handle1, handle2] = native.channel(options?.limit ?? 0);
+    define(this, 'port1', createPort(handle1));
+    define(this, 'port2', createPort(handle2));
+  }
+
+  get [Symbol.toStringTag]() {
+    return 'MessageChannel';
+  }
+}
+
+function define(object, name, value) {
+  Object.defineProperty(object, name, { enumerable: true, configurable: true, value });
+}
+
+/**
+ * Takes the next message of a port, if there is one, without an event.
+ *
+ * @returns {{message: *}|undefined}
+ */
+function receiveMessageOnPort(port) {
+  const state = states.get(port);
+  if (state === undefined) {
+    if (port instanceof workerThreads.MessagePort) return workerThreads.receiveMessageOnPort(port);
+    throw codedError(TypeError, 'ERR_INVALID_ARG_TYPE',
+      'The "port" argument must be a MessagePort instance');
+  }
+  if (state.isDetached) return undefined;
+  const received = native.receiveNow(state.handle);
+  if (received === undefined) return undefined;
+  const { type, value } = readMessage(...received);
+  if (type === 'messageerror') throw value;
+  return { message: value };
+}
+
+/** Delivers at once what has arrived at a port. */
+function deliverAll(port) {
+  const state = stateOf(port);
+  // What arrives meanwhile is delivered by the loop.
+  for (let left = MOST_AT_ONCE; left > 0 && !state.isDetached; left -= 1) {
+    const received = native.receiveNow(state.handle);
+    if (received === undefined) return;
+    state.take(...received);
+  }
+}
+
+module.exports = {
+  MessageChannel, MessagePort, createPort, deliverAll, isPort, loop, readMessage, receiveMessageOnPort,
+  releasePort, takers, watched,
+};

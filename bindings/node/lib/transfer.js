@@ -1,0 +1,216 @@
+'use strict';
+// Transfer lists, checked as the HTML standard says, and what moves.
+
+const fs = require('node:fs');
+const { isMarkedAsUntransferable } = require('node:worker_threads');
+const native = require('./native.js');
+const clone = require('./clone.js');
+const { codedError, createHostObject, dataCloneError } = require('./events.js');
+
+/** Bytes from which on a buffer that moves gets memory of its own. A shorter one is in the message. */
+const SHORT = 64 << 10;
+/** What one message carries at most; a port has three descriptors. */
+const MOST_TRANSFERABLES = 64;
+const MOST_DESCRIPTORS = 253;
+
+/** `ArrayBuffer`s over memory that moves without a copy, each with its handle. */
+const shared = new WeakMap();
+
+/** Memory that moves to another process without a copy. */
+const SharedBuffer = Object.freeze({
+  /**
+   * Makes an `ArrayBuffer` of `length` zero bytes. It is detached when it moves.
+   *
+   * @param {number} length
+   * @returns {ArrayBuffer}
+   */
+  alloc(length) {
+    if (!Number.isSafeInteger(length) || length < 0) {
+      throw codedError(RangeError, 'ERR_OUT_OF_RANGE',
+        `a buffer of ${length} bytes cannot be made: expected an integer of at least 0`);
+    }
+    const [handle, buffer] = native.allocShared(length);
+    shared.set(buffer, handle);
+    return buffer;
+  },
+  /** Whether the memory of an `ArrayBuffer` moves without a copy. */
+  isShared(buffer) {
+    return shared.has(buffer) && buffer.byteLength > 0;
+  },
+});
+
+/** The open descriptors, each with its number. */
+const descriptors = new WeakMap();
+
+const unclaimed = new FinalizationRegistry((fd) => {
+  try {
+    fs.closeSync(fd);
+  } catch {
+    // The program has closed it by its number.
+  }
+});
+
+/** An open file descriptor that can be in a transfer list. */
+class FileDescriptor {
+  /** Takes over a descriptor, by its number. */
+  constructor(fd) {
+    if (!Number.isSafeInteger(fd) || fd < 0) {
+      throw codedError(TypeError, 'ERR_INVALID_ARG_TYPE',
+        `${fd} is no file descriptor: expected its number, as fs.openSync returns it`);
+    }
+    const object = createHostObject(new.target.prototype);
+    descriptors.set(object, fd);
+    unclaimed.register(object, fd, object);
+    return object;
+  }
+
+  /** The number, or -1 once it is closed or has moved. */
+  get fd() {
+    return descriptors.get(this) ?? -1;
+  }
+
+  /** Closes it; does nothing the second time. */
+  close() {
+    const { fd } = this;
+    if (fd < 0) return;
+    descriptors.set(this, -1);
+    unclaimed.unregister(this);
+    fs.closeSync(fd);
+  }
+
+  get [Symbol.toStringTag]() {
+    return 'FileDescriptor';
+  }
+}
+
+/**
+ * Reads the second argument of `postMessage`.
+ *
+ * @returns {Array} the transfer list
+ */
+function listOf(options) {
+  if (options === undefined || options === null) return [];
+  const complaint = (name) => codedError(TypeError, 'ERR_INVALID_ARG_TYPE',
+    `Optional ${name} argument must be an iterable`);
+  if (typeof options !== 'object' && typeof options !== 'function') {
+    throw complaint('transferList');
+  }
+  if (typeof options[Symbol.iterator] === 'function') return Array.from(options);
+  const { transfer } = options;
+  if (transfer === undefined) return [];
+  if (transfer === null || typeof transfer[Symbol.iterator] !== 'function') {
+    throw complaint('options.transfer');
+  }
+  return Array.from(transfer);
+}
+
+/** What moves with one message. */
+class Transfer {
+  /** Host objects, each with its kind and index in the message. */
+  places = new Map();
+  ports = [];
+  files = [];
+  /** All `ArrayBuffer`s of the list. */
+  buffers = [];
+  /** Those of them that move as memory of their own. */
+  moving = [];
+
+  /**
+   * Checks a list before anything is serialized.
+   *
+   * @param {Array} list
+   * @param {function} isPort whether an object is a port of this package
+   * @param {object} source the port that posts
+   */
+  constructor(list, isPort, source) {
+    const seen = new Set();
+    for (const item of list) {
+      if (seen.has(item)) {
+        const name = item instanceof ArrayBuffer ? 'ArrayBuffer' : item?.constructor?.name;
+        throw dataCloneError(`Transfer list contains duplicate ${name}`);
+      }
+      seen.add(item);
+      this.#add(item, isPort, source);
+    }
+    const count = this.ports.length + this.moving.length + this.files.length;
+    const descriptorCount = 3 * this.ports.length + this.moving.length + this.files.length;
+    // One more is for a content that is too long for the ring.
+    if (count >= MOST_TRANSFERABLES || descriptorCount >= MOST_DESCRIPTORS) {
+      throw dataCloneError(`Transfer list of ${count} objects is too long: expected less than ` +
+        `${MOST_TRANSFERABLES}, with less than ${MOST_DESCRIPTORS} descriptors, three for a port`);
+    }
+  }
+
+  #add(item, isPort, source) {
+    if (isPort(item)) {
+      if (item === source) throw dataCloneError('Transfer list contains source port');
+      this.places.set(item, { kind: clone.PORT, index: this.ports.length });
+      this.ports.push(item);
+    } else if (item instanceof FileDescriptor) {
+      this.places.set(item, { kind: clone.DESCRIPTOR, index: this.files.length });
+      this.files.push(item);
+    } else if (item instanceof ArrayBuffer) {
+      if (isMarkedAsUntransferable?.(item) && !shared.has(item)) {
+        throw dataCloneError('An ArrayBuffer in the transfer list is marked as untransferable');
+      }
+      this.buffers.push(item);
+      if (shared.has(item) || item.byteLength >= SHORT) this.moving.push(item);
+    } else {
+      throw codedError(TypeError, 'ERR_INVALID_TRANSFER_OBJECT',
+        'Found invalid object in transferList');
+    }
+  }
+
+  /** Checks what the serialization may have changed: afterwards nothing can fail. */
+  checkOpen(isOpen) {
+    if (!this.ports.every(isOpen)) {
+      throw dataCloneError('MessagePort in transfer list is already detached');
+    }
+    if (this.files.some((file) => file.fd < 0)) {
+      throw dataCloneError('FileDescriptor in transfer list is already closed');
+    }
+    if (this.buffers.some(isDetached)) {
+      throw dataCloneError('An ArrayBuffer is detached and could not be cloned.');
+    }
+  }
+
+  /** Detaches the buffers; returns the handles of those that move, in their order. */
+  detachBuffers() {
+    const handles = this.moving.map((buffer) => (
+      shared.get(buffer) ?? native.copyShared(new Uint8Array(buffer))
+    ));
+    for (const buffer of this.buffers) {
+      if (shared.has(buffer)) {
+        native.detach(buffer);
+      } else {
+        // Unlike the native call, this leaves what Node.js marks as untransferable, such as the
+        // pool behind short Buffers.
+        structuredClone(null, { transfer: [buffer] });
+      }
+    }
+    return handles;
+  }
+
+  /** The numbers of the descriptors; `closeFiles` closes them here after the post. */
+  get numbers() {
+    return this.files.map((file) => file.fd);
+  }
+
+  closeFiles() {
+    this.files.forEach((file) => file.close());
+  }
+}
+
+function isDetached(buffer) {
+  if (buffer.byteLength > 0) return false;
+  if (typeof buffer.detached === 'boolean') return buffer.detached;
+  try {
+    // eslint-disable-next-line no-new
+    new Uint8Array(buffer);
+    return false;
+  } catch {
+    return true;
+  }
+}
+
+module.exports = { FileDescriptor, SharedBuffer, Transfer, listOf, shared };
