@@ -87,7 +87,7 @@ class BroadcastChannel extends NodeEventTarget {
   }
 
   [kCreateEvent](data, type) {
-    return type === 'close' ? new Event(type) : messageEvent(type, data, []);
+    return type === 'close' ? new Event(type) : messageEvent(type, data);
   }
 
   /** The values that arrive, until the channel is closed here. */

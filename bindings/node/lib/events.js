@@ -68,13 +68,13 @@ function defineHandler(prototype, type) {
   });
 }
 
-/** Makes a `message` or `messageerror` event. */
-function messageEvent(type, data, ports) {
+/** Makes a `message` or `messageerror` event. `arrived` is what came with the message. */
+function messageEvent(type, data, arrived) {
   const event = new MessageEvent(type, { data });
-  if (ports.length > 0) {
+  for (const name of ['ports', 'buffers', 'descriptors']) {
     // The constructor accepts only ports of Node.js.
-    Object.defineProperty(event, 'ports', {
-      configurable: true, enumerable: true, value: Object.freeze(ports),
+    Object.defineProperty(event, name, {
+      configurable: true, enumerable: true, value: Object.freeze(arrived?.[name] ?? []),
     });
   }
   return event;

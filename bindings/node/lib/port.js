@@ -39,6 +39,8 @@ const loop = native.init(function dispatch(kind, content, attached) {
 /** What takes the events of each target that is watched. */
 const takers = new WeakMap();
 
+const NOTHING = Object.freeze({ ports: [], buffers: [], descriptors: [] });
+
 class PortState {
   port;
   handle;
@@ -48,8 +50,8 @@ class PortState {
   isRetrying = false;
   /** The longest message, in bytes. */
   longest = 0;
-  /** Ports of the message that is being delivered, for its event. */
-  arriving = [];
+  /** What came with the message that is being delivered, for its event. */
+  arriving = NOTHING;
 
   constructor(port, handle) {
     this.port = port;
@@ -84,11 +86,11 @@ class PortState {
       return;
     }
     const message = readMessage(kind, content, attached);
-    this.arriving = message.ports;
+    this.arriving = message;
     try {
       this.port[kDispatch](message.value, message.type, undefined);
     } finally {
-      this.arriving = [];
+      this.arriving = NOTHING;
     }
   }
 
@@ -124,23 +126,23 @@ class PortState {
   }
 }
 
-/** Turns what the native part has received into a value. */
+/** Turns what the native part has received into a value, and what came with it. */
 function readMessage(kind, content, attached) {
   const [handles, buffers, numbers] = attached ?? [[], [], []];
   const ports = handles.map(createPort);
   const descriptors = numbers.map((fd) => new FileDescriptor(fd));
   try {
-    if (kind === TEXT) return { type: 'message', value: content, ports };
+    if (kind === TEXT) return { type: 'message', value: content, ports, buffers, descriptors };
     if (kind === BYTES) {
       const value = clone.readBytes(content, { ports, buffers, descriptors });
-      return { type: 'message', value, ports };
+      return { type: 'message', value, ports, buffers, descriptors };
     }
     const text = kind === UNREADABLE ? content : 'the message has an unknown form';
-    return { type: 'messageerror', value: dataCloneError(text), ports: [] };
+    return { type: 'messageerror', value: dataCloneError(text), ...NOTHING };
   } catch (error) {
     ports.forEach((port) => port.close());
     descriptors.forEach((descriptor) => descriptor.close());
-    return { type: 'messageerror', value: error, ports: [] };
+    return { type: 'messageerror', value: error, ...NOTHING };
   }
 }
 
@@ -175,42 +177,58 @@ function releasePort(port) {
   return state.handle;
 }
 
-/** Posts to one port what was checked. */
+/** Whether a value crosses as text, which every language reads. */
+function isText(value, longest) {
+  return typeof value === 'string' && value.length * 3 <= longest && value.isWellFormed();
+}
+
+/** Whether a value crosses as bytes, which every language reads. */
+function isBytes(value, longest) {
+  return value instanceof Uint8Array && value.buffer instanceof ArrayBuffer &&
+    value.length <= longest && !clone.isMarked(value);
+}
+
 function post(state, value, options) {
   const list = listOf(options);
-  const { handle } = state;
-  if (list.length === 0) {
-    if (typeof value === 'string' && value.isWellFormed() && !state.isDetached &&
-        value.length * 3 <= state.longest) {
+  const { handle, longest } = state;
+  if (list.length === 0 && !state.isDetached) {
+    if (isText(value, longest)) {
       state.posted(native.postText(handle, value));
       return;
     }
-    if (value instanceof Uint8Array && value.buffer instanceof ArrayBuffer &&
-        !clone.isMarked(value) && !state.isDetached && value.length <= state.longest) {
+    if (isBytes(value, longest)) {
       state.posted(native.postBytes(handle, value));
       return;
     }
   }
-  const transfer = new Transfer(list, isPort, state.port);
-  const bytes = clone.serialize(value, transfer.places, transfer.moving);
+  postWith(state, value, new Transfer(list, isPort, state.port));
+}
+
+/** Posts what may be anything, with a transfer list. */
+function postWith(state, value, transfer) {
+  const { handle, longest } = state;
+  const isPlain = isText(value, longest) ||
+    (isBytes(value, longest) && !transfer.buffers.includes(value.buffer));
+  const long = isPlain ? transfer.buffers : transfer.long;
+  let content = isPlain ? value : clone.serialize(value, transfer.places, long);
   transfer.checkOpen(isOpen);
-  // By the standard, what moves is lost with a message to a port that is closed.
-  const target = state.isDetached ? null : handle;
-  const handles = transfer.detachBuffers();
+  const isLost = state.isDetached;
+  // From here on nothing fails for a fault of the program.
+  const moving = transfer.detachBuffers(long);
   const ports = transfer.ports.map(releasePort);
-  if (target === null) {
-    ports.forEach(native.close);
+  if (isLost) {
+    // By the standard, what moves is lost with a message to a port that is closed.
+    ports.forEach((port) => native.close(port));
     transfer.closeFiles();
     return;
   }
-  const isLong = bytes.length > state.longest / 4;
-  const spilled = isLong ? [native.copyShared(bytes.subarray(clone.HEADER_LENGTH))] : [];
-  const content = isLong ? clone.SPILLED_HEADER : bytes;
-  const moving = [...ports, ...spilled, ...handles];
+  if (!isPlain && content.length > longest / 4) {
+    moving.unshift(native.copyShared(content.subarray(clone.HEADER_LENGTH)));
+    content = clone.SPILLED_HEADER;
+  }
   try {
-    state.posted(moving.length + transfer.files.length === 0 ?
-      native.postBytes(handle, content) :
-      native.postBytes(handle, content, moving, transfer.numbers));
+    const postContent = typeof content === 'string' ? native.postText : native.postBytes;
+    state.posted(postContent(handle, content, [...ports, ...moving], transfer.numbers));
   } finally {
     transfer.closeFiles();
   }

@@ -112,8 +112,6 @@ class Transfer {
   files = [];
   /** All `ArrayBuffer`s of the list. */
   buffers = [];
-  /** Those of them that move as memory of their own. */
-  moving = [];
 
   /**
    * Checks a list before anything is serialized.
@@ -132,8 +130,8 @@ class Transfer {
       seen.add(item);
       this.#add(item, isPort, source);
     }
-    const count = this.ports.length + this.moving.length + this.files.length;
-    const descriptorCount = 3 * this.ports.length + this.moving.length + this.files.length;
+    const count = this.ports.length + this.buffers.length + this.files.length;
+    const descriptorCount = count + 2 * this.ports.length;
     // One more is for a content that is too long for the ring.
     if (count >= MOST_TRANSFERABLES || descriptorCount >= MOST_DESCRIPTORS) {
       throw dataCloneError(`Transfer list of ${count} objects is too long: expected less than ` +
@@ -154,7 +152,6 @@ class Transfer {
         throw dataCloneError('An ArrayBuffer in the transfer list is marked as untransferable');
       }
       this.buffers.push(item);
-      if (shared.has(item) || item.byteLength >= SHORT) this.moving.push(item);
     } else {
       throw codedError(TypeError, 'ERR_INVALID_TRANSFER_OBJECT',
         'Found invalid object in transferList');
@@ -174,9 +171,14 @@ class Transfer {
     }
   }
 
-  /** Detaches the buffers; returns the handles of those that move, in their order. */
-  detachBuffers() {
-    const handles = this.moving.map((buffer) => (
+  /** The buffers that move with a clone as memory of their own. The clone holds the others. */
+  get long() {
+    return this.buffers.filter((buffer) => shared.has(buffer) || buffer.byteLength >= SHORT);
+  }
+
+  /** Detaches all buffers; returns the handles of those that move, in their order. */
+  detachBuffers(moving) {
+    const handles = moving.map((buffer) => (
       shared.get(buffer) ?? native.copyShared(new Uint8Array(buffer))
     ));
     for (const buffer of this.buffers) {

@@ -453,8 +453,13 @@ pub fn post_bytes(
 
 /// Posts text.
 #[napi]
-pub fn post_text(handle: &External<Handle>, text: String) -> Result<u32> {
-    post(handle, text.as_bytes(), true, None, None)
+pub fn post_text(
+    handle: &External<Handle>,
+    text: String,
+    list: Option<Array<'_>>,
+    descriptors: Option<Vec<i32>>,
+) -> Result<u32> {
+    post(handle, text.as_bytes(), true, list, descriptors)
 }
 
 fn post(
