@@ -61,6 +61,14 @@ pub(crate) enum Site {
     SeeRequest,
     /// The same, by the thread that takes it.
     TakeRequest,
+    /// Between the owner of a lock saying that it is inside and looking whether it still owns it.
+    EnterByBias,
+    /// Between taking a lock from its owner and looking whether the owner is inside.
+    EndBias,
+    /// The owner leaves after it used what the lock guards.
+    LeaveByBias,
+    /// The owner is seen outside before another thread uses that.
+    SeeOwnerLeave,
 }
 
 #[cfg(not(messageport_loom))]
@@ -113,7 +121,7 @@ mod weakened {
     use super::{AtomicU32, Ordering, Site};
     use std::cell::Cell;
 
-    pub(crate) const ALL_SITES: [Site; 22] = [
+    pub(crate) const ALL_SITES: [Site; 26] = [
         Site::PublishTail,
         Site::ReadTail,
         Site::PublishHead,
@@ -136,6 +144,10 @@ mod weakened {
         Site::Request,
         Site::SeeRequest,
         Site::TakeRequest,
+        Site::EnterByBias,
+        Site::EndBias,
+        Site::LeaveByBias,
+        Site::SeeOwnerLeave,
     ];
 
     thread_local! {

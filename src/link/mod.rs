@@ -5,6 +5,7 @@
 
 pub(crate) mod archive;
 pub(crate) mod attachment;
+pub(crate) mod biased;
 pub(crate) mod buffer;
 pub(crate) mod end;
 pub(crate) mod endpoint;

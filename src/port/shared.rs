@@ -1,6 +1,7 @@
 //! One sending half for many threads.
 
 use crate::error::PostError;
+use crate::link::biased::{AlreadyInside, BiasedGuard, BiasedMutex};
 use crate::link::endpoint::Endpoint;
 use crate::link::payload::Post;
 use crate::link::pool::PooledBuffer;
@@ -11,8 +12,8 @@ use crate::port::sender::Sender;
 use crate::port::transfer::{TransferError, TransferList};
 use std::fmt;
 use std::ops::Deref;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Condvar, Mutex};
 
 /// A [`Sender`] that threads share: `Clone`, `Send` and `Sync`.
 ///
@@ -57,9 +58,7 @@ pub struct SharedSender {
 }
 
 struct Shared {
-    sender: Mutex<Sender>,
-    /// The thread that holds the lock, by its mark; 0 if none does.
-    owner: AtomicUsize,
+    sender: BiasedMutex<Sender>,
     /// Whether `close` was called, perhaps by the thread that holds the lock.
     closing: AtomicBool,
     end: Arc<Endpoint>,
@@ -80,7 +79,7 @@ pub(crate) struct Turns {
 /// Do not call posts that wait through it: all other threads wait meanwhile.
 #[must_use = "other threads cannot post while it lives"]
 pub struct SharedSenderGuard<'s> {
-    sender: MutexGuard<'s, Sender>,
+    sender: BiasedGuard<'s, Sender>,
     shared: &'s Shared,
 }
 
@@ -89,8 +88,7 @@ impl Sender {
     pub fn into_shared(self) -> SharedSender {
         let end = self.endpoint().clone();
         let shared = Shared {
-            sender: Mutex::new(self),
-            owner: AtomicUsize::new(0),
+            sender: BiasedMutex::new(self),
             closing: AtomicBool::new(false),
             end,
             turns: Turns::default(),
@@ -208,16 +206,8 @@ impl SharedSender {
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
     pub fn lock(&self) -> Result<SharedSenderGuard<'_>, PostError> {
-        let mark = thread_mark();
-        // Relaxed: only this thread writes its mark, and it removes it before it gives the lock
-        // back. So it finds its mark exactly while it has the lock.
-        if self.shared.owner.load(Ordering::Relaxed) == mark {
-            return Err(PostError::Busy);
-        }
         // A panic in a value's `Serialize` leaves the half as usable as an error does.
-        let sender = self.shared.sender.lock().unwrap_or_else(PoisonError::into_inner);
-        // Relaxed: as above.
-        self.shared.owner.store(mark, Ordering::Relaxed);
+        let sender = self.shared.sender.lock().map_err(|AlreadyInside| PostError::Busy)?;
         Ok(SharedSenderGuard { sender, shared: &self.shared })
     }
 
@@ -275,7 +265,7 @@ impl SharedSender {
     /// This clone, if there are others.
     pub fn into_inner(self) -> Result<Sender, SharedSender> {
         let shared = Arc::try_unwrap(self.shared).map_err(|shared| SharedSender { shared })?;
-        Ok(shared.sender.into_inner().unwrap_or_else(PoisonError::into_inner))
+        Ok(shared.sender.into_inner())
     }
 
     pub(crate) fn endpoint(&self) -> &Endpoint {
@@ -301,23 +291,15 @@ impl Drop for SharedSenderGuard<'_> {
         if self.shared.closing.load(Ordering::Relaxed) {
             self.sender.close();
         }
-        // Relaxed: see `lock`. Before the lock is given back.
-        self.shared.owner.store(0, Ordering::Relaxed);
     }
-}
-
-/// A number that no other thread has at the same time; never 0.
-fn thread_mark() -> usize {
-    thread_local!(static MARK: u8 = const { 0 });
-    MARK.with(|mark| (&raw const *mark).addr())
 }
 
 impl fmt::Debug for SharedSender {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let mut out = f.debug_tuple("SharedSender");
         match self.shared.sender.try_lock() {
-            Ok(sender) => out.field(&*sender),
-            Err(_) => out.field(&"busy"),
+            Some(sender) => out.field(&*sender),
+            None => out.field(&"busy"),
         };
         out.finish()
     }

@@ -98,6 +98,10 @@
 //! | `Request` | a request, `handover::request` → | the next two | what was done before it |
 //! | `SeeRequest` | a request, → `handover::has_request` | `Request` | the same |
 //! | `TakeRequest` | a request, → `handover::take_request` | `Request` | the same |
+//! | `EnterByBias` | store "inside"; load the owner, `Bias::enter` | the next | either is seen |
+//! | `EndBias` | store the owner; load "inside", `Bias::take` | `EnterByBias` | the same |
+//! | `LeaveByBias` | "inside", `Bias::leave` → | the next | what the owner did inside |
+//! | `SeeOwnerLeave` | "inside", → `Bias::is_free` | `LeaveByBias` | the same |
 //!
 //! Five steps have a site as well, though they order nothing: without `Disarm` a flag remains,
 //! without `LookForHop`, `ReleaseControls` and `LookAfterBatch` a producer sleeps although there is
@@ -124,6 +128,8 @@
 //! | `ReturnSlot`, `TakeSlot` to Relaxed | slot | bytes are written while they are used |
 //! | `Request` to Relaxed | request, both ways | what was done before is not seen |
 //! | `SeeRequest`, `TakeRequest` to Relaxed | request, its own way | the same |
+//! | `EnterByBias` deleted, `EndBias` left out | bias | two threads are inside |
+//! | `LeaveByBias`, `SeeOwnerLeave` to Relaxed | bias | the same |
 //!
 //! Everything else is `Relaxed`: the bytes of the area, which `tail` and `head` order; the flags
 //! and `reader_gone`, which the fences order; the counters, by which nothing is decided.
@@ -134,6 +140,7 @@
 //! record after smaller ones, and growth enters a segment whose whole content was released last.
 
 pub(crate) mod awake;
+pub(crate) mod bias;
 pub(crate) mod consumer;
 pub(crate) mod counters;
 pub(crate) mod cursor;

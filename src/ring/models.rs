@@ -11,6 +11,7 @@
 
 mod awake;
 mod batches;
+mod bias;
 mod leaving;
 mod loom_weakened;
 
@@ -482,6 +483,7 @@ const LATE_HOP: Model = Model { run: late_hop, preemptions: Some(3) };
 const READER_GONE: Model = Model { run: leaving::reader_gone, preemptions: None };
 const END: Model = Model { run: leaving::end, preemptions: None };
 const END_ALONE: Model = Model { run: leaving::end_alone, preemptions: None };
+const BIAS: Model = Model { run: bias::bias, preemptions: None };
 const TAKE: Model = Model { run: take, preemptions: None };
 
 impl Model {
@@ -532,6 +534,11 @@ mod loom_whole {
     fn a_request_publishes_what_was_done_before() {
         SEEN_REQUEST.check();
         TAKEN_REQUEST.check();
+    }
+
+    #[test]
+    fn a_lock_is_taken_from_its_owner_only_while_the_owner_is_outside() {
+        BIAS.check();
     }
 
     #[test]

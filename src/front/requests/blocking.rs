@@ -5,16 +5,16 @@ use crate::front::requests::lead::{FULL, Lease, Led};
 use crate::front::requests::park::{park, with_waker};
 use crate::link::archive::Receive;
 use crate::link::archive::pool::ReceiveOwned;
+use crate::link::biased::thread_number;
 use crate::link::payload::Post;
 use crate::os::clock::Deadline;
 use crate::port::content;
 use crate::port::event::MessageEvent;
 use crate::port::message::Message;
 use crate::port::requests::call::{Call, Reply};
-use crate::port::requests::core::{Core, Guard};
+use crate::port::requests::core::{Core, Guard, unlock};
 use crate::port::requests::request::without_trailer;
 use crate::port::requests::requester::Requester;
-use crate::port::requests::shared::thread_mark;
 use crate::port::requests::trailer::{Body, CallId};
 use std::marker::PhantomData;
 use std::mem;
@@ -337,9 +337,7 @@ fn wait<'c, T: Take>(
         if !std::mem::take(&mut is_fresh)
             && let Some(outcome) = state.calls.take(id)
         {
-            let successors = state.successors();
-            drop(state);
-            successors.wake();
+            unlock(state);
             return outcome.and_then(|message| once(&mut take).of_message(message));
         }
         let lease = match Lease::take(core, state) {
@@ -414,7 +412,7 @@ fn follow<'c>(
     id: CallId,
     deadline: Deadline,
 ) -> Result<Guard<'c>, CallError> {
-    if state.leader == thread_mark() {
+    if state.leader == thread_number() {
         state.abandon(id);
         return Err(PostError::Busy.into());
     }
@@ -453,7 +451,7 @@ fn post_slow<'c, Req: Post>(
         }
         match Lease::take(core, core.lock()?) {
             Ok(lease) => lease.receive_until(Deadline::after(deadline.left_at_most(FULL))),
-            Err(state) if state.leader == thread_mark() => return Err(PostError::Busy.into()),
+            Err(state) if state.leader == thread_number() => return Err(PostError::Busy.into()),
             Err(state) => {
                 drop(state);
                 thread::sleep(deadline.left_at_most(FULL));

@@ -1,11 +1,11 @@
 //! The thread that leads: it has the receiving half, and receives for all.
 
 use crate::error::{CallError, MessageError, RecvError};
+use crate::link::biased::thread_number;
 use crate::os::clock::Deadline;
 use crate::port::event::MessageEvent;
 use crate::port::receiver::Receiver;
-use crate::port::requests::core::{Core, Guard};
-use crate::port::requests::shared::thread_mark;
+use crate::port::requests::core::{Core, Guard, unlock};
 use crate::port::requests::trailer::{CallId, Kind, Trailer};
 use std::task::Waker;
 use std::thread;
@@ -34,7 +34,7 @@ impl<'c> Lease<'c> {
     #[inline]
     pub(super) fn take(core: &'c Core, mut state: Guard<'c>) -> Result<Lease<'c>, Guard<'c>> {
         let Some(receiver) = state.receiver.take() else { return Err(state) };
-        state.leader = thread_mark();
+        state.leader = thread_number();
         if state.interrupt.is_none() {
             // Without a descriptor for it, this thread looks from time to time.
             state.interrupt = receiver.canceller().ok();
@@ -200,9 +200,7 @@ impl<'c> Lease<'c> {
         if let Ok(mut state) = self.core.lock() {
             state.calls.close(id);
             state.put_back(receiver);
-            let successors = state.successors();
-            drop(state);
-            successors.wake();
+            unlock(state);
         }
     }
 
@@ -218,9 +216,7 @@ impl Drop for Lease<'_> {
         // This thread posts nothing at present, so the lock is not its own.
         if let Ok(mut state) = self.core.lock() {
             state.put_back(Some(receiver));
-            let successors = state.successors();
-            drop(state);
-            successors.wake();
+            unlock(state);
         }
     }
 }

@@ -43,15 +43,8 @@ impl<'a> PayloadWriter<'a> {
     }
 }
 
-impl PayloadWriter<'_> {
-    /// How many bytes it has written and counted.
-    #[inline(always)]
-    pub(super) fn written(&self) -> usize {
-        self.written
-    }
-}
-
 impl Positional for PayloadWriter<'_> {
+    /// How many bytes it has written and counted.
     #[inline(always)]
     fn pos(&self) -> usize {
         self.written

@@ -1,6 +1,7 @@
 //! What the open requests of one responder share: the sending half, and which calls were cancelled.
 
 use crate::error::PostError;
+use crate::link::biased::BiasedGuard;
 use crate::link::endpoint::Endpoint;
 use crate::link::payload::Post;
 use crate::port::requests::core::{AsyncRoom, shortened};
@@ -11,8 +12,8 @@ use crate::port::shared::Turns;
 use crate::port::transfer::{TransferError, Transferable};
 use std::collections::HashMap;
 use std::mem;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, MutexGuard};
 use std::task::Waker;
 
 pub(crate) struct Answers {
@@ -76,7 +77,6 @@ impl Answers {
         if self.has_owed() {
             self.post_owed(&mut state)?;
         }
-        let _posting = self.shared.posting();
         state.sender.post_message(&Labelled::new(reply, Trailer::new(Kind::Reply, id)))
     }
 
@@ -95,7 +95,6 @@ impl Answers {
             Ok(state) => state,
             Err(reason) => return Err(TransferError::new(reason, list)),
         };
-        let _posting = self.shared.posting();
         let reply = Labelled::new(reply, Trailer::new(Kind::Reply, id));
         state.sender.post_message_with(&reply, list)
     }
@@ -218,7 +217,7 @@ impl Answers {
     }
 
     /// Wakes who waits until fewer requests are open.
-    fn tell(&self, mut state: MutexGuard<'_, State>) {
+    fn tell(&self, mut state: BiasedGuard<'_, State>) {
         let room = mem::take(&mut state.room);
         drop(state);
         if let Some(waker) = room {

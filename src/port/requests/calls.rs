@@ -220,6 +220,12 @@ impl Calls {
         !matches!(state, State::Done(_))
     }
 
+    /// Whether a thread or a task waits for a reply.
+    #[inline(always)]
+    pub(crate) fn is_awaited(&self) -> bool {
+        self.waiting.first != NONE
+    }
+
     /// The waker of the wait that began first.
     #[inline]
     pub(crate) fn first_waiting(&self) -> Option<&Waker> {

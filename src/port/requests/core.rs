@@ -1,6 +1,7 @@
 //! What the handles of one requester share: the port's halves and the open calls.
 
 use crate::error::{CallError, CloseReason, MessageError, PostError};
+use crate::link::biased::BiasedGuard;
 use crate::link::payload::Post;
 use crate::port::cancel::Canceller;
 use crate::port::content::{self, Content};
@@ -14,7 +15,7 @@ use crate::port::requests::types::Types;
 use crate::port::sender::Sender;
 use crate::port::transfer::{TransferError, Transferable};
 use std::collections::VecDeque;
-use std::sync::{Arc, MutexGuard};
+use std::sync::Arc;
 use std::task::{Poll, Waker};
 
 pub(crate) struct Core {
@@ -44,7 +45,7 @@ pub(crate) struct State {
     /// `None` while a thread has it, and receives for all; and always if a task does.
     pub receiver: Option<Box<Receiver>>,
     /// The mark of that thread.
-    pub leader: usize,
+    pub leader: u64,
     /// The event loop or task that receives, if there is one.
     pub driver: Option<Waker>,
     /// Outcomes whose callbacks that loop has to call.
@@ -60,17 +61,23 @@ pub(crate) struct State {
     discarded: u64,
 }
 
-pub(crate) type Guard<'c> = MutexGuard<'c, State>;
+pub(crate) type Guard<'c> = BiasedGuard<'c, State>;
 
-/// Who receives next: told once the lock is free.
-#[must_use]
-pub(crate) struct Successors([Option<Waker>; 2]);
-
-impl Successors {
-    #[inline]
-    pub(crate) fn wake(self) {
-        self.0.into_iter().flatten().for_each(Waker::wake);
+/// Gives the lock back, and tells those who may receive next: after a call has ended, or its thread
+/// has put the receiver back.
+#[inline(always)]
+pub(crate) fn unlock(state: Guard<'_>) {
+    if state.receiver.is_some() && (state.calls.is_awaited() || state.driver.is_some()) {
+        unlock_and_tell(state);
     }
+}
+
+#[cold]
+#[inline(never)]
+fn unlock_and_tell(state: Guard<'_>) {
+    let successors = [state.driver.clone(), state.calls.first_waiting().cloned()];
+    drop(state);
+    successors.into_iter().flatten().for_each(Waker::wake);
 }
 
 impl Core {
@@ -109,7 +116,7 @@ impl Core {
     }
 
     /// Posts a request. The call is open then.
-    #[inline]
+    #[inline(always)]
     pub(crate) fn post<T: Post>(
         &self,
         state: &mut State,
@@ -117,9 +124,7 @@ impl Core {
     ) -> Result<CallId, PostError> {
         let id = self.prepare(state)?;
         let value = Labelled::new(request, Trailer::new(Kind::Call, id));
-        let posting = self.shared.posting();
         state.sender.post_message(&value)?;
-        drop(posting);
         state.calls.open(id);
         Ok(id)
     }
@@ -136,9 +141,7 @@ impl Core {
             Err(reason) => return Err(TransferError::new(reason, list)),
         };
         let value = Labelled::new(request, Trailer::new(Kind::Call, id));
-        let posting = self.shared.posting();
         state.sender.post_message_with(&value, list)?;
-        drop(posting);
         state.calls.open(id);
         Ok(id)
     }
@@ -213,9 +216,7 @@ impl Core {
         // Inside a `Serialize` of a request the slot stays in use.
         let Ok(mut state) = self.lock() else { return };
         state.abandon(id);
-        let successors = state.successors();
-        drop(state);
-        successors.wake();
+        unlock(state);
     }
 }
 
@@ -281,16 +282,6 @@ impl State {
                 self.driver.clone()
             }
         }
-    }
-
-    /// Who receives next, after a call has ended, or its thread has put the receiver back.
-    #[inline]
-    pub(crate) fn successors(&mut self) -> Successors {
-        if self.receiver.is_none() || self.calls.first_waiting().is_none() && self.driver.is_none()
-        {
-            return Successors([None, None]);
-        }
-        Successors([self.driver.clone(), self.calls.first_waiting().cloned()])
     }
 
     /// The thread that led puts the receiver back.

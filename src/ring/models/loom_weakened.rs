@@ -124,6 +124,14 @@ fn without_either_order_of_a_request_its_models_fail() {
     fail_without(Site::TakeRequest, RACE, &[TAKEN_REQUEST]);
 }
 
+#[test]
+fn without_any_part_of_the_end_of_a_bias_its_model_fails() {
+    let sites = [Site::EnterByBias, Site::EndBias, Site::LeaveByBias, Site::SeeOwnerLeave];
+    for site in sites {
+        fail_without(site, RACE, &[BIAS]);
+    }
+}
+
 /// A new site needs a weakened variant above: this match does not compile without it.
 #[test]
 fn every_site_has_a_twin() {
@@ -149,7 +157,11 @@ fn every_site_has_a_twin() {
         | Site::TakeSlot
         | Site::Request
         | Site::SeeRequest
-        | Site::TakeRequest => site,
+        | Site::TakeRequest
+        | Site::EnterByBias
+        | Site::EndBias
+        | Site::LeaveByBias
+        | Site::SeeOwnerLeave => site,
     });
     for (index, site) in twins.iter().enumerate() {
         assert!(!twins[..index].contains(site), "{site:?} is listed twice");
