@@ -126,6 +126,12 @@ impl State {
         self.0 & MOVED != 0
     }
 
+    /// Whether a half ended because the peer broke the protocol.
+    pub(crate) fn is_corrupt(self) -> bool {
+        let is_corrupt = |half| self.reason(half) == Some(Reason::Corrupt);
+        is_corrupt(Half::Sending) || is_corrupt(Half::Receiving)
+    }
+
     /// Why calls of a half fail, if they do.
     pub(crate) fn told(self, half: Half) -> Option<Reason> {
         match half {

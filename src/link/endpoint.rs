@@ -6,6 +6,7 @@ mod tests;
 use crate::error::{CloseReason, Corruption, SystemError};
 use crate::link::end::{Event, Half, Reason, State, Step};
 use crate::link::region::Region;
+use crate::link::trace;
 use crate::os::clock::Deadline;
 use crate::os::reaper::{self, Account};
 use crate::os::socket::{self, DrainTo, Drained, Rung, Socket};
@@ -281,7 +282,10 @@ impl Endpoint {
             let (before, next) = (standing.0, standing.0 & TRUSTED | step.next.word());
             let order = Ordering::Relaxed;
             match self.standing.compare_exchange(before, next, order, order) {
-                Ok(_) => return step,
+                Ok(_) => {
+                    trace::learned(self, standing.state(), step.next);
+                    return step;
+                }
                 Err(now) => standing = Standing(now),
             }
         }
@@ -333,6 +337,11 @@ impl Endpoint {
         };
         let _ = self.learn(Event::LookedForReader(kind));
         self.told(Half::Sending)
+    }
+
+    /// What the peer wrote, if it broke the protocol.
+    pub(crate) fn corruption(&self) -> Option<Corruption> {
+        *self.lock_corruption()
     }
 
     fn in_words(&self, reason: Reason) -> CloseReason {

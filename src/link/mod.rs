@@ -20,6 +20,7 @@ pub(crate) mod receiving;
 pub(crate) mod region;
 pub(crate) mod sending;
 pub(crate) mod stats;
+pub(crate) mod trace;
 pub(crate) mod transfer;
 #[cfg(feature = "value")]
 pub(crate) mod value;

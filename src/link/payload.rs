@@ -22,12 +22,11 @@ use crate::ring::producer::Producer;
 use crate::ring::route::Plan;
 use crate::wire::record::{Format, HEADER_LEN, Header, MOST_IN_HEADER, is_short_len, record_len};
 pub use arena::PostArena;
+use rkyv::Serialize;
 use rkyv::api::high::HighSerializer;
 use rkyv::rancor::{BoxedError, Fallible, Strategy};
 use rkyv::ser::allocator::Arena;
-use rkyv::ser::{Positional, Serializer, Writer, sharing::Share};
-use rkyv::{Place, Serialize};
-use std::mem::MaybeUninit;
+use rkyv::ser::{Positional, Serializer, sharing::Share};
 use std::ops::Range;
 use std::ptr::NonNull;
 pub use writer::PayloadWriter;
@@ -154,28 +153,12 @@ fn run<T: Post>(
         let _ = <T::Archived as SafeArchive>::CHECKS;
     };
     let mut serializer = Serializer::new(writer, PostArena::new(arena), Share::new());
-    write(value, Strategy::wrap(&mut serializer))?;
+    writer::write(value, Strategy::wrap(&mut serializer))?;
     let written = serializer.pos();
     if const { archive::may_be_too_deep::<T>() } && written >= archive::LEAST_TOO_DEEP {
         check_depth(value)?;
     }
     Ok(written)
-}
-
-/// What `rkyv::api::serialize_using` does. If the compiler does not inline that, and it does so in
-/// some callers only, the serializer goes through memory, which takes as long as the message.
-#[inline(always)]
-fn write<T: Post>(value: &T, serializer: &mut PostSerializer<'_>) -> Result<(), BoxedError> {
-    let resolver = value.serialize(serializer)?;
-    let align = align_of::<T::Archived>();
-    serializer.write(&[0; 16][..serializer.pos().wrapping_neg() % align])?;
-    let mut archived = MaybeUninit::<T::Archived>::uninit();
-    // SAFETY: the local's own bytes. Its padding too is written, which the peer will read.
-    unsafe { archived.as_mut_ptr().write_bytes(0, 1) };
-    // SAFETY: the place is the local, aligned and initialised.
-    let place = unsafe { Place::new_unchecked(serializer.pos(), archived.as_mut_ptr()) };
-    value.resolve(resolver, place);
-    serializer.write(place.as_slice())
 }
 
 /// Refuses a value that is nested too deep to be read: archives it again in private memory, and

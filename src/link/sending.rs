@@ -13,6 +13,7 @@ use crate::link::endpoint::{Endpoint, Sleeper};
 use crate::link::payload::Block;
 use crate::link::pool::PoolMemory;
 use crate::link::prefault::Prefault;
+use crate::link::trace;
 use crate::os::barrier;
 use crate::os::clock::{self, Deadline};
 use crate::os::socket;
@@ -333,6 +334,7 @@ impl Sending {
                 }
                 self.producer.count_full();
                 let unread = self.producer.unreleased().unwrap_or(0);
+                trace::queue_full(&self.end, len, unread, geometry.limit());
                 PostError::QueueFull { len, unread, limit: geometry.limit(), is_socket: false }
             }
         }

@@ -6,6 +6,7 @@ use crate::link::endpoint::{Endpoint, Sockets};
 use crate::link::receiving::Receiving;
 use crate::link::region::Region;
 use crate::link::sending::Sending;
+use crate::link::trace;
 use crate::os::reaper::Foreign;
 use crate::os::socket::{self, Kind, Socket};
 use crate::ring::cursor::Cursor;
@@ -159,6 +160,7 @@ fn resume(
     if is_carrier_trusted && capsule.is_trusted {
         end.trust();
     }
+    trace::attached(&end);
     let sending = Sending::resume(end.clone(), outgoing, capsule.vacated_at, capsule.packets);
     Ok((sending.map_err(AttachError::Corrupt)?, Receiving::resume(end, incoming)))
 }

@@ -537,11 +537,6 @@ mod loom_whole {
     }
 
     #[test]
-    fn a_lock_is_taken_from_its_owner_only_while_the_owner_is_outside() {
-        BIAS.check();
-    }
-
-    #[test]
     fn growth_reuses_a_segment_only_after_it_was_read() {
         GROWTH.check();
     }

@@ -1,10 +1,12 @@
 //! The writer that rkyv serialises into: the bytes of a record, or a vector.
 #![allow(unsafe_code)]
 
-use super::copy;
+use super::{Post, PostSerializer, copy};
+use rkyv::Place;
 use rkyv::rancor::{BoxedError, Source};
 use rkyv::ser::{Positional, Writer};
 use std::marker::PhantomData;
+use std::mem::MaybeUninit;
 use std::ptr::NonNull;
 
 /// Writes the bytes of a record from front to back. When the room is used up, it continues to count
@@ -83,4 +85,23 @@ unsafe fn append(mut to: NonNull<Vec<u8>>, bytes: &[u8]) -> Result<(), BoxedErro
     to.try_reserve(bytes.len()).map_err(BoxedError::new)?;
     to.extend_from_slice(bytes);
     Ok(())
+}
+
+/// What `rkyv::api::serialize_using` does. If the compiler does not inline that, and it does so in
+/// some callers only, the serializer goes through memory, which takes as long as the message.
+#[inline(always)]
+pub(super) fn write<T: Post>(
+    value: &T,
+    serializer: &mut PostSerializer<'_>,
+) -> Result<(), BoxedError> {
+    let resolver = value.serialize(serializer)?;
+    let align = align_of::<T::Archived>();
+    serializer.write(&[0; 16][..serializer.pos().wrapping_neg() % align])?;
+    let mut archived = MaybeUninit::<T::Archived>::uninit();
+    // SAFETY: the local's own bytes. Its padding too is written, which the peer will read.
+    unsafe { archived.as_mut_ptr().write_bytes(0, 1) };
+    // SAFETY: the place is the local, aligned and initialised.
+    let place = unsafe { Place::new_unchecked(serializer.pos(), archived.as_mut_ptr()) };
+    value.resolve(resolver, place);
+    serializer.write(place.as_slice())
 }

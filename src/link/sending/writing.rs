@@ -4,6 +4,7 @@
 use super::Sending;
 use crate::error::PostError;
 use crate::link::payload::{self, Post};
+use crate::link::trace;
 use crate::ring::route::Plan;
 use crate::wire::record::{Attached, Format, Header, MOST_IN_HEADER, is_short_len};
 use rkyv::rancor;
@@ -213,6 +214,10 @@ impl Sending {
     #[cold]
     fn renew_contiguous_slow(&mut self, from: u32) {
         let cursor = self.producer.cursor();
+        if cursor.segment != from {
+            let len = |segment| self.producer.geometry().segment_len(segment);
+            trace::changed_segment(&self.end, len(from), len(cursor.segment));
+        }
         let mut made = self.prefault.made(cursor.segment);
         if self.end.is_trusted() && self.prefault.is_spread(cursor.segment) {
             self.give_back(from);

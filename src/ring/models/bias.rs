@@ -38,3 +38,12 @@ pub(super) fn bias() {
 }
 
 const OWNER: u64 = 1;
+
+mod loom {
+    use super::super::BIAS;
+
+    #[test]
+    fn a_lock_is_taken_from_its_owner_only_while_the_owner_is_outside() {
+        BIAS.check();
+    }
+}
