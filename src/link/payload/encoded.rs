@@ -7,7 +7,7 @@ use crate::ring::producer::Producer;
 use crate::ring::route::Plan;
 use minicbor::encode::Write;
 use rkyv::rancor::BoxedError;
-use rkyv::ser::Writer;
+use rkyv::ser::{Positional, Writer};
 use serde::Serialize;
 
 /// Writes `value` where `plan` says; without a plan, only counts. Returns how many bytes it took or
@@ -25,7 +25,7 @@ pub(crate) fn encode(
         }
     });
     value::write(value, &mut to)?;
-    Ok(to.0.written() as u64)
+    Ok(to.0.pos() as u64)
 }
 
 /// The bytes of `value`, to be posted several times.
