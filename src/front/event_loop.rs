@@ -274,6 +274,7 @@ impl EventLoop {
             self.delayed.retain(|delayed| *delayed != id);
         }
         entry.port.set_watcher(None);
+        entry.port.set_loop_handler(false);
         // It fails only for a descriptor that is not there.
         let _ = self.epoll.remove(entry.port.endpoint().doorbell());
         Some(entry.port)
@@ -425,11 +426,14 @@ impl EventLoop {
             if let Some(end) = self.ended() {
                 return Ok(end);
             }
-            self.turn(None)?;
+            self.turn(None, None)?;
         }
     }
 
     /// Delivers events, and runs timers that are due, until there are none at present.
+    ///
+    /// A timer that [repeats](Self::add_interval) is called at most once, and only if it was due
+    /// when this call began: one whose period is shorter than a turn would always be due.
     ///
     /// While too many earlier descriptors of a port are still being closed, its next message with
     /// descriptors is not delivered yet. If there is a [request to stop](Self::is_stopping), the
@@ -438,7 +442,8 @@ impl EventLoop {
     /// # Errors
     /// As [`run`](Self::run).
     pub fn run_until_idle(&mut self) -> Result<(), LoopError> {
-        while self.turn(Some(Duration::ZERO))? && !self.is_stopping() {}
+        let begin = Some(Instant::now());
+        while self.turn(Some(Duration::ZERO), begin)? && !self.is_stopping() {}
         Ok(())
     }
 
@@ -478,7 +483,7 @@ impl EventLoop {
                 true => Some(Duration::ZERO),
                 false => deadline.left(),
             };
-            let was_something = self.turn(left)?;
+            let was_something = self.turn(left, None)?;
             let is_late = deadline.is_over();
             if was_something || is_late || self.is_stopping() {
                 return Ok(was_something);

@@ -67,7 +67,9 @@ impl MessagePort {
     /// to the channel's [limit](crate::ChannelBuilder::limit). It makes no system call while
     /// messages keep coming, and one to drain the doorbell when it finds no more. A listener may do
     /// anything with the port. Inside a listener or message check of this port, and with a `limit`
-    /// of 0, the call delivers nothing and returns 0.
+    /// of 0, the call delivers nothing and returns 0. It does the same while a loop has the port
+    /// with a handler, by [`EventLoop::add_with`](crate::EventLoop::add_with): the loop alone
+    /// delivers to that.
     ///
     /// # Errors
     /// Events that were delivered before the error stay delivered.
@@ -94,7 +96,7 @@ impl MessagePort {
     /// ```
     pub fn dispatch(&self, limit: u32) -> Result<u32, RecvError> {
         let mut count = 0;
-        while count < limit {
+        while count < limit && !self.has_loop_handler.get() {
             match self.deliver_next(None) {
                 Delivered::Event => count += 1,
                 Delivered::Chunk => {}
@@ -144,6 +146,11 @@ impl MessagePort {
         let rang = self.endpoint().drain_doorbell_for_sender();
         self.sender().arm_room_doorbell();
         rang
+    }
+
+    /// Says whether an event loop has a handler for the port, to which it alone delivers.
+    pub(crate) fn set_loop_handler(&self, is_there: bool) {
+        self.has_loop_handler.set(is_there);
     }
 
     /// The cost of the messages delivered since the last call; a message without transferables
@@ -239,16 +246,21 @@ impl MessagePort {
     }
 
     fn deliver_close(&self, reason: CloseReason, scope: Option<&dyn Scope>) -> Delivered {
-        self.said_close.set(Some(reason));
         // It fires at the other end only: not where `close` was called, however the peer ended
         // then. Read it first, as a port whose peer broke the protocol is closed now.
         let is_news = reason != CloseReason::Local && !self.is_closed_here();
+        // A peer that has found other types here may have left for that. It is an event of its own:
+        // who takes the port away because of it gets `close` where the port is next.
+        if is_news
+            && !self.said_mismatch.replace(true)
+            && let Err(error) = self.check_incoming_type()
+        {
+            self.fire_error(scope, error);
+            return Delivered::Event;
+        }
+        self.said_close.set(Some(reason));
         self.end_if_broken(&RecvError::Closed { reason });
         if is_news {
-            // A peer that has found other types here may have left for that.
-            if let Err(error) = self.check_incoming_type() {
-                self.fire_error(scope, error);
-            }
             self.fire(EventType::Close, scope, |event| event.with_reason(reason));
             if let Some(scope) = scope.filter(|scope| scope.has_handler()) {
                 scope.hand_over(LoopEvent::Close(reason));

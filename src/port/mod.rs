@@ -92,8 +92,12 @@ pub struct MessagePort {
     said_close: Cell<Option<CloseReason>>,
     /// The peer's end was delivered while messages were unread.
     said_peer_gone: Cell<bool>,
+    /// It was delivered that the peer, which has ended, posts another type.
+    said_mismatch: Cell<bool>,
     /// An event is being delivered.
     is_delivering: Cell<bool>,
+    /// An event loop has a handler for the port.
+    has_loop_handler: Cell<bool>,
     /// The cost of the messages that were delivered as events.
     spent: Cell<u32>,
     /// The event loop that owns the port, if any.
@@ -115,7 +119,9 @@ impl MessagePort {
             is_started: Cell::new(false),
             said_close: Cell::new(None),
             said_peer_gone: Cell::new(false),
+            said_mismatch: Cell::new(false),
             is_delivering: Cell::new(false),
+            has_loop_handler: Cell::new(false),
             spent: Cell::new(0),
             watcher: RefCell::new(None),
             validator: RefCell::new(None),

@@ -443,3 +443,60 @@ fn events_of_a_port_that_is_added_again_come_once() {
     drop(pair.port1);
     assert_eq!(event_loop.run().expect("the loop waits"), RunEnd::NothingLeft);
 }
+
+/// The end of a peer of other types is two events: the first says why, and a handler may take the
+/// port away for it.
+#[test]
+fn a_port_that_is_taken_at_an_error_has_its_close_elsewhere() {
+    let (pair, log, mut first) = (channel(), Log::new(), new_loop());
+    let (taken, noted_here) = (Rc::new(RefCell::new(None)), log.clone());
+    let kept = taken.clone();
+    let added = first.add_with(pair.port2.typed::<u32, ()>(), move |event_loop, id, event| {
+        noted_here.note(words(&event));
+        *kept.borrow_mut() = event_loop.take(id);
+    });
+    added.expect("room for a port");
+    drop(pair.port1.typed::<(), String>());
+    assert_eq!(first.run().expect("the loop waits"), RunEnd::NothingLeft);
+    assert_eq!(log.take(), ["error"]);
+    let port = taken.take().expect("the handler took it");
+    let mut second = new_loop();
+    noted(&mut second, port, &log);
+    assert_eq!(second.run().expect("the loop waits"), RunEnd::NothingLeft);
+    assert_eq!(log.take(), ["close: PeerDropped"], "and no second error");
+}
+
+/// The handler belongs to the loop: a call of the program's own takes nothing away from it.
+#[test]
+fn dispatch_leaves_the_messages_of_a_handler_to_its_loop() {
+    let (pair, log, mut event_loop) = (channel(), Log::new(), new_loop());
+    let id = noted(&mut event_loop, pair.port2, &log);
+    post_numbers(&pair.port1, 0..2);
+    assert_eq!(event_loop.get(id).expect("it is there").dispatch(8).expect("it is open"), 0);
+    assert_eq!(log.take(), [""; 0]);
+    settle(&mut event_loop);
+    assert_eq!(log.take(), ["0", "1"]);
+
+    // Without the loop, and in a loop without a handler, there is nothing to leave them to.
+    post_numbers(&pair.port1, 2..4);
+    let port = event_loop.take(id).expect("it is there");
+    assert_eq!(port.dispatch(1).expect("it is open"), 1);
+    let id = event_loop.add(port).expect("room for a port");
+    assert_eq!(event_loop.get(id).expect("it is there").dispatch(1).expect("it is open"), 1);
+
+    // A handler that adds its port again keeps it.
+    let port = event_loop.take(id).expect("it is there");
+    let noted_here = log.clone();
+    let added = event_loop.add_with(port, move |event_loop, id, event| {
+        noted_here.note(words(&event));
+        let port = event_loop.take(id).expect("it is there");
+        event_loop.add(port).expect("room for a port");
+    });
+    let id = added.expect("room for a port");
+    post_numbers(&pair.port1, 4..5);
+    settle(&mut event_loop);
+    post_numbers(&pair.port1, 5..6);
+    assert_eq!(event_loop.get(id).expect("it is there").dispatch(8).expect("it is open"), 0);
+    settle(&mut event_loop);
+    assert_eq!(log.take(), ["4", "5"]);
+}

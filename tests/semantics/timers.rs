@@ -268,3 +268,40 @@ fn a_timer_wakes_an_outer_loop() {
     };
     assert!(is_quiet(), "nothing is left");
 }
+
+/// Its period is over before its turn is: it would always be due.
+#[test]
+fn a_timer_that_repeats_faster_than_its_turn_keeps_no_loop_from_being_idle() {
+    let (mut event_loop, count) = (new_loop(), Rc::new(Cell::new(0)));
+    let (counted, handle) = (count.clone(), event_loop.handle());
+    event_loop.add_interval(MS, move |event_loop| {
+        counted.set(counted.get() + 1);
+        // What it does for others is done before the loop is idle.
+        let later = counted.clone();
+        event_loop.add_timer(Duration::ZERO, move |_| later.set(later.get() + 100));
+        thread::sleep(3 * MS);
+        if counted.get() > 1000 {
+            handle.stop();
+        }
+    });
+    thread::sleep(2 * MS);
+    settle(&mut event_loop);
+    assert_eq!(count.get(), 101, "one call, and the timer that it has added");
+}
+
+/// A turn inside of its own call has nothing to run.
+#[test]
+fn a_timer_that_is_being_called_is_no_event() {
+    let (mut event_loop, log) = (new_loop(), Log::new());
+    let noted = log.clone();
+    event_loop.add_interval(MS, move |event_loop| {
+        thread::sleep(3 * MS);
+        noted.note(format!("inside: {}", event_loop.poll_once(Duration::ZERO).expect("a turn")));
+        thread::sleep(3 * MS);
+        settle(event_loop);
+        noted.note("idle");
+    });
+    thread::sleep(2 * MS);
+    assert!(event_loop.poll_once(Duration::ZERO).expect("a turn"));
+    assert_eq!(log.take(), ["inside: false", "idle"]);
+}

@@ -84,6 +84,7 @@ impl EventLoop {
             Box::new(move |event_loop, id, event| handler(event_loop, id, event).into_result());
         self.handlers.idle.insert(id.number(), handler);
         if let Some(entry) = self.ports.get(&id.number()) {
+            entry.port.set_loop_handler(true);
             entry.port.start();
         }
         Ok(id)
@@ -92,7 +93,8 @@ impl EventLoop {
     /// Calls the handler of a port with what came for it.
     pub(super) fn call_handler(&mut self, id: u64) {
         for event in std::mem::take(self.arrived.get_mut()) {
-            // What came at the same time as an event that made the handler take the port away.
+            // One event is handed over at a time, so that a handler which takes its port away
+            // misses none.
             let Some(mut handler) = self.handlers.idle.remove(&id) else { return };
             self.handlers.calling.push(id);
             let outcome = catch_unwind(AssertUnwindSafe(|| handler(self, PortId::new(id), event)));
@@ -100,6 +102,7 @@ impl EventLoop {
             if let Some(entry) = self.ports.get(&id) {
                 // Unless it has added the port with another one.
                 self.handlers.idle.entry(id).or_insert(handler);
+                entry.port.set_loop_handler(true);
                 if !entry.is_watched {
                     // It has run the loop, which has left the port out.
                     self.make_ready(id);

@@ -79,7 +79,9 @@ impl EventLoop {
     /// The calls are due at multiples of the period after this call, however long `act` takes. A
     /// call that is late does not delay the following ones; those that could not be made before the
     /// next one was due are skipped. A period of less than 1 ms counts as 1 ms. If `act` panics, it
-    /// is called again at the next time. Everything else is as for [`add_timer`](Self::add_timer).
+    /// is called again at the next time. While `act` runs the loop, it is not called inside of
+    /// itself, and [`run_until_idle`](Self::run_until_idle) calls it at most once. Everything else
+    /// is as for [`add_timer`](Self::add_timer).
     ///
     /// ```
     /// use messageport::{EventLoop, RunEnd};
@@ -135,22 +137,26 @@ impl EventLoop {
         TimerId(id)
     }
 
-    /// Runs the timers that are due. Returns whether there were any. Those that they add have to
-    /// wait for the next turn.
-    pub(super) fn run_timers(&mut self) -> bool {
+    /// Runs the timers that are due; of those that repeat only what was due at `repeated_until`, if
+    /// there is such a time. Returns whether it ran any. Those that they add have to wait for the
+    /// next turn.
+    pub(super) fn run_timers(&mut self, repeated_until: Option<Instant>) -> bool {
         if self.timers.due.is_empty() {
             return false;
         }
         let now = Instant::now();
-        let due = self.timers.due_until(now);
-        due.iter().for_each(|id| self.run_timer(*id, now));
-        !due.is_empty()
+        let (due, mut has_run) = (self.timers.due_until(now), false);
+        for id in due {
+            has_run |= self.run_timer(id, now, repeated_until.unwrap_or(now));
+        }
+        has_run
     }
 
-    fn run_timer(&mut self, id: u64, now: Instant) {
+    /// Runs a timer, if it is due. Returns whether it did.
+    fn run_timer(&mut self, id: u64, now: Instant, repeated_until: Instant) -> bool {
         // Another one may have removed it, or a turn inside another one's call may have run it.
-        let Some(timer) = self.timers.timers.get_mut(&id) else { return };
-        let Some(due) = timer.due.filter(|due| *due <= now) else { return };
+        let Some(timer) = self.timers.timers.get_mut(&id) else { return false };
+        let Some(due) = timer.due.filter(|due| *due <= now) else { return false };
         match &mut timer.act {
             Act::Once(_) => {
                 let timer = self.recount(id, |event_loop| event_loop.timers.remove(id));
@@ -158,10 +164,12 @@ impl EventLoop {
                     self.isolate(Some(TimerId(id).into()), act);
                 }
             }
+            Act::Every(..) if due > repeated_until => return false,
             Act::Every(period, act) => {
                 let (period, act) = (*period, act.take());
                 self.timers.set_due(id, next_after(now, due, period));
-                let Some(mut act) = act else { return };
+                // Without one it is being called, and has run the loop.
+                let Some(mut act) = act else { return false };
                 self.isolate(Some(TimerId(id).into()), &mut act);
                 let timer = self.timers.timers.get_mut(&id);
                 if let Some(Timer { act: Act::Every(_, place), .. }) = timer {
@@ -169,6 +177,7 @@ impl EventLoop {
                 }
             }
         }
+        true
     }
 }
 

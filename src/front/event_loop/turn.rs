@@ -20,8 +20,13 @@ use std::time::{Duration, Instant};
 impl EventLoop {
     /// Waits, and serves every port with events once. Returns whether there were any.
     ///
-    /// If a port cannot be watched, the others are served all the same.
-    pub(super) fn turn(&mut self, timeout: Option<Duration>) -> Result<bool, LoopError> {
+    /// If a port cannot be watched, the others are served all the same. Timers that repeat are
+    /// called as [`run_timers`](Self::run_timers) says.
+    pub(super) fn turn(
+        &mut self,
+        timeout: Option<Duration>,
+        repeated_until: Option<Instant>,
+    ) -> Result<bool, LoopError> {
         self.turns += 1;
         let turn = self.turns;
         self.look_at_lent();
@@ -43,7 +48,7 @@ impl EventLoop {
         marks.retain(|id| self.can_serve(*id));
         marks.sort_unstable();
         let mut was_something = !marks.is_empty();
-        was_something |= self.run_timers();
+        was_something |= self.run_timers(repeated_until);
         self.do_deferred();
         for id in &marks {
             if self.turns != turn {
