@@ -18,6 +18,11 @@ pub(crate) use io_error::{AsIoError, into_io_error};
 pub(crate) use meeting::{BROADCAST_PREFIX, flaw_of_listener_name, flaw_of_name};
 pub use meeting::{BroadcastError, ConnectError, ListenError, ParentPortError, SpawnError};
 pub use requests::{CallError, TaskError};
+#[cfg_attr(
+    not(any(test, all(feature = "tokio", not(feature = "async-io")))),
+    allow(unused_imports)
+)]
+pub(crate) use text::NO_RUNTIME;
 pub use types::TypeMismatch;
 pub(crate) use types::shorten;
 #[cfg(feature = "value")]

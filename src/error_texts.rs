@@ -240,8 +240,12 @@ fn errors_of_receiving_and_of_messages() {
             ["no reply came", "the call was cancelled", "wait for longer"];
         CallError::Cancelled => CallError::Cancelled,
             ["cancelled by a `CallCanceller`", "has no reply", "call again"];
-        CallError::Closed { .. } => CallError::Closed { reason: CloseReason::PeerDied },
+        CallError::Closed { is_posted: true, .. } =>
+            CallError::Closed { reason: CloseReason::PeerDied, is_posted: true },
             ["because the peer's process has ended", "may have been carried out", "a new channel"];
+        CallError::Closed { is_posted: false, .. } =>
+            CallError::Closed { reason: CloseReason::PeerDied, is_posted: false },
+            ["because the peer's process has ended", "was not posted", "a new channel"];
         CallError::Refused { .. } => CallError::Refused { text: "no".to_owned() },
             ["refused the request", "saying \"no\"", "send what it expects"];
         CallError::Unanswered => CallError::Unanswered,
@@ -330,10 +334,14 @@ fn errors_of_memory_and_of_what_arrives() {
     texts!(LoopError {
         LoopError::Io { .. } => LoopError::Io(mmap()), MMAP;
     });
-    let source = io::Error::new(io::ErrorKind::NotConnected, "outside a runtime");
+    let source = || io::Error::new(io::ErrorKind::NotConnected, "outside a runtime");
     check(
-        LoopError::Io(SystemError { call: "reactor", source }),
-        ["reactor failed", "inside a running tokio runtime", "the feature `async-io`"],
+        LoopError::Io(SystemError { call: "reactor", source: source() }),
+        ["reactor failed", "the runtime has ended", "use a running one"],
+    );
+    check(
+        LoopError::Io(SystemError { call: error::NO_RUNTIME, source: source() }),
+        ["no tokio runtime on this thread", "needs a running one", "the feature `async-io`"],
     );
 }
 

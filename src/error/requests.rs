@@ -1,6 +1,6 @@
 //! Why a call, or a task of a pool, ended without its reply.
 
-use super::{CloseReason, MessageError, PostError, SystemError};
+use super::{CloseReason, MessageError, PostError, SystemError, text};
 use thiserror::Error;
 
 /// Why a call of a [`Requester`](crate::Requester) ended without its reply. Other calls are not
@@ -23,15 +23,14 @@ pub enum CallError {
     /// The port was closed, or the peer has ended: no reply can come.
     ///
     /// A blocking or async call also returns this, and not [`Post`](Self::Post), if the end came
-    /// before its request was posted. [`Requester::start`](crate::Requester::start) tells the two
-    /// apart: its [`PostError::Closed`] says that nothing was posted.
-    #[error(
-        "no reply can come, because {reason}: the call may have been carried out; make a new \
-         channel to call again"
-    )]
+    /// before its request was posted: then `is_posted` is false.
+    #[error("no reply can come, because {reason}: {}", text::after_end(*is_posted))]
     Closed {
         /// Which end closed it, and how.
         reason: CloseReason,
+        /// Whether the request may have been posted, so that the responder may have carried out the
+        /// call. If not, the responder knows nothing of it.
+        is_posted: bool,
     },
     /// The responder refused the request.
     #[error(

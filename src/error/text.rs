@@ -6,6 +6,11 @@ use std::io;
 
 /// That the kernel refused `call`, by which error number, and what to do.
 pub(super) fn refused(call: &str, source: &io::Error) -> String {
+    if call == NO_RUNTIME {
+        return "there is no tokio runtime on this thread, and this call needs a running one: make \
+                it inside `block_on`, a task or `Runtime::enter`, or enable the feature `async-io`"
+            .to_owned();
+    }
     match source.raw_os_error().map(Errno::from_raw) {
         Some(errno) => format!("the kernel refused {call} ({errno:?}): {}", remedy(call, errno)),
         None => format!("{call} failed ({:?}): {}", source.kind(), remedy_without_errno(call)),
@@ -44,7 +49,7 @@ fn remedy(call: &str, errno: Errno) -> &'static str {
 fn remedy_without_errno(call: &str) -> &'static str {
     match call {
         "reactor" => {
-            "call `into_async` inside a running tokio runtime, or enable the feature `async-io`"
+            "the runtime has ended, or its reactor refuses the descriptor; use a running one"
         }
         _ => UNKNOWN,
     }
@@ -55,6 +60,14 @@ pub(super) fn agree(what: &str) -> &'static str {
     match what {
         "schema" => "give `Connect` and the builder of the channel the same `schema`",
         _ => "build both with the same version of this crate",
+    }
+}
+
+/// What the end of a port means for a call.
+pub(super) fn after_end(is_posted: bool) -> &'static str {
+    match is_posted {
+        true => "the call may have been carried out; make a new channel to call again",
+        false => "the request was not posted, so nothing was done; make a new channel to call",
     }
 }
 
@@ -70,4 +83,6 @@ pub(super) fn full(unread: u64, limit: u64, is_socket: bool) -> String {
     }
 }
 
+/// Stands for a call of the kernel where there was no runtime to make it on.
+pub(crate) const NO_RUNTIME: &str = "tokio::runtime::Handle::try_current";
 const UNKNOWN: &str = "the source of this error says why";

@@ -1,5 +1,7 @@
 //! Waiting on the reactor of a runtime, for a descriptor or for a time.
 
+#[cfg(all(feature = "tokio", not(feature = "async-io")))]
+use crate::error::NO_RUNTIME;
 use crate::error::SystemError;
 use crate::os::clock::Deadline;
 use crate::os::timer;
@@ -30,27 +32,29 @@ impl Reactor {
 
     /// Watches a descriptor that nothing else uses.
     fn own(descriptor: OwnedFd) -> Result<Reactor, SystemError> {
-        Reactor::of(descriptor).map_err(refused)
+        Reactor::of(descriptor)
     }
 
     #[cfg(all(feature = "tokio", feature = "async-io"))]
-    fn of(descriptor: OwnedFd) -> io::Result<Reactor> {
+    fn of(descriptor: OwnedFd) -> Result<Reactor, SystemError> {
         match tokio::runtime::Handle::try_current() {
-            Ok(_) => Reactor::on_tokio(descriptor),
-            Err(_) => Reactor::on_async_io(descriptor),
+            Ok(_) => Reactor::on_tokio(descriptor).map_err(refused),
+            Err(_) => Reactor::on_async_io(descriptor).map_err(refused),
         }
     }
 
     #[cfg(all(feature = "tokio", not(feature = "async-io")))]
-    fn of(descriptor: OwnedFd) -> io::Result<Reactor> {
+    fn of(descriptor: OwnedFd) -> Result<Reactor, SystemError> {
         // Asked first, as tokio panics outside a runtime.
-        tokio::runtime::Handle::try_current().map_err(io::Error::other)?;
-        Reactor::on_tokio(descriptor)
+        let runtime = tokio::runtime::Handle::try_current();
+        let none = |error| io::Error::new(io::ErrorKind::Unsupported, error);
+        runtime.map_err(|error| SystemError { call: NO_RUNTIME, source: none(error) })?;
+        Reactor::on_tokio(descriptor).map_err(refused)
     }
 
     #[cfg(all(feature = "async-io", not(feature = "tokio")))]
-    fn of(descriptor: OwnedFd) -> io::Result<Reactor> {
-        Reactor::on_async_io(descriptor)
+    fn of(descriptor: OwnedFd) -> Result<Reactor, SystemError> {
+        Reactor::on_async_io(descriptor).map_err(refused)
     }
 
     #[cfg(feature = "tokio")]

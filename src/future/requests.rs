@@ -171,6 +171,10 @@ impl<Req, Resp> AsyncRequester<Req, Resp> {
         self.requester.has_unread()
     }
 
+    pub(crate) fn has_other_types(&self) -> bool {
+        self.requester.has_other_types()
+    }
+
     /// Whether requests can no longer be posted. See [`Requester::is_closed`].
     pub fn is_closed(&self) -> bool {
         self.requester.is_closed()
@@ -209,7 +213,7 @@ fn poll_post<Req: Post>(
             match posted {
                 Err(PostError::QueueFull { .. }) => {}
                 Err(PostError::Closed { reason }) => {
-                    return Poll::Ready(Err(CallError::Closed { reason }));
+                    return Poll::Ready(Err(CallError::Closed { reason, is_posted: false }));
                 }
                 posted => {
                     room.wake();

@@ -206,7 +206,7 @@ impl<Req: Post, Resp: Receive> AsyncLine<Req, Resp> {
             if let Poll::Ready(ended) = self.end.poll_readable(context) {
                 ended?;
                 let outcome = self.poll_received(call.as_mut(), context);
-                let died = CallError::Closed { reason: CloseReason::PeerDied };
+                let died = CallError::Closed { reason: CloseReason::PeerDied, is_posted: true };
                 return Poll::Ready(match outcome {
                     Poll::Ready(outcome) => outcome,
                     Poll::Pending => Err(died),
@@ -241,6 +241,10 @@ impl<Req, Resp> Line for AsyncLine<Req, Resp> {
 
     fn has_unread(&self) -> bool {
         self.requester.has_unread()
+    }
+
+    fn has_other_types(&self) -> bool {
+        self.requester.has_other_types()
     }
 }
 

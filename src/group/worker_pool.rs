@@ -40,6 +40,9 @@ pub(crate) type Launch = Box<dyn Fn() -> WorkerBuilder + Send + Sync>;
 /// [as many workers as the builder says](WorkerPoolBuilder::attempts). Each task ends exactly once:
 /// with its own reply, or with its own [`TaskError`].
 ///
+/// A worker whose program has other types than the pool ends its task with the error that says so,
+/// and is ended as well, so that the next task gets one that is started for it.
+///
 /// A worker that was lost is replaced when a task needs it. The first replacement starts at once;
 /// while workers are lost and no task is answered, each further one is delayed by more, from 10 ms
 /// up to 1 s. If too many [in a row](WorkerPoolBuilder::restart_limit) cannot be started, or end

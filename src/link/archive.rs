@@ -243,8 +243,9 @@ enum Unsafe {
     )]
     Node { len: usize, what: &'static str },
     #[error(
-        "values are nested more than {} levels deep by pointers: the most that can be read safely; \
-         post a flatter value",
+        "the value is nested in more than {} levels of pointers (boxes, vectors, maps and the \
+         like), and a message may have that many: post a flatter value, such as a list whose \
+         entries refer to each other by index",
         MAX_LEVELS
     )]
     TooDeep,

@@ -58,10 +58,32 @@ impl fmt::Display for RefusedClient {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let RefusedClient { credentials, what, found, expected } = self;
         let PeerCredentials { pid, uid, .. } = credentials;
+        // Users are known by decimal numbers, and the others by what a debugger shows.
+        let show = |value: u64| match *what {
+            "user" => value.to_string(),
+            _ => format!("{value:#x}"),
+        };
         write!(
             f,
-            "the client of process {pid}, user {uid}, has another {what}, {found:#x}, where the \
-             listener has {expected:#x}: start both from one version, with one schema and user"
+            "the client of process {pid}, user {uid}, has another {what}, {}, where the listener \
+             has {}: start both from one version, with one schema and user",
+            show(*found),
+            show(*expected)
         )
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn users_are_decimal_and_the_others_are_not() {
+        let credentials = PeerCredentials { pid: 7, uid: 1000, gid: 8 };
+        let of = |what| RefusedClient { credentials, what, found: 1000, expected: 0 }.to_string();
+        let user = of("user");
+        assert!(user.contains("another user, 1000, where the listener has 0:"), "{user}");
+        let schema = of("schema");
+        assert!(schema.contains("another schema, 0x3e8, where the listener has 0x0:"), "{schema}");
     }
 }

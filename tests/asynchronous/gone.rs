@@ -203,3 +203,15 @@ fn into_async_gives_back_what_no_reactor_takes() {
         assert_eq!(port2.recv().expect("a number").data().to_native(), 7);
     });
 }
+
+/// Without a runtime there is no reactor, unless async-io brings its own.
+#[cfg(all(feature = "tokio", not(feature = "async-io")))]
+#[test]
+fn a_port_outside_of_a_runtime_comes_back_with_the_reason() {
+    let channel = MessageChannel::new().expect("a channel");
+    let error = channel.port1.into_async().expect_err("no runtime");
+    let text = error.to_string();
+    assert!(text.contains("no tokio runtime on this thread"), "{text}");
+    let (_, port) = error.into_parts();
+    port.post_text("on").expect("the port is as it was");
+}

@@ -103,7 +103,9 @@ fn a_requester_that_is_scribbled_over_ends_at_worst() {
                         Ok(reply) => Ok(reply.data().to_native()),
                         Err(error) => Err(error),
                     },
-                    Err(PostError::Closed { reason }) => Err(CallError::Closed { reason }),
+                    Err(PostError::Closed { reason }) => {
+                        Err(CallError::Closed { reason, is_posted: false })
+                    }
                     Err(error) => Err(error.into()),
                 },
             };
@@ -114,7 +116,7 @@ fn a_requester_that_is_scribbled_over_ends_at_worst() {
                 Err(CallError::Post(PostError::QueueFull { .. } | PostError::Timeout)) => {
                     end.is_not_yet();
                 }
-                Err(CallError::Closed { reason }) => end.is(reason),
+                Err(CallError::Closed { reason, .. }) => end.is(reason),
                 // The types that the peer has declared are scribbled over as well.
                 Err(CallError::Post(PostError::TypeMismatch(_))) => {}
                 Err(error) => panic!("{error}\n{requester:#?}"),

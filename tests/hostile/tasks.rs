@@ -97,7 +97,7 @@ fn a_requester_of_a_task_that_is_scribbled_over_ends_at_worst() {
                     // A forged reply is one.
                     Ok(_) | Err(CallError::Unanswered | CallError::Refused { .. }) => {}
                     Err(CallError::Message(_)) => {}
-                    Err(CallError::Closed { reason }) => end.is(reason),
+                    Err(CallError::Closed { reason, .. }) => end.is(reason),
                     // The types that the peer has declared are scribbled over as well.
                     Err(CallError::Post(PostError::TypeMismatch(_))) => {}
                     Err(error) => panic!("{error}\n{requester:#?}"),

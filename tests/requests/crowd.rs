@@ -107,7 +107,7 @@ impl Tally {
             }
             Err(CallError::Timeout) => &self.timeouts,
             Err(CallError::Cancelled) => &self.cancelled,
-            Err(CallError::Closed { reason: CloseReason::PeerDied }) => &self.closed,
+            Err(CallError::Closed { reason: CloseReason::PeerDied, .. }) => &self.closed,
             Err(error) => panic!("{number}: {error}"),
         };
         counter.fetch_add(1, SeqCst);

@@ -12,7 +12,7 @@ use std::time::Duration;
 
 fn reason(error: CallError) -> CloseReason {
     match error {
-        CallError::Closed { reason } => reason,
+        CallError::Closed { reason, .. } => reason,
         other => panic!("expected the end: {other}"),
     }
 }
@@ -29,10 +29,14 @@ fn a_responder_that_is_dropped_ends_all_calls() {
     drop(responder);
     for thread in waiting {
         let error = failure(thread.join().expect("no panic"));
+        assert!(error.to_string().contains("the call may have been carried out"), "{error}");
         assert_eq!(reason(error), CloseReason::PeerDropped);
     }
     assert!(requester.is_closed());
-    assert_eq!(reason(failure(requester.call(&question(1)))), CloseReason::PeerDropped);
+    let error = failure(requester.call(&question(1)));
+    assert!(matches!(error, CallError::Closed { is_posted: false, .. }), "{error:?}");
+    assert!(error.to_string().contains("the request was not posted"), "{error}");
+    assert_eq!(reason(error), CloseReason::PeerDropped);
     let posted = requester.start(&question(1)).map(drop);
     assert!(matches!(posted, Err(PostError::Closed { .. })), "{posted:?}");
 }
@@ -141,4 +145,20 @@ fn a_responder_that_is_killed_ends_all_calls() {
         child.wait().expect("a child");
     }
     play(TEST, &[("calls", calls), ("dies", dies)]);
+}
+
+#[test]
+fn a_requester_shows_what_it_waits_for() {
+    let (requester, responder) = pair();
+    let call = requester.start(&question(1)).expect("room");
+    let shown = format!("{requester:?}");
+    for part in
+        ["request: \"", "reply: \"", "pair: ", "open_calls: 1", "discarded: 0", "ended: None"]
+    {
+        assert!(shown.contains(part), "no {part}: {shown}");
+    }
+    drop(responder);
+    assert_eq!(reason(failure(call.wait())), CloseReason::PeerDropped);
+    let shown = format!("{requester:?}");
+    assert!(shown.contains("open_calls: 0") && shown.contains("Some(PeerDropped)"), "{shown}");
 }

@@ -122,7 +122,9 @@ fn the_end_of_the_peer_is_the_outcome_of_each_callback() {
     assert_eq!(outcomes.len(), 200);
     for (_, outcome) in &*outcomes {
         let reason = CloseReason::PeerDropped;
-        assert!(matches!(outcome, Err(CallError::Closed { reason: found }) if *found == reason));
+        assert!(
+            matches!(outcome, Err(CallError::Closed { reason: found, .. }) if *found == reason)
+        );
     }
 }
 

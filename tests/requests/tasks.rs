@@ -231,7 +231,7 @@ fn a_driver_that_is_dropped_ends_all_calls() {
         .await;
         drop(driver);
         let error = failure(call.await);
-        assert!(matches!(error, CallError::Closed { reason: CloseReason::Local }), "{error}");
+        assert!(matches!(error, CallError::Closed { reason: CloseReason::Local, .. }), "{error}");
         assert!(port2.is_closed());
     });
 }

@@ -231,12 +231,22 @@ fn a_worker_of_other_types_is_not_asked_twice() {
     }
     fn asks() {
         let pool = builder(TEST, "babbles").workers(1).attempts(2).build().expect("a pool");
-        match pool.call(&plain(1)) {
-            Err(TaskError::Call(error)) => assert!(error.to_string().contains("u8"), "{error}"),
-            other => panic!("{other:?}"),
+        let mut seen = Vec::new();
+        for restarts in 0..3 {
+            // A worker that can do no task is not kept for the next one: that gets another, whose
+            // program may have been corrected.
+            seen.extend(pool.ids());
+            let error = pool.call(&plain(1)).expect_err("other types");
+            assert!(matches!(error, TaskError::Call(_)), "{error:?}");
+            assert!(error.to_string().contains("u8"), "{error}");
+            let stats = pool.stats();
+            let found = (stats.redone, stats.restarts, stats.workers);
+            assert_eq!(found, (0, restarts, 0), "{error:?} {stats:?}");
+            assert!(pool.ids().is_empty());
         }
-        assert_eq!(pool.stats().redone, 0);
+        assert_eq!(seen.len(), 1, "each was lost with its task");
         pool.shutdown(DEADLINE);
+        wait_until("all are reaped", has_no_children);
     }
     play(TEST, &[("asks", asks), ("babbles", babbles)]);
 }

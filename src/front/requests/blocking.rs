@@ -443,7 +443,9 @@ fn post_slow<'c, Req: Post>(
     loop {
         match error {
             PostError::QueueFull { .. } => {}
-            PostError::Closed { reason } => return Err(CallError::Closed { reason }),
+            PostError::Closed { reason } => {
+                return Err(CallError::Closed { reason, is_posted: false });
+            }
             error => return Err(error.into()),
         }
         if deadline.is_over() {

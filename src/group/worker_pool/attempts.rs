@@ -38,10 +38,16 @@ impl<'s, L: Line> Attempts<'s, L> {
             Err(error) => error,
         };
         match error {
+            // Its program has other types, so that it can do no task. It may have been updated
+            // meanwhile: the next task gets a worker that is started for it.
+            CallError::Message(MessageError::TypeMismatch(_))
+            | CallError::Post(PostError::TypeMismatch(_)) => busy.lost(&Loss::Abandoned),
+            CallError::Refused { .. } if busy.member().line.has_other_types() => {
+                busy.lost(&Loss::Abandoned);
+            }
             CallError::Refused { .. } => busy.refused(),
-            // This process has no memory for the reply; or the program has other types.
+            // This process has no memory for the reply.
             CallError::Message(MessageError::OutOfMemory { .. }) => busy.refused(),
-            CallError::Message(MessageError::TypeMismatch(_)) => busy.refused(),
             CallError::Post(PostError::Timeout | PostError::Closed { .. })
             | CallError::Timeout
             | CallError::Closed { .. }

@@ -13,6 +13,9 @@ pub(crate) trait Line {
 
     /// Whether the worker has not received all requests.
     fn has_unread(&self) -> bool;
+
+    /// Whether the worker is known to have other types than the pool.
+    fn has_other_types(&self) -> bool;
 }
 
 pub(crate) struct Member<L> {
@@ -68,11 +71,6 @@ impl<L: Line> Member<L> {
         }
     }
 
-    /// Whether this process has started the worker, and is no forked copy.
-    pub(crate) fn is_ours(&self) -> bool {
-        self.process().as_ref().is_none_or(WorkerProcess::is_ours)
-    }
-
     fn process(&self) -> MutexGuard<'_, Option<WorkerProcess>> {
         self.process.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -85,5 +83,9 @@ impl<Req, Resp> Line for Requester<Req, Resp> {
 
     fn has_unread(&self) -> bool {
         Requester::has_unread(self)
+    }
+
+    fn has_other_types(&self) -> bool {
+        Requester::has_other_types(self)
     }
 }

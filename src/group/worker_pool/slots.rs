@@ -10,6 +10,7 @@ use crate::error::{CallError, SpawnError, TaskError};
 use crate::group::worker_pool::member::{Line, Member};
 use crate::meet::worker_process::WorkerProcess;
 use crate::os::clock::Deadline;
+use crate::os::process::Maker;
 use std::collections::VecDeque;
 use std::mem;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -18,6 +19,8 @@ use std::time::{Duration, Instant};
 
 pub(crate) struct Slots<L: Line> {
     limits: Limits,
+    /// Outside of the lock: a copy in a forked child may have it locked forever.
+    maker: Maker,
     state: Mutex<State<L>>,
 }
 
@@ -111,19 +114,9 @@ impl<L: Line> Slots<L> {
             idle: members.clone(),
             vacant: limits.workers.saturating_sub(members.len()),
             members,
-            busy: 0,
-            not_before: None,
-            queue: VecDeque::new(),
-            next_ticket: 0,
-            lost_in_a_row: 0,
-            failed_starts: 0,
-            end: None,
-            on_return: Vec::new(),
-            answered: 0,
-            redone: 0,
-            restarts: 0,
+            ..State::empty()
         };
-        Slots { limits, state: Mutex::new(state) }
+        Slots { limits, maker: Maker::this(), state: Mutex::new(state) }
     }
 
     pub(crate) fn limits(&self) -> Limits {
@@ -252,6 +245,26 @@ impl<L: Line> Slots<L> {
 }
 
 impl<L: Line> State<L> {
+    /// Of no workers.
+    fn empty() -> State<L> {
+        State {
+            members: Vec::new(),
+            idle: Vec::new(),
+            busy: 0,
+            vacant: 0,
+            not_before: None,
+            queue: VecDeque::new(),
+            next_ticket: 0,
+            lost_in_a_row: 0,
+            failed_starts: 0,
+            end: None,
+            on_return: Vec::new(),
+            answered: 0,
+            redone: 0,
+            restarts: 0,
+        }
+    }
+
     /// The waker of the first place, if there is something for it.
     fn waker_of_first(&self) -> Option<Waker> {
         let is_something = self.end.is_some() || self.vacant > 0 || !self.idle.is_empty();
@@ -292,15 +305,15 @@ impl End {
 
 impl<L: Line> Drop for Slots<L> {
     fn drop(&mut self) {
-        let members = mem::take(&mut self.lock().members);
-        self.lock().idle.clear();
-        if members.iter().any(|member| !member.is_ours()) {
-            // A forked copy: the ports' memory is not here.
-            members.into_iter().for_each(mem::forget);
+        let state = self.state.get_mut().unwrap_or_else(PoisonError::into_inner);
+        if !self.maker.is_this() {
+            // A forked copy: the ports' memory is not here. Another thread may have been changing
+            // the state at the moment of the fork, so that it is looked at no more.
+            mem::forget(mem::replace(state, State::empty()));
             return;
         }
         // All ports first, so that the workers end at the same time.
-        members.iter().for_each(|member| member.close());
+        state.members.iter().for_each(|member| member.close());
     }
 }
 
@@ -470,3 +483,32 @@ const THERE: &str = "taken by calls only that consume it";
 /// How long the second restart in a row is delayed; each further one twice as long.
 const FIRST_PAUSE: Duration = Duration::from_millis(10);
 const LONGEST_PAUSE: Duration = Duration::from_secs(1);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    struct NoLine;
+
+    impl Line for NoLine {
+        fn close(&self) {}
+
+        fn has_unread(&self) -> bool {
+            false
+        }
+
+        fn has_other_types(&self) -> bool {
+            false
+        }
+    }
+
+    /// As in a forked child, if another thread had the lock at the moment of the fork.
+    #[test]
+    fn a_copy_whose_lock_is_held_forever_can_be_dropped() {
+        let limits =
+            Limits { workers: 1, queue: 1, attempts: 1, attempt: Duration::MAX, restarts: 1 };
+        let slots: Slots<NoLine> = Slots::new(limits, Vec::new());
+        mem::forget(slots.lock());
+        drop(slots);
+    }
+}

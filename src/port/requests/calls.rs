@@ -417,7 +417,7 @@ mod tests {
         assert!(matches!(calls.finish(ids[998], refused()), Notice::Run(..)));
         assert_eq!(calls.next_expired(late), Some(ids[999]));
         let mut ran = 0;
-        let closed = || CallError::Closed { reason: CloseReason::Local };
+        let closed = || CallError::Closed { reason: CloseReason::Local, is_posted: true };
         calls.finish_all(closed, |notice| ran += u32::from(matches!(notice, Notice::Run(..))));
         assert_eq!((ran, calls.len(), calls.next_expired(late)), (1, 0, None));
         // Deadlines of calls that are over take no memory for long.

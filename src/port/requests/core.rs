@@ -199,7 +199,7 @@ impl Core {
         let mut wakers = Vec::new();
         let mut calls = std::mem::take(&mut state.calls);
         calls.finish_all(
-            || CallError::Closed { reason },
+            || CallError::Closed { reason, is_posted: true },
             |notice| wakers.extend(state.note(notice)),
         );
         state.calls = calls;
@@ -308,6 +308,11 @@ impl State {
 
     pub(crate) fn discarded(&self) -> u64 {
         self.discarded
+    }
+
+    /// How many cancellations are owed.
+    pub(crate) fn owed(&self) -> usize {
+        self.owed.len()
     }
 
     pub(crate) fn sender(&self) -> &Sender {

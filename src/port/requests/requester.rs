@@ -9,6 +9,7 @@ use crate::port::requests::call::Call;
 use crate::port::requests::core::Core;
 use crate::port::requests::types::Types;
 use crate::port::transfer::{TransferError, TransferList};
+use std::any::type_name;
 use std::fmt;
 use std::marker::PhantomData;
 use std::sync::Arc;
@@ -171,6 +172,11 @@ impl<Req, Resp> Requester<Req, Resp> {
         self.core.lock().is_ok_and(|state| state.sender().backlog().messages > 0)
     }
 
+    /// Whether the responder is known to have other types.
+    pub(crate) fn has_other_types(&self) -> bool {
+        self.core.check_types().is_err()
+    }
+
     /// The number of calls whose outcome was not taken yet.
     pub fn open_calls(&self) -> usize {
         self.core.lock().map_or(0, |state| state.calls.len())
@@ -205,14 +211,27 @@ impl<Req, Resp> Clone for Requester<Req, Resp> {
     }
 }
 
+/// Prints what is needed to debug a hang: the open calls, who receives, and both lanes.
 impl<Req, Resp> fmt::Debug for Requester<Req, Resp> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let mut out = f.debug_struct("Requester");
+        out.field("request", &type_name::<Req>()).field("reply", &type_name::<Resp>());
         match self.core.lock() {
-            Ok(state) => out
-                .field("open_calls", &state.calls.len())
-                .field("ended", &state.ended())
-                .field("sender", state.sender()),
+            Ok(state) => {
+                let end = state.sender().endpoint();
+                out.field("pair", &format_args!("{:032x}", end.region().pair_id()))
+                    .field("side", &end.outgoing())
+                    .field("open_calls", &state.calls.len())
+                    .field("owed_cancellations", &state.owed())
+                    .field("discarded", &state.discarded())
+                    .field("has_driver", &state.driver.is_some())
+                    .field("ended", &state.ended())
+                    .field("sender", state.sender());
+                match &state.receiver {
+                    Some(receiver) => out.field("receiver", receiver),
+                    None => out.field("receiver", &format_args!("in use")),
+                }
+            }
             Err(_) => out.field("busy", &true),
         };
         out.finish_non_exhaustive()
