@@ -14,7 +14,8 @@ use crate::os::{futex, poll};
 use crate::ring::memory::Memory;
 use crate::ring::notifier::{self, Sleep, Wake};
 use crate::sync::{AtomicU32, Site};
-use crate::wire::frame::TransferPolicy;
+use crate::wire::frame::{Labels, TransferPolicy};
+use crate::wire::label::Label;
 use crate::wire::record::CloseKind;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::atomic::{self, AtomicBool, Ordering};
@@ -47,6 +48,8 @@ pub(crate) struct Endpoint {
     corruption: Mutex<Option<Corruption>>,
     /// Who held the other end when the two connected by name.
     peer_credentials: OnceLock<PeerCredentials>,
+    channel_label: Label,
+    label: Mutex<Label>,
 }
 
 /// A number that this process has not used: for an end, or for anything that is told apart from
@@ -116,6 +119,7 @@ impl Endpoint {
         epoch: u64,
         policy: TransferPolicy,
         sockets: Sockets,
+        labels: Labels,
     ) -> Endpoint {
         let Sockets { mut doorbell, mut attachment_socket } = sockets;
         let account = Arc::<Account>::default();
@@ -136,7 +140,26 @@ impl Endpoint {
             standing: atomic::AtomicU32::new(State::OPEN.word()),
             corruption: Mutex::new(None),
             peer_credentials: OnceLock::new(),
+            channel_label: labels.channel,
+            label: Mutex::new(labels.end),
         }
+    }
+
+    pub(crate) fn channel_label(&self) -> Label {
+        self.channel_label
+    }
+
+    pub(crate) fn label(&self) -> Label {
+        *self.label.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Both labels, for people.
+    pub(crate) fn shown_labels(&self) -> impl std::fmt::Debug {
+        (self.channel_label(), self.label())
+    }
+
+    pub(crate) fn set_label(&self, label: Label) {
+        *self.label.lock().unwrap_or_else(PoisonError::into_inner) = label;
     }
 
     /// Has the contents of packets closed that this end will not receive: packets without a record,

@@ -7,7 +7,7 @@ use crate::link::region::Region;
 use crate::link::transfer::{self, PortParts};
 use crate::os::reaper::Foreign;
 use crate::os::socket;
-use crate::wire::frame::{CAPSULE_LEN, Capsule, Place, TransferPolicy};
+use crate::wire::frame::{CAPSULE_LEN, Capsule, Labels, Place, TransferPolicy};
 use crate::wire::layout::{AREA_OFFSET, MAX_SEGMENTS, RegionHeader, VERSION};
 use crate::wire::record::Format;
 use std::fs::File;
@@ -82,6 +82,7 @@ fn honest_capsule() -> Capsule {
         policy: TransferPolicy::default(),
         is_trusted: false,
         vacated_at: [0; MAX_SEGMENTS],
+        labels: Labels::default(),
     }
 }
 
@@ -91,7 +92,7 @@ fn write(file: &File, offset: u64, bytes: &[u8]) {
 
 const CAPACITY: u64 = 4096;
 const LIMIT: u64 = 16_384;
-const _: () = assert!(VERSION == 7, "look at the honest capsule again");
+const _: () = assert!(VERSION == 8, "look at the honest capsule again");
 
 /// The files of a target's corpus; the published crate has none.
 #[cfg(test)]

@@ -10,7 +10,8 @@ use crate::link::trace;
 use crate::os::reaper::Foreign;
 use crate::os::socket::{self, Kind, Socket};
 use crate::ring::cursor::Cursor;
-use crate::wire::frame::{CAPSULE_LEN, Capsule, Place, Refused, TransferPolicy};
+use crate::wire::frame::{CAPSULE_LEN, Capsule, Labels, Place, Refused, TransferPolicy};
+use crate::wire::label::Label;
 use crate::wire::layout::VERSION;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::process;
@@ -25,6 +26,7 @@ pub(crate) fn create_pair(
     limit: u64,
     schema: u64,
     refuses_transfers: bool,
+    label: Label,
 ) -> Result<(Halves, Halves), ChannelError> {
     let region = Region::create(capacity, limit, schema)?;
     let (doorbell_a, doorbell_b) = socket::stream_pair()?;
@@ -32,6 +34,7 @@ pub(crate) fn create_pair(
     let owner = process::id();
     let policy =
         TransferPolicy { here_refuses: refuses_transfers, peer_refuses: refuses_transfers };
+    let labels = Labels { channel: label, end: Label::default() };
     let end = |side, doorbell, attachment_socket| {
         let sockets = Sockets {
             doorbell: Socket::without_descriptors(owner, doorbell),
@@ -40,7 +43,7 @@ pub(crate) fn create_pair(
                 false => Socket::of(owner, attachment_socket),
             },
         };
-        let end = Arc::new(Endpoint::new(region.clone(), side, 0, policy, sockets));
+        let end = Arc::new(Endpoint::new(region.clone(), side, 0, policy, sockets, labels));
         let sending = Sending::begin(end.clone()).expect("a fresh region is all zero");
         (sending, Receiving::resume(end, Cursor::start(0)))
     };
@@ -94,6 +97,7 @@ pub(crate) fn capsule(sending: &Sending, receiving: &Receiving) -> [u8; CAPSULE_
         is_trusted: end.is_trusted(),
         policy: end.transfer_policy(),
         vacated_at: sending.vacated_at(),
+        labels: Labels { channel: end.channel_label(), end: end.label() },
     };
     capsule.encode()
 }
@@ -156,7 +160,7 @@ fn resume(
     let outgoing = check_place(capsule.outgoing, &region)?;
     let incoming = check_place(capsule.incoming, &region)?;
     let (side, policy) = (capsule.side as usize, capsule.policy);
-    let end = Arc::new(Endpoint::new(region, side, capsule.epoch, policy, sockets));
+    let end = Arc::new(Endpoint::new(region, side, capsule.epoch, policy, sockets, capsule.labels));
     if is_carrier_trusted && capsule.is_trusted {
         end.trust();
     }

@@ -8,6 +8,7 @@ use crate::meet::worker_process::WorkerProcess;
 use crate::os::process::confine::{Confinement, Resource, WRITE_CGROUP, open_cgroup};
 use crate::os::process::spawn_with_descriptor;
 use crate::port::channel::{ChannelBuilder, MessageChannel};
+use crate::wire::label::Label;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
@@ -34,6 +35,7 @@ use std::process::Command;
 pub struct WorkerBuilder {
     command: Command,
     channel: ChannelBuilder,
+    label: Label,
     ends_with_parent: bool,
     limits: Vec<(Resource, u64)>,
     cgroup: Option<PathBuf>,
@@ -91,6 +93,7 @@ impl WorkerBuilder {
         WorkerBuilder {
             command,
             channel: MessageChannel::builder(),
+            label: Label::default(),
             ends_with_parent: false,
             limits: Vec::new(),
             cgroup: None,
@@ -102,6 +105,14 @@ impl WorkerBuilder {
     /// Sets the sizes and limits of the channel.
     pub fn channel(mut self, channel: ChannelBuilder) -> WorkerBuilder {
         self.channel = channel;
+        self
+    }
+
+    /// Sets the label of this process' port to the worker. See
+    /// [`MessagePort::set_label`](crate::MessagePort::set_label). The child sees only the label of
+    /// the [channel](ChannelBuilder::label).
+    pub fn label(mut self, text: &str) -> WorkerBuilder {
+        self.label = Label::new(text);
         self
     }
 
@@ -193,6 +204,7 @@ impl WorkerBuilder {
             (WRITE_CGROUP, Some(path)) => SpawnError::from(error).at(&path),
             _ => error.into(),
         })?;
+        port1.set_label(self.label.as_str());
         Ok(Worker::of(port1, WorkerProcess::new(child)))
     }
 }

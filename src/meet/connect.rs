@@ -10,6 +10,7 @@ use crate::os::poll;
 use crate::os::socket::{self, Received, Socket};
 use crate::port::MessagePort;
 use crate::wire::frame::{CAPSULE_LEN, Hello};
+use crate::wire::label::Label;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::path::{Path, PathBuf};
 use std::thread;
@@ -42,11 +43,12 @@ pub struct Connect {
     timeout: Duration,
     /// The listener's user, if it may be another than this process'.
     listener_user: Option<u32>,
+    label: Label,
 }
 
 impl Default for Connect {
     fn default() -> Connect {
-        Connect { schema: 0, timeout: PATIENCE, listener_user: None }
+        Connect { schema: 0, timeout: PATIENCE, listener_user: None, label: Label::default() }
     }
 }
 
@@ -77,6 +79,13 @@ impl Connect {
         Connect { listener_user: Some(uid), ..self }
     }
 
+    /// Sets the label of the port that [`to`](Self::to) and [`at`](Self::at) return. See
+    /// [`MessagePort::set_label`].
+    #[must_use]
+    pub fn label(self, text: &str) -> Connect {
+        Connect { label: Label::new(text), ..self }
+    }
+
     /// Connects to the listener of that name.
     ///
     /// # Errors
@@ -99,7 +108,10 @@ impl Connect {
         let (mut pause, mut is_first) = (FIRST_PAUSE, true);
         loop {
             match self.attempt(path, deadline)? {
-                Attempt::Met(port) => return Ok(*port),
+                Attempt::Met(port) => {
+                    port.set_label(self.label.as_str());
+                    return Ok(*port);
+                }
                 Attempt::NoListener if is_first => {
                     return Err(ConnectError::NoListener { path: path.to_owned() });
                 }

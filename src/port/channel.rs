@@ -3,6 +3,7 @@
 use crate::error::ChannelError;
 use crate::link::transfer;
 use crate::port::MessagePort;
+use crate::wire::label::Label;
 use crate::wire::layout::{DEFAULT_CAPACITY, DEFAULT_LIMIT, MAX_LIMIT, MAX_SEGMENTS, MIN_CAPACITY};
 
 /// Two connected ports, both in this process: each receives what is posted at the other one.
@@ -65,6 +66,7 @@ impl MessageChannel {
 /// | `limit` | 64 MiB | `capacity` | 4 GiB |
 /// | `schema` | 0 | | |
 /// | `refuse_transfers` | not called | | |
+/// | `label` | none | | 32 bytes |
 ///
 /// ```
 /// use messageport::MessageChannel;
@@ -80,6 +82,7 @@ pub struct ChannelBuilder {
     limit: Limit,
     schema: u64,
     refuses_transfers: bool,
+    label: Label,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -95,6 +98,7 @@ impl Default for ChannelBuilder {
             limit: Limit::Bytes(DEFAULT_LIMIT),
             schema: 0,
             refuses_transfers: false,
+            label: Label::default(),
         }
     }
 }
@@ -164,6 +168,22 @@ impl ChannelBuilder {
         ChannelBuilder { refuses_transfers: true, ..self }
     }
 
+    /// Sets what people call the channel: it appears in the `Debug` of both ports.
+    ///
+    /// It takes at most 32 bytes; the rest of a longer text is left out, and so are control
+    /// characters. Each end can have a label of its own beside it, see
+    /// [`MessagePort::set_label`], and keeps both when it moves.
+    ///
+    /// ```
+    /// let channel = messageport::MessageChannel::builder().label("prices").build()?;
+    /// assert!(format!("{:?}", channel.port1).contains("prices"));
+    /// # Ok::<(), messageport::ChannelError>(())
+    /// ```
+    #[must_use]
+    pub fn label(self, text: &str) -> ChannelBuilder {
+        ChannelBuilder { label: Label::new(text), ..self }
+    }
+
     pub(crate) fn schema_id(&self) -> u64 {
         self.schema
     }
@@ -180,8 +200,13 @@ impl ChannelBuilder {
     /// - [`ChannelError::Io`] with the call that the kernel refused.
     pub fn build(self) -> Result<MessageChannel, ChannelError> {
         let (capacity, limit) = self.sizes()?;
-        let (end1, end2) =
-            transfer::create_pair(capacity, limit, self.schema, self.refuses_transfers)?;
+        let (end1, end2) = transfer::create_pair(
+            capacity,
+            limit,
+            self.schema,
+            self.refuses_transfers,
+            self.label,
+        )?;
         Ok(MessageChannel { port1: MessagePort::new(end1), port2: MessagePort::new(end2) })
     }
 

@@ -17,6 +17,7 @@ pub(crate) mod event_target;
 pub(crate) mod events;
 pub(crate) mod halves;
 pub(crate) mod id;
+pub(crate) mod label;
 pub(crate) mod listener;
 pub(crate) mod loan;
 pub(crate) mod message;
@@ -584,6 +585,7 @@ impl fmt::Debug for MessagePort {
         f.debug_struct("MessagePort")
             .field("pair", &format_args!("{:032x}", region.pair_id()))
             .field("side", &self.sender.endpoint().outgoing())
+            .field("labels", &self.sender.endpoint().shown_labels())
             .field("capacity", &self.capacity())
             .field("limit", &self.limit())
             .field("sender", &self.sender)

@@ -16,6 +16,8 @@
 //! +0x68 flags      u64   1: the peer is trusted; believed only if a trusted peer sends it
 //!                        2: this end refuses transferables · 4: its peer does
 //! +0x70 vacated_at u64×21  outgoing: the position after the jump by which each segment was vacated
+//! +0x118 label     u8×32  of the channel, for people: UTF-8 and zeros
+//! +0x138 label     u8×32  of this end, the same
 //!
 //! packet
 //! +0x00 magic      u64   "MPPACKET"
@@ -44,10 +46,13 @@
 //! An end does not rely on shared memory for its own cursors, as the peer can write there: they
 //! travel in the capsule. A receiver checks them like any untrusted word.
 
+use crate::wire::label::{LABEL_LEN, Label};
 use crate::wire::layout::{MAX_SEGMENTS, VERSION};
 
 /// Bytes of an encoded capsule.
-pub(crate) const CAPSULE_LEN: usize = 0x70 + 8 * MAX_SEGMENTS;
+pub(crate) const CAPSULE_LEN: usize = LABELS + 2 * LABEL_LEN;
+/// Where the labels of a capsule are.
+const LABELS: usize = 0x70 + 8 * MAX_SEGMENTS;
 /// Most entries of a packet.
 pub(crate) const MAX_ENTRIES: usize = 64;
 /// Bytes of the largest packet.
@@ -67,6 +72,14 @@ pub(crate) struct Capsule {
     pub is_trusted: bool,
     pub policy: TransferPolicy,
     pub vacated_at: [u64; MAX_SEGMENTS],
+    pub labels: Labels,
+}
+
+/// What people call a channel, and one of its ends.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Labels {
+    pub channel: Label,
+    pub end: Label,
 }
 
 /// Which ends of a channel refuse transferables.
@@ -118,6 +131,9 @@ impl Capsule {
         {
             place.copy_from_slice(&word.to_le_bytes());
         }
+        let (channel, end) = bytes[LABELS..].split_at_mut(LABEL_LEN);
+        channel.copy_from_slice(&self.labels.channel.to_bytes());
+        end.copy_from_slice(&self.labels.end.to_bytes());
         bytes
     }
 
@@ -126,6 +142,10 @@ impl Capsule {
         let word = |index: usize| {
             let bytes = bytes[index * 8..index * 8 + 8].try_into().expect("eight bytes");
             u64::from_le_bytes(bytes)
+        };
+        let label = |at: usize| {
+            let bytes = bytes[at..at + LABEL_LEN].try_into().expect("bytes of a label");
+            Label::from_bytes(bytes)
         };
         let place = |index| Place {
             position: word(index),
@@ -153,6 +173,7 @@ impl Capsule {
             is_trusted: flags & 1 != 0,
             policy: TransferPolicy { here_refuses: flags & 2 != 0, peer_refuses: flags & 4 != 0 },
             vacated_at: std::array::from_fn(|segment| word(14 + segment)),
+            labels: Labels { channel: label(LABELS), end: label(LABELS + LABEL_LEN) },
         };
         if side > 1 { Err(Refused::NotACapsule) } else { Ok(capsule) }
     }
@@ -361,6 +382,7 @@ mod tests {
         is_trusted: true,
         policy: TransferPolicy { here_refuses: true, peer_refuses: false },
         vacated_at: [3; MAX_SEGMENTS],
+        labels: Labels { channel: Label::NONE, end: Label::NONE },
     };
 
     #[test]
@@ -430,7 +452,10 @@ mod tests {
 
     #[test]
     fn capsules_survive_the_round_trip() {
-        assert_eq!(Capsule::decode(&CAPSULE.encode()), Ok(CAPSULE));
+        let labels = Labels { channel: Label::new("prices"), end: Label::new("shop") };
+        for capsule in [CAPSULE, Capsule { labels, ..CAPSULE }] {
+            assert_eq!(Capsule::decode(&capsule.encode()), Ok(capsule));
+        }
     }
 
     #[test]

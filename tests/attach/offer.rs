@@ -20,7 +20,7 @@ pub const LIMIT: u64 = 64 << 10;
 pub const SCHEMA: u64 = 7;
 pub const MAGIC: u64 = u64::from_le_bytes(*b"MPCAPSUL");
 /// The layout version.
-pub const VERSION: u64 = 7;
+pub const VERSION: u64 = 8;
 
 /// Indices of a capsule's words.
 pub const VERSION_AND_SIDE: usize = 1;
@@ -70,7 +70,7 @@ impl Offer {
             .into_iter()
             .chain([0; 21])
             .collect(),
-            len: 280,
+            len: 344,
             descriptors: vec![region, doorbell, attachments],
             kept: vec![doorbell2, attachments2],
         }

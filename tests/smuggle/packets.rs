@@ -62,7 +62,7 @@ fn f1_a_packet_that_is_not_what_its_record_says_ends_the_carrier() {
         let cut = |len: usize| packet(0, &five(Descriptor))[..len].to_vec();
         let mut other_magic = packet(0, &five(Descriptor));
         other_magic[0] ^= 1;
-        let mut half_a_capsule = packet(0, &[Port(vec![0; 280])]);
+        let mut half_a_capsule = packet(0, &[Port(vec![0; 344])]);
         half_a_capsule.truncate(60);
         // What it says, how many descriptors it has, and how many the record says.
         let cases: Vec<(&str, Vec<u8>, usize, u64)> = vec![
@@ -80,8 +80,8 @@ fn f1_a_packet_that_is_not_what_its_record_says_ends_the_carrier() {
             ("one descriptor more", packet(0, &five(Descriptor)), 6, 5),
             ("one less than the record says", packet(0, &[Descriptor]), 1, 2),
             ("one more than the record says", packet(0, &five(Descriptor)), 5, 4),
-            ("a port with one descriptor", packet(0, &[Port(vec![0; 280])]), 1, 1),
-            ("a port with two", packet(0, &[Port(vec![0; 280])]), 2, 2),
+            ("a port with one descriptor", packet(0, &[Port(vec![0; 344])]), 1, 1),
+            ("a port with two", packet(0, &[Port(vec![0; 344])]), 2, 2),
             ("half a capsule", half_a_capsule, 3, 3),
             ("a buffer without a length", packet(0, &[Other(2)]), 1, 1),
             ("an unknown kind", packet(0, &[Other(77)]), 1, 1),
@@ -117,7 +117,7 @@ fn f14_a_packet_that_is_too_long_is_lost_and_the_carrier_lives() {
     let mut pair = Pair::new();
     let (sent, kept) = watched();
     let mut bytes = packet(0, &[Entry::Descriptor]);
-    bytes.resize(20_000, 0);
+    bytes.resize(30_000, 0);
     pair.send(&bytes, &[sent.as_fd()]);
     drop(sent);
     pair.record(1, 0);
@@ -216,7 +216,7 @@ fn f34_messages_with_as_many_descriptors_as_can_be_leave_none_behind() {
         let (sent, kept) = watched();
         let held = Census::take();
         let descriptors: Vec<BorrowedFd<'_>> = (0..192).map(|_| sent.as_fd()).collect();
-        let entries = vec![Entry::Port(vec![0xee; 280]); 64];
+        let entries = vec![Entry::Port(vec![0xee; 344]); 64];
         for number in 0..200 {
             pair.packet(number, &entries, &descriptors);
             pair.record(192, number);

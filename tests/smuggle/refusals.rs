@@ -30,7 +30,7 @@ fn a_port_that_refuses_lives_whatever_packet_comes() {
         let packets = [
             packet(0, &[Entry::Descriptor]),
             packet(7, &[Entry::Descriptor]),
-            packet(u64::MAX, &[Entry::Port(vec![0; 280])]),
+            packet(u64::MAX, &[Entry::Port(vec![0; 344])]),
             packet(0, &[Entry::Pool([0, 1, 4096])]),
             noise,
             vec![1],

@@ -11,7 +11,7 @@ use std::sync::mpsc::Receiver;
 /// A sending half, and the receiving half of the other end.
 fn lane() -> (Sending, Receiving) {
     let ((sending, _), (_, receiving)) =
-        transfer::create_pair(4096, 4096, 0, false).expect("a small channel");
+        transfer::create_pair(4096, 4096, 0, false, Default::default()).expect("a small channel");
     (sending, receiving)
 }
 

@@ -16,7 +16,7 @@ use std::thread;
 /// A sending half, and the receiving half of the other end.
 fn lane() -> (Sending, Receiving) {
     let ((sending, _), (_, receiving)) =
-        transfer::create_pair(4096, 16_384, 0, false).expect("a small channel");
+        transfer::create_pair(4096, 16_384, 0, false, Default::default()).expect("a small channel");
     (sending, receiving)
 }
 
@@ -78,7 +78,7 @@ fn a_message_takes_the_memory_of_its_copy_along() {
 fn short_messages_after_a_long_one_have_the_memory_for_short_ones() {
     // The first segment holds all: a control record would lead to the slow path.
     let ((mut sending, _), (_, mut receiving)) =
-        transfer::create_pair(65_536, 65_536, 0, false).expect("a channel");
+        transfer::create_pair(65_536, 65_536, 0, false, Default::default()).expect("a channel");
     for len in [5000, 8, 8] {
         sending.stage_bytes(&vec![1; len], Format::Bytes).expect("room");
         sending.commit();
@@ -220,7 +220,7 @@ fn a_pool_is_mapped_before_a_sleep() {
 fn a_receiver_that_was_awake_is_woken() {
     const ROUNDS: u64 = if cfg!(miri) { 0 } else { 40 };
     let ((mut sending, _), (_, mut receiving)) =
-        transfer::create_pair(1 << 20, 1 << 20, 0, false).expect("a channel");
+        transfer::create_pair(1 << 20, 1 << 20, 0, false, Default::default()).expect("a channel");
     let taken = Arc::new(AtomicU64::new(0));
     let seen = taken.clone();
     let sender = thread::spawn(move || {

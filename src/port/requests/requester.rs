@@ -221,6 +221,7 @@ impl<Req, Resp> fmt::Debug for Requester<Req, Resp> {
                 let end = state.sender().endpoint();
                 out.field("pair", &format_args!("{:032x}", end.region().pair_id()))
                     .field("side", &end.outgoing())
+                    .field("labels", &end.shown_labels())
                     .field("open_calls", &state.calls.len())
                     .field("owed_cancellations", &state.owed())
                     .field("discarded", &state.discarded())

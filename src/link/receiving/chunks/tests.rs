@@ -20,7 +20,7 @@ fn bytes() -> Vec<u8> {
 /// A sending half with such a message posted, and the receiving half of the other end.
 fn lane() -> (Sending, Receiving) {
     let ((mut sending, _), (_, receiving)) =
-        transfer::create_pair(4096, 16 << 20, 0, false).expect("a channel");
+        transfer::create_pair(4096, 16 << 20, 0, false, Default::default()).expect("a channel");
     post(&mut sending, &bytes());
     (sending, receiving)
 }
@@ -78,7 +78,7 @@ fn a_message_whose_copy_has_begun_can_be_discarded() {
 #[test]
 fn a_message_with_a_list_is_copied_in_parts_before_its_packet_is_received() {
     let ((mut sending, _), (_, mut receiving)) =
-        transfer::create_pair(4096, 16 << 20, 0, false).expect("a channel");
+        transfer::create_pair(4096, 16 << 20, 0, false, Default::default()).expect("a channel");
     let file = memfd::create(4096).expect("a file");
     let mut items = [Outgoing::Descriptor(file.as_fd())];
     sending.post_bytes_with(&bytes(), Format::Bytes, &mut items).expect("room");
@@ -140,7 +140,7 @@ fn a_peer_that_is_trusted_meanwhile_has_its_message_lent() {
 #[test]
 fn a_peer_that_is_trusted_meanwhile_has_its_message_with_a_list_lent() {
     let ((mut sending, _), (_, mut receiving)) =
-        transfer::create_pair(4096, 16 << 20, 0, false).expect("a channel");
+        transfer::create_pair(4096, 16 << 20, 0, false, Default::default()).expect("a channel");
     let file = memfd::create(4096).expect("a file");
     let mut items = [Outgoing::Descriptor(file.as_fd())];
     sending.post_bytes_with(&bytes(), Format::Bytes, &mut items).expect("room");

@@ -1,0 +1,69 @@
+//! What people call a channel or an end. It travels in a capsule, as bytes of a fixed number.
+
+use std::fmt;
+
+/// Bytes of a label.
+pub(crate) const LABEL_LEN: usize = 32;
+
+/// A text of at most [`LABEL_LEN`] bytes without control characters. The empty one is none.
+#[derive(Clone, Copy, Default, PartialEq, Eq)]
+pub(crate) struct Label {
+    /// The text, and zeros.
+    bytes: [u8; LABEL_LEN],
+}
+
+impl Label {
+    pub(crate) const NONE: Label = Label { bytes: [0; LABEL_LEN] };
+
+    /// The beginning of a text, without its control characters.
+    pub(crate) fn new(text: &str) -> Label {
+        let (mut label, mut len) = (Label::NONE, 0);
+        for character in text.chars().filter(|character| !character.is_control()) {
+            let Some(place) = label.bytes.get_mut(len..len + character.len_utf8()) else { break };
+            character.encode_utf8(place);
+            len += character.len_utf8();
+        }
+        label
+    }
+
+    /// The label that another process has sent. What is no label is none.
+    pub(crate) fn from_bytes(bytes: [u8; LABEL_LEN]) -> Label {
+        let text = std::str::from_utf8(&bytes).unwrap_or("").trim_end_matches('\0');
+        Label::new(text)
+    }
+
+    pub(crate) fn to_bytes(self) -> [u8; LABEL_LEN] {
+        self.bytes
+    }
+
+    pub(crate) fn as_str(&self) -> &str {
+        let len = self.bytes.iter().position(|byte| *byte == 0).unwrap_or(LABEL_LEN);
+        std::str::from_utf8(&self.bytes[..len]).expect("it was made of characters")
+    }
+}
+
+impl fmt::Debug for Label {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Debug::fmt(self.as_str(), f)
+    }
+}
+
+#[cfg(all(test, not(messageport_loom)))]
+mod tests {
+    use super::{LABEL_LEN, Label};
+
+    #[test]
+    fn labels_are_short_texts() {
+        let long = "é".repeat(100);
+        assert_eq!(Label::new(&long).as_str(), "é".repeat(LABEL_LEN / 2));
+        assert_eq!(Label::new(&format!("x{long}")).as_str().len(), LABEL_LEN - 1);
+        assert_eq!(Label::new("a\0\u{1b}[31m\nb").as_str(), "a[31mb");
+        for label in ["", "prices", "ü", &"x".repeat(LABEL_LEN)].map(Label::new) {
+            assert_eq!(Label::from_bytes(label.to_bytes()), label);
+        }
+        let mut bytes = [0; LABEL_LEN];
+        bytes[..3].copy_from_slice(&[b'a', 0, b'b']);
+        assert_eq!(Label::from_bytes(bytes).as_str(), "ab");
+        assert_eq!(Label::from_bytes([0xff; LABEL_LEN]).as_str(), "");
+    }
+}
