@@ -513,7 +513,7 @@ impl fmt::Debug for BroadcastChannel {
 }
 
 /// Copies bytes, with room after them for a stamp.
-fn copy_of(bytes: &[u8]) -> Result<Vec<u8>, BroadcastError> {
+pub(super) fn copy_of(bytes: &[u8]) -> Result<Vec<u8>, BroadcastError> {
     let mut frame = Vec::new();
     frame.try_reserve_exact(bytes.len() + STAMP_LEN).map_err(|_| no_memory())?;
     frame.extend_from_slice(bytes);

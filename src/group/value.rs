@@ -1,7 +1,7 @@
 //! Plain data for many ports.
 
 use crate::error::{BroadcastError, PostError};
-use crate::group::broadcast::BroadcastChannel;
+use crate::group::broadcast::{BroadcastChannel, copy_of};
 use crate::group::collection::{CollectionError, CollectionMember, PortCollection};
 use crate::link::payload::encoded::encode_once;
 use crate::wire::record::Format;
@@ -32,6 +32,25 @@ impl BroadcastChannel {
         let encoded = encode_once(value);
         let encoded = encoded.map_err(|error| BroadcastError::Serialize(BoxedError::new(error)))?;
         self.post_all(encoded, Format::Value)
+    }
+
+    /// Posts plain data that was encoded before to every other member; never blocks. See
+    /// [`MessagePort::post_encoded_value`](crate::MessagePort::post_encoded_value).
+    ///
+    /// # Errors
+    /// As [`post_bytes`](Self::post_bytes).
+    ///
+    /// ```
+    /// use messageport::BroadcastChannel;
+    ///
+    /// # let name = format!("doc-encoded-{}", std::process::id());
+    /// let (one, other) = (BroadcastChannel::open(&name)?, BroadcastChannel::open(&name)?);
+    /// one.post_encoded_value(&[0xf5])?;
+    /// assert!(other.recv()?.value::<bool>()?);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn post_encoded_value(&self, encoded: &[u8]) -> Result<(), BroadcastError> {
+        self.post_all(copy_of(encoded)?, Format::Value)
     }
 }
 

@@ -115,9 +115,7 @@ impl Sender {
         bytes: &[u8],
         transfer: impl TransferList,
     ) -> Result<(), TransferError> {
-        self.post_with(transfer.into_list(), |sending, items| {
-            sending.post_bytes_with(bytes, Format::Bytes, items)
-        })
+        self.post_framed_with(bytes, Format::Bytes, transfer)
     }
 
     /// Posts text and what moves with it. See
@@ -262,6 +260,18 @@ impl Sender {
     /// Posts bytes together with their format.
     pub(crate) fn post_framed(&self, bytes: &[u8], format: Format) -> Result<(), PostError> {
         self.post_as(bytes, format)
+    }
+
+    /// Posts bytes together with their format, and what moves with them.
+    pub(crate) fn post_framed_with(
+        &self,
+        bytes: &[u8],
+        format: Format,
+        transfer: impl TransferList,
+    ) -> Result<(), TransferError> {
+        self.post_with(transfer.into_list(), |sending, items| {
+            sending.post_bytes_with(bytes, format, items)
+        })
     }
 
     /// Posts an archive that was serialised before.

@@ -69,6 +69,38 @@ impl MessagePort {
     ) -> Result<(), TransferError> {
         self.sender().post_value_with(value, transfer)
     }
+
+    /// Posts plain data that was encoded before: by another codec, in another language.
+    ///
+    /// `encoded` is one data item of CBOR, as `docs/layout.md` describes it. It is not checked here,
+    /// as the receiver checks it: anything else is a [`MessageError::Value`] there. The bytes are
+    /// copied once.
+    ///
+    /// # Errors
+    /// As [`post_bytes`](Self::post_bytes).
+    ///
+    /// ```
+    /// let channel = messageport::MessageChannel::new()?;
+    /// channel.port1.post_encoded_value(&[0x82, 0x07, 0x61, b'x'])?;
+    /// assert_eq!(channel.port2.recv()?.value::<(u32, String)>()?, (7, "x".to_string()));
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn post_encoded_value(&self, encoded: &[u8]) -> Result<(), PostError> {
+        self.sender().post_framed(encoded, Format::Value)
+    }
+
+    /// Posts plain data that was encoded before, and moves what is in the list; see
+    /// [`post_encoded_value`](Self::post_encoded_value).
+    ///
+    /// # Errors
+    /// [`TransferError`] with the reason and the list; nothing has moved then.
+    pub fn post_encoded_value_with(
+        &self,
+        encoded: &[u8],
+        transfer: impl TransferList,
+    ) -> Result<(), TransferError> {
+        self.sender().post_framed_with(encoded, Format::Value, transfer)
+    }
 }
 
 /// Plain data, with the feature `value`.

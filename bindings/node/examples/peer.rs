@@ -1,14 +1,18 @@
 //! The Rust end of the tests and examples of the package: what it does is its first argument.
 
 use messageport::{
-    BroadcastChannel, Buffer, Format, MessageChannel, MessageEvent, MessagePort, Transferable,
-    Worker, parent_port,
+    BroadcastChannel, Buffer, Format, MessageChannel, MessageEvent, MessagePort, PostError,
+    Transferable, Value, Worker, parent_port,
 };
+use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
 use std::env;
 use std::error::Error;
 use std::fs;
 use std::io::{Seek, SeekFrom, Write};
 use std::process::Command;
+use std::thread;
+use std::time::Duration;
 
 type Outcome = Result<(), Box<dyn Error>>;
 
@@ -17,6 +21,8 @@ fn main() -> Outcome {
     let rest = arguments.get(1..).unwrap_or_default();
     match arguments.first().map(String::as_str) {
         Some("echo") => echo(&parent_port()?),
+        Some("values") => values(&parent_port()?),
+        Some("orders") => orders(&parent_port()?),
         Some("frames") => frames(&parent_port()?),
         Some("ports") => ports(&parent_port()?),
         Some("hostile") => hostile(&parent_port()?, rest),
@@ -34,6 +40,7 @@ fn echo(port: &MessagePort) -> Outcome {
         match event.format() {
             Format::Text => port.post_text_with(event.text()?, list)?,
             Format::Bytes => port.post_bytes_with(event.bytes(), list)?,
+            Format::Value => port.post_encoded_value_with(event.bytes(), list)?,
             other => return Err(format!("unexpected {other:?}").into()),
         }
     }
@@ -45,6 +52,46 @@ fn taken(event: &MessageEvent<'_>) -> Result<Vec<Transferable>, Box<dyn Error>> 
     list.extend(event.take_buffers()?.into_iter().map(Transferable::from));
     list.extend(event.take_descriptors()?.into_iter().map(Transferable::from));
     Ok(list)
+}
+
+/// Decodes each value and encodes it again, so that both codecs have seen it.
+fn values(port: &MessagePort) -> Outcome {
+    for event in port {
+        port.post_value(&event.value::<Value>()?)?;
+    }
+    Ok(())
+}
+
+#[derive(Debug, Deserialize)]
+struct Order {
+    item: String,
+    count: u32,
+    #[serde(default)]
+    notes: Vec<String>,
+}
+
+#[derive(Serialize)]
+struct Receipt {
+    total: f64,
+    items: BTreeMap<String, u32>,
+}
+
+/// Reads what JavaScript posts as types of its own, and answers with one.
+fn orders(port: &MessagePort) -> Outcome {
+    for event in port {
+        match event.value::<Vec<Order>>() {
+            Ok(orders) => {
+                let total = orders.iter().map(|order| 2.5 * f64::from(order.count)).sum();
+                let notes: usize = orders.iter().map(|order| order.notes.len()).sum();
+                let mut items: BTreeMap<_, _> =
+                    orders.into_iter().map(|order| (order.item, order.count)).collect();
+                items.insert("notes".to_string(), notes as u32);
+                port.post_value(&Receipt { total, items })?;
+            }
+            Err(error) => port.post_text(&error.to_string())?,
+        }
+    }
+    Ok(())
 }
 
 /// Inverts the pixels of frames: each message brings one in a buffer.
@@ -104,33 +151,45 @@ fn hostile(port: &MessagePort, rest: &[String]) -> Outcome {
         if event.format() == Format::Text {
             break;
         }
-        samples.push(event.bytes().to_vec());
+        samples.push((event.format(), event.bytes().to_vec()));
     }
     for _ in 0..number(rest, 10_000) {
-        let mut bytes = samples[random.below(samples.len())].clone();
+        let (format, mut bytes) = samples[random.below(samples.len())].clone();
+        // The mark of a clone stays.
+        let start = if format == Format::Value { 0 } else { 8 };
+        let len = bytes.len() - start;
         match random.below(4) {
-            // Random bytes behind the mark.
+            // Random bytes.
             0 => {
-                bytes.truncate(8);
+                bytes.truncate(start);
                 let len = random.below(64);
                 bytes.extend((0..len).map(|_| random.next() as u8));
             }
-            // A clone with some bytes changed: tags, lengths, indices.
+            // Some bytes changed: tags, lengths, indices.
             1 => {
                 for _ in 0..=random.below(4) {
-                    let at = 8 + random.below(bytes.len() - 8);
-                    bytes[at] = random.next() as u8;
+                    bytes[start + random.below(len)] = random.next() as u8;
                 }
             }
-            // One that ends early.
-            2 => bytes.truncate(8 + random.below(bytes.len() - 8)),
+            // An end that comes early.
+            2 => bytes.truncate(start + random.below(len)),
             // A length of up to 2^32 - 1 somewhere.
             _ => {
-                let at = 10 + random.below(bytes.len() - 10);
+                let at = start + random.below(len);
                 bytes.splice(at..at, [0xff, 0xff, 0xff, 0xff, 0x0f]);
             }
         }
-        port.post_bytes_timeout(&bytes, std::time::Duration::MAX)?;
+        // Everything fits: the other end receives, or the post is tried again.
+        loop {
+            let posted = match format {
+                Format::Value => port.post_encoded_value(&bytes),
+                _ => port.post_bytes(&bytes),
+            };
+            match posted {
+                Err(PostError::QueueFull { .. }) => thread::sleep(Duration::from_millis(1)),
+                posted => break posted?,
+            }
+        }
     }
     port.post_message(&7u64)?;
     port.post_text_with("with a file", [fs::File::open("/dev/null")?.into()])?;

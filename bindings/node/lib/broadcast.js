@@ -3,6 +3,7 @@
 
 const native = require('./native.js');
 const clone = require('./clone.js');
+const valueCodec = require('./value.js');
 const { loop, readMessage, takers, watched } = require('./port.js');
 const { Values } = require('./values.js');
 const {
@@ -116,6 +117,8 @@ function post(handle, value) {
       value.length <= LONGEST && !clone.isMarked(value)) {
     return native.broadcastBytes(handle, value);
   }
+  const length = valueCodec.encode(value);
+  if (length > 0) return native.broadcastValue(handle, valueCodec.room, length);
   const bytes = clone.serialize(value, new Map(), []);
   if (bytes.length > LONGEST) {
     throw dataCloneError(`a message of ${bytes.length} bytes is too long for a broadcast channel: ` +

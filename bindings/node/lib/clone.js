@@ -109,9 +109,11 @@ function isMarked(bytes) {
   return true;
 }
 
-/** Reads the content of a message that was posted as bytes. */
-function readBytes(content, hosts) {
-  const bytes = new Uint8Array(content);
+/**
+ * Reads the content of a message that was posted as bytes. A clone is copied out of them, plain
+ * bytes are returned as they are.
+ */
+function readBytes(bytes, hosts) {
   if (!isMarked(bytes)) return bytes;
   switch (bytes[HEADER_LENGTH - 1]) {
     case CLONE:

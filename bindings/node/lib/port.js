@@ -5,6 +5,7 @@ const { inspect } = require('node:util');
 const workerThreads = require('node:worker_threads');
 const native = require('./native.js');
 const clone = require('./clone.js');
+const valueCodec = require('./value.js');
 const { FileDescriptor, Transfer, listOf } = require('./transfer.js');
 const { Values } = require('./values.js');
 const {
@@ -17,6 +18,9 @@ const BYTES = 0;
 const TEXT = 1;
 const UNREADABLE = 2;
 const CLOSE = 3;
+const VALUE = 4;
+const SCRATCH_BYTES = 5;
+const SCRATCH_VALUE = 6;
 const KEPT = 1;
 const LATER = 2;
 const LOOP = 4;
@@ -35,7 +39,7 @@ const states = new WeakMap();
 /** Has the native part call `take` of the state of each target. */
 const loop = native.init(function dispatch(kind, content, attached) {
   takers.get(this)?.(kind, content, attached);
-});
+}, valueCodec.room.buffer);
 /** What takes the events of each target that is watched. */
 const takers = new WeakMap();
 
@@ -132,17 +136,28 @@ function readMessage(kind, content, attached) {
   const ports = handles.map(createPort);
   const descriptors = numbers.map((fd) => new FileDescriptor(fd));
   try {
-    if (kind === TEXT) return { type: 'message', value: content, ports, buffers, descriptors };
-    if (kind === BYTES) {
-      const value = clone.readBytes(content, { ports, buffers, descriptors });
+    if (kind !== UNREADABLE) {
+      const value = readContent(kind, content, { ports, buffers, descriptors });
       return { type: 'message', value, ports, buffers, descriptors };
     }
-    const text = kind === UNREADABLE ? content : 'the message has an unknown form';
-    return { type: 'messageerror', value: dataCloneError(text), ...NOTHING };
+    return { type: 'messageerror', value: dataCloneError(content), ...NOTHING };
   } catch (error) {
     ports.forEach((port) => port.close());
     descriptors.forEach((descriptor) => descriptor.close());
     return { type: 'messageerror', value: error, ...NOTHING };
+  }
+}
+
+/** Reads the content before the next one is received, which uses the same scratch memory. */
+function readContent(kind, content, hosts) {
+  const { room } = valueCodec;
+  switch (kind) {
+    case TEXT: return content;
+    case BYTES: return clone.readBytes(new Uint8Array(content), hosts);
+    case SCRATCH_BYTES: return clone.readBytes(room.subarray(0, content), hosts);
+    case SCRATCH_VALUE: return valueCodec.decode(room, content);
+    case VALUE: return valueCodec.decode(Buffer.from(content), content.byteLength);
+    default: throw dataCloneError('the message has a form that this version does not know');
   }
 }
 
@@ -200,17 +215,45 @@ function post(state, value, options) {
       state.posted(native.postBytes(handle, value));
       return;
     }
+    if (postValue(state, value)) return;
   }
   postWith(state, value, new Transfer(list, isPort, state.port));
 }
 
+/** Posts a value as plain data, which every language reads, if it is that. */
+function postValue(state, value) {
+  const length = valueCodec.encode(value);
+  if (length === 0 || length > state.longest) return false;
+  if (!state.isDetached) state.posted(native.postValue(state.handle, valueCodec.room, length));
+  return true;
+}
+
+/**
+ * What is posted: the content, the call that posts it, its further arguments, and the buffers that
+ * move as memory of their own.
+ */
+function contentOf(value, transfer, longest) {
+  const { buffers } = transfer;
+  if (isText(value, longest)) return { call: native.postText, content: value, long: buffers };
+  if (isBytes(value, longest) && !buffers.includes(value.buffer)) {
+    return { call: native.postBytes, content: value, long: buffers };
+  }
+  const length = valueCodec.encode(value, buffers);
+  if (length > 0 && length <= longest) {
+    const content = valueCodec.room;
+    return { call: native.postValue, content, rest: [length], long: buffers };
+  }
+  const { long } = transfer;
+  const content = clone.serialize(value, transfer.places, long);
+  return { call: native.postBytes, content, isClone: true, long };
+}
+
 /** Posts what may be anything, with a transfer list. */
 function postWith(state, value, transfer) {
-  const { handle, longest } = state;
-  const isPlain = isText(value, longest) ||
-    (isBytes(value, longest) && !transfer.buffers.includes(value.buffer));
-  const long = isPlain ? transfer.buffers : transfer.long;
-  let content = isPlain ? value : clone.serialize(value, transfer.places, long);
+  postContent(state, transfer, contentOf(value, transfer, state.longest));
+}
+
+function postContent(state, transfer, { call, content, rest = [], isClone = false, long }) {
   transfer.checkOpen(isOpen);
   const isLost = state.isDetached;
   // From here on nothing fails for a fault of the program.
@@ -222,13 +265,11 @@ function postWith(state, value, transfer) {
     transfer.closeFiles();
     return;
   }
-  if (!isPlain && content.length > longest / 4) {
-    moving.unshift(native.copyShared(content.subarray(clone.HEADER_LENGTH)));
-    content = clone.SPILLED_HEADER;
-  }
+  const isSpilled = isClone && content.length > state.longest / 4;
+  if (isSpilled) moving.unshift(native.copyShared(content.subarray(clone.HEADER_LENGTH)));
+  const header = isSpilled ? clone.SPILLED_HEADER : content;
   try {
-    const postContent = typeof content === 'string' ? native.postText : native.postBytes;
-    state.posted(postContent(handle, content, [...ports, ...moving], transfer.numbers));
+    state.posted(call(state.handle, header, ...rest, [...ports, ...moving], transfer.numbers));
   } finally {
     transfer.closeFiles();
   }
@@ -251,6 +292,20 @@ class MessagePort extends NodeEventTarget {
       throw codedError(TypeError, 'ERR_MISSING_ARGS', 'The "message" argument must be specified');
     }
     post(state, value, options);
+  }
+
+  /**
+   * Posts plain data for a program in another language, however long it is.
+   *
+   * @param {*} value
+   * @param {Array|{transfer: Array}} [options] what moves with it, and is not in the value
+   */
+  postValue(value, options) {
+    const state = stateOf(this);
+    const transfer = new Transfer(listOf(options), isPort, this);
+    const content = valueCodec.encodeStrictly(value);
+    postContent(state, transfer,
+      { call: native.postValue, content, rest: [content.length], long: transfer.buffers });
   }
 
   /** Delivers messages as events from now on. */

@@ -91,6 +91,13 @@ pub fn broadcast_text(handle: &External<Rc<MemberCell>>, text: String) -> Result
     post(handle, |channel| channel.post_text(&text))
 }
 
+/// Posts the first `len` of the bytes, which are plain data in CBOR, to all other members.
+#[napi]
+pub fn broadcast_value(handle: &External<Rc<MemberCell>>, bytes: &[u8], len: u32) -> Result<u32> {
+    let encoded = bytes.get(..len as usize).unwrap_or_default();
+    post(handle, |channel| channel.post_encoded_value(encoded))
+}
+
 fn post(
     handle: &External<Rc<MemberCell>>,
     post: impl FnOnce(&BroadcastChannel) -> std::result::Result<(), BroadcastError>,

@@ -18,6 +18,11 @@ pub enum Kind {
     Unreadable = 2,
     /// The conversation has ended, with the reason as a string.
     Close = 3,
+    /// Plain data in CBOR, as an `ArrayBuffer`.
+    Value = 4,
+    /// As `Bytes` and `Value`, in the scratch memory: the content is the length.
+    ScratchBytes = 5,
+    ScratchValue = 6,
 }
 
 /// The arguments of the event of a port's message: its kind, its content, and what came with it:
@@ -35,7 +40,16 @@ pub fn arguments<'s>(scope: &Scope<'s>, event: &MessageEvent<'_>) -> Vec<Value<'
 /// The arguments of the event of a message that carries nothing.
 pub fn content<'s>(scope: &Scope<'s>, format: Format, bytes: &[u8]) -> Vec<Value<'s>> {
     match format {
+        // Plain bytes become an object of the program, so they need memory of their own.
+        Format::Bytes if bytes.starts_with(MARK) => match scope.in_scratch(bytes) {
+            Some(len) => vec![scope.number(Kind::ScratchBytes as u32), len],
+            None => vec![scope.number(Kind::Bytes as u32), scope.array_buffer(bytes)],
+        },
         Format::Bytes => vec![scope.number(Kind::Bytes as u32), scope.array_buffer(bytes)],
+        Format::Value => match scope.in_scratch(bytes) {
+            Some(len) => vec![scope.number(Kind::ScratchValue as u32), len],
+            None => vec![scope.number(Kind::Value as u32), scope.array_buffer(bytes)],
+        },
         Format::Text => match str::from_utf8(bytes) {
             Ok(text) => vec![scope.number(Kind::Text as u32), scope.text(text)],
             Err(error) => unreadable(scope, &format!("the message is no text: {error}")),
@@ -81,6 +95,9 @@ pub fn unreadable<'s>(scope: &Scope<'s>, reason: &str) -> Vec<Value<'s>> {
 pub fn close<'s>(scope: &Scope<'s>, reason: &str) -> Vec<Value<'s>> {
     vec![scope.number(Kind::Close as u32), scope.text(reason)]
 }
+
+/// What a clone begins with; see `lib/clone.js`.
+const MARK: &[u8] = b"\x89mpjs\r\n";
 
 const ARCHIVE: &str = "the message is an rkyv archive, which only a Rust program can read: have the \
                        peer post text, bytes or a value";

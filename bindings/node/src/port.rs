@@ -3,7 +3,7 @@
 use crate::message;
 use crate::raw::{self, Calls, Loop, Scope, Source, Turn, Value, Watch};
 use messageport::{
-    Buffer, MessageChannel, MessagePort, PostError, RecvError, TransferError, Transferable,
+    Buffer, Format, MessageChannel, MessagePort, PostError, RecvError, TransferError, Transferable,
 };
 use napi::bindgen_prelude::{Array, External, ExternalRef, Function, Object};
 use napi::{Env, Error, Result};
@@ -67,7 +67,7 @@ pub struct PortCell {
 /// A message that waits for room.
 struct Pending {
     content: Vec<u8>,
-    is_text: bool,
+    format: Format,
     list: Vec<Item>,
 }
 
@@ -183,12 +183,12 @@ impl PortCell {
     }
 
     /// Posts, or keeps the message until there is room.
-    fn post(&self, content: &[u8], is_text: bool, list: Vec<Item>) -> Result<Posted> {
+    fn post(&self, content: &[u8], format: Format, list: Vec<Item>) -> Result<Posted> {
         let mut list = list;
         if self.outbox.borrow().is_empty() && list.iter_mut().all(Item::settle) {
             let port = self.port.borrow();
             let Some(port) = port.as_ref() else { return Ok(Posted::Lost) };
-            match post_now(port, content, is_text, list) {
+            match post_now(port, content, format, list) {
                 Ok(()) => return Ok(Posted::Sent),
                 Err((error, back)) => match after(&error) {
                     Posted::Sent => return Err(fail(error)),
@@ -203,7 +203,7 @@ impl PortCell {
             }
         }
         let content = content.to_vec();
-        self.outbox.borrow_mut().push_back(Pending { content, is_text, list });
+        self.outbox.borrow_mut().push_back(Pending { content, format, list });
         Ok(self.flush().posted)
     }
 
@@ -221,7 +221,7 @@ impl PortCell {
             }
             let port = self.port.borrow();
             let Some(port) = port.as_ref() else { break Posted::Lost };
-            let posted = post_now(port, &pending.content, pending.is_text, pending.list);
+            let posted = post_now(port, &pending.content, pending.format, pending.list);
             let Err((error, list)) = posted else { continue };
             let state = after(&error);
             if !matches!(state, Posted::Kept | Posted::Later) {
@@ -311,21 +311,24 @@ impl Item {
 fn post_now(
     port: &MessagePort,
     content: &[u8],
-    is_text: bool,
+    format: Format,
     list: Vec<Item>,
 ) -> std::result::Result<(), (PostError, Vec<Item>)> {
-    let text = if is_text { std::str::from_utf8(content).ok() } else { None };
+    // What is posted as text comes from a string.
+    let text = || str::from_utf8(content).unwrap_or_default();
     if list.is_empty() {
-        let posted = match text {
-            Some(text) => port.post_text(text),
-            None => port.post_bytes(content),
+        let posted = match format {
+            Format::Text => port.post_text(text()),
+            Format::Value => port.post_encoded_value(content),
+            _ => port.post_bytes(content),
         };
         return posted.map_err(|error| (error, list));
     }
     let list: Vec<Transferable> = list.into_iter().filter_map(Item::into_transferable).collect();
-    let posted = match text {
-        Some(text) => port.post_text_with(text, list),
-        None => port.post_bytes_with(content, list),
+    let posted = match format {
+        Format::Text => port.post_text_with(text(), list),
+        Format::Value => port.post_encoded_value_with(content, list),
+        _ => port.post_bytes_with(content, list),
     };
     posted
         .map_err(TransferError::into_parts)
@@ -365,10 +368,10 @@ pub(crate) fn fail(error: impl std::error::Error) -> Error {
 
 // What JavaScript calls.
 
-/// The loop of this environment; `dispatch` takes the events.
+/// The loop of this environment; `dispatch` takes the events, with short contents in `scratch`.
 #[napi]
-pub fn init(env: &Env, dispatch: Function<'_>) -> Result<External<Loop>> {
-    Ok(External::new(Loop::new(env, &dispatch)?))
+pub fn init(env: &Env, dispatch: Function<'_>, scratch: Object<'_>) -> Result<External<Loop>> {
+    Ok(External::new(Loop::new(env, &dispatch, &scratch)?))
 }
 
 /// Makes a channel: the handles of its ports. A limit of 0 is the default.
@@ -448,7 +451,7 @@ pub fn post_bytes(
     list: Option<Array<'_>>,
     descriptors: Option<Vec<i32>>,
 ) -> Result<u32> {
-    post(handle, bytes, false, list, descriptors)
+    post(handle, bytes, Format::Bytes, list, descriptors)
 }
 
 /// Posts text.
@@ -459,13 +462,26 @@ pub fn post_text(
     list: Option<Array<'_>>,
     descriptors: Option<Vec<i32>>,
 ) -> Result<u32> {
-    post(handle, text.as_bytes(), true, list, descriptors)
+    post(handle, text.as_bytes(), Format::Text, list, descriptors)
+}
+
+/// Posts the first `len` of the bytes, which are plain data in CBOR.
+#[napi]
+pub fn post_value(
+    handle: &External<Handle>,
+    bytes: &[u8],
+    len: u32,
+    list: Option<Array<'_>>,
+    descriptors: Option<Vec<i32>>,
+) -> Result<u32> {
+    let encoded = bytes.get(..len as usize).unwrap_or_default();
+    post(handle, encoded, Format::Value, list, descriptors)
 }
 
 fn post(
     handle: &External<Handle>,
     content: &[u8],
-    is_text: bool,
+    format: Format,
     list: Option<Array<'_>>,
     descriptors: Option<Vec<i32>>,
 ) -> Result<u32> {
@@ -489,7 +505,7 @@ fn post(
     for number in descriptors.unwrap_or_default() {
         items.push(Item::Ready(raw::duplicate(number).map_err(fail)?.into()));
     }
-    Ok(cell.post(content, is_text, items)? as u32)
+    Ok(cell.post(content, format, items)? as u32)
 }
 
 fn no_handle() -> Error {

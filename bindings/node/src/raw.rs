@@ -51,6 +51,8 @@ struct LoopInner {
     env: sys::napi_env,
     uv: *mut sys::uv_loop_s,
     dispatch: Cell<sys::napi_ref>,
+    /// An `ArrayBuffer` for short contents: they are read before the next one is written.
+    scratch: Cell<sys::napi_ref>,
     watches: RefCell<Vec<Weak<Inner>>>,
     /// Handles of libuv whose memory is not given back yet.
     open_handles: Cell<usize>,
@@ -60,20 +62,24 @@ struct LoopInner {
 
 impl Loop {
     /// The loop of this environment. `dispatch` is called for each event, with the target as
-    /// `this`.
-    pub fn new(env: &Env, dispatch: &Function<'_>) -> Result<Loop> {
+    /// `this`. `scratch` is an `ArrayBuffer` in which short contents are handed over.
+    pub fn new(env: &Env, dispatch: &Function<'_>, scratch: &Object<'_>) -> Result<Loop> {
         let mut uv = ptr::null_mut();
         // SAFETY: (thread) `env` is the environment of the running call.
         check(unsafe { sys::napi_get_uv_event_loop(env.raw(), &mut uv) }, "the event loop")?;
-        let mut reference = ptr::null_mut();
+        let [mut reference, mut memory] = [ptr::null_mut(); 2];
         // SAFETY: (thread) the function is a value of the running call.
         let made =
             unsafe { sys::napi_create_reference(env.raw(), dispatch.raw(), 1, &mut reference) };
+        check(made, "a reference")?;
+        // SAFETY: (thread) the object is a value of the running call.
+        let made = unsafe { sys::napi_create_reference(env.raw(), scratch.raw(), 1, &mut memory) };
         check(made, "a reference")?;
         let inner = Rc::new(LoopInner {
             env: env.raw(),
             uv,
             dispatch: Cell::new(reference),
+            scratch: Cell::new(memory),
             watches: RefCell::default(),
             open_handles: Cell::new(0),
             is_ending: Cell::new(false),
@@ -121,9 +127,11 @@ unsafe extern "C" fn on_cleanup(_: sys::napi_async_cleanup_hook_handle, data: *m
     for watch in watches.iter().filter_map(Weak::upgrade) {
         watch.close();
     }
-    let reference = inner.dispatch.replace(ptr::null_mut());
-    // SAFETY: (environment) it still exists while its hooks run; the reference is deleted once.
-    unsafe { sys::napi_delete_reference(inner.env, reference) };
+    for reference in [&inner.dispatch, &inner.scratch] {
+        let reference = reference.replace(ptr::null_mut());
+        // SAFETY: (environment) it still exists while its hooks run; each is deleted once.
+        unsafe { sys::napi_delete_reference(inner.env, reference) };
+    }
     inner.end_if_done();
 }
 
@@ -321,7 +329,8 @@ impl Calls<'_> {
         if unsafe { sys::napi_open_handle_scope(env, &mut handle) } != sys::Status::napi_ok {
             return false;
         }
-        if let Some(values) = arguments(&Scope { env, scope: PhantomData }) {
+        let scratch = self.inner.of.scratch.get();
+        if let Some(values) = arguments(&Scope { env, scratch, scope: PhantomData }) {
             self.call(&values);
         }
         // SAFETY: it was opened above, and no value of it is used after this.
@@ -400,6 +409,8 @@ extern "C" fn on_closed(handle: *mut UvHandle) {
 /// Values that are made inside one handle scope.
 pub struct Scope<'s> {
     env: sys::napi_env,
+    /// Null in a call from JavaScript, which may be in the middle of reading what is there.
+    scratch: sys::napi_ref,
     scope: PhantomData<&'s ()>,
 }
 
@@ -413,7 +424,7 @@ pub struct Value<'s> {
 impl<'s> Scope<'s> {
     /// The scope of the running call.
     pub fn of_call(env: &'s Env) -> Scope<'s> {
-        Scope { env: env.raw(), scope: PhantomData }
+        Scope { env: env.raw(), scratch: ptr::null_mut(), scope: PhantomData }
     }
 
     fn value(&self, raw: sys::napi_value) -> Value<'s> {
@@ -447,6 +458,25 @@ impl<'s> Scope<'s> {
             unsafe { sys::napi_create_string_utf8(self.env, start, len, &mut raw) }
         };
         self.or_undefined(status, raw)
+    }
+
+    /// Copies short bytes into the scratch memory. Returns their number, or `None` if they do not
+    /// fit or must not go there.
+    pub fn in_scratch(&self, bytes: &[u8]) -> Option<Value<'s>> {
+        if self.scratch.is_null() {
+            return None;
+        }
+        let (mut memory, mut start, mut len) = (ptr::null_mut(), ptr::null_mut(), 0);
+        // SAFETY: (environment); the reference exists until the loop ends.
+        unsafe { sys::napi_get_reference_value(self.env, self.scratch, &mut memory) };
+        // SAFETY: (thread), (environment); Node-API checks the type.
+        unsafe { sys::napi_get_arraybuffer_info(self.env, memory, &mut start, &mut len) };
+        if bytes.len() > len || start.is_null() {
+            return None;
+        }
+        // SAFETY: it was just seen that the memory has room; Rust has no reference to it.
+        unsafe { ptr::copy_nonoverlapping(bytes.as_ptr(), start.cast(), bytes.len()) };
+        Some(self.number(bytes.len() as u32))
     }
 
     /// An `ArrayBuffer` with a copy of the bytes; `undefined` if there is no memory for it.

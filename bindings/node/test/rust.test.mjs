@@ -35,6 +35,67 @@ test('text, bytes and clones pass through a Rust program unchanged', async () =>
   assert.deepEqual(await once(worker, 'exit'), [0, null]);
 });
 
+test('plain data keeps its types through the codecs of both languages', async () => {
+  const worker = start('values');
+  const values = [
+    null, undefined, true, false, 0, -1, 23, 24, 255, 256, 65535, 65536, 2 ** 32, 2 ** 53 - 1,
+    -(2 ** 53) + 1, 2 ** 53, 1.5, -0, NaN, Infinity, -Infinity, 1e300, 0.1, 0n, -1n, 1n, 255n,
+    2n ** 64n, -(2n ** 100n), { s: 'text' }, ['', 'x'.repeat(23), 'x'.repeat(24), 'ünï ✓ 😀'],
+    { '': 1, a: { b: [{}] }, __proto__x: 1 }, new Map([[1, 'a'], ['k', new Map([[2, 3]])]]), [[], [[]]],
+    new Date(0), new Date(1234567890123), new Date(-1),
+    { bytes: new Uint8Array([1, 2, 3]), none: new Uint8Array(0) },
+    { long: 'x'.repeat(70_000) }, Array.from({ length: 900 }, (_, index) => index),
+  ];
+  for (const value of values) {
+    worker.port.postValue(value);
+    assert.deepStrictEqual(await next(worker), value);
+  }
+  worker.port.postValue(new Date(NaN));
+  assert.ok(Number.isNaN((await next(worker)).getTime()));
+  const own = JSON.parse('{"__proto__": 1}');
+  worker.port.postValue(own);
+  assert.deepStrictEqual(Object.entries(await next(worker)), [['__proto__', 1]]);
+  await worker.terminate();
+});
+
+test('Rust reads what JavaScript posts as its own types, and answers', async () => {
+  const worker = start('orders');
+  worker.postMessage([{ item: 'lamp', count: 2 }, { item: 'desk', count: 1, notes: ['a', 'b'] }]);
+  assert.deepEqual(await next(worker), { total: 7.5, items: { desk: 1, lamp: 2, notes: 2 } });
+  worker.postMessage([{ item: 'lamp', count: 'two' }]);
+  assert.match(await next(worker), /count/);
+  await worker.terminate();
+});
+
+test('what cannot cross languages is an error that names the place', () => {
+  const { port1, port2 } = new MessageChannel();
+  const cycle = { a: [] };
+  cycle.a.push({ cycle });
+  class Point { x = 1; }
+  const wrong = [
+    [{ a: [1, { f() {} }] }, /value\.a\[1\]\.f is a function/],
+    [cycle, /value\.a\[0\]\.cycle is an object inside itself/],
+    [{ s: Symbol('s') }, /value\.s is a symbol/],
+    [{ e: new Error('e') }, /value\.e is a Error/],
+    [{ 'a b': /x/ }, /value\[a b\] is a RegExp/],
+    [{ p: new Proxy({}, {}) }, /value\.p is a Proxy/],
+    [{ port: port2 }, /value\.port is a MessagePort/],
+    [{ t: '\ud800' }, /value\.t is a text with half/],
+  ];
+  for (const [value, text] of wrong) {
+    assert.throws(() => port1.postValue(value), (error) => (
+      error.name === 'DataCloneError' && text.test(error.message)));
+  }
+  assert.equal(receiveMessageOnPort(port2), undefined);
+  const twice = { x: 1 };
+  port1.postValue({ twice: [twice, twice], point: new Point(), set: new Set([1]),
+    floats: new Float32Array(1), hole: [, 1] });
+  assert.deepEqual(receiveMessageOnPort(port2).message, {
+    twice: [{ x: 1 }, { x: 1 }], point: { x: 1 }, set: [1],
+    floats: new Uint8Array(4), hole: [undefined, 1],
+  });
+});
+
 test('ports, buffers and descriptors pass through a Rust program', async () => {
   const worker = start('echo');
   const { port1, port2 } = new MessageChannel();
@@ -123,6 +184,8 @@ test('a hostile peer causes `messageerror`, and nothing else', async () => {
   const cycle = {};
   cycle.self = [cycle, cycle];
   for (const sample of [...samples, cycle]) worker.postMessage(sample);
+  // A shared object makes a clone of what would be a plain value.
+  for (const sample of samples) worker.postMessage([cycle, sample]);
   worker.postMessage('go');
   let messages = 0;
   let errors = 0;
