@@ -72,9 +72,8 @@ impl MessagePort {
 
     /// Posts plain data that was encoded before: by another codec, in another language.
     ///
-    /// `encoded` is one data item of CBOR, as `docs/layout.md` describes it. It is not checked here,
-    /// as the receiver checks it: anything else is a [`MessageError::Value`] there. The bytes are
-    /// copied once.
+    /// `encoded` is one data item of CBOR; see `docs/layout.md`. The receiver checks it:
+    /// anything else is a [`MessageError::Value`] there. The bytes are copied once.
     ///
     /// # Errors
     /// As [`post_bytes`](Self::post_bytes).

@@ -1,10 +1,11 @@
 'use strict';
 // `BroadcastChannel`: all programs of this user that joined a name.
 
+const { inspect } = require('node:util');
 const native = require('./native.js');
 const clone = require('./clone.js');
 const valueCodec = require('./value.js');
-const { loop, readMessage, takers, watched } = require('./port.js');
+const { isTransferable, loop, readMessage, takers, watched } = require('./port.js');
 const { Values } = require('./values.js');
 const {
   NodeEventTarget, codedError, createHostTarget, dataCloneError, defineHandler, kCreateEvent,
@@ -96,6 +97,15 @@ class BroadcastChannel extends NodeEventTarget {
     return new Values(this, () => {});
   }
 
+  [inspect.custom](depth, options) {
+    const member = memberOf(this);
+    if (depth < 0) return 'BroadcastChannel';
+    const shown = { name: member.name, active: member.handle !== undefined };
+    return `BroadcastChannel ${inspect(shown, {
+      ...options, depth: options.depth === null ? null : options.depth - 1,
+    })}`;
+  }
+
   get [Symbol.toStringTag]() {
     return 'BroadcastChannel';
   }
@@ -119,10 +129,10 @@ function post(handle, value) {
   }
   const length = valueCodec.encode(value);
   if (length > 0) return native.broadcastValue(handle, valueCodec.room, length);
-  const bytes = clone.serialize(value, new Map(), []);
+  const bytes = clone.serialize(value, new Map(), [], isTransferable);
   if (bytes.length > LONGEST) {
-    throw dataCloneError(`a message of ${bytes.length} bytes is too long for a broadcast channel: ` +
-      `expected at most ${LONGEST} bytes; send it through a port`);
+    throw dataCloneError(`a message of ${bytes.length} bytes is too long for a broadcast ` +
+      `channel: expected at most ${LONGEST} bytes; send it through a port`);
   }
   return native.broadcastBytes(handle, bytes);
 }

@@ -26,18 +26,20 @@ const SPILLED_HEADER = Buffer.concat([MARK, Buffer.from([SPILLED])]);
 
 class CloneSerializer extends v8.Serializer {
   #transferred;
+  #transferable;
 
-  constructor(transferred) {
+  constructor(transferred, transferable) {
     super();
     this.#transferred = transferred;
+    this.#transferable = transferable;
   }
 
   _writeHostObject(object) {
     const place = this.#transferred.get(object);
     if (place === undefined) {
-      const name = object?.constructor?.name ?? 'Object';
-      throw dataCloneError(`${name} object could not be cloned: expected plain data; a port or ` +
-        'descriptor has to be in the transfer list');
+      throw dataCloneError(this.#transferable(object) ?
+        'Object that needs transfer was found in message but not listed in transferList' :
+        'Cannot transfer object of unsupported type.');
     }
     this.writeUint32(place.kind);
     this.writeUint32(place.index);
@@ -59,10 +61,11 @@ CloneSerializer.prototype._getSharedArrayBufferId = function refuse() {
  * @param {*} value
  * @param {Map} transferred host objects, each with its kind and index
  * @param {ArrayBuffer[]} buffers those that move as buffers, in their order
+ * @param {function} transferable whether an object could have been in the transfer list
  * @returns {Buffer}
  */
-function serialize(value, transferred, buffers) {
-  const serializer = new CloneSerializer(transferred);
+function serialize(value, transferred, buffers, transferable) {
+  const serializer = new CloneSerializer(transferred, transferable);
   serializer.writeRawBytes(HEADER);
   serializer.writeHeader();
   buffers.forEach((buffer, index) => serializer.transferArrayBuffer(index, buffer));

@@ -49,6 +49,9 @@ class PortState {
   port;
   handle;
   isDetached = false;
+  /** Closed here: what has arrived before is still delivered. */
+  isDraining = false;
+  isStarted = false;
   isReferenced = false;
   isWatched = false;
   isRetrying = false;
@@ -80,13 +83,14 @@ class PortState {
   setStarted(isStarted) {
     if (this.isDetached) return;
     if (isStarted) this.watch();
+    this.isStarted = isStarted;
     native.setStarted(this.handle, isStarted);
   }
 
   /** Takes an event of the native part. */
   take(kind, content, attached) {
     if (kind === CLOSE) {
-      this.close();
+      this.end();
       return;
     }
     const message = readMessage(kind, content, attached);
@@ -98,10 +102,23 @@ class PortState {
     }
   }
 
-  /** The conversation has ended, at either side. */
+  /** The program closes the port. */
   close() {
     if (this.isDetached) return;
-    native.close(this.handle);
+    if (this.isStarted) {
+      this.isDetached = true;
+      this.isDraining = true;
+      native.close(this.handle, true);
+    } else {
+      this.end();
+    }
+  }
+
+  /** The conversation has ended, at either side. */
+  end() {
+    if (this.isDetached && !this.isDraining) return;
+    this.isDraining = false;
+    native.close(this.handle, false);
     this.detach();
   }
 
@@ -117,7 +134,7 @@ class PortState {
     if (outcome === LOOP) {
       process.emitWarning('The target port was posted to itself, and the communication channel ' +
         'was lost');
-      this.close();
+      this.end();
     }
     if (outcome === KEPT || outcome === LATER) this.watch();
     if (outcome === LATER && !this.isRetrying) {
@@ -171,6 +188,10 @@ function stateOf(port) {
 
 function isPort(value) {
   return states.has(value);
+}
+
+function isTransferable(value) {
+  return isPort(value) || value instanceof FileDescriptor;
 }
 
 function isOpen(port) {
@@ -244,7 +265,7 @@ function contentOf(value, transfer, longest) {
     return { call: native.postValue, content, rest: [length], long: buffers };
   }
   const { long } = transfer;
-  const content = clone.serialize(value, transfer.places, long);
+  const content = clone.serialize(value, transfer.places, long, isTransferable);
   return { call: native.postBytes, content, isClone: true, long };
 }
 
@@ -261,7 +282,7 @@ function postContent(state, transfer, { call, content, rest = [], isClone = fals
   const ports = transfer.ports.map(releasePort);
   if (isLost) {
     // By the standard, what moves is lost with a message to a port that is closed.
-    ports.forEach((port) => native.close(port));
+    ports.forEach((port) => native.close(port, false));
     transfer.closeFiles();
     return;
   }
@@ -275,11 +296,12 @@ function postContent(state, transfer, { call, content, rest = [], isClone = fals
   }
 }
 
-class MessagePort extends NodeEventTarget {
-  constructor() {
-    throw codedError(TypeError, 'ERR_CONSTRUCT_CALL_INVALID', 'Illegal constructor');
-  }
+/** A port is made by a channel, or arrives. */
+function MessagePort() {
+  throw codedError(TypeError, 'ERR_CONSTRUCT_CALL_INVALID', 'Illegal constructor');
+}
 
+class PortMethods extends NodeEventTarget {
   /**
    * Posts a value to the other end.
    *
@@ -380,25 +402,35 @@ class MessagePort extends NodeEventTarget {
   }
 }
 
+// Unlike a class, Node's constructor can also be called.
+Object.defineProperty(MessagePort, 'prototype', { value: PortMethods.prototype, writable: false });
+Object.defineProperty(MessagePort.prototype, 'constructor', {
+  configurable: true, writable: true, value: MessagePort,
+});
+Object.setPrototypeOf(MessagePort, NodeEventTarget);
+
 defineHandler(MessagePort.prototype, 'message');
 defineHandler(MessagePort.prototype, 'messageerror');
 defineHandler(MessagePort.prototype, 'close');
 
-/** Two ports: what is posted at one arrives at the other. */
-class MessageChannel {
-  /**
-   * @param {{limit: number}} [options] bytes that may wait in each direction
-   */
-  constructor(options) {
-    const [handle1, handle2] = native.channel(options?.limit ?? 0);
-    define(this, 'port1', createPort(handle1));
-    define(this, 'port2', createPort(handle2));
+/**
+ * Two ports: what is posted at one arrives at the other.
+ *
+ * @param {{limit: number}} [options] bytes that may wait in each direction
+ */
+function MessageChannel(options) {
+  if (new.target === undefined) {
+    throw codedError(TypeError, 'ERR_CONSTRUCT_CALL_REQUIRED',
+      'Class constructor MessageChannel cannot be invoked without `new`');
   }
-
-  get [Symbol.toStringTag]() {
-    return 'MessageChannel';
-  }
+  const [handle1, handle2] = native.channel(options?.limit ?? 0);
+  define(this, 'port1', createPort(handle1));
+  define(this, 'port2', createPort(handle2));
 }
+
+Object.defineProperty(MessageChannel.prototype, Symbol.toStringTag, {
+  configurable: true, value: 'MessageChannel',
+});
 
 function define(object, name, value) {
   Object.defineProperty(object, name, { enumerable: true, configurable: true, value });
@@ -436,6 +468,6 @@ function deliverAll(port) {
 }
 
 module.exports = {
-  MessageChannel, MessagePort, createPort, deliverAll, isPort, loop, readMessage, receiveMessageOnPort,
-  releasePort, takers, watched,
+  MessageChannel, MessagePort, createPort, deliverAll, isTransferable, loop, readMessage,
+  receiveMessageOnPort, releasePort, takers, watched,
 };

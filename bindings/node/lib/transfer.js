@@ -7,7 +7,7 @@ const native = require('./native.js');
 const clone = require('./clone.js');
 const { codedError, createHostObject, dataCloneError } = require('./events.js');
 
-/** Bytes from which on a buffer that moves gets memory of its own. A shorter one is in the message. */
+/** Bytes from which on a buffer that moves gets memory of its own. The message has shorter ones. */
 const SHORT = 64 << 10;
 /** What one message carries at most; a port has three descriptors. */
 const MOST_TRANSFERABLES = 64;
@@ -95,13 +95,22 @@ function listOf(options) {
   if (typeof options !== 'object' && typeof options !== 'function') {
     throw complaint('transferList');
   }
-  if (typeof options[Symbol.iterator] === 'function') return Array.from(options);
+  if (typeof options[Symbol.iterator] === 'function') {
+    return itemsOf(options, complaint('transferList'));
+  }
   const { transfer } = options;
   if (transfer === undefined) return [];
   if (transfer === null || typeof transfer[Symbol.iterator] !== 'function') {
     throw complaint('options.transfer');
   }
-  return Array.from(transfer);
+  return itemsOf(transfer, complaint('options.transfer'));
+}
+
+function itemsOf(iterable, complaint) {
+  if (Array.isArray(iterable)) return Array.from(iterable);
+  const iterator = iterable[Symbol.iterator]();
+  if (typeof iterator?.next !== 'function') throw complaint;
+  return Array.from({ [Symbol.iterator]: () => iterator });
 }
 
 /** What moves with one message. */
@@ -153,8 +162,7 @@ class Transfer {
       }
       this.buffers.push(item);
     } else {
-      throw codedError(TypeError, 'ERR_INVALID_TRANSFER_OBJECT',
-        'Found invalid object in transferList');
+      throw dataCloneError('Found invalid object in transferList');
     }
   }
 

@@ -289,7 +289,8 @@ function writeOther(object, level) {
   } else if (toString.call(object) === '[object Object]' && !(object instanceof Promise)) {
     writePlain(object, level);
   } else {
-    throw unfit(`a ${object.constructor?.name ?? 'host object'}, which other languages do not have`);
+    const name = object.constructor?.name ?? 'host object';
+    throw unfit(`a ${name}, which other languages do not have`);
   }
 }
 

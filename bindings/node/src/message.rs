@@ -99,5 +99,5 @@ pub fn close<'s>(scope: &Scope<'s>, reason: &str) -> Vec<Value<'s>> {
 /// What a clone begins with; see `lib/clone.js`.
 const MARK: &[u8] = b"\x89mpjs\r\n";
 
-const ARCHIVE: &str = "the message is an rkyv archive, which only a Rust program can read: have the \
+const ARCHIVE: &str = "the message is an rkyv archive, which only a Rust program reads: have the \
                        peer post text, bytes or a value";

@@ -33,6 +33,7 @@ impl Handle {
             is_referenced: Cell::new(false),
             stays_for_outbox: Cell::new(true),
             is_closing: Cell::new(false),
+            drains: Cell::new(false),
             outbox: RefCell::default(),
             carriers: RefCell::default(),
         }))
@@ -58,6 +59,8 @@ pub struct PortCell {
     stays_for_outbox: Cell<bool>,
     /// Closed by the program, while messages of it still wait for room.
     is_closing: Cell<bool>,
+    /// What has arrived before it was closed is still delivered.
+    drains: Cell<bool>,
     /// Messages that did not fit, in their order.
     outbox: RefCell<VecDeque<Pending>>,
     /// Ports whose outbox waits until this one, which moves with a message there, is empty.
@@ -169,7 +172,7 @@ impl PortCell {
 
     /// Whether the handle keeps the process alive; to be called whenever something changes.
     fn update_ref(&self) {
-        let delivers = self.is_started.get() && self.is_referenced.get() && !self.is_closing.get();
+        let delivers = self.is_started.get() && self.is_referenced.get() || self.drains.get();
         let sends = self.stays_for_outbox.get() && !self.outbox.borrow().is_empty();
         if let Some(watch) = &*self.watch.borrow() {
             watch.set_ref(delivers || sends);
@@ -259,6 +262,14 @@ impl PortCell {
     }
 
     fn close_now(&self) {
+        if self.drains.get() {
+            if let Some(port) = &*self.port.borrow() {
+                port.close();
+            }
+            self.update_ref();
+            self.kick();
+            return;
+        }
         self.watch.borrow_mut().take();
         if let Some(port) = self.port.borrow_mut().take() {
             port.close();
@@ -429,12 +440,16 @@ pub fn set_ref(
     Ok(())
 }
 
-/// Closes a port once its messages are posted.
+/// Closes a port once its messages are posted. If it `drains`, what has arrived is still delivered,
+/// and then its end.
 #[napi]
-pub fn close(handle: &External<Handle>) -> Result<()> {
+pub fn close(handle: &External<Handle>, drains: bool) -> Result<()> {
     let cell = handle.port()?;
     cell.is_closing.set(true);
-    cell.is_started.set(false);
+    cell.drains.set(drains && cell.watch.borrow().is_some());
+    if !cell.drains.get() {
+        cell.is_started.set(false);
+    }
     if cell.outbox.borrow().is_empty() {
         cell.close_now();
     } else {

@@ -328,7 +328,7 @@ test('a port whose own messages wait for room moves after them', async () => {
   carried.port2.close();
 });
 
-test('an exception of a listener is an uncaught exception, and the next message comes', async () => {
+test('an exception of a listener is uncaught, and the next message comes', async () => {
   const { port1, port2 } = new MessageChannel();
   const seen = [];
   const uncaught = [];

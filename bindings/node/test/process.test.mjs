@@ -143,7 +143,8 @@ test('a program that is not there is an error, and ends the port', async () => {
 
 test('the options of child_process are kept', async () => {
   const script = 'process.stdout.write(process.env.A + process.argv[1] + process.cwd())';
-  const options = { env: { ...process.env, A: 'a' }, cwd: '/', stdio: ['ignore', 'pipe', 'inherit'] };
+  const env = { ...process.env, A: 'a' };
+  const options = { env, cwd: '/', stdio: ['ignore', 'pipe', 'inherit'] };
   const worker = spawn(process.execPath, ['-e', script, 'b'], options);
   let text = '';
   worker.stdout.on('data', (chunk) => { text += chunk; });
