@@ -6,7 +6,7 @@ const workerThreads = require('node:worker_threads');
 const native = require('./native.js');
 const clone = require('./clone.js');
 const valueCodec = require('./value.js');
-const { FileDescriptor, Transfer, listOf } = require('./transfer.js');
+const { FileDescriptor, Transfer, arrived, listOf } = require('./transfer.js');
 const { Values } = require('./values.js');
 const {
   NodeEventTarget, codedError, createHostTarget, dataCloneError, defineHandler, kCreateEvent,
@@ -152,6 +152,7 @@ function readMessage(kind, content, attached) {
   const [handles, buffers, numbers] = attached ?? [[], [], []];
   const ports = handles.map(createPort);
   const descriptors = numbers.map((fd) => new FileDescriptor(fd));
+  buffers.forEach((buffer) => arrived.add(buffer));
   try {
     if (kind !== UNREADABLE) {
       const value = readContent(kind, content, { ports, buffers, descriptors });

@@ -15,6 +15,8 @@ const MOST_DESCRIPTORS = 253;
 
 /** `ArrayBuffer`s over memory that moves without a copy, each with its handle. */
 const shared = new WeakMap();
+/** `ArrayBuffer`s that came as memory of their own. Node.js marks such memory as untransferable. */
+const arrived = new WeakSet();
 
 /** Memory that moves to another process without a copy. */
 const SharedBuffer = Object.freeze({
@@ -157,7 +159,7 @@ class Transfer {
       this.places.set(item, { kind: clone.DESCRIPTOR, index: this.files.length });
       this.files.push(item);
     } else if (item instanceof ArrayBuffer) {
-      if (isMarkedAsUntransferable?.(item) && !shared.has(item)) {
+      if (isMarkedAsUntransferable?.(item) && !isOurs(item)) {
         throw dataCloneError('An ArrayBuffer in the transfer list is marked as untransferable');
       }
       this.buffers.push(item);
@@ -190,7 +192,7 @@ class Transfer {
       shared.get(buffer) ?? native.copyShared(new Uint8Array(buffer))
     ));
     for (const buffer of this.buffers) {
-      if (shared.has(buffer)) {
+      if (isOurs(buffer)) {
         native.detach(buffer);
       } else {
         // Unlike the native call, this leaves what Node.js marks as untransferable, such as the
@@ -211,6 +213,10 @@ class Transfer {
   }
 }
 
+function isOurs(buffer) {
+  return shared.has(buffer) || arrived.has(buffer);
+}
+
 function isDetached(buffer) {
   if (buffer.byteLength > 0) return false;
   if (typeof buffer.detached === 'boolean') return buffer.detached;
@@ -223,4 +229,4 @@ function isDetached(buffer) {
   }
 }
 
-module.exports = { FileDescriptor, SharedBuffer, Transfer, listOf, shared };
+module.exports = { FileDescriptor, SharedBuffer, Transfer, arrived, listOf };

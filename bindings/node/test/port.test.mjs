@@ -133,6 +133,7 @@ test('buffers move, whether short, long or shared, and views follow them', () =>
     new Uint8Array(buffer)[0] = 9;
   });
   port2.postMessage(got, got.buffers);
+  assert.deepEqual(got.buffers.map((buffer) => buffer.byteLength), [0, 0, 0, 0]);
   assert.equal(new Uint8Array(take(port1).buffers[2])[0], 9);
 });
 
