@@ -388,28 +388,23 @@ impl Payload {
     }
 
     /// The first message in `records`, a private copy that stays unchanged until the handle comes
-    /// back. `None` if it does not begin with a plain message that is whole.
+    /// back, and the bytes of its record. `None` if it does not begin with a plain message that is
+    /// whole.
     #[inline(always)]
-    pub(crate) fn ahead(records: &[Block]) -> Option<Payload> {
+    pub(crate) fn ahead(records: &[Block]) -> Option<(Payload, u64)> {
         let (header, rest) = records.split_first()?;
         let words @ [first, _] = header.words();
-        let start = if Header::is_plain(words) && first as u32 as usize <= size_of_val(rest) {
-            NonNull::from(rest).cast()
-        } else if Header::is_short_message(first) {
-            NonNull::from(&header.0[8..]).cast()
-        } else {
-            return None;
-        };
-        Some(Payload { start, traits: first | IS_AHEAD, handle: 0 })
-    }
-
-    /// Bytes of the record that the payload was in, if it was that of a plain message.
-    #[inline(always)]
-    pub(crate) fn record(&self) -> u64 {
-        match Header::is_short(self.traits) {
-            true => HEADER_LEN,
-            false => record_len(u64::from(self.len())),
+        let traits = first | IS_AHEAD;
+        if Header::is_short_message(first) {
+            let start = NonNull::from(&header.0[8..]).cast();
+            return Some((Payload { start, traits, handle: 0 }, HEADER_LEN));
         }
+        let len = first as u32;
+        if Header::is_plain(words) && len as usize <= size_of_val(rest) {
+            let start = NonNull::from(rest).cast();
+            return Some((Payload { start, traits, handle: 0 }, record_len(u64::from(len))));
+        }
+        None
     }
 
     /// Copies the payload of a message out of the area, each byte once, into the first of `blocks`,

@@ -28,9 +28,22 @@ impl ReadAhead {
     #[inline(always)]
     pub(crate) fn take_copied(&self, consumer: &mut Consumer) -> Option<Payload> {
         let copied = consumer.ahead()?;
-        let payload = Payload::ahead(self.blocks.get(copied)?)?;
-        consumer.take_plain(payload.record(), payload.len());
+        let (payload, record) = Payload::ahead(self.blocks.get(copied)?)?;
+        consumer.take_plain(record, payload.len());
         Some(payload)
+    }
+
+    /// The same, if the next message is at `position`; with the position after it.
+    #[inline(always)]
+    pub(crate) fn take_copied_at(
+        &self,
+        consumer: &mut Consumer,
+        position: u64,
+    ) -> Option<(Payload, u64)> {
+        let copied = consumer.ahead_at(position)?;
+        let (payload, record) = Payload::ahead(self.blocks.get(copied)?)?;
+        let next = consumer.take_plain_at(position, record, payload.len());
+        Some((payload, next))
     }
 
     /// Copies the records that come next, if there are several and the first is short. The memory

@@ -57,12 +57,14 @@ pub struct TryIter<'p> {
     receiver: &'p Receiver,
     /// An undivided port can be started meanwhile. Then its messages are delivered as events.
     port: Option<&'p MessagePort>,
+    /// Where the next message is, if nothing else has received meanwhile.
+    position: u64,
 }
 
 impl<'p> TryIter<'p> {
     fn new(receiver: &'p Receiver, port: Option<&'p MessagePort>) -> TryIter<'p> {
         receiver.begin_batch();
-        TryIter { receiver, port }
+        TryIter { receiver, port, position: receiver.position() }
     }
 }
 
@@ -72,33 +74,40 @@ impl<'p> Iterator for TryIter<'p> {
     #[inline(always)]
     fn next(&mut self) -> Option<MessageEvent<'p>> {
         if !self.port.is_some_and(MessagePort::is_started)
-            && let Some(event) = self.receiver.poll_in_copy()
+            && let Some((event, next)) = self.receiver.poll_in_copy(self.position)
         {
+            self.position = next;
             return Some(event);
         }
-        self.next_slow()
-    }
-}
-
-impl<'p> TryIter<'p> {
-    /// The next message, if it is not in the copy of those that come next.
-    #[inline(never)]
-    fn next_slow(&mut self) -> Option<MessageEvent<'p>> {
-        self.receiver.read_ahead();
-        let received = match self.port {
-            Some(port) => port.try_recv(),
-            None => self.receiver.try_recv(),
-        };
-        let event = received.ok().flatten();
-        if event.is_none() {
-            // An iterator that is leaked from here on owes nothing.
-            self.receiver.end_batch();
-        }
+        let event = next_slow(self.receiver, self.port);
+        self.position = self.receiver.position();
         event
     }
 }
 
+/// The next message, if it is not in the copy of those that come next. Not a method, nor is any
+/// other part of `next` and `drop`: if the address of the iterator is passed to a call, it is in
+/// memory, and each message waits for the position that the last one has stored.
+#[inline(never)]
+fn next_slow<'p>(
+    receiver: &'p Receiver,
+    port: Option<&'p MessagePort>,
+) -> Option<MessageEvent<'p>> {
+    receiver.read_ahead();
+    let received = match port {
+        Some(port) => port.try_recv(),
+        None => receiver.try_recv(),
+    };
+    let event = received.ok().flatten();
+    if event.is_none() {
+        // An iterator that is leaked from here on owes nothing.
+        receiver.end_batch();
+    }
+    event
+}
+
 impl Drop for TryIter<'_> {
+    #[inline(always)]
     fn drop(&mut self) {
         self.receiver.end_batch();
     }

@@ -257,10 +257,15 @@ impl Receiver {
 
     /// See [`Receiving::poll_in_copy`].
     #[inline(always)]
-    pub(crate) fn poll_in_copy(&self) -> Option<MessageEvent<'_>> {
-        let payload = self.receiving.borrow_mut().poll_in_copy()?;
+    pub(crate) fn poll_in_copy(&self, position: u64) -> Option<(MessageEvent<'_>, u64)> {
+        let (payload, next) = self.receiving.borrow_mut().poll_in_copy(position)?;
         self.ahead_in_use.set(self.ahead_in_use.get() + 1);
-        Some(MessageEvent::new(payload, self))
+        Some((MessageEvent::new(payload, self), next))
+    }
+
+    /// See [`Receiving::position`].
+    pub(crate) fn position(&self) -> u64 {
+        self.receiving.borrow().position()
     }
 
     /// See [`Receiving::read_ahead`].

@@ -176,8 +176,14 @@ impl Consumer {
     /// Steps over a record of `record` bytes.
     #[inline(always)]
     fn step(&mut self, record: u64) {
+        self.step_to(self.cursor.position.wrapping_add(record), record);
+    }
+
+    /// The same, to the position behind it.
+    #[inline(always)]
+    fn step_to(&mut self, next: u64, record: u64) {
         self.window.advance(record);
-        self.cursor.position = self.cursor.position.wrapping_add(record);
+        self.cursor.position = next;
         self.controls = 0;
     }
 

@@ -54,14 +54,19 @@ impl Receiving {
         Some(payload)
     }
 
-    /// Fast path of a poll in a batch: takes the next message if it is in the copy of those that
-    /// come next.
+    /// Fast path of a poll in a batch: takes the next message if it is at `position`, and in the
+    /// copy of those that come next. Returns also where the one after it is.
     #[inline(always)]
-    pub(crate) fn poll_in_copy(&mut self) -> Option<Payload> {
+    pub(crate) fn poll_in_copy(&mut self, position: u64) -> Option<(Payload, u64)> {
         if self.end.standing().has_receiving_ended() {
             return None;
         }
-        self.ahead.take_copied(&mut self.consumer)
+        self.ahead.take_copied_at(&mut self.consumer, position)
+    }
+
+    /// Where the next record is.
+    pub(crate) fn position(&self) -> u64 {
+        self.consumer.position()
     }
 
     /// Slow path of a poll in a batch, before one outside of it: releases what was taken, and

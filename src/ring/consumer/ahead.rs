@@ -34,6 +34,16 @@ impl Consumer {
         (offset < self.copied.len).then(|| units(offset)..units(self.copied.len))
     }
 
+    /// The same, if the next record is at `position`. Where the caller has that in a register, this
+    /// call does not wait until the last step has stored the position and this one has loaded it.
+    #[inline(always)]
+    pub(crate) fn ahead_at(&self, position: u64) -> Option<Range<usize>> {
+        let offset = distance(position, self.copied.from);
+        let units = |bytes| (bytes / UNIT) as usize;
+        let is_ahead = self.cursor.position == position && offset < self.copied.len;
+        is_ahead.then(|| units(offset)..units(self.copied.len))
+    }
+
     /// Fast path of `peek`: the next record, if it is a message, whole and committed, without a
     /// packet, and with no control record before it. `None` says nothing more: `peek` looks more
     /// closely, and reports any fault.
@@ -73,6 +83,17 @@ impl Consumer {
         debug_assert!(record == record_len(u64::from(len)) || is_short_len(u64::from(len)));
         self.step(record);
         self.count_message(len);
+    }
+
+    /// The same, from `position`, which is the consumer's. Returns the next one.
+    #[inline(always)]
+    pub(crate) fn take_plain_at(&mut self, position: u64, record: u64, len: u32) -> u64 {
+        debug_assert_eq!(position, self.cursor.position);
+        debug_assert!(record == record_len(u64::from(len)) || is_short_len(u64::from(len)));
+        let next = position.wrapping_add(record);
+        self.step_to(next, record);
+        self.count_message(len);
+        next
     }
 
     /// The copy has ended: the lane continues elsewhere.
