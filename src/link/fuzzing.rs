@@ -45,7 +45,7 @@ pub fn attach_region(data: &[u8]) {
         let short = match round % 4 {
             0 => {
                 receiving.read_ahead(true);
-                receiving.poll_in_copy()
+                receiving.poll_next_in_copy()
             }
             3 => None,
             _ => receiving.poll_fast(true),

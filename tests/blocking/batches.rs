@@ -189,3 +189,28 @@ fn a_half_and_a_typed_port_have_batches_as_well() {
     sender.post_text("for a half").expect("room");
     assert_eq!(receiver.try_iter().count(), 1);
 }
+
+/// Each iterator knows where its next message is, until another one has taken it.
+#[test]
+fn iterators_that_take_turns_take_each_message_once_and_in_order() {
+    let MessageChannel { port1, port2 } = MessageChannel::new().expect("a channel");
+    for round in 0..50u64 {
+        for number in 0..40u64 {
+            let bytes = [number as u8; 30];
+            port1.post_bytes(&bytes[..1 + (number + round) as usize % 30]).expect("room");
+        }
+        let mut taken = Vec::new();
+        let (mut one, mut other) = (port2.try_iter(), port2.try_iter());
+        for number in 0..40 {
+            let event = match (number + round) % 5 {
+                0 | 1 => one.next(),
+                2 => other.next(),
+                3 => port2.try_recv().expect("open"),
+                _ => port2.try_iter().next(),
+            };
+            taken.push(event.expect("as many as were posted").bytes()[0]);
+        }
+        assert_eq!(taken, (0..40).collect::<Vec<u8>>(), "round {round}");
+        assert!(one.next().is_none() && other.next().is_none());
+    }
+}

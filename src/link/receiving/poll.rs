@@ -64,6 +64,12 @@ impl Receiving {
         self.ahead.take_copied_at(&mut self.consumer, position)
     }
 
+    /// The same, wherever the next message is.
+    #[cfg(any(test, fuzzing))]
+    pub(crate) fn poll_next_in_copy(&mut self) -> Option<Payload> {
+        self.poll_in_copy(self.position()).map(|(payload, _)| payload)
+    }
+
     /// Where the next record is.
     pub(crate) fn position(&self) -> u64 {
         self.consumer.position()

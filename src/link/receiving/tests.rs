@@ -62,13 +62,13 @@ fn a_message_takes_the_memory_of_its_copy_along() {
     let first = receiving.poll().expect("an open end").expect("the first");
     receiving.give_back(first.handle());
     receiving.read_ahead(true);
-    let second = receiving.poll_in_copy().expect("the second");
-    let third = receiving.poll_in_copy().expect("the third");
+    let second = receiving.poll_next_in_copy().expect("the second");
+    let third = receiving.poll_next_in_copy().expect("the third");
     assert_eq!((second.bytes(), third.bytes()), (&b"the second"[..], &b"third"[..]));
     let memory = receiving.take_memory(third.handle()).expect("private memory");
     let blocks = crate::link::payload::into_blocks(&third, memory);
     assert_eq!(crate::link::payload::blocks_as_bytes(&blocks)[..5], *b"third");
-    assert!(receiving.poll_in_copy().is_none(), "the copy is gone");
+    assert!(receiving.poll_next_in_copy().is_none(), "the copy is gone");
     let fourth = receiving.poll().expect("an open end").expect("the fourth");
     assert_eq!(fourth.bytes(), b"fourth");
 }
@@ -121,7 +121,7 @@ fn a_wait_for_the_end_releases_what_a_batch_has_taken() {
     receiving.begin_batch();
     receiving.read_ahead(true);
     for _ in 0..3 {
-        receiving.poll_in_copy().expect("a message");
+        receiving.poll_next_in_copy().expect("a message");
     }
     assert_ne!(sending.backlog(), (0, 0), "they are released together");
     assert_eq!(receiving.prepare_wait_for_end().expect("an open end"), Wait::Sleep);
