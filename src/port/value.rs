@@ -189,8 +189,9 @@ impl MessageEvent<'_> {
     ///
     /// Whatever the peer wrote, the call returns a value or an error. Arrays and maps may be nested
     /// in 128 levels, and nothing is allocated for elements that are not in the message. How much
-    /// memory the elements take is up to the type: a [`Value`](crate::Value) takes up to 64 times
-    /// the message's bytes, and bytes that become a `Vec<u8>` take their length.
+    /// memory the elements take is up to the type: a [`Value`](crate::Value) takes up to 100
+    /// times the message's bytes while it is read, and bytes that become a `Vec<u8>` take their
+    /// length.
     ///
     /// # Errors
     /// The port stays usable after each of them.

@@ -16,8 +16,8 @@ use std::time::SystemTime;
 /// It is received and posted as any other type, alone or inside a struct. What JavaScript posts
 /// comes back to it as it was: `undefined` and `null` differ, and so do a number and a `BigInt`.
 ///
-/// A hostile peer can post a value of many small parts, which takes up to 64 times the memory of
-/// its message. A channel's `limit` bounds the message.
+/// A hostile peer can post a value of many small parts, which takes up to 100 times the memory
+/// of its message while it is read. A channel's `limit` bounds the message.
 ///
 /// ```
 /// use messageport::{MessageChannel, Value};
