@@ -218,6 +218,31 @@ mod tests {
     }
 
     #[test]
+    fn a_thread_that_comes_while_the_owner_is_inside_waits() {
+        let (mutex, entered) = (owned(), Arc::new(AtomicBool::new(false)));
+        let mut guard = mutex.lock().expect("outside");
+        let other = thread::spawn({
+            let (mutex, entered) = (mutex.clone(), entered.clone());
+            move || {
+                let guard = mutex.lock().expect("outside");
+                // Relaxed, here and below: a hint for the owner, which may come late.
+                entered.store(true, Ordering::Relaxed);
+                *guard
+            }
+        });
+        // It has the ordinary lock, or waits for it, and now waits for this thread.
+        while guard.lock.is_none() && mutex.lock.try_lock().is_ok() {
+            assert!(!entered.load(Ordering::Relaxed), "two threads are inside");
+            thread::yield_now();
+        }
+        thread::sleep(Duration::from_millis(20));
+        assert!(!entered.load(Ordering::Relaxed), "two threads are inside");
+        *guard = 7;
+        drop(guard);
+        assert_eq!(other.join().expect("it ends"), 7);
+    }
+
+    #[test]
     fn nothing_is_lost_when_threads_come_while_the_owner_is_at_work() {
         let mutex = owned();
         let start = Arc::new(AtomicBool::new(false));
