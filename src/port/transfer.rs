@@ -293,6 +293,25 @@ impl MessagePort {
         self.endpoint().refuses_transfers()
     }
 
+    /// Whether a post with a list fails with [`PostError::Refused`], as the builder chose.
+    ///
+    /// A peer that has called [`refuse_transfers`](Self::refuse_transfers) since then is not known
+    /// here: such a post succeeds, and the peer drops what came with it.
+    ///
+    /// ```
+    /// use messageport::MessageChannel;
+    ///
+    /// let channel = MessageChannel::builder().refuse_transfers().build()?;
+    /// assert!(channel.port1.peer_refuses_transfers());
+    /// let channel = MessageChannel::new()?;
+    /// channel.port2.refuse_transfers();
+    /// assert!(!channel.port1.peer_refuses_transfers());
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn peer_refuses_transfers(&self) -> bool {
+        self.endpoint().transfer_policy().peer_refuses
+    }
+
     /// Converts the whole port into one descriptor, to be passed on by other means.
     ///
     /// Such means are another program's socket, an inherited descriptor, or systemd's descriptor

@@ -25,6 +25,7 @@ fn main() -> Outcome {
         Some("orders") => orders(&parent_port()?),
         Some("frames") => frames(&parent_port()?),
         Some("ports") => ports(&parent_port()?),
+        Some("refusing") => refusing(&parent_port()?),
         Some("hostile") => hostile(&parent_port()?, rest),
         Some("scribble") => scribble(&parent_port()?, rest),
         Some("chat") => chat(rest),
@@ -119,6 +120,16 @@ fn ports(port: &MessagePort) -> Outcome {
     }
     for port in &kept {
         port.post_text("the last one")?;
+    }
+    Ok(())
+}
+
+/// Gives away a port whose channel refuses transfer lists, and answers there.
+fn refusing(port: &MessagePort) -> Outcome {
+    let MessageChannel { port1, port2 } = MessageChannel::builder().refuse_transfers().build()?;
+    port.post_text_with("a port", [port2.into()])?;
+    for event in &port1 {
+        port1.post_text(event.text()?)?;
     }
     Ok(())
 }

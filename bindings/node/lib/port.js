@@ -278,6 +278,10 @@ function postWith(state, value, transfer) {
 function postContent(state, transfer, { call, content, rest = [], isClone = false, long }) {
   transfer.checkOpen(isOpen);
   const isLost = state.isDetached;
+  if (!isLost && !transfer.isEmpty && native.refusesTransfers(state.handle)) {
+    throw dataCloneError('The other end refuses transfer lists, as the channel was built with ' +
+      'refuse_transfers: post without a list');
+  }
   // From here on nothing fails for a fault of the program.
   const moving = transfer.detachBuffers(long);
   const ports = transfer.ports.map(releasePort);

@@ -168,6 +168,10 @@ class Transfer {
     }
   }
 
+  get isEmpty() {
+    return this.ports.length + this.buffers.length + this.files.length === 0;
+  }
+
   /** Checks what the serialization may have changed: afterwards nothing can fail. */
   checkOpen(isOpen) {
     if (!this.ports.every(isOpen)) {

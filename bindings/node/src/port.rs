@@ -469,6 +469,14 @@ pub fn post_bytes(
     post(handle, bytes, Format::Bytes, list, descriptors)
 }
 
+/// Whether the channel was built to refuse what a transfer list contains.
+#[napi]
+pub fn refuses_transfers(handle: &External<Handle>) -> Result<bool> {
+    let cell = handle.port()?;
+    let port = cell.port.borrow();
+    Ok(port.as_ref().is_some_and(MessagePort::peer_refuses_transfers))
+}
+
 /// Posts text.
 #[napi]
 pub fn post_text(

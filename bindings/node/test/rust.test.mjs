@@ -146,6 +146,30 @@ test('frames go to Rust and back in buffers', async () => {
   await worker.terminate();
 });
 
+test('a channel that refuses transfer lists leaves everything in the list as it is', async () => {
+  const worker = start('refusing');
+  const { ports: [port] } = await new Promise((resolve) => {
+    worker.port.onmessage = resolve;
+  });
+  const own = new ArrayBuffer(100_000);
+  const shared = SharedBuffer.alloc(10);
+  const file = new FileDescriptor(fs.openSync('/dev/null'));
+  const { port1, port2 } = new MessageChannel();
+  assert.throws(() => port.postMessage('all', [own, shared, file, port2]), {
+    name: 'DataCloneError', message: /refuses transfer lists/,
+  });
+  assert.deepEqual([own.byteLength, shared.byteLength], [100_000, 10]);
+  assert.ok(file.fd >= 0);
+  port2.postMessage('still here');
+  assert.deepEqual(await once(port1, 'message'), ['still here']);
+  port.postMessage('alone');
+  assert.equal(await next(port), 'alone');
+  file.close();
+  port1.close();
+  port.close();
+  assert.deepEqual(await once(worker, 'exit'), [0, null]);
+});
+
 test('a Rust program starts JavaScript as a plug-in', () => {
   const plugin = fileURLToPath(new URL('./children/plugin.mjs', import.meta.url));
   const run = spawnSync(peer, ['host', process.execPath, plugin], { encoding: 'utf8' });
