@@ -1,6 +1,7 @@
 // The other process of the tests: what it does is its first argument.
 import { setTimeout as sleep } from 'node:timers/promises';
 import { BroadcastChannel, MessageChannel, connect, fork, parentPort } from '../../lib/index.mjs';
+import { Exchange } from '../exchange.mjs';
 
 const [, , role, ...rest] = process.argv;
 
@@ -59,6 +60,10 @@ const roles = {
       parentPort.postMessage(value);
       if (value % 100 === 0) await sleep(0);
     }
+  },
+  /** Posts numbered messages, ports and buffers. */
+  exchange() {
+    new Exchange(parentPort, Number(rest[0]));
   },
   /** Sends back each number, and counts them. */
   count() {
