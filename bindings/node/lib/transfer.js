@@ -7,6 +7,9 @@ const native = require('./native.js');
 const clone = require('./clone.js');
 const { codedError, createHostObject, dataCloneError } = require('./events.js');
 
+/** Node's own, also where a program puts another one in its place. */
+const { structuredClone } = globalThis;
+
 /** Bytes from which on a buffer that moves gets memory of its own. The message has shorter ones. */
 const SHORT = 64 << 10;
 /** What one message carries at most; a port has three descriptors. */

@@ -56,7 +56,8 @@ async function download() {
   const archive = join(root, 'node-tests', 'source.tar.xz');
   writeFileSync(archive, Buffer.from(await response.arrayBuffer()));
   const tar = spawnSync('tar', ['xJf', archive, '-C', unpacked, '--strip-components=1',
-    '--wildcards', '*/test/parallel/*', '*/test/common/*', '*/test/fixtures/keys/*'],
+    '--wildcards', '*/test/parallel/*', '*/test/common/*', '*/test/fixtures/keys/*',
+    '*/test/fixtures/wpt/*'],
   { stdio: 'inherit' });
   if (tar.status !== 0) throw new Error('the archive could not be unpacked: tar and xz are needed');
   renameSync(unpacked, folder);

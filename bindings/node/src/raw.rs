@@ -17,6 +17,7 @@ use napi::bindgen_prelude::{Function, JsValue, Object, ToNapiValue, TypeName};
 use napi::{Env, Error, Result, Status, ValueType, sys};
 use std::alloc::{Layout, alloc_zeroed, dealloc, handle_alloc_error};
 use std::cell::{Cell, RefCell};
+use std::collections::VecDeque;
 use std::ffi::{c_int, c_void};
 use std::io;
 use std::marker::PhantomData;
@@ -54,6 +55,8 @@ struct LoopInner {
     /// An `ArrayBuffer` for short contents: they are read before the next one is written.
     scratch: Cell<sys::napi_ref>,
     watches: RefCell<Vec<Weak<Inner>>>,
+    /// Watches that are kicked, in the order in which they take their turns.
+    kicked: RefCell<VecDeque<Weak<Inner>>>,
     /// Handles of libuv whose memory is not given back yet.
     open_handles: Cell<usize>,
     is_ending: Cell<bool>,
@@ -81,6 +84,7 @@ impl Loop {
             dispatch: Cell::new(reference),
             scratch: Cell::new(memory),
             watches: RefCell::default(),
+            kicked: RefCell::default(),
             open_handles: Cell::new(0),
             is_ending: Cell::new(false),
             hook: Cell::new(ptr::null_mut()),
@@ -139,6 +143,7 @@ unsafe extern "C" fn on_cleanup(_: sys::napi_async_cleanup_hook_handle, data: *m
 pub struct Watch(Rc<Inner>);
 
 struct Inner {
+    this: Weak<Inner>,
     of: Rc<LoopInner>,
     poll: Handle,
     idle: Handle,
@@ -148,6 +153,8 @@ struct Inner {
     source: Weak<dyn Source>,
     is_polling: Cell<bool>,
     is_kicked: Cell<bool>,
+    /// It is in `LoopInner::kicked`.
+    is_queued: Cell<bool>,
     is_closed: Cell<bool>,
 }
 
@@ -179,7 +186,8 @@ impl Watch {
         // SAFETY: (thread); the memory has the size that libuv asks for, and the loop is alive.
         unsafe { uv_idle_init(of.uv, idle.0) };
         let (target, context) = weak_reference(of.env, target);
-        let inner = Rc::new(Inner {
+        let inner = Rc::new_cyclic(|this| Inner {
+            this: this.clone(),
             of: of.clone(),
             poll,
             idle,
@@ -188,6 +196,7 @@ impl Watch {
             source,
             is_polling: Cell::new(false),
             is_kicked: Cell::new(false),
+            is_queued: Cell::new(false),
             is_closed: Cell::new(false),
         });
         for handle in [poll, idle] {
@@ -243,7 +252,11 @@ impl Inner {
     }
 
     fn set_kicked(&self, kicks: bool) {
-        if self.is_closed.get() || self.is_kicked.replace(kicks) == kicks {
+        if self.is_closed.get() {
+            return;
+        }
+        self.set_queued(kicks);
+        if self.is_kicked.replace(kicks) == kicks {
             return;
         }
         let idle = self.idle.0;
@@ -255,6 +268,18 @@ impl Inner {
             unsafe { uv_idle_stop(idle) }
         };
         debug_assert_eq!(answer, 0);
+    }
+
+    fn set_queued(&self, queues: bool) {
+        if self.is_queued.replace(queues) == queues {
+            return;
+        }
+        let mut kicked = self.of.kicked.borrow_mut();
+        if queues {
+            kicked.push_back(self.this.clone());
+        } else {
+            kicked.retain(|watch| !watch.ptr_eq(&self.this));
+        }
     }
 
     fn run(&self) {
@@ -271,6 +296,7 @@ impl Inner {
         if self.is_closed.replace(true) {
             return;
         }
+        self.set_queued(false);
         for handle in [self.poll, self.idle] {
             // SAFETY: (thread), (alive): it is closed once.
             unsafe { uv_close(handle.0, on_closed) };
@@ -379,21 +405,27 @@ impl Calls<'_> {
 }
 
 extern "C" fn on_readable(handle: *mut UvHandle, _: c_int, _: c_int) {
-    run_handle(handle);
+    inner_of(handle).run();
 }
 
+/// Libuv calls this once for each watch that is kicked, the last one first. Here the first one that
+/// was kicked has its turn, so that ports deliver in the order in which they were started.
 extern "C" fn on_idle(handle: *mut UvHandle) {
-    run_handle(handle);
+    let of = inner_of(handle).of.clone();
+    let next = of.kicked.borrow_mut().pop_front();
+    if let Some(next) = next.and_then(|watch| watch.upgrade()) {
+        next.is_queued.set(false);
+        next.run();
+    }
 }
 
-fn run_handle(handle: *mut UvHandle) {
+fn inner_of(handle: *mut UvHandle) -> Rc<Inner> {
     // SAFETY: (alive) libuv calls back for handles that are not closed.
     let data = unsafe { uv_handle_get_data(handle) }.cast_const().cast::<Inner>();
-    // SAFETY: (alive) one more count, given back at the end of this function.
+    // SAFETY: (alive) one more count, which the result gives back.
     unsafe { Rc::increment_strong_count(data) };
     // SAFETY: the count of the line before.
-    let inner = unsafe { Rc::from_raw(data) };
-    inner.run();
+    unsafe { Rc::from_raw(data) }
 }
 
 extern "C" fn on_closed(handle: *mut UvHandle) {

@@ -24,6 +24,23 @@ function nextEvent(port, type = 'message') {
   return new Promise((resolve) => port.addEventListener(type, resolve, { once: true }));
 }
 
+test('ports deliver in the order in which they were started', async () => {
+  const channels = Array.from({ length: 9 }, () => new MessageChannel());
+  const order = [];
+  const done = channels.map(({ port1, port2 }, index) => {
+    port1.postMessage(index);
+    return new Promise((resolve) => {
+      port2.on('message', (value) => {
+        order.push(value);
+        port2.close();
+        resolve();
+      });
+    });
+  });
+  await Promise.all(done);
+  assert.deepEqual(order, channels.map((_, index) => index));
+});
+
 test('a value is cloned in full', () => {
   const { port1, port2 } = new MessageChannel();
   const cycle = { list: [] };

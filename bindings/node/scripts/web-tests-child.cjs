@@ -1,0 +1,71 @@
+'use strict';
+// Runs one file of web-platform-tests: FOLDER FILE node|messageport. Prints its results as JSON.
+
+const fs = require('node:fs');
+const path = require('node:path');
+const vm = require('node:vm');
+
+const [, , folder, file, classes] = process.argv;
+const PATIENCE = 5_000;
+
+if (classes === 'messageport') require('./node-tests-preload.cjs');
+const { MessageChannel, receiveMessageOnPort } = require('node:worker_threads');
+
+/** Clones a value by a port, for the tests of `structuredClone`. */
+globalThis.structuredClone = function structuredClone(value, { transfer = [] } = {}) {
+  const { port1, port2 } = new MessageChannel();
+  try {
+    port1.postMessage(value, transfer);
+    return receiveMessageOnPort(port2).message;
+  } finally {
+    port1.close();
+  }
+};
+
+globalThis.self = globalThis;
+globalThis.GLOBAL = {
+  isWindow: () => false, isWorker: () => false, isShadowRealm: () => false,
+};
+
+function load(name) {
+  vm.runInThisContext(fs.readFileSync(name, 'utf8'), { filename: name });
+}
+
+const results = new Map();
+
+function report() {
+  const list = Array.from(results, ([name, result]) => ({ name, ...result }));
+  fs.writeSync(1, `\n${JSON.stringify({ results: list })}\n`);
+  process.exit(0);
+}
+
+function fault(error) {
+  results.set('the file', { passes: false, why: String(error) });
+}
+
+load(path.join(folder, 'resources/testharness.js'));
+globalThis.add_test_state_callback(({ name }) => {
+  if (!results.has(name)) results.set(name, { passes: false, why: 'it did not end' });
+});
+globalThis.add_result_callback(({ name, status, message }) => {
+  results.set(name, { passes: status === 0, why: message ?? undefined });
+});
+globalThis.add_completion_callback((_, { status, message }) => {
+  if (status !== 0) fault(message);
+  setImmediate(report);
+});
+process.on('uncaughtException', fault);
+process.on('unhandledRejection', fault);
+setTimeout(report, PATIENCE);
+
+const test = path.join(folder, file);
+const metas = fs.readFileSync(test, 'utf8').matchAll(/^\/\/ META: script=(.*)$/gm);
+try {
+  for (const [, script] of metas) {
+    load(script.startsWith('/') ? path.join(folder, script) :
+      path.join(path.dirname(test), script));
+  }
+  load(test);
+} catch (error) {
+  fault(error);
+}
