@@ -21,25 +21,28 @@ const preload = join(root, 'scripts/node-tests-preload.cjs');
 const TESTS =
   /^test-(message(channel|event|port)|broadcastchannel|worker-message|structuredClone).*js$/;
 
+/** Tests whose ports move to a `Worker`, which is another process here. */
+const IN_PROCESSES = new Set([
+  'test-worker-message-channel.js',
+  'test-worker-message-port-message-before-close.js',
+  'test-worker-message-port-transfer-terminate.js',
+]);
+
 /** Why a test cannot pass, or is not about ports. */
-const THREAD = 'its port moves to a thread by a Worker of Node';
 const NO_OBJECT = 'objects of Node that are made to be cloned or moved do not cross';
 const SHARED = 'memory that several processes write to does not exist here';
 const CONTEXT = 'it moves a port to a context of `vm`';
 const deviations = {
   'test-messageport-hasref.js': 'the async resource of a port is made when it is started',
-  'test-worker-message-channel.js': THREAD,
   'test-worker-message-event.js': 'the constructor of MessageEvent takes ports of Node only',
   'test-worker-message-port-close.js': CONTEXT,
   'test-worker-message-port-inspect-during-init-hook.js': 'it looks at the async resource',
   'test-worker-message-port-jstransferable-nested-untransferable.js': NO_OBJECT,
-  'test-worker-message-port-message-before-close.js': THREAD,
   'test-worker-message-port-move.js': CONTEXT,
   'test-worker-message-port-multiple-sharedarraybuffers.js': SHARED,
   'test-worker-message-port-transfer-fake-js-transferable-internal.js': NO_OBJECT,
   'test-worker-message-port-transfer-fake-js-transferable.js': NO_OBJECT,
   'test-worker-message-port-transfer-filehandle.js': NO_OBJECT,
-  'test-worker-message-port-transfer-terminate.js': THREAD,
   'test-worker-message-port-wasm-module.js': 'modules of WebAssembly do not cross processes',
   'test-worker-message-port-wasm-threads.js': SHARED,
   'test-worker-message-port.js': 'it lists the properties of a port, and `onclose` is one more',
@@ -67,7 +70,9 @@ function run(name) {
   const file = join(folder, 'test/parallel', name);
   const flags = /^\/\/ Flags: (.*)$/m.exec(readFileSync(file, 'utf8'))?.[1].trim().split(/\s+/);
   const args = ['--require', preload, ...(flags ?? []), file];
-  return spawnSync(process.execPath, args, { encoding: 'utf8', timeout: 60_000 });
+  const env = { ...process.env };
+  if (IN_PROCESSES.has(name)) env.MESSAGEPORT_TEST_PROCESSES = '1';
+  return spawnSync(process.execPath, args, { encoding: 'utf8', timeout: 60_000, env });
 }
 
 await download();
