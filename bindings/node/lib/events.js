@@ -68,16 +68,38 @@ function defineHandler(prototype, type) {
   });
 }
 
-/** Makes a `message` or `messageerror` event. `arrived` is what came with the message. */
-function messageEvent(type, data, arrived) {
-  const event = new MessageEvent(type, { data });
-  for (const name of ['ports', 'buffers', 'descriptors']) {
-    // The constructor accepts only ports of Node.js.
-    Object.defineProperty(event, name, {
-      configurable: true, enumerable: true, value: Object.freeze(arrived?.[name] ?? []),
-    });
+/** What came with a message that carries nothing. */
+const NOTHING = Object.freeze({
+  ports: Object.freeze([]), buffers: Object.freeze([]), descriptors: Object.freeze([]),
+});
+
+/** The event of a message. The constructor of `MessageEvent` accepts only ports of Node.js. */
+class PortMessageEvent extends MessageEvent {
+  #arrived;
+
+  constructor(type, init, arrived) {
+    super(type, init);
+    this.#arrived = arrived;
   }
-  return event;
+
+  get ports() {
+    return this.#arrived.ports;
+  }
+
+  get buffers() {
+    return this.#arrived.buffers;
+  }
+
+  get descriptors() {
+    return this.#arrived.descriptors;
+  }
+}
+
+Object.defineProperty(PortMessageEvent.prototype, 'constructor', { value: MessageEvent });
+
+/** Makes a `message` or `messageerror` event. `arrived` has the frozen lists of what came with it. */
+function messageEvent(type, data, arrived = NOTHING) {
+  return new PortMessageEvent(type, { data }, arrived);
 }
 
 /** An error of Node.js with a code. */
@@ -92,6 +114,7 @@ function dataCloneError(text) {
 }
 
 module.exports = {
+  NOTHING,
   NodeEventTarget,
   codedError,
   createHostObject,

@@ -9,8 +9,8 @@ const valueCodec = require('./value.js');
 const { FileDescriptor, Transfer, arrived, listOf } = require('./transfer.js');
 const { Values } = require('./values.js');
 const {
-  NodeEventTarget, codedError, createHostTarget, dataCloneError, defineHandler, kCreateEvent,
-  kDispatch, kNewListener, kRemoveListener, messageEvent,
+  NOTHING, NodeEventTarget, codedError, createHostTarget, dataCloneError, defineHandler,
+  kCreateEvent, kDispatch, kNewListener, kRemoveListener, messageEvent,
 } = require('./events.js');
 
 // What the native part calls an event, and what became of a post.
@@ -42,8 +42,6 @@ const loop = native.init(function dispatch(kind, content, attached) {
 }, valueCodec.room.buffer);
 /** What takes the events of each target that is watched. */
 const takers = new WeakMap();
-
-const NOTHING = Object.freeze({ ports: [], buffers: [], descriptors: [] });
 
 class PortState {
   port;
@@ -94,7 +92,7 @@ class PortState {
       return;
     }
     const message = readMessage(kind, content, attached);
-    this.arriving = message;
+    this.arriving = message.hosts;
     try {
       this.port[kDispatch](message.value, message.type, undefined);
     } finally {
@@ -149,21 +147,25 @@ class PortState {
 
 /** Turns what the native part has received into a value, and what came with it. */
 function readMessage(kind, content, attached) {
-  const [handles, buffers, numbers] = attached ?? [[], [], []];
-  const ports = handles.map(createPort);
-  const descriptors = numbers.map((fd) => new FileDescriptor(fd));
-  buffers.forEach((buffer) => arrived.add(buffer));
+  const hosts = attached === undefined ? NOTHING : readAttached(attached);
   try {
-    if (kind !== UNREADABLE) {
-      const value = readContent(kind, content, { ports, buffers, descriptors });
-      return { type: 'message', value, ports, buffers, descriptors };
-    }
-    return { type: 'messageerror', value: dataCloneError(content), ...NOTHING };
+    if (kind === UNREADABLE) throw dataCloneError(content);
+    return { type: 'message', value: readContent(kind, content, hosts), hosts };
   } catch (error) {
-    ports.forEach((port) => port.close());
-    descriptors.forEach((descriptor) => descriptor.close());
-    return { type: 'messageerror', value: error, ...NOTHING };
+    hosts.ports.forEach((port) => port.close());
+    hosts.descriptors.forEach((descriptor) => descriptor.close());
+    return { type: 'messageerror', value: error, hosts: NOTHING };
   }
+}
+
+/** Makes the objects of what came with a message. */
+function readAttached([handles, buffers, numbers]) {
+  buffers.forEach((buffer) => arrived.add(buffer));
+  return {
+    ports: Object.freeze(handles.map(createPort)),
+    buffers: Object.freeze(buffers),
+    descriptors: Object.freeze(numbers.map((fd) => new FileDescriptor(fd))),
+  };
 }
 
 /** Reads the content before the next one is received, which uses the same scratch memory. */
