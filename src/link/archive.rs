@@ -321,6 +321,12 @@ pub(crate) fn access<T: Receive>(bytes: &[u8]) -> Result<&T::Archived, BoxedErro
     Ok(value)
 }
 
+/// Whether [`access`] accepts the bytes. Makes no call of its own that may panic.
+#[inline(always)]
+pub(crate) fn is_valid<T: Receive>(bytes: &[u8]) -> bool {
+    root_by_rkyv::<T::Archived>(bytes).is_some_and(|value| walk::<T>(value, bytes).is_ok())
+}
+
 /// The check of [`access_by_rkyv`], without a call for the root: that its bytes are there and
 /// aligned is two comparisons, and what it points to lies before it. So a type without pointers
 /// needs no validator.

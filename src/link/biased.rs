@@ -5,6 +5,7 @@ use crate::os::barrier;
 use crate::ring::bias::{Bias, Entered, Entry};
 use std::cell::{Cell, UnsafeCell};
 use std::marker::PhantomData;
+use std::mem::{self, MaybeUninit};
 use std::ops::{Deref, DerefMut};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError, TryLockError};
@@ -18,9 +19,12 @@ use std::time::Duration;
 ///
 /// INVARIANT (inside): one thread at a time is inside, and uses `state`: the owner from
 /// `Bias::enter` to `leave`; or a thread that holds `lock`, once there is no owner, or it has seen
-/// after a barrier that the owner has left.
+/// after a barrier that the owner has left. The latter uses `held` as well.
 pub(crate) struct BiasedMutex<S> {
     lock: Mutex<()>,
+    /// The guard of `lock`, while the thread inside holds it. It stays here if a [`BiasedGuard`] is
+    /// leaked: then it is never dropped.
+    held: UnsafeCell<MaybeUninit<MutexGuard<'static, ()>>>,
     bias: Bias,
     state: UnsafeCell<S>,
 }
@@ -28,13 +32,19 @@ pub(crate) struct BiasedMutex<S> {
 // SAFETY: (inside) the state is used by one thread at a time, as in a `std::sync::Mutex`.
 unsafe impl<S: Send> Sync for BiasedMutex<S> {}
 
+// SAFETY: (inside) as above; a thread that drops it is inside, and no guard is dropped with it.
+unsafe impl<S: Send> Send for BiasedMutex<S> {}
+
 /// The state, while this thread is inside.
+///
+/// Two words, so that it is in registers on its way through results.
 pub(crate) struct BiasedGuard<'s, S> {
     mutex: &'s BiasedMutex<S>,
-    /// `None` if the owner entered by itself. It keeps the guard on its thread in any case.
-    lock: Option<MutexGuard<'s, ()>>,
-    /// Other threads may use a reference to the guard only as they may use one to the state.
-    state: PhantomData<&'s mut S>,
+    /// Whether the ordinary lock is held. If not, the owner entered by itself.
+    is_held: bool,
+    /// It stays on its thread, as the guard of that lock does. Other threads may use a reference to
+    /// it only as they may use one to the state.
+    kind: PhantomData<(MutexGuard<'s, ()>, &'s mut S)>,
 }
 
 /// This very thread is inside.
@@ -43,14 +53,19 @@ pub(crate) struct AlreadyInside;
 
 impl<S> BiasedMutex<S> {
     pub(crate) fn new(state: S) -> BiasedMutex<S> {
-        BiasedMutex { lock: Mutex::new(()), bias: Bias::new(), state: UnsafeCell::new(state) }
+        BiasedMutex {
+            lock: Mutex::new(()),
+            held: UnsafeCell::new(MaybeUninit::uninit()),
+            bias: Bias::new(),
+            state: UnsafeCell::new(state),
+        }
     }
 
     /// Waits until no other thread is inside.
     #[inline(always)]
     pub(crate) fn lock(&self) -> Result<BiasedGuard<'_, S>, AlreadyInside> {
         match self.bias.enter(thread_number()) {
-            Entered::Yes => Ok(BiasedGuard::new(self, None)),
+            Entered::Yes => Ok(BiasedGuard::new(self, false)),
             Entered::Before => Err(AlreadyInside),
             Entered::No => Ok(self.lock_by_mutex()),
         }
@@ -59,7 +74,7 @@ impl<S> BiasedMutex<S> {
     /// The same, unless another thread is inside.
     pub(crate) fn try_lock(&self) -> Option<BiasedGuard<'_, S>> {
         match self.bias.enter(thread_number()) {
-            Entered::Yes => Some(BiasedGuard::new(self, None)),
+            Entered::Yes => Some(BiasedGuard::new(self, false)),
             Entered::Before => None,
             Entered::No => match self.lock.try_lock() {
                 Ok(lock) => Some(self.enter_with(lock)),
@@ -79,7 +94,24 @@ impl<S> BiasedMutex<S> {
             self.wait_for_owner();
         }
         self.bias.hold(thread_number());
-        BiasedGuard::new(self, Some(lock))
+        // SAFETY: the guard refers to `self`, which outlives the `BiasedGuard`; that takes it out
+        // again when it is dropped.
+        let lock = unsafe { mem::transmute::<MutexGuard<'s, ()>, MutexGuard<'static, ()>>(lock) };
+        // SAFETY: (inside) this thread is, by that lock.
+        let held = unsafe { &mut *self.held.get() };
+        held.write(lock);
+        BiasedGuard::new(self, true)
+    }
+
+    /// The thread inside leaves, and gives the ordinary lock back.
+    #[inline(never)]
+    fn unlock(&self) {
+        self.bias.let_go(barrier::takes_part);
+        // SAFETY: (inside) this thread is.
+        let held = unsafe { &*self.held.get() };
+        // SAFETY: `enter_with` has put it there. It is read once, as a thread that holds the lock
+        // has one `BiasedGuard`.
+        drop(unsafe { held.assume_init_read() });
     }
 
     #[cold]
@@ -103,8 +135,8 @@ impl<S> BiasedMutex<S> {
 
 impl<'s, S> BiasedGuard<'s, S> {
     #[inline(always)]
-    fn new(mutex: &'s BiasedMutex<S>, lock: Option<MutexGuard<'s, ()>>) -> BiasedGuard<'s, S> {
-        BiasedGuard { mutex, lock, state: PhantomData }
+    fn new(mutex: &'s BiasedMutex<S>, is_held: bool) -> BiasedGuard<'s, S> {
+        BiasedGuard { mutex, is_held, kind: PhantomData }
     }
 }
 
@@ -129,9 +161,9 @@ impl<S> DerefMut for BiasedGuard<'_, S> {
 impl<S> Drop for BiasedGuard<'_, S> {
     #[inline(always)]
     fn drop(&mut self) {
-        match &self.lock {
-            None => self.mutex.bias.leave(),
-            Some(_) => self.mutex.bias.let_go(barrier::takes_part),
+        match self.is_held {
+            false => self.mutex.bias.leave(),
+            true => self.mutex.unlock(),
         }
     }
 }
@@ -190,7 +222,7 @@ mod tests {
     }
 
     fn is_owner(mutex: &BiasedMutex<u64>) -> bool {
-        mutex.lock().expect("outside").lock.is_none()
+        !mutex.lock().expect("outside").is_held
     }
 
     #[test]
@@ -231,7 +263,7 @@ mod tests {
             }
         });
         // It has the ordinary lock, or waits for it, and now waits for this thread.
-        while guard.lock.is_none() && mutex.lock.try_lock().is_ok() {
+        while !guard.is_held && mutex.lock.try_lock().is_ok() {
             assert!(!entered.load(Ordering::Relaxed), "two threads are inside");
             thread::yield_now();
         }

@@ -291,8 +291,8 @@ pub(crate) fn remove_free(
 /// INVARIANT (payload): `len` bytes from `start` are initialised, and are not written before the
 /// handle is given back: they are a private copy, in a slab entry or in the memory for short ones,
 /// or they lie in the ring of a trusted peer, not released yet. The holder of this value keeps the
-/// half that it came from alive.
-#[derive(Debug)]
+/// half that it came from alive, and gives the handle back once: of clones, one becomes an event.
+#[derive(Clone, Debug)]
 pub(crate) struct Payload {
     start: NonNull<u8>,
     /// The first word of the record's header, which holds length and format, and what the handle
@@ -301,6 +301,10 @@ pub(crate) struct Payload {
     traits: u64,
     handle: u64,
 }
+
+// SAFETY: (payload) nothing writes the bytes, so each thread may read them; and the half, which the
+// holder keeps alive, is on the same thread.
+unsafe impl Send for Payload {}
 
 /// What a handle belongs to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

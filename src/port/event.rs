@@ -17,6 +17,7 @@ use rkyv::bytecheck::CheckBytes;
 use rkyv::rancor::BoxedError;
 use rkyv::{Archive, Portable};
 use std::fmt;
+use std::mem;
 use std::os::fd::OwnedFd;
 
 /// A received message that borrows its port.
@@ -50,6 +51,14 @@ impl<'p> MessageEvent<'p> {
     #[inline(always)]
     pub(crate) fn new(payload: Payload, receiver: &'p Receiver) -> MessageEvent<'p> {
         MessageEvent { payload, receiver }
+    }
+
+    /// What it consists of, apart from its half. It is to be given back as an event again.
+    #[inline(always)]
+    pub(crate) fn into_payload(self) -> Payload {
+        let payload = self.payload.clone();
+        mem::forget(self);
+        payload
     }
 
     /// Borrows the archived form of `T`, after checking it.

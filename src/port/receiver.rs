@@ -3,7 +3,7 @@
 use crate::error::{CloseReason, RecvError};
 use crate::link::attachment::Attachments;
 use crate::link::endpoint::Endpoint;
-use crate::link::payload::{Block, PayloadHandle};
+use crate::link::payload::{Block, Payload, PayloadHandle};
 use crate::link::receiving::Receiving;
 use crate::link::receiving::chunks::Polled;
 use crate::link::stats::LaneStats;
@@ -44,6 +44,8 @@ pub struct Receiver {
     switch: OnceCell<Arc<Switch>>,
     /// How many polls before sleeping have paid off recently.
     spin: Cell<u32>,
+    /// A message that a fast path has received, and its slow path takes.
+    aside: Cell<Option<Payload>>,
 }
 
 impl Receiver {
@@ -56,6 +58,7 @@ impl Receiver {
             end,
             switch: OnceCell::new(),
             spin: Cell::new(0),
+            aside: Cell::new(None),
         }
     }
 
@@ -108,6 +111,38 @@ impl Receiver {
         }
         let payload = self.receiving.borrow_mut().poll_slow()?;
         Ok(payload.map(|payload| MessageEvent::new(payload, self)))
+    }
+
+    /// Puts aside a message that a fast path has received, and returns what to check it by. If the
+    /// fast path does not take it, because it is none for it or its check panics, it is there for
+    /// the next slow path. An event in its own place would be given back by a panic, and so be in
+    /// memory on the fast path too.
+    #[inline(always)]
+    pub(crate) fn set_aside(&self, event: MessageEvent<'_>) -> Payload {
+        let payload = event.into_payload();
+        self.aside.set(Some(payload.clone()));
+        payload
+    }
+
+    /// The fast path takes what it has just put aside.
+    #[inline(always)]
+    pub(crate) fn take_back(&self, payload: Payload) -> MessageEvent<'_> {
+        self.aside.set(None);
+        MessageEvent::new(payload, self)
+    }
+
+    /// A slow path takes what was put aside.
+    pub(crate) fn take_aside(&self) -> Option<MessageEvent<'_>> {
+        Some(MessageEvent::new(self.aside.take()?, self))
+    }
+
+    /// Whether something was put aside.
+    #[inline(always)]
+    pub(crate) fn has_aside(&self) -> bool {
+        let aside = self.aside.take();
+        let is_there = aside.is_some();
+        self.aside.set(aside);
+        is_there
     }
 
     /// Skips the next message without reading it; returns whether there was one.
@@ -216,6 +251,7 @@ impl Receiver {
     }
 
     /// Whether a poll would find something.
+    #[inline]
     pub(crate) fn has_news(&self) -> bool {
         self.receiving.borrow().has_news()
     }

@@ -420,8 +420,11 @@ impl Sender {
 
     #[inline(always)]
     fn borrow(&self) -> Result<Held<'_>, PostError> {
-        let sending = self.try_borrow().ok_or(PostError::Busy)?;
-        Ok(Held { sender: self, sending })
+        // Not `ok_or`, which makes the error first, and drops it in each post.
+        match self.try_borrow() {
+            Some(sending) => Ok(Held { sender: self, sending }),
+            None => Err(PostError::Busy),
+        }
     }
 
     /// Borrows the half, unless it is in use.

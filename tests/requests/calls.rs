@@ -8,6 +8,7 @@ use messageport::{
     rkyv,
 };
 use std::fs::File;
+use std::panic;
 use std::thread;
 use std::time::Duration;
 
@@ -342,4 +343,30 @@ fn values_of_each_alignment_arrive() {
     there_and_back(vec![vec![1u32, 2], vec![]]);
     there_and_back(Some(Box::new([7u64; 9])));
     there_and_back(Err::<(), String>("an error of the responder".to_owned()));
+}
+
+/// Code of the program that panics as it reads a reply ends its own call and nothing else.
+#[test]
+fn a_panic_while_a_reply_is_read_ends_that_call_alone() {
+    let channel = MessageChannel::new().expect("a channel");
+    let requester = channel.port1.requester::<u32, u32>();
+    let responder = channel.port2.responder::<u32, u32>();
+    let server = thread::spawn(move || {
+        while let Ok(request) = responder.recv() {
+            let number = request.data().to_native();
+            request.reply(&number).expect("room for a reply");
+        }
+    });
+    let started = requester.start(&7).expect("room");
+    for number in 0..100 {
+        let read = panic::AssertUnwindSafe(|| {
+            requester.call_map(&number, |_| -> u32 { panic!("on purpose") })
+        });
+        assert!(panic::catch_unwind(read).is_err(), "the panic is the program's");
+        assert_eq!(requester.call(&number).expect("a reply"), number);
+    }
+    assert_eq!(*started.wait().expect("a reply").data(), 7);
+    assert_eq!((requester.open_calls(), requester.discarded()), (0, 0));
+    drop(requester);
+    server.join().expect("no panic");
 }

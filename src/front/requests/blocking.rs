@@ -1,10 +1,10 @@
 //! Threads that wait for replies. One leads: it receives for all until its own reply comes.
 
 use crate::error::{CallError, CloseReason, PostError};
-use crate::front::requests::lead::{FULL, Lease, Led};
+use crate::front::requests::lead::{FULL, Lease, Led, Take};
 use crate::front::requests::park::{park, with_waker};
-use crate::link::archive::Receive;
 use crate::link::archive::pool::ReceiveOwned;
+use crate::link::archive::{self, Receive};
 use crate::link::biased::thread_number;
 use crate::link::payload::Post;
 use crate::os::clock::Deadline;
@@ -145,12 +145,37 @@ impl<Req: Post, Resp: Receive> Requester<Req, Resp> {
                 post_slow(core, request, patience.deadline, error)?
             }
         };
-        let open = Open { core, id };
-        let answer = wait(state, &open, true, patience, take);
-        mem::forget(open);
-        answer
+        wait_from(core, Lease::take(core, state), id, patience, take)
     }
 }
+
+/// Waits until the call ends, and frees its slot.
+#[inline(always)]
+fn wait_from<'c, T: Take>(
+    core: &'c Core,
+    turn: Turn<'c>,
+    id: CallId,
+    patience: Patience<'_>,
+    take: T,
+) -> Result<T::Answer, CallError> {
+    let open = Open { core, id };
+    let answer = match turn {
+        Ok(lease) => match lease.poll_for(id, take) {
+            Ok(answer) => {
+                lease.finish(id);
+                mem::forget(open);
+                return Ok(answer);
+            }
+            Err(take) => wait(Ok(lease), &open, patience, take),
+        },
+        turn => wait(turn, &open, patience, take),
+    };
+    mem::forget(open);
+    answer
+}
+
+/// Whose turn it is to receive for all: this thread's, or another one's, which shares the state.
+type Turn<'c> = Result<Lease<'c>, Guard<'c>>;
 
 impl<Resp: Receive> Call<Resp> {
     /// Waits for the reply, without a limit.
@@ -205,23 +230,14 @@ impl<Resp: Receive> Call<Resp> {
     }
 
     fn wait_until(self, deadline: Deadline) -> Result<Reply<Resp>, CallError> {
-        let open = Open { core: &self.core, id: self.id };
-        let state = self.core.lock()?;
-        let answer = wait(state, &open, false, deadline.into(), Whole(PhantomData));
-        mem::forget(open);
-        answer
+        let (core, id) = (&*self.core, self.id);
+        let mut state = core.lock()?;
+        if let Some(outcome) = state.calls.take(id) {
+            unlock(state);
+            return outcome.and_then(Reply::new);
+        }
+        wait_from(core, Lease::take(core, state), id, deadline.into(), Whole(PhantomData))
     }
-}
-
-/// What a caller takes out of a reply.
-trait Take {
-    type Answer;
-
-    /// Takes it where the receiving half has put the reply, with its trailer.
-    fn of_event(self, event: MessageEvent<'_>) -> Result<Self::Answer, CallError>;
-
-    /// Takes it out of a reply that another thread has received.
-    fn of_message(self, message: Message) -> Result<Self::Answer, CallError>;
 }
 
 /// The value, deserialised.
@@ -231,6 +247,10 @@ impl<Resp: ReceiveOwned> Take for Value<Resp> {
     type Answer = Resp;
 
     #[inline(always)]
+    fn of_bytes(self, bytes: &[u8]) -> Result<Resp, Self> {
+        archive::deserialize(bytes).map_err(|_| self)
+    }
+
     fn of_event(self, event: MessageEvent<'_>) -> Result<Resp, CallError> {
         match content::deserialize(&Body(&event)) {
             Ok(value) => Ok(value),
@@ -250,6 +270,13 @@ impl<Resp: Receive, T, F: FnOnce(&Resp::Archived) -> T> Take for Map<Resp, F> {
     type Answer = T;
 
     #[inline(always)]
+    fn of_bytes(self, bytes: &[u8]) -> Result<T, Self> {
+        match archive::access::<Resp>(bytes) {
+            Ok(value) => Ok((self.0)(value)),
+            Err(_) => Err(self),
+        }
+    }
+
     fn of_event(self, event: MessageEvent<'_>) -> Result<T, CallError> {
         match Body(&event).data::<Resp>() {
             Ok(value) => Ok((self.0)(value)),
@@ -267,6 +294,10 @@ struct Whole<Resp>(PhantomData<Resp>);
 
 impl<Resp: Receive> Take for Whole<Resp> {
     type Answer = Reply<Resp>;
+
+    fn of_bytes(self, _: &[u8]) -> Result<Reply<Resp>, Self> {
+        Err(self)
+    }
 
     fn of_event(self, event: MessageEvent<'_>) -> Result<Reply<Resp>, CallError> {
         content::check_refused(&event)?;
@@ -322,83 +353,61 @@ impl Drop for Open<'_> {
     }
 }
 
-/// Waits until the call ends, and frees its slot. A fresh call was just started.
-#[inline(always)]
+/// Slow path of `wait_from`: the reply has not come at once, or is none for the fast path.
+#[cold]
+#[inline(never)]
 fn wait<'c, T: Take>(
-    mut state: Guard<'c>,
+    mut turn: Turn<'c>,
     open: &Open<'c>,
-    is_fresh: bool,
     patience: Patience<'_>,
     take: T,
 ) -> Result<T::Answer, CallError> {
     let Open { core, id } = *open;
-    let (mut is_fresh, mut take) = (is_fresh, Some(take));
+    let mut take = Some(take);
     loop {
-        if !std::mem::take(&mut is_fresh)
-            && let Some(outcome) = state.calls.take(id)
-        {
+        let mut state = match turn {
+            Err(followed) => follow(core, followed, id, patience.deadline)?,
+            Ok(lease) => {
+                let led = match lease.lead(id, patience.next()) {
+                    Led::Reply(event) => {
+                        let agreed = core.check_types().map_err(CallError::Message);
+                        Ok(agreed.and_then(|()| once(&mut take).of_event(event)))
+                    }
+                    Led::Ended => Err(None),
+                    Led::Failed(error) => Err(Some(error)),
+                };
+                match led {
+                    Ok(answer) => {
+                        lease.finish(id);
+                        return answer;
+                    }
+                    Err(None) => {}
+                    Err(Some(CallError::Timeout)) if !patience.is_over() => {
+                        if patience.has_lost_peer() {
+                            // What it posted before its end, then the end.
+                            lease.receive_all();
+                            core.end(CloseReason::PeerDied);
+                        }
+                    }
+                    Err(Some(error)) => {
+                        drop(lease);
+                        core.abandon(id);
+                        return Err(error);
+                    }
+                }
+                let mut state = core.lock()?;
+                lease.put_back(&mut state);
+                state
+            }
+        };
+        if let Some(outcome) = state.calls.take(id) {
             unlock(state);
             return outcome.and_then(|message| once(&mut take).of_message(message));
         }
-        let lease = match Lease::take(core, state) {
-            Ok(lease) => lease,
-            Err(followed) => {
-                state = follow(core, followed, id, patience.deadline)?;
-                continue;
-            }
-        };
-        if let Some(answer) = lease.poll_for(id).map(|event| agreed(core, once(&mut take), event)) {
-            lease.finish(id);
-            return answer;
-        }
-        let answer = match lease.lead(id, patience.next()) {
-            Led::Reply(event) => Some(Ok(take_slow(core, once(&mut take), event))),
-            Led::Ended => None,
-            Led::Failed(CallError::Timeout) if !patience.is_over() => {
-                if patience.has_lost_peer() {
-                    // What it posted before its end, then the end.
-                    lease.receive_all();
-                    core.end(CloseReason::PeerDied);
-                }
-                None
-            }
-            Led::Failed(error) => Some(Err(error)),
-        };
-        match answer {
-            Some(Ok(answer)) => {
-                lease.finish(id);
-                return answer;
-            }
-            Some(Err(error)) => {
-                drop(lease);
-                core.abandon(id);
-                return Err(error);
-            }
-            None => {}
-        }
-        state = core.lock()?;
-        lease.put_back(&mut state);
+        turn = Lease::take(core, state);
     }
 }
 
-#[cold]
-#[inline(never)]
-fn take_slow<T: Take>(
-    core: &Core,
-    take: T,
-    event: MessageEvent<'_>,
-) -> Result<T::Answer, CallError> {
-    agreed(core, take, event)
-}
-
-/// Takes the answer out of a reply, unless the responder has declared other types.
-#[inline(always)]
-fn agreed<T: Take>(core: &Core, take: T, event: MessageEvent<'_>) -> Result<T::Answer, CallError> {
-    core.check_types()?;
-    take.of_event(event)
-}
-
-#[inline(always)]
 fn once<T>(take: &mut Option<T>) -> T {
     take.take().expect("a reply is taken once")
 }

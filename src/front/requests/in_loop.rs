@@ -8,6 +8,7 @@ use crate::front::add_error::AddError;
 use crate::front::event_loop::{EventLoop, SourceId};
 use crate::front::requests::lead::Lease;
 use crate::link::archive::Receive;
+use crate::link::biased::AlreadyInside;
 use crate::link::payload::Post;
 use crate::os::alarm::Alarm;
 use crate::os::eventfd::Bell;
@@ -164,7 +165,7 @@ impl<Req: Post, Resp: Receive> Requester<Req, Resp> {
         let list = transfer.into_list();
         let mut state = match self.core.lock() {
             Ok(state) => state,
-            Err(reason) => return Err(TransferError::new(reason, list)),
+            Err(inside) => return Err(TransferError::new(inside.into(), list)),
         };
         let id = self.core.post_with(&mut state, request, list)?;
         set_callback(state, id, timeout, then);
@@ -426,7 +427,7 @@ fn serve_responder<Req: Receive, Resp: Post>(
     Next::Again
 }
 
-fn busy(_: PostError) -> LoopError {
+fn busy(_: AlreadyInside) -> LoopError {
     let source = std::io::Error::from_raw_os_error(libc::EDEADLK);
     SystemError { call: "a lock of the requester", source }.into()
 }

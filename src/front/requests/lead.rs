@@ -4,9 +4,10 @@ use crate::error::{CallError, MessageError, RecvError};
 use crate::link::biased::thread_number;
 use crate::os::clock::Deadline;
 use crate::port::event::MessageEvent;
+use crate::port::message::Message;
 use crate::port::receiver::Receiver;
 use crate::port::requests::core::{Core, Guard, unlock};
-use crate::port::requests::trailer::{CallId, Kind, Trailer};
+use crate::port::requests::trailer::{CallId, Kind, Trailer, without_end};
 use std::task::Waker;
 use std::thread;
 use std::time::Duration;
@@ -29,9 +30,24 @@ pub(super) enum Led<'l> {
     Failed(CallError),
 }
 
+/// What a caller takes out of a reply.
+pub(super) trait Take: Sized {
+    type Answer;
+
+    /// Fast path of `of_event`: takes it out of the bytes of the value. Gives itself back if they
+    /// are not valid, or if it is not taken in this way.
+    fn of_bytes(self, bytes: &[u8]) -> Result<Self::Answer, Self>;
+
+    /// Takes it where the receiving half has put the reply, with its trailer.
+    fn of_event(self, event: MessageEvent<'_>) -> Result<Self::Answer, CallError>;
+
+    /// Takes it out of a reply that another thread has received.
+    fn of_message(self, message: Message) -> Result<Self::Answer, CallError>;
+}
+
 impl<'c> Lease<'c> {
     /// Takes the receiver, unless another thread has it.
-    #[inline]
+    #[inline(always)]
     pub(super) fn take(core: &'c Core, mut state: Guard<'c>) -> Result<Lease<'c>, Guard<'c>> {
         let Some(receiver) = state.receiver.take() else { return Err(state) };
         state.leader = thread_number();
@@ -54,6 +70,12 @@ impl<'c> Lease<'c> {
     pub(super) fn lead(&self, id: CallId, deadline: Deadline) -> Led<'_> {
         let wanted = Some(Trailer::new(Kind::Reply, id));
         let mut others = 0u32;
+        if let Some(event) = self.receiver().take_aside() {
+            if Trailer::of(&event) == wanted {
+                return Led::Reply(event);
+            }
+            self.core.accept(event, MessageEvent::try_into_message);
+        }
         if !self.is_open(id) {
             return Led::Ended;
         }
@@ -80,30 +102,38 @@ impl<'c> Lease<'c> {
         }
     }
 
-    /// Polls for the reply for some microseconds; often it comes within that time. `None` says
-    /// nothing more.
+    /// Polls for the reply for some microseconds; often it comes within that time. Fast path of
+    /// `lead`, which comes next if this gives `take` back: what was received meanwhile is put aside
+    /// for it.
     #[inline(always)]
-    pub(super) fn poll_for(&self, id: CallId) -> Option<MessageEvent<'_>> {
+    pub(super) fn poll_for<T: Take>(&self, id: CallId, take: T) -> Result<T::Answer, T> {
         let wanted = Some(Trailer::new(Kind::Reply, id));
-        for _ in 0..POLLS {
-            let event = match self.receiver().poll_fast() {
-                Some(event) => event,
-                None if self.receiver().is_still_empty() => continue,
-                None => match self.receiver().poll_slow() {
-                    Ok(Some(event)) => event,
-                    Ok(None) => continue,
-                    // It comes again.
-                    Err(_) => return None,
-                },
-            };
-            if Trailer::of(&event) == wanted {
-                return Some(event);
+        let (receiver, mut looks) = (self.receiver(), 0);
+        let message = loop {
+            if let Some(event) = receiver.poll_fast() {
+                break receiver.set_aside(event);
             }
-            self.core.accept(event, MessageEvent::try_into_message);
-            return None;
+            if !receiver.is_still_empty() {
+                match receiver.poll_slow() {
+                    Ok(Some(event)) => break receiver.set_aside(event),
+                    Ok(None) => {}
+                    // It comes again.
+                    Err(_) => return Err(take),
+                }
+            }
+            looks += 1;
+            if looks == POLLS {
+                return Err(take);
+            }
+        };
+        if Trailer::of_payload(&message) != wanted || !self.core.types.are_agreed() {
+            return Err(take);
         }
-        None
+        let answer = take.of_bytes(without_end(message.bytes()))?;
+        drop(receiver.take_back(message));
+        Ok(answer)
     }
+
     /// The next message.
     fn recv(&self, deadline: Deadline) -> Result<MessageEvent<'_>, RecvError> {
         let deadline = match self.has_interrupt {
@@ -213,6 +243,8 @@ impl<'c> Lease<'c> {
 impl Drop for Lease<'_> {
     fn drop(&mut self) {
         let Some(receiver) = self.receiver.take() else { return };
+        // A reply that code of the program has read as it panicked.
+        drop(receiver.take_aside());
         // This thread posts nothing at present, so the lock is not its own.
         if let Ok(mut state) = self.core.lock() {
             state.put_back(Some(receiver));

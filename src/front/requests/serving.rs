@@ -48,6 +48,19 @@ impl<Req: Receive, Resp: Post> Responder<Req, Resp> {
 
     #[inline]
     fn recv_until(&self, deadline: Deadline) -> Result<Request<'_, Req, Resp>, TypedError> {
+        match self.try_recv_fast() {
+            Some(request) => Ok(request),
+            None => self.recv_slow(deadline),
+        }
+    }
+
+    #[cold]
+    fn recv_slow(&self, deadline: Deadline) -> Result<Request<'_, Req, Resp>, TypedError> {
+        if let Some(event) = self.incoming.receiver().take_aside()
+            && let Some(request) = self.admit(event)?
+        {
+            return Ok(request);
+        }
         let mut passed = 0;
         loop {
             if self.incoming.is_full() {

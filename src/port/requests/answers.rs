@@ -87,7 +87,7 @@ impl Answers {
         reply: &T,
         list: Vec<Transferable>,
     ) -> Result<(), TransferError> {
-        let prepared = self.shared.lock().and_then(|mut state| {
+        let prepared = self.shared.lock().map_err(PostError::from).and_then(|mut state| {
             self.post_owed(&mut state)?;
             Ok(state)
         });

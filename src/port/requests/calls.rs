@@ -212,6 +212,16 @@ impl Calls {
     #[inline]
     pub(crate) fn close(&mut self, id: CallId) -> bool {
         let Some(slot) = self.slot(id) else { return false };
+        if !matches!(slot.state, State::Open) {
+            return self.close_slow(id);
+        }
+        self.release(id.slot);
+        true
+    }
+
+    #[cold]
+    fn close_slow(&mut self, id: CallId) -> bool {
+        let Some(slot) = self.slot(id) else { return false };
         let state = mem::replace(&mut slot.state, State::Open);
         if matches!(state, State::Waiting(_)) {
             self.unlink(id.slot);
@@ -262,6 +272,7 @@ impl Calls {
         self.slots.get_mut(id.slot as usize).filter(|slot| slot.sequence == id.sequence)
     }
 
+    #[inline]
     fn release(&mut self, slot: u32) {
         self.slots[slot as usize].sequence = 0;
         self.free.push(slot);

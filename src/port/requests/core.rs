@@ -1,7 +1,7 @@
 //! What the handles of one requester share: the port's halves and the open calls.
 
 use crate::error::{CallError, CloseReason, MessageError, PostError};
-use crate::link::biased::BiasedGuard;
+use crate::link::biased::{AlreadyInside, BiasedGuard};
 use crate::link::payload::Post;
 use crate::port::cancel::Canceller;
 use crate::port::content::{self, Content};
@@ -104,7 +104,7 @@ impl Core {
 
     /// See [`Shared::lock`].
     #[inline]
-    pub(crate) fn lock(&self) -> Result<Guard<'_>, PostError> {
+    pub(crate) fn lock(&self) -> Result<Guard<'_>, AlreadyInside> {
         self.shared.lock()
     }
 

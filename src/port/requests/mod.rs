@@ -10,6 +10,7 @@ pub(crate) mod answers;
 pub(crate) mod call;
 pub(crate) mod calls;
 pub(crate) mod core;
+pub(crate) mod lent;
 pub(crate) mod request;
 pub(crate) mod requester;
 pub(crate) mod responder;

@@ -13,7 +13,7 @@ use crate::port::event::MessageEvent;
 use crate::port::message::Message;
 use crate::port::requests::answers::Answers;
 use crate::port::requests::responder::Incoming;
-use crate::port::requests::trailer::{CallId, TrailerBytes};
+use crate::port::requests::trailer::{CallId, TrailerBytes, without_end};
 use crate::port::transfer::{TransferError, TransferList};
 use crate::port::typed::TypedError;
 use crate::wire::record::Format;
@@ -44,14 +44,27 @@ pub struct Request<'r, Req, Resp> {
     types: PhantomData<fn(Req) -> Resp>,
 }
 
-/// Where a request's bytes are.
-pub(crate) enum Held<'r> {
+/// Where a request's bytes are; nowhere once it was taken out.
+///
+/// Not an enum: the bytes of its variants would be moved as such, and a move that loads several
+/// words at once waits until each of them has reached the cache.
+#[derive(Default)]
+pub(crate) struct Held<'r> {
     /// Where the receiving half has put them.
-    Event(MessageEvent<'r>),
+    event: Option<MessageEvent<'r>>,
     /// In a copy, as they were read to look for cancellations behind them.
-    Copy(Box<Message>),
-    /// It was taken out.
-    Nothing,
+    copy: Option<Box<Message>>,
+}
+
+impl<'r> Held<'r> {
+    #[inline(always)]
+    pub(crate) fn event(event: MessageEvent<'r>) -> Held<'r> {
+        Held { event: Some(event), copy: None }
+    }
+
+    pub(crate) fn copy(message: Box<Message>) -> Held<'r> {
+        Held { event: None, copy: Some(message) }
+    }
 }
 
 /// A request that borrows nothing, to be answered later or from another thread; made by
@@ -73,6 +86,13 @@ impl<'r, Req: Receive, Resp: Post> Request<'r, Req, Resp> {
     #[inline(always)]
     pub(crate) fn new(incoming: &'r Incoming, held: Held<'r>, id: CallId) -> Self {
         Request { incoming, held, id, is_answered: Cell::new(false), types: PhantomData }
+    }
+
+    /// What to make it of again.
+    pub(crate) fn into_parts(mut self) -> (Held<'r>, CallId) {
+        let parts = (mem::take(&mut self.held), self.id);
+        mem::forget(self);
+        parts
     }
 
     pub(crate) fn check(&self) -> Result<(), MessageError> {
@@ -188,10 +208,11 @@ impl<'r, Req: Receive, Resp: Post> Request<'r, Req, Resp> {
     /// [`MessageError::OutOfMemory`] if its bytes cannot be copied; the call ends with
     /// [`CallError::Refused`](crate::CallError::Refused).
     pub fn into_owned(mut self) -> Result<OwnedRequest<Req, Resp>, MessageError> {
-        let message = match mem::replace(&mut self.held, Held::Nothing) {
-            Held::Event(event) => event.try_into_message().map(without_trailer),
-            Held::Copy(message) => Ok(*message),
-            Held::Nothing => unreachable!("only a call that ends a request takes it out"),
+        let Held { event, copy } = mem::take(&mut self.held);
+        let message = match (event, copy) {
+            (Some(event), _) => event.try_into_message().map(without_trailer),
+            (None, Some(message)) => Ok(*message),
+            (None, None) => unreachable!("only a call that ends a request takes it out"),
         };
         match message {
             Ok(message) => {
@@ -275,9 +296,7 @@ impl<Req, Resp> Drop for Request<'_, Req, Resp> {
     #[inline]
     fn drop(&mut self) {
         let was_cancelled = self.incoming.give_back(self.id);
-        if matches!(self.held, Held::Copy(_))
-            && let Held::Copy(message) = mem::replace(&mut self.held, Held::Nothing)
-        {
+        if let Some(message) = self.held.copy.take() {
             self.incoming.recycle(message);
         }
         if !self.is_answered.get() && !was_cancelled {
@@ -289,30 +308,27 @@ impl<Req, Resp> Drop for Request<'_, Req, Resp> {
 impl Content for Held<'_> {
     #[inline]
     fn content(&self) -> &[u8] {
-        match self {
-            Held::Event(event) => {
-                let bytes = event.bytes();
-                &bytes[..bytes.len().saturating_sub(size_of::<TrailerBytes>())]
-            }
-            Held::Copy(message) => message.bytes(),
-            Held::Nothing => &[],
+        match (&self.event, &self.copy) {
+            (Some(event), _) => without_end(event.bytes()),
+            (None, Some(message)) => message.bytes(),
+            (None, None) => &[],
         }
     }
 
     #[inline]
     fn posted_as(&self) -> Format {
-        match self {
-            Held::Event(event) => event.format(),
-            Held::Copy(message) => message.format(),
-            Held::Nothing => Format::Bytes,
+        match (&self.event, &self.copy) {
+            (Some(event), _) => event.format(),
+            (None, Some(message)) => message.format(),
+            (None, None) => Format::Bytes,
         }
     }
 
     fn with_attachments<T>(&self, act: impl FnOnce(&mut Attachments) -> T) -> Option<T> {
-        match self {
-            Held::Event(event) => event.with_attachments(act),
-            Held::Copy(message) => message.with_attachments(act),
-            Held::Nothing => None,
+        match (&self.event, &self.copy) {
+            (Some(event), _) => event.with_attachments(act),
+            (None, Some(message)) => message.with_attachments(act),
+            (None, None) => None,
         }
     }
 }

@@ -140,7 +140,7 @@ impl<Req: Post, Resp: Receive> Requester<Req, Resp> {
         let list = transfer.into_list();
         let mut state = match self.core.lock() {
             Ok(state) => state,
-            Err(reason) => return Err(TransferError::new(reason, list)),
+            Err(inside) => return Err(TransferError::new(inside.into(), list)),
         };
         let id = self.core.post_with(&mut state, request, list)?;
         Ok(Call::new(self.core.clone(), id))

@@ -1,7 +1,7 @@
 //! The side that answers.
 
 use crate::error::{MessageError, RecvError};
-use crate::link::archive::Receive;
+use crate::link::archive::{self, Receive};
 use crate::link::payload::Post;
 use crate::port::MessagePort;
 use crate::port::cancel::Canceller;
@@ -10,8 +10,9 @@ use crate::port::event::MessageEvent;
 use crate::port::message::Message;
 use crate::port::receiver::Receiver;
 use crate::port::requests::answers::Answers;
+use crate::port::requests::lent::LentCalls;
 use crate::port::requests::request::{Held, NO_MEMORY, Request, without_trailer};
-use crate::port::requests::trailer::{Body, CallId, Kind, Trailer};
+use crate::port::requests::trailer::{CallId, Kind, Trailer, without_end};
 use crate::port::requests::types::Types;
 use crate::port::typed::TypedError;
 use crate::wire::record::Format;
@@ -68,8 +69,8 @@ pub(crate) struct Incoming {
     answers: Arc<Answers>,
     types: Types,
     limit: Cell<usize>,
-    /// The calls of the requests that are lent, and whether they were cancelled.
-    lent: RefCell<Vec<(CallId, bool)>>,
+    /// The calls of the requests that are lent.
+    lent: LentCalls,
     ahead: RefCell<Ahead>,
     /// Whether something may have been read ahead.
     has_ahead: Cell<bool>,
@@ -107,7 +108,7 @@ impl MessagePort {
             types: Types::declare::<Req, Resp>(sender.endpoint(), false),
             answers: Arc::new(Answers::new(sender, None)),
             limit: Cell::new(LIMIT),
-            lent: RefCell::default(),
+            lent: LentCalls::default(),
             ahead: RefCell::default(),
             has_ahead: Cell::new(false),
             spare: RefCell::default(),
@@ -127,40 +128,75 @@ impl<Req: Receive, Resp: Post> Responder<Req, Resp> {
     /// came is told.
     #[inline(always)]
     pub fn try_recv(&self) -> Result<Option<Request<'_, Req, Resp>>, TypedError> {
-        if self.incoming.is_plain() {
-            match self.incoming.receiver.poll_fast() {
-                Some(event) => match self.admit_fast(event) {
-                    Ok(request) => return Ok(Some(request)),
-                    Err(event) => {
-                        if let Some(request) = self.admit(event)? {
-                            return Ok(Some(request));
-                        }
-                    }
-                },
-                None if self.incoming.receiver.is_still_empty() => {
-                    self.incoming.types.check()?;
-                    return Ok(None);
-                }
-                None => {}
-            }
-        }
-        self.try_recv_slow()
-    }
-
-    #[cold]
-    #[inline(never)]
-    fn try_recv_slow(&self) -> Result<Option<Request<'_, Req, Resp>>, TypedError> {
-        for _ in 0..MOST_IN_A_ROW {
-            if self.incoming.is_full() {
-                return Ok(None);
-            }
-            if let Some(request) = self.next_ahead()? {
+        // Twice, as often a request comes between the first attempt and the look behind it.
+        for _ in 0..2 {
+            if let Some(request) = self.try_recv_fast() {
                 return Ok(Some(request));
             }
-            let polled = self.incoming.receiver.poll().map_err(|failure| *failure);
-            let Some(event) = self.incoming.recover(polled)? else {
-                self.incoming.types.check()?;
+            if self.incoming.is_still_empty() {
                 return Ok(None);
+            }
+        }
+        let mut parts = None;
+        match self.try_recv_slow(&mut parts) {
+            Ok(()) => Ok(parts.map(|(held, id)| Request::new(&self.incoming, held, id))),
+            Err(error) => Err(*error),
+        }
+    }
+
+    /// Fast path of whatever receives: a valid request with nothing behind it. `None` says nothing
+    /// more; a message that came may have been put aside, for the slow path.
+    #[inline(always)]
+    pub(crate) fn try_recv_fast(&self) -> Option<Request<'_, Req, Resp>> {
+        let incoming = &self.incoming;
+        if !incoming.is_plain() {
+            return None;
+        }
+        if incoming.receiver.has_aside() {
+            return None;
+        }
+        let message = incoming.receiver.set_aside(incoming.receiver.poll_fast()?);
+        let Some(Trailer { id, kind: Kind::Call }) = Trailer::of_payload(&message) else {
+            return None;
+        };
+        if incoming.receiver.has_news()
+            || !incoming.types.are_agreed()
+            || !archive::is_valid::<Req>(without_end(message.bytes()))
+            || !incoming.lent.add_first(id)
+        {
+            return None;
+        }
+        Some(Request::new(incoming, Held::event(incoming.receiver.take_back(message)), id))
+    }
+
+    /// It gives the parts of a request in a place of their own: a request that a call may fill is
+    /// in memory on the fast path too.
+    #[cold]
+    #[inline(never)]
+    fn try_recv_slow<'r>(
+        &'r self,
+        parts: &mut Option<(Held<'r>, CallId)>,
+    ) -> Result<(), Box<TypedError>> {
+        *parts = self.try_recv_further()?.map(Request::into_parts);
+        Ok(())
+    }
+
+    fn try_recv_further(&self) -> Result<Option<Request<'_, Req, Resp>>, TypedError> {
+        for _ in 0..MOST_IN_A_ROW {
+            let event = match self.incoming.receiver.take_aside() {
+                Some(event) => event,
+                None if self.incoming.is_full() => return Ok(None),
+                None => {
+                    if let Some(request) = self.next_ahead()? {
+                        return Ok(Some(request));
+                    }
+                    let polled = self.incoming.receiver.poll().map_err(|failure| *failure);
+                    let Some(event) = self.incoming.recover(polled)? else {
+                        self.incoming.types.check()?;
+                        return Ok(None);
+                    };
+                    event
+                }
             };
             if let Some(request) = self.admit(event)? {
                 return Ok(Some(request));
@@ -190,24 +226,6 @@ impl<Req: Receive, Resp: Post> Responder<Req, Resp> {
         self.incoming.answers.with_sender(|sender| sender.is_closed()).unwrap_or(false)
     }
 
-    /// Fast path of `admit`: a valid request with nothing behind it. Gives back anything else.
-    #[inline(always)]
-    pub(crate) fn admit_fast<'r>(
-        &'r self,
-        event: MessageEvent<'r>,
-    ) -> Result<Request<'r, Req, Resp>, MessageEvent<'r>> {
-        let incoming = &self.incoming;
-        if let Sorted::Request(id) = sort(&event)
-            && !incoming.receiver.has_news()
-            && incoming.types.are_agreed()
-            && Body(&event).data::<Req>().is_ok()
-        {
-            incoming.lent.borrow_mut().push((id, false));
-            return Ok(Request::new(incoming, Held::Event(event), id));
-        }
-        Err(event)
-    }
-
     /// A request that comes from the queue. `None` if it was a cancellation, or was cancelled.
     #[cold]
     #[inline(never)]
@@ -224,8 +242,8 @@ impl<Req: Receive, Resp: Post> Responder<Req, Resp> {
             }
             Sorted::Strange => return Err(strange(&event).into()),
         };
-        incoming.lent.borrow_mut().push((id, false));
-        let request = Request::new(incoming, Held::Event(event), id);
+        incoming.lent.add(id);
+        let request = Request::new(incoming, Held::event(event), id);
         if incoming.receiver.has_news() {
             incoming.read_ahead();
             if incoming.is_lent_cancelled(id) {
@@ -247,8 +265,8 @@ impl<Req: Receive, Resp: Post> Responder<Req, Resp> {
             None => Ok(None),
             Some((None, message)) => Err(strange(&*message).into()),
             Some((Some(id), message)) => {
-                self.incoming.lent.borrow_mut().push((id, false));
-                self.checked(Request::new(&self.incoming, Held::Copy(message), id))
+                self.incoming.lent.add(id);
+                self.checked(Request::new(&self.incoming, Held::copy(message), id))
             }
         }
     }
@@ -350,6 +368,15 @@ impl Incoming {
         !self.has_ahead.get() && !self.is_full()
     }
 
+    /// Whether it is certain that there is nothing: neither a request nor an error.
+    #[inline(never)]
+    fn is_still_empty(&self) -> bool {
+        self.is_plain()
+            && !self.receiver.has_aside()
+            && self.receiver.is_still_empty()
+            && self.types.are_agreed()
+    }
+
     /// If there is no memory for the next request, refuses it and steps over it.
     pub(crate) fn recover<T>(&self, polled: Result<T, RecvError>) -> Result<T, TypedError> {
         polled.map_err(|error| match error {
@@ -373,23 +400,20 @@ impl Incoming {
     #[cold]
     pub(crate) fn cancel(&self, id: CallId) {
         self.ahead.borrow_mut().remove(id);
-        for (lent, is_cancelled) in &mut *self.lent.borrow_mut() {
-            *is_cancelled |= *lent == id;
-        }
+        self.lent.cancel(id);
         self.answers.cancel(id);
     }
 
-    #[inline]
+    /// Whether a request that is lent was cancelled.
+    #[inline(always)]
     pub(crate) fn is_lent_cancelled(&self, id: CallId) -> bool {
-        self.lent.borrow().iter().rev().any(|(lent, is_cancelled)| *lent == id && *is_cancelled)
+        self.lent.is_cancelled(id)
     }
 
     /// A request is no longer lent. Returns whether its call was cancelled.
-    #[inline]
+    #[inline(always)]
     pub(crate) fn give_back(&self, id: CallId) -> bool {
-        let mut lent = self.lent.borrow_mut();
-        let place = lent.iter().rposition(|(lent, _)| *lent == id);
-        place.is_some_and(|place| lent.swap_remove(place).1)
+        self.lent.remove(id)
     }
 
     /// Keeps the memory of a copy for the next one.

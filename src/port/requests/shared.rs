@@ -1,7 +1,7 @@
 //! State that several threads share, with a sender in it.
 
-use crate::error::PostError;
-use crate::link::biased::{BiasedGuard, BiasedMutex};
+use crate::error::{CallError, PostError};
+use crate::link::biased::{AlreadyInside, BiasedGuard, BiasedMutex};
 
 /// A lock that is never held while a thread waits for the peer. A value is posted under it, whose
 /// `Serialize` may come back.
@@ -18,9 +18,22 @@ impl<S> Shared<S> {
     /// whenever code of the program runs.
     ///
     /// # Errors
-    /// [`PostError::Busy`] inside a `Serialize` of a value that this thread posts here.
+    /// Inside a `Serialize` of a value that this thread posts here; a [`PostError::Busy`] for the
+    /// program.
     #[inline(always)]
-    pub(crate) fn lock(&self) -> Result<BiasedGuard<'_, S>, PostError> {
-        self.state.lock().map_err(|_| PostError::Busy)
+    pub(crate) fn lock(&self) -> Result<BiasedGuard<'_, S>, AlreadyInside> {
+        self.state.lock()
+    }
+}
+
+impl From<AlreadyInside> for PostError {
+    fn from(_: AlreadyInside) -> Self {
+        PostError::Busy
+    }
+}
+
+impl From<AlreadyInside> for CallError {
+    fn from(_: AlreadyInside) -> Self {
+        PostError::Busy.into()
     }
 }

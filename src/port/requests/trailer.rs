@@ -4,6 +4,7 @@
 use crate::error::MessageError;
 use crate::link::archive::{self, Receive};
 use crate::link::attachment::Attachments;
+use crate::link::payload::Payload;
 use crate::port::content::{self, Content};
 use crate::wire::record::Format;
 use rkyv::munge::munge;
@@ -83,6 +84,13 @@ impl Trailer {
         }
     }
 
+    /// The trailer of a message that has its bytes.
+    #[inline(always)]
+    pub(crate) fn of_payload(payload: &Payload) -> Option<Trailer> {
+        let trailer = Trailer::decode(*payload.bytes().last_chunk()?)?;
+        (payload.format() == Format::Archive).then_some(trailer)
+    }
+
     #[cold]
     fn of_refused(message: &impl Content) -> Option<Trailer> {
         let end = message.with_attachments(|attachments| attachments.refused_end).flatten();
@@ -96,11 +104,16 @@ impl Trailer {
 /// between the two or behind them, and the rest without the trailer is the archive of the value.
 pub(crate) struct Body<'m, C>(pub &'m C);
 
+/// What stands before the trailer.
+#[inline(always)]
+pub(crate) fn without_end(bytes: &[u8]) -> &[u8] {
+    &bytes[..bytes.len().saturating_sub(size_of::<TrailerBytes>())]
+}
+
 impl<C: Content> Content for Body<'_, C> {
     #[inline(always)]
     fn content(&self) -> &[u8] {
-        let bytes = self.0.content();
-        &bytes[..bytes.len().saturating_sub(size_of::<TrailerBytes>())]
+        without_end(self.0.content())
     }
 
     #[inline(always)]
@@ -118,22 +131,20 @@ impl<'m, C: Content> Body<'m, C> {
     #[inline]
     pub(crate) fn data<T: Receive>(&self) -> Result<&'m T::Archived, MessageError> {
         content::require(self.0, Format::Archive)?;
-        let bytes = self.0.content();
-        let bytes = &bytes[..bytes.len().saturating_sub(size_of::<TrailerBytes>())];
-        archive::access::<T>(bytes).map_err(content::invalid::<T>)
+        archive::access::<T>(without_end(self.0.content())).map_err(content::invalid::<T>)
     }
 }
 
 /// A value and the trailer behind it, posted as one archive.
 pub(crate) struct Labelled<'v, T> {
     value: &'v T,
-    trailer: TrailerBytes,
+    trailer: Trailer,
 }
 
 impl<'v, T> Labelled<'v, T> {
     #[inline(always)]
     pub(crate) fn new(value: &'v T, trailer: Trailer) -> Labelled<'v, T> {
-        Labelled { value, trailer: trailer.encode() }
+        Labelled { value, trailer }
     }
 }
 
@@ -145,7 +156,9 @@ impl<T: Archive> Archive for Labelled<'_, T> {
     fn resolve(&self, resolver: T::Resolver, out: Place<Self::Archived>) {
         munge!(let ArchivedTuple2(value, trailer) = out);
         self.value.resolve(resolver, value);
-        trailer.write(self.trailer);
+        // Not before: sixteen bytes that were just stored as two words cannot be loaded at once
+        // before those stores have reached the cache.
+        trailer.write(self.trailer.encode());
     }
 }
 
