@@ -4,6 +4,8 @@
 
 #[path = "requests/calls.rs"]
 mod calls;
+#[path = "requests/checks.rs"]
+mod checks;
 mod common;
 #[path = "requests/crowd.rs"]
 mod crowd;

@@ -46,6 +46,8 @@ pub struct Receiver {
     spin: Cell<u32>,
     /// A message that a fast path has received, and its slow path takes.
     aside: Cell<Option<Payload>>,
+    /// Whether that fast path is still checking it: nothing else takes it then.
+    is_checking: Cell<bool>,
 }
 
 impl Receiver {
@@ -59,6 +61,7 @@ impl Receiver {
             switch: OnceCell::new(),
             spin: Cell::new(0),
             aside: Cell::new(None),
+            is_checking: Cell::new(false),
         }
     }
 
@@ -124,6 +127,24 @@ impl Receiver {
         payload
     }
 
+    /// Checks what was just put aside, by code of the program. If that receives here, it gets the
+    /// next message: this one must be given back once, and not while it is being read.
+    #[inline(always)]
+    pub(crate) fn check_aside(&self, check: impl FnOnce() -> bool) -> bool {
+        struct Checking<'r>(&'r Cell<bool>);
+
+        impl Drop for Checking<'_> {
+            #[inline(always)]
+            fn drop(&mut self) {
+                self.0.set(false);
+            }
+        }
+
+        self.is_checking.set(true);
+        let _checking = Checking(&self.is_checking);
+        check()
+    }
+
     /// The fast path takes what it has just put aside.
     #[inline(always)]
     pub(crate) fn take_back(&self, payload: Payload) -> MessageEvent<'_> {
@@ -131,8 +152,11 @@ impl Receiver {
         MessageEvent::new(payload, self)
     }
 
-    /// A slow path takes what was put aside.
+    /// A slow path takes what was put aside, unless it is being checked.
     pub(crate) fn take_aside(&self) -> Option<MessageEvent<'_>> {
+        if self.is_checking.get() {
+            return None;
+        }
         Some(MessageEvent::new(self.aside.take()?, self))
     }
 

@@ -11,13 +11,13 @@ use std::thread;
 use std::time::Duration;
 
 /// Kinds of messages, as `docs/protocol.md` numbers them.
-const CALL: u8 = 1;
-const CANCEL: u8 = 2;
-const REPLY: u8 = 3;
+pub const CALL: u8 = 1;
+pub const CANCEL: u8 = 2;
+pub const REPLY: u8 = 3;
 const REFUSAL: u8 = 4;
-const UNANSWERED: u8 = 5;
+pub const UNANSWERED: u8 = 5;
 
-fn trailer(sequence: u64, slot: u32, kind: u8) -> [u8; 16] {
+pub fn trailer(sequence: u64, slot: u32, kind: u8) -> [u8; 16] {
     let mut bytes = [0; 16];
     bytes[..8].copy_from_slice(&sequence.to_le_bytes());
     bytes[8..12].copy_from_slice(&slot.to_le_bytes());
@@ -26,7 +26,7 @@ fn trailer(sequence: u64, slot: u32, kind: u8) -> [u8; 16] {
 }
 
 /// The trailer of the next message.
-fn read_trailer(port: &MessagePort) -> [u8; 16] {
+pub fn read_trailer(port: &MessagePort) -> [u8; 16] {
     let event = crate::common::receive(port);
     *event.bytes().last_chunk().expect("a trailer")
 }

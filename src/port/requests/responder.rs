@@ -159,9 +159,10 @@ impl<Req: Receive, Resp: Post> Responder<Req, Resp> {
         let Some(Trailer { id, kind: Kind::Call }) = Trailer::of_payload(&message) else {
             return None;
         };
+        let is_valid = || archive::is_valid::<Req>(without_end(message.bytes()));
         if incoming.receiver.has_news()
             || !incoming.types.are_agreed()
-            || !archive::is_valid::<Req>(without_end(message.bytes()))
+            || !incoming.receiver.check_aside(is_valid)
             || !incoming.lent.add_first(id)
         {
             return None;
@@ -329,7 +330,13 @@ impl Incoming {
     pub(crate) fn read_ahead(&self) {
         // Failures stay for the next call that receives.
         while !self.is_full() && self.ahead.borrow().has_room() {
-            let Ok(Some(event)) = self.receiver.poll() else { return };
+            let event = match self.receiver.take_aside() {
+                Some(event) => event,
+                None => match self.receiver.poll() {
+                    Ok(Some(event)) => event,
+                    _ => return,
+                },
+            };
             let call = match sort(&event) {
                 Sorted::Request(id) => Some(id),
                 Sorted::Cancel(id) => {
