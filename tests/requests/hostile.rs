@@ -14,7 +14,7 @@ use std::time::Duration;
 pub const CALL: u8 = 1;
 pub const CANCEL: u8 = 2;
 pub const REPLY: u8 = 3;
-const REFUSAL: u8 = 4;
+pub const REFUSAL: u8 = 4;
 pub const UNANSWERED: u8 = 5;
 
 pub fn trailer(sequence: u64, slot: u32, kind: u8) -> [u8; 16] {
@@ -96,6 +96,30 @@ fn forged_and_doubled_replies_reach_no_call() {
     port2.post_message(&(7u32, trailer(4, 0, REPLY))).expect("room");
     assert_eq!(*last.wait_timeout(DEADLINE).expect("the reply").data(), 7);
     assert_eq!(requester.discarded(), forged + 5);
+}
+
+/// A slot that is free has the sequence 0.
+#[test]
+fn what_names_a_free_slot_ends_no_later_call() {
+    let MessageChannel { port1, port2 } = MessageChannel::new().expect("a channel");
+    let requester = port1.requester::<u32, u32>();
+    let [first, second] = [1, 2].map(|number| requester.start(&number).expect("room"));
+    port2.post_message(&(1u32, trailer(1, 0, REPLY))).expect("room");
+    assert_eq!(*first.wait_timeout(DEADLINE).expect("a reply").data(), 1);
+    for kind in [REPLY, REFUSAL, UNANSWERED] {
+        port2.post_message(&(9u32, trailer(0, 0, kind))).expect("room");
+    }
+    port2.post_message(&(2u32, trailer(2, 1, REPLY))).expect("room");
+    assert_eq!(*second.wait_timeout(DEADLINE).expect("a reply").data(), 2);
+    assert_eq!(requester.discarded(), 3);
+    let calls = [(3u32, 1), (4, 0)].map(|(number, slot)| {
+        let call = requester.start(&number).expect("room");
+        port2.post_message(&(number, trailer(number.into(), slot, REPLY))).expect("room");
+        call
+    });
+    let replies = calls.map(|call| *call.wait_timeout(DEADLINE).expect("a reply").data());
+    assert_eq!(replies, [3, 4]);
+    assert_eq!(requester.discarded(), 3);
 }
 
 #[test]

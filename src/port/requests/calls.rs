@@ -124,8 +124,12 @@ impl Calls {
         self.slots.len() - self.free.len()
     }
 
-    /// Whether the call has no outcome yet.
+    /// Whether the call has no outcome yet. No call has the sequence of a free slot, though a
+    /// hostile peer may name it.
     pub(crate) fn is_open(&self, id: CallId) -> bool {
+        if id.sequence == 0 {
+            return false;
+        }
         let slot = self.slots.get(id.slot as usize).filter(|slot| slot.sequence == id.sequence);
         slot.is_some_and(|slot| !matches!(slot.state, State::Done(_)))
     }
