@@ -370,3 +370,21 @@ fn a_panic_while_a_reply_is_read_ends_that_call_alone() {
     drop(requester);
     server.join().expect("no panic");
 }
+
+#[test]
+fn a_request_that_is_owned_after_its_reply_takes_no_other() {
+    let channel = MessageChannel::new().expect("a channel");
+    let requester = channel.port1.requester::<u32, u32>();
+    let responder = channel.port2.responder::<u32, u32>();
+    let calls = [1, 2].map(|number| requester.start(&number).expect("room"));
+    for number in [1, 2] {
+        let request = responder.recv_timeout(DEADLINE).expect("a request");
+        request.reply(&number).expect("room");
+        let owned = request.into_owned().expect("memory");
+        assert!(matches!(owned.reply(&9), Err(PostError::Answered)));
+    }
+    for (number, call) in (1..).zip(calls) {
+        assert_eq!(*call.wait_timeout(DEADLINE).expect("a reply").data(), number);
+    }
+    assert_eq!(requester.discarded(), 0, "it is not told twice that they ended");
+}

@@ -214,16 +214,19 @@ impl<'r, Req: Receive, Resp: Post> Request<'r, Req, Resp> {
             (None, Some(message)) => Ok(*message),
             (None, None) => unreachable!("only a call that ends a request takes it out"),
         };
+        let was_answered = self.is_answered.replace(true);
         match message {
             Ok(message) => {
-                self.is_answered.set(true);
                 let is_cancelled = self.incoming.is_lent_cancelled(self.id);
                 let answers = self.incoming.answers().clone();
-                Ok(OwnedRequest::new(answers, message, self.id, is_cancelled))
+                let mut owned = OwnedRequest::new(answers, message, self.id, is_cancelled);
+                *owned.is_answered.get_mut() = was_answered;
+                Ok(owned)
             }
             Err(error) => {
-                self.incoming.answers().refuse_or_owe(self.id, NO_MEMORY);
-                self.is_answered.set(true);
+                if !was_answered {
+                    self.incoming.answers().refuse_or_owe(self.id, NO_MEMORY);
+                }
                 Err(error)
             }
         }
