@@ -160,13 +160,11 @@ impl Connect {
             return Err(ConnectError::ForeignUser { found: uid, expected });
         }
         let ours = our_hello(self.schema);
-        match socket::send_packet(socket.as_fd(), &ours.encode(false), &[]) {
-            Ok(()) => {
-                let credentials = PeerCredentials { pid, uid, gid };
-                Ok(Called::Yes(Call { socket, ours, credentials }))
-            }
-            Err(error) => hung_up(error).map(Called::No),
-        }
+        let sent = socket::send_packet(socket.as_fd(), &ours.encode(false), &[]);
+        // A listener may have refused this client before it said who it is. Then it has hung up,
+        // and its answer can be received.
+        sent.or_else(|error| hung_up(error).map(drop))?;
+        Ok(Called::Yes(Call { socket, ours, credentials: PeerCredentials { pid, uid, gid } }))
     }
 
     /// How long to wait for the listener's answer.
