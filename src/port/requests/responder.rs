@@ -128,7 +128,7 @@ impl<Req: Receive, Resp: Post> Responder<Req, Resp> {
     /// came is told.
     #[inline(always)]
     pub fn try_recv(&self) -> Result<Option<Request<'_, Req, Resp>>, TypedError> {
-        // Twice, as often a request comes between the first attempt and the look behind it.
+        // Twice: a request that comes between an attempt and the look needs no slow path.
         for _ in 0..2 {
             if let Some(request) = self.try_recv_fast() {
                 return Ok(Some(request));
