@@ -390,7 +390,12 @@ fn every_example_makes_the_calls_of_the_document_only() {
         let sources = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("examples");
         let mut count = 0;
         for source in sources.read_dir().expect("the examples are there") {
-            let example = built.join(source.expect("an entry").path().file_stem().expect("a name"));
+            let source = source.expect("an entry").path();
+            if source.join("Cargo.toml").exists() {
+                // A package of its own, with another crate's system calls.
+                continue;
+            }
+            let example = built.join(source.file_stem().expect("a name"));
             if (example.ends_with("tokio_service") && !cfg!(feature = "tokio"))
                 || (example.ends_with("smol_service") && !cfg!(feature = "async-io"))
                 || (example.ends_with("plugin_host") && !cfg!(feature = "seccomp"))
