@@ -160,7 +160,8 @@ impl WorkerBuilder {
     }
 
     /// Filters the system calls of the child, and of the processes that it starts, from its
-    /// `execve` on. A call that the filter does not allow kills the child, by SIGSYS.
+    /// `execve` on. A call that the filter does not allow kills the child, by SIGSYS, or
+    /// [fails](SyscallFilter::refuse_with_eperm).
     ///
     /// This is for a program that is not trusted: it has not run yet when the filter is in force.
     /// So the filter must allow what the dynamic loader does, see [`SyscallFilter::program`].

@@ -7,9 +7,10 @@ use seccompiler::{
     BpfProgram, SeccompAction, SeccompCmpArgLen, SeccompCmpOp, SeccompCondition, SeccompFilter,
     SeccompRule, TargetArch,
 };
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 
 /// A set of system calls that a process may make; any other call kills it, by SIGSYS (seccomp(2)).
+/// With [`refuse_with_eperm`](Self::refuse_with_eperm) it fails instead.
 ///
 /// There are two ways to use it, as there are two kinds of plug-ins:
 ///
@@ -28,8 +29,12 @@ use std::collections::{BTreeMap, BTreeSet};
 /// [`allow`](Self::allow) it. `openat` is allowed for reading only. `fallocate`, and `madvise` with
 /// `MADV_REMOVE`, are refused, as with them a process can delay a peer that reads its messages;
 /// so [`trim`](crate::MessagePort::trim), and freeing pages on a trusted port, kills the process.
-/// Threads are allowed, and with them `clone3`, so a process can also fork: limit that by the
-/// `pids.max` of a [`cgroup`](crate::WorkerBuilder::cgroup).
+///
+/// Threads are allowed, and new processes are not: `clone` is allowed with the flags of a thread
+/// only. A filter cannot read the flags of `clone3`, which are in memory. So `clone3` fails with
+/// `ENOSYS`, as on a kernel that does not have it, and glibc calls `clone` then. How many threads
+/// there are is limited by the `pids.max` of a [`cgroup`](crate::WorkerBuilder::cgroup). A program
+/// that starts processes needs `allow(SYS_clone)` and what its child calls.
 ///
 /// Nothing takes a filter back. It stays in force in the processes that the process starts. Without
 /// privileges it sets `PR_SET_NO_NEW_PRIVS`, so that no program gains any (set-user-ID).
@@ -51,7 +56,18 @@ use std::collections::{BTreeMap, BTreeSet};
 /// ```
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct SyscallFilter {
-    calls: BTreeSet<c_long>,
+    calls: BTreeMap<c_long, Arguments>,
+    /// Whether a refused call fails with EPERM, and does not kill.
+    fails: bool,
+}
+
+/// With which arguments a call is allowed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Arguments {
+    /// With those of [`rules_of`].
+    Checked,
+    /// With all: the program has asked for it.
+    Any,
 }
 
 impl SyscallFilter {
@@ -59,29 +75,56 @@ impl SyscallFilter {
     /// and transferables, answers requests, allocates, has threads, writes to its standard streams,
     /// and ends.
     pub fn port() -> SyscallFilter {
-        let tables = [PORT, RUNTIME];
-        SyscallFilter { calls: tables.into_iter().flatten().copied().collect() }
+        SyscallFilter { calls: checked(&[PORT, RUNTIME]).collect(), fails: false }
     }
 
     /// The same, and what a dynamically linked program needs to start, and to
     /// [`apply`](Self::apply) a filter of its own.
     pub fn program() -> SyscallFilter {
         let mut filter = SyscallFilter::port();
-        filter.calls.extend(START);
+        filter.calls.extend(checked(&[START]));
         filter
     }
 
     /// Allows one more call, by its number: one of the constants `SYS_*` of the crate `libc`.
+    ///
+    /// It is allowed with all arguments, also if the tables allow it with some: `SYS_openat` then
+    /// opens files for writing, and `SYS_clone` and `SYS_clone3` start processes.
     #[must_use]
     pub fn allow(mut self, call: c_long) -> SyscallFilter {
-        self.calls.insert(call);
+        self.calls.insert(call, Arguments::Any);
+        self
+    }
+
+    /// Has a refused call fail with `EPERM`, where it would kill the process otherwise.
+    ///
+    /// For plug-ins that can do without what is refused, and as a first step to find out what a
+    /// program calls, for example by strace(1). A program that ignores the error goes on, perhaps
+    /// in a state that its author has never seen; so a kill is the default. If several filters are
+    /// in force, a call is allowed only if all of them allow it, and it kills if one of them says
+    /// so.
+    ///
+    /// ```
+    /// use messageport::{SyscallFilter, Worker};
+    /// use std::process::Command;
+    ///
+    /// let filter = SyscallFilter::program().refuse_with_eperm();
+    /// let mut command = Command::new("mkdir");
+    /// command.arg("/tmp/refused").stderr(std::process::Stdio::null());
+    /// let mut worker = Worker::builder(command).filter(&filter).spawn()?;
+    /// assert_eq!(worker.wait()?.code(), Some(1)); // `mkdir` reports that it is not permitted
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    #[must_use]
+    pub fn refuse_with_eperm(mut self) -> SyscallFilter {
+        self.fails = true;
         self
     }
 
     /// Whether a call is allowed, at least with some arguments.
     #[must_use]
     pub fn allows(&self, call: c_long) -> bool {
-        self.calls.contains(&call)
+        self.calls.contains_key(&call)
     }
 
     /// Puts the filter in force in all threads of this process.
@@ -95,10 +138,16 @@ impl SyscallFilter {
 
     /// The program that the kernel runs at each call.
     pub(crate) fn compile(&self) -> Vec<Instruction> {
-        let rules: BTreeMap<_, _> =
-            self.calls.iter().map(|call| (*call, rules_of(*call))).collect();
-        let (refused, allowed) = (SeccompAction::KillProcess, SeccompAction::Allow);
-        let filter = SeccompFilter::new(rules, refused, allowed, ARCHITECTURE);
+        let rules_for = |(call, arguments): (&c_long, &Arguments)| match arguments {
+            Arguments::Any => (*call, Vec::new()),
+            Arguments::Checked => (*call, rules_of(*call)),
+        };
+        let rules: BTreeMap<_, _> = self.calls.iter().map(rules_for).collect();
+        let refused = match self.fails {
+            true => SeccompAction::Errno(libc::EPERM as u32),
+            false => SeccompAction::KillProcess,
+        };
+        let filter = SeccompFilter::new(rules, refused, SeccompAction::Allow, ARCHITECTURE);
         let program = filter.and_then(BpfProgram::try_from);
         let program = program.expect("a table of a few hundred calls is a valid filter");
         let instruction = |it: seccompiler::sock_filter| Instruction {
@@ -107,9 +156,33 @@ impl SyscallFilter {
             jf: it.jf,
             k: it.k,
         };
-        program.into_iter().map(instruction).collect()
+        let start = if self.allows(libc::SYS_clone3) { &[][..] } else { &WITHOUT_CLONE3 };
+        start.iter().copied().chain(program.into_iter().map(instruction)).collect()
     }
 }
+
+fn checked(tables: &'static [&'static [c_long]]) -> impl Iterator<Item = (c_long, Arguments)> {
+    tables.iter().copied().flatten().map(|call| (*call, Arguments::Checked))
+}
+
+/// Ends with ENOSYS if the call is clone3, before the filter itself, which has one answer for all
+/// refused calls. Its number is the same for all architectures.
+const WITHOUT_CLONE3: [Instruction; 3] = [
+    // The number of the call is the first field of `seccomp_data`.
+    Instruction { code: (libc::BPF_LD | libc::BPF_W | libc::BPF_ABS) as u16, jt: 0, jf: 0, k: 0 },
+    Instruction {
+        code: (libc::BPF_JMP | libc::BPF_JEQ | libc::BPF_K) as u16,
+        jt: 0,
+        jf: 1,
+        k: libc::SYS_clone3 as u32,
+    },
+    Instruction {
+        code: (libc::BPF_RET | libc::BPF_K) as u16,
+        jt: 0,
+        jf: 0,
+        k: libc::SECCOMP_RET_ERRNO | libc::ENOSYS as u32,
+    },
+];
 
 /// For which arguments a call is allowed; for all of them without a rule.
 fn rules_of(call: c_long) -> Vec<SeccompRule> {
@@ -117,6 +190,8 @@ fn rules_of(call: c_long) -> Vec<SeccompRule> {
         libc::SYS_madvise => (2, SeccompCmpOp::Ne, libc::MADV_REMOVE),
         // Neither for writing, nor to make or shorten a file.
         libc::SYS_openat => (2, SeccompCmpOp::MaskedEq(WRITES as u64), libc::O_RDONLY),
+        // Of all architectures above, the flags are the first argument.
+        libc::SYS_clone => (0, SeccompCmpOp::MaskedEq(PROCESS as u64), THREAD),
         _ => return Vec::new(),
     };
     let (argument, test, value) = condition;
@@ -126,6 +201,21 @@ fn rules_of(call: c_long) -> Vec<SeccompRule> {
 }
 
 const WRITES: libc::c_int = libc::O_ACCMODE | libc::O_CREAT | libc::O_TRUNC;
+/// Flags that every thread of this process has.
+const THREAD: libc::c_int = libc::CLONE_VM | libc::CLONE_SIGHAND | libc::CLONE_THREAD;
+/// These, and flags that no thread of a C library has: namespaces, and what is about processes.
+const PROCESS: libc::c_int = THREAD
+    | libc::CLONE_NEWNS
+    | libc::CLONE_NEWCGROUP
+    | libc::CLONE_NEWUTS
+    | libc::CLONE_NEWIPC
+    | libc::CLONE_NEWUSER
+    | libc::CLONE_NEWPID
+    | libc::CLONE_NEWNET
+    | libc::CLONE_PTRACE
+    | libc::CLONE_UNTRACED
+    | libc::CLONE_VFORK
+    | libc::CLONE_PARENT;
 
 #[cfg(target_arch = "x86_64")]
 const ARCHITECTURE: TargetArch = TargetArch::x86_64;
@@ -178,7 +268,6 @@ const CACHESTAT: c_long = 451;
 const RUNTIME: &[c_long] = &[
     libc::SYS_brk,
     libc::SYS_clone,
-    libc::SYS_clone3,
     libc::SYS_exit,
     libc::SYS_exit_group,
     libc::SYS_gettid,

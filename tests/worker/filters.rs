@@ -5,6 +5,7 @@ use crate::common::{DEADLINE, receive, receive_end};
 use crate::{answers, parent};
 use messageport::{CloseReason, SyscallFilter, Worker, WorkerEnd};
 use std::fs::{self, File};
+use std::io;
 use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::process::Command;
 
@@ -29,9 +30,39 @@ fn act(deed: &str) {
         "exec" => panic!("{}", Command::new("true").exec()),
         "thread" => std::thread::spawn(|| ()).join().expect("no panic"),
         "filter" => SyscallFilter::port().apply().expect("a filter"),
+        "fork" => drop(fork()),
+        "clone3" => assert_eq!(clone3().raw_os_error(), Some(libc::ENOSYS)),
+        "refused" => {
+            for error in [
+                fs::create_dir("/nonexistent/directory").expect_err("a filter"),
+                File::create("/nonexistent/file").expect_err("a filter"),
+                fork().expect_err("a filter"),
+            ] {
+                assert_eq!(error.raw_os_error(), Some(libc::EPERM), "{error}");
+            }
+        }
         "wait" => std::thread::sleep(std::time::Duration::from_millis(5)),
         other => panic!("no deed {other}"),
     }
+}
+
+/// Starts a process that ends at once.
+fn fork() -> io::Result<()> {
+    // SAFETY: the child makes one call that is async-signal-safe.
+    match unsafe { libc::syscall(libc::SYS_clone, libc::SIGCHLD, 0, 0, 0, 0) } {
+        // SAFETY: it ends this child.
+        0 => unsafe { libc::_exit(0) },
+        -1 => Err(io::Error::last_os_error()),
+        _ => Ok(()),
+    }
+}
+
+/// The error of clone3, which has arguments that every kernel refuses.
+fn clone3() -> io::Error {
+    // SAFETY: the kernel reads nothing of a structure of no bytes.
+    let answer = unsafe { libc::syscall(libc::SYS_clone3, std::ptr::null::<u8>(), 0) };
+    assert_eq!(answer, -1);
+    io::Error::last_os_error()
 }
 
 fn start(test: &str) -> Worker {
@@ -62,7 +93,7 @@ fn a_worker_under_a_filter_does_all_that_a_worker_does() {
             if filter_twice {
                 answers(worker.port(), "do filter");
             }
-            for deed in ["do read", "do thread", "do wait"] {
+            for deed in ["do read", "do clone3", "do thread", "do wait"] {
                 answers(worker.port(), deed);
             }
             for len in [0, 8, 3000, 1 << 20] {
@@ -86,6 +117,7 @@ fn a_worker_that_makes_another_call_is_killed() {
     fn asks() {
         assert!(is_stopped(start(TEST), &["mkdir"]));
         assert!(is_stopped(start(TEST), &["read", "write"]));
+        assert!(is_stopped(start(TEST), &["thread", "fork"]));
         // The filter of the worker itself allows less.
         assert!(is_stopped(start(TEST), &["filter", "exec"]));
         let bare = || Worker::spawn(command(TEST, "serves")).expect("a worker");
@@ -100,6 +132,39 @@ fn a_worker_that_makes_another_call_is_killed() {
             let builder = Worker::builder(command(TEST, "serves")).filter(&filter);
             let worker = builder.spawn().expect("a worker");
             answers(worker.port(), "do mkdir");
+        }
+    }
+    play(TEST, &[("asks", asks), ("serves", serves)]);
+}
+
+#[test]
+fn a_refused_call_fails_where_the_filter_says_so() {
+    const TEST: &str = "filters::a_refused_call_fails_where_the_filter_says_so";
+    fn filtered(filter: SyscallFilter) -> Worker {
+        let worker = Worker::builder(command(TEST, "serves")).filter(&filter).spawn();
+        worker.expect("a worker")
+    }
+    fn asks() {
+        let worker = filtered(SyscallFilter::program().refuse_with_eperm());
+        for deed in ["read", "refused", "clone3", "thread", "write", "fork", "mkdir"] {
+            answers(worker.port(), &format!("do {deed}"));
+        }
+        // Another filter that kills is in force beside it.
+        assert!(is_stopped(worker, &["filter", "mkdir"]));
+    }
+    play(TEST, &[("asks", asks), ("serves", serves)]);
+}
+
+#[test]
+fn a_call_that_the_program_allows_has_all_its_arguments() {
+    const TEST: &str = "filters::a_call_that_the_program_allows_has_all_its_arguments";
+    fn asks() {
+        let allowed = [libc::SYS_openat, libc::SYS_clone];
+        let filter = allowed.into_iter().fold(SyscallFilter::program(), SyscallFilter::allow);
+        let builder = Worker::builder(command(TEST, "serves")).filter(&filter);
+        let worker = builder.spawn().expect("a worker");
+        for deed in ["write", "fork", "thread"] {
+            answers(worker.port(), &format!("do {deed}"));
         }
     }
     play(TEST, &[("asks", asks), ("serves", serves)]);
