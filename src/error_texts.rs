@@ -353,7 +353,10 @@ fn errors_of_a_pool_of_workers() {
         TaskError::Timeout => TaskError::Timeout,
             ["no reply came", "within the time given", "wait for longer"];
         TaskError::Lost { .. } =>
-            TaskError::Lost { attempts: 3, last: Box::new(CallError::Timeout) },
+            TaskError::Lost {
+                attempts: 3,
+                last: Box::new(LostWorker::new(7, None, CallError::Timeout)),
+            },
             ["3 workers died or hung", "as many as this pool gives it to", "see what they do"];
         TaskError::Call(_) => TaskError::Call(CallError::Unanswered),
             ["the responder dropped the request", "expected is one reply", "call again"];

@@ -113,8 +113,8 @@ mod wire;
 pub use error::ValueError;
 pub use error::{
     AttachError, BroadcastError, BufferError, CallError, ChannelError, CloseReason, ConnectError,
-    Corruption, ListenError, LoopError, MessageError, ParentPortError, PoolError, PostError,
-    RecvError, SchemaError, SpawnError, SystemError, TaskError, TypeMismatch,
+    Corruption, ListenError, LoopError, LostWorker, MessageError, ParentPortError, PoolError,
+    PostError, RecvError, SchemaError, SpawnError, SystemError, TaskError, TypeMismatch,
 };
 #[cfg(not(messageport_loom))]
 pub use front::add_error::AddError;
@@ -256,6 +256,7 @@ pub use port::{
     typed_halves::{TypedReceiver, TypedSender},
     typed_iter::{TypedIter, TypedTryIter},
     typed_message::TypedMessage,
+    typed_shared::TypedSharedSender,
 };
 pub use rkyv;
 pub use wire::record::Format;

@@ -396,7 +396,48 @@ fn a_post_without_memory_fails_alone_and_gives_its_list_back() {
     play(TEST, &[("posts", posts)]);
 }
 
+#[test]
+fn a_typed_sender_that_threads_share_compares_its_type() {
+    let MessageChannel { port1, port2 } = MessageChannel::new().expect("a channel");
+    let (sender, _receiver) = port1.typed::<(), u32>().split();
+    let sender = sender.into_shared();
+    let port2 = port2.typed::<u32, ()>();
+    let posts = |number| {
+        let sender = sender.clone();
+        thread::spawn(move || match number % 2 {
+            0 => sender.post_message(&number),
+            _ => sender.post_message_timeout(&number, common::DEADLINE),
+        })
+    };
+    for thread in (0..8).map(posts).collect::<Vec<_>>() {
+        thread.join().expect("no panic").expect("room");
+    }
+    let number = |event: Result<messageport::TypedEvent<'_, u32>, _>| {
+        event.expect("a number").data().to_native()
+    };
+    assert_eq!(port2.try_iter().map(number).sum::<u32>(), 28);
+    // The peer has another type: nothing is posted, and a list comes back.
+    let port2 = port2.into_inner().typed::<u64, ()>();
+    for posted in [sender.post_message(&1), sender.post_message_timeout(&1, Duration::MAX)] {
+        assert!(matches!(posted, Err(PostError::TypeMismatch(_))), "{posted:?}");
+    }
+    let list = || [std::fs::File::open("/dev/null").expect("a file").into()];
+    for posted in [
+        sender.post_message_with(&1, list()),
+        sender.post_message_with_timeout(&1, list(), Duration::MAX),
+    ] {
+        let error = posted.expect_err("another type");
+        assert!(matches!(error.reason(), PostError::TypeMismatch(_)), "{error}");
+        assert_eq!(error.into_list().len(), 1);
+    }
+    let port2 = port2.into_inner();
+    assert!(port2.try_recv().expect("an open port").is_none());
+    sender.post_message_with(&7, list()).expect("a peer without types");
+    assert_eq!(common::receive(&port2).take_descriptors().expect("one").len(), 1);
+}
+
 const _: () = {
     const fn is_shared<T: Clone + Send + Sync>() {}
     is_shared::<SharedSender>();
+    is_shared::<messageport::TypedSharedSender<std::cell::Cell<u32>>>();
 };

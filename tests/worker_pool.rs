@@ -61,6 +61,13 @@ enum Deed {
     Spins,
     Refuses,
     Drops,
+    Quits,
+    Panics,
+    /// Those that a limit or filter of its builder ends.
+    OutgrowsLimit,
+    OpensForever,
+    SpinsForever,
+    MakesADirectory,
 }
 
 /// Longer than a test may take without progress: a lost worker is found out in another way.

@@ -1,6 +1,8 @@
 //! Why a call, or a task of a pool, ended without its reply.
 
 use super::{CloseReason, MessageError, PostError, SystemError, text};
+use std::fmt;
+use std::process::ExitStatus;
 use thiserror::Error;
 
 /// Why a call of a [`Requester`](crate::Requester) ended without its reply. Other calls are not
@@ -76,18 +78,16 @@ pub enum TaskError {
     )]
     Timeout,
     /// The task was given to as many workers as the pool allows, and each of them died, dropped it,
-    /// or did not reply within the time for an attempt. The source says what happened at the last
-    /// attempt.
+    /// or did not reply within the time for an attempt.
     #[error(
         "{attempts} workers died or hung at this task, as many as this pool gives it to: see what \
-         they do with it"
+         they do with it; the last one: {last}"
     )]
     Lost {
         /// How many workers have had it.
         attempts: u32,
-        /// Why the last one has not replied.
-        #[source]
-        last: Box<CallError>,
+        /// What happened to the last one.
+        last: Box<LostWorker>,
     },
     /// The worker lives and the call failed: the worker refused the request, the request could not
     /// be posted, or this process lacks memory. The task was not redone.
@@ -109,4 +109,67 @@ pub enum TaskError {
     /// The pool was shut down.
     #[error("the pool was shut down before the task had its reply: build a new pool to go on")]
     Closed,
+}
+
+/// What happened to a worker of a [`WorkerPool`](crate::WorkerPool) that has not replied to a task.
+///
+/// ```no_run
+/// # use messageport::{TaskError, WorkerPool};
+/// # fn example(pool: WorkerPool<u64, u64>) {
+/// if let Err(TaskError::Lost { last, .. }) = pool.call(&7) {
+///     // For example: worker 4711 ended: signal: 11 (SIGSEGV)
+///     eprintln!("{last}; its exit code is {:?}", last.status().and_then(|status| status.code()));
+/// }
+/// # }
+/// ```
+#[derive(Debug)]
+pub struct LostWorker {
+    id: u32,
+    status: Option<ExitStatus>,
+    error: CallError,
+}
+
+impl LostWorker {
+    pub(crate) fn new(id: u32, status: Option<ExitStatus>, error: CallError) -> LostWorker {
+        LostWorker { id, status, error }
+    }
+
+    /// The process id of the worker, for display. It may have been given to another process since.
+    #[must_use]
+    pub fn id(&self) -> u32 {
+        self.id
+    }
+
+    /// How its process ended, if it had ended by itself: by an exit code, or by a signal. `None` if
+    /// it still ran, 50 ms after it had closed its port or dropped the request; the pool has killed
+    /// it then.
+    #[must_use]
+    pub fn status(&self) -> Option<ExitStatus> {
+        self.status
+    }
+
+    /// How the call of the worker ended.
+    #[must_use]
+    pub fn error(&self) -> &CallError {
+        &self.error
+    }
+}
+
+impl fmt::Display for LostWorker {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "worker {} ", self.id)?;
+        match (&self.error, self.status) {
+            (_, Some(status)) => write!(f, "ended: {status}"),
+            (CallError::Timeout | CallError::Post(PostError::Timeout), None) => {
+                f.write_str("did not reply within the time for an attempt, and was killed")
+            }
+            (CallError::Unanswered, None) => {
+                f.write_str("dropped the request without a reply, and was killed")
+            }
+            (CallError::Message(error), None) => {
+                write!(f, "sent a reply that cannot be read, and was killed: {error}")
+            }
+            (_, None) => f.write_str("closed its port without a reply, and was killed"),
+        }
+    }
 }

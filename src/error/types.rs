@@ -36,6 +36,13 @@ impl TypeMismatch {
         TypeMismatch { inner: Box::new(Inner { posts, here, there, difference }) }
     }
 
+    /// The same in the words of the other end, which reads it in a refusal.
+    pub(crate) fn for_peer(&self) -> TypeMismatch {
+        let Inner { posts, here, there, difference } = &*self.inner;
+        let difference = swap_sides(difference);
+        TypeMismatch::new(!posts, there.clone(), here.clone(), difference)
+    }
+
     /// Whether it is about what this end posts, and not about what it receives.
     pub fn is_outgoing(&self) -> bool {
         self.inner.posts
@@ -81,6 +88,15 @@ impl fmt::Debug for TypeMismatch {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_tuple("TypeMismatch").field(&self.inner).finish()
     }
+}
+
+/// Writes "here" for "there" and the reverse, except in what is quoted.
+fn swap_sides(difference: &str) -> String {
+    let swap = |(place, part): (usize, &str)| match place % 2 {
+        0 => part.replace(" there", "\0").replace(" here", " there").replace('\0', " here"),
+        _ => part.to_owned(),
+    };
+    difference.split('`').enumerate().map(swap).collect::<Vec<_>>().join("`")
 }
 
 /// The name of the type that a shape describes, or the beginning of a long one.

@@ -293,6 +293,20 @@ impl<Req: Receive, Resp: Post> AsyncResponder<Req, Resp> {
         poll_fn(|context| self.poll_recv(context)).await
     }
 
+    /// Closes the port. See [`Responder::close`](crate::Responder::close).
+    pub fn close(&self) {
+        self.receiver.close();
+        // Busy inside a reply's `Serialize`: see there.
+        let _ = self.answers.with_sender(Sender::close);
+    }
+
+    /// Whether no more requests can come and no replies can be posted. Makes at most one system
+    /// call.
+    #[must_use]
+    pub fn is_closed(&self) -> bool {
+        self.answers.with_sender(Sender::is_closed).unwrap_or(false)
+    }
+
     /// Sets how many requests may be open before no more are received. See
     /// [`Responder::set_limit`](crate::Responder::set_limit).
     pub fn set_limit(&mut self, requests: usize) {
@@ -379,7 +393,7 @@ impl<Req: Receive, Resp: Post> AsyncResponder<Req, Resp> {
         match checked {
             Ok(()) => Ok(OwnedRequest::new(self.answers.clone(), message, id, false)),
             Err(error) => {
-                self.answers.refuse_or_owe(id, &error.to_string());
+                self.answers.refuse_or_owe(id, &error.for_requester());
                 Err(error)
             }
         }

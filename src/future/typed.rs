@@ -9,7 +9,7 @@ use crate::port::MessagePort;
 use crate::port::agreement::{self, Agreement};
 use crate::port::message::Message;
 use crate::port::transfer::{TransferError, TransferList};
-use crate::port::typed::{TypedError, TypedPort, before};
+use crate::port::typed::{TypedError, TypedPort, before, explain};
 use crate::port::typed_message::TypedMessage;
 use futures_core::{FusedStream, Stream};
 use futures_sink::Sink;
@@ -56,6 +56,8 @@ pub struct AsyncTypedSender<Tx> {
 pub struct AsyncTypedReceiver<Rx> {
     receiver: AsyncReceiver,
     agreement: Option<Agreement>,
+    /// That of the sending half.
+    outgoing: Option<Agreement>,
     /// Whether the stream has ended with an error about the types.
     has_refused: bool,
     kind: PhantomData<fn() -> Rx>,
@@ -77,10 +79,11 @@ impl<Rx: Receive, Tx: Post> TypedPort<Rx, Tx> {
         let outgoing = Agreement::declare::<Tx>(end, true);
         let incoming = Agreement::declare::<Rx>(end, false);
         Ok(AsyncTypedPort {
-            sender: AsyncTypedSender { sender, agreement: outgoing, kept: None },
+            sender: AsyncTypedSender { sender, agreement: outgoing.clone(), kept: None },
             receiver: AsyncTypedReceiver {
                 receiver,
                 agreement: incoming,
+                outgoing,
                 has_refused: false,
                 kind: PhantomData,
             },
@@ -239,7 +242,8 @@ impl<Rx: Receive> AsyncTypedReceiver<Rx> {
         before(&self.agreement)?;
         let received = self.receiver.recv().await;
         before(&self.agreement)?;
-        Ok(TypedMessage::check(received?)?)
+        let message = received.map_err(|error| explain(&self.outgoing, error))?;
+        Ok(TypedMessage::check(message)?)
     }
 
     /// Takes the next message, if there is one.
@@ -250,7 +254,7 @@ impl<Rx: Receive> AsyncTypedReceiver<Rx> {
         before(&self.agreement)?;
         let received: Result<Option<Message>, RecvError> = self.receiver.try_recv();
         before(&self.agreement)?;
-        let message = received?;
+        let message = received.map_err(|error| explain(&self.outgoing, error))?;
         Ok(message.map(TypedMessage::check).transpose()?)
     }
 

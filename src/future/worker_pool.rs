@@ -4,7 +4,7 @@ use crate::error::{CallError, CloseReason, LoopError, SpawnError, TaskError};
 use crate::future::reactor::{Alarm, Reactor};
 use crate::future::requests::{AsyncRequester, RequesterDriver};
 use crate::group::worker_pool::Launch;
-use crate::group::worker_pool::attempts::Attempts;
+use crate::group::worker_pool::attempts::{Attempts, STATUS, may_have_ended};
 use crate::group::worker_pool::builder::WorkerPoolBuilder;
 use crate::group::worker_pool::member::{Line, Member};
 use crate::group::worker_pool::slots::{Busy, Loss, Place, Slots, Turn, WorkerPoolStats};
@@ -99,6 +99,10 @@ impl<Req: Post, Resp: Receive> AsyncWorkerPool<Req, Resp> {
             let busy = self.check_out(deadline).await?;
             let until = attempts.begin();
             let outcome = busy.member().line.call(request, until).await;
+            if may_have_ended(&outcome) && !busy.member().has_died() {
+                let until = Deadline::after(deadline.left_at_most(STATUS));
+                busy.member().line.wait_for_end(until).await;
+            }
             if let Some(end) = attempts.end(busy, outcome) {
                 return end;
             }
@@ -216,6 +220,16 @@ impl<Req: Post, Resp: Receive> AsyncLine<Req, Resp> {
             Poll::Ready(Err(CallError::Timeout))
         })
         .await
+    }
+
+    /// Waits for the end of the process.
+    async fn wait_for_end(&self, deadline: Deadline) {
+        poll_fn(|context| match self.end.poll_readable(context) {
+            Poll::Ready(_) => Poll::Ready(()),
+            // Without a descriptor for the alarm the time is up at once.
+            Poll::Pending => lock(&self.alarm).poll(deadline, context).map(drop),
+        })
+        .await;
     }
 
     /// Receives what has come, and asks for the outcome.

@@ -7,7 +7,7 @@ pub(crate) mod slots;
 
 use crate::error::{SpawnError, TaskError};
 use crate::front::requests::park::{park, with_waker};
-use crate::group::worker_pool::attempts::Attempts;
+use crate::group::worker_pool::attempts::{Attempts, STATUS, may_have_ended};
 use crate::group::worker_pool::builder::WorkerPoolBuilder;
 use crate::group::worker_pool::member::Member;
 use crate::group::worker_pool::slots::{Busy, Loss, Place, Slots, Turn, WorkerPoolStats};
@@ -196,6 +196,9 @@ impl<Req: Post, Resp: ReceiveOwned> WorkerPool<Req, Resp> {
             let until = attempts.begin();
             let member = busy.member();
             let outcome = member.line.call_while(request, until, &|| !member.has_died());
+            if may_have_ended(&outcome) {
+                member.wait_for_end(deadline.left_at_most(STATUS));
+            }
             if let Some(end) = attempts.end(busy, outcome) {
                 return end;
             }

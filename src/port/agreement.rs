@@ -76,6 +76,11 @@ impl Agreement {
         is_agreed
     }
 
+    /// Whether this end still declares the type, as far as the peer has not falsified that.
+    fn is_declared(&self) -> bool {
+        self.region.declared(self.peer.other()).fingerprint() == self.fingerprint
+    }
+
     /// What differs.
     fn mismatch(&self) -> TypeMismatch {
         let declared = self.region.declared(self.peer);
@@ -166,6 +171,14 @@ pub(crate) fn withdraw(agreement: &Option<Agreement>) {
 #[inline(never)]
 pub(crate) fn mismatch(agreement: &Option<Agreement>) -> TypeMismatch {
     agreement.as_ref().expect("what is not compared is agreed").mismatch()
+}
+
+/// As [`check`], unless the own declaration was taken back or replaced since.
+pub(crate) fn check_declared(agreement: &Option<Agreement>) -> Result<(), TypeMismatch> {
+    match agreement {
+        Some(own) if own.is_declared() => check(agreement),
+        _ => Ok(()),
+    }
 }
 
 pub(crate) fn check(agreement: &Option<Agreement>) -> Result<(), TypeMismatch> {

@@ -33,6 +33,7 @@ pub(crate) mod typed;
 pub(crate) mod typed_halves;
 pub(crate) mod typed_iter;
 pub(crate) mod typed_message;
+pub(crate) mod typed_shared;
 #[cfg(feature = "value")]
 pub(crate) mod value;
 

@@ -1,6 +1,8 @@
 //! Ports whose messages have one type each way.
 
-use crate::error::{AsIoError, MessageError, PostError, RecvError, TypeMismatch, into_io_error};
+use crate::error::{
+    AsIoError, CloseReason, MessageError, PostError, RecvError, TypeMismatch, into_io_error,
+};
 use crate::link::archive::Receive;
 use crate::link::archive::pool::ReceiveOwned;
 use crate::link::payload::Post;
@@ -81,8 +83,22 @@ pub enum TypedError {
     /// The peer has declared that it posts another type. A typed port has received no message: they
     /// stay in the queue, and [`TypedPort::into_inner`] gives the port that can read them. A
     /// responder has refused what came.
+    ///
+    /// Also returned in place of `Closed` if the peer has left and has declared that it receives
+    /// another type than this end posts: then [`TypeMismatch::is_outgoing`] is true.
     #[error(transparent)]
     TypeMismatch(#[from] TypeMismatch),
+}
+
+impl TypedError {
+    /// The text for a requester, which reads it in a refusal: what is here for this end is there
+    /// for that one.
+    pub(crate) fn for_requester(&self) -> String {
+        match self {
+            TypedError::TypeMismatch(error) => error.for_peer().to_string(),
+            error => error.to_string(),
+        }
+    }
 }
 
 impl AsIoError for TypedError {
@@ -249,10 +265,11 @@ impl<Rx: Receive, Tx: Post> TypedPort<Rx, Tx> {
     /// [`TypedError::Recv`] as there. [`TypedError::Message`] if the message is not an `Rx`: it is
     /// removed from the queue, what moved with it is closed, and the next call gives the next
     /// message. [`TypedError::TypeMismatch`] if the peer has declared that it posts another type:
-    /// the messages stay in the queue, and every call returns this.
+    /// the messages stay in the queue, and every call returns this. It is also returned, in place
+    /// of `Closed`, if the peer has left and its type of the other direction differs.
     pub fn recv(&self) -> Result<TypedEvent<'_, Rx>, TypedError> {
         before(&self.incoming)?;
-        after(&self.incoming, self.port.recv())
+        after(&self.incoming, &self.outgoing, self.port.recv())
     }
 
     /// Waits for the next message for at most `timeout`. See [`MessagePort::recv_timeout`].
@@ -261,7 +278,7 @@ impl<Rx: Receive, Tx: Post> TypedPort<Rx, Tx> {
     /// As [`recv`](Self::recv).
     pub fn recv_timeout(&self, timeout: Duration) -> Result<TypedEvent<'_, Rx>, TypedError> {
         before(&self.incoming)?;
-        after(&self.incoming, self.port.recv_timeout(timeout))
+        after(&self.incoming, &self.outgoing, self.port.recv_timeout(timeout))
     }
 
     /// Waits for the next message until `deadline`. See [`MessagePort::recv_deadline`].
@@ -270,7 +287,7 @@ impl<Rx: Receive, Tx: Post> TypedPort<Rx, Tx> {
     /// As [`recv`](Self::recv).
     pub fn recv_deadline(&self, deadline: Instant) -> Result<TypedEvent<'_, Rx>, TypedError> {
         before(&self.incoming)?;
-        after(&self.incoming, self.port.recv_deadline(deadline))
+        after(&self.incoming, &self.outgoing, self.port.recv_deadline(deadline))
     }
 
     /// Takes the next message, if there is one. See [`MessagePort::try_recv`].
@@ -281,8 +298,8 @@ impl<Rx: Receive, Tx: Post> TypedPort<Rx, Tx> {
         before(&self.incoming)?;
         match self.port.try_recv() {
             Ok(None) => Ok(None),
-            Ok(Some(event)) => after(&self.incoming, Ok(event)).map(Some),
-            Err(error) => after(&self.incoming, Err(error)).map(Some),
+            Ok(Some(event)) => after(&self.incoming, &self.outgoing, Ok(event)).map(Some),
+            Err(error) => after(&self.incoming, &self.outgoing, Err(error)).map(Some),
         }
     }
 
@@ -456,14 +473,35 @@ pub(crate) fn before(incoming: &Option<Agreement>) -> Result<(), TypedError> {
 }
 
 /// Checks what was received, after the types once more: the peer may have declared them just before
-/// it posted the message. A peer that has found other types here may have closed its port for that.
+/// it posted the message. A peer that has found other types here may have closed its port for that,
+/// also if they are those of the other direction.
 #[inline(always)]
 pub(crate) fn after<'p, Rx: Receive>(
     incoming: &Option<Agreement>,
+    outgoing: &Option<Agreement>,
     received: Result<MessageEvent<'p>, RecvError>,
 ) -> Result<TypedEvent<'p, Rx>, TypedError> {
     before(incoming)?;
-    Ok(TypedEvent::checked(received?)?)
+    match received {
+        Ok(event) => Ok(TypedEvent::checked(event)?),
+        Err(error) => Err(explain(outgoing, error)),
+    }
+}
+
+/// Why nothing was received: if the peer has left, and its types in the other direction differ, it
+/// has probably left for that.
+#[cold]
+#[inline(never)]
+pub(crate) fn explain(outgoing: &Option<Agreement>, error: RecvError) -> TypedError {
+    match error {
+        RecvError::Closed { reason } if reason != CloseReason::Local => {
+            match agreement::check_declared(outgoing) {
+                Ok(()) => TypedError::Recv(error),
+                Err(mismatch) => TypedError::TypeMismatch(mismatch),
+            }
+        }
+        error => TypedError::Recv(error),
+    }
 }
 
 /// Why nothing is posted.

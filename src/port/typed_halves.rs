@@ -25,6 +25,8 @@ pub struct TypedSender<Tx> {
 pub struct TypedReceiver<Rx> {
     receiver: Receiver,
     agreement: Option<Agreement>,
+    /// That of the sending half.
+    outgoing: Option<Agreement>,
     kind: PhantomData<fn() -> Rx>,
 }
 
@@ -52,8 +54,8 @@ impl<Rx: Receive, Tx: Post> TypedPort<Rx, Tx> {
         let outgoing = Agreement::declare::<Tx>(sender.endpoint(), true);
         let incoming = Agreement::declare::<Rx>(receiver.endpoint(), false);
         (
-            TypedSender { sender, agreement: outgoing, kind: PhantomData },
-            TypedReceiver { receiver, agreement: incoming, kind: PhantomData },
+            TypedSender { sender, agreement: outgoing.clone(), kind: PhantomData },
+            TypedReceiver { receiver, agreement: incoming, outgoing, kind: PhantomData },
         )
     }
 }
@@ -127,6 +129,10 @@ impl<Tx: Post> TypedSender<Tx> {
         &self.sender
     }
 
+    pub(super) fn into_parts(self) -> (Sender, Option<Agreement>) {
+        (self.sender, self.agreement)
+    }
+
     /// Returns the half without its type.
     pub fn into_inner(self) -> Sender {
         agreement::withdraw(&self.agreement);
@@ -141,7 +147,7 @@ impl<Rx: Receive> TypedReceiver<Rx> {
     /// As [`TypedPort::recv`].
     pub fn recv(&self) -> Result<TypedEvent<'_, Rx>, TypedError> {
         before(&self.agreement)?;
-        after(&self.agreement, self.receiver.recv())
+        after(&self.agreement, &self.outgoing, self.receiver.recv())
     }
 
     /// Waits for the next message for at most `timeout`.
@@ -150,7 +156,7 @@ impl<Rx: Receive> TypedReceiver<Rx> {
     /// As [`TypedPort::recv_timeout`].
     pub fn recv_timeout(&self, timeout: Duration) -> Result<TypedEvent<'_, Rx>, TypedError> {
         before(&self.agreement)?;
-        after(&self.agreement, self.receiver.recv_timeout(timeout))
+        after(&self.agreement, &self.outgoing, self.receiver.recv_timeout(timeout))
     }
 
     /// Waits for the next message until `deadline`.
@@ -159,7 +165,7 @@ impl<Rx: Receive> TypedReceiver<Rx> {
     /// As [`TypedPort::recv_deadline`].
     pub fn recv_deadline(&self, deadline: Instant) -> Result<TypedEvent<'_, Rx>, TypedError> {
         before(&self.agreement)?;
-        after(&self.agreement, self.receiver.recv_deadline(deadline))
+        after(&self.agreement, &self.outgoing, self.receiver.recv_deadline(deadline))
     }
 
     /// Takes the next message, if there is one.
@@ -170,8 +176,8 @@ impl<Rx: Receive> TypedReceiver<Rx> {
         before(&self.agreement)?;
         match self.receiver.try_recv() {
             Ok(None) => Ok(None),
-            Ok(Some(event)) => after(&self.agreement, Ok(event)).map(Some),
-            Err(error) => after(&self.agreement, Err(error)).map(Some),
+            Ok(Some(event)) => after(&self.agreement, &self.outgoing, Ok(event)).map(Some),
+            Err(error) => after(&self.agreement, &self.outgoing, Err(error)).map(Some),
         }
     }
 

@@ -3,10 +3,11 @@
 use crate::common::role::{command, play};
 use crate::common::{DEADLINE, wait_until};
 use messageport::{
-    Connect, Listener, MessageChannel, MessagePort, Post, PostError, Receive, RecvError,
-    TypedError, Worker, parent_port,
+    CloseReason, Connect, Listener, MessageChannel, MessageError, MessagePort, Post, PostError,
+    Receive, RecvError, TypedError, TypedPort, Worker, parent_port,
 };
 use std::thread;
+use std::time::Duration;
 
 /// One change of a type.
 struct Pair {
@@ -265,4 +266,52 @@ fn a_port_that_moved_to_another_process_is_refused_there() {
         }
     }
     play(TEST, &[("parent", parent), ("child", child)]);
+}
+
+/// The peer leaves as it cannot receive what this end would post: this end is told why, by each way
+/// to receive.
+#[test]
+fn a_peer_that_left_for_the_other_direction_is_explained() {
+    fn ends() -> (TypedPort<u8, u32>, TypedPort<u64, u8>) {
+        let MessageChannel { port1, port2 } = MessageChannel::new().expect("a channel");
+        (port1.typed(), port2.typed())
+    }
+    fn explained<T: std::fmt::Debug>(received: Result<T, TypedError>) {
+        match received {
+            Err(TypedError::TypeMismatch(error)) => {
+                assert!(error.is_outgoing());
+                assert_eq!(error.difference(), "the type is `u32` here and `u64` there");
+            }
+            other => panic!("{other:?}"),
+        }
+    }
+    let (port, peer) = ends();
+    peer.post_message(&1).expect("a direction that is agreed");
+    assert!(matches!(peer.recv(), Err(TypedError::TypeMismatch(_))));
+    drop(peer);
+    assert_eq!(*port.recv().expect("what came before").data(), 1);
+    explained(port.recv());
+    explained(port.try_recv());
+    explained(port.recv_timeout(Duration::ZERO));
+    match port.iter().next() {
+        Some(Err(MessageError::TypeMismatch(_))) => {}
+        other => panic!("{other:?}"),
+    }
+    let (sender, receiver) = port.split();
+    explained(receiver.recv());
+    explained(receiver.try_recv());
+    // Without its type there is nothing to explain.
+    drop(sender.into_inner());
+    match receiver.recv() {
+        Err(TypedError::Recv(RecvError::Closed { reason: CloseReason::PeerDropped })) => {}
+        other => panic!("{other:?}"),
+    }
+    // The end that has closed its port itself is told that.
+    let (port, peer) = ends();
+    port.close();
+    match port.recv() {
+        Err(TypedError::Recv(RecvError::Closed { reason: CloseReason::Local })) => {}
+        other => panic!("{other:?}"),
+    }
+    drop(peer);
 }

@@ -86,7 +86,9 @@ fn requests_from_before_the_responder_had_types_are_refused_with_what_differs() 
     for call in calls {
         let refused = call.wait().map(drop);
         let Err(CallError::Refused { text }) = refused else { panic!("{refused:?}") };
-        assert!(text.contains("field `is_urgent: bool` of `Job` is only here"), "{text}");
+        // In the words of the requester, which reads it: the responder has the field.
+        assert!(text.contains("field `is_urgent: bool` of `Job` is only there"), "{text}");
+        assert!(text.starts_with("this port posts `request Job`"), "{text}");
     }
 }
 

@@ -5,7 +5,8 @@ use crate::common::watchdog::watch;
 use crate::common::{DEADLINE, die};
 use crate::{answer, expected, failure, pair, question};
 use messageport::{
-    CallError, CloseReason, PostError, RecvError, Requester, TypedError, Worker, parent_port,
+    CallError, CloseReason, MessageChannel, PostError, RecvError, Requester, TypedError, Worker,
+    parent_port,
 };
 use std::thread;
 use std::time::Duration;
@@ -39,6 +40,54 @@ fn a_responder_that_is_dropped_ends_all_calls() {
     assert_eq!(reason(error), CloseReason::PeerDropped);
     let posted = requester.start(&question(1)).map(drop);
     assert!(matches!(posted, Err(PostError::Closed { .. })), "{posted:?}");
+}
+
+#[test]
+fn a_responder_that_is_closed_answers_nothing_more() {
+    let _watch = watch("a_responder_that_is_closed_answers_nothing_more");
+    let (requester, responder) = pair();
+    let calls = [1, 2].map(|number| requester.start(&question(number)).expect("room"));
+    let request = responder.recv().expect("a request").into_owned().expect("memory");
+    responder.close();
+    responder.close();
+    assert!(responder.is_closed());
+    let replied = request.reply(&answer(request.data()));
+    let Err(PostError::Closed { reason: CloseReason::Local }) = replied else {
+        panic!("{replied:?}")
+    };
+    // The second request has come before, and can be read. Nothing follows.
+    if let Ok(request) = responder.recv() {
+        request.refuse("too late").expect_err("a closed port");
+    }
+    match responder.recv().map(drop) {
+        Err(TypedError::Recv(RecvError::Closed { reason: CloseReason::Local })) => {}
+        other => panic!("{other:?}"),
+    }
+    for call in calls {
+        assert_eq!(reason(failure(call.wait())), CloseReason::PeerClosed);
+    }
+    assert!(requester.is_closed());
+}
+
+/// Also a reply that waits for room in another thread.
+#[test]
+fn a_responder_that_is_closed_ends_the_wait_of_a_reply() {
+    let _watch = watch("a_responder_that_is_closed_ends_the_wait_of_a_reply");
+    let channel = MessageChannel::builder().capacity(4096).limit(4096).build().expect("a channel");
+    let requester = channel.port1.requester::<u8, Vec<u8>>();
+    let responder = channel.port2.responder::<u8, Vec<u8>>();
+    let mut calls = Vec::new();
+    let mut take = || {
+        calls.push(requester.start(&1).expect("room"));
+        responder.recv().expect("a request").into_owned().expect("memory")
+    };
+    while take().reply(&vec![1; 1000]).is_ok() {}
+    let request = take();
+    let waits = thread::spawn(move || request.reply_timeout(&vec![1; 1000], Duration::MAX));
+    thread::sleep(Duration::from_millis(20));
+    responder.close();
+    let replied = waits.join().expect("no panic");
+    assert!(matches!(replied, Err(PostError::Closed { .. })), "{replied:?}");
 }
 
 #[test]

@@ -7,7 +7,7 @@ use futures_util::future::{Either, join_all, select};
 use futures_util::{StreamExt, pin_mut};
 use messageport::{
     AsyncRequester, AsyncResponder, CallError, CloseReason, MessageChannel, MessagePort, PostError,
-    RequesterDriver, TypedError,
+    RecvError, RequesterDriver, TypedError,
 };
 use std::fs::File;
 use std::future::poll_fn;
@@ -214,6 +214,33 @@ fn the_end_of_the_peer_fails_all_calls() {
         assert_eq!(errors.iter().filter(is_end).count(), 15, "{errors:?}");
         assert!(requester.is_closed());
         end.join().expect("no panic");
+    });
+}
+
+#[test]
+fn a_responder_of_a_task_is_closed() {
+    on_each("tasks::a_responder_of_a_task_is_closed", async || {
+        let MessageChannel { port1, port2 } = MessageChannel::new().expect("a channel");
+        let ((requester, mut driver), mut responder) = (asks(port1), answers(port2));
+        let question = question(1);
+        let call = beside(&mut driver, async {
+            let call = requester.requester().start(&question).expect("room");
+            let request = responder.recv().await.expect("a request");
+            assert!(!responder.is_closed());
+            responder.close();
+            assert!(responder.is_closed());
+            let replied = request.reply_async(&answer(request.data())).await;
+            assert!(matches!(replied, Err(PostError::Closed { .. })), "{replied:?}");
+            match responder.recv().await {
+                Err(TypedError::Recv(RecvError::Closed { reason: CloseReason::Local })) => {}
+                other => panic!("{other:?}"),
+            }
+            call
+        });
+        let call = call.await;
+        assert_eq!(driver.await, CloseReason::PeerClosed);
+        let error = failure(call.wait());
+        assert!(matches!(error, CallError::Closed { .. }), "{error}");
     });
 }
 

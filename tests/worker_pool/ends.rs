@@ -2,7 +2,10 @@
 
 use crate::common::board::Board;
 use crate::common::census::{Census, has_no_children};
-use crate::common::limits::{allow_all_descriptors, allow_more_descriptors};
+use crate::common::limits::{
+    allow_all_address_space, allow_all_descriptors, allow_more_address_space,
+    allow_more_descriptors,
+};
 use crate::common::role::{command, play};
 use crate::common::{DEADLINE, wait_until};
 use crate::{Deed, Fault, Pool, Task, all_by_themselves, builder, lasting, plain, serves};
@@ -210,7 +213,9 @@ fn a_pool_whose_workers_end_at_once_says_so_to_everyone() {
         thread::scope(|scope| {
             for _ in 0..6 {
                 scope.spawn(|| match pool.call(&plain(1)) {
-                    Err(TaskError::Broken { restarts: 5, last }) => assert!(!last.is_empty()),
+                    Err(TaskError::Broken { restarts: 5, last }) => {
+                        assert!(last.ends_with(": exit status: 3"), "{last}");
+                    }
                     other => panic!("{other:?}"),
                 });
             }
@@ -276,6 +281,34 @@ fn a_pool_outlasts_a_lack_of_descriptors() {
             allow_all_descriptors();
             assert_eq!(call.join().expect("no panic").expect("a reply"), 4);
         });
+        pool.shutdown(DEADLINE);
+    }
+    play(TEST, &[("asks", asks), ("serves", serves)]);
+}
+
+/// The same without memory: neither the channel of a new worker nor the stack of its child fits.
+#[test]
+fn a_pool_outlasts_a_lack_of_memory() {
+    const TEST: &str = "ends::a_pool_outlasts_a_lack_of_memory";
+    fn asks() {
+        // The first worker has a small channel. Those of the others map 128 MiB.
+        let is_first = AtomicBool::new(true);
+        let launch = move || match is_first.swap(false, SeqCst) {
+            true => lasting(command(TEST, "serves")).channel(MessageChannel::builder().bounded()),
+            false => lasting(command(TEST, "serves")),
+        };
+        let pool = WorkerPool::builder(launch).workers(1).restart_limit(u32::MAX).build();
+        let pool: Pool = pool.expect("a pool");
+        assert_eq!(pool.call(&plain(1)).expect("a reply"), 2);
+        let busy = Task { number: 3, fault: Fault::Takes(100) };
+        allow_more_address_space(32 << 20);
+        assert_eq!(pool.call(&busy).expect("a reply of the worker that is there"), 6);
+        crate::common::kill_process(pool.ids()[0]);
+        let answer = pool.call_timeout(&plain(2), Duration::from_millis(100));
+        assert!(matches!(answer, Err(TaskError::Timeout)), "{answer:?}");
+        assert_eq!(pool.stats().restarts, 0);
+        allow_all_address_space();
+        assert_eq!(pool.call(&plain(2)).expect("a reply"), 4);
         pool.shutdown(DEADLINE);
     }
     play(TEST, &[("asks", asks), ("serves", serves)]);

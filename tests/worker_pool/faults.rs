@@ -8,11 +8,12 @@ use crate::common::{DEADLINE, die, wait_until};
 use crate::{
     ArchivedDeed, ArchivedFault, Deed, Fault, LONG, Pool, Task, builder, lasting, plain, serves,
 };
-use messageport::{CallError, Responder, TaskError, WorkerPool, parent_port};
+use messageport::{CallError, ResourceLimit, Responder, TaskError, WorkerPool, parent_port};
 use nix::sys::resource::Resource;
 use nix::unistd::{ForkResult, fork};
 use std::fs::File;
 use std::hint::spin_loop;
+use std::os::unix::process::ExitStatusExt;
 use std::sync::atomic::Ordering::SeqCst;
 use std::thread;
 use std::time::{Duration, Instant};
@@ -85,13 +86,33 @@ fn misbehave(deed: &ArchivedDeed, board: Option<&Board>) {
         }
         ArchivedDeed::Spins => {
             limit_to(Resource::RLIMIT_CPU, 1);
+            spin_forever()
+        }
+        ArchivedDeed::SpinsForever => spin_forever(),
+        ArchivedDeed::OutgrowsLimit => {
+            let mut eaten = Vec::new();
             loop {
-                spin_loop();
+                eaten.push(vec![1u8; 1 << 20]);
             }
         }
+        ArchivedDeed::OpensForever => {
+            let mut eaten = Vec::new();
+            loop {
+                eaten.push(File::open("/dev/null").expect("a descriptor more"));
+            }
+        }
+        ArchivedDeed::MakesADirectory => drop(std::fs::create_dir("/nonexistent/directory")),
+        ArchivedDeed::Quits => std::process::exit(3),
+        ArchivedDeed::Panics => panic!("as it was told"),
         _ => loop {
             thread::park();
         },
+    }
+}
+
+fn spin_forever() {
+    loop {
+        spin_loop();
     }
 }
 
@@ -188,7 +209,12 @@ fn a_task_that_no_worker_survives_is_lost_and_others_are_not() {
         for round in 1..=4 {
             match pool.call(&always(Deed::Dies)) {
                 Err(TaskError::Lost { attempts: 3, last }) => {
-                    assert!(matches!(*last, CallError::Closed { .. }), "{last}");
+                    assert!(matches!(last.error(), CallError::Closed { .. }), "{last}");
+                    let signal = last.status().and_then(|status| status.signal());
+                    assert_eq!(signal, Some(libc::SIGKILL), "{last}");
+                    let text = last.to_string();
+                    assert!(text.ends_with("ended: signal: 9 (SIGKILL)"), "{text}");
+                    assert!(text.starts_with(&format!("worker {} ", last.id())), "{text}");
                 }
                 other => panic!("{other:?}"),
             }
@@ -197,6 +223,77 @@ fn a_task_that_no_worker_survives_is_lost_and_others_are_not() {
         }
         assert_eq!(pool.call(&plain(21)).expect("a reply"), 42);
         pool.shutdown(DEADLINE);
+    }
+    play(TEST, &[("asks", asks), ("serves", serves)]);
+}
+
+/// What the error says of a worker that lives, and of one that has panicked.
+#[test]
+fn a_lost_task_says_what_its_last_worker_did() {
+    const TEST: &str = "faults::a_lost_task_says_what_its_last_worker_did";
+    fn asks() {
+        let pool = builder(TEST, "serves").workers(1).attempts(1).build().expect("a pool");
+        let text = |deed| match pool.call(&always(deed)) {
+            Err(TaskError::Lost { attempts: 1, last }) => {
+                let text = last.to_string();
+                let (_, after_id) = text.split_once(&format!("{} ", last.id())).expect("an id");
+                (after_id.to_owned(), last.status().and_then(|status| status.code()))
+            }
+            other => panic!("{other:?}"),
+        };
+        for deed in [Deed::Drops, Deed::Leaves] {
+            let dropped = "dropped the request without a reply, and was killed".to_owned();
+            assert_eq!(text(deed), (dropped, None));
+        }
+        assert_eq!(text(Deed::Quits), ("ended: exit status: 3".to_owned(), Some(3)));
+        // Its thread holds the request: the panic drops it before the process ends.
+        assert_eq!(text(Deed::Panics), ("ended: exit status: 101".to_owned(), Some(101)));
+        pool.shutdown(DEADLINE);
+    }
+    play(TEST, &[("asks", asks), ("serves", panics_as_a_program)]);
+    fn panics_as_a_program() {
+        let result = std::panic::catch_unwind(serves);
+        std::process::exit(if result.is_err() { 101 } else { 0 });
+    }
+}
+
+/// Limits and a filter that the pool's command has set: each costs the task one attempt.
+#[test]
+fn a_worker_that_breaks_the_limits_of_its_builder_costs_one_attempt() {
+    const TEST: &str = "faults::a_worker_that_breaks_the_limits_of_its_builder_costs_one_attempt";
+    fn asks() {
+        let board = std::sync::Arc::new(Board::new());
+        let given = board.clone();
+        let launch = move || {
+            let mut command = command(TEST, "serves");
+            given.give(&mut command);
+            let builder = lasting(command)
+                .limit(ResourceLimit::AddressSpace, 1 << 30)
+                .limit(ResourceLimit::OpenFiles, 40)
+                .limit(ResourceLimit::CoreSize, 0)
+                .limit(ResourceLimit::CpuTime, 1);
+            #[cfg(feature = "seccomp")]
+            let builder = {
+                // For the board.
+                let filter = messageport::SyscallFilter::program().allow(libc::SYS_openat);
+                builder.filter(&filter)
+            };
+            builder
+        };
+        let pool: Pool =
+            WorkerPool::builder(launch).workers(2).attempt_timeout(LONG).build().expect("a pool");
+        let deeds = [Deed::OutgrowsLimit, Deed::OpensForever, Deed::SpinsForever];
+        let filtered = cfg!(feature = "seccomp").then_some(Deed::MakesADirectory);
+        let deeds: Vec<_> = deeds.into_iter().chain(filtered).collect();
+        for (number, deed) in deeds.iter().enumerate() {
+            let answer = pool.call(&once(number as u64, *deed));
+            assert_eq!(answer.expect("a reply"), 2 * number as u64, "{deed:?}");
+            assert_eq!(pool.call(&plain(21)).expect("a reply"), 42);
+        }
+        let (stats, faults) = (pool.stats(), deeds.len() as u64);
+        assert_eq!((stats.answered, stats.redone), (2 * faults, faults), "{stats:?}");
+        pool.shutdown(DEADLINE);
+        wait_until("all are reaped", has_no_children);
     }
     play(TEST, &[("asks", asks), ("serves", serves)]);
 }

@@ -167,9 +167,18 @@ fn faults_of_workers_cost_their_tasks_an_attempt() {
             let impatient: Pool = impatient.build_async().expect("a pool");
             match impatient.call(&always(Deed::Hangs)).await {
                 Err(TaskError::Lost { attempts: 2, last }) => {
-                    assert!(matches!(*last, CallError::Timeout), "{last}");
+                    assert!(matches!(last.error(), CallError::Timeout), "{last}");
+                    assert!(last.to_string().contains("did not reply within the time"), "{last}");
                 }
                 other => panic!("{other:?}"),
+            }
+            for (deed, text) in [(Deed::Dies, "signal: 9"), (Deed::Quits, "exit status: 3")] {
+                match pool.call(&always(deed)).await {
+                    Err(TaskError::Lost { last, .. }) => {
+                        assert!(last.to_string().contains(text), "{last}");
+                    }
+                    other => panic!("{other:?}"),
+                }
             }
             // For the forked process, which has a copy of the board.
             board.word(1).store(1, SeqCst);

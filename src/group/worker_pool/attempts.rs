@@ -1,9 +1,10 @@
 //! What the end of an attempt means for its task and its worker.
 
-use crate::error::{CallError, MessageError, PostError, TaskError};
+use crate::error::{CallError, CloseReason, LostWorker, MessageError, PostError, TaskError};
 use crate::group::worker_pool::member::Line;
 use crate::group::worker_pool::slots::{Busy, Loss, Slots};
 use crate::os::clock::Deadline;
+use std::time::Duration;
 
 /// The attempts of one task.
 pub(crate) struct Attempts<'s, L: Line> {
@@ -67,14 +68,30 @@ impl<'s, L: Line> Attempts<'s, L> {
             busy.lost(&Loss::Abandoned);
             return Some(Err(TaskError::Timeout));
         }
-        busy.lost(&Loss::Failed(&error));
+        let lost = LostWorker::new(busy.member().id(), busy.member().status(), error);
+        busy.lost(&Loss::Failed(&lost));
         if let Some(end) = self.slots.ended() {
             return Some(Err(end));
         }
         if self.made >= self.slots.limits().attempts {
-            return Some(Err(TaskError::Lost { attempts: self.made, last: Box::new(error) }));
+            return Some(Err(TaskError::Lost { attempts: self.made, last: Box::new(lost) }));
         }
         self.slots.count_redone();
         None
     }
 }
+
+/// Whether an attempt may have ended because its worker ends: its status is worth a short wait.
+pub(crate) fn may_have_ended<T>(outcome: &Result<T, CallError>) -> bool {
+    match outcome {
+        // A panic drops the request, and the port.
+        Err(CallError::Unanswered) => true,
+        Err(CallError::Closed { reason, .. } | CallError::Post(PostError::Closed { reason })) => {
+            *reason != CloseReason::Local
+        }
+        _ => false,
+    }
+}
+
+/// How long to wait for the status of a worker that has left its port.
+pub(crate) const STATUS: Duration = Duration::from_millis(50);

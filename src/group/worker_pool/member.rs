@@ -3,8 +3,10 @@
 use crate::meet::worker_process::WorkerProcess;
 use crate::os::poll;
 use crate::port::requests::requester::Requester;
+use std::process::ExitStatus;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 /// The calling end of a worker's port: with or without a reactor.
 pub(crate) trait Line {
@@ -40,6 +42,19 @@ impl<L: Line> Member<L> {
     /// Whether the process has ended. One system call.
     pub(crate) fn has_died(&self) -> bool {
         self.process().as_ref().is_none_or(|process| poll::is_readable(process.pidfd()))
+    }
+
+    /// How the process has ended, if it has. Reaps it.
+    pub(crate) fn status(&self) -> Option<ExitStatus> {
+        self.process().as_mut().and_then(|process| process.try_wait().ok().flatten())
+    }
+
+    /// Waits for the end of the process.
+    pub(crate) fn wait_for_end(&self, timeout: Duration) {
+        if let Some(process) = self.process().as_mut() {
+            // Without an answer there is no status to report.
+            let _ = process.wait_timeout(timeout);
+        }
     }
 
     /// Whether it has received a request and answered.

@@ -6,13 +6,14 @@
 //! reason. A [`Busy`] worker and a permission are values that tell their end when they are dropped:
 //! a task that is cancelled or panics leaves no worker behind without a task that waits for it.
 
-use crate::error::{CallError, SpawnError, TaskError};
+use crate::error::{LostWorker, SpawnError, TaskError};
 use crate::group::worker_pool::member::{Line, Member};
 use crate::meet::worker_process::WorkerProcess;
 use crate::os::clock::Deadline;
 use crate::os::process::Maker;
 use std::collections::VecDeque;
 use std::mem;
+use std::process::ExitStatus;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::Waker;
 use std::time::{Duration, Instant};
@@ -93,7 +94,7 @@ pub(crate) enum Loss<'e> {
     /// It was found dead when a task came for it.
     Idle,
     /// It has died or hung with a task.
-    Failed(&'e CallError),
+    Failed(&'e LostWorker),
     /// The task has no more use for it.
     Abandoned,
 }
@@ -225,6 +226,7 @@ impl<L: Line> Slots<L> {
             Loss::Failed(_) => !member.has_served() && member.line.has_unread(),
             Loss::Abandoned => false,
         };
+        let status = is_failed_start.then(|| member.status()).flatten();
         self.change(|state| {
             state.members.retain(|other| !Arc::ptr_eq(other, member));
             state.busy -= 1;
@@ -234,8 +236,8 @@ impl<L: Line> Slots<L> {
             }
             if is_failed_start {
                 let last = match loss {
-                    Loss::Failed(error) => error.to_string(),
-                    _ => "the worker ended before it was given a task".to_owned(),
+                    Loss::Failed(lost) => lost.to_string(),
+                    _ => ended_idle(member.id(), status),
                 };
                 state.count_failed_start(self.limits.restarts, &last);
             }
@@ -477,6 +479,12 @@ impl<L: Line> Drop for Starting<'_, L> {
             });
         }
     }
+}
+
+/// What happened to a worker that was found dead when a task came for it.
+fn ended_idle(id: u32, status: Option<ExitStatus>) -> String {
+    let status = status.map_or_else(String::new, |status| format!(": {status}"));
+    format!("worker {id} ended before it was given a task{status}")
 }
 
 const THERE: &str = "taken by calls only that consume it";

@@ -107,7 +107,7 @@ impl<'r, Req: Receive, Resp: Post> Request<'r, Req, Resp> {
     /// Refuses a request that cannot be read.
     #[cold]
     pub(crate) fn refuse_for(self, error: &TypedError) {
-        self.incoming.answers().refuse_or_owe(self.id, &error.to_string());
+        self.incoming.answers().refuse_or_owe(self.id, &error.for_requester());
         self.is_answered.set(true);
     }
 

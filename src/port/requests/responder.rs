@@ -14,6 +14,7 @@ use crate::port::requests::lent::LentCalls;
 use crate::port::requests::request::{Held, NO_MEMORY, Request, without_trailer};
 use crate::port::requests::trailer::{CallId, Kind, Trailer, without_end};
 use crate::port::requests::types::Types;
+use crate::port::sender::Sender;
 use crate::port::typed::TypedError;
 use crate::wire::record::Format;
 use rkyv::rancor::{BoxedError, Source};
@@ -219,6 +220,32 @@ impl<Req: Receive, Resp: Post> Responder<Req, Resp> {
     /// As [`MessagePort::canceller`].
     pub fn canceller(&self) -> Result<Canceller, RecvError> {
         self.incoming.receiver.canceller()
+    }
+
+    /// Closes the port. No more requests come, and no request that is open can be answered: a reply
+    /// returns [`PostError::Closed`](crate::PostError::Closed), and the calls of the requester end
+    /// with [`CallError::Closed`](crate::CallError::Closed). Does nothing the second time.
+    ///
+    /// Dropping the responder lets the open requests be answered first.
+    ///
+    /// ```
+    /// use messageport::{MessageChannel, PostError};
+    ///
+    /// let channel = MessageChannel::new()?;
+    /// let requester = channel.port1.requester::<u64, u64>();
+    /// let responder = channel.port2.responder::<u64, u64>();
+    /// let call = requester.start(&7)?;
+    /// let request = responder.recv()?.into_owned()?;
+    /// responder.close();
+    /// assert!(matches!(request.reply(&8), Err(PostError::Closed { .. })));
+    /// assert!(call.wait().is_err());
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn close(&self) {
+        self.incoming.receiver.close();
+        // Busy inside a reply's `Serialize`: the receiving half alone is closed then, which ends
+        // the conversation of the requester as well.
+        let _ = self.incoming.answers.with_sender(Sender::close);
     }
 
     /// Whether no more requests can come and no replies can be posted. Makes at most one system
