@@ -199,11 +199,23 @@ pub enum PostError {
         /// Index in the list.
         index: usize,
     },
-    /// The buffer is not from a pool that was made through this port.
+    /// The buffer is of a pool that the peer does not know, and cannot be told of: this end does
+    /// not trust its peer, or the port has announced as many pools as it can.
     #[error(
-        "the buffer belongs to another port's pool: post it through the port that made the pool"
+        "the buffer belongs to another port's pool, and cannot be passed on by this one: call \
+         `trust_peer`, and pass on buffers of fewer than 32 pools"
     )]
     ForeignPool,
+    /// The peer has not accepted the pool: it did not trust this end when the pool came, it refuses
+    /// transferables, or it was out of descriptors.
+    ///
+    /// Buffers of the pool that were posted before do not come back. Drop the pool: its memory is
+    /// then freed with the port.
+    #[error(
+        "the peer has not accepted the buffer's pool: have both ends call `trust_peer` before the \
+         peer receives, leave it room for a descriptor, and make another pool"
+    )]
+    PoolRefused,
     /// All buffers of a [`BufferPool`](crate::BufferPool) are in use.
     #[error(
         "all {count} buffers of the pool are in use: wait until one comes back by `take_timeout`, \

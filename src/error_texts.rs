@@ -175,7 +175,9 @@ fn errors_of_channels_and_posts() {
         PostError::HasPool { .. } => PostError::HasPool { index: 3 },
             ["transferable 3 is a port with a buffer pool", "stays mapped", "move a port without"];
         PostError::ForeignPool => PostError::ForeignPool,
-            ["the buffer", "belongs to another port's pool", "post it through the port that made"];
+            ["the buffer", "belongs to another port's pool", "call `trust_peer`"];
+        PostError::PoolRefused => PostError::PoolRefused,
+            ["the peer has not accepted", "have both ends call `trust_peer`", "another pool"];
         PostError::PoolInUse { .. } => PostError::PoolInUse { count: 4 },
             ["all 4 buffers", "are in use", "wait until one comes back by `take_timeout`"];
         PostError::TooManyInFlight => PostError::TooManyInFlight,

@@ -166,7 +166,7 @@ fn a_pool_needs_trust_at_both_ends() {
         // Without trust nothing is mapped, and the message comes all the same.
         trust(&port1);
         let before = Census::take();
-        let pool = BufferPool::new(&port1, 1, LEN).expect("a pool");
+        let pool = BufferPool::new(&port1, 2, LEN).expect("a pool");
         // Even where there is no room for its descriptor.
         allow_more_descriptors(0);
         hand_over(&port1, 5, pool.take().expect("a free one"));
@@ -180,14 +180,26 @@ fn a_pool_needs_trust_at_both_ends() {
         drop(event);
         let after = Census::take();
         let kept = (after.descriptors, after.memfds, after.mappings);
-        let expected = (before.descriptors, before.memfds, before.mappings + 1);
-        assert_eq!(kept, expected, "no descriptors, and the maker's own mapping");
+        let expected = (before.descriptors + 1, before.memfds + 1, before.mappings + 1);
+        assert_eq!(kept, expected, "the maker's own descriptor and mapping");
+        // The maker hears of it.
+        let buffer = pool.take().expect("the second one");
+        let refused = port1.post_message_pooled(&5u64, buffer).expect_err("the peer has no pool");
+        assert!(matches!(refused.reason(), PostError::PoolRefused), "{refused}");
+        let kept = refused.into_buffer();
+        for refused in [pool.take(), pool.take_timeout(Duration::MAX)] {
+            assert!(matches!(refused, Err(PostError::PoolRefused)), "{refused:?}");
+        }
+        drop(kept);
         // Trust that comes late finds the next pool, and not that one.
         trust(&port2);
         let next = BufferPool::new(&port1, 1, LEN).expect("a pool");
         hand_over(&port1, 6, next.take().expect("a free one"));
         assert_eq!(take(&port2).0, 6);
         assert_eq!((pool.in_use(), next.in_use()), (1, 0));
+        drop((pool, next, port1, port2));
+        let empty = Census { memfds: 0, mappings: 0, ..Census::take() };
+        empty.wait_for("no memory of a pool is left");
     }
     play(TEST, &[("alone", alone)]);
 }
@@ -214,6 +226,8 @@ fn f14_a_pool_that_waits_for_a_descriptor_may_be_looked_at_any_number_of_times()
         let lost = event.take_pooled();
         assert!(matches!(lost, Err(MessageError::UnknownPool)), "{lost:?}");
         drop(event);
+        let refused = pool.take();
+        assert!(matches!(refused, Err(PostError::PoolRefused)), "{refused:?}");
         allow_all_descriptors();
         let next = BufferPool::new(&port1, 1, LEN).expect("a pool");
         hand_over(&port1, 4, next.take().expect("a free one"));
@@ -339,21 +353,15 @@ fn a_port_that_is_not_started_hears_of_its_end_behind_a_pool_that_had_to_wait() 
 }
 
 #[test]
-fn a_buffer_goes_through_the_port_of_its_pool_only() {
-    let (one, other) = (channel(), channel());
+fn a_buffer_goes_through_trusted_ports_only() {
+    let (one, other) = (channel(), MessageChannel::new().expect("a channel"));
     let pool = BufferPool::new(&one.port1, 1, LEN).expect("a pool");
     let buffer = pool.take().expect("a free one");
     let error = other.port1.post_message_pooled(&0u64, buffer).expect_err("another port");
     assert!(matches!(error.reason(), PostError::ForeignPool), "{error}");
     assert_eq!(error.to_string(), error.reason().to_string());
-    let buffer = error.into_buffer();
-    // Nor back through the port that it came by.
-    hand_over(&one.port1, 1, buffer);
-    let (_, buffer) = take(&one.port2);
-    let error = one.port2.post_message_pooled(&0u64, buffer).expect_err("the receiver");
-    assert!(matches!(error.reason(), PostError::ForeignPool), "{error}");
-    one.port1.close();
     drop(error);
+    one.port1.close();
     let error = one.port1.post_message_pooled(&0u64, pool.take().expect("free")).expect_err("shut");
     assert!(matches!(error.reason(), PostError::Closed { .. }), "{error}");
     drop(error);

@@ -7,7 +7,7 @@ use std::ptr::NonNull;
 use std::rc::Rc;
 use std::sync::atomic::{AtomicU32, AtomicU64};
 
-use memmap2::MmapRaw;
+use memmap2::{Advice, MmapRaw};
 use nix::sys::memfd::{MFdFlags, memfd_create};
 
 /// A mapped memfd.
@@ -43,6 +43,11 @@ impl SharedMemory {
 
     pub fn len(&self) -> usize {
         self.map.len()
+    }
+
+    /// madvise(2) for all of it.
+    pub fn advise(&self, advice: Advice) -> std::io::Result<()> {
+        self.map.advise(advice)
     }
 
     /// The 64-bit word at `offset`.

@@ -107,7 +107,7 @@ impl AsIoError for PostError {
             | PostError::HasPool { .. }
             | PostError::Answered
             | PostError::ForeignPool => ErrorKind::InvalidInput,
-            PostError::Refused => ErrorKind::Unsupported,
+            PostError::Refused | PostError::PoolRefused => ErrorKind::Unsupported,
             PostError::TypeMismatch(error) => error.kind(),
             PostError::Timeout => ErrorKind::TimedOut,
             PostError::Cancelled => ErrorKind::Interrupted,

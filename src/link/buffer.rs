@@ -345,7 +345,7 @@ impl File {
 /// Asks for huge pages, where they fit. Only a hint: what the kernel gives depends on its setting
 /// `shmem_enabled`, and the page size has no influence on what is read.
 fn advise_huge_pages(len: usize, advise: impl FnOnce(Advice) -> std::io::Result<()>) {
-    if len >= HUGE_PAGE {
+    if len as u64 >= mapping::HUGE_PAGE {
         let _ = advise(Advice::HugePage);
     }
 }
@@ -455,6 +455,3 @@ impl fmt::Debug for BufferMut {
         f.debug_struct("BufferMut").field("len", &self.len()).finish_non_exhaustive()
     }
 }
-
-/// The smallest huge page of the processors that this runs on, in bytes.
-const HUGE_PAGE: usize = 2 << 20;

@@ -342,6 +342,23 @@ impl Endpoint {
         memory.lane().sleepers.reader_gone.load(Ordering::Relaxed) != 0
     }
 
+    /// Tells the peer that its pool was not accepted.
+    pub(crate) fn refuse_pool(&self, number: u32) {
+        let memory = self.region.lane(1 - self.outgoing());
+        let refused = &memory.lane().sleepers.refused_pools;
+        // Relaxed: one thread at a time receives, and it publishes nothing.
+        let bits = refused.load(Ordering::Relaxed) | 1u32.checked_shl(number).unwrap_or(0);
+        refused.store(bits, Ordering::Relaxed);
+    }
+
+    /// Whether the peer has written that it did not accept a pool.
+    pub(crate) fn has_refused_pool(&self, number: u32) -> bool {
+        let memory = self.region.lane(self.outgoing());
+        // Relaxed: it publishes nothing; a thread that acts on it looks again.
+        let bits = memory.lane().sleepers.refused_pools.load(Ordering::Relaxed);
+        bits & 1u32.checked_shl(number).unwrap_or(0) != 0
+    }
+
     /// Why posts fail, if it is known that they may. The finding stays: a peer may write another
     /// reason later.
     #[cold]

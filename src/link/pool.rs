@@ -3,7 +3,10 @@
 //!
 //! ```text
 //! +0x000  waiting   u32   raised by the maker while it waits for a slot
+//! +0x004  users     u32   how many receivers were added by passing buffers on
 //! +0x080  freed     u32 for each slot: how often it was freed
+//!         user      u32 for each slot, from the next multiple of 128 on: to which user it was
+//!                   handed over last
 //! from the next page on: the slots, each a multiple of a page
 //! ```
 //!
@@ -11,13 +14,19 @@
 //! Only the maker takes free slots. It notes in private memory at which count it took each one: a
 //! slot whose count has changed since is free. So a slot that goes over and comes back moves one
 //! cache line each way, and taking it moves none.
+//!
+//! A receiver may pass a buffer on through another trusted port. That port's receiver maps the same
+//! file, and is a *user* with an own number. It has the lock of the file's byte of that number as
+//! long as it, or its descriptor on its way, exists. So the maker can take back what a user held
+//! that has died. The maker is user 0, and the receiver at the pool's own port user 1, without a
+//! lock: if it is gone, so is the port.
 #![allow(unsafe_code)]
 
 use crate::error::{BufferError, Corruption, SystemError};
 use crate::link::region::mapped;
 use crate::os::mapping::{Mapping, page_size};
 use crate::os::reaper::Foreign;
-use crate::os::{futex, memfd};
+use crate::os::{futex, lock, memfd};
 use crate::ring::handover;
 use crate::ring::notifier::{self, Sleep, Wake};
 use crate::sync::Site;
@@ -25,7 +34,7 @@ use std::cell::Cell;
 use std::fmt;
 use std::io;
 use std::ops::{Deref, DerefMut};
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::process;
 use std::ptr::NonNull;
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -41,29 +50,35 @@ pub(crate) struct PoolMemory {
     mapping: Mapping,
     slots: u32,
     len: u64,
+    /// By which further receivers map it. It keeps the lock of this user, if it has one.
+    descriptor: OwnedFd,
 }
 
 impl PoolMemory {
-    /// Creates a pool with all of its pages, and the descriptor by which the peer maps it.
-    pub(crate) fn create(slots: u32, len: u64) -> Result<(Arc<PoolMemory>, OwnedFd), BufferError> {
+    /// Creates a pool with all of its pages.
+    pub(crate) fn create(slots: u32, len: u64) -> Result<Arc<PoolMemory>, BufferError> {
         let total = total(u64::from(slots), len).unwrap_or(u64::MAX);
         let allowed = memfd::file_size_limit()?;
         if allowed < total || total > i64::MAX as u64 {
             return Err(BufferError::TooLarge { len: total, allowed });
         }
         let descriptor = memfd::create_sealed(total)?;
-        Ok((PoolMemory::map(&descriptor, total, slots, len)?, descriptor))
+        let mapping = map(&descriptor, total)?;
+        Ok(Arc::new(PoolMemory { mapping, slots, len, descriptor }))
     }
 
-    fn map(
-        descriptor: &OwnedFd,
-        total: u64,
-        slots: u32,
-        len: u64,
-    ) -> Result<Arc<PoolMemory>, SystemError> {
-        let mapping = Mapping::new(descriptor, total)?;
-        mapping.populate(0..total)?;
-        Ok(Arc::new(PoolMemory { mapping, slots, len }))
+    /// The descriptor by which the receiver at the pool's own port maps it.
+    pub(crate) fn descriptor(&self) -> BorrowedFd<'_> {
+        self.descriptor.as_fd()
+    }
+
+    /// Adds a user: its number, and the descriptor that keeps its lock and by which it maps the
+    /// pool.
+    pub(crate) fn add_user(&self) -> Result<(u32, OwnedFd), SystemError> {
+        // Relaxed: it only gives numbers.
+        let before = self.word(USERS).fetch_add(1, Ordering::Relaxed);
+        let user = before.checked_add(FIRST_PASSED).unwrap_or(FIRST_PASSED);
+        Ok((user, lock::reopen_locked(&self.descriptor, user)?))
     }
 
     pub(crate) fn slots(&self) -> u32 {
@@ -97,6 +112,12 @@ impl PoolMemory {
     fn freed(&self, slot: u32) -> &AtomicU32 {
         assert!(slot < self.slots);
         self.word(COUNTS + COUNT_LEN * u64::from(slot))
+    }
+
+    /// To which user the slot was handed over last.
+    fn user(&self, slot: u32) -> &AtomicU32 {
+        assert!(slot < self.slots);
+        self.word(users_start(self.slots.into()) + COUNT_LEN * u64::from(slot))
     }
 
     fn word(&self, offset: u64) -> &AtomicU32 {
@@ -180,10 +201,12 @@ impl PeerPool {
                 return Err(SystemError { call: "mmap", source });
             }
             let total = total(self.slots.into(), self.len).expect("it was computed before");
-            let memory = PoolMemory::map(descriptor, total, self.slots, self.len)?;
+            let mapping = map(descriptor, total)?;
+            let descriptor = unmapped.descriptor.take().expect("it was just there");
+            let (slots, len) = (self.slots, self.len);
+            let memory = Arc::new(PoolMemory { mapping, slots, len, descriptor });
             unmapped.dropped.drain(..).for_each(|slot| memory.free(slot));
             self.memory.set(memory).expect("its descriptor was still there");
-            unmapped.descriptor = None;
         }
         Ok(self.memory.get().expect("mapped"))
     }
@@ -296,7 +319,35 @@ impl PoolMaker {
     fn take_slot(&self, slot: u32) -> Option<PooledBuffer> {
         let count = handover::slot_count(self.memory.freed(slot));
         let is_free = self.noted[slot as usize].replace(count) != count;
-        is_free.then(|| PooledBuffer { memory: self.memory.clone(), slot })
+        is_free.then(|| {
+            let buffer = PooledBuffer { memory: self.memory.clone(), slot };
+            buffer.hand_to(MAKER);
+            buffer
+        })
+    }
+
+    /// Takes back what users held that were passed a buffer and have died. Returns whether a slot
+    /// came back.
+    pub(crate) fn reclaim(&self) -> bool {
+        let memory = &self.memory;
+        // Relaxed: what a user wrote before its end comes by the kernel, which says that it ended.
+        let user_of = |slot| memory.user(slot).load(Ordering::Relaxed);
+        let mut passed: Vec<u32> =
+            (0..memory.slots).map(user_of).filter(|user| *user >= FIRST_PASSED).collect();
+        passed.sort_unstable();
+        passed.dedup();
+        passed.retain(|user| !lock::is_locked(&memory.descriptor, *user));
+        let mut has_freed = false;
+        for slot in 0..memory.slots {
+            // Read again now: until its end the user may have passed it on, or freed it.
+            let is_in_use =
+                handover::slot_count(memory.freed(slot)) == self.noted[slot as usize].get();
+            if is_in_use && passed.binary_search(&user_of(slot)).is_ok() {
+                memory.free(slot);
+                has_freed = true;
+            }
+        }
+        has_freed
     }
 
     /// How many slots are in use.
@@ -310,7 +361,8 @@ impl PoolMaker {
 
 /// A buffer of a [`BufferPool`](crate::BufferPool). Dropping it returns it to the pool.
 ///
-/// The maker of the pool fills it and posts it, and the receiver uses it.
+/// The maker of the pool fills it and posts it. The receiver uses it, or passes it on: it posts it
+/// through another trusted port, and the next receiver has the same memory.
 ///
 /// INVARIANT (slot): the slot is this value's until it is dropped or handed over.
 pub struct PooledBuffer {
@@ -325,6 +377,16 @@ impl PooledBuffer {
 
     pub(crate) fn slot(&self) -> u32 {
         self.slot
+    }
+
+    pub(crate) fn memory(&self) -> &Arc<PoolMemory> {
+        &self.memory
+    }
+
+    /// Notes whose it will be. It stays this value's until the record is published.
+    pub(crate) fn hand_to(&self, user: u32) {
+        // Relaxed: the record that hands it over publishes it; else only the maker reads it.
+        self.memory.user(self.slot).store(user, Ordering::Relaxed);
     }
 
     /// It was handed over: the peer owns it now.
@@ -382,20 +444,42 @@ fn stride(len: u64) -> u64 {
     len.next_multiple_of(page_size())
 }
 
+fn users_start(slots: u64) -> u64 {
+    (COUNTS + COUNT_LEN * slots).next_multiple_of(LINES)
+}
+
 fn slots_start(slots: u64) -> u64 {
-    (COUNTS + COUNT_LEN * slots).next_multiple_of(page_size())
+    (users_start(slots) + COUNT_LEN * slots).next_multiple_of(page_size())
+}
+
+/// Maps and populates a pool.
+fn map(descriptor: &OwnedFd, total: u64) -> Result<Mapping, SystemError> {
+    let mapping = Mapping::new(descriptor, total)?;
+    mapping.advise_huge_pages();
+    mapping.populate(0..total)?;
+    Ok(mapping)
 }
 
 /// The total length of a pool; `None` if it overflows.
 pub(crate) fn total(slots: u64, len: u64) -> Option<u64> {
     let stride = len.checked_next_multiple_of(page_size())?;
-    let counts = COUNT_LEN.checked_mul(slots)?.checked_add(COUNTS)?;
-    let start = counts.checked_next_multiple_of(page_size())?;
+    let counts = COUNT_LEN.checked_mul(slots)?;
+    let users = counts.checked_add(COUNTS)?.checked_next_multiple_of(LINES)?;
+    let start = users.checked_add(counts)?.checked_next_multiple_of(page_size())?;
     stride.checked_mul(slots)?.checked_add(start)
 }
 
 /// Where the counts begin: the word before them is the maker's, and has lines of its own.
 const COUNTS: u64 = 0x80;
+/// Where the count of the users is.
+const USERS: u64 = 4;
+/// The counts and the users' numbers are apart by a pair of cache lines.
+const LINES: u64 = 0x80;
+/// The number of the maker, and of the receiver at the pool's own port; then come those to whom
+/// buffers were passed on.
+const MAKER: u32 = 0;
+pub(crate) const FIRST_RECEIVER: u32 = 1;
+const FIRST_PASSED: u32 = 2;
 /// Bytes of a count. Close together, as the maker looks at all those before the one it takes.
 const COUNT_LEN: u64 = 4;
 /// Slots among which the first free one is taken.
@@ -410,7 +494,7 @@ mod tests {
 
     #[test]
     fn a_count_that_wraps_around_tells_free_from_taken() {
-        let (memory, _) = PoolMemory::create(1, 1).expect("a pool of one byte");
+        let memory = PoolMemory::create(1, 1).expect("a pool of one byte");
         let maker = PoolMaker::new(memory.clone());
         // As if it had been taken and freed all those times.
         memory.freed(0).store(u32::MAX - 1, Ordering::Relaxed);
@@ -425,7 +509,7 @@ mod tests {
     }
     #[test]
     fn a_slot_that_comes_back_ends_the_wait_for_one() {
-        let (memory, _) = PoolMemory::create(1, 1).expect("a pool of one byte");
+        let memory = PoolMemory::create(1, 1).expect("a pool of one byte");
         let maker = PoolMaker::new(memory.clone());
         let buffer = maker.take().expect("a free slot");
         let is_flag_up = || memory.waiting().load(Ordering::Relaxed) == Sleep::Futex.code();

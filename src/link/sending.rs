@@ -47,8 +47,9 @@ pub(crate) struct Sending {
     packets: u64,
     /// Whether the attachment socket, which was made here, still has the usual size.
     is_socket_small: bool,
-    /// The pools that were made here and announced; the index is the pool's number.
-    pools: Vec<Arc<PoolMemory>>,
+    /// The pools that were announced, and which user of each the peer is; the index is the pool's
+    /// number. They were made here, or a buffer of them was passed on.
+    pools: Vec<(Arc<PoolMemory>, u32)>,
 }
 
 impl Sending {

@@ -53,6 +53,14 @@ impl Mapping {
         self.advise(Advice::PopulateWrite, range, "madvise(MADV_POPULATE_WRITE)")
     }
 
+    /// Asks for huge pages, where they fit. Only a hint: what the kernel gives depends on its
+    /// setting `shmem_enabled`.
+    pub(crate) fn advise_huge_pages(&self) {
+        if self.len() >= HUGE_PAGE {
+            let _ = self.bytes.advise(Advice::HugePage);
+        }
+    }
+
     /// Frees the pages that lie wholly inside a range; they read as zero afterwards. Returns how
     /// many bytes that were. Waits for the inode's lock, which any other holder of the object can
     /// keep: do not use it if the peer is not trusted.
@@ -134,6 +142,9 @@ fn is_writable(fd: BorrowedFd<'_>) -> Result<bool, SystemError> {
     let flags = fcntl(fd, FcntlArg::F_GETFL).map_err(named("fcntl(F_GETFL)"))?;
     Ok(OFlag::from_bits_retain(flags) & OFlag::O_ACCMODE == OFlag::O_RDWR)
 }
+
+/// The smallest huge page of the processors that this runs on, in bytes.
+pub(crate) const HUGE_PAGE: u64 = 2 << 20;
 
 /// Bytes of a page.
 pub(crate) fn page_size() -> u64 {

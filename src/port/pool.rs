@@ -17,17 +17,32 @@ use std::time::Duration;
 ///
 /// The end that fills the buffers creates the pool. Dropping the pool does not affect buffers in
 /// flight: the memory is freed when the last buffer and the port are gone. A port with a pool
-/// cannot be moved. A port can have 32 pools in its life.
+/// cannot be moved. A port can have 32 pools in its life, passed on ones included. Each end keeps
+/// one descriptor of a pool.
+///
+/// # Passing buffers on
+///
+/// The receiver of a buffer may post it again, through any port whose peer it trusts, and so may
+/// the next one: a frame goes through a pipeline of processes without a copy. The first such post
+/// through a port announces the pool there. Whoever drops the buffer last returns it to its maker.
+///
+/// If a process dies that was passed buffers, or that they were on their way to, they come back
+/// when the maker finds no free buffer and looks for them. So do those on their way to a port that
+/// is closed, once its process has no other buffer of the pool. A buffer that a process was just
+/// passing on when it died may come back only when the next process closes its port. Passing on
+/// needs `/proc`.
 ///
 /// # How the receiver gets the pool
 ///
 /// The pool is announced by a record in the queue, which the receiver handles without showing it to
 /// its user. So both ends must call `trust_peer` first: the maker before `new`, the receiver before
 /// its first receiving call or turn of an [`EventLoop`](crate::EventLoop). A receiver that finds
-/// the record before it trusts its peer, or while it has no free descriptor, discards the pool.
-/// Messages with its buffers still arrive, with
-/// [`MessageError::UnknownPool`](crate::MessageError::UnknownPool) instead of a buffer, and those
-/// buffers do not come back.
+/// the record before it trusts its peer, or while it has no free descriptor, discards the pool, and
+/// tells the maker. Messages that were posted until then still arrive, with
+/// [`MessageError::UnknownPool`](crate::MessageError::UnknownPool) instead of a buffer, and their
+/// buffers do not come back. Each later post of the maker returns
+/// [`PostError::PoolRefused`](crate::PostError::PoolRefused) and the buffer, and so does `take`
+/// once no buffer is free. It can make another pool.
 ///
 /// If the receiver has the pool but cannot map it for lack of memory, nothing is lost. Each attempt
 /// to take a buffer retries the mapping. A receiver that checks for messages retries it too; one
@@ -56,6 +71,8 @@ use std::time::Duration;
 /// ```
 pub struct BufferPool {
     maker: PoolMaker,
+    /// Among the pools of its port.
+    number: u32,
     end: Arc<Endpoint>,
 }
 
@@ -76,8 +93,8 @@ impl BufferPool {
     /// # Errors
     /// As [`new`](Self::new).
     pub fn for_sender(sender: &Sender, count: u32, len: usize) -> Result<BufferPool, PoolError> {
-        let memory = sender.add_pool(count, len as u64)?;
-        Ok(BufferPool { maker: PoolMaker::new(memory), end: sender.endpoint().clone() })
+        let (memory, number) = sender.add_pool(count, len as u64)?;
+        Ok(BufferPool { maker: PoolMaker::new(memory), number, end: sender.endpoint().clone() })
     }
 
     /// Takes a free buffer. It may hold bytes from an earlier use.
@@ -87,8 +104,8 @@ impl BufferPool {
     /// while the first 32 are all in use, the remaining ones are taken one after the other.
     ///
     /// # Errors
-    /// [`PostError::PoolInUse`] if all are in use; [`PostError::Closed`] if all are in use and the
-    /// port has ended.
+    /// If all are in use: [`PostError::Closed`] if the port has ended, [`PostError::PoolRefused`]
+    /// if the peer has not accepted the pool, else [`PostError::PoolInUse`].
     pub fn take(&self) -> Result<PooledBuffer, PostError> {
         if let Some(buffer) = self.maker.take() {
             return Ok(buffer);
@@ -98,13 +115,22 @@ impl BufferPool {
             // Buffers that the peer had not received stay in use for as long as its end lives.
             return Err(PostError::Closed { reason });
         }
+        if self.end.has_refused_pool(self.number) {
+            return Err(PostError::PoolRefused);
+        }
+        if self.maker.reclaim()
+            && let Some(buffer) = self.maker.take()
+        {
+            return Ok(buffer);
+        }
         Err(PostError::PoolInUse { count: self.count() })
     }
 
     /// Takes a free buffer, waiting for one for at most `timeout`; `Duration::MAX` waits forever.
     ///
     /// # Errors
-    /// [`PostError::Timeout`]; [`PostError::Closed`], noticed within 20 ms.
+    /// [`PostError::Timeout`]; [`PostError::Closed`] and [`PostError::PoolRefused`], noticed within
+    /// 20 ms.
     ///
     /// ```
     /// # use messageport::{BufferPool, MessageChannel, PostError};

@@ -239,7 +239,11 @@ impl Sender {
         posted.map_err(|(reason, buffer)| PooledError::new(reason, buffer))
     }
 
-    pub(crate) fn add_pool(&self, slots: u32, len: u64) -> Result<Arc<PoolMemory>, PoolError> {
+    pub(crate) fn add_pool(
+        &self,
+        slots: u32,
+        len: u64,
+    ) -> Result<(Arc<PoolMemory>, u32), PoolError> {
         self.borrow()?.add_pool(slots, len)
     }
 

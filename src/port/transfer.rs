@@ -231,8 +231,9 @@ impl MessagePort {
         self.sender().post_text_with(text, transfer)
     }
 
-    /// Posts a value and hands over a buffer of a [`BufferPool`](crate::BufferPool) that was made
-    /// through this port.
+    /// Posts a value and hands over a buffer of a [`BufferPool`](crate::BufferPool). The pool was
+    /// made through this port, or the buffer was received by another port and is
+    /// [passed on](crate::BufferPool#passing-buffers-on).
     ///
     /// It costs as much as [`post_message`](Self::post_message), whatever the buffer's size.
     ///

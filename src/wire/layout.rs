@@ -24,6 +24,7 @@
 //! +0x100   message_sleeper    u32   armed by the consumer, taken by the producer
 //! +0x104   room_sleeper       u32   armed by the producer, taken by the consumer
 //! +0x108   reader_gone        u32   one writer: the consumer
+//! +0x10c   refused_pools      u32   bit n: the consumer has not accepted the pool n; one writer
 //! +0x180   produced           messages, bytes, full, growth, wakes: u64 each, by the producer
 //! +0x200   consumed           messages, bytes, wakes: u64 each, by the consumer
 //!
@@ -33,7 +34,7 @@
 //! +0x010   shape              u64×78, the text as far as it fits: 624 bytes
 //! ```
 //!
-//! The three words of the sleepers' line are loaded at every post and every release, and stored
+//! The words of the sleepers' line are loaded at every post and every release, and stored
 //! only when a side goes to sleep or leaves: while both sides keep up the line stays shared in both
 //! caches, and looking at it costs a hit.
 //!
@@ -45,7 +46,7 @@ use crate::sync::{AtomicU32, AtomicU64};
 /// "MSGPORT\0", read as a little-endian number.
 pub(crate) const MAGIC: u64 = u64::from_le_bytes(*b"MSGPORT\0");
 /// Version of everything in this file, in `record.rs`, in `frame.rs`, and of a pool's memory.
-pub(crate) const VERSION: u32 = 8;
+pub(crate) const VERSION: u32 = 9;
 /// Feature bits that this version knows: none.
 pub(crate) const FEATURES: u32 = 0;
 /// Where the first area starts: a multiple of every page size in use (4, 16, 64 KiB).
@@ -109,6 +110,8 @@ pub(crate) struct SleeperLine {
     pub room_sleeper: AtomicU32,
     /// 0: the consumer still reads; 1: it closed; 2: it was dropped.
     pub reader_gone: AtomicU32,
+    /// A bit for each pool of the producer's that the consumer has not accepted.
+    pub refused_pools: AtomicU32,
 }
 
 /// Counters of the producer. For people and tools; nothing is decided by them.
@@ -212,6 +215,7 @@ const _: () = {
     assert!(
         offset_of!(SleeperLine, room_sleeper) == 4 && offset_of!(SleeperLine, reader_gone) == 8
     );
+    assert!(offset_of!(SleeperLine, refused_pools) == 12);
     assert!(offset_of!(ProducedLine, messages) == 0x00 && offset_of!(ProducedLine, bytes) == 0x08);
     assert!(offset_of!(ProducedLine, full) == 0x10 && offset_of!(ProducedLine, growth) == 0x18);
     assert!(offset_of!(ProducedLine, wakes) == 0x20 && size_of::<ProducedLine>() == 128);

@@ -1,7 +1,8 @@
 //! A record's header: how it is written, and how a received one is checked.
 //!
 //! ```text
-//! +0  length       u32   payload bytes; 0 in control records, the filled bytes in padding
+//! +0  length       u32   payload bytes; 0 in control records, the filled bytes in padding, the
+//!                        number of a pool
 //! +4  kind         u8    1 message · 2 padding · 3 jump · 5 message with a pooled buffer ·
 //!                        6 a pool · 9 short message
 //! +5  format       u8    of a message: 0 archive · 1 bytes · 2 text · 3 value; else 0
@@ -101,6 +102,7 @@ pub(crate) enum Attached {
     },
     /// A packet with a pool in it, for the receiving end itself: it is not a message.
     Pool {
+        number: u32,
         sequence: u64,
     },
 }
@@ -135,7 +137,7 @@ impl Header {
                         let detail = u64::from(pool) | u64::from(slot) << 32;
                         [plain[0] + (u64::from(POOLED) << 32), detail]
                     }
-                    Attached::Pool { sequence } => [word(0, POOL) | 1 << 48, sequence],
+                    Attached::Pool { number, sequence } => [word(number, POOL) | 1 << 48, sequence],
                 }
             }
             Header::Short { len, format, bytes } => {
@@ -207,8 +209,9 @@ impl Header {
             let (len, format) = (first as u32, Format::of_header(first));
             return Some(Header::Short { len, format, bytes: detail.to_ne_bytes() });
         }
-        if descriptors == 1 && plain == u64::from(POOL) << 32 {
-            return with((0, Format::Bytes), Attached::Pool { sequence: detail });
+        if descriptors == 1 && plain >> 32 == u64::from(POOL) {
+            let attached = Attached::Pool { number: first as u32, sequence: detail };
+            return with((0, Format::Bytes), attached);
         }
         if descriptors != 0 {
             let attached = Attached::Packet { descriptors, sequence: detail };
@@ -288,7 +291,7 @@ mod tests {
             headers.push(Header::Padding { len });
             headers.push(Header::Jump { segment: len });
         }
-        let attached = Attached::Pool { sequence: 9 };
+        let attached = Attached::Pool { number: 31, sequence: 9 };
         headers.push(Header::Message { len: 0, format: Format::Bytes, attached });
         for header in headers {
             assert_eq!(Header::decode(header.encode()), Some(header));
@@ -325,7 +328,7 @@ mod tests {
         assert_eq!(Header::decode([5 << 32 | 1 << 48, 0]), None, "a packet as well");
         assert_eq!(Header::decode([6 << 32, 0]), None, "a pool without a packet");
         assert_eq!(Header::decode([6 << 32 | 2 << 48, 0]), None, "a pool with two descriptors");
-        assert_eq!(Header::decode([6 << 32 | 1 << 48 | 1, 0]), None, "a pool with a payload");
+        assert_eq!(Header::decode([6 << 32 | 1 << 40 | 1 << 48, 0]), None, "a pool with a format");
         assert_eq!(Header::decode([u64::from(JUMP) << 32, 1 << 32]), None, "segment");
         assert_eq!(Header::decode([4 << 32, 1]), None, "the close record of older versions");
     }

@@ -97,8 +97,13 @@ impl Receiving {
     }
 
     /// Accepts a pool of a trusted peer. A pool of an untrusted one is closed, and so is any pool
-    /// if this end refuses transferables.
-    pub(super) fn take_pool(&mut self, record: &Record, sequence: u64) -> Result<(), RecvError> {
+    /// if this end refuses transferables; then the peer is told.
+    pub(super) fn take_pool(
+        &mut self,
+        record: &Record,
+        number: u32,
+        sequence: u64,
+    ) -> Result<(), RecvError> {
         let in_a_row = self.pools_in_a_row + 1;
         if in_a_row > MOST_POOLS_IN_A_ROW || self.pools.len() == MOST_POOLS {
             let (found, bound) = (in_a_row.into(), MOST_POOLS_IN_A_ROW.into());
@@ -117,11 +122,14 @@ impl Receiving {
                     }
                     Err(corruption) => return Err(self.broken(corruption)),
                 }
-            } else if attachments.lost == 0 {
+            } else if attachments.lost > 0 {
+                self.end.refuse_pool(number);
+            } else {
                 return Err(self.broken(Corruption::unequal("pools in the packet of one", 0, 1)));
             }
         } else {
             self.discard_packet(1, sequence)?;
+            self.end.refuse_pool(number);
         }
         // Counted once it is taken: it may have waited for a descriptor, and been looked at many
         // times.

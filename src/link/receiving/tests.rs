@@ -206,7 +206,8 @@ fn a_message_that_is_discarded_ends_a_row_of_pools() {
 #[test]
 fn a_pool_is_mapped_before_a_sleep() {
     let (_sending, mut receiving) = lane();
-    let (_, descriptor) = PoolMemory::create(1, 1).expect("a pool of one byte");
+    let memory = PoolMemory::create(1, 1).expect("a pool of one byte");
+    let descriptor = memory.descriptor().try_clone_to_owned().expect("a descriptor");
     let pool = PeerPool::new(Foreign::new(descriptor, None), 1, 1).expect("it is one");
     let pool = Arc::new(pool);
     receiving.pools.push((0, pool.clone()));

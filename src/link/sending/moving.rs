@@ -5,11 +5,11 @@ use crate::error::{PoolError, PostError, SystemError};
 use crate::link::attachment::{self, Attachment, Checked, Outgoing, Packet};
 use crate::link::end::Event;
 use crate::link::payload::{self, Post};
-use crate::link::pool::{PoolMemory, PooledBuffer};
+use crate::link::pool::{FIRST_RECEIVER, PoolMemory, PooledBuffer};
 use crate::ring::route::Plan;
 use crate::wire::frame::PoolShape;
 use crate::wire::record::{Attached, Format};
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::Arc;
 
 impl Sending {
@@ -40,8 +40,13 @@ impl Sending {
         self.move_with(plan, bytes.len() as u32, format, checked, items)
     }
 
-    /// Makes a pool and announces it to the peer, by a record that is not a message.
-    pub(crate) fn add_pool(&mut self, slots: u32, len: u64) -> Result<Arc<PoolMemory>, PoolError> {
+    /// Makes a pool and announces it to the peer, by a record that is not a message. Returns its
+    /// number as well.
+    pub(crate) fn add_pool(
+        &mut self,
+        slots: u32,
+        len: u64,
+    ) -> Result<(Arc<PoolMemory>, u32), PoolError> {
         if !self.end.is_trusted() {
             return Err(PoolError::NotTrusted);
         }
@@ -57,28 +62,69 @@ impl Sending {
             return Err(PoolError::Empty { count: slots, len: len as usize });
         }
         let plan = self.plan(0)?;
-        let (memory, descriptor) = PoolMemory::create(slots, len)?;
-        let number = self.pools.len() as u32;
-        let shape = PoolShape { number, slots: u64::from(slots), len };
-        let sequence = self.send_packet(0, &mut [Attachment::Pool((descriptor.as_fd(), shape))])?;
-        let attached = Attached::Pool { sequence };
-        self.stage_slow(plan, 0, Format::Bytes, attached);
-        self.commit();
-        self.pools.push(memory.clone());
-        Ok(memory)
+        let memory = PoolMemory::create(slots, len)?;
+        let number = self.announce(plan, &memory, (FIRST_RECEIVER, memory.descriptor()))?;
+        Ok((memory, number))
     }
 
-    /// Posts a value and hands over a buffer of one of this half's pools. It comes back on failure.
+    /// Announces the pool of a buffer that came by another port, and returns its number.
+    #[cold]
+    fn pass_pool_on(&mut self, memory: &Arc<PoolMemory>) -> Result<u32, PostError> {
+        self.check_open()?;
+        if !self.end.is_trusted() || self.pools.len() == MOST_POOLS {
+            return Err(PostError::ForeignPool);
+        }
+        if self.end.transfer_policy().peer_refuses {
+            return Err(PostError::Refused);
+        }
+        self.commit();
+        let plan = self.plan(0)?;
+        let (user, descriptor) = memory.add_user()?;
+        self.announce(plan, memory, (user, descriptor.as_fd()))
+    }
+
+    /// Announces a pool, whose user the peer will be.
+    fn announce(
+        &mut self,
+        plan: Plan,
+        memory: &Arc<PoolMemory>,
+        (user, descriptor): (u32, BorrowedFd<'_>),
+    ) -> Result<u32, PostError> {
+        let number = self.pools.len() as u32;
+        let shape = PoolShape { number, slots: u64::from(memory.slots()), len: memory.len() };
+        let sequence = self.send_packet(0, &mut [Attachment::Pool((descriptor, shape))])?;
+        self.stage_slow(plan, 0, Format::Bytes, Attached::Pool { number, sequence });
+        self.commit();
+        self.pools.push((memory.clone(), user));
+        Ok(number)
+    }
+
+    /// The number of a buffer's pool, which the peer is told of unless it knows it.
+    fn pool_of(&mut self, buffer: &PooledBuffer) -> Result<u32, PostError> {
+        let number = match self.pools.iter().position(|(memory, _)| buffer.is_of(memory)) {
+            Some(number) => number as u32,
+            None => self.pass_pool_on(buffer.memory())?,
+        };
+        if self.end.has_refused_pool(number) {
+            return Err(PostError::PoolRefused);
+        }
+        Ok(number)
+    }
+
+    /// Posts a value and hands over a buffer of a pool, which the peer may not know yet. It comes
+    /// back on failure.
     pub(crate) fn post_value_pooled<T: Post>(
         &mut self,
         value: &T,
         buffer: PooledBuffer,
     ) -> Result<(), (PostError, PooledBuffer)> {
-        let Some(pool) = self.pools.iter().position(|memory| buffer.is_of(memory)) else {
-            return Err((PostError::ForeignPool, buffer));
+        let pool = match self.pool_of(&buffer) {
+            Ok(pool) => pool,
+            Err(error) => return Err((error, buffer)),
         };
-        let attached = Attached::Pooled { pool: pool as u32, slot: buffer.slot() };
+        let attached = Attached::Pooled { pool, slot: buffer.slot() };
         let stage = |sending: &mut Sending, plan, len| {
+            buffer.hand_to(sending.pools[pool as usize].1);
             sending.producer.stage_with(plan, len, Format::Archive, attached);
         };
         match self.write_value(value, None, stage) {
@@ -92,7 +138,7 @@ impl Sending {
         }
     }
 
-    /// Whether pools were made here; they stay where they are mapped.
+    /// Whether pools were announced here; they stay where they are mapped.
     pub(crate) fn has_pools(&self) -> bool {
         !self.pools.is_empty()
     }

@@ -1,0 +1,176 @@
+//! One link of the pipeline: how frames get from one process to the next.
+
+use messageport::{Buffer, BufferPool, MessagePort};
+use std::os::fd::OwnedFd;
+use std::time::Duration;
+
+use crate::harness::ports::trust;
+use crate::mapped::{self, MappedEnd};
+
+/// How a frame gets from one process to the next.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum Way {
+    /// Memory that was mapped before, and two words: what the others are compared with.
+    Mapped,
+    /// A `BufferPool`, between ends that trust each other.
+    Pool,
+    /// A `Buffer` that is made for each frame, between ends that do not.
+    Buffers,
+    /// A message as large, by `loan` between ends that trust each other.
+    Loan,
+    /// A message as large, copied into the ring and out of it.
+    Copied,
+}
+
+impl Way {
+    pub const ALL: [Way; 5] = [Way::Mapped, Way::Pool, Way::Buffers, Way::Loan, Way::Copied];
+
+    pub fn name(self) -> &'static str {
+        match self {
+            Way::Mapped => "memcpy",
+            Way::Pool => "pool",
+            Way::Buffers => "buffers",
+            Way::Loan => "loan",
+            Way::Copied => "copied",
+        }
+    }
+
+    /// The share of the reference that is aimed at.
+    pub fn goal(self, has_huge_pages: bool) -> Option<f64> {
+        match self {
+            Way::Pool => Some(0.95),
+            Way::Buffers => has_huge_pages.then_some(0.8),
+            Way::Mapped | Way::Loan | Way::Copied => None,
+        }
+    }
+
+    pub fn from_name(name: &str) -> Way {
+        Way::ALL.into_iter().find(|way| way.name() == name).expect("a way of this benchmark")
+    }
+
+    fn is_trusted(self) -> bool {
+        matches!(self, Way::Pool | Way::Loan)
+    }
+}
+
+/// Where frames are written.
+pub struct Output {
+    way: Way,
+    bytes: usize,
+    port: MessagePort,
+    mapped: Option<MappedEnd>,
+    pool: Option<BufferPool>,
+    /// For the ways that copy.
+    private: Vec<u8>,
+    /// Frames that the reader has not said to be done with.
+    ahead: usize,
+}
+
+impl Output {
+    /// Tells the reader what it needs; the reader makes an [`Input`].
+    pub fn new(way: Way, bytes: usize, port: MessagePort) -> Output {
+        if way.is_trusted() {
+            trust(&port);
+        }
+        let mapped = (way == Way::Mapped).then(|| {
+            let file = mapped::file(bytes);
+            let theirs = file.try_clone().expect("a descriptor");
+            port.post_text_with("a link", [theirs.into()]).expect("a reader");
+            MappedEnd::new(file, bytes)
+        });
+        let pool = (way == Way::Pool)
+            .then(|| BufferPool::new(&port, SLOTS as u32, bytes).expect("a pool"));
+        let private = vec![0; if way == Way::Copied { bytes } else { 0 }];
+        Output { way, bytes, port, mapped, pool, private, ahead: 0 }
+    }
+
+    /// Has the next frame written, and hands it over.
+    pub fn write(&mut self, fill: impl FnOnce(&mut [u8])) {
+        match self.way {
+            Way::Mapped => return self.mapped.as_mut().expect("mapped").write(fill),
+            Way::Pool => {
+                let pool = self.pool.as_ref().expect("a pool");
+                let mut buffer = pool.take_timeout(Duration::MAX).expect("a reader");
+                fill(&mut buffer);
+                return self.port.post_message_pooled(&0u8, buffer).expect("a reader");
+            }
+            Way::Buffers | Way::Loan | Way::Copied => self.wait_for_the_reader(),
+        }
+        match self.way {
+            Way::Buffers => {
+                let mut buffer = Buffer::new(self.bytes).expect("memory");
+                fill(buffer.bytes_mut().expect("a fresh buffer"));
+                self.port.post_message_with(&0u8, [buffer.into()]).expect("a reader");
+            }
+            Way::Loan => {
+                let mut loan = self.port.loan(self.bytes).expect("room");
+                fill(&mut loan);
+                loan.post().expect("a reader");
+            }
+            _ => {
+                fill(&mut self.private);
+                self.port.post_bytes(&self.private).expect("room");
+            }
+        }
+        self.ahead += 1;
+    }
+
+    /// Waits until the reader is done with all frames.
+    pub fn finish(mut self) {
+        while self.ahead > 0 {
+            self.port.recv().expect("a reader");
+            self.ahead -= 1;
+        }
+    }
+
+    /// Waits until the reader has fewer frames than a link holds.
+    fn wait_for_the_reader(&mut self) {
+        while let Some(_done) = match self.ahead == SLOTS {
+            true => Some(self.port.recv().expect("a reader")),
+            false => self.port.try_recv().expect("a reader"),
+        } {
+            self.ahead -= 1;
+        }
+    }
+}
+
+/// Where frames are read.
+pub struct Input {
+    way: Way,
+    port: MessagePort,
+    mapped: Option<MappedEnd>,
+}
+
+impl Input {
+    pub fn new(way: Way, bytes: usize, port: MessagePort) -> Input {
+        if way.is_trusted() {
+            trust(&port);
+        }
+        let mapped = (way == Way::Mapped).then(|| {
+            let file: OwnedFd = port.recv().expect("a link").take_descriptor().expect("its file");
+            MappedEnd::new(file, bytes)
+        });
+        Input { way, port, mapped }
+    }
+
+    /// Lends the next frame.
+    pub fn read(&mut self, look: impl FnOnce(&[u8])) {
+        if let Some(mapped) = &mut self.mapped {
+            return mapped.read(look);
+        }
+        let event = self.port.recv().expect("a source");
+        match self.way {
+            Way::Pool => return look(&event.take_pooled().expect("a pooled buffer")),
+            Way::Buffers => {
+                let buffer = event.take_buffer().expect("a buffer");
+                look(&buffer);
+            }
+            _ => look(event.bytes()),
+        }
+        drop(event);
+        self.port.post_bytes(b"done").expect("a source");
+    }
+}
+
+/// Frames that a link holds.
+pub const SLOTS: usize = 3;
