@@ -17,6 +17,7 @@ pub use end::{CloseReason, Corruption};
 pub(crate) use io_error::{AsIoError, into_io_error};
 pub(crate) use meeting::{BROADCAST_PREFIX, flaw_of_listener_name, flaw_of_name};
 pub use meeting::{BroadcastError, ConnectError, ListenError, ParentPortError, SpawnError};
+pub(crate) use requests::worker;
 pub use requests::{CallError, LostWorker, TaskError};
 #[cfg_attr(
     not(any(test, all(feature = "tokio", not(feature = "async-io")))),

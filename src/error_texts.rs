@@ -357,7 +357,7 @@ fn errors_of_a_pool_of_workers() {
         TaskError::Lost { .. } =>
             TaskError::Lost {
                 attempts: 3,
-                last: Box::new(LostWorker::new(7, None, CallError::Timeout)),
+                last: Box::new(LostWorker::new((7, String::new()), None, CallError::Timeout)),
             },
             ["3 workers died or hung", "as many as this pool gives it to", "see what they do"];
         TaskError::Call(_) => TaskError::Call(CallError::Unanswered),

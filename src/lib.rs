@@ -234,6 +234,7 @@ pub use port::{
     event_target::EventTarget,
     halves::JoinError,
     id::PortId,
+    label::LabeledError,
     listener::{
         AbortController, AbortSignal, Event, EventListener, EventType, IntoListenerResult,
         InvalidState, ListenerFailure, ListenerId, ListenerOptions,
@@ -259,6 +260,8 @@ pub use port::{
     typed_shared::TypedSharedSender,
 };
 pub use rkyv;
+#[cfg(not(messageport_loom))]
+pub use wire::label::PortLabels;
 pub use wire::record::Format;
 
 /// What the fuzzer runs; see `fuzz/`.

@@ -14,6 +14,8 @@ mod filter;
 mod lost;
 #[path = "blocking/mixed.rs"]
 mod mixed;
+#[path = "blocking/peer_gone.rs"]
+mod peer_gone;
 #[path = "blocking/readiness.rs"]
 mod readiness;
 #[path = "blocking/refused.rs"]

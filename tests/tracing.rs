@@ -111,6 +111,19 @@ fn the_end_of_each_direction_is_told_with_its_reason() {
 }
 
 #[test]
+fn events_of_a_labelled_port_name_it() {
+    let lines = told(|| {
+        let channel = MessageChannel::builder().label("prices").build().expect("a channel");
+        channel.port1.set_label("shop");
+        channel.port1.close();
+        assert!(matches!(channel.port2.recv(), Err(RecvError::Closed { .. })));
+        std::mem::forget(channel);
+    });
+    let here = "side=0 channel=\"prices\" label=\"shop\" direction=\"sending\"";
+    assert_told(&lines, &[here, "side=1 channel=\"prices\" direction=\"receiving\""]);
+}
+
+#[test]
 fn a_port_that_moves_is_told_at_both_places() {
     let lines = told(|| {
         let carrier = MessageChannel::new().expect("a channel");

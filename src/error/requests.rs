@@ -125,13 +125,25 @@ pub enum TaskError {
 #[derive(Debug)]
 pub struct LostWorker {
     id: u32,
+    label: String,
     status: Option<ExitStatus>,
     error: CallError,
 }
 
 impl LostWorker {
-    pub(crate) fn new(id: u32, status: Option<ExitStatus>, error: CallError) -> LostWorker {
-        LostWorker { id, status, error }
+    pub(crate) fn new(
+        (id, label): (u32, String),
+        status: Option<ExitStatus>,
+        error: CallError,
+    ) -> LostWorker {
+        LostWorker { id, label, status, error }
+    }
+
+    /// What the [builder](crate::WorkerBuilder::label) of the worker called it. Empty if it has no
+    /// label.
+    #[must_use]
+    pub fn label(&self) -> &str {
+        &self.label
     }
 
     /// The process id of the worker, for display. It may have been given to another process since.
@@ -157,7 +169,7 @@ impl LostWorker {
 
 impl fmt::Display for LostWorker {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "worker {} ", self.id)?;
+        write!(f, "{} ", worker(self.id, &self.label))?;
         match (&self.error, self.status) {
             (_, Some(status)) => write!(f, "ended: {status}"),
             (CallError::Timeout | CallError::Post(PostError::Timeout), None) => {
@@ -171,5 +183,13 @@ impl fmt::Display for LostWorker {
             }
             (_, None) => f.write_str("closed its port without a reply, and was killed"),
         }
+    }
+}
+
+/// A worker, in words.
+pub(crate) fn worker(id: u32, label: &str) -> String {
+    match label {
+        "" => format!("worker {id}"),
+        label => format!("worker {id} ({label:?})"),
     }
 }

@@ -117,6 +117,8 @@ pub struct EventLoop {
     timers: Timers,
     /// How many turns have begun.
     turns: u64,
+    /// Whether the last turn has run timers, and had nothing else to do.
+    ran_timers_only: bool,
     /// Called for each panic.
     hook: Option<Hook>,
 }
@@ -219,6 +221,7 @@ impl EventLoop {
             sources: BTreeMap::new(),
             timers: Timers::default(),
             turns: 0,
+            ran_timers_only: false,
             hook: None,
         })
     }
@@ -435,6 +438,10 @@ impl EventLoop {
     /// A timer that [repeats](Self::add_interval) is called at most once, and only if it was due
     /// when this call began: one whose period is shorter than a turn would always be due.
     ///
+    /// Timers without delay that add one another forever do not keep it: it returns after 1,000
+    /// turns in a row in which nothing but timers ran. Listeners of this loop that answer each
+    /// other forever do keep it, until there is a request to stop.
+    ///
     /// While too many earlier descriptors of a port are still being closed, its next message with
     /// descriptors is not delivered yet. If there is a [request to stop](Self::is_stopping), the
     /// call serves each port once, and returns. The request stays for `run`.
@@ -443,7 +450,13 @@ impl EventLoop {
     /// As [`run`](Self::run).
     pub fn run_until_idle(&mut self) -> Result<(), LoopError> {
         let begin = Some(Instant::now());
-        while self.turn(Some(Duration::ZERO), begin)? && !self.is_stopping() {}
+        let mut turns_of_timers = 0;
+        while self.turn(Some(Duration::ZERO), begin)? && !self.is_stopping() {
+            turns_of_timers = if self.ran_timers_only { turns_of_timers + 1 } else { 0 };
+            if turns_of_timers == MOST_TURNS_OF_TIMERS {
+                break;
+            }
+        }
         Ok(())
     }
 
@@ -548,6 +561,8 @@ impl fmt::Debug for EventLoop {
     }
 }
 
+/// After so many turns in a row that run timers only, `run_until_idle` ends.
+const MOST_TURNS_OF_TIMERS: u32 = 1000;
 /// The mark of the loop's bell in epoll.
 const BELL: u64 = u64::MAX;
 /// The mark of the alarm.

@@ -4,6 +4,7 @@ pub(crate) mod add_error;
 pub(crate) mod blocking;
 pub(crate) mod bytes;
 pub(crate) mod event_loop;
+mod peer_gone;
 pub(crate) mod port_set;
 pub(crate) mod requests;
 #[cfg(feature = "value")]

@@ -16,6 +16,7 @@ use crate::port::peek::NextMessage;
 use crate::port::pool::PooledError;
 use crate::port::sender::Sender;
 use crate::port::transfer::{TransferError, TransferList};
+use crate::wire::label::PortLabels;
 use futures_core::{FusedStream, Stream};
 use futures_sink::Sink;
 use std::fmt;
@@ -321,7 +322,13 @@ impl AsyncPort {
     /// Counters of both directions. See [`MessagePort::stats`].
     #[must_use]
     pub fn stats(&self) -> PortStats {
-        PortStats { sent: self.sender.stats(), received: self.receiver.stats() }
+        let (sent, received) = (self.sender.stats(), self.receiver.stats());
+        PortStats { sent, received, labels: self.labels() }
+    }
+
+    /// Both labels of the port. See [`MessagePort::labels`](crate::MessagePort::labels).
+    pub fn labels(&self) -> PortLabels {
+        self.sender.as_sender().labels()
     }
 
     /// Promises that the peer keeps the protocol. See [`MessagePort::trust_peer`].

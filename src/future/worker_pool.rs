@@ -176,14 +176,14 @@ fn start<Req: Post, Resp: Receive>(
 ) -> Result<Member<AsyncLine<Req, Resp>>, SpawnError> {
     let (port, mut process) = launch().spawn()?.split();
     process.background();
-    let end = Reactor::watch(process.pidfd())?;
+    let (end, label) = (Reactor::watch(process.pidfd())?, port.label());
     let port = port.into_async().map_err(|error| {
         let LoopError::Io(error) = error.into_parts().0;
         error
     })?;
     let (requester, driver) = port.requester();
     let line = AsyncLine { requester, driver: Mutex::new(driver), end, alarm: Mutex::default() };
-    Ok(Member::new(line, process))
+    Ok(Member::new(line, process, label))
 }
 
 /// The calling end of a worker's port. The future of the call has it alone, so it also receives.

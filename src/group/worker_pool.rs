@@ -210,7 +210,8 @@ fn start<Req: Post, Resp: Receive>(
     launch: &Launch,
 ) -> Result<Member<Requester<Req, Resp>>, SpawnError> {
     let (port, process) = launch().spawn()?.split();
-    Ok(Member::new(port.requester(), process))
+    let label = port.label();
+    Ok(Member::new(port.requester(), process, label))
 }
 
 impl<Req, Resp> fmt::Debug for WorkerPool<Req, Resp> {

@@ -14,8 +14,8 @@ use crate::os::{futex, poll};
 use crate::ring::memory::Memory;
 use crate::ring::notifier::{self, Sleep, Wake};
 use crate::sync::{AtomicU32, Site};
-use crate::wire::frame::{Labels, TransferPolicy};
-use crate::wire::label::Label;
+use crate::wire::frame::TransferPolicy;
+use crate::wire::label::{Label, PortLabels};
 use crate::wire::record::CloseKind;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::atomic::{self, AtomicBool, Ordering};
@@ -119,7 +119,7 @@ impl Endpoint {
         epoch: u64,
         policy: TransferPolicy,
         sockets: Sockets,
-        labels: Labels,
+        labels: PortLabels,
     ) -> Endpoint {
         let Sockets { mut doorbell, mut attachment_socket } = sockets;
         let account = Arc::<Account>::default();
@@ -154,8 +154,8 @@ impl Endpoint {
     }
 
     /// Both labels, for people.
-    pub(crate) fn shown_labels(&self) -> impl std::fmt::Debug {
-        (self.channel_label(), self.label())
+    pub(crate) fn labels(&self) -> PortLabels {
+        PortLabels { channel: self.channel_label, end: self.label() }
     }
 
     pub(crate) fn set_label(&self, label: Label) {
@@ -487,6 +487,17 @@ impl Endpoint {
             Some(interrupt) => poll::wait_readable_few([self.doorbell.as_fd(), interrupt], timeout),
             None => poll::wait_readable_few([self.doorbell.as_fd()], timeout),
         }
+    }
+
+    /// Sleeps until the kernel reports that the peer is gone, for a slice of time: a peer that has
+    /// closed its port and keeps it is found by another look.
+    pub(crate) fn sleep_until_hung_up(
+        &self,
+        interrupt: Option<BorrowedFd<'_>>,
+        deadline: Deadline,
+    ) -> Result<(), SystemError> {
+        let timeout = Some(deadline.left_at_most(LOOK_AGAIN));
+        poll::wait_hung_up(self.doorbell.as_fd(), interrupt, timeout)
     }
 
     /// Sleeps on the room flag of `memory` for a slice of time. The caller asks for hang-up and

@@ -7,7 +7,8 @@ use crate::link::region::Region;
 use crate::link::transfer::{self, PortParts};
 use crate::os::reaper::Foreign;
 use crate::os::socket;
-use crate::wire::frame::{CAPSULE_LEN, Capsule, Labels, Place, TransferPolicy};
+use crate::wire::frame::{CAPSULE_LEN, Capsule, Place, TransferPolicy};
+use crate::wire::label::PortLabels;
 use crate::wire::layout::{AREA_OFFSET, MAX_SEGMENTS, RegionHeader, VERSION};
 use crate::wire::record::Format;
 use std::fs::File;
@@ -82,7 +83,7 @@ fn honest_capsule() -> Capsule {
         policy: TransferPolicy::default(),
         is_trusted: false,
         vacated_at: [0; MAX_SEGMENTS],
-        labels: Labels::default(),
+        labels: PortLabels::default(),
     }
 }
 

@@ -1,6 +1,7 @@
 //! Counters for people and tools.
 
 use crate::link::endpoint::Endpoint;
+use crate::wire::label::PortLabels;
 use crate::wire::layout::RECORD_ALIGN;
 use std::sync::atomic::Ordering::Relaxed;
 
@@ -43,6 +44,8 @@ pub struct PortStats {
     pub sent: LaneStats,
     /// From the other end to this one.
     pub received: LaneStats,
+    /// What people call this end and its channel.
+    pub labels: PortLabels,
 }
 
 /// What was posted and not yet taken by the peer.

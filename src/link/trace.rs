@@ -13,14 +13,25 @@ const TARGET: &str = "messageport";
 #[cfg(feature = "tracing")]
 macro_rules! tell {
     ($level:ident, $end:expr, $($fields:tt)+) => {
-        tracing::event!(
-            target: TARGET,
-            tracing::Level::$level,
-            pair = format_args!("{:032x}", $end.region().pair_id()),
-            side = $end.outgoing() as u64,
-            $($fields)+
-        )
+        {
+            let labels = $end.labels();
+            tracing::event!(
+                target: TARGET,
+                tracing::Level::$level,
+                pair = format_args!("{:032x}", $end.region().pair_id()),
+                side = $end.outgoing() as u64,
+                channel = shown(labels.channel()),
+                label = shown(labels.end()),
+                $($fields)+
+            )
+        }
     };
+}
+
+/// A label, if there is one.
+#[cfg(feature = "tracing")]
+fn shown(label: &str) -> Option<&str> {
+    Some(label).filter(|label| !label.is_empty())
 }
 
 /// Without the feature: its arguments are used, and nothing happens.

@@ -10,8 +10,8 @@ use crate::link::trace;
 use crate::os::reaper::Foreign;
 use crate::os::socket::{self, Kind, Socket};
 use crate::ring::cursor::Cursor;
-use crate::wire::frame::{CAPSULE_LEN, Capsule, Labels, Place, Refused, TransferPolicy};
-use crate::wire::label::Label;
+use crate::wire::frame::{CAPSULE_LEN, Capsule, Place, Refused, TransferPolicy};
+use crate::wire::label::{Label, PortLabels};
 use crate::wire::layout::VERSION;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::process;
@@ -34,7 +34,7 @@ pub(crate) fn create_pair(
     let owner = process::id();
     let policy =
         TransferPolicy { here_refuses: refuses_transfers, peer_refuses: refuses_transfers };
-    let labels = Labels { channel: label, end: Label::default() };
+    let labels = PortLabels { channel: label, end: Label::default() };
     let end = |side, doorbell, attachment_socket| {
         let sockets = Sockets {
             doorbell: Socket::without_descriptors(owner, doorbell),
@@ -97,7 +97,7 @@ pub(crate) fn capsule(sending: &Sending, receiving: &Receiving) -> [u8; CAPSULE_
         is_trusted: end.is_trusted(),
         policy: end.transfer_policy(),
         vacated_at: sending.vacated_at(),
-        labels: Labels { channel: end.channel_label(), end: end.label() },
+        labels: end.labels(),
     };
     capsule.encode()
 }

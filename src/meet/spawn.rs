@@ -264,6 +264,27 @@ impl Worker {
     /// assert!(process.wait()?.success());
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
+    ///
+    /// A worker whose port is in a loop, which terminates it after a time:
+    ///
+    /// ```
+    /// use messageport::{EventLoop, LoopEvent, Worker};
+    /// use std::{process::Command, time::Duration};
+    ///
+    /// let mut command = Command::new("sleep");
+    /// command.arg("1000");
+    /// let (port, process) = Worker::spawn(command)?.split();
+    /// let mut event_loop = EventLoop::new()?;
+    /// event_loop.add_with(port, |_, _, event| match event {
+    ///     LoopEvent::Close(reason) => println!("the worker has ended: {reason}"),
+    ///     event => println!("{event:?}"),
+    /// })?;
+    /// event_loop.add_timer(Duration::from_millis(10), move |_| {
+    ///     println!("{:?}", process.terminate());
+    /// });
+    /// event_loop.run()?; // until the port has ended
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     pub fn split(mut self) -> (MessagePort, WorkerProcess) {
         let port = self.port.take().expect("taken once, here");
         (port, self.process.take().expect("taken once, here"))

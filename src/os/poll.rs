@@ -36,6 +36,21 @@ fn wait(fds: &mut [PollFd<'_>], timeout: Option<Duration>) -> Result<(), SystemE
     }
 }
 
+/// Waits for at most `timeout` until the other end of a socket has gone, whatever is unread in it,
+/// or until the other descriptor is readable. Returns early for a signal.
+pub(crate) fn wait_hung_up(
+    socket: BorrowedFd<'_>,
+    other: Option<BorrowedFd<'_>>,
+    timeout: Option<Duration>,
+) -> Result<(), SystemError> {
+    // A hang-up is always reported, even if nothing is asked for.
+    let socket = PollFd::new(socket, PollFlags::empty());
+    match other {
+        Some(other) => wait(&mut [socket, readable(other)], timeout),
+        None => wait(&mut [socket], timeout),
+    }
+}
+
 /// Whether the other end of a socket has gone. Never waits.
 pub(crate) fn is_hung_up(fd: BorrowedFd<'_>) -> bool {
     let mut fds = [PollFd::new(fd, PollFlags::empty())];

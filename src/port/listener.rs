@@ -6,6 +6,7 @@ use crate::port::MessagePort;
 use crate::port::delivery::LoopEvent;
 use crate::port::event::MessageEvent;
 use crate::port::message::Message;
+use crate::wire::label::PortLabels;
 use std::any::Any;
 use std::borrow::Cow;
 use std::cell::Cell;
@@ -162,6 +163,11 @@ impl<'e> Event<'e> {
 
     pub(crate) fn at(self, port: &'e MessagePort) -> Event<'e> {
         Event { port: Some(port), ..self }
+    }
+
+    /// The labels of its port, if it has both a port and labels.
+    pub(super) fn labels(&self) -> Option<PortLabels> {
+        self.port.map(MessagePort::labels).filter(|labels| !labels.is_empty())
     }
 
     pub(crate) fn scope(&self) -> Option<&'e dyn Scope> {

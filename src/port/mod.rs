@@ -453,7 +453,8 @@ impl MessagePort {
     /// those.
     #[must_use]
     pub fn stats(&self) -> PortStats {
-        PortStats { sent: self.sender.stats(), received: self.receiver.stats() }
+        let (sent, received) = (self.sender.stats(), self.receiver.stats());
+        PortStats { sent, received, labels: self.labels() }
     }
 
     /// The size, in bytes, of the ring with which each direction starts.
@@ -586,7 +587,7 @@ impl fmt::Debug for MessagePort {
         f.debug_struct("MessagePort")
             .field("pair", &format_args!("{:032x}", region.pair_id()))
             .field("side", &self.sender.endpoint().outgoing())
-            .field("labels", &self.sender.endpoint().shown_labels())
+            .field("labels", &self.sender.endpoint().labels())
             .field("capacity", &self.capacity())
             .field("limit", &self.limit())
             .field("sender", &self.sender)

@@ -375,6 +375,12 @@ impl Receiver {
         Ok(self.receiving.borrow().sleep(interrupt, deadline)?)
     }
 
+    /// Sleeps until the peer is gone, or a canceller asks for an end, or for a slice of time.
+    pub(crate) fn sleep_until_peer_gone(&self, deadline: Deadline) -> Result<(), RecvError> {
+        let interrupt = self.switch.get().map(|switch| switch.bell());
+        Ok(self.end.sleep_until_hung_up(interrupt, deadline)?)
+    }
+
     pub(crate) fn take_cancel_request(&self) -> bool {
         self.switch.get().is_some_and(|switch| switch.take_request())
     }

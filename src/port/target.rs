@@ -222,7 +222,8 @@ impl Listeners {
             }
             (None, ListenerFailure::Error(error)) => {
                 // Not `eprintln`, which panics where standard error is broken.
-                let _ = writeln!(io::stderr(), "messageport: a listener has failed: {error}");
+                let of = event.labels().map(|labels| format!(" of {labels}")).unwrap_or_default();
+                let _ = writeln!(io::stderr(), "messageport: a listener{of} has failed: {error}");
             }
             // The panic has printed its message by itself.
             (None, ListenerFailure::Panic(_)) => {}

@@ -46,7 +46,7 @@
 //! An end does not rely on shared memory for its own cursors, as the peer can write there: they
 //! travel in the capsule. A receiver checks them like any untrusted word.
 
-use crate::wire::label::{LABEL_LEN, Label};
+use crate::wire::label::{LABEL_LEN, Label, PortLabels};
 use crate::wire::layout::{MAX_SEGMENTS, VERSION};
 
 /// Bytes of an encoded capsule.
@@ -72,14 +72,7 @@ pub(crate) struct Capsule {
     pub is_trusted: bool,
     pub policy: TransferPolicy,
     pub vacated_at: [u64; MAX_SEGMENTS],
-    pub labels: Labels,
-}
-
-/// What people call a channel, and one of its ends.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(crate) struct Labels {
-    pub channel: Label,
-    pub end: Label,
+    pub labels: PortLabels,
 }
 
 /// Which ends of a channel refuse transferables.
@@ -173,7 +166,7 @@ impl Capsule {
             is_trusted: flags & 1 != 0,
             policy: TransferPolicy { here_refuses: flags & 2 != 0, peer_refuses: flags & 4 != 0 },
             vacated_at: std::array::from_fn(|segment| word(14 + segment)),
-            labels: Labels { channel: label(LABELS), end: label(LABELS + LABEL_LEN) },
+            labels: PortLabels { channel: label(LABELS), end: label(LABELS + LABEL_LEN) },
         };
         if side > 1 { Err(Refused::NotACapsule) } else { Ok(capsule) }
     }
@@ -382,7 +375,7 @@ mod tests {
         is_trusted: true,
         policy: TransferPolicy { here_refuses: true, peer_refuses: false },
         vacated_at: [3; MAX_SEGMENTS],
-        labels: Labels { channel: Label::NONE, end: Label::NONE },
+        labels: PortLabels { channel: Label::NONE, end: Label::NONE },
     };
 
     #[test]
@@ -452,7 +445,7 @@ mod tests {
 
     #[test]
     fn capsules_survive_the_round_trip() {
-        let labels = Labels { channel: Label::new("prices"), end: Label::new("shop") };
+        let labels = PortLabels { channel: Label::new("prices"), end: Label::new("shop") };
         for capsule in [CAPSULE, Capsule { labels, ..CAPSULE }] {
             assert_eq!(Capsule::decode(&capsule.encode()), Ok(capsule));
         }

@@ -48,6 +48,54 @@ impl fmt::Debug for Label {
     }
 }
 
+/// What people call a channel, and one of its ends; made by
+/// [`MessagePort::labels`](crate::MessagePort::labels).
+///
+/// As text it is `port "shop" of the channel "prices"`, as far as there are labels.
+#[derive(Clone, Copy, Default, PartialEq, Eq)]
+pub struct PortLabels {
+    pub(crate) channel: Label,
+    pub(crate) end: Label,
+}
+
+impl PortLabels {
+    /// The label of the channel. Empty if it has none.
+    #[must_use]
+    pub fn channel(&self) -> &str {
+        self.channel.as_str()
+    }
+
+    /// The label of the end. Empty if it has none.
+    #[must_use]
+    pub fn end(&self) -> &str {
+        self.end.as_str()
+    }
+
+    /// Whether neither the channel nor the end has a label.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.channel().is_empty() && self.end().is_empty()
+    }
+}
+
+impl fmt::Display for PortLabels {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match (self.end(), self.channel()) {
+            ("", "") => f.write_str("a port without a label"),
+            (end, "") => write!(f, "port {end:?}"),
+            ("", channel) => write!(f, "a port of the channel {channel:?}"),
+            (end, channel) => write!(f, "port {end:?} of the channel {channel:?}"),
+        }
+    }
+}
+
+/// As a pair: the channel's label, then the end's.
+impl fmt::Debug for PortLabels {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("").field(&self.channel).field(&self.end).finish()
+    }
+}
+
 #[cfg(all(test, not(messageport_loom)))]
 mod tests {
     use super::{LABEL_LEN, Label};

@@ -305,3 +305,26 @@ fn a_timer_that_is_being_called_is_no_event() {
     assert!(event_loop.poll_once(Duration::ZERO).expect("a turn"));
     assert_eq!(log.take(), ["inside: false", "idle"]);
 }
+
+/// A timer that adds the next one without delay, forever: `run_until_idle` returns, and other work
+/// of the loop is done meanwhile.
+#[test]
+fn a_chain_of_timers_without_end_does_not_keep_the_loop_busy() {
+    fn next(event_loop: &mut EventLoop, count: Rc<Cell<u64>>) {
+        event_loop.add_timer(Duration::ZERO, move |event_loop| {
+            count.set(count.get() + 1);
+            next(event_loop, count);
+        });
+    }
+    let (mut event_loop, count) = (new_loop(), Rc::new(Cell::new(0)));
+    next(&mut event_loop, count.clone());
+    let was_done = std::sync::Arc::new(std::sync::atomic::AtomicBool::new(false));
+    let done = was_done.clone();
+    event_loop.handle().post(move |_| done.store(true, std::sync::atomic::Ordering::SeqCst));
+    settle(&mut event_loop);
+    assert!(was_done.load(std::sync::atomic::Ordering::SeqCst));
+    let first = count.get();
+    assert!(first >= 1000, "{first}");
+    settle(&mut event_loop);
+    assert!(count.get() >= first + 1000, "it goes on with the next call");
+}

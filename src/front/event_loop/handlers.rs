@@ -115,7 +115,10 @@ impl EventLoop {
             };
             if let (None, ListenerFailure::Error(error)) = (&self.hook, &failure) {
                 // Not `eprintln`, which panics where standard error is broken.
-                let _ = writeln!(io::stderr(), "messageport: a handler has failed: {error}");
+                let labels = self.ports.get(&id).map(|entry| entry.port.labels());
+                let labels = labels.filter(|labels| !labels.is_empty());
+                let of = labels.map(|labels| format!(" of {labels}")).unwrap_or_default();
+                let _ = writeln!(io::stderr(), "messageport: a handler{of} has failed: {error}");
             }
             self.report(&failure, Some(PortId::new(id).into()));
         }

@@ -47,8 +47,9 @@ impl EventLoop {
         // Sources are served in the order in which they were added.
         marks.retain(|id| self.can_serve(*id));
         marks.sort_unstable();
+        // Sources, ports and work; timers apart from them.
         let mut was_something = !marks.is_empty();
-        was_something |= self.run_timers(repeated_until);
+        let ran_timers = self.run_timers(repeated_until);
         self.do_deferred();
         for id in &marks {
             if self.turns != turn {
@@ -65,7 +66,7 @@ impl EventLoop {
         for id in self.shared.called.take() {
             self.make_ready(id);
         }
-        self.retry_delayed(was_something);
+        self.retry_delayed(was_something || ran_timers);
         self.look_for_lost();
         let mut outcome = self.watch_rested();
         // Ports that become ready meanwhile are served in the next turn.
@@ -85,7 +86,8 @@ impl EventLoop {
             // an outer loop, delayed ports wait for their time.
             self.shared.called.ring();
         }
-        outcome.map(|()| was_something)
+        self.ran_timers_only = ran_timers && !was_something;
+        outcome.map(|()| was_something || ran_timers)
     }
 
     fn end_alarm(&self) {

@@ -68,7 +68,7 @@ impl<'s, L: Line> Attempts<'s, L> {
             busy.lost(&Loss::Abandoned);
             return Some(Err(TaskError::Timeout));
         }
-        let lost = LostWorker::new(busy.member().id(), busy.member().status(), error);
+        let lost = LostWorker::new(busy.member().name(), busy.member().status(), error);
         busy.lost(&Loss::Failed(&lost));
         if let Some(end) = self.slots.ended() {
             return Some(Err(end));

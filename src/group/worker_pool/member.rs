@@ -26,13 +26,20 @@ pub(crate) struct Member<L> {
     /// Taken by the thread that ends it.
     process: Mutex<Option<WorkerProcess>>,
     id: u32,
+    label: String,
     has_served: AtomicBool,
 }
 
 impl<L: Line> Member<L> {
-    pub(crate) fn new(line: L, process: WorkerProcess) -> Member<L> {
-        let id = process.id();
-        Member { line, process: Mutex::new(Some(process)), id, has_served: AtomicBool::new(false) }
+    /// `label`: what its builder calls it.
+    pub(crate) fn new(line: L, process: WorkerProcess, label: String) -> Member<L> {
+        let (id, has_served) = (process.id(), AtomicBool::new(false));
+        Member { line, process: Mutex::new(Some(process)), id, label, has_served }
+    }
+
+    /// Its process id, and its label.
+    pub(crate) fn name(&self) -> (u32, String) {
+        (self.id, self.label.clone())
     }
 
     pub(crate) fn id(&self) -> u32 {

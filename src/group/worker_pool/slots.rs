@@ -6,7 +6,7 @@
 //! reason. A [`Busy`] worker and a permission are values that tell their end when they are dropped:
 //! a task that is cancelled or panics leaves no worker behind without a task that waits for it.
 
-use crate::error::{LostWorker, SpawnError, TaskError};
+use crate::error::{LostWorker, SpawnError, TaskError, worker};
 use crate::group::worker_pool::member::{Line, Member};
 use crate::meet::worker_process::WorkerProcess;
 use crate::os::clock::Deadline;
@@ -237,7 +237,7 @@ impl<L: Line> Slots<L> {
             if is_failed_start {
                 let last = match loss {
                     Loss::Failed(lost) => lost.to_string(),
-                    _ => ended_idle(member.id(), status),
+                    _ => ended_idle(member.name(), status),
                 };
                 state.count_failed_start(self.limits.restarts, &last);
             }
@@ -482,9 +482,9 @@ impl<L: Line> Drop for Starting<'_, L> {
 }
 
 /// What happened to a worker that was found dead when a task came for it.
-fn ended_idle(id: u32, status: Option<ExitStatus>) -> String {
+fn ended_idle((id, label): (u32, String), status: Option<ExitStatus>) -> String {
     let status = status.map_or_else(String::new, |status| format!(": {status}"));
-    format!("worker {id} ended before it was given a task{status}")
+    format!("{} ended before it was given a task{status}", worker(id, &label))
 }
 
 const THERE: &str = "taken by calls only that consume it";

@@ -9,6 +9,7 @@ use crate::port::requests::call::Call;
 use crate::port::requests::core::Core;
 use crate::port::requests::types::Types;
 use crate::port::transfer::{TransferError, TransferList};
+use crate::wire::label::PortLabels;
 use std::any::type_name;
 use std::fmt;
 use std::marker::PhantomData;
@@ -162,6 +163,12 @@ impl<Req, Resp> Requester<Req, Resp> {
         interrupt.iter().for_each(Canceller::cancel);
     }
 
+    /// Both labels of the port. See [`MessagePort::labels`]. Empty inside a request's `Serialize`.
+    pub fn labels(&self) -> PortLabels {
+        let state = self.core.lock();
+        state.map(|state| state.sender().endpoint().labels()).unwrap_or_default()
+    }
+
     /// Whether requests can no longer be posted. Makes at most one system call.
     pub fn is_closed(&self) -> bool {
         self.core.lock().is_ok_and(|state| state.ended().is_some() || state.sender().is_closed())
@@ -221,7 +228,7 @@ impl<Req, Resp> fmt::Debug for Requester<Req, Resp> {
                 let end = state.sender().endpoint();
                 out.field("pair", &format_args!("{:032x}", end.region().pair_id()))
                     .field("side", &end.outgoing())
-                    .field("labels", &end.shown_labels())
+                    .field("labels", &end.labels())
                     .field("open_calls", &state.calls.len())
                     .field("owed_cancellations", &state.owed())
                     .field("discarded", &state.discarded())
