@@ -1,17 +1,18 @@
 //! Round trips to a process that serves its ports by a loop, by a set, or (with the feature
 //! `tokio`) by tasks: while its other ports are idle, and while one of them is flooded. And what
-//! idle ports cost.
+//! idle ports and timers cost.
 
 #![allow(unsafe_code, missing_docs)]
 
 mod harness;
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use harness::Harness;
 use harness::fronts::{self, BYTES, Front};
 use harness::report::{Baseline, Report, time};
 use harness::targets::{Target, verdict};
+use messageport::EventLoop;
 
 fn main() {
     let Some(mut harness) = Harness::start("fronts") else {
@@ -22,6 +23,7 @@ fn main() {
         beside_idle_ones(&mut harness);
         idling(&harness);
     }
+    timers(&harness);
     harness.finish();
 }
 
@@ -88,6 +90,42 @@ fn idling(harness: &Harness) {
         let (spent, most) = (time(spent as f64), time(most as f64));
         println!(
             "target kept: {idle} idle ports take {spent} of {nap:?}, at most {most}: {verdict}"
+        );
+    }
+}
+
+/// What a timer costs that is added and run, or removed, beside others that wait.
+fn timers(harness: &Harness) {
+    let rounds = harness.count(200_000, 200);
+    for waiting in [0, 1_000, 100_000] {
+        let mut event_loop = EventLoop::new().expect("a loop");
+        for number in 0..waiting {
+            event_loop.add_timer(Duration::from_secs(3600 + number), |_| {});
+        }
+        let begin = Instant::now();
+        for _ in 0..rounds {
+            let id = event_loop.add_timer(Duration::from_secs(7200), |_| {});
+            assert!(event_loop.remove_timer(id));
+        }
+        let removed = begin.elapsed() / rounds as u32;
+        let ran = std::rc::Rc::new(std::cell::Cell::new(0));
+        let begin = Instant::now();
+        for _ in 0..rounds {
+            let ran = ran.clone();
+            event_loop.add_timer(Duration::ZERO, move |_| ran.set(ran.get() + 1));
+        }
+        event_loop.run_until_idle().expect("a turn");
+        let run = begin.elapsed() / rounds as u32;
+        assert_eq!(ran.get(), rounds);
+        let begin = Instant::now();
+        for _ in 0..rounds {
+            event_loop.add_timer(Duration::ZERO, |_| {});
+            assert!(event_loop.poll_once(Duration::MAX).expect("a turn"));
+        }
+        let turn = begin.elapsed() / rounds as u32;
+        println!(
+            "timers, {waiting} of which wait: added and removed {removed:?}, added and run \
+             {run:?}, in a turn of its own {turn:?}"
         );
     }
 }

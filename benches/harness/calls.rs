@@ -2,9 +2,13 @@
 
 use std::hint::spin_loop;
 
+#[cfg(feature = "tokio")]
+use messageport::AsyncWorkerPool;
 use messageport::{
     MessageChannel, ReceiveOwned, Requester, Responder, TypedError, Worker, WorkerPool, parent_port,
 };
+#[cfg(feature = "tokio")]
+use tokio::runtime::Runtime;
 
 use super::child::{self, Job};
 use super::message::CHECKED;
@@ -58,6 +62,35 @@ impl<T: Typed + ReceiveOwned> RoundTrip for Tasks<T> {
         *self.request.number() += 1;
         let mut reply = self.pool.call(&self.request).expect("a reply");
         assert_eq!(*reply.number(), *self.request.number());
+    }
+
+    fn peer(&self) -> u32 {
+        self.pool.ids()[0]
+    }
+}
+
+/// The same by an async pool, on a runtime of one thread.
+#[cfg(feature = "tokio")]
+struct AsyncTasks<T> {
+    /// Dropped before its runtime.
+    pool: AsyncWorkerPool<T, T>,
+    runtime: Runtime,
+    request: T,
+}
+
+#[cfg(feature = "tokio")]
+impl<T: Typed + ReceiveOwned> RoundTrip for AsyncTasks<T> {
+    fn check(&mut self) {
+        for _ in 0..CHECKED {
+            self.round_trip();
+        }
+    }
+
+    #[inline]
+    fn round_trip(&mut self) {
+        *self.request.number() += 1;
+        let reply = self.runtime.block_on(self.pool.call(&self.request)).expect("a reply");
+        assert_eq!(T::number_of(reply.data()), *self.request.number());
     }
 
     fn peer(&self) -> u32 {
@@ -120,9 +153,32 @@ pub fn calls(core: usize, is_trusted: bool, count: u64) -> Vec<Subject> {
     vec![subject::<Number>(core, name, 8, count), subject::<Order>(core, name, 64, count)]
 }
 
-/// Tasks with values of 8 and of 64 bytes.
+/// Tasks with values of 8 and of 64 bytes; with the feature `tokio` also by an async pool.
 pub fn tasks(core: usize, count: u64) -> Vec<Subject> {
-    vec![task::<Number>(core, 8, count), task::<Order>(core, 64, count)]
+    vec![
+        task::<Number>(core, 8, count),
+        task::<Order>(core, 64, count),
+        #[cfg(feature = "tokio")]
+        async_task::<Number>(core, 8, count),
+        #[cfg(feature = "tokio")]
+        async_task::<Order>(core, 64, count),
+    ]
+}
+
+#[cfg(feature = "tokio")]
+fn async_task<T: Typed + ReceiveOwned>(core: usize, bytes: usize, count: u64) -> Subject {
+    Subject::new(ASYNC_POOL, bytes, count, move || {
+        let role = format!("calls:{ASYNC_POOL}");
+        let launch = move || child::command(&role, core, bytes, &[]);
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+        let runtime = runtime.expect("a runtime");
+        let pool = {
+            let _inside = runtime.enter();
+            WorkerPool::builder(launch).workers(1).build_async()
+        };
+        let pool = pool.expect("starting this executable again");
+        Trips(AsyncTasks { pool, runtime, request: T::example() })
+    })
 }
 
 fn task<T: Typed + ReceiveOwned>(core: usize, bytes: usize, count: u64) -> Subject {
@@ -168,4 +224,7 @@ pub fn bare(core: usize, is_trusted: bool, count: u64) -> Vec<Subject> {
 pub const DEFAULT: &str = "default-requests";
 pub const TRUSTED: &str = "trusted-requests";
 pub const POOL: &str = "default-pool";
+/// The caller sleeps in its reactor; the worker spins.
+#[cfg(feature = "tokio")]
+const ASYNC_POOL: &str = "async-pool";
 const RETURNED: &str = "default-requests-returned";

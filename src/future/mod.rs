@@ -5,6 +5,7 @@ mod broadcast;
 mod connect;
 mod halves;
 mod listener;
+mod peer_gone;
 mod port;
 mod reactor;
 mod requests;

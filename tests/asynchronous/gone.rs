@@ -3,9 +3,9 @@
 use crate::on_each;
 use messageport::{
     AsyncBroadcastChannel, AsyncListener, AsyncPort, AsyncReceiver, AsyncSender, AsyncTypedPort,
-    AsyncTypedReceiver, AsyncTypedSender, BroadcastChannel, BufferPool, Canceller, Connect,
-    Listener, Message, MessageChannel, Receiver, Sender, TypedMessage, TypedPort, TypedReceiver,
-    TypedSender, Worker, WorkerProcess, connect_async,
+    AsyncTypedReceiver, AsyncTypedSender, BroadcastChannel, BufferPool, Canceller, CloseReason,
+    Connect, Listener, Message, MessageChannel, Receiver, Sender, TypedMessage, TypedPort,
+    TypedReceiver, TypedSender, Worker, WorkerProcess, connect_async,
 };
 
 const fn is_send<T: Send>() {}
@@ -43,7 +43,7 @@ fn futures_are_send(
     async move {
         let _ = (port.recv().await, port.post_message(&1u8).await, port.post_bytes(b"").await);
         let _ = (port.post_text("").await, port.wait_for_room(1).await);
-        let _ = port.post_message_with(&1u8, []).await;
+        let _ = (port.post_message_with(&1u8, []).await, port.wait_for_peer_gone().await);
         let _ = (port.post_bytes_with(b"", []).await, port.post_text_with("", []).await);
         if let Ok(loan) = port.loan(1).await {
             let _ = loan.post();
@@ -214,4 +214,40 @@ fn a_port_outside_of_a_runtime_comes_back_with_the_reason() {
     assert!(text.contains("no tokio runtime on this thread"), "{text}");
     let (_, port) = error.into_parts();
     port.post_text("on").expect("the port is as it was");
+}
+
+/// The end of a peer behind what is unread, while a task waits for that alone.
+#[test]
+fn a_task_waits_for_the_end_of_its_peer() {
+    on_each("gone::a_task_waits_for_the_end_of_its_peer", async || {
+        for keeps in [false, true] {
+            let MessageChannel { port1: peer, port2 } = MessageChannel::new().expect("a channel");
+            let mut port = port2.into_async().expect("a reactor");
+            peer.post_text("unread").expect("room");
+            let (send, begins) = std::sync::mpsc::channel();
+            let ends = std::thread::spawn(move || {
+                begins.recv().expect("the task waits");
+                // A message does not end the wait.
+                peer.post_text("another").expect("room");
+                if keeps {
+                    peer.close();
+                }
+                keeps.then_some(peer)
+            });
+            send.send(()).expect("a thread");
+            let reason = port.wait_for_peer_gone().await.expect("the end of the peer");
+            let expected = if keeps { CloseReason::PeerClosed } else { CloseReason::PeerDropped };
+            assert_eq!(reason, expected);
+            for text in ["unread", "another"] {
+                let message = port.recv().await.expect("what came before");
+                assert_eq!(message.text().expect("text"), text);
+            }
+            assert_eq!(port.wait_for_peer_gone().await.expect("it has gone"), expected);
+            drop(ends.join().expect("no panic"));
+        }
+        let mut port = MessageChannel::new().expect("a channel").port1.into_async().expect("one");
+        port.close();
+        let reason = port.wait_for_peer_gone().await.expect("its own end");
+        assert_eq!(reason, CloseReason::Local);
+    });
 }

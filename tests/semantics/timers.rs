@@ -1,6 +1,7 @@
 //! Timers of the loop. What is asserted is their order and their number, and that none comes before
 //! its time; never how late one is.
 
+use crate::common::watchdog::watch;
 use crate::common::{DEADLINE, wait_until};
 use crate::{Log, channel, hear, loop_of, new_loop, numbers, post_numbers, run_until, settle};
 use messageport::{Event, EventLoop, LoopItem, RunEnd, TimerId};
@@ -310,6 +311,7 @@ fn a_timer_that_is_being_called_is_no_event() {
 /// of the loop is done meanwhile.
 #[test]
 fn a_chain_of_timers_without_end_does_not_keep_the_loop_busy() {
+    let _watch = watch("a_chain_of_timers_without_end_does_not_keep_the_loop_busy");
     fn next(event_loop: &mut EventLoop, count: Rc<Cell<u64>>) {
         event_loop.add_timer(Duration::ZERO, move |event_loop| {
             count.set(count.get() + 1);
