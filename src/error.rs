@@ -443,6 +443,14 @@ pub enum PoolError {
         /// Bytes of each.
         len: usize,
     },
+    /// The pool, between ends that need not trust each other, would have too many frames.
+    #[error("a pool for an untrusted peer has at most {max} frames, not {count}: make it smaller")]
+    TooManyFrames {
+        /// Frames requested.
+        count: u32,
+        /// The most frames of such a pool.
+        max: u32,
+    },
     /// The port has had as many pools as it can, dropped ones included.
     #[error(
         "the port has had {max} pools already, which is all that it takes: make one pool with \

@@ -292,6 +292,8 @@ fn errors_of_memory_and_of_what_arrives() {
             ["a buffer pool", "needs trust", "call `trust_peer` at both ends"];
         PoolError::Empty { .. } => PoolError::Empty { count: 0, len: 7 },
             ["a pool of 0 buffers of 7 bytes", "is empty", "ask for at least one"];
+        PoolError::TooManyFrames { .. } => PoolError::TooManyFrames { count: 2000, max: 1024 },
+            ["an untrusted peer", "at most 1024 frames, not 2000", "make it smaller"];
         PoolError::TooMany { .. } => PoolError::TooMany { max: 64 },
             ["64 pools already", "all that it takes", "make one pool with more"];
         PoolError::Post(_) => PoolError::Post(PostError::Io(mmap())),

@@ -157,7 +157,7 @@ pub use link::endpoint::PeerCredentials;
 #[cfg(not(messageport_loom))]
 pub use link::payload::{PayloadWriter, Post, PostArena, PostSerializer};
 #[cfg(not(messageport_loom))]
-pub use link::pool::PooledBuffer;
+pub use link::pool::{Frame, PooledBuffer};
 #[cfg(not(messageport_loom))]
 pub use link::stats::{Backlog, LaneStats, PortStats};
 #[cfg(all(not(messageport_loom), feature = "value"))]

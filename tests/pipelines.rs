@@ -184,10 +184,10 @@ fn a_kill_at_any_step_of_a_pipeline_leaves_nothing() {
     const TEST: &str = "a_kill_at_any_step_of_a_pipeline_leaves_nothing";
     fn alone() {
         let rounds = std::env::var("MESSAGEPORT_PIPELINE_KILLS");
-        let rounds: u64 = rounds.map_or(12, |text| text.parse().expect("a number of kills"));
+        let rounds: u64 = rounds.map_or(18, |text| text.parse().expect("a number of kills"));
         let before = Census::take();
         for round in 0..rounds {
-            let (victim, way) = (round % 3, if round / 3 % 2 == 0 { "pooled" } else { "fresh" });
+            let (victim, way) = (round % 3, ["pooled", "fresh", "frames"][round as usize / 3 % 3]);
             // Some moment: by frames that the sink has seen, and then by what the machine does.
             let moment = (round * 7919) % 23;
             kill_one(TEST, victim as usize, way, moment);
@@ -197,86 +197,56 @@ fn a_kill_at_any_step_of_a_pipeline_leaves_nothing() {
     }
     fn source() {
         let role = Role::begin();
-        let event = receive(&role.parent);
-        let is_pooled = event.text().expect("a word") == "pooled";
-        let port = event.take_port().expect("a port");
-        drop(event);
-        trust(&port);
-        let pool = is_pooled.then(|| BufferPool::new(&port, FRAMES, LEN));
-        if let Some(Err(PoolError::Post(PostError::Closed { .. }))) = pool {
-            return role.end((port, pool));
-        }
-        let pool = pool.map(|pool| pool.expect("a pool"));
+        let (way, [port]) = role.ports();
+        let mut output = Output::new(&way, port);
         let mut left = 3 * u64::from(FRAMES);
         while left > 0 {
             // Only after the sink's death there is still a process to send to.
             left -= u64::from(role.board.word(1).load(SeqCst) != 0);
-            let closed = match &pool {
-                Some(pool) => match pool.take_timeout(DEADLINE) {
-                    Ok(frame) => is_closed(
-                        port.post_message_pooled(&1u8, frame).map_err(|it| it.into_parts().0),
-                    ),
-                    Err(error) => is_closed(Err(error)),
-                },
-                None => {
-                    let mut frame = Buffer::new(LEN).expect("memory");
-                    frame.bytes_mut().expect("fresh")[0] = 1;
-                    is_closed(
-                        port.post_message_with(&1u8, [frame.into()])
-                            .map_err(|it| it.into_parts().0),
-                    ) || port.backlog().messages > u64::from(FRAMES)
-                        && matches!(port.recv(), Err(RecvError::Closed { .. }))
-                }
-            };
-            if closed {
+            if output.is_closed() || !output.post() {
                 break;
             }
         }
-        role.end((pool, port));
+        role.end(output);
     }
     fn filter() {
         let role = Role::begin();
-        let event = receive(&role.parent);
-        let is_pooled = event.text().expect("a word") == "pooled";
-        let (from, to) = (event.take_port().expect("a port"), event.take_port().expect("a port"));
-        drop(event);
-        trust(&from);
-        trust(&to);
+        let (way, [from, to]) = role.ports();
+        let mut output = Output::new(if way == "pooled" { "passed on" } else { &way }, to);
         while let Ok(event) = from.recv() {
-            if is_pooled {
-                let frame = event.take_pooled().expect("a frame");
-                let _ =
-                    is_closed(to.post_message_pooled(&2u8, frame).map_err(|it| it.into_parts().0));
-            } else {
-                let frame = event.take_buffer().expect("a frame");
-                assert_eq!(frame[0], 1);
-                let posted = to.post_message_with(&2u8, [frame.clone().into()]);
-                let _ = is_closed(posted.map_err(|it| it.into_parts().0));
-                let _ = from.post_text("done");
+            match way.as_str() {
+                "pooled" => output.pass_on(event.take_pooled().expect("a frame")),
+                "frames" => {
+                    let mut first = [0];
+                    event.take_frame().expect("a frame").copy_to(0, &mut first);
+                    assert_eq!(first, [1]);
+                    output.post();
+                }
+                _ => {
+                    assert_eq!(event.take_buffer().expect("a frame")[0], 1);
+                    output.post();
+                }
             }
+            let _ = from.post_text("done");
         }
-        role.end((from, to));
+        role.end((from, output));
     }
     fn sink() {
         let role = Role::begin();
-        let event = receive(&role.parent);
-        let is_pooled = event.text().expect("a word") == "pooled";
-        let from = event.take_port().expect("a port");
-        drop(event);
-        trust(&from);
-        let (mut pooled, mut fresh) = (VecDeque::new(), VecDeque::new());
+        let (way, [from]) = role.ports();
+        // It always holds some.
+        let mut held: VecDeque<Box<dyn std::any::Any>> = VecDeque::new();
         while let Ok(event) = from.recv() {
             role.board.word(0).fetch_add(1, SeqCst);
-            // It always holds some.
-            if is_pooled {
-                pooled.push_back(event.take_pooled().expect("a frame"));
-                drop((pooled.len() == FRAMES as usize - 1).then(|| pooled.pop_front()));
-            } else {
-                fresh.push_back(event.take_buffer().expect("a frame"));
-                drop((fresh.len() == FRAMES as usize - 1).then(|| fresh.pop_front()));
-            }
+            held.push_back(match way.as_str() {
+                "pooled" => Box::new(event.take_pooled().expect("a frame")),
+                "frames" => Box::new(event.take_frame().expect("a frame")),
+                _ => Box::new(event.take_buffer().expect("a frame")),
+            });
+            drop((held.len() == FRAMES as usize - 1).then(|| held.pop_front()));
+            let _ = from.post_text("done");
         }
-        role.end((pooled, fresh, from));
+        role.end((held, from));
     }
     play(TEST, &[("alone", alone), ("source", source), ("filter", filter), ("sink", sink)]);
 }
@@ -307,6 +277,74 @@ fn kill_one(test: &str, victim: usize, way: &str, moment: u64) {
     }
 }
 
+/// Where a source or a filter posts frames.
+struct Output {
+    port: MessagePort,
+    pool: Option<BufferPool>,
+    ahead: u32,
+}
+
+impl Output {
+    fn new(way: &str, port: MessagePort) -> Output {
+        if way != "frames" {
+            trust(&port);
+        }
+        let pool = match way {
+            "pooled" => Some(BufferPool::new(&port, FRAMES, LEN)),
+            "frames" => Some(BufferPool::for_untrusted(&port, FRAMES, LEN)),
+            _ => None,
+        };
+        let pool = pool.and_then(|pool| match pool {
+            Err(PoolError::Post(PostError::Closed { .. })) => None,
+            pool => Some(pool.expect("a pool")),
+        });
+        Output { port, pool, ahead: 0 }
+    }
+
+    /// Whether the reader has left. Also takes what it said.
+    fn is_closed(&mut self) -> bool {
+        loop {
+            let said = match self.ahead >= FRAMES && self.pool.is_none() {
+                true => self.port.recv().map(Some),
+                false => self.port.try_recv(),
+            };
+            match said {
+                Ok(Some(_)) => self.ahead -= 1,
+                Ok(None) => return false,
+                Err(RecvError::Closed { .. }) => return true,
+                Err(error) => panic!("{error}"),
+            }
+        }
+    }
+
+    /// Posts a frame of this process; false if the reader has left.
+    fn post(&mut self) -> bool {
+        if self.is_closed() {
+            return false;
+        }
+        let posted = match &self.pool {
+            Some(pool) => pool.take_timeout(DEADLINE).and_then(|mut frame| {
+                frame[0] = 1;
+                self.port.post_message_pooled(&1u8, frame).map_err(|it| it.into_parts().0)
+            }),
+            None => {
+                let mut frame = Buffer::new(LEN).expect("memory");
+                frame.bytes_mut().expect("fresh")[0] = 1;
+                let list = [frame.into()];
+                self.port.post_message_with(&1u8, list).map_err(|it| it.into_parts().0)
+            }
+        };
+        self.ahead += 1;
+        !is_closed(posted)
+    }
+
+    fn pass_on(&mut self, frame: PooledBuffer) {
+        self.ahead += u32::from(!self.is_closed());
+        let _ =
+            is_closed(self.port.post_message_pooled(&2u8, frame).map_err(|it| it.into_parts().0));
+    }
+}
+
 /// What the three processes have in common.
 struct Role {
     before: Census,
@@ -318,6 +356,17 @@ impl Role {
     fn begin() -> Role {
         let parent = parent_port().expect("a port");
         Role { before: Census::take(), board: Board::given(), parent }
+    }
+
+    /// The ports that the parent gives, and how frames go over.
+    fn ports<const N: usize>(&self) -> (String, [MessagePort; N]) {
+        let event = receive(&self.parent);
+        let way = event.text().expect("a word").to_owned();
+        let ports = [(); N].map(|()| event.take_port().expect("a port"));
+        if way != "frames" {
+            ports.iter().for_each(trust);
+        }
+        (way, ports)
     }
 
     /// Everything else is dropped before: nothing of it may be left.

@@ -14,6 +14,8 @@ pub enum Way {
     Mapped,
     /// A `BufferPool`, between ends that trust each other.
     Pool,
+    /// A pool of frames, between ends that do not: the receiver copies parts out of them.
+    Frames,
     /// A `Buffer` that is made for each frame, between ends that do not.
     Buffers,
     /// A message as large, by `loan` between ends that trust each other.
@@ -23,12 +25,14 @@ pub enum Way {
 }
 
 impl Way {
-    pub const ALL: [Way; 5] = [Way::Mapped, Way::Pool, Way::Buffers, Way::Loan, Way::Copied];
+    pub const ALL: [Way; 6] =
+        [Way::Mapped, Way::Pool, Way::Frames, Way::Buffers, Way::Loan, Way::Copied];
 
     pub fn name(self) -> &'static str {
         match self {
             Way::Mapped => "memcpy",
             Way::Pool => "pool",
+            Way::Frames => "frames",
             Way::Buffers => "buffers",
             Way::Loan => "loan",
             Way::Copied => "copied",
@@ -40,6 +44,7 @@ impl Way {
         match self {
             Way::Pool => Some(0.95),
             Way::Buffers => has_huge_pages.then_some(0.8),
+            Way::Frames => Some(0.8),
             Way::Mapped | Way::Loan | Way::Copied => None,
         }
     }
@@ -78,8 +83,13 @@ impl Output {
             port.post_text_with("a link", [theirs.into()]).expect("a reader");
             MappedEnd::new(file, bytes)
         });
-        let pool = (way == Way::Pool)
-            .then(|| BufferPool::new(&port, SLOTS as u32, bytes).expect("a pool"));
+        let count = SLOTS as u32;
+        let pool = match way {
+            Way::Pool => Some(BufferPool::new(&port, count, bytes)),
+            Way::Frames => Some(BufferPool::for_untrusted(&port, count, bytes)),
+            _ => None,
+        };
+        let pool = pool.map(|pool| pool.expect("a pool"));
         let private = vec![0; if way == Way::Copied { bytes } else { 0 }];
         Output { way, bytes, port, mapped, pool, private, ahead: 0 }
     }
@@ -88,7 +98,7 @@ impl Output {
     pub fn write(&mut self, fill: impl FnOnce(&mut [u8])) {
         match self.way {
             Way::Mapped => return self.mapped.as_mut().expect("mapped").write(fill),
-            Way::Pool => {
+            Way::Pool | Way::Frames => {
                 let pool = self.pool.as_ref().expect("a pool");
                 let mut buffer = pool.take_timeout(Duration::MAX).expect("a reader");
                 fill(&mut buffer);
@@ -139,6 +149,8 @@ pub struct Input {
     way: Way,
     port: MessagePort,
     mapped: Option<MappedEnd>,
+    /// For parts of frames.
+    part: Vec<u8>,
 }
 
 impl Input {
@@ -150,27 +162,38 @@ impl Input {
             let file: OwnedFd = port.recv().expect("a link").take_descriptor().expect("its file");
             MappedEnd::new(file, bytes)
         });
-        Input { way, port, mapped }
+        Input { way, port, mapped, part: vec![0; PART] }
     }
 
-    /// Lends the next frame.
-    pub fn read(&mut self, look: impl FnOnce(&[u8])) {
+    /// Lends the next frame, whole or in parts, each with its place.
+    pub fn read(&mut self, mut look: impl FnMut(usize, &[u8])) {
         if let Some(mapped) = &mut self.mapped {
-            return mapped.read(look);
+            return mapped.read(|frame| look(0, frame));
         }
         let event = self.port.recv().expect("a source");
         match self.way {
-            Way::Pool => return look(&event.take_pooled().expect("a pooled buffer")),
+            Way::Pool => return look(0, &event.take_pooled().expect("a pooled buffer")),
+            Way::Frames => {
+                let frame = event.take_frame().expect("a frame");
+                for from in (0..frame.len()).step_by(PART) {
+                    let part = &mut self.part[..PART.min(frame.len() - from)];
+                    frame.copy_to(from, part);
+                    look(from, part);
+                }
+                return;
+            }
             Way::Buffers => {
                 let buffer = event.take_buffer().expect("a buffer");
-                look(&buffer);
+                look(0, &buffer);
             }
-            _ => look(event.bytes()),
+            _ => look(0, event.bytes()),
         }
         drop(event);
         self.port.post_bytes(b"done").expect("a source");
     }
 }
 
+/// Bytes of a part: they stay in a core's own cache.
+const PART: usize = 16 << 10;
 /// Frames that a link holds.
 pub const SLOTS: usize = 3;

@@ -169,7 +169,9 @@ impl AsIoError for PoolError {
     fn kind(&self) -> ErrorKind {
         match self {
             PoolError::NotTrusted => ErrorKind::PermissionDenied,
-            PoolError::Empty { .. } | PoolError::TooMany { .. } => ErrorKind::InvalidInput,
+            PoolError::Empty { .. }
+            | PoolError::TooManyFrames { .. }
+            | PoolError::TooMany { .. } => ErrorKind::InvalidInput,
             PoolError::Post(error) => error.kind(),
             PoolError::Memory(error) => error.kind(),
         }

@@ -9,6 +9,7 @@ pub(crate) mod biased;
 pub(crate) mod buffer;
 pub(crate) mod end;
 pub(crate) mod endpoint;
+pub(crate) mod frames;
 #[cfg(any(test, fuzzing))]
 pub(crate) mod fuzzing;
 pub(crate) mod in_use;

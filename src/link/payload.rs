@@ -11,7 +11,7 @@ mod copy;
 pub(crate) mod encoded;
 mod writer;
 
-pub(crate) use copy::copy_end;
+pub(crate) use copy::{copy_end, copy_shared};
 
 use crate::error::SystemError;
 use crate::link::archive::{self, Receive, SafeArchive};

@@ -22,36 +22,42 @@
 //! lock: if it is gone, so is the port.
 #![allow(unsafe_code)]
 
-use crate::error::{BufferError, Corruption, SystemError};
+mod peer;
+
+use crate::error::{BufferError, SystemError};
+use crate::link::frames::Frames;
+use crate::link::payload::copy_shared;
 use crate::link::region::mapped;
 use crate::os::mapping::{Mapping, page_size};
-use crate::os::reaper::Foreign;
 use crate::os::{futex, lock, memfd};
 use crate::ring::handover;
 use crate::ring::notifier::{self, Sleep, Wake};
 use crate::sync::Site;
+pub(crate) use peer::{PeerPool, Pooled};
 use std::cell::Cell;
 use std::fmt;
-use std::io;
 use std::ops::{Deref, DerefMut};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::process;
 use std::ptr::NonNull;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
 
 /// The memory of a pool, at one of the two ends.
 ///
 /// INVARIANT (mapping): `mapping` has `total(slots, len)` bytes, of a file whose length is sealed.
 /// INVARIANT (slot): only the user of a slot touches its bytes, at either end. Both ends are
-/// trusted to keep to that, as a pool exists between trusted ends only.
+/// trusted to keep to that, or the slots are `frames`: those only the maker can write, it believes
+/// the peer about no slot that it has itself, and the other end reads them by atomic loads only.
 pub(crate) struct PoolMemory {
     mapping: Mapping,
     slots: u32,
     len: u64,
-    /// By which further receivers map it. It keeps the lock of this user, if it has one.
-    descriptor: OwnedFd,
+    /// By which further receivers map it. It keeps the lock of this user, if it has one. Nothing
+    /// is passed on of frames.
+    descriptor: Option<OwnedFd>,
+    /// The slots, if they are not in `mapping`.
+    frames: Option<Frames>,
 }
 
 impl PoolMemory {
@@ -64,21 +70,41 @@ impl PoolMemory {
         }
         let descriptor = memfd::create_sealed(total)?;
         let mapping = map(&descriptor, total)?;
-        Ok(Arc::new(PoolMemory { mapping, slots, len, descriptor }))
+        let descriptor = Some(descriptor);
+        Ok(Arc::new(PoolMemory { mapping, slots, len, descriptor, frames: None }))
     }
 
-    /// The descriptor by which the receiver at the pool's own port maps it.
-    pub(crate) fn descriptor(&self) -> BorrowedFd<'_> {
-        self.descriptor.as_fd()
+    /// Creates a pool whose slots the peer can only read, and the descriptors of its two files.
+    pub(crate) fn create_frames(
+        slots: u32,
+        len: u64,
+    ) -> Result<(Arc<PoolMemory>, [OwnedFd; 2]), BufferError> {
+        let total = total(u64::from(slots), len).unwrap_or(u64::MAX);
+        let allowed = memfd::file_size_limit()?;
+        if allowed < total || total > i64::MAX as u64 {
+            return Err(BufferError::TooLarge { len: total, allowed });
+        }
+        let counts = memfd::create_sealed(slots_start(slots.into()))?;
+        let mapping = map(&counts, slots_start(slots.into()))?;
+        let (frames, descriptor) = Frames::create(slots, u64::from(slots) * stride(len))?;
+        let frames = Some(frames);
+        let memory = PoolMemory { mapping, slots, len, descriptor: None, frames };
+        Ok((Arc::new(memory), [counts, descriptor]))
+    }
+
+    /// The descriptor by which the receiver at the pool's own port maps it, and others; none of
+    /// frames.
+    pub(crate) fn descriptor(&self) -> Option<BorrowedFd<'_>> {
+        self.descriptor.as_ref().map(AsFd::as_fd)
     }
 
     /// Adds a user: its number, and the descriptor that keeps its lock and by which it maps the
     /// pool.
-    pub(crate) fn add_user(&self) -> Result<(u32, OwnedFd), SystemError> {
+    pub(crate) fn add_user(&self, file: BorrowedFd<'_>) -> Result<(u32, OwnedFd), SystemError> {
         // Relaxed: it only gives numbers.
         let before = self.word(USERS).fetch_add(1, Ordering::Relaxed);
         let user = before.checked_add(FIRST_PASSED).unwrap_or(FIRST_PASSED);
-        Ok((user, lock::reopen_locked(&self.descriptor, user)?))
+        Ok((user, lock::reopen_locked(file, user)?))
     }
 
     pub(crate) fn slots(&self) -> u32 {
@@ -129,148 +155,10 @@ impl PoolMemory {
     }
 
     fn bytes(&self, slot: u32) -> NonNull<u8> {
-        let offset = slots_start(u64::from(self.slots)) + u64::from(slot) * stride(self.len);
-        mapped(&self.mapping, offset, self.len)
-    }
-}
-
-/// A pool that the trusted peer has made: mapped and populated as soon as there is memory for it.
-#[derive(Debug)]
-pub(crate) struct PeerPool {
-    slots: u32,
-    len: u64,
-    memory: OnceLock<Arc<PoolMemory>>,
-    unmapped: Mutex<Unmapped>,
-    /// The process that received it. A forked child has the descriptor too, but no part in the
-    /// pool.
-    process: u32,
-}
-
-/// What is kept of a pool until it is mapped.
-#[derive(Debug)]
-struct Unmapped {
-    descriptor: Option<OwnedFd>,
-    /// Slots that were dropped, and are still to be freed.
-    dropped: Vec<u32>,
-}
-
-impl PeerPool {
-    /// The pool that the peer announces, if it is valid.
-    pub(crate) fn new(descriptor: Foreign, slots: u64, len: u64) -> Result<PeerPool, Corruption> {
-        let Ok(count) = u32::try_from(slots) else {
-            return Err(Corruption::new("slots of a pool", slots, u32::MAX.into()));
-        };
-        let expected = if slots == 0 || len == 0 { None } else { total(slots, len) };
-        // It fails only for a file that is not ours.
-        let found = match memfd::examine(&descriptor) {
-            Ok(nature) if nature.sealed && nature.plain_memory => nature.len,
-            _ => 0,
-        };
-        if expected != Some(found) {
-            let bound = expected.unwrap_or(0);
-            return Err(Corruption::unequal("bytes of a pool's sealed memory", found, bound));
-        }
-        Ok(PeerPool {
-            slots: count,
-            len,
-            memory: OnceLock::new(),
-            unmapped: Mutex::new(Unmapped {
-                descriptor: Some(descriptor.into_owned()),
-                dropped: Vec::new(),
-            }),
-            process: process::id(),
-        })
-    }
-
-    /// Maps it now, unless it is mapped. What the kernel refuses can be retried.
-    #[inline]
-    pub(crate) fn memory(&self) -> Result<&Arc<PoolMemory>, SystemError> {
-        match self.memory.get() {
-            Some(memory) => Ok(memory),
-            None => self.map(),
-        }
-    }
-
-    #[cold]
-    #[inline(never)]
-    fn map(&self) -> Result<&Arc<PoolMemory>, SystemError> {
-        let mut unmapped = self.unmapped();
-        if let Some(descriptor) = &unmapped.descriptor {
-            if process::id() != self.process {
-                let source = io::Error::other("a fork has no part in a pool");
-                return Err(SystemError { call: "mmap", source });
-            }
-            let total = total(self.slots.into(), self.len).expect("it was computed before");
-            let mapping = map(descriptor, total)?;
-            let descriptor = unmapped.descriptor.take().expect("it was just there");
-            let (slots, len) = (self.slots, self.len);
-            let memory = Arc::new(PoolMemory { mapping, slots, len, descriptor });
-            unmapped.dropped.drain(..).for_each(|slot| memory.free(slot));
-            self.memory.set(memory).expect("its descriptor was still there");
-        }
-        Ok(self.memory.get().expect("mapped"))
-    }
-
-    #[cfg(test)]
-    pub(crate) fn is_mapped(&self) -> bool {
-        self.memory.get().is_some()
-    }
-
-    fn unmapped(&self) -> MutexGuard<'_, Unmapped> {
-        self.unmapped.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// The slot that a record of the trusted peer names.
-    pub(crate) fn received(self: &Arc<Self>, slot: u32) -> Result<Pooled, Corruption> {
-        if slot >= self.slots {
-            let last = self.slots.saturating_sub(1);
-            return Err(Corruption::new("slot of a pool", slot.into(), last.into()));
-        }
-        Ok(match self.memory() {
-            Ok(memory) => Pooled::Buffer(PooledBuffer { memory: memory.clone(), slot }),
-            Err(_) => Pooled::Unmapped(UnmappedBuffer { pool: self.clone(), slot: Some(slot) }),
-        })
-    }
-}
-
-/// What came with a message of a pooled buffer.
-#[derive(Debug, Default)]
-pub(crate) enum Pooled {
-    #[default]
-    Nothing,
-    /// It is of a pool that this end does not have.
-    Unknown,
-    /// It is of a pool that could not be mapped.
-    Unmapped(UnmappedBuffer),
-    Buffer(PooledBuffer),
-}
-
-/// A buffer of a pool that could not be mapped. Dropping it returns it once the pool is mapped.
-#[derive(Debug)]
-pub(crate) struct UnmappedBuffer {
-    pool: Arc<PeerPool>,
-    /// `None` once it has become a buffer.
-    slot: Option<u32>,
-}
-
-impl UnmappedBuffer {
-    pub(crate) fn map(mut self) -> Result<PooledBuffer, (SystemError, UnmappedBuffer)> {
-        let memory = match self.pool.memory() {
-            Ok(memory) => memory.clone(),
-            Err(error) => return Err((error, self)),
-        };
-        let slot = self.slot.take().expect("only this takes it, once");
-        Ok(PooledBuffer { memory, slot })
-    }
-}
-
-impl Drop for UnmappedBuffer {
-    fn drop(&mut self) {
-        let Some(slot) = self.slot else { return };
-        let mut unmapped = self.pool.unmapped();
-        match self.pool.memory.get() {
-            Some(memory) => memory.free(slot),
-            None => unmapped.dropped.push(slot),
+        let offset = u64::from(slot) * stride(self.len);
+        match &self.frames {
+            Some(frames) => mapped(frames.mapping(), offset, self.len),
+            None => mapped(&self.mapping, slots_start(u64::from(self.slots)) + offset, self.len),
         }
     }
 }
@@ -318,8 +206,11 @@ impl PoolMaker {
 
     fn take_slot(&self, slot: u32) -> Option<PooledBuffer> {
         let count = handover::slot_count(self.memory.freed(slot));
-        let is_free = self.noted[slot as usize].replace(count) != count;
+        let noted = &self.noted[slot as usize];
+        let is_free = noted.get() != count
+            && self.memory.frames.as_ref().is_none_or(|frames| frames.take(slot));
         is_free.then(|| {
+            noted.set(count);
             let buffer = PooledBuffer { memory: self.memory.clone(), slot };
             buffer.hand_to(MAKER);
             buffer
@@ -330,13 +221,15 @@ impl PoolMaker {
     /// came back.
     pub(crate) fn reclaim(&self) -> bool {
         let memory = &self.memory;
+        // Frames are not passed on, and their peer may write anything.
+        let (Some(file), None) = (&memory.descriptor, &memory.frames) else { return false };
         // Relaxed: what a user wrote before its end comes by the kernel, which says that it ended.
         let user_of = |slot| memory.user(slot).load(Ordering::Relaxed);
         let mut passed: Vec<u32> =
             (0..memory.slots).map(user_of).filter(|user| *user >= FIRST_PASSED).collect();
         passed.sort_unstable();
         passed.dedup();
-        passed.retain(|user| !lock::is_locked(&memory.descriptor, *user));
+        passed.retain(|user| !lock::is_locked(file, *user));
         let mut has_freed = false;
         for slot in 0..memory.slots {
             // Read again now: until its end the user may have passed it on, or freed it.
@@ -392,6 +285,9 @@ impl PooledBuffer {
     /// It was handed over: the peer owns it now.
     pub(crate) fn mark_moved(self) {
         let mut this = std::mem::ManuallyDrop::new(self);
+        if let Some(frames) = &this.memory.frames {
+            frames.hand_over(this.slot);
+        }
         // SAFETY: the value is not dropped, and is not used again.
         unsafe { std::ptr::drop_in_place(&raw mut this.memory) };
     }
@@ -399,6 +295,9 @@ impl PooledBuffer {
 
 impl Drop for PooledBuffer {
     fn drop(&mut self) {
+        if let Some(frames) = &self.memory.frames {
+            frames.hand_over(self.slot);
+        }
         self.memory.free(self.slot);
     }
 }
@@ -408,7 +307,8 @@ impl Deref for PooledBuffer {
 
     fn deref(&self) -> &[u8] {
         let bytes = self.memory.bytes(self.slot);
-        // SAFETY: (slot) it is this value's, and the other end is trusted to leave it alone;
+        // SAFETY: (slot) it is this value's, and the other end is trusted to leave it alone, or
+        // cannot write it, as it is the maker's: a frame of another maker is in a `Frame` only;
         // (mapping) the memory is kept by `self`, and initialised, as shared memory is.
         unsafe { std::slice::from_raw_parts(bytes.as_ptr(), self.memory.len as usize) }
     }
@@ -419,6 +319,81 @@ impl DerefMut for PooledBuffer {
         let bytes = self.memory.bytes(self.slot);
         // SAFETY: as above, and `self` is borrowed mutably.
         unsafe { std::slice::from_raw_parts_mut(bytes.as_ptr(), self.memory.len as usize) }
+    }
+}
+
+/// A frame of a [`BufferPool`](crate::BufferPool) whose maker is not trusted: its bytes are copied
+/// out, whole or in parts. Dropping it returns it to the pool.
+///
+/// Its memory is reused, so nothing is allocated for it, and it is not copied on its way. In
+/// exchange, the maker can change it at any time. A hostile one can so make two copies of the same
+/// bytes differ; it can do no more. Copy what you check, and use that copy.
+///
+/// A part that fits the first cache of a core, about 16 KiB, is used from there: processing a
+/// frame part by part is then nearly as fast as in place.
+///
+/// ```
+/// use messageport::{BufferPool, MessageChannel};
+///
+/// let channel = MessageChannel::new()?; // no end trusts the other one
+/// let pool = BufferPool::for_untrusted(&channel.port1, 3, 1 << 20)?;
+/// let mut frame = pool.take()?;
+/// frame.fill(7);
+/// channel.port1.post_message_pooled(&1u32, frame)?;
+///
+/// let frame = channel.port2.recv()?.take_frame()?;
+/// let (mut part, mut sum) = (vec![0; 16 << 10], 0u64);
+/// for from in (0..frame.len()).step_by(part.len()) {
+///     frame.copy_to(from, &mut part);
+///     sum += part.iter().map(|byte| u64::from(*byte)).sum::<u64>();
+/// }
+/// assert_eq!(sum, 7 << 20);
+/// drop(frame);
+/// assert_eq!(pool.in_use(), 0);
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+#[derive(Debug)]
+pub struct Frame {
+    /// INVARIANT (shared): never lent as a slice, as the maker may write to it.
+    buffer: PooledBuffer,
+}
+
+impl Frame {
+    /// A buffer of a trusted maker, read as a frame.
+    pub(crate) fn of(buffer: PooledBuffer) -> Frame {
+        Frame { buffer }
+    }
+
+    /// Bytes of the frame.
+    #[allow(clippy::len_without_is_empty, reason = "a pool has no empty buffers")]
+    pub fn len(&self) -> usize {
+        self.buffer.memory.len as usize
+    }
+
+    /// Copies the bytes from `from` on, as many as `to` has. Fastest if `from` is a multiple of 16.
+    ///
+    /// # Panics
+    /// If the frame has fewer.
+    pub fn copy_to(&self, from: usize, to: &mut [u8]) {
+        let end = from.checked_add(to.len());
+        assert!(
+            end.is_some_and(|end| end <= self.len()),
+            "{} bytes from {from} on of a frame of {}",
+            to.len(),
+            self.len()
+        );
+        // SAFETY: it was just checked that this is inside the slot.
+        let place = unsafe { self.buffer.memory.bytes(self.buffer.slot).add(from) };
+        // SAFETY: (mapping) the slot starts and ends with its pages, so whole words are readable;
+        // `to` is not part of it, as (shared) no slice is.
+        unsafe { copy_shared(place, to) };
+    }
+
+    /// Copies all bytes.
+    pub fn to_vec(&self) -> Vec<u8> {
+        let mut bytes = vec![0; self.len()];
+        self.copy_to(0, &mut bytes);
+        bytes
     }
 }
 
@@ -453,7 +428,7 @@ fn slots_start(slots: u64) -> u64 {
 }
 
 /// Maps and populates a pool.
-fn map(descriptor: &OwnedFd, total: u64) -> Result<Mapping, SystemError> {
+fn map(descriptor: impl AsFd, total: u64) -> Result<Mapping, SystemError> {
     let mapping = Mapping::new(descriptor, total)?;
     mapping.advise_huge_pages();
     mapping.populate(0..total)?;
@@ -482,6 +457,8 @@ pub(crate) const FIRST_RECEIVER: u32 = 1;
 const FIRST_PASSED: u32 = 2;
 /// Bytes of a count. Close together, as the maker looks at all those before the one it takes.
 const COUNT_LEN: u64 = 4;
+/// The most slots of a pool of frames.
+pub(crate) const MOST_FRAMES: u32 = 1024;
 /// Slots among which the first free one is taken.
 const FIRST: u32 = 32;
 /// Noted for a slot that was never taken: no count gets there before the first time.
@@ -491,6 +468,7 @@ const NEVER: u32 = u32::MAX;
 mod tests {
     use super::*;
     use crate::os::futex::sleeping;
+    use crate::os::reaper::Foreign;
 
     #[test]
     fn a_count_that_wraps_around_tells_free_from_taken() {
@@ -507,6 +485,32 @@ mod tests {
         }
         assert_eq!(memory.freed(0).load(Ordering::Relaxed), 2);
     }
+    #[test]
+    fn a_frame_that_its_maker_has_is_not_taken_again_whatever_the_peer_writes() {
+        let (memory, [counts, frames]) = PoolMemory::create_frames(2, 1).expect("two frames");
+        let maker = PoolMaker::new(memory.clone());
+        let foreign = [counts, frames].map(|descriptor| Foreign::new(descriptor, None));
+        let peer = PeerPool::of_frames(foreign, 2, 1).expect("it is one");
+        let peer = peer.memory().expect("mapped").clone();
+        let mut held = maker.take().expect("a free frame");
+        held[0] = 7;
+        for _ in 0..4 {
+            // As a hostile peer may: it frees what it does not have, and claims users.
+            peer.free(0);
+            peer.user(0).store(9, Ordering::Relaxed);
+            let other = maker.take().expect("the other frame");
+            assert_eq!((other.slot, held[0]), (1, 7));
+            assert!(maker.take().is_none() && !maker.reclaim());
+            drop(other);
+        }
+        held.mark_moved();
+        // The peer has said that it is back, and is believed, as nothing but its own reads suffers.
+        let back = maker.take().expect("it came back");
+        assert_eq!(back.slot, 0);
+        back.mark_moved();
+        assert!(maker.take().is_some_and(|other| other.slot == 1), "it is under way");
+    }
+
     #[test]
     fn a_slot_that_comes_back_ends_the_wait_for_one() {
         let memory = PoolMemory::create(1, 1).expect("a pool of one byte");

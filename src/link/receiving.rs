@@ -379,8 +379,10 @@ impl Receiving {
                 Err(corruption) => return Err(self.broken(corruption)),
             };
             let Peek::Message(record) = peek else { return Ok(peek) };
-            let Attached::Pool { number, sequence } = record.attached else { return Ok(peek) };
-            self.take_pool(&record, number, sequence)?;
+            if !matches!(record.attached, Attached::Pool { .. }) {
+                return Ok(peek);
+            }
+            self.take_pool(&record)?;
         }
     }
 

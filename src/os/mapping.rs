@@ -29,6 +29,20 @@ impl Mapping {
             .len(len)
             .map_raw(fd.as_fd().as_raw_fd())
             .map_err(|source| SystemError { call: "mmap", source })?;
+        Mapping::of(bytes, len)
+    }
+
+    /// Maps the first `len` bytes, shared, for reading only. Everything else as in `new`.
+    pub(crate) fn read_only(fd: impl AsFd, len: u64) -> Result<Mapping, SystemError> {
+        let len = usize::try_from(len).expect("a 64-bit target");
+        let bytes = MmapOptions::new()
+            .len(len)
+            .map_raw_read_only(fd.as_fd().as_raw_fd())
+            .map_err(|source| SystemError { call: "mmap", source })?;
+        Mapping::of(bytes, len)
+    }
+
+    fn of(bytes: MmapRaw, len: usize) -> Result<Mapping, SystemError> {
         let mapping = Mapping { bytes };
         mapping.advise(Advice::DontFork, 0..len as u64, "madvise(MADV_DONTFORK)")?;
         // All of it: for a part the kernel would have to cut the mapping in two.

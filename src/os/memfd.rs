@@ -50,6 +50,14 @@ pub(crate) fn freeze(fd: impl AsFd) -> Result<(), SystemError> {
     }
 }
 
+/// Seals a memfd so that only those who have it mapped can write to it, and none can free its pages
+/// or change its length.
+pub(crate) fn seal_for_others(fd: impl AsFd) -> Result<(), SystemError> {
+    fcntl(fd.as_fd(), FcntlArg::F_ADD_SEALS(FIXED_LENGTH | FUTURE_WRITE))
+        .map(drop)
+        .map_err(named("fcntl(F_ADD_SEALS)"))
+}
+
 /// Makes a memfd of another library ready to be read in place: allocates all of it, and seals it
 /// forever. Returns its length in bytes. It may be sealed already.
 pub(crate) fn adopt(fd: impl AsFd) -> Result<u64, BufferError> {
@@ -103,6 +111,8 @@ pub(crate) struct MemfdInfo {
     pub sealed: bool,
     /// No process can write to it either.
     pub frozen: bool,
+    /// Its pages cannot be freed, and only who has mapped it before can write to it.
+    pub keeps_pages: bool,
     /// Plain shared memory: not a file on a disk, not huge pages.
     pub plain_memory: bool,
     /// Bytes.
@@ -127,6 +137,7 @@ pub(crate) fn examine(fd: impl AsFd) -> Result<MemfdInfo, SystemError> {
         return Ok(MemfdInfo {
             sealed: false,
             frozen: false,
+            keeps_pages: false,
             plain_memory: false,
             len: 0,
             allocated: 0,
@@ -139,6 +150,7 @@ pub(crate) fn examine(fd: impl AsFd) -> Result<MemfdInfo, SystemError> {
     Ok(MemfdInfo {
         sealed: true,
         frozen: seals.contains(SealFlag::F_SEAL_WRITE),
+        keeps_pages: seals.intersects(SealFlag::F_SEAL_WRITE | FUTURE_WRITE),
         plain_memory: kind == TMPFS_MAGIC,
         len: count(stat.st_size),
         allocated: count(stat.st_blocks).saturating_mul(512),
@@ -169,5 +181,7 @@ const SMALL: i64 = 2048;
 const NAP: Duration = Duration::from_millis(1);
 const FIXED_LENGTH: SealFlag =
     SealFlag::F_SEAL_SHRINK.union(SealFlag::F_SEAL_GROW).union(SealFlag::F_SEAL_SEAL);
+/// Linux 5.1.
+const FUTURE_WRITE: SealFlag = SealFlag::from_bits_retain(libc::F_SEAL_FUTURE_WRITE);
 /// Nothing can change it, and no seal can be added.
 const FROZEN: SealFlag = FIXED_LENGTH.union(SealFlag::F_SEAL_WRITE);

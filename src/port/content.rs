@@ -6,7 +6,7 @@ use crate::link::archive::pool::ReceiveOwned;
 use crate::link::archive::{self, Receive};
 use crate::link::attachment::{Arrived, Attachment, AttachmentKind, Attachments};
 use crate::link::buffer::Buffer;
-use crate::link::pool::{Pooled, PooledBuffer};
+use crate::link::pool::{Frame, Pooled, PooledBuffer};
 use crate::link::transfer;
 use crate::port::MessagePort;
 use crate::wire::record::Format;
@@ -87,9 +87,30 @@ pub(crate) fn take_pooled(of: &impl Content) -> Result<PooledBuffer, MessageErro
             attachments.pooled = Pooled::Unknown;
             Some(Err(MessageError::UnknownPool))
         }
+        Pooled::Frame(frame) => {
+            attachments.pooled = Pooled::Frame(frame);
+            Some(Err(MessageError::NothingLeft { kind: "pooled buffer, but a frame" }))
+        }
         Pooled::Nothing => attachments.check().err().map(Err),
     });
     taken.flatten().unwrap_or(Err(MessageError::NothingLeft { kind: "pooled buffer" }))
+}
+
+pub(crate) fn take_frame(of: &impl Content) -> Result<Frame, MessageError> {
+    let taken = of.with_attachments(|attachments| match mem::take(&mut attachments.pooled) {
+        Pooled::Frame(frame) => Some(frame),
+        other => {
+            attachments.pooled = other;
+            None
+        }
+    });
+    match taken.flatten() {
+        Some(frame) => Ok(frame),
+        None => take_pooled(of).map(Frame::of).map_err(|error| match error {
+            MessageError::NothingLeft { .. } => MessageError::NothingLeft { kind: "frame" },
+            error => error,
+        }),
+    }
 }
 
 pub(crate) fn transferred(of: &impl Content) -> (usize, usize, usize) {

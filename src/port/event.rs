@@ -6,7 +6,7 @@ use crate::link::archive::{self, Receive};
 use crate::link::attachment::{AttachmentKind, Attachments};
 use crate::link::buffer::Buffer;
 use crate::link::payload::{self, Block, Payload, blocks_for};
-use crate::link::pool::PooledBuffer;
+use crate::link::pool::{Frame, PooledBuffer};
 use crate::port::MessagePort;
 use crate::port::content::{self, Content};
 use crate::port::message::Message;
@@ -281,6 +281,17 @@ impl<'p> MessageEvent<'p> {
     ///   retried, see [`BufferPool`](crate::BufferPool).
     pub fn take_pooled(&self) -> Result<PooledBuffer, MessageError> {
         content::take_pooled(self)
+    }
+
+    /// Takes the frame that came with the message: a buffer of a pool whose maker is not trusted.
+    /// Dropping it returns it to its pool. A pooled buffer of a trusted maker can be taken as a
+    /// frame, too.
+    ///
+    /// # Errors
+    /// - [`MessageError::NothingLeft`] if none came.
+    /// - [`MessageError::UnknownPool`] if this end does not have the pool.
+    pub fn take_frame(&self) -> Result<Frame, MessageError> {
+        content::take_frame(self)
     }
 
     /// Takes all remaining ports, in the order of the list.

@@ -7,7 +7,7 @@ use crate::link::attachment::{AttachmentKind, Attachments};
 use crate::link::buffer::Buffer;
 use crate::link::in_use;
 use crate::link::payload::{Block, blocks_as_bytes, blocks_as_bytes_mut};
-use crate::link::pool::PooledBuffer;
+use crate::link::pool::{Frame, PooledBuffer};
 use crate::port::MessagePort;
 use crate::port::content::{self, Content};
 use crate::port::event::MessageEvent;
@@ -186,6 +186,14 @@ impl Message {
     /// As [`MessageEvent::take_pooled`].
     pub fn take_pooled(&self) -> Result<PooledBuffer, MessageError> {
         content::take_pooled(self)
+    }
+
+    /// See [`MessageEvent::take_frame`].
+    ///
+    /// # Errors
+    /// As [`MessageEvent::take_frame`].
+    pub fn take_frame(&self) -> Result<Frame, MessageError> {
+        content::take_frame(self)
     }
 
     /// See [`MessageEvent::take_ports`].

@@ -93,7 +93,49 @@ impl BufferPool {
     /// # Errors
     /// As [`new`](Self::new).
     pub fn for_sender(sender: &Sender, count: u32, len: usize) -> Result<BufferPool, PoolError> {
-        let (memory, number) = sender.add_pool(count, len as u64)?;
+        BufferPool::make(sender, count, len, false)
+    }
+
+    /// Makes a pool for a peer that need not be trusted, whose receiver gets its buffers as
+    /// [`Frame`](crate::Frame)s by [`take_frame`](crate::MessageEvent::take_frame).
+    ///
+    /// Memory is reused as in any pool, and neither end can harm the other one: only this end can
+    /// write the buffers, and the receiver copies out of them. What a hostile receiver can do is to
+    /// keep buffers, or to return one early; then it reads what this end writes next into it. A
+    /// receiver accepts four such pools of one port, and refuses others. At most 1024 buffers. They
+    /// cannot be passed on. If the receiving port moves to another process, its next owner refuses
+    /// the pool.
+    ///
+    /// # Errors
+    /// As [`new`](Self::new), without `NotTrusted`; [`TooManyFrames`](PoolError::TooManyFrames).
+    pub fn for_untrusted(
+        port: &MessagePort,
+        count: u32,
+        len: usize,
+    ) -> Result<BufferPool, PoolError> {
+        BufferPool::for_untrusted_of_sender(port.sender(), count, len)
+    }
+
+    /// Makes such a pool for the sending half of a port. See
+    /// [`for_untrusted`](Self::for_untrusted).
+    ///
+    /// # Errors
+    /// As [`for_untrusted`](Self::for_untrusted).
+    pub fn for_untrusted_of_sender(
+        sender: &Sender,
+        count: u32,
+        len: usize,
+    ) -> Result<BufferPool, PoolError> {
+        BufferPool::make(sender, count, len, true)
+    }
+
+    fn make(
+        sender: &Sender,
+        count: u32,
+        len: usize,
+        has_frames: bool,
+    ) -> Result<BufferPool, PoolError> {
+        let (memory, number) = sender.add_pool(count, len as u64, has_frames)?;
         Ok(BufferPool { maker: PoolMaker::new(memory), number, end: sender.endpoint().clone() })
     }
 

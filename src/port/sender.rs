@@ -243,8 +243,9 @@ impl Sender {
         &self,
         slots: u32,
         len: u64,
+        has_frames: bool,
     ) -> Result<(Arc<PoolMemory>, u32), PoolError> {
-        self.borrow()?.add_pool(slots, len)
+        self.borrow()?.add_pool(slots, len, has_frames)
     }
 
     /// Runs `post`, and keeps the list if it fails. On success the moved values are dropped here:

@@ -462,7 +462,7 @@ mod tests {
             Capsule::decode(&bytes)
         };
         assert_eq!(changed(0, b'X'), Err(Refused::NotACapsule));
-        assert_eq!(changed(8, 10), Err(Refused::Version(10)));
+        assert_eq!(changed(8, 11), Err(Refused::Version(11)));
         assert_eq!(changed(12, 2), Err(Refused::NotACapsule));
         // A flag of another version: what the others mean together with it is not known.
         let distrusting =

@@ -6,7 +6,8 @@
 //! +4  kind         u8    1 message · 2 padding · 3 jump · 5 message with a pooled buffer ·
 //!                        6 a pool · 9 short message
 //! +5  format       u8    of a message: 0 archive · 1 bytes · 2 text · 3 value; else 0
-//! +6  descriptors  u16   in its packet, at most 253; 0: there is no packet
+//! +6  descriptors  u16   in its packet, at most 253; 0: there is no packet. Of a pool 1, or 2 if
+//!                        its slots are frames, in a file of their own
 //! +8  detail       u64   packet: its sequence; pooled buffer: the pool's number u32, the slot u32;
 //!                        jump: the segment; short message: the payload, 1 to 8 bytes, and bytes
 //!                        without meaning; else 0
@@ -104,6 +105,8 @@ pub(crate) enum Attached {
     Pool {
         number: u32,
         sequence: u64,
+        /// Its slots are frames, which only their maker can write.
+        has_frames: bool,
     },
 }
 
@@ -137,7 +140,10 @@ impl Header {
                         let detail = u64::from(pool) | u64::from(slot) << 32;
                         [plain[0] + (u64::from(POOLED) << 32), detail]
                     }
-                    Attached::Pool { number, sequence } => [word(number, POOL) | 1 << 48, sequence],
+                    Attached::Pool { number, sequence, has_frames } => {
+                        let descriptors = 1 + u64::from(has_frames);
+                        [word(number, POOL) | descriptors << 48, sequence]
+                    }
                 }
             }
             Header::Short { len, format, bytes } => {
@@ -209,8 +215,9 @@ impl Header {
             let (len, format) = (first as u32, Format::of_header(first));
             return Some(Header::Short { len, format, bytes: detail.to_ne_bytes() });
         }
-        if descriptors == 1 && plain >> 32 == u64::from(POOL) {
-            let attached = Attached::Pool { number: first as u32, sequence: detail };
+        if matches!(descriptors, 1 | 2) && plain >> 32 == u64::from(POOL) {
+            let (number, has_frames) = (first as u32, descriptors == 2);
+            let attached = Attached::Pool { number, sequence: detail, has_frames };
             return with((0, Format::Bytes), attached);
         }
         if descriptors != 0 {
@@ -291,8 +298,10 @@ mod tests {
             headers.push(Header::Padding { len });
             headers.push(Header::Jump { segment: len });
         }
-        let attached = Attached::Pool { number: 31, sequence: 9 };
-        headers.push(Header::Message { len: 0, format: Format::Bytes, attached });
+        for has_frames in [false, true] {
+            let attached = Attached::Pool { number: 31, sequence: 9, has_frames };
+            headers.push(Header::Message { len: 0, format: Format::Bytes, attached });
+        }
         for header in headers {
             assert_eq!(Header::decode(header.encode()), Some(header));
         }
@@ -327,7 +336,7 @@ mod tests {
         assert_eq!(Header::decode([5 << 32 | 4 << 40, 0]), None, "unknown format");
         assert_eq!(Header::decode([5 << 32 | 1 << 48, 0]), None, "a packet as well");
         assert_eq!(Header::decode([6 << 32, 0]), None, "a pool without a packet");
-        assert_eq!(Header::decode([6 << 32 | 2 << 48, 0]), None, "a pool with two descriptors");
+        assert_eq!(Header::decode([6 << 32 | 3 << 48, 0]), None, "a pool with three descriptors");
         assert_eq!(Header::decode([6 << 32 | 1 << 40 | 1 << 48, 0]), None, "a pool with a format");
         assert_eq!(Header::decode([u64::from(JUMP) << 32, 1 << 32]), None, "segment");
         assert_eq!(Header::decode([4 << 32, 1]), None, "the close record of older versions");

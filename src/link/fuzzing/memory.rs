@@ -33,7 +33,8 @@ pub fn foreign_memory(data: &[u8]) -> [bool; 2] {
 fn pool(first: u64, second: u64, uses: &[u8]) -> bool {
     let (slots, len) = (1 + first % MOST_SLOTS, 1 + second % MOST_LEN);
     let memory = PoolMemory::create(slots as u32, len).expect("a small pool");
-    let descriptor = memory.descriptor().try_clone_to_owned().expect("a descriptor is left");
+    let descriptor =
+        memory.descriptor().expect("one").try_clone_to_owned().expect("a descriptor is left");
     let file = File::from(descriptor.try_clone().expect("a descriptor is left"));
     let said = match first >> 56 & 3 {
         0 | 1 => (slots, len),

@@ -110,6 +110,42 @@ pub(super) unsafe fn copy(from: &[u8], to: NonNull<u8>) {
     unsafe { ptr::copy_nonoverlapping(from.as_ptr(), to.as_ptr(), from.len()) };
 }
 
+/// Copies bytes that a peer may write at the same time; each is loaded once.
+///
+/// # Safety
+/// The aligned words that the `to.len()` bytes from `from` on lie in must be valid for reads by
+/// atomic words, and must not overlap `to`.
+pub(crate) unsafe fn copy_shared(from: NonNull<u8>, mut to: &mut [u8]) {
+    let mut skip = from.as_ptr().addr() % size_of::<u64>();
+    // SAFETY: upheld by the caller: the word's start is readable as well.
+    let mut place = unsafe { from.sub(skip) };
+    let is_block = |at: *const u8| at.addr().is_multiple_of(size_of::<Block>());
+    if is_block(from.as_ptr()) && is_block(to.as_ptr()) {
+        let count = to.len() / size_of::<Block>();
+        let (blocks, rest) = to.split_at_mut(count * size_of::<Block>());
+        // SAFETY: upheld by the caller; both are aligned, as was just seen.
+        unsafe { copy_out(from, NonNull::from(&mut *blocks).cast(), count) };
+        // SAFETY: upheld by the caller: the bytes up to there were just read.
+        place = unsafe { place.add(blocks.len()) };
+        to = rest;
+    }
+    while !to.is_empty() {
+        // SAFETY: upheld by the caller: valid and aligned, and relaxed atomic loads make what the
+        // peer writes at the same time a value and not a data race.
+        let word = unsafe { AtomicU64::from_ptr(place.cast().as_ptr()) }.load(Ordering::Relaxed);
+        let bytes = word.to_ne_bytes();
+        let count = to.len().min(bytes.len() - skip);
+        let (part, rest) = to.split_at_mut(count);
+        match part.first_chunk_mut::<8>() {
+            Some(whole) => *whole = bytes,
+            None => part.copy_from_slice(&bytes[skip..skip + count]),
+        }
+        (to, skip) = (rest, 0);
+        // SAFETY: at most one word behind the last one that was read.
+        place = unsafe { place.add(size_of::<u64>()) };
+    }
+}
+
 /// The last bytes of a record's payload, without the rest. `None` if it has fewer.
 #[cold]
 pub(crate) fn copy_end(memory: &Memory, record: &Record) -> Option<[u8; 16]> {

@@ -3,6 +3,7 @@
 use super::Receiving;
 use crate::error::{Corruption, RecvError};
 use crate::link::attachment::{Attachment, AttachmentKind, Attachments};
+use crate::link::frames::FramesError;
 use crate::link::payload::{Payload, PayloadHandle, copy_end};
 use crate::link::pool::{PeerPool, Pooled};
 use crate::os::reaper;
@@ -88,6 +89,8 @@ impl Receiving {
     /// The slot that a record names. Without trust there is none to give: it stays with the peer.
     pub(super) fn pooled(&mut self, pool: u32, slot: u32) -> Result<Attachments, RecvError> {
         let Some((_, known)) = self.pools.iter().find(|(number, _)| *number == pool) else {
+            // Known to a former owner of this end, perhaps.
+            self.end.refuse_pool(pool);
             return Ok(Attachments::pooled(Pooled::Unknown));
         };
         match known.received(slot) {
@@ -96,39 +99,31 @@ impl Receiving {
         }
     }
 
-    /// Accepts a pool of a trusted peer. A pool of an untrusted one is closed, and so is any pool
-    /// if this end refuses transferables; then the peer is told.
-    pub(super) fn take_pool(
-        &mut self,
-        record: &Record,
-        number: u32,
-        sequence: u64,
-    ) -> Result<(), RecvError> {
+    /// Accepts a pool of a trusted peer, or one of frames of any peer. Others are closed, and so is
+    /// any pool if this end refuses transferables; then the peer is told.
+    #[cold]
+    pub(super) fn take_pool(&mut self, record: &Record) -> Result<(), RecvError> {
+        let Attached::Pool { number, sequence, has_frames } = record.attached else {
+            unreachable!("asked for");
+        };
         let in_a_row = self.pools_in_a_row + 1;
         if in_a_row > MOST_POOLS_IN_A_ROW || self.pools.len() == MOST_POOLS {
             let (found, bound) = (in_a_row.into(), MOST_POOLS_IN_A_ROW.into());
             return Err(self.broken(Corruption::new("pools in a row", found, bound)));
         }
-        if self.end.is_trusted() && !self.end.refuses_transfers() {
-            let mut attachments = self.receive_attachments(1, sequence)?;
-            if let Some((_, Attachment::Pool((descriptor, shape)))) =
-                attachments.take(AttachmentKind::Pool)
-            {
-                match PeerPool::new(descriptor, shape.slots, shape.len) {
-                    Ok(pool) => {
-                        // Ahead of its first message; if it fails, each message retries it.
-                        let _ = pool.memory();
-                        self.pools.push((shape.number, Arc::new(pool)));
-                    }
-                    Err(corruption) => return Err(self.broken(corruption)),
-                }
-            } else if attachments.lost > 0 {
-                self.end.refuse_pool(number);
-            } else {
-                return Err(self.broken(Corruption::unequal("pools in the packet of one", 0, 1)));
+        let is_welcome = match has_frames {
+            true => {
+                let others = self.pools.iter().filter(|(_, pool)| pool.has_frames());
+                others.count() < MOST_POOLS_OF_FRAMES
             }
+            false => self.end.is_trusted(),
+        };
+        let descriptors = 1 + u16::from(has_frames);
+        if is_welcome && !self.end.refuses_transfers() {
+            let attachments = self.receive_attachments(descriptors, sequence)?;
+            self.accept_pool(number, has_frames, attachments)?;
         } else {
-            self.discard_packet(1, sequence)?;
+            self.discard_packet(descriptors, sequence)?;
             self.end.refuse_pool(number);
         }
         // Counted once it is taken: it may have waited for a descriptor, and been looked at many
@@ -139,6 +134,46 @@ impl Receiving {
         Ok(())
     }
 
+    /// Maps the pool that has come, or tells the peer that it was lost.
+    fn accept_pool(
+        &mut self,
+        number: u32,
+        has_frames: bool,
+        mut attachments: Attachments,
+    ) -> Result<(), RecvError> {
+        if attachments.lost > 0 {
+            self.end.refuse_pool(number);
+            return Ok(());
+        }
+        let Some((_, Attachment::Pool((descriptor, shape)))) =
+            attachments.take(AttachmentKind::Pool)
+        else {
+            return Err(self.broken(Corruption::unequal("pools in the packet of one", 0, 1)));
+        };
+        let pool = if has_frames {
+            let Some((_, Attachment::Descriptor(frames))) =
+                attachments.take(AttachmentKind::Descriptor)
+            else {
+                return Err(self.broken(Corruption::unequal("files of frames", 0, 1)));
+            };
+            match PeerPool::of_frames([descriptor, frames], shape.slots, shape.len) {
+                Ok(pool) => pool,
+                Err(FramesError::Corrupt(corruption)) => return Err(self.broken(corruption)),
+                Err(FramesError::System) => {
+                    self.end.refuse_pool(number);
+                    return Ok(());
+                }
+            }
+        } else {
+            let pool = PeerPool::new(descriptor, shape.slots, shape.len);
+            pool.map_err(|corruption| self.broken(corruption))?
+        };
+        // Ahead of its first message; if it fails, each message retries it.
+        let _ = pool.memory();
+        self.pools.push((number, Arc::new(pool)));
+        Ok(())
+    }
+
     /// Maps what could not be mapped before, so that buffers that were dropped meanwhile come back.
     pub(super) fn map_pools(&self) {
         for (_, pool) in &self.pools {
@@ -146,9 +181,10 @@ impl Receiving {
         }
     }
 
-    /// Whether this half has pools, which stay where they are mapped.
+    /// Whether this half has pools, which stay where they are mapped. A peer that is not trusted
+    /// cannot keep this end from moving: the next owner refuses its frames.
     pub(crate) fn has_pools(&self) -> bool {
-        !self.pools.is_empty()
+        self.pools.iter().any(|(_, pool)| !pool.has_frames())
     }
 
     /// Receives the packet that a record announces. The packet left before the record was
@@ -266,6 +302,8 @@ impl Receiving {
 /// The most pools of one peer, and of those between two messages: an honest peer makes few.
 const MOST_POOLS: usize = 1 << 10;
 const MOST_POOLS_IN_A_ROW: u32 = 64;
+/// Pools of frames of one peer, each of which is two mappings.
+const MOST_POOLS_OF_FRAMES: usize = 4;
 /// How long a message waits for room for its descriptors.
 const SHORTAGE: Duration = Duration::from_millis(100);
 /// The most packets without a record before one with: an honest peer that lives leaves none.

@@ -194,7 +194,7 @@ fn a_message_that_is_discarded_ends_a_row_of_pools() {
     sending.endpoint().trust();
     receiving.endpoint().trust();
     for _ in 0..2 {
-        sending.add_pool(1, 1).expect("a pool of one byte");
+        sending.add_pool(1, 1, false).expect("a pool of one byte");
         post(&mut sending);
         assert!(receiving.discard().expect("an open end"));
         assert_eq!(receiving.pools_in_a_row, 0);
@@ -207,7 +207,7 @@ fn a_message_that_is_discarded_ends_a_row_of_pools() {
 fn a_pool_is_mapped_before_a_sleep() {
     let (_sending, mut receiving) = lane();
     let memory = PoolMemory::create(1, 1).expect("a pool of one byte");
-    let descriptor = memory.descriptor().try_clone_to_owned().expect("a descriptor");
+    let descriptor = memory.descriptor().expect("one").try_clone_to_owned().expect("a descriptor");
     let pool = PeerPool::new(Foreign::new(descriptor, None), 1, 1).expect("it is one");
     let pool = Arc::new(pool);
     receiving.pools.push((0, pool.clone()));

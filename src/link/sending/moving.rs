@@ -5,7 +5,7 @@ use crate::error::{PoolError, PostError, SystemError};
 use crate::link::attachment::{self, Attachment, Checked, Outgoing, Packet};
 use crate::link::end::Event;
 use crate::link::payload::{self, Post};
-use crate::link::pool::{FIRST_RECEIVER, PoolMemory, PooledBuffer};
+use crate::link::pool::{FIRST_RECEIVER, MOST_FRAMES, PoolMemory, PooledBuffer};
 use crate::ring::route::Plan;
 use crate::wire::frame::PoolShape;
 use crate::wire::record::{Attached, Format};
@@ -46,8 +46,9 @@ impl Sending {
         &mut self,
         slots: u32,
         len: u64,
+        has_frames: bool,
     ) -> Result<(Arc<PoolMemory>, u32), PoolError> {
-        if !self.end.is_trusted() {
+        if !has_frames && !self.end.is_trusted() {
             return Err(PoolError::NotTrusted);
         }
         self.check_open()?;
@@ -62,8 +63,21 @@ impl Sending {
             return Err(PoolError::Empty { count: slots, len: len as usize });
         }
         let plan = self.plan(0)?;
-        let memory = PoolMemory::create(slots, len)?;
-        let number = self.announce(plan, &memory, (FIRST_RECEIVER, memory.descriptor()))?;
+        if has_frames && slots > MOST_FRAMES {
+            return Err(PoolError::TooManyFrames { count: slots, max: MOST_FRAMES });
+        }
+        let (memory, files) = match has_frames {
+            true => {
+                let (memory, files) = PoolMemory::create_frames(slots, len)?;
+                (memory, Some(files))
+            }
+            false => (PoolMemory::create(slots, len)?, None),
+        };
+        let descriptors: Vec<_> = match &files {
+            Some(files) => files.iter().map(AsFd::as_fd).collect(),
+            None => memory.descriptor().into_iter().collect(),
+        };
+        let number = self.announce(plan, &memory, FIRST_RECEIVER, &descriptors)?;
         Ok((memory, number))
     }
 
@@ -71,16 +85,17 @@ impl Sending {
     #[cold]
     fn pass_pool_on(&mut self, memory: &Arc<PoolMemory>) -> Result<u32, PostError> {
         self.check_open()?;
-        if !self.end.is_trusted() || self.pools.len() == MOST_POOLS {
-            return Err(PostError::ForeignPool);
-        }
+        let file = match memory.descriptor() {
+            Some(file) if self.end.is_trusted() && self.pools.len() < MOST_POOLS => file,
+            _ => return Err(PostError::ForeignPool),
+        };
         if self.end.transfer_policy().peer_refuses {
             return Err(PostError::Refused);
         }
         self.commit();
         let plan = self.plan(0)?;
-        let (user, descriptor) = memory.add_user()?;
-        self.announce(plan, memory, (user, descriptor.as_fd()))
+        let (user, descriptor) = memory.add_user(file)?;
+        self.announce(plan, memory, user, &[descriptor.as_fd()])
     }
 
     /// Announces a pool, whose user the peer will be.
@@ -88,12 +103,17 @@ impl Sending {
         &mut self,
         plan: Plan,
         memory: &Arc<PoolMemory>,
-        (user, descriptor): (u32, BorrowedFd<'_>),
+        user: u32,
+        descriptors: &[BorrowedFd<'_>],
     ) -> Result<u32, PostError> {
         let number = self.pools.len() as u32;
         let shape = PoolShape { number, slots: u64::from(memory.slots()), len: memory.len() };
-        let sequence = self.send_packet(0, &mut [Attachment::Pool((descriptor, shape))])?;
-        self.stage_slow(plan, 0, Format::Bytes, Attached::Pool { number, sequence });
+        let mut items: Vec<Outgoing<'_>> =
+            descriptors.iter().map(|file| Attachment::Descriptor(*file)).collect();
+        items[0] = Attachment::Pool((descriptors[0], shape));
+        let sequence = self.send_packet(0, &mut items)?;
+        let has_frames = descriptors.len() == 2;
+        self.stage_slow(plan, 0, Format::Bytes, Attached::Pool { number, sequence, has_frames });
         self.commit();
         self.pools.push((memory.clone(), user));
         Ok(number)

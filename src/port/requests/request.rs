@@ -6,7 +6,7 @@ use crate::link::archive::pool::ReceiveOwned;
 use crate::link::attachment::{AttachmentKind, Attachments};
 use crate::link::buffer::Buffer;
 use crate::link::payload::Post;
-use crate::link::pool::PooledBuffer;
+use crate::link::pool::{Frame, PooledBuffer};
 use crate::port::MessagePort;
 use crate::port::content::{self, Content};
 use crate::port::event::MessageEvent;
@@ -263,6 +263,14 @@ impl<'r, Req: Receive, Resp: Post> Request<'r, Req, Resp> {
     /// As [`MessageEvent::take_pooled`].
     pub fn take_pooled(&self) -> Result<PooledBuffer, MessageError> {
         content::take_pooled(&self.held)
+    }
+
+    /// Takes the frame that came with the request. See [`MessageEvent::take_frame`].
+    ///
+    /// # Errors
+    /// As [`MessageEvent::take_frame`].
+    pub fn take_frame(&self) -> Result<Frame, MessageError> {
+        content::take_frame(&self.held)
     }
 
     /// Takes all remaining ports. See [`MessageEvent::take_ports`].
