@@ -69,6 +69,11 @@ impl Frames {
         handover::take_request(&self.handed[slot as usize])
     }
 
+    /// Whether the maker has the slot.
+    pub(crate) fn is_held(&self, slot: u32) -> bool {
+        !handover::has_request(&self.handed[slot as usize])
+    }
+
     /// The slot is no longer in the maker's hands.
     pub(crate) fn hand_over(&self, slot: u32) {
         if let Some(handed) = self.handed.get(slot as usize) {

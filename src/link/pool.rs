@@ -243,11 +243,14 @@ impl PoolMaker {
         has_freed
     }
 
-    /// How many slots are in use.
+    /// How many slots are in use. While it is less than all, `take` finds one: a peer that frees
+    /// what the maker has must not turn a wait into a loop.
     pub(crate) fn in_use(&self) -> u32 {
         // Relaxed: a number for people, or a poll that another one follows.
         let count = |slot| self.memory.freed(slot).load(Ordering::Relaxed);
-        let taken = |(slot, noted): &(u32, &Cell<u32>)| count(*slot) == noted.get();
+        let is_held = |slot| self.memory.frames.as_ref().is_some_and(|frames| frames.is_held(slot));
+        let taken =
+            |(slot, noted): &(u32, &Cell<u32>)| count(*slot) == noted.get() || is_held(*slot);
         (0..).zip(&self.noted).filter(taken).count() as u32
     }
 }
@@ -501,6 +504,7 @@ mod tests {
             let other = maker.take().expect("the other frame");
             assert_eq!((other.slot, held[0]), (1, 7));
             assert!(maker.take().is_none() && !maker.reclaim());
+            assert_eq!(maker.in_use(), 2, "else a wait for a frame would be a loop");
             drop(other);
         }
         held.mark_moved();

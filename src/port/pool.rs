@@ -32,6 +32,29 @@ use std::time::Duration;
 /// passing on when it died may come back only when the next process closes its port. Passing on
 /// needs `/proc`.
 ///
+/// ```
+/// # use messageport::{BufferPool, MessageChannel};
+/// let (first, second) = (MessageChannel::new()?, MessageChannel::new()?);
+/// for port in [&first.port1, &first.port2, &second.port1, &second.port2] {
+///     // SAFETY: all ends stay in this program.
+///     unsafe { port.trust_peer() };
+/// }
+/// let pool = BufferPool::new(&first.port1, 2, 1 << 20)?;
+/// let mut frame = pool.take()?;
+/// frame.fill(1);
+/// first.port1.post_message_pooled(&1u32, frame)?;
+///
+/// let mut frame = first.port2.recv()?.take_pooled()?;
+/// frame[0] = 2; // in place
+/// second.port1.post_message_pooled(&1u32, frame)?;
+///
+/// let frame = second.port2.recv()?.take_pooled()?;
+/// assert_eq!((frame[0], frame[1], pool.in_use()), (2, 1, 1));
+/// drop(frame);
+/// assert_eq!(pool.in_use(), 0);
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+///
 /// # How the receiver gets the pool
 ///
 /// The pool is announced by a record in the queue, which the receiver handles without showing it to
