@@ -1,8 +1,10 @@
 //! The crate itself as a subject of a round trip, between two processes.
 
 use std::hint::spin_loop;
+use std::os::fd::AsFd;
 
 use messageport::{MessageEvent, MessagePort, RecvError, Worker, parent_port};
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
 use super::child::{self, Job};
 use super::message::{CHECKED, Outgoing, assert_echo};
@@ -13,7 +15,8 @@ use super::workload::{RoundTrip, Subject, Trips};
 #[derive(Clone, Copy)]
 pub struct Mode {
     pub is_trusted: bool,
-    /// Waiting in `recv` rather than spinning on `try_recv`.
+    /// Asleep on the port's descriptor rather than spinning on `try_recv`. Not in `recv`: between
+    /// two ends that answer at once that soon stops sleeping.
     pub is_asleep: bool,
     /// Typed messages with checked access rather than bytes.
     pub is_typed: bool,
@@ -46,16 +49,22 @@ impl Mode {
 
     #[inline]
     pub fn receive(self, port: &MessagePort) -> Result<MessageEvent<'_>, RecvError> {
-        if self.is_asleep {
-            return port.recv();
-        }
         loop {
             if let Some(event) = port.try_recv()? {
                 return Ok(event);
             }
-            spin_loop();
+            match self.is_asleep {
+                true => sleep(port),
+                false => spin_loop(),
+            }
         }
     }
+}
+
+/// Sleeps until there may be a message.
+pub fn sleep(port: &MessagePort) {
+    let mut wanted = [PollFd::new(port.as_fd(), PollFlags::POLLIN)];
+    poll(&mut wanted, PollTimeout::NONE).expect("poll");
 }
 
 /// Bytes there and back.

@@ -2,7 +2,6 @@
 
 use crate::error::{PostError, RecvError};
 use crate::link::payload::Post;
-use crate::os;
 use crate::os::clock::Deadline;
 use crate::os::reaper;
 use crate::port::MessagePort;
@@ -11,9 +10,7 @@ use crate::port::receiver::Receiver;
 use crate::port::sender::Sender;
 use crate::port::transfer::{TransferError, TransferList};
 use crate::ring::notifier::Wait;
-use std::cell::Cell;
 use std::iter::FusedIterator;
-use std::sync::OnceLock;
 use std::time::{Duration, Instant};
 
 impl Receiver {
@@ -53,23 +50,32 @@ impl Receiver {
     /// A message that is already there is returned without reading the clock.
     #[inline(always)]
     fn recv_until(&self, limit: Limit) -> Result<MessageEvent<'_>, Box<RecvError>> {
-        match self.poll_fast() {
-            Some(event) => Ok(event),
-            None => self.recv_slow(limit),
+        loop {
+            if let Some(event) = self.poll_fast() {
+                return Ok(event);
+            }
+            if let Some(event) = self.recv_slow(limit)? {
+                return Ok(event);
+            }
         }
     }
 
-    /// Slow path of `recv_until`, after a fast poll that found nothing.
+    /// Slow path of `recv_until`, after a fast poll that found nothing. `None` says that something
+    /// has come: the fast path takes a plain message, which then stays in registers, and else comes
+    /// here again. A timeout would begin anew then, so such a call polls here.
     #[cold]
     #[inline(never)]
-    fn recv_slow(&self, limit: Limit) -> Result<MessageEvent<'_>, Box<RecvError>> {
+    fn recv_slow(&self, limit: Limit) -> Result<Option<MessageEvent<'_>>, Box<RecvError>> {
         let mut wait = Waiting { limit, deadline: Deadline::NEVER, is_first_look: true };
         let mut polled = self.poll_slow();
         loop {
             match polled {
-                Ok(Some(event)) => return Ok(event),
+                Ok(Some(event)) => return Ok(Some(event)),
                 Ok(None) => self.wait(&mut wait)?,
                 Err(failure) => self.wait_for_reaper(&mut wait, failure)?,
+            }
+            if !matches!(limit, Limit::Timeout(_)) && self.has_news() {
+                return Ok(None);
             }
             polled = self.poll();
         }
@@ -109,7 +115,7 @@ impl Receiver {
             waiting.deadline = waiting.limit.deadline();
         }
         let deadline = waiting.deadline;
-        if is_first_look && !deadline.is_over() && spin(self.spin_estimate(), || self.has_news()) {
+        if is_first_look && !deadline.is_over() && self.spin().run(|| self.has_news()) {
             return Ok(());
         }
         if self.take_cancel_request() {
@@ -225,7 +231,7 @@ impl Sender {
         };
         let deadline = Deadline::after(timeout);
         if !timeout.is_zero() && !is_socket {
-            spin(self.spin_estimate(), || self.may_fit(needed));
+            self.spin().run(|| self.may_fit(needed));
         }
         loop {
             // Only another attempt shows room in the socket. It is made after the flag is armed:
@@ -319,16 +325,22 @@ impl MessagePort {
     #[inline(always)]
     fn recv_until(&self, limit: Limit) -> Result<MessageEvent<'_>, RecvError> {
         self.check_not_started()?;
-        match self.receiver().poll_fast() {
-            Some(event) => Ok(event),
-            None => self.recv_slow(limit).map_err(|failure| *failure),
+        loop {
+            if let Some(event) = self.receiver().poll_fast() {
+                return Ok(event);
+            }
+            match self.recv_slow(limit) {
+                Ok(Some(event)) => return Ok(event),
+                Ok(None) => {}
+                Err(failure) => return Err(*failure),
+            }
         }
     }
 
-    /// Slow path of `recv_until`; for its type see `try_recv_slow`.
+    /// Slow path of `recv_until`, as that of the half; for its type see `try_recv_slow`.
     #[cold]
     #[inline(never)]
-    fn recv_slow(&self, limit: Limit) -> Result<MessageEvent<'_>, Box<RecvError>> {
+    fn recv_slow(&self, limit: Limit) -> Result<Option<MessageEvent<'_>>, Box<RecvError>> {
         self.receiver().recv_slow(limit).inspect_err(|failure| self.end_if_broken(failure))
     }
 
@@ -512,36 +524,5 @@ impl<'p> IntoIterator for &'p Receiver {
     }
 }
 
-/// Polls for as long as was enough recently. Returns whether `look` succeeded.
-///
-/// As in glibc's adaptive mutex, `estimate` follows the number of polls that were needed, and falls
-/// if polling did not succeed. On a single processor the peer cannot run meanwhile, so there is no
-/// spin.
-fn spin(estimate: &Cell<u32>, mut look: impl FnMut() -> bool) -> bool {
-    if !several_processors() {
-        return look();
-    }
-    let paid = estimate.get();
-    let most = (paid * 2 + LEAST_LOOKS).min(MOST_LOOKS);
-    for looks in 0..most {
-        if look() {
-            estimate.set(paid - paid / 8 + looks / 8);
-            return true;
-        }
-        std::hint::spin_loop();
-    }
-    estimate.set(paid - paid / 8);
-    false
-}
-
-fn several_processors() -> bool {
-    static SEVERAL: OnceLock<bool> = OnceLock::new();
-    *SEVERAL.get_or_init(os::several_processors)
-}
-
-/// The minimum number of polls before a sleep: one or two microseconds.
-const LEAST_LOOKS: u32 = 60;
-/// The maximum number of polls: after about thirty microseconds sleeping is cheaper.
-const MOST_LOOKS: u32 = 1_000;
 /// How long a receiver waits for the reaper before it checks again for a canceller.
 const SLICE: Duration = Duration::from_millis(10);

@@ -20,6 +20,7 @@ pub(crate) mod process;
 pub(crate) mod reaper;
 pub(crate) mod rendezvous;
 pub(crate) mod socket;
+pub(crate) mod spin;
 #[cfg(any(feature = "tokio", feature = "async-io"))]
 pub(crate) mod timer;
 #[cfg(feature = "tokio")]
@@ -61,12 +62,15 @@ pub(crate) fn monotonic_nanoseconds() -> u64 {
     now.tv_sec() as u64 * 1_000_000_000 + now.tv_nsec() as u64
 }
 
-/// Whether this thread may run on more than one processor: sched_getaffinity(2). It ignores a quota
-/// of processor time, unlike `std::thread::available_parallelism`, which opens files for that.
+/// Whether another process may run while this thread does: sched_getaffinity(2), of this thread, and
+/// of process 1, as the peer of a thread that is bound to one processor is mostly bound to another
+/// one. It ignores a quota of processor time, unlike `std::thread::available_parallelism`, which
+/// opens files for that.
 pub(crate) fn several_processors() -> bool {
-    match sched_getaffinity(Pid::from_raw(0)) {
+    let has_several = |process| match sched_getaffinity(process) {
         Ok(set) => (0..CpuSet::count()).filter(|cpu| set.is_set(*cpu) == Ok(true)).count() > 1,
         // EINVAL: there are more processors than the set can hold.
         Err(errno) => errno == Errno::EINVAL,
-    }
+    };
+    has_several(Pid::from_raw(0)) || has_several(Pid::from_raw(1))
 }

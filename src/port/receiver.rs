@@ -9,6 +9,7 @@ use crate::link::receiving::chunks::Polled;
 use crate::link::stats::LaneStats;
 use crate::os::clock::Deadline;
 use crate::os::socket::DrainTo;
+use crate::os::spin::Spin;
 use crate::port::cancel::{Canceller, Switch};
 use crate::port::event::MessageEvent;
 use crate::ring::notifier::Wait;
@@ -42,8 +43,8 @@ pub struct Receiver {
     ahead_in_use: Cell<u32>,
     end: Arc<Endpoint>,
     switch: OnceCell<Arc<Switch>>,
-    /// How many polls before sleeping have paid off recently.
-    spin: Cell<u32>,
+    /// How long calls look before they sleep.
+    spin: Spin,
     /// A message that a fast path has received, and its slow path takes.
     aside: Cell<Option<Payload>>,
     /// Whether that fast path is still checking it: nothing else takes it then.
@@ -59,7 +60,7 @@ impl Receiver {
             ahead_in_use: Cell::new(0),
             end,
             switch: OnceCell::new(),
-            spin: Cell::new(0),
+            spin: Spin::new(),
             aside: Cell::new(None),
             is_checking: Cell::new(false),
         }
@@ -385,7 +386,7 @@ impl Receiver {
         self.switch.get().is_some_and(|switch| switch.take_request())
     }
 
-    pub(crate) fn spin_estimate(&self) -> &Cell<u32> {
+    pub(crate) fn spin(&self) -> &Spin {
         &self.spin
     }
 

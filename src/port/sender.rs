@@ -9,6 +9,7 @@ use crate::link::pool::{PoolMemory, PooledBuffer};
 use crate::link::sending::{MOST_SCRATCH, Sending};
 use crate::link::stats::{Backlog, LaneStats};
 use crate::os::clock::Deadline;
+use crate::os::spin::Spin;
 use crate::port::burst::Burst;
 use crate::port::cancel::{Canceller, Switch};
 use crate::port::loan::Loan;
@@ -47,8 +48,8 @@ pub struct Sender {
     closing: Cell<bool>,
     /// Whether a burst was committed while the half was in use, or a long loan was given.
     unfinished: Cell<bool>,
-    /// How many polls before sleeping have paid off recently.
-    spin: Cell<u32>,
+    /// How long calls look before they sleep.
+    spin: Spin,
 }
 
 impl Sender {
@@ -61,7 +62,7 @@ impl Sender {
             switches: RefCell::new(Vec::new()),
             closing: Cell::new(false),
             unfinished: Cell::new(false),
-            spin: Cell::new(0),
+            spin: Spin::new(),
         }
     }
 
@@ -384,7 +385,7 @@ impl Sender {
         self.switches.borrow().iter().any(|switch| switch.take_request())
     }
 
-    pub(crate) fn spin_estimate(&self) -> &Cell<u32> {
+    pub(crate) fn spin(&self) -> &Spin {
         &self.spin
     }
 
