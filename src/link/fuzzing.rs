@@ -11,6 +11,7 @@ use crate::wire::frame::{CAPSULE_LEN, Capsule, Place, TransferPolicy};
 use crate::wire::label::PortLabels;
 use crate::wire::layout::{AREA_OFFSET, MAX_SEGMENTS, RegionHeader, VERSION};
 use crate::wire::record::Format;
+use std::cell::Cell;
 use std::fs::File;
 use std::os::unix::fs::FileExt;
 
@@ -49,7 +50,7 @@ pub fn attach_region(data: &[u8]) {
                 receiving.poll_next_in_copy()
             }
             3 => None,
-            _ => receiving.poll_fast(true),
+            _ => receiving.poll_fast(&Cell::new(0)),
         };
         match short.map_or_else(|| receiving.poll(), |payload| Ok(Some(payload))) {
             Ok(Some(payload)) => {

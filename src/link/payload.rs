@@ -289,9 +289,11 @@ pub(crate) fn remove_free(
 /// A message that was taken out: where its bytes are, until `handle` is given back.
 ///
 /// INVARIANT (payload): `len` bytes from `start` are initialised, and are not written before the
-/// handle is given back: they are a private copy, in a slab entry or in the memory for short ones,
-/// or they lie in the ring of a trusted peer, not released yet. The holder of this value keeps the
-/// half that it came from alive, and gives the handle back once: of clones, one becomes an event.
+/// handle is given back: they are a private copy, in a slab entry or in the memory for messages
+/// that were read ahead, or they lie in the ring of a trusted peer, not released yet. The holder of
+/// this value keeps the half that it came from alive, and gives the handle back once: of clones,
+/// one becomes an event. A short message, of at most eight bytes, is in the word of the handle
+/// instead, and nothing is to be given back.
 #[derive(Clone, Debug)]
 pub(crate) struct Payload {
     start: NonNull<u8>,
@@ -311,6 +313,8 @@ unsafe impl Send for Payload {}
 pub(crate) enum PayloadHandle {
     /// An entry of the copy slab, with a private copy.
     Copy(u64),
+    /// The message itself, which is short.
+    Own,
     /// A place in the private copy of the records that were read ahead.
     Ahead,
     /// A message that is read in place.
@@ -319,7 +323,8 @@ pub(crate) enum PayloadHandle {
 
 impl Payload {
     /// Copies the payload of the consumer's next record out of the area, once, into `blocks`, which
-    /// the slab keeps unchanged until `handle` comes back. `None` if they are too few.
+    /// the slab keeps unchanged until `handle` comes back. `None` if they are too few. Not for a
+    /// short message.
     #[inline(always)]
     pub(crate) fn copied(
         window: &Window,
@@ -331,9 +336,6 @@ impl Payload {
         if count > blocks.capacity() {
             return None;
         }
-        if record.is_short() {
-            return Some(Payload::short_copied(window, record, blocks, handle));
-        }
         let from = window.payload((count * size_of::<Block>()) as u64);
         let start = NonNull::from(blocks.spare_capacity_mut()).cast::<u8>();
         // SAFETY: the source was just checked, and starts at a multiple of 16; there is room for
@@ -342,18 +344,16 @@ impl Payload {
         Some(Payload { start, traits: traits_of(record) | IS_COPY, handle })
     }
 
-    /// The same, of a short message.
-    fn short_copied(
-        window: &Window,
-        record: &Record,
-        blocks: &mut Vec<Block>,
-        handle: u64,
-    ) -> Payload {
-        // Its room is checked, and an entry of the slab is empty while a payload is in it: nothing
-        // may borrow the block again meanwhile.
-        let block = &mut blocks.spare_capacity_mut()[0];
-        let start = NonNull::from(block.write(Block::of_word(window.short_word()))).cast();
-        Payload { start, traits: traits_of(record) | IS_COPY, handle }
+    /// A short message, of which these are the words of the header. It is its own copy: nothing is
+    /// to be given back.
+    #[inline(always)]
+    pub(crate) fn short([first, word]: [u64; 2]) -> Payload {
+        Payload { start: NonNull::dangling(), traits: first | IS_OWN, handle: word }
+    }
+
+    /// The same, of the consumer's next record, which is one.
+    pub(crate) fn of_short(window: &Window, record: &Record) -> Payload {
+        Payload::short([traits_of(record), window.short_word()])
     }
 
     /// A payload that [`copy_further`] has copied out in full. The slab keeps `blocks` as they are
@@ -369,14 +369,10 @@ impl Payload {
     }
 
     /// The payload of the consumer's next record in the ring of a trusted peer, released when
-    /// `handle` is given back.
+    /// `handle` is given back. Not for a short message.
     #[inline(always)]
     pub(crate) fn in_ring(window: &Window, record: &Record, handle: u64) -> Payload {
-        let start = match record.is_short() {
-            true => window.short_payload(),
-            false => window.payload(u64::from(record.len)),
-        };
-        Payload::lent(start, traits_of(record), handle)
+        Payload::lent(window.payload(u64::from(record.len)), traits_of(record), handle)
     }
 
     /// The same, of a plain message.
@@ -398,12 +394,10 @@ impl Payload {
     pub(crate) fn ahead(records: &[Block]) -> Option<(Payload, u64)> {
         let (header, rest) = records.split_first()?;
         let words @ [first, _] = header.words();
-        let traits = first | IS_AHEAD;
         if Header::is_short_message(first) {
-            let start = NonNull::from(&header.0[8..]).cast();
-            return Some((Payload { start, traits, handle: 0 }, HEADER_LEN));
+            return Some((Payload::short(words), HEADER_LEN));
         }
-        let len = first as u32;
+        let (traits, len) = (first | IS_AHEAD, first as u32);
         if Header::is_plain(words) && len as usize <= size_of_val(rest) {
             let start = NonNull::from(rest).cast();
             return Some((Payload { start, traits, handle: 0 }, record_len(u64::from(len))));
@@ -415,12 +409,6 @@ impl Payload {
     /// which stay unchanged until the handle comes back. `None` if they are too few.
     #[inline(always)]
     pub(crate) fn alone(message: &Plain<'_>, blocks: &mut [Block]) -> Option<Payload> {
-        if let Some(word) = message.short() {
-            let first = blocks.first_mut()?;
-            *first = Block::of_word(word);
-            let (start, traits) = (NonNull::from(first).cast(), message.header() | IS_AHEAD);
-            return Some(Payload { start, traits, handle: 0 });
-        }
         let count = message.padded_len() as usize / size_of::<Block>();
         let start = NonNull::from(blocks.get_mut(..count)?).cast();
         // SAFETY: (plain) the source has as many blocks, and starts at a multiple of 16; the
@@ -438,7 +426,9 @@ impl Payload {
     /// What to give back once the bytes are no longer needed.
     #[inline(always)]
     pub(crate) fn handle(&self) -> PayloadHandle {
-        if self.is_ahead() {
+        if self.is_own() {
+            PayloadHandle::Own
+        } else if self.is_ahead() {
             PayloadHandle::Ahead
         } else if self.traits & IS_COPY != 0 {
             PayloadHandle::Copy(self.handle)
@@ -452,6 +442,12 @@ impl Payload {
         self.traits & IS_AHEAD != 0
     }
 
+    /// Whether it is short, and holds its bytes itself.
+    #[inline(always)]
+    pub(crate) fn is_own(&self) -> bool {
+        self.traits & IS_OWN != 0
+    }
+
     #[inline(always)]
     pub(crate) fn len(&self) -> u32 {
         self.traits as u32
@@ -460,8 +456,10 @@ impl Payload {
     /// The message.
     #[inline(always)]
     pub(crate) fn bytes(&self) -> &[u8] {
-        // SAFETY: (payload).
-        unsafe { std::slice::from_raw_parts(self.start.as_ptr(), self.len() as usize) }
+        let start =
+            if self.is_own() { (&raw const self.handle).cast() } else { self.start.as_ptr() };
+        // SAFETY: (payload); the bytes of a short message are in the word of the handle.
+        unsafe { std::slice::from_raw_parts(start, self.len() as usize) }
     }
 }
 
@@ -518,13 +516,6 @@ pub(crate) fn into_blocks(payload: &Payload, mut memory: Vec<Block>) -> Vec<Bloc
     let first = distance / size_of::<Block>();
     let is_inside = first < memory.capacity() && count <= memory.capacity() - first;
     assert!(is_inside || count == 0, "the memory of another payload");
-    if payload.bytes().len() <= MOST_IN_HEADER as usize {
-        // It may be in the header of its record, which is not where a block begins.
-        let word = word_of(payload.bytes());
-        memory.clear();
-        memory.extend((count != 0).then(|| Block::of_word(word)));
-        return memory;
-    }
     if first != 0 && count != 0 {
         let start = memory.as_mut_ptr();
         // SAFETY: just checked to be inside.
@@ -547,8 +538,10 @@ fn traits_of(record: &Record) -> u64 {
 // Bits above those of a plain header's first word.
 /// Set in the traits of an entry of the copy slab.
 const IS_COPY: u64 = 1 << 48;
-/// Set in the traits of a message in the memory for short ones. The sign, which is tested fastest.
-const IS_AHEAD: u64 = 1 << 63;
+/// Set in the traits of a message in the memory for those that were read ahead.
+const IS_AHEAD: u64 = 1 << 49;
+/// Set in the traits of a short message. The sign, which is tested fastest.
+const IS_OWN: u64 = 1 << 63;
 
 /// Sixteen bytes of private memory, aligned like a record's payload.
 #[derive(Clone, Copy, Debug, Default)]
@@ -556,14 +549,6 @@ const IS_AHEAD: u64 = 1 << 63;
 pub(crate) struct Block([u8; 16]);
 
 impl Block {
-    /// A word, and zeros.
-    #[inline(always)]
-    fn of_word(word: u64) -> Block {
-        let mut bytes = [0; 16];
-        bytes[..8].copy_from_slice(&word.to_ne_bytes());
-        Block(bytes)
-    }
-
     /// The two words of a header.
     #[inline(always)]
     fn words(&self) -> [u64; 2] {

@@ -10,6 +10,7 @@ mod tests;
 use crate::link::payload::{self, Block, Payload};
 use crate::ring::consumer::Consumer;
 use crate::ring::memory::Plain;
+use crate::wire::record::HEADER_LEN;
 use std::collections::TryReserveError;
 
 /// The memory of the copy. The receiving half counts its messages that are in use, and does not let
@@ -49,8 +50,7 @@ impl ReadAhead {
     /// Copies the records that come next, if there are several and the first is short. The memory
     /// must be free.
     pub(crate) fn copy_run(&mut self, consumer: &mut Consumer) {
-        let Some(message) = consumer.next_plain() else { return };
-        let (len, record) = (message.header() as u32, message.record());
+        let Some((len, record)) = next(consumer) else { return };
         let unread = consumer.unread();
         if len > MOST_SHORT || unread <= record || self.blocks.is_empty() {
             return;
@@ -83,6 +83,17 @@ impl ReadAhead {
     /// Takes the memory, of which one message is in use.
     pub(crate) fn take_memory(&mut self) -> Vec<Block> {
         std::mem::take(&mut self.blocks)
+    }
+}
+
+/// The length of the next message, if the fast path would take it, and of its record.
+fn next(consumer: &mut Consumer) -> Option<(u32, u64)> {
+    if !consumer.has_known() {
+        consumer.look_at_tail()?;
+    }
+    match consumer.next_short() {
+        Some([first, _]) => Some((first as u32, HEADER_LEN)),
+        None => consumer.next_plain().map(|message| (message.header() as u32, message.record())),
     }
 }
 

@@ -217,6 +217,7 @@ impl Receiving {
             return false;
         }
         match handle {
+            PayloadHandle::Own => true,
             PayloadHandle::Ahead => unreachable!("counted by the half"),
             PayloadHandle::Copy(number) => {
                 self.copies.put(number);
@@ -236,6 +237,7 @@ impl Receiving {
     /// Takes a message's memory back, and releases its bytes if they were in the ring.
     pub(crate) fn give_back(&mut self, handle: PayloadHandle) {
         let free = match handle {
+            PayloadHandle::Own => return,
             PayloadHandle::Ahead => unreachable!("counted by the half"),
             PayloadHandle::Copy(number) => return self.copies.put(number),
             PayloadHandle::Lent(number) => self.lent.give_back(number),
@@ -254,7 +256,7 @@ impl Receiving {
         match handle {
             PayloadHandle::Ahead => Some(self.ahead.take_memory()),
             PayloadHandle::Copy(number) => Some(self.copies.take_memory(number)),
-            PayloadHandle::Lent(_) => None,
+            PayloadHandle::Own | PayloadHandle::Lent(_) => None,
         }
     }
 
@@ -334,6 +336,9 @@ impl Receiving {
 
     /// Returns a message, in place or copied out. `None` if there is no memory for the copy.
     fn take(&mut self, record: &Record) -> Option<Payload> {
+        if record.is_short() {
+            return Some(self.take_short(record));
+        }
         if self.end.is_trusted() {
             return Some(self.lend(record));
         }
@@ -341,6 +346,15 @@ impl Receiving {
         let payload = Payload::copied(self.consumer.window(), record, blocks, handle)?;
         self.finish_copy(record);
         Some(payload)
+    }
+
+    /// Returns a short message, which is its own copy.
+    fn take_short(&mut self, record: &Record) -> Payload {
+        (self.empty_looks, self.pools_in_a_row) = (0, 0);
+        let payload = Payload::of_short(self.consumer.window(), record);
+        self.consumer.take(record);
+        self.release_taken();
+        payload
     }
 
     /// Returns a message in place.

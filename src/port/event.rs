@@ -410,7 +410,9 @@ impl Content for MessageEvent<'_> {
 impl Drop for MessageEvent<'_> {
     #[inline(always)]
     fn drop(&mut self) {
-        if self.payload.is_ahead() {
+        if self.payload.is_own() {
+            // Nothing of the port is in use.
+        } else if self.payload.is_ahead() {
             self.receiver.give_back_ahead();
         } else {
             self.receiver.give_back(self.payload.handle());

@@ -98,11 +98,7 @@ impl Receiver {
     /// Fast path of each poll. `None` says nothing more.
     #[inline(always)]
     pub(crate) fn poll_fast(&self) -> Option<MessageEvent<'_>> {
-        let in_use = self.ahead_in_use.get();
-        let payload = self.receiving.borrow_mut().poll_fast(in_use == 0)?;
-        if payload.is_ahead() {
-            self.ahead_in_use.set(in_use + 1);
-        }
+        let payload = self.receiving.borrow_mut().poll_fast(&self.ahead_in_use)?;
         Some(MessageEvent::new(payload, self))
     }
 
@@ -320,7 +316,9 @@ impl Receiver {
     #[inline(always)]
     pub(crate) fn poll_in_copy(&self, position: u64) -> Option<(MessageEvent<'_>, u64)> {
         let (payload, next) = self.receiving.borrow_mut().poll_in_copy(position)?;
-        self.ahead_in_use.set(self.ahead_in_use.get() + 1);
+        if payload.is_ahead() {
+            self.ahead_in_use.set(self.ahead_in_use.get() + 1);
+        }
         Some((MessageEvent::new(payload, self), next))
     }
 

@@ -11,6 +11,7 @@ use crate::ring::memory::{Memory, Window};
 use crate::ring::notifier::Fences;
 use crate::ring::segment::{Geometry, Span};
 use crate::sync::Ordering;
+use crate::wire::layout::RECORD_ALIGN;
 use crate::wire::record::{Attached, CloseKind, Format, HEADER_LEN, Header, record_len};
 
 mod ahead;
@@ -40,6 +41,8 @@ pub(crate) struct Consumer {
     released: u64,
     bytes: u64,
     tail: u64,
+    /// How many units of records the lane holds: derived, as each look at the tail needs it.
+    most_units: u64,
     /// How the producer has ended the lane, if it has: then `tail` is the last one.
     end: Option<CloseKind>,
     /// Whether something was released without a look for a waiting producer.
@@ -101,6 +104,7 @@ impl Consumer {
             span,
             released,
             tail,
+            most_units: geometry.limit() / RECORD_ALIGN,
             end: None,
             owes_look: false,
             copied: Copied::default(),
@@ -115,12 +119,14 @@ impl Consumer {
 
     /// Fast path of `peek`: see [`next_plain`](Consumer::next_plain).
     pub(crate) fn peek_fast(&mut self) -> Option<Record> {
+        if !self.has_known() {
+            self.look_at_tail()?;
+        }
+        if let Some([first, _]) = self.next_short() {
+            return Some(self.short_at(first as u32, Format::of_header(first)));
+        }
         let first = self.next_plain()?.header();
-        let (len, format) = (first as u32, Format::of_header(first));
-        Some(match Header::is_short(first) {
-            true => self.short_at(len, format),
-            false => self.at(len, format, Attached::Nothing),
-        })
+        Some(self.at(first as u32, Format::of_header(first), Attached::Nothing))
     }
 
     /// Whether the producer has committed something that was not taken yet. For loops that look

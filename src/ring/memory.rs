@@ -192,25 +192,22 @@ mod mapped {
             unsafe { header_at(self.at) }.map(|word| word.load(Ordering::Relaxed))
         }
 
-        /// The next record, if it is a message to which nothing is attached, and takes no more than
-        /// `known` bytes. Each word of its header is read once.
+        /// The next record, if it is a message with its payload behind the header and nothing
+        /// attached, and takes no more than `known` bytes. Each word of its header is read once.
         #[inline(always)]
         pub(crate) fn plain(&self, known: u64) -> Option<Plain<'_>> {
             if self.left < HEADER_LEN {
                 return None;
             }
-            let words @ [header, detail] = self.read_header();
-            let record = if Header::is_plain(words) {
-                record_len(u64::from(header as u32))
-            } else if Header::is_short_message(header) {
-                HEADER_LEN
-            } else {
+            let words @ [header, _] = self.read_header();
+            if !Header::is_plain(words) {
                 return None;
-            };
+            }
+            let record = record_len(u64::from(header as u32));
             if record > known || record > self.left {
                 return None;
             }
-            Some(Plain { at: self.at, record, header, detail, _window: PhantomData })
+            Some(Plain { at: self.at, record, header, _window: PhantomData })
         }
 
         /// Where the next `len` bytes are.
@@ -231,14 +228,32 @@ mod mapped {
             self.read_header()[1]
         }
 
-        /// Where the payload of the next record is, if it is a short message.
-        ///
-        /// # Panics
-        /// If the window is closed.
-        pub(crate) fn short_payload(&self) -> NonNull<u8> {
-            assert!(self.left >= 16, "outside the window");
-            // SAFETY: (window) just compared with what is left.
-            unsafe { self.at.add(8) }
+        /// The header of the next record, with its payload, if it is a short message. Each word is
+        /// read once.
+        #[inline(always)]
+        pub(crate) fn short(&self) -> Option<[u64; 2]> {
+            if self.left < HEADER_LEN {
+                return None;
+            }
+            let words = self.read_header();
+            Header::is_short_message(words[0]).then_some(words)
+        }
+
+        /// Writes the header of the next record, and steps over it, if there is room: all of a
+        /// short message. Returns whether there was.
+        #[inline(always)]
+        pub(crate) fn push(&mut self, words: [u64; 2]) -> bool {
+            if self.left < HEADER_LEN {
+                return false;
+            }
+            let at = self.at;
+            self.advance(HEADER_LEN);
+            // SAFETY: (window) just compared with what was left.
+            let [first, second] = unsafe { header_at(at) };
+            // Relaxed: published by the tail that follows.
+            first.store(words[0], Ordering::Relaxed);
+            second.store(words[1], Ordering::Relaxed);
+            true
         }
 
         /// Where the `len` payload bytes of the next record are.
@@ -291,19 +306,8 @@ mod mapped {
             unsafe { self.at.add(8) }
         }
 
-        /// Writes the header of a short message of `len` bytes, whose payload is `bytes`; returns
-        /// the record's length.
-        #[inline(always)]
-        pub(crate) fn seal_short(&self, len: u32, format: Format, bytes: u64) -> u64 {
-            // SAFETY: (grant).
-            let [first, second] = unsafe { header_at(self.at) };
-            // Relaxed: published by the tail that follows.
-            first.store(Header::short(len, format), Ordering::Relaxed);
-            second.store(bytes, Ordering::Relaxed);
-            HEADER_LEN
-        }
-
-        /// The same, where the payload is there already.
+        /// Writes the header of a short message of `len` bytes, whose payload is there already;
+        /// returns the record's length.
         #[inline(always)]
         pub(crate) fn seal_written_short(&self, len: u32, format: Format) -> u64 {
             // SAFETY: (grant).
@@ -340,7 +344,7 @@ mod mapped {
         }
     }
 
-    /// A message in a window, to which nothing is attached.
+    /// A message in a window, with its payload behind the header and nothing attached.
     ///
     /// INVARIANT (plain): `record` bytes from `at` lie inside the area of a memory that is borrowed
     /// for `'w`; both are multiples of 16, and `record` is at least 16, and what the length in
@@ -350,7 +354,6 @@ mod mapped {
         at: NonNull<u8>,
         record: u64,
         header: u64,
-        detail: u64,
         _window: PhantomData<&'w Window>,
     }
 
@@ -367,12 +370,6 @@ mod mapped {
             self.record
         }
 
-        /// The payload and bytes without meaning, if it is a short message.
-        #[inline(always)]
-        pub(crate) fn short(&self) -> Option<u64> {
-            Header::is_short(self.header).then_some(self.detail)
-        }
-
         /// Bytes of the payload after the header, padding included.
         #[inline(always)]
         pub(crate) fn padded_len(&self) -> u64 {
@@ -382,9 +379,8 @@ mod mapped {
         /// Where the payload is.
         #[inline(always)]
         pub(crate) fn payload(&self) -> NonNull<u8> {
-            let offset = if Header::is_short(self.header) { 8 } else { 16 };
             // SAFETY: (plain).
-            unsafe { self.at.add(offset) }
+            unsafe { self.at.add(16) }
         }
     }
 
@@ -536,18 +532,29 @@ mod modelled {
             self.offset
         }
 
+        pub(crate) fn short(&self) -> Option<[u64; 2]> {
+            let words = (self.left >= HEADER_LEN).then(|| self.memory.read_unit(self.offset))?;
+            Header::is_short_message(words[0]).then_some(words)
+        }
+
+        pub(crate) fn push(&mut self, words: [u64; 2]) -> bool {
+            if self.left < HEADER_LEN {
+                return false;
+            }
+            self.memory.write_unit(self.offset, words);
+            self.advance(HEADER_LEN);
+            true
+        }
+
         pub(crate) fn plain(&self, known: u64) -> Option<Plain<'_>> {
             if self.left < HEADER_LEN {
                 return None;
             }
             let words @ [header, _] = self.memory.read_unit(self.offset);
-            let record = if Header::is_plain(words) {
-                record_len(u64::from(header as u32))
-            } else if Header::is_short_message(header) {
-                HEADER_LEN
-            } else {
+            if !Header::is_plain(words) {
                 return None;
-            };
+            }
+            let record = record_len(u64::from(header as u32));
             let is_whole = record <= known && record <= self.left;
             is_whole.then_some(Plain { record, header, _window: PhantomData })
         }

@@ -171,12 +171,14 @@ impl Producer {
     /// in the lowest bits of `tail`, or 0.
     #[inline(always)]
     fn publish(&mut self, end: u64) -> Wake {
-        self.committed = self.state.cursor.position;
-        self.committed_messages = self.counters.messages;
+        // All loaded first: after a store to the lane a compiler loads the others again.
+        let (position, counters) = (self.state.cursor.position, self.counters);
+        self.committed = position;
+        self.committed_messages = counters.messages;
         let lane = self.window.memory().lane();
-        self.counters.publish(&lane.produced);
+        counters.publish(&lane.produced);
         // Release: pairs with the Acquire in `Consumer::refresh_tail`; publishes the records.
-        let tail = self.committed | end;
+        let tail = position | end;
         lane.producer.tail.store(tail, ordering(Site::PublishTail, Ordering::Release));
         let flag = &lane.sleepers.message_sleeper;
         let wake = notifier::look(flag, self.fences, Site::FenceBeforeLook);

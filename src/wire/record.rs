@@ -175,17 +175,14 @@ impl Header {
         format <= Format::Value as u32 && detail == 0
     }
 
-    /// Whether a header with this first word is that of a short message.
+    /// Whether a header with this first word is that of a short message. One subtraction and one
+    /// test: less the header of one byte in the first format, what remains of each of them is the
+    /// format and the length less one, and anything else leaves another bit set.
     #[inline(always)]
     pub(crate) fn is_short_message(first: u64) -> bool {
-        let format = ((first >> 32) as u32 ^ SHORT).rotate_right(FORMAT_SHIFT);
-        format <= Format::Value as u32 && is_short_len(u64::from(first as u32))
-    }
-
-    /// The same, of a message's header: the payload of the others is behind it.
-    #[inline(always)]
-    pub(crate) fn is_short(first: u64) -> bool {
-        first & (u64::from(SHORT ^ ARCHIVE) << 32) != 0
+        let least = u64::from(SHORT) << 32 | 1;
+        let formats = u64::from((Format::Value as u32) << FORMAT_SHIFT) << 32;
+        first.wrapping_sub(least) & !(formats | (MOST_IN_HEADER - 1)) == 0
     }
 
     /// Whether a header with this first word is no message's, if it is any.

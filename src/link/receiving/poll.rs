@@ -7,51 +7,67 @@
 use super::chunks::Polled;
 use super::{LOOKS_PER_CLOCK, Next, Receiving};
 use crate::error::RecvError;
+use crate::link::endpoint::Standing;
 use crate::link::payload::Payload;
 use crate::link::read_ahead::MOST_SHORT;
 use crate::ring::consumer::Record;
-use crate::wire::record::Attached;
+use crate::wire::record::{Attached, HEADER_LEN};
+use std::cell::Cell;
 use std::hint;
 
 impl Receiving {
-    /// Fast path of a poll: takes the next message if it is plain. A short one is copied to the
-    /// memory for these, which has to be free, or is there already; so is a longer one, unless the
-    /// peer is trusted. `None` says nothing more.
+    /// Fast path of a poll: takes the next message if it is plain. It is copied to the memory for
+    /// those that are read ahead, of which `in_use` are in use and which has to be free, unless it
+    /// is there already, or fits its header, or is long and the peer trusted. `None` says nothing
+    /// more.
     #[inline(always)]
-    pub(crate) fn poll_fast(&mut self, is_free: bool) -> Option<Payload> {
+    pub(crate) fn poll_fast(&mut self, in_use: &Cell<u32>) -> Option<Payload> {
         let standing = self.end.standing();
         if standing.has_receiving_ended() {
             return None;
         }
-        let copied = match self.consumer.has_known() {
-            true => self.ahead.take_copied(&mut self.consumer),
-            false => None,
-        };
-        let payload = match copied {
-            Some(payload) => payload,
-            None => {
-                let start = self.consumer.position();
-                let message = self.consumer.next_plain()?;
-                let (len, record) = (message.header() as u32, message.record());
-                if standing.is_trusted() && (len > MOST_SHORT || !is_free) {
-                    let payload = Payload::plain_in_ring(&message, self.lent.lend(start));
-                    self.consumer.take_plain(record, len);
-                    (self.empty_looks, self.pools_in_a_row) = (0, 0);
-                    return Some(payload);
-                }
-                if !is_free {
-                    return None;
-                }
-                let payload = self.ahead.copy(&message)?;
-                self.consumer.take_plain(record, len);
-                payload
+        if self.consumer.has_known() {
+            if let Some(payload) = self.ahead.take_copied(&mut self.consumer) {
+                // Counted here, as each other way knows whether it counts.
+                in_use.set(in_use.get() + u32::from(payload.is_ahead()));
+                self.finish_fast(standing);
+                return Some(payload);
             }
-        };
+        } else {
+            self.consumer.look_at_tail()?;
+        }
+        if let Some(words) = self.consumer.next_short() {
+            self.consumer.take_plain(HEADER_LEN, words[0] as u32);
+            self.finish_fast(standing);
+            return Some(Payload::short(words));
+        }
+        let start = self.consumer.position();
+        let message = self.consumer.next_plain()?;
+        let (len, record) = (message.header() as u32, message.record());
+        let is_free = in_use.get() == 0;
+        if standing.is_trusted() && (len > MOST_SHORT || !is_free) {
+            let payload = Payload::plain_in_ring(&message, self.lent.lend(start));
+            self.consumer.take_plain(record, len);
+            (self.empty_looks, self.pools_in_a_row) = (0, 0);
+            return Some(payload);
+        }
+        if !is_free {
+            return None;
+        }
+        let payload = self.ahead.copy(&message)?;
+        in_use.set(1);
+        self.consumer.take_plain(record, len);
+        self.finish_fast(standing);
+        Some(payload)
+    }
+
+    /// After a message that the fast path has copied.
+    #[inline(always)]
+    fn finish_fast(&mut self, standing: Standing) {
         (self.empty_looks, self.pools_in_a_row) = (0, 0);
         if !(standing.is_trusted() && self.has_lent()) {
             self.release_passed();
         }
-        Some(payload)
     }
 
     /// Fast path of a poll in a batch: takes the next message if it is at `position`, and in the
@@ -93,7 +109,7 @@ impl Receiving {
     /// A poll that uses no memory for short messages, whose users a half would have to count.
     #[cfg(any(test, fuzzing))]
     pub(crate) fn poll(&mut self) -> Result<Option<Payload>, Box<RecvError>> {
-        match self.poll_fast(false) {
+        match self.poll_fast(&Cell::new(1)) {
             Some(payload) => Ok(Some(payload)),
             None if self.is_still_empty() => Ok(None),
             None => self.poll_slow(),

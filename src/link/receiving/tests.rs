@@ -10,6 +10,7 @@ use crate::os::reaper::Foreign;
 use crate::ring::awake::LONG;
 use crate::ring::notifier;
 use crate::wire::record::Format;
+use std::cell::Cell;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread;
 
@@ -54,7 +55,7 @@ fn lane_with_a_control_record() -> (Sending, Receiving) {
 #[test]
 fn a_message_takes_the_memory_of_its_copy_along() {
     let (mut sending, mut receiving) = lane();
-    for text in ["first", "the second", "third", "fourth"] {
+    for text in ["the first", "the second", "the third", "the fourth"] {
         sending.stage_bytes(text.as_bytes(), Format::Text).expect("room");
     }
     sending.commit();
@@ -64,31 +65,33 @@ fn a_message_takes_the_memory_of_its_copy_along() {
     receiving.read_ahead(true);
     let second = receiving.poll_next_in_copy().expect("the second");
     let third = receiving.poll_next_in_copy().expect("the third");
-    assert_eq!((second.bytes(), third.bytes()), (&b"the second"[..], &b"third"[..]));
+    assert_eq!((second.bytes(), third.bytes()), (&b"the second"[..], &b"the third"[..]));
     let memory = receiving.take_memory(third.handle()).expect("private memory");
     let blocks = crate::link::payload::into_blocks(&third, memory);
-    assert_eq!(crate::link::payload::blocks_as_bytes(&blocks)[..5], *b"third");
+    assert_eq!(crate::link::payload::blocks_as_bytes(&blocks)[..9], *b"the third");
     assert!(receiving.poll_next_in_copy().is_none(), "the copy is gone");
     let fourth = receiving.poll().expect("an open end").expect("the fourth");
-    assert_eq!(fourth.bytes(), b"fourth");
+    assert_eq!(fourth.bytes(), b"the fourth");
 }
 
 /// A copy that went to the slab, because its memory had room, does not keep others from the page.
 #[test]
 fn short_messages_after_a_long_one_have_the_memory_for_short_ones() {
+    let in_use = Cell::new(0);
     // The first segment holds all: a control record would lead to the slow path.
     let ((mut sending, _), (_, mut receiving)) =
         transfer::create_pair(65_536, 65_536, 0, false, Default::default()).expect("a channel");
-    for len in [5000, 8, 8] {
+    for len in [5000, 9, 9] {
         sending.stage_bytes(&vec![1; len], Format::Bytes).expect("room");
         sending.commit();
     }
-    for len in [5000, 8] {
+    for len in [5000, 9] {
         let payload = receiving.poll().expect("an open end").expect("a message");
         assert_eq!(payload.len(), len);
         receiving.give_back(payload.handle());
     }
-    assert!(receiving.poll_fast(true).expect("a plain message").is_ahead());
+    assert!(receiving.poll_fast(&in_use).expect("a plain message").is_ahead());
+    assert_eq!(in_use.get(), 1);
 }
 
 /// Batches that find nothing count as looks, of which some ask the kernel.

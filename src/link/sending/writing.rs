@@ -167,11 +167,7 @@ impl Sending {
     /// The same, of bytes that fit the header of their record.
     #[inline(always)]
     fn stage_short(&mut self, bytes: &[u8], format: Format) -> bool {
-        let Some(grant) = self.producer.grant(0) else { return false };
-        let len = bytes.len() as u32;
-        let record = grant.seal_short(len, format, payload::word_of(bytes));
-        self.producer.stage_fast(record, len);
-        true
+        self.producer.stage_short(bytes.len() as u32, format, payload::word_of(bytes))
     }
 
     /// Copies bytes into the place of their record; returns its plan.

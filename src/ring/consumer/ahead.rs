@@ -44,15 +44,21 @@ impl Consumer {
         is_ahead.then(|| units(offset)..units(self.copied.len))
     }
 
-    /// Fast path of `peek`: the next record, if it is a message, whole and committed, without a
-    /// packet, and with no control record before it. `None` says nothing more: `peek` looks more
-    /// closely, and reports any fault.
+    /// Fast path of `peek`, where more is known to be committed: the next record, if it is a
+    /// message, whole and committed, without a packet, and with no control record before it, and
+    /// not short. `None` says nothing more: `peek` looks more closely, and reports any fault.
     #[inline(always)]
-    pub(crate) fn next_plain(&mut self) -> Option<Plain<'_>> {
-        if self.tail == self.cursor.position {
-            self.look_at_tail()?;
-        }
+    pub(crate) fn next_plain(&self) -> Option<Plain<'_>> {
+        debug_assert!(self.has_known());
         self.window.plain(distance(self.tail, self.cursor.position))
+    }
+
+    /// The same, if it is a short message: its header, with the payload. What is committed is at
+    /// least as long as one.
+    #[inline(always)]
+    pub(crate) fn next_short(&self) -> Option<[u64; 2]> {
+        debug_assert!(self.has_known());
+        self.window.short()
     }
 
     /// Whether more was committed than was taken, as far as that is known.

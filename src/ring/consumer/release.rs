@@ -3,6 +3,7 @@
 use super::Consumer;
 use crate::ring::notifier::{self, Wake};
 use crate::sync::{Ordering, Site, ordering, step};
+use crate::wire::layout::LaneHeader;
 
 impl Consumer {
     /// Gives everything before `position` back to the producer, and returns whether it waits for
@@ -31,20 +32,21 @@ impl Consumer {
 
     #[inline(always)]
     fn publish_and_look(&mut self) -> Wake {
-        self.publish_head();
         let lane = self.window.memory().lane();
+        self.publish_head(lane);
         let wake = notifier::look(&lane.sleepers.room_sleeper, self.fences, Site::FenceBeforeLook);
         self.count(wake)
     }
 
     #[inline(always)]
-    fn publish_head(&self) {
-        let lane = self.window.memory().lane();
+    fn publish_head(&self, lane: &LaneHeader) {
+        // All loaded first: after a store to the lane a compiler loads the others again.
+        let (messages, bytes, released) = (self.messages, self.bytes, self.released);
         // Relaxed, both: numbers for people; nothing is decided by them.
-        lane.consumed.messages.store(self.messages, Ordering::Relaxed);
-        lane.consumed.bytes.store(self.bytes, Ordering::Relaxed);
+        lane.consumed.messages.store(messages, Ordering::Relaxed);
+        lane.consumed.bytes.store(bytes, Ordering::Relaxed);
         // Release: pairs with the Acquire in `Producer::refresh_head`; the bytes have been read.
-        lane.consumer.head.store(self.released, ordering(Site::PublishHead, Ordering::Release));
+        lane.consumer.head.store(released, ordering(Site::PublishHead, Ordering::Release));
     }
 
     /// Whether bytes were passed that are not released yet.
@@ -64,7 +66,7 @@ impl Consumer {
             return false;
         }
         self.released = self.cursor.position;
-        self.publish_head();
+        self.publish_head(self.window.memory().lane());
         self.owes_look = true;
         true
     }

@@ -29,7 +29,7 @@ impl Consumer {
     /// than fits behind what was not: messages that are lent, for which it is trusted, or those of
     /// a batch, which were copied. Records are compared with the tail and the segment in any case.
     #[inline(always)]
-    pub(super) fn look_at_tail(&mut self) -> Option<()> {
+    pub(crate) fn look_at_tail(&mut self) -> Option<()> {
         let lane = self.window.memory().lane();
         // Acquire: pairs with the Release in `Producer::commit`; the records before it are whole.
         let tail = lane.producer.tail.load(ordering(Site::ReadTail, Ordering::Acquire));
@@ -37,7 +37,7 @@ impl Consumer {
         // misaligned. After nothing, a look at the header would take its line away from the
         // producer, which is about to write it.
         let units = distance(tail, self.tail).rotate_right(RECORD_ALIGN.trailing_zeros());
-        if units.wrapping_sub(1) >= self.geometry.limit() / RECORD_ALIGN {
+        if units.wrapping_sub(1) >= self.most_units {
             return None;
         }
         self.tail = tail;

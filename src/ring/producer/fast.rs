@@ -7,7 +7,7 @@ use crate::ring::route::Plan;
 use crate::ring::segment::RESERVE;
 use crate::sync::Ordering;
 use crate::wire::layout::RECORD_ALIGN;
-use crate::wire::record::{is_short_len, record_len};
+use crate::wire::record::{Format, HEADER_LEN, Header, is_short_len, record_len};
 
 impl Producer {
     /// Fast path: the place for a record of exactly `len` payload bytes, if it fits contiguously at
@@ -69,6 +69,21 @@ impl Producer {
         if self.state.cursor.segment != 0 {
             self.staged_slow(record);
         }
+    }
+
+    /// Fast path: stages a short message, whose payload is `word`, where `grant` would place it.
+    /// Returns whether there is such a place.
+    #[inline(always)]
+    pub(crate) fn stage_short(&mut self, len: u32, format: Format, word: u64) -> bool {
+        debug_assert!(is_short_len(u64::from(len)));
+        // What has to be looked at outside of the base segment is for the slow path.
+        if self.state.cursor.segment != 0 || !self.window.push([Header::short(len, format), word]) {
+            return false;
+        }
+        self.state.cursor.position = self.state.cursor.position.wrapping_add(HEADER_LEN);
+        self.counters.messages = self.counters.messages.wrapping_add(1);
+        self.counters.bytes = self.counters.bytes.wrapping_add(u64::from(len));
+        true
     }
 
     /// Whether contiguous room is left.
