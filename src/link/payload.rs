@@ -387,16 +387,21 @@ impl Payload {
         Payload { start, traits, handle }
     }
 
-    /// The first message in `records`, a private copy that stays unchanged until the handle comes
-    /// back, and the bytes of its record. `None` if it does not begin with a plain message that is
-    /// whole.
+    /// The header with that number in `copy`, a private copy of records, if it is that of a short
+    /// message.
     #[inline(always)]
-    pub(crate) fn ahead(records: &[Block]) -> Option<(Payload, u64)> {
-        let (header, rest) = records.split_first()?;
-        let words @ [first, _] = header.words();
-        if Header::is_short_message(first) {
-            return Some((Payload::short(words), HEADER_LEN));
-        }
+    pub(crate) fn short_words(copy: &[Block], number: usize) -> Option<[u64; 2]> {
+        let words = copy.get(number)?.words();
+        Header::is_short_message(words[0]).then_some(words)
+    }
+
+    /// The message at the start of the range of `copy`, which stays unchanged until the handle
+    /// comes back, and the bytes of its record. `None` if no plain message is there that is whole
+    /// in that range, or a short one.
+    #[inline(always)]
+    pub(crate) fn ahead(copy: &[Block], range: Range<usize>) -> Option<(Payload, u64)> {
+        let words @ [first, _] = copy.get(range.start)?.words();
+        let rest = copy.get(range.start + 1..range.end)?;
         let (traits, len) = (first | IS_AHEAD, first as u32);
         if Header::is_plain(words) && len as usize <= size_of_val(rest) {
             let start = NonNull::from(rest).cast();

@@ -11,6 +11,7 @@ use crate::link::payload::{self, Block, Payload};
 use crate::ring::consumer::Consumer;
 use crate::ring::memory::Plain;
 use crate::wire::record::HEADER_LEN;
+use std::cell::Cell;
 use std::collections::TryReserveError;
 
 /// The memory of the copy. The receiving half counts its messages that are in use, and does not let
@@ -25,13 +26,15 @@ pub(crate) struct ReadAhead {
 }
 
 impl ReadAhead {
-    /// Takes the next message if it is in the copy.
+    /// Takes the next message if it is in the copy, of which `in_use` messages are in use.
     #[inline(always)]
-    pub(crate) fn take_copied(&self, consumer: &mut Consumer) -> Option<Payload> {
-        let copied = consumer.ahead()?;
-        let (payload, record) = Payload::ahead(self.blocks.get(copied)?)?;
-        consumer.take_plain(record, payload.len());
-        Some(payload)
+    pub(crate) fn take_copied(
+        &self,
+        consumer: &mut Consumer,
+        in_use: &Cell<u32>,
+    ) -> Option<Payload> {
+        let position = consumer.position();
+        self.take_copied_at(consumer, position, in_use).map(|(payload, _)| payload)
     }
 
     /// The same, if the next message is at `position`; with the position after it.
@@ -40,9 +43,16 @@ impl ReadAhead {
         &self,
         consumer: &mut Consumer,
         position: u64,
+        in_use: &Cell<u32>,
     ) -> Option<(Payload, u64)> {
         let copied = consumer.ahead_at(position)?;
-        let (payload, record) = Payload::ahead(self.blocks.get(copied)?)?;
+        // Each kind by itself: what both do afterwards would ask again which it is.
+        if let Some(words) = Payload::short_words(&self.blocks, copied.start) {
+            let next = consumer.take_plain_at(position, HEADER_LEN, words[0] as u32);
+            return Some((Payload::short(words), next));
+        }
+        let (payload, record) = Payload::ahead(&self.blocks, copied)?;
+        in_use.set(in_use.get() + 1);
         let next = consumer.take_plain_at(position, record, payload.len());
         Some((payload, next))
     }

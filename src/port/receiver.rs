@@ -315,10 +315,8 @@ impl Receiver {
     /// See [`Receiving::poll_in_copy`].
     #[inline(always)]
     pub(crate) fn poll_in_copy(&self, position: u64) -> Option<(MessageEvent<'_>, u64)> {
-        let (payload, next) = self.receiving.borrow_mut().poll_in_copy(position)?;
-        if payload.is_ahead() {
-            self.ahead_in_use.set(self.ahead_in_use.get() + 1);
-        }
+        let in_use = &self.ahead_in_use;
+        let (payload, next) = self.receiving.borrow_mut().poll_in_copy(position, in_use)?;
         Some((MessageEvent::new(payload, self), next))
     }
 

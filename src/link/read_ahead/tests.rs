@@ -106,7 +106,7 @@ impl Victim {
     }
 
     fn take(&mut self, is_free: bool) {
-        let copied = self.ahead.take_copied(&mut self.consumer);
+        let copied = self.ahead.take_copied(&mut self.consumer, &Cell::new(0));
         let way = usize::from(copied.is_some());
         let payload = copied.or_else(|| {
             if !self.consumer.has_known() {

@@ -27,9 +27,7 @@ impl Receiving {
             return None;
         }
         if self.consumer.has_known() {
-            if let Some(payload) = self.ahead.take_copied(&mut self.consumer) {
-                // Counted here, as each other way knows whether it counts.
-                in_use.set(in_use.get() + u32::from(payload.is_ahead()));
+            if let Some(payload) = self.ahead.take_copied(&mut self.consumer, in_use) {
                 self.finish_fast(standing);
                 return Some(payload);
             }
@@ -73,17 +71,21 @@ impl Receiving {
     /// Fast path of a poll in a batch: takes the next message if it is at `position`, and in the
     /// copy of those that come next. Returns also where the one after it is.
     #[inline(always)]
-    pub(crate) fn poll_in_copy(&mut self, position: u64) -> Option<(Payload, u64)> {
+    pub(crate) fn poll_in_copy(
+        &mut self,
+        position: u64,
+        in_use: &Cell<u32>,
+    ) -> Option<(Payload, u64)> {
         if self.end.standing().has_receiving_ended() {
             return None;
         }
-        self.ahead.take_copied_at(&mut self.consumer, position)
+        self.ahead.take_copied_at(&mut self.consumer, position, in_use)
     }
 
     /// The same, wherever the next message is.
     #[cfg(any(test, fuzzing))]
     pub(crate) fn poll_next_in_copy(&mut self) -> Option<Payload> {
-        self.poll_in_copy(self.position()).map(|(payload, _)| payload)
+        self.poll_in_copy(self.position(), &Cell::new(0)).map(|(payload, _)| payload)
     }
 
     /// Where the next record is.

@@ -25,23 +25,22 @@ pub(super) struct Copied {
 const UNIT: u64 = RECORD_ALIGN;
 
 impl Consumer {
-    /// Fast path: which units of the caller's copy come next, up to its end. `None` if it has
-    /// ended.
-    #[inline(always)]
-    pub(crate) fn ahead(&self) -> Option<Range<usize>> {
-        let offset = distance(self.cursor.position, self.copied.from);
-        let units = |bytes| (bytes / UNIT) as usize;
-        (offset < self.copied.len).then(|| units(offset)..units(self.copied.len))
-    }
-
-    /// The same, if the next record is at `position`. Where the caller has that in a register, this
-    /// call does not wait until the last step has stored the position and this one has loaded it.
+    /// Fast path: which units of the caller's copy come next, up to its end, if the next record is at
+    /// `position`. `None` if the copy has ended, or `position` is not the consumer's. Where the caller
+    /// has that in a register, this call does not wait until the last step has stored the position
+    /// and this one has loaded it.
     #[inline(always)]
     pub(crate) fn ahead_at(&self, position: u64) -> Option<Range<usize>> {
         let offset = distance(position, self.copied.from);
+        // Two tests: joined to one, they take two steps more.
+        if offset >= self.copied.len {
+            return None;
+        }
+        if self.cursor.position != position {
+            return None;
+        }
         let units = |bytes| (bytes / UNIT) as usize;
-        let is_ahead = self.cursor.position == position && offset < self.copied.len;
-        is_ahead.then(|| units(offset)..units(self.copied.len))
+        Some(units(offset)..units(self.copied.len))
     }
 
     /// Fast path of `peek`, where more is known to be committed: the next record, if it is a

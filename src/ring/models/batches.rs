@@ -52,7 +52,7 @@ fn receive_ahead(
     number: usize,
     units: u64,
 ) -> bool {
-    if consumer.ahead().is_none() {
+    if consumer.ahead_at(consumer.position()).is_none() {
         if !matches!(consumer.peek().expect("an honest peer"), Peek::Message(_)) {
             return false;
         }
@@ -61,7 +61,7 @@ fn receive_ahead(
         *copy = (0..consumer.unread() / 16).map(read).collect();
         consumer.copied_ahead(copy.len());
     }
-    let left = &copy[consumer.ahead().expect("it was just copied")];
+    let left = &copy[consumer.ahead_at(consumer.position()).expect("it was just copied")];
     for unit in 0..units {
         assert_eq!(left[1 + unit as usize], [number as u64, unit], "message {number}");
     }
