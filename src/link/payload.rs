@@ -293,15 +293,18 @@ pub(crate) fn remove_free(
 /// that were read ahead, or they lie in the ring of a trusted peer, not released yet. The holder of
 /// this value keeps the half that it came from alive, and gives the handle back once: of clones,
 /// one becomes an event. A short message, of at most eight bytes, is in the word of the handle
-/// instead, and nothing is to be given back.
+/// instead, and nothing is to be given back. So that word is aligned as every payload is: an empty
+/// vector of `u128` takes eight bytes, and points to where its elements would begin.
 #[derive(Clone, Debug)]
+#[repr(C, align(16))]
 pub(crate) struct Payload {
+    /// What is given back, or the bytes of a short message.
+    handle: u64,
     start: NonNull<u8>,
     /// The first word of the record's header, which holds length and format, and what the handle
     /// belongs to, in one word. A field with spare values would hold the tag of the results that
     /// carry this, and each move of such a result stalls.
     traits: u64,
-    handle: u64,
 }
 
 // SAFETY: (payload) nothing writes the bytes, so each thread may read them; and the half, which the

@@ -62,7 +62,7 @@ pub(crate) fn monotonic_nanoseconds() -> u64 {
     now.tv_sec() as u64 * 1_000_000_000 + now.tv_nsec() as u64
 }
 
-/// Whether another process may run while this thread does: sched_getaffinity(2), of this thread, and
+/// Whether another process may run while this thread does: sched_getaffinity(2) of this thread, and
 /// of process 1, as the peer of a thread that is bound to one processor is mostly bound to another
 /// one. It ignores a quota of processor time, unlike `std::thread::available_parallelism`, which
 /// opens files for that.

@@ -164,8 +164,7 @@ impl<'p> MessageEvent<'p> {
         content::deserialize(self)
     }
 
-    /// The message's bytes, whatever it was posted as; aligned to 16 bytes, and those of a message
-    /// of 8 bytes and fewer to 8.
+    /// The message's bytes, whatever it was posted as; aligned to 16 bytes.
     ///
     /// Empty if it brought transferables to a port that
     /// [refuses](crate::MessagePort::refuse_transfers) them. To distinguish that from an empty

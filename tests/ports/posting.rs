@@ -4,7 +4,7 @@ use super::{assert_empty, assert_works, bounded, channel};
 use crate::common::messages::{Rng, Stream};
 use crate::common::watchdog::{progress, watch};
 use crate::common::{receive, receive_text};
-use messageport::{Format, MessageChannel, MessageError, PostError};
+use messageport::{Format, MessageChannel, MessageError, MessageEvent, PostError};
 use std::collections::VecDeque;
 
 #[test]
@@ -95,6 +95,30 @@ fn payloads_are_aligned_for_every_type() {
             assert_eq!(receive(&port2).bytes().as_ptr().addr() % 16, 0);
             assert_eq!(receive(&port2).deserialize::<Vec<u128>>().expect("numbers"), numbers);
         }
+    }
+}
+
+/// Its archive takes eight bytes, and points to where elements of 16 bytes would begin.
+#[test]
+fn an_empty_vector_of_long_numbers_is_aligned_wherever_it_is() {
+    let MessageChannel { port1, port2 } = channel();
+    #[allow(unsafe_code)]
+    for trusted in [false, true] {
+        if trusted {
+            // SAFETY: the other end is in this very function.
+            unsafe { port2.trust_peer() };
+        }
+        let none: Vec<u128> = Vec::new();
+        let post = || (0..40).for_each(|_| port1.post_message(&none).expect("room"));
+        let is_empty = |event: &MessageEvent<'_>| {
+            let numbers = event.data::<Vec<u128>>().expect("an empty vector");
+            numbers.is_empty()
+        };
+        post();
+        let held: Vec<_> = (0..40).map(|_| receive(&port2)).collect();
+        assert!(held.iter().all(is_empty));
+        post();
+        assert_eq!(port2.try_iter().filter(is_empty).count(), 40);
     }
 }
 

@@ -25,10 +25,10 @@ pub(super) struct Copied {
 const UNIT: u64 = RECORD_ALIGN;
 
 impl Consumer {
-    /// Fast path: which units of the caller's copy come next, up to its end, if the next record is at
-    /// `position`. `None` if the copy has ended, or `position` is not the consumer's. Where the caller
-    /// has that in a register, this call does not wait until the last step has stored the position
-    /// and this one has loaded it.
+    /// Fast path: which units of the caller's copy come next, up to its end, if the next record is
+    /// at `position`. `None` if the copy has ended, or `position` is not the consumer's. Where the
+    /// caller has that in a register, this call does not wait until the last step has stored the
+    /// position and this one has loaded it.
     #[inline(always)]
     pub(crate) fn ahead_at(&self, position: u64) -> Option<Range<usize>> {
         let offset = distance(position, self.copied.from);
