@@ -115,7 +115,7 @@ impl Receiver {
             waiting.deadline = waiting.limit.deadline();
         }
         let deadline = waiting.deadline;
-        if is_first_look && !deadline.is_over() && self.spin().run(|| self.has_news()) {
+        if is_first_look && !deadline.is_over() && self.spin().run(deadline, || self.has_news()) {
             return Ok(());
         }
         if self.take_cancel_request() {
@@ -231,7 +231,7 @@ impl Sender {
         };
         let deadline = Deadline::after(timeout);
         if !timeout.is_zero() && !is_socket {
-            self.spin().run(|| self.may_fit(needed));
+            self.spin().run(deadline, || self.may_fit(needed));
         }
         loop {
             // Only another attempt shows room in the socket. It is made after the flag is armed:

@@ -7,8 +7,10 @@
 //! and the next call shows how fast it answers one that does not sleep.
 
 use crate::os;
+use crate::os::clock::Deadline;
 use std::cell::Cell;
 use std::sync::OnceLock;
+use std::time::Duration;
 
 /// What the recent looks of one half have brought.
 #[derive(Debug)]
@@ -32,12 +34,14 @@ impl Spin {
         }
     }
 
-    /// Looks until something is there, which it returns, or until it is time to sleep.
-    pub(crate) fn run(&self, mut look: impl FnMut() -> bool) -> bool {
+    /// Looks until something is there, which it returns, or until it is time to sleep. A call with
+    /// a `deadline` that is near makes no probe, which could end after it.
+    pub(crate) fn run(&self, deadline: Deadline, mut look: impl FnMut() -> bool) -> bool {
         if !several_processors() {
             return look();
         }
-        let is_probe = self.sleeps.get() >= self.rest.get();
+        let is_probe =
+            self.sleeps.get() >= self.rest.get() && deadline.left_at_most(LONG_WAIT) == LONG_WAIT;
         for looks in 0..self.most(is_probe) {
             if look() {
                 self.found(looks, is_probe);
@@ -97,6 +101,8 @@ const LEAST_LOOKS: u32 = 60;
 const MOST_LOOKS: u32 = 1_000;
 /// Looks of a probe: 50 to 200 µs, as long as a slow wake-up takes.
 const PROBE: u32 = 4_000;
+/// A wait that is long beside a probe.
+const LONG_WAIT: Duration = Duration::from_millis(2);
 /// Sleeps before the first probe, and before each of many that have found nothing out. Then a call
 /// of 512 costs a probe: at 10,000 sleeps a second less than half a percent of a processor.
 const LEAST_REST: u32 = 8;
@@ -109,7 +115,7 @@ mod tests {
     /// How many looks a call makes if the answer comes at the look `after`.
     fn looks(spin: &Spin, after: u32) -> u32 {
         let mut looks = 0;
-        spin.run(|| {
+        spin.run(Deadline::NEVER, || {
             looks += 1;
             looks > after
         });
@@ -144,6 +150,19 @@ mod tests {
         let made: u32 = (0..10_000).map(|_| looks(&spin, u32::MAX)).sum();
         let least = 10_000 * LEAST_LOOKS;
         assert!((least..least + 30 * PROBE).contains(&made), "{made} looks");
+    }
+
+    #[test]
+    fn a_call_that_ends_soon_makes_no_probe() {
+        let spin = Spin::new();
+        let mut looks = 0;
+        for _ in 0..20 * LEAST_REST {
+            spin.run(Deadline::after(LONG_WAIT / 2), || {
+                looks += 1;
+                false
+            });
+        }
+        assert!(looks <= 20 * LEAST_REST * LEAST_LOOKS, "{looks} looks");
     }
 
     /// Messages that come in time for a probe, but too late for any other call.
