@@ -127,7 +127,8 @@ fn a_pooled_buffer_waits_for_room_and_comes_back_with_an_error() {
         let ((port1, port2), (other, _peer)) = (trusted(), trusted());
         let (mut port1, mut port2) = (into_async(port1), into_async(port2));
         let pool = BufferPool::for_sender(port1.as_sender(), 2, 100).expect("a pool");
-        let foreign = BufferPool::new(&other, 1, 100).expect("a pool");
+        let foreign = BufferPool::for_untrusted(&other, 1, 100).expect("a pool");
+        let passed = BufferPool::new(&other, 1, 100).expect("a pool");
         let mut buffer = pool.take().expect("a buffer");
         buffer[..5].copy_from_slice(b"image");
         while poll_once(port1.post_bytes(&[1; 700])).await.is_some() {}
@@ -147,9 +148,15 @@ fn a_pooled_buffer_waits_for_room_and_comes_back_with_an_error() {
         drop(arrived);
         assert_eq!(pool.take_timeout(Duration::ZERO).map(|it| it.len()).ok(), Some(100));
 
+        let buffer = passed.take().expect("a buffer");
+        port1.post_message_pooled(&1u8, buffer).await.expect("it is passed on");
+        let arrived = port2.recv().await.expect("a message").take_pooled().expect("a buffer");
+        assert_eq!((arrived.len(), passed.in_use()), (100, 1));
+        drop(arrived);
+        assert_eq!(passed.in_use(), 0);
         let buffer = foreign.take().expect("a buffer");
         let (reason, back) =
-            port1.post_message_pooled(&1u8, buffer).await.expect_err("another port's").into_parts();
+            port1.post_message_pooled(&1u8, buffer).await.expect_err("a frame").into_parts();
         assert!(matches!(reason, PostError::ForeignPool), "{reason}");
         assert_eq!((back.len(), foreign.in_use()), (100, 1));
         drop(port2);
