@@ -3,7 +3,7 @@
 use super::Receiving;
 use crate::error::RecvError;
 use crate::link::end::Event;
-use crate::link::payload::{Block, Payload, blocks_for, into_blocks};
+use crate::link::payload::{Block, Payload, blocks_as_bytes_mut, blocks_for, into_blocks};
 use crate::ring::consumer::{Peek, Record};
 use crate::ring::notifier::Wait;
 use crate::wire::record::Attached;
@@ -30,6 +30,14 @@ impl Receiving {
             return Ok(Some((record, Vec::new())));
         }
         let lack = RecvError::OutOfMemory { len: u64::from(record.len) };
+        if record.is_short() {
+            // It is in the header, and not behind it.
+            let payload = Payload::of_short(self.consumer.window(), &record);
+            let mut blocks = vec![Block::default()];
+            blocks_as_bytes_mut(&mut blocks)[..payload.bytes().len()]
+                .copy_from_slice(payload.bytes());
+            return Ok(Some((record, blocks)));
+        }
         // A copy of no bytes takes a block as well.
         let Some(mut blocks) = blocks_for((record.len as usize).max(1)) else { return Err(lack) };
         let copied = Payload::copied(self.consumer.window(), &record, &mut blocks, 0);
