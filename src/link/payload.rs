@@ -335,6 +335,7 @@ impl Payload {
         blocks: &mut Vec<Block>,
         handle: u64,
     ) -> Option<Payload> {
+        debug_assert!(!record.is_short());
         let count = blocks_of(record.len);
         if count > blocks.capacity() {
             return None;
@@ -375,6 +376,7 @@ impl Payload {
     /// `handle` is given back. Not for a short message.
     #[inline(always)]
     pub(crate) fn in_ring(window: &Window, record: &Record, handle: u64) -> Payload {
+        debug_assert!(!record.is_short());
         Payload::lent(window.payload(u64::from(record.len)), traits_of(record), handle)
     }
 

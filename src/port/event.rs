@@ -359,7 +359,7 @@ impl<'p> MessageEvent<'p> {
     /// [`MessageError::OutOfMemory`] if a copy cannot be allocated; the message and its
     /// transferables are dropped then. A port that does not [trust its
     /// peer](crate::MessagePort::trust_peer) needs none if the message is longer than 4 KiB, or if
-    /// no other message of it is in use.
+    /// it is longer than 8 bytes and no other message of the port is in use.
     ///
     /// ```
     /// let channel = messageport::MessageChannel::new()?;

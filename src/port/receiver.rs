@@ -3,6 +3,8 @@
 use crate::error::{CloseReason, RecvError};
 use crate::link::attachment::Attachments;
 use crate::link::endpoint::Endpoint;
+#[cfg(any(feature = "tokio", feature = "async-io"))]
+use crate::link::payload::blocks_for;
 use crate::link::payload::{Block, Payload, PayloadHandle};
 use crate::link::receiving::Receiving;
 use crate::link::receiving::chunks::Polled;
@@ -14,6 +16,8 @@ use crate::port::cancel::{Canceller, Switch};
 use crate::port::event::MessageEvent;
 use crate::ring::notifier::Wait;
 use crate::wire::record::CloseKind;
+#[cfg(any(feature = "tokio", feature = "async-io"))]
+use crate::wire::record::MOST_IN_HEADER;
 use std::cell::{Cell, OnceCell, RefCell, RefMut};
 use std::fmt;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, RawFd};
@@ -240,10 +244,14 @@ impl Receiver {
     /// See [`Receiving::poll_to_copy`].
     #[cfg(any(feature = "tokio", feature = "async-io"))]
     pub(crate) fn poll_to_copy(&self) -> Result<(Polled<MessageEvent<'_>>, Vec<Block>), RecvError> {
+        let is_short = self.receiving.borrow_mut().has_short();
+        // Allocated before it is taken, as a short message has no memory that it could take along.
+        let memory = if is_short { blocks_for(MOST_IN_HEADER as usize) } else { Some(Vec::new()) };
         if !self.end.is_trusted()
+            && let Some(memory) = memory
             && let Some(event) = self.poll_fast()
         {
-            return Ok((Polled::Message(event), Vec::new()));
+            return Ok((Polled::Message(event), memory));
         }
         let (polled, memory) = self.receiving.borrow_mut().poll_to_copy()?;
         Ok((polled.map(|payload| MessageEvent::new(payload, self)), memory))

@@ -10,8 +10,12 @@ mod tests;
 use super::{Next, Receiving};
 use crate::error::RecvError;
 use crate::link::payload::{Block, Payload, blocks_for, copy_further};
+#[cfg(any(feature = "tokio", feature = "async-io"))]
+use crate::ring::consumer::Peek;
 use crate::ring::consumer::Record;
 use crate::wire::record::Attached;
+#[cfg(any(feature = "tokio", feature = "async-io"))]
+use crate::wire::record::MOST_IN_HEADER;
 
 /// The result of a poll that copies no more than a chunk.
 pub(crate) enum Polled<T> {
@@ -53,13 +57,14 @@ impl Receiving {
         }
     }
 
-    /// Like `poll_in_chunks`, for a caller that copies what is lent. If a message is lent, the
-    /// memory for its copy was allocated before it was taken: it stays in the queue if that fails.
+    /// Like `poll_in_chunks`, for a caller that copies what is lent or short. The memory for such a
+    /// copy was allocated before the message was taken: it stays in the queue if that fails.
     #[cfg(any(feature = "tokio", feature = "async-io"))]
     pub(crate) fn poll_to_copy(&mut self) -> Result<(Polled<Payload>, Vec<Block>), RecvError> {
         if !self.end.is_trusted() {
+            let memory = self.memory_for_short()?;
             let polled = self.poll_in_chunks().map_err(|failure| *failure)?;
-            return Ok((polled, Vec::new()));
+            return Ok((polled, memory));
         }
         self.waits_for_reaper = false;
         let record = match self.settle(CHUNK)? {
@@ -72,6 +77,21 @@ impl Receiving {
         };
         let polled = self.take_settled(&record)?.map_or(Polled::Nothing, Polled::Message);
         Ok((polled, memory))
+    }
+
+    /// Memory for a copy of the next message, if it is short; else it may have none.
+    #[cfg(any(feature = "tokio", feature = "async-io"))]
+    fn memory_for_short(&mut self) -> Result<Vec<Block>, RecvError> {
+        if let Some(memory) = blocks_for(MOST_IN_HEADER as usize) {
+            return Ok(memory);
+        }
+        self.check_open()?;
+        match self.look()? {
+            Peek::Message(record) if record.is_short() => {
+                Err(RecvError::OutOfMemory { len: u64::from(record.len) })
+            }
+            _ => Ok(Vec::new()),
+        }
     }
 
     /// Allocates memory for a message's copy, or copies one that is longer than `chunk` bytes.

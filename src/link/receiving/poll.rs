@@ -88,6 +88,13 @@ impl Receiving {
         self.poll_in_copy(self.position(), &Cell::new(0)).map(|(payload, _)| payload)
     }
 
+    /// Whether a short message comes next.
+    #[cfg(any(feature = "tokio", feature = "async-io"))]
+    pub(crate) fn has_short(&mut self) -> bool {
+        let is_there = self.consumer.has_known() || self.consumer.look_at_tail().is_some();
+        is_there && self.consumer.next_short().is_some()
+    }
+
     /// Where the next record is.
     pub(crate) fn position(&self) -> u64 {
         self.consumer.position()
