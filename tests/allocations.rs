@@ -4,6 +4,8 @@
 #![allow(unsafe_code)]
 
 use messageport::MessageChannel;
+#[cfg(feature = "tokio")]
+use messageport::RecvError;
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::cell::Cell;
 use std::sync::mpsc;
@@ -14,12 +16,17 @@ struct Counting;
 
 thread_local! {
     static ALLOCATIONS: Cell<u64> = const { Cell::new(0) };
+    /// Whether memory for messages, which alone is aligned to 16 bytes, is refused.
+    static IS_LACKING: Cell<bool> = const { Cell::new(false) };
 }
 
 // SAFETY: everything is the system's; a count without a destructor allocates nothing.
 unsafe impl GlobalAlloc for Counting {
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
         ALLOCATIONS.with(|count| count.set(count.get() + 1));
+        if layout.align() == 16 && IS_LACKING.with(Cell::get) {
+            return std::ptr::null_mut();
+        }
         // SAFETY: upheld by the caller.
         unsafe { System.alloc(layout) }
     }
@@ -102,4 +109,31 @@ fn many_open_calls_need_no_more_slots_than_before() {
     drop(send);
     let counts: Vec<_> = counts.into_iter().collect();
     assert!(counts[0] > 0 && counts[1..] == [0, 0, 0], "{counts:?}");
+}
+
+/// A task takes messages as owned ones. A short message has no memory that it could take along.
+#[cfg(feature = "tokio")]
+#[test]
+fn a_message_stays_in_the_queue_of_a_task_until_there_is_memory_for_it() {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+    runtime.expect("a runtime").block_on(async {
+        let channel = MessageChannel::new().expect("a channel");
+        let mut port = channel.port2.into_async().expect("in a runtime");
+        for len in [1, 8, 9, 100, 5_000] {
+            let sent = vec![len as u8; len];
+            channel.port1.post_bytes(&sent).expect("room");
+            IS_LACKING.set(true);
+            let received = port.recv().await;
+            IS_LACKING.set(false);
+            let message = match received {
+                Ok(message) => message,
+                Err(RecvError::OutOfMemory { len: missing }) => {
+                    assert_eq!(missing, len as u64);
+                    port.recv().await.expect("it is still there")
+                }
+                Err(error) => panic!("{len} bytes: {error}"),
+            };
+            assert_eq!(message.bytes(), sent);
+        }
+    });
 }

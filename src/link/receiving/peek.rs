@@ -30,16 +30,15 @@ impl Receiving {
             return Ok(Some((record, Vec::new())));
         }
         let lack = RecvError::OutOfMemory { len: u64::from(record.len) };
-        if record.is_short() {
-            // It is in the header, and not behind it.
-            let payload = Payload::of_short(self.consumer.window(), &record);
-            let mut blocks = vec![Block::default()];
-            blocks_as_bytes_mut(&mut blocks)[..payload.bytes().len()]
-                .copy_from_slice(payload.bytes());
-            return Ok(Some((record, blocks)));
-        }
         // A copy of no bytes takes a block as well.
         let Some(mut blocks) = blocks_for((record.len as usize).max(1)) else { return Err(lack) };
+        if record.is_short() {
+            // It is in the header, and not behind it.
+            let short = Payload::of_short(self.consumer.window(), &record);
+            blocks.resize(1, Block::default());
+            blocks_as_bytes_mut(&mut blocks)[..short.bytes().len()].copy_from_slice(short.bytes());
+            return Ok(Some((record, blocks)));
+        }
         let copied = Payload::copied(self.consumer.window(), &record, &mut blocks, 0);
         let Some(payload) = copied else { return Err(lack) };
         let blocks = into_blocks(&payload, blocks);
