@@ -24,7 +24,8 @@ use std::time::Duration;
 ///
 /// The receiver of a buffer may post it again, through any port whose peer it trusts, and so may
 /// the next one: a frame goes through a pipeline of processes without a copy. The first such post
-/// through a port announces the pool there. Whoever drops the buffer last returns it to its maker.
+/// through a port announces the pool there. The last user returns the buffer to its maker by
+/// dropping it.
 ///
 /// If a process dies that was passed buffers, or that they were on their way to, they come back
 /// when the maker finds no free buffer and looks for them. So do those on their way to a port that

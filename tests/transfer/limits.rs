@@ -427,12 +427,12 @@ fn f15_too_many_descriptors_in_flight_are_an_error_of_their_own_that_passes() {
 /// Gives up root's privileges, by which the kernel lets any number be in flight.
 #[allow(unsafe_code)]
 fn become_another_user() {
-    const NOBODY: libc::uid_t = 65534;
+    const OTHER_USER: libc::uid_t = 65534;
     // SAFETY: these calls take and give numbers only.
     let is_root = unsafe { libc::geteuid() } == 0;
     if is_root {
         // SAFETY: as above.
-        let answer = unsafe { libc::setresuid(NOBODY, NOBODY, NOBODY) };
+        let answer = unsafe { libc::setresuid(OTHER_USER, OTHER_USER, OTHER_USER) };
         assert_eq!(answer, 0, "root may become any user");
     }
 }
