@@ -11,6 +11,7 @@ use common::board::Board;
 use common::census::Census;
 use common::limits::{allow_all_descriptors, allow_more_descriptors};
 use common::role::{command, play};
+use common::trusted::trust;
 use common::{DEADLINE, die, receive, wait_until};
 use messageport::{
     BufferPool, CloseReason, Frame, MessageChannel, MessageError, MessagePort, PoolError,
@@ -21,11 +22,6 @@ const LEN: usize = 10_000;
 
 fn channel() -> MessageChannel {
     MessageChannel::new().expect("a channel")
-}
-
-fn trust(port: &MessagePort) {
-    // SAFETY: every process that holds an end of a channel of these tests uses this crate only.
-    unsafe { port.trust_peer() };
 }
 
 fn post(pool: &BufferPool, port: &MessagePort, number: u8) {

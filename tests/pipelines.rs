@@ -1,8 +1,6 @@
 //! Frames that go through several processes: buffers of a pool that are passed on, fresh buffers,
 //! and what is left after a kill at any step.
 
-#![allow(unsafe_code)]
-
 mod common;
 
 use std::collections::VecDeque;
@@ -13,6 +11,7 @@ use common::board::Board;
 use common::census::{Census, has_no_children};
 use common::limits::{allow_all_descriptors, allow_more_descriptors};
 use common::role::{command, play};
+use common::trusted::{trust, trusted_channel as channel};
 use common::{DEADLINE, receive, wait_until};
 use messageport::{
     Buffer, BufferPool, MessageChannel, MessageError, MessagePort, PoolError, PooledBuffer,
@@ -21,18 +20,6 @@ use messageport::{
 
 const LEN: usize = 3 << 20;
 const FRAMES: u32 = 4;
-
-fn trust(port: &MessagePort) {
-    // SAFETY: every process that holds an end of a channel of these tests uses this crate only.
-    unsafe { port.trust_peer() };
-}
-
-fn channel() -> MessageChannel {
-    let channel = MessageChannel::new().expect("a channel");
-    trust(&channel.port1);
-    trust(&channel.port2);
-    channel
-}
 
 fn take(port: &MessagePort) -> PooledBuffer {
     receive(port).take_pooled().expect("a buffer")

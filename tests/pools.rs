@@ -17,6 +17,7 @@ use common::limits::{
     allow_more_descriptors,
 };
 use common::role::{command, play};
+use common::trusted::{trust, trusted_channel as channel};
 use common::watchdog::watch;
 use common::{DEADLINE, die, receive, receive_text, wait_until};
 use messageport::{
@@ -28,18 +29,6 @@ use nix::sys::wait::{WaitStatus, waitpid};
 use nix::unistd::Pid;
 
 const LEN: usize = 10_000;
-
-fn trust(port: &MessagePort) {
-    // SAFETY: every process that holds an end of a channel of these tests uses this crate only.
-    unsafe { port.trust_peer() };
-}
-
-fn channel() -> MessageChannel {
-    let channel = MessageChannel::new().expect("a channel");
-    trust(&channel.port1);
-    trust(&channel.port2);
-    channel
-}
 
 fn hand_over(port: &MessagePort, number: u64, mut buffer: PooledBuffer) {
     buffer.fill(number as u8);

@@ -12,6 +12,7 @@ pub mod parts;
 pub mod reactors;
 pub mod region;
 pub mod role;
+pub mod trusted;
 pub mod watchdog;
 
 use messageport::{CloseReason, MessageEvent, MessagePort, PostError, RecvError};
