@@ -265,9 +265,9 @@ impl MessagePort {
     ///
     /// First polls for some microseconds (longer, if longer polling has found messages recently),
     /// and then sleeps. Of many calls that have slept, one polls for up to 200 µs, to find out
-    /// whether the peer answers faster if neither end sleeps. It wakes when a message arrives, when the peer closes its port or dies, or
-    /// through a [`Canceller`](crate::Canceller). It makes no system call while messages keep
-    /// coming.
+    /// whether the peer answers faster if neither end sleeps. It wakes when a message arrives, when
+    /// the peer closes its port or dies, or through a [`Canceller`](crate::Canceller). It makes no
+    /// system call while messages keep coming.
     ///
     /// # Errors
     /// [`Closed`](RecvError::Closed) after the last message, with the reason;
