@@ -282,12 +282,27 @@ impl<Rx: Receive> Stream for AsyncTypedReceiver<Rx> {
         if agreement::is_agreed(&self.agreement) {
             let next = ready!(Pin::new(&mut self.receiver).poll_next(context));
             if agreement::is_agreed(&self.agreement) {
-                return Poll::Ready(next.map(|message| TypedMessage::check(message?)));
+                let Some(message) = next else { return Poll::Ready(self.end()) };
+                return Poll::Ready(Some(message.and_then(TypedMessage::check)));
             }
         }
         self.has_refused = true;
         let error = MessageError::TypeMismatch(agreement::mismatch(&self.agreement));
         Poll::Ready(Some(Err(error)))
+    }
+}
+
+impl<Rx: Receive> AsyncTypedReceiver<Rx> {
+    /// The last item of the stream: says if the peer left because of the other direction's types.
+    fn end(&mut self) -> Option<Result<TypedMessage<Rx>, MessageError>> {
+        let error = self.receiver.try_recv().err()?;
+        match explain(&self.outgoing, error) {
+            TypedError::TypeMismatch(mismatch) => {
+                self.has_refused = true;
+                Some(Err(MessageError::TypeMismatch(mismatch)))
+            }
+            _ => None,
+        }
     }
 }
 

@@ -7,7 +7,7 @@ use crate::port::sender::Sender;
 use crate::port::shared::SharedSender;
 use crate::wire::label::{Label, PortLabels};
 use std::error::Error;
-use std::fmt;
+use std::{fmt, io};
 
 /// An error together with the labels of its port; made by [`MessagePort::labeled`] and
 /// [`PortLabels::name`].
@@ -50,6 +50,32 @@ impl<E: Error> Error for LabeledError<E> {
     fn source(&self) -> Option<&(dyn Error + 'static)> {
         // Its text says all that the error itself says.
         self.error.source()
+    }
+}
+
+/// Keeps the kind of the error's own conversion. The error inside is a `LabeledError<io::Error>`,
+/// or the error's own conversion if there are no labels.
+///
+/// ```
+/// use std::io;
+/// fn post(port: &messageport::MessagePort) -> io::Result<()> {
+///     Ok(port.labeled(port.post_text("hello"))?)
+/// }
+///
+/// let channel = messageport::MessageChannel::builder().label("prices").build()?;
+/// drop(channel.port2);
+/// let error = post(&channel.port1).unwrap_err();
+/// assert_eq!(error.kind(), io::ErrorKind::BrokenPipe);
+/// assert!(error.to_string().contains("prices"));
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+impl<E: Into<io::Error>> From<LabeledError<E>> for io::Error {
+    fn from(labeled: LabeledError<E>) -> io::Error {
+        let error: io::Error = labeled.error.into();
+        match labeled.labels.is_empty() {
+            true => error,
+            false => io::Error::new(error.kind(), LabeledError { labels: labeled.labels, error }),
+        }
     }
 }
 

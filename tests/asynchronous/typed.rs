@@ -2,6 +2,7 @@
 
 use crate::on_each;
 use futures_lite::future::{poll_once, zip};
+use futures_util::stream::FusedStream;
 use futures_util::{SinkExt, StreamExt};
 use messageport::{
     CloseReason, MessageChannel, MessageError, PostError, RecvError, TypedError, TypedPort,
@@ -182,5 +183,27 @@ fn ports_of_different_types_refuse_each_other() {
             assert!(port1.next().await.is_none());
         };
         zip(waiting, async { drop(port2) }).await;
+    });
+}
+
+#[test]
+fn a_stream_says_that_the_peer_left_because_of_the_other_types() {
+    on_each("typed::a_stream_says_that_the_peer_left_because_of_the_other_types", async || {
+        let (port1, port2) = pair();
+        let mut port1 = port1.into_async().expect("a reactor");
+        // The peer posts what this end receives, and expects something else than it gets.
+        let port2 = port2.into_inner().typed::<u32, String>();
+        assert!(port2.recv_timeout(std::time::Duration::ZERO).is_err());
+        drop(port2);
+        let error = port1.next().await.expect("an item").expect_err("another type");
+        let MessageError::TypeMismatch(mismatch) = error else { panic!("{error}") };
+        assert!(mismatch.to_string().contains("u32"), "{mismatch}");
+        assert!(port1.next().await.is_none() && port1.is_terminated());
+        // An end that is closed here is no refusal.
+        let (port1, port2) = pair();
+        let mut port1 = port1.into_async().expect("a reactor");
+        let _port2 = port2.into_inner().typed::<u32, String>();
+        port1.close();
+        assert!(port1.next().await.is_none());
     });
 }
