@@ -487,6 +487,12 @@ pub enum BufferError {
         /// Bytes that the limit allows.
         allowed: u64,
     },
+    /// The writer's buffer is full.
+    #[error("the buffer of {capacity} bytes is full: give `Buffer::writer` room for all bytes")]
+    Full {
+        /// Bytes that the writer was made for.
+        capacity: usize,
+    },
     /// The peer sent something other than sealed memory.
     #[error(
         "what was sent is no buffer: {what}, where sealed memory is expected; have the peer send \

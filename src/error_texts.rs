@@ -306,6 +306,8 @@ fn errors_of_memory_and_of_what_arrives() {
             ["the buffer is sealed", "its bytes cannot change", "`into_mut`"];
         BufferError::TooLarge { .. } => BufferError::TooLarge { len: 9, allowed: 8 },
             ["a buffer of 9 bytes", "RLIMIT_FSIZE (8 bytes)", "make a smaller one"];
+        BufferError::Full { .. } => BufferError::Full { capacity: 9 },
+            ["the buffer of 9 bytes is full", "`Buffer::writer`", "room for all"];
         BufferError::Refused { .. } => BufferError::Refused { what: "it has holes" },
             ["no buffer: it has holes", "sealed memory is expected", "have the peer send"];
         BufferError::Unsuitable { .. } => BufferError::Unsuitable { what: "it is no memfd" },

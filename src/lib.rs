@@ -151,7 +151,7 @@ pub use link::archive::{
     shape::{Shape, ShapeWriter},
 };
 #[cfg(not(messageport_loom))]
-pub use link::buffer::{Buffer, BufferMut};
+pub use link::buffer::{Buffer, BufferMut, BufferWriter};
 #[cfg(not(messageport_loom))]
 pub use link::endpoint::PeerCredentials;
 #[cfg(not(messageport_loom))]

@@ -33,6 +33,8 @@ mod refusals;
 mod relay;
 #[path = "transfer/shares.rs"]
 mod shares;
+#[path = "transfer/writer.rs"]
+mod writer;
 
 use common::{receive, receive_text};
 use messageport::{MessageChannel, MessagePort, Transferable};

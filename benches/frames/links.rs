@@ -16,8 +16,10 @@ pub enum Way {
     Pool,
     /// A pool of frames, between ends that do not: the receiver copies parts out of them.
     Frames,
-    /// A `Buffer` that is made for each frame, between ends that do not.
+    /// A `Buffer` that is made for each frame by a `BufferWriter`, between ends that do not.
     Buffers,
+    /// The same, allocated at once and then filled by `bytes_mut`.
+    BuffersAtOnce,
     /// A message as large, by `loan` between ends that trust each other.
     Loan,
     /// A message as large, copied into the ring and out of it.
@@ -25,8 +27,15 @@ pub enum Way {
 }
 
 impl Way {
-    pub const ALL: [Way; 6] =
-        [Way::Mapped, Way::Pool, Way::Frames, Way::Buffers, Way::Loan, Way::Copied];
+    pub const ALL: [Way; 7] = [
+        Way::Mapped,
+        Way::Pool,
+        Way::Frames,
+        Way::Buffers,
+        Way::BuffersAtOnce,
+        Way::Loan,
+        Way::Copied,
+    ];
 
     pub fn name(self) -> &'static str {
         match self {
@@ -34,6 +43,7 @@ impl Way {
             Way::Pool => "pool",
             Way::Frames => "frames",
             Way::Buffers => "buffers",
+            Way::BuffersAtOnce => "buffers-at-once",
             Way::Loan => "loan",
             Way::Copied => "copied",
         }
@@ -45,7 +55,7 @@ impl Way {
             Way::Pool => Some(0.95),
             Way::Buffers => has_huge_pages.then_some(0.8),
             Way::Frames => Some(0.8),
-            Way::Mapped | Way::Loan | Way::Copied => None,
+            Way::Mapped | Way::BuffersAtOnce | Way::Loan | Way::Copied => None,
         }
     }
 
@@ -94,31 +104,52 @@ impl Output {
         Output { way, bytes, port, mapped, pool, private, ahead: 0 }
     }
 
-    /// Has the next frame written, and hands it over.
-    pub fn write(&mut self, fill: impl FnOnce(&mut [u8])) {
+    /// Whether a frame is written in several parts.
+    pub fn has_parts(&self) -> bool {
+        self.way == Way::Buffers
+    }
+
+    /// Has the next frame written, whole or in parts, each with its place, and hands it over.
+    pub fn write(&mut self, mut fill: impl FnMut(usize, &mut [u8])) {
         match self.way {
-            Way::Mapped => return self.mapped.as_mut().expect("mapped").write(fill),
+            Way::Mapped => {
+                return self.mapped.as_mut().expect("mapped").write(|frame| fill(0, frame));
+            }
             Way::Pool | Way::Frames => {
                 let pool = self.pool.as_ref().expect("a pool");
                 let mut buffer = pool.take_timeout(Duration::MAX).expect("a reader");
-                fill(&mut buffer);
+                fill(0, &mut buffer);
                 return self.port.post_message_pooled(&0u8, buffer).expect("a reader");
             }
-            Way::Buffers | Way::Loan | Way::Copied => self.wait_for_the_reader(),
+            Way::Buffers | Way::BuffersAtOnce | Way::Loan | Way::Copied => {
+                self.wait_for_the_reader();
+            }
         }
         match self.way {
             Way::Buffers => {
+                let mut writer = Buffer::writer(self.bytes).expect("memory");
+                while writer.written() < self.bytes {
+                    let at = writer.written();
+                    let part = writer.chunk_mut().expect("memory");
+                    let len = part.len();
+                    fill(at, part);
+                    writer.advance(len);
+                }
+                let buffer = writer.finish().expect("memory");
+                self.port.post_message_with(&0u8, [buffer.into()]).expect("a reader");
+            }
+            Way::BuffersAtOnce => {
                 let mut buffer = Buffer::new(self.bytes).expect("memory");
-                fill(buffer.bytes_mut().expect("a fresh buffer"));
+                fill(0, buffer.bytes_mut().expect("a fresh buffer"));
                 self.port.post_message_with(&0u8, [buffer.into()]).expect("a reader");
             }
             Way::Loan => {
                 let mut loan = self.port.loan(self.bytes).expect("room");
-                fill(&mut loan);
+                fill(0, &mut loan);
                 loan.post().expect("a reader");
             }
             _ => {
-                fill(&mut self.private);
+                fill(0, &mut self.private);
                 self.port.post_bytes(&self.private).expect("room");
             }
         }
@@ -182,7 +213,7 @@ impl Input {
                 }
                 return;
             }
-            Way::Buffers => {
+            Way::Buffers | Way::BuffersAtOnce => {
                 let buffer = event.take_buffer().expect("a buffer");
                 look(0, &buffer);
             }

@@ -53,7 +53,7 @@ pub fn run(way: Way, (ours, other): (usize, usize), size: Size) -> Run {
     let mut output = Output::new(way, size.bytes, first.port1);
     let mut huge_mib = 0;
     let mut frame = |number: u64| {
-        output.write(|bytes| {
+        output.write(|_, bytes| {
             bytes.fill(number as u8);
             if number == 0 {
                 huge_mib = pages::huge_mib();
@@ -84,7 +84,13 @@ fn filter(job: Job) {
     let mut output = Output::new(way, job.bytes, to);
     let mut input = Input::new(way, job.bytes, from);
     for _ in 0..total {
-        output.write(|to| input.read(|at, from| invert(from, &mut to[at..])));
+        if output.has_parts() {
+            input.read(|_, from| {
+                output.write(|at, to| invert(&from[at..at + to.len()], to));
+            });
+        } else {
+            output.write(|_, to| input.read(|at, from| invert(from, &mut to[at..])));
+        }
     }
     output.finish();
 }

@@ -183,6 +183,7 @@ impl AsIoError for BufferError {
         match self {
             BufferError::Sealed => ErrorKind::PermissionDenied,
             BufferError::TooLarge { .. } => ErrorKind::FileTooLarge,
+            BufferError::Full { .. } => ErrorKind::WriteZero,
             BufferError::Refused { .. } | BufferError::Invalid { .. } => ErrorKind::InvalidData,
             BufferError::Serialize(_)
             | BufferError::LengthChanged { .. }

@@ -247,6 +247,7 @@ const PORT: &[c_long] = &[
     libc::SYS_openat,
     libc::SYS_ppoll,
     libc::SYS_prlimit64,
+    libc::SYS_pwrite64,
     libc::SYS_read,
     libc::SYS_recvfrom,
     libc::SYS_recvmsg,

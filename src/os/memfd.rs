@@ -8,6 +8,7 @@ use nix::sys::memfd::{MFdFlags, memfd_create};
 use nix::sys::resource::{Resource, getrlimit};
 use nix::sys::stat::fstat;
 use nix::sys::statfs::{TMPFS_MAGIC, fstatfs};
+use nix::sys::uio::pwrite;
 use nix::unistd::ftruncate;
 use std::os::fd::{AsFd, OwnedFd};
 use std::thread;
@@ -32,8 +33,38 @@ pub(crate) fn create(len: u64) -> Result<OwnedFd, SystemError> {
         answer => answer,
     }
     .map_err(named("memfd_create"))?;
-    ftruncate(&fd, len as i64).map_err(named("ftruncate"))?;
+    set_len(&fd, len)?;
     Ok(fd)
+}
+
+/// Sets the length of a memfd that is not sealed, and that no other process has.
+pub(crate) fn set_len(fd: impl AsFd, len: u64) -> Result<(), SystemError> {
+    ftruncate(fd, len as i64).map_err(named("ftruncate"))
+}
+
+/// Writes all of `bytes` at a place of a memfd that no other process has, and allocates the pages
+/// for them. The kernel zeroes no page that is written whole.
+pub(crate) fn write_all(fd: impl AsFd, bytes: &[u8], at: u64) -> Result<(), SystemError> {
+    let (mut rest, mut at) = (bytes, at);
+    while !rest.is_empty() {
+        match pwrite(fd.as_fd(), rest, at as i64) {
+            Err(Errno::EINTR) => {}
+            // No file in memory answers so; without this a caller would wait for ever.
+            Ok(0) => return Err(named("pwrite")(Errno::EIO)),
+            Ok(written) => {
+                rest = &rest[written..];
+                at += written as u64;
+            }
+            Err(errno) => return Err(named("pwrite")(errno)),
+        }
+    }
+    Ok(())
+}
+
+/// Bytes of a memfd of our own that have memory.
+pub(crate) fn allocated(fd: impl AsFd) -> Result<u64, SystemError> {
+    let stat = fstat(fd).map_err(named("fstat"))?;
+    Ok(u64::try_from(stat.st_blocks).unwrap_or(0).saturating_mul(512))
 }
 
 /// Seals a memfd forever against any change of its bytes. No other process may have it, and it

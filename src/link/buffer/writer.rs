@@ -1,0 +1,291 @@
+//! Fills a fresh buffer from its first byte to its last, and allocates its memory on the way.
+
+use super::{Buffer, Memory, create_file, map_fresh, populate};
+use crate::error::{BufferError, SystemError};
+use crate::os::{mapping, memfd};
+use memmap2::MmapMut;
+use std::fmt;
+use std::io::{self, ErrorKind, Write};
+use std::os::fd::OwnedFd;
+
+/// Fills a fresh [`Buffer`] from its first byte to its last; made by [`Buffer::writer`].
+///
+/// Allocating memory while it is filled is cheaper than before: the kernel does not zero a page of
+/// 4 KiB that is written whole, and a huge page is filled while it is still in the processor's
+/// cache. Making and filling 1 MiB takes about 360 µs, where [`Buffer::new`] and
+/// [`bytes_mut`](Buffer::bytes_mut) take 750 µs (pages of 4 KiB, AMD EPYC, 2026-12-02). With huge
+/// pages it takes a tenth to a fifth less than they do.
+///
+/// Copied bytes come by [`Write`]. A program that computes the bytes writes them in place:
+/// [`chunk_mut`](Self::chunk_mut) lends the next part, and [`advance`](Self::advance) counts what
+/// was filled of it.
+///
+/// Only this process has the memory meanwhile, so no peer has any influence. Running out of memory
+/// is an error of the call that needs it. Dropping the writer frees the memory.
+///
+/// ```
+/// use messageport::Buffer;
+/// use std::io::Write;
+///
+/// let mut writer = Buffer::writer(11)?;
+/// writer.write_all(b"hello ")?;
+/// let chunk = writer.chunk_mut()?;
+/// chunk[..5].copy_from_slice(b"world");
+/// writer.advance(5);
+/// assert_eq!(&*writer.finish()?, b"hello world");
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+pub struct BufferWriter {
+    descriptor: OwnedFd,
+    /// All of the file; `None` for length 0.
+    bytes: Option<MmapMut>,
+    has_huge_pages: bool,
+    /// Without huge pages: bytes from `ready` on, until they are written to the file. Empty before
+    /// it is first used.
+    chunk: Vec<u8>,
+    /// With huge pages how many bytes have memory, without how many are in the file.
+    ready: usize,
+    /// Bytes that were filled; with huge pages at most `ready`, without at least `ready`.
+    written: usize,
+}
+
+impl BufferWriter {
+    pub(super) fn new(len: usize) -> Result<BufferWriter, BufferError> {
+        let descriptor = create_file(len)?;
+        let bytes = map_fresh(&descriptor, len)?;
+        let mut has_huge_pages = false;
+        if let Some(bytes) = &bytes
+            && len as u64 >= mapping::HUGE_PAGE
+        {
+            // The kernel's settings, and its memory, decide. One page shows what it gives.
+            populate(bytes, 0..1)?;
+            has_huge_pages = memfd::allocated(&descriptor)? >= mapping::HUGE_PAGE;
+        }
+        let chunk = Vec::new();
+        Ok(BufferWriter { descriptor, bytes, has_huge_pages, chunk, ready: 0, written: 0 })
+    }
+
+    /// The most bytes that the buffer can have.
+    pub fn capacity(&self) -> usize {
+        self.bytes.as_ref().map_or(0, |bytes| bytes.len())
+    }
+
+    /// Bytes that were filled so far.
+    pub fn written(&self) -> usize {
+        self.written
+    }
+
+    /// Lends the next part of the buffer, to be filled in place.
+    ///
+    /// It has up to 256 KiB, or 2 MiB with huge pages, and is empty only if the buffer is full. Its
+    /// bytes have no meaning before they are filled. Call [`advance`](Self::advance) afterwards;
+    /// without it, the next call lends the same part.
+    ///
+    /// # Errors
+    /// [`BufferError::Io`] if the kernel refuses for lack of memory. Nothing is lost, so the call
+    /// can be repeated.
+    ///
+    /// ```
+    /// let mut writer = messageport::Buffer::writer(1 << 20)?;
+    /// while writer.written() < writer.capacity() {
+    ///     let chunk = writer.chunk_mut()?;
+    ///     chunk.fill(7);
+    ///     let len = chunk.len();
+    ///     writer.advance(len);
+    /// }
+    /// assert!(writer.finish()?.iter().all(|byte| *byte == 7));
+    /// # Ok::<(), messageport::BufferError>(())
+    /// ```
+    pub fn chunk_mut(&mut self) -> Result<&mut [u8], BufferError> {
+        let capacity = self.capacity();
+        if self.has_huge_pages {
+            let bytes = self.bytes.as_mut().expect("no file without bytes has huge pages");
+            if self.written == self.ready {
+                let end = capacity.min(self.ready + mapping::HUGE_PAGE as usize);
+                populate(bytes, self.ready..end)?;
+                self.ready = end;
+            }
+            return Ok(&mut bytes[self.written..self.ready]);
+        }
+        if self.chunk.is_empty() {
+            self.allocate_chunk(CHUNK.min(capacity - self.ready))?;
+        }
+        if self.written - self.ready == self.chunk.len() {
+            self.write_chunk()?;
+        }
+        let end = self.chunk.len().min(capacity - self.ready);
+        Ok(&mut self.chunk[self.written - self.ready..end])
+    }
+
+    /// Counts bytes as filled: the first `len` of what [`chunk_mut`](Self::chunk_mut) has lent.
+    ///
+    /// # Panics
+    /// If `len` is more than that.
+    pub fn advance(&mut self, len: usize) {
+        let lent = match self.has_huge_pages {
+            true => self.ready - self.written,
+            false => self.chunk.len().min(self.capacity() - self.ready) - self.in_chunk(),
+        };
+        assert!(len <= lent, "{len} bytes were filled, but only {lent} were lent by `chunk_mut`");
+        self.written += len;
+    }
+
+    /// Makes the buffer, of the bytes that were filled.
+    ///
+    /// If they are fewer than [`capacity`](Self::capacity), the buffer is shorter, as a vector is
+    /// that was made with room for more. The buffer is not sealed yet: it can be changed by
+    /// [`bytes_mut`](Buffer::bytes_mut) until it is posted.
+    ///
+    /// # Errors
+    /// [`BufferError::Io`] if the kernel refuses for lack of memory or address space.
+    pub fn finish(mut self) -> Result<Buffer, BufferError> {
+        self.write_chunk()?;
+        if self.written < self.capacity() {
+            // Nothing may be mapped behind the end of the file: touching it raises a signal.
+            self.bytes = None;
+            memfd::set_len(&self.descriptor, self.written as u64)?;
+            self.bytes = map_fresh(&self.descriptor, self.written)?;
+        }
+        let memory = self.bytes.map_or(Memory::Nothing, Memory::Fresh);
+        Ok(Buffer::of(memory, self.descriptor, false))
+    }
+
+    /// Copies as many bytes as fit.
+    pub(super) fn copy_from(&mut self, bytes: &[u8]) -> Result<(), BufferError> {
+        let len = bytes.len().min(self.capacity() - self.written);
+        let mut rest = &bytes[..len];
+        while !rest.is_empty() {
+            let copied = if !self.has_huge_pages && self.in_chunk() == 0 && rest.len() >= CHUNK {
+                self.write_to_file(rest)?
+            } else {
+                let chunk = self.chunk_mut()?;
+                let copied = rest.len().min(chunk.len());
+                chunk[..copied].copy_from_slice(&rest[..copied]);
+                self.advance(copied);
+                copied
+            };
+            rest = &rest[copied..];
+        }
+        Ok(())
+    }
+
+    fn allocate_chunk(&mut self, len: usize) -> Result<(), SystemError> {
+        if self.chunk.try_reserve_exact(len).is_err() {
+            return Err(SystemError { call: "malloc", source: ErrorKind::OutOfMemory.into() });
+        }
+        self.chunk.resize(len, 0);
+        Ok(())
+    }
+
+    /// Writes bytes past the chunk, which holds none.
+    fn write_to_file(&mut self, bytes: &[u8]) -> Result<usize, BufferError> {
+        memfd::write_all(&self.descriptor, bytes, self.ready as u64)?;
+        self.ready += bytes.len();
+        self.written = self.ready;
+        Ok(bytes.len())
+    }
+
+    /// Writes what is in the chunk, if anything, and makes it empty.
+    fn write_chunk(&mut self) -> Result<(), BufferError> {
+        let len = self.in_chunk();
+        memfd::write_all(&self.descriptor, &self.chunk[..len], self.ready as u64)?;
+        self.ready += len;
+        Ok(())
+    }
+
+    /// Bytes that are in the chunk only.
+    fn in_chunk(&self) -> usize {
+        self.written.saturating_sub(self.ready)
+    }
+}
+
+/// Copies bytes behind those that were filled.
+///
+/// A write that does not fit copies what fits. Once the buffer is full, a write of any byte is
+/// [`BufferError::Full`], as an error of the kind [`WriteZero`](ErrorKind::WriteZero).
+impl Write for BufferWriter {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        let before = self.written;
+        match self.copy_from(bytes) {
+            Ok(()) => {}
+            Err(error) if self.written == before => return Err(error.into()),
+            // What was copied before is there; the next write fails.
+            Err(_) => {}
+        }
+        match self.written - before {
+            0 if !bytes.is_empty() => Err(BufferError::Full { capacity: self.capacity() }.into()),
+            copied => Ok(copied),
+        }
+    }
+
+    /// Does nothing: no other code sees the bytes before [`finish`](BufferWriter::finish).
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+impl fmt::Debug for BufferWriter {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("BufferWriter")
+            .field("capacity", &self.capacity())
+            .field("written", &self.written)
+            .finish_non_exhaustive()
+    }
+}
+
+/// Bytes that are gathered for one call of the kernel: they stay in a core's own cache.
+const CHUNK: usize = 256 << 10;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A writer that fills the mapping, as with huge pages, whatever pages the kernel has.
+    fn in_place(len: usize) -> BufferWriter {
+        let writer = BufferWriter::new(len).expect("memory");
+        let has_huge_pages = writer.bytes.is_some();
+        BufferWriter { has_huge_pages, ..writer }
+    }
+
+    #[test]
+    fn what_is_filled_in_the_mapping_is_what_the_buffer_holds() {
+        let bytes: Vec<u8> = (0..5_000_001).map(|at| (at * 31 + at / 256) as u8).collect();
+        for len in [0, 1, 4097, 2 << 20, (2 << 20) + 1, 5_000_001] {
+            for step in [4095, 300_000, 3 << 20] {
+                let mut writer = in_place(len);
+                for part in bytes[..len].chunks(step) {
+                    writer.write_all(part).expect("room");
+                }
+                assert!(writer.write(b"x").is_err(), "it is full");
+                let buffer = writer.finish().expect("memory");
+                assert!(*buffer == bytes[..len]);
+                assert!(memfd::allocated(buffer.descriptor()).expect("a file") >= len as u64);
+            }
+        }
+    }
+
+    #[test]
+    fn parts_of_the_mapping_are_lent_one_after_the_other() {
+        let mut writer = in_place(5 << 20);
+        let mut lens = Vec::new();
+        while writer.written() < writer.capacity() {
+            let chunk = writer.chunk_mut().expect("memory");
+            chunk.fill(7);
+            lens.push(chunk.len());
+            writer.advance(lens[lens.len() - 1]);
+        }
+        assert_eq!(lens, [2 << 20, 2 << 20, 1 << 20]);
+        assert!(writer.finish().expect("memory").iter().all(|byte| *byte == 7));
+    }
+
+    #[test]
+    fn a_short_buffer_is_mapped_anew_and_has_no_page_behind_its_end() {
+        let mut writer = in_place(5 << 20);
+        writer.write_all(&[7; 10_000]).expect("room");
+        let mut buffer = writer.finish().expect("memory");
+        buffer.seal().expect("the kernel seals it");
+        assert_eq!(buffer.len(), 10_000);
+        assert_eq!(memfd::allocated(buffer.descriptor()).expect("a file"), 12_288);
+        assert!(buffer.iter().all(|byte| *byte == 7));
+    }
+}
