@@ -5,7 +5,7 @@ const { inspect } = require('node:util');
 const native = require('./native.js');
 const clone = require('./clone.js');
 const valueCodec = require('./value.js');
-const { isTransferable, loop, readMessage, takers, watched } = require('./port.js');
+const { isBytes, isText, isTransferable, loop, readMessage, takers, watched } = require('./port.js');
 const { Values } = require('./values.js');
 const {
   NodeEventTarget, codedError, createHostTarget, dataCloneError, defineHandler, kCreateEvent,
@@ -34,7 +34,9 @@ class BroadcastChannel extends NodeEventTarget {
       throw codedError(TypeError, 'ERR_MISSING_ARGS', 'The "name" argument must be specified');
     }
     const channel = createHostTarget(new.target.prototype);
-    const member = { name: `${name}`, handle: undefined, isReferenced: true };
+    const member = {
+      name: `${name}`, handle: undefined, isClosed: false, isReferenced: true, waiting: [],
+    };
     member.handle = native.join(loop, encodeName(member.name), channel);
     members.set(channel, member);
     watched.add(channel);
@@ -56,23 +58,21 @@ class BroadcastChannel extends NodeEventTarget {
     if (arguments.length === 0) {
       throw codedError(TypeError, 'ERR_MISSING_ARGS', 'The "message" argument must be specified');
     }
-    if (member.handle === undefined) {
+    if (member.isClosed) {
       throw new DOMException('BroadcastChannel is closed.', 'InvalidStateError');
     }
-    const missed = post(member.handle, value);
-    if (missed > 0) {
-      process.emitWarning(`${missed} members of the broadcast channel ${member.name} have missed ` +
-        'a message, as their queues are full');
-    }
+    post(member, value);
   }
 
   /** Leaves the channel; does nothing the second time. */
   close() {
     const member = memberOf(this);
-    if (member.handle === undefined) return;
-    native.leave(member.handle);
-    member.handle = undefined;
+    if (member.isClosed) return;
+    member.isClosed = true;
+    takers.delete(this);
     watched.delete(this);
+    // What was posted before is still sent.
+    if (member.waiting.length === 0) leave(member);
     setImmediate(() => this[kDispatch](undefined, 'close', undefined));
   }
 
@@ -100,7 +100,7 @@ class BroadcastChannel extends NodeEventTarget {
   [inspect.custom](depth, options) {
     const member = memberOf(this);
     if (depth < 0) return 'BroadcastChannel';
-    const shown = { name: member.name, active: member.handle !== undefined };
+    const shown = { name: member.name, active: !member.isClosed };
     return `BroadcastChannel ${inspect(shown, {
       ...options, depth: options.depth === null ? null : options.depth - 1,
     })}`;
@@ -114,27 +114,90 @@ class BroadcastChannel extends NodeEventTarget {
 defineHandler(BroadcastChannel.prototype, 'message');
 defineHandler(BroadcastChannel.prototype, 'messageerror');
 
-function setRef(member, isReferenced) {
-  member.isReferenced = isReferenced;
-  if (member.handle !== undefined) native.setMemberRef(member.handle, isReferenced);
+function leave(member) {
+  native.leave(member.handle);
+  member.handle = undefined;
 }
 
-function post(handle, value) {
-  if (typeof value === 'string' && value.isWellFormed() && value.length * 3 <= LONGEST) {
-    return native.broadcastText(handle, value);
+function setRef(member, isReferenced) {
+  member.isReferenced = isReferenced;
+  updateRef(member);
+}
+
+/** Messages whose Blobs are being read keep the process alive as well. */
+function updateRef(member) {
+  if (member.handle === undefined) return;
+  const stays = (member.isReferenced && !member.isClosed) || member.waiting.length > 0;
+  native.setMemberRef(member.handle, stays);
+}
+
+function post(member, value) {
+  const message = messageOf(value);
+  const { blobs } = message;
+  if (member.waiting.length === 0 && blobs === undefined) {
+    send(member, message);
+    return;
   }
-  if (value instanceof Uint8Array && value.buffer instanceof ArrayBuffer &&
-      value.length <= LONGEST && !clone.isMarked(value)) {
-    return native.broadcastBytes(handle, value);
+  const waiting = blobs === undefined ? owned(message) : message;
+  member.waiting.push(waiting);
+  updateRef(member);
+  if (blobs === undefined) return;
+  clone.withBlobs(message.content, blobs).then((content) => {
+    waiting.content = content;
+    waiting.blobs = undefined;
+    sendWaiting(member);
+  });
+}
+
+function send(member, { call, content, rest }) {
+  const missed = call(member.handle, content, ...rest);
+  if (missed > 0) {
+    process.emitWarning(`${missed} members of the broadcast channel ${member.name} have missed ` +
+      'a message, as their queues are full');
+  }
+}
+
+/** A message that waits has memory of its own: the program writes to that of a view. */
+function owned(message) {
+  const { content, rest: [length] } = message;
+  if (typeof content === 'string') return message;
+  return { ...message, content: Buffer.from(content.subarray(0, length)) };
+}
+
+/** Sends what waits, up to a message whose Blobs are still being read. */
+function sendWaiting(member) {
+  const { waiting } = member;
+  while (waiting.length > 0 && waiting[0].blobs === undefined) {
+    try {
+      send(member, waiting.shift());
+    } catch (error) {
+      process.emitWarning(`a message of the broadcast channel ${member.name} is lost: ${error}`);
+    }
+  }
+  if (member.isClosed && waiting.length === 0) leave(member);
+  else updateRef(member);
+}
+
+/** What is posted: the content, the call that posts it with further arguments, and its Blobs. */
+function messageOf(value) {
+  if (isText(value, LONGEST)) {
+    return { call: native.broadcastText, content: value, rest: [] };
+  }
+  if (isBytes(value, LONGEST)) {
+    return { call: native.broadcastBytes, content: value, rest: [] };
   }
   const length = valueCodec.encode(value);
-  if (length > 0) return native.broadcastValue(handle, valueCodec.room, length);
-  const bytes = clone.serialize(value, new Map(), [], isTransferable);
-  if (bytes.length > LONGEST) {
-    throw dataCloneError(`a message of ${bytes.length} bytes is too long for a broadcast ` +
+  if (length > 0) {
+    return { call: native.broadcastValue, content: valueCodec.room, rest: [length] };
+  }
+  const { content, blobs } = clone.serialize(value, new Map(), [], isTransferable);
+  const longest = blobs.length === 0 ? content.length : clone.lengthWithBlobs(content, blobs);
+  if (longest > LONGEST) {
+    throw dataCloneError(`a message of ${longest} bytes is too long for a broadcast ` +
       `channel: expected at most ${LONGEST} bytes; send it through a port`);
   }
-  return native.broadcastBytes(handle, bytes);
+  const call = native.broadcastBytes;
+  return { call, content, rest: [], blobs: blobs.length === 0 ? undefined : blobs };
 }
 
 /**
@@ -149,8 +212,8 @@ function encodeName(name) {
 
 /** Takes the next message of a member, as `receiveMessageOnPort` does for a port. */
 function receiveBroadcast(channel) {
-  const { handle } = memberOf(channel);
-  const received = handle === undefined ? undefined : native.receiveBroadcast(handle);
+  const { handle, isClosed } = memberOf(channel);
+  const received = isClosed ? undefined : native.receiveBroadcast(handle);
   if (received === undefined) return undefined;
   const { type, value } = readMessage(...received);
   if (type === 'messageerror') throw value;

@@ -224,7 +224,7 @@ function isText(value, longest) {
 /** Whether a value crosses as bytes, which every language reads. */
 function isBytes(value, longest) {
   return value instanceof Uint8Array && value.buffer instanceof ArrayBuffer &&
-    value.length <= longest && !clone.isMarked(value);
+    value.length <= longest && valueCodec.isInBounds(value) && !clone.isMarked(value);
 }
 
 function post(state, value, options) {
@@ -241,7 +241,8 @@ function post(state, value, options) {
     }
     if (postValue(state, value)) return;
   }
-  postWith(state, value, new Transfer(list, isPort, state.port));
+  const transfer = new Transfer(list, isPort, state.port);
+  postContent(state, transfer, contentOf(value, transfer, longest));
 }
 
 /** Posts a value as plain data, which every language reads, if it is that. */
@@ -254,7 +255,7 @@ function postValue(state, value) {
 
 /**
  * What is posted: the content, the call that posts it, its further arguments, and the buffers that
- * move as memory of their own.
+ * move as memory of their own. A clone may have Blobs, whose bytes are still to be read.
  */
 function contentOf(value, transfer, longest) {
   const { buffers } = transfer;
@@ -268,16 +269,12 @@ function contentOf(value, transfer, longest) {
     return { call: native.postValue, content, rest: [length], long: buffers };
   }
   const { long } = transfer;
-  const content = clone.serialize(value, transfer.places, long, isTransferable);
-  return { call: native.postBytes, content, isClone: true, long };
+  const { content, blobs } = clone.serialize(value, transfer.places, long, isTransferable);
+  return { call: native.postBytes, content, blobs, isClone: true, long };
 }
 
-/** Posts what may be anything, with a transfer list. */
-function postWith(state, value, transfer) {
-  postContent(state, transfer, contentOf(value, transfer, state.longest));
-}
-
-function postContent(state, transfer, { call, content, rest = [], isClone = false, long }) {
+function postContent(state, transfer, posted) {
+  const { call, content, rest = [], isClone = false, blobs = NO_BLOBS, long } = posted;
   transfer.checkOpen(isOpen);
   const isLost = state.isDetached;
   if (!isLost && !transfer.isEmpty && native.refusesTransfers(state.handle)) {
@@ -293,6 +290,10 @@ function postContent(state, transfer, { call, content, rest = [], isClone = fals
     transfer.closeFiles();
     return;
   }
+  if (blobs.length > 0) {
+    postBlobs(state, content, blobs, [...ports, ...moving], transfer);
+    return;
+  }
   const isSpilled = isClone && content.length > state.longest / 4;
   if (isSpilled) moving.unshift(native.copyShared(content.subarray(clone.HEADER_LENGTH)));
   const header = isSpilled ? clone.SPILLED_HEADER : content;
@@ -301,6 +302,34 @@ function postContent(state, transfer, { call, content, rest = [], isClone = fals
   } finally {
     transfer.closeFiles();
   }
+}
+
+const NO_BLOBS = [];
+
+/** Keeps the place of a message with Blobs, and posts it once they are read. */
+function postBlobs(state, content, blobs, list, transfer) {
+  const { handle } = state;
+  let ticket;
+  try {
+    ticket = native.postLater(handle, list, transfer.numbers);
+  } finally {
+    transfer.closeFiles();
+  }
+  // The loop keeps the process alive until the message is posted.
+  state.watch();
+  clone.withBlobs(content, blobs).then((whole) => state.posted(complete(state, ticket, whole)));
+}
+
+/** Posts the message of a ticket: in memory of its own where it is too long for the ring. */
+function complete({ handle, longest }, ticket, content) {
+  if (content.length <= longest / 4) return native.complete(handle, ticket, content);
+  let memory;
+  try {
+    memory = native.copyShared(content.subarray(clone.HEADER_LENGTH));
+  } catch (error) {
+    return native.complete(handle, ticket, clone.failed(error));
+  }
+  return native.complete(handle, ticket, clone.SPILLED_BLOBS_HEADER, memory);
 }
 
 /** A port is made by a channel, or arrives. */
@@ -475,6 +504,6 @@ function deliverAll(port) {
 }
 
 module.exports = {
-  MessageChannel, MessagePort, createPort, deliverAll, isTransferable, loop, readMessage,
-  receiveMessageOnPort, releasePort, takers, watched,
+  MessageChannel, MessagePort, createPort, deliverAll, isBytes, isText, isTransferable, loop,
+  readMessage, receiveMessageOnPort, releasePort, takers, watched,
 };

@@ -297,13 +297,28 @@ function writeOther(object, level) {
 const { toString } = Object.prototype;
 
 function writePlain(object, level) {
+  if (!isStrict && Symbol.toStringTag in object) throw UNFIT;
   if (toString.call(object) !== '[object Object]') throw unfit('a host object');
   const keys = Object.keys(object);
   writeHead(MAP, keys.length);
   for (const key of keys) {
     writeText(key);
-    writeAt(key, object[key], level + 1);
+    writeAt(key, propertyOf(object, key), level + 1);
   }
+}
+
+const { getOwnPropertyDescriptor } = Object;
+
+/**
+ * A property, if no code of the program runs for it: what has a getter crosses as a clone, and V8
+ * reads it once. Strictly, there is no second attempt.
+ */
+function propertyOf(object, key) {
+  if (isStrict) return object[key];
+  const property = getOwnPropertyDescriptor(object, key);
+  if (property?.get !== undefined || property?.set !== undefined) throw UNFIT;
+  if (property === undefined) throw UNFIT;
+  return property.value;
 }
 
 function writeArray(array, level) {
@@ -315,8 +330,7 @@ function writeArray(array, level) {
   }
   writeHead(ARRAY, length);
   for (let index = 0; index < length; index += 1) {
-    if (!isStrict && !(index in array)) throw UNFIT;
-    writeAt(index, array[index], level + 1);
+    writeAt(index, propertyOf(array, index), level + 1);
   }
 }
 
@@ -344,6 +358,7 @@ function writeBytes(bytes) {
     throw unfit('shared memory, or no bytes');
   }
   const { buffer, length } = bytes;
+  if (!isInBounds(bytes)) throw unfit('bytes of an ArrayBuffer that is detached or too short');
   if (!isStrict) {
     // Other views of the same memory would see it as well: a clone keeps that. A Buffer is copied
     // alone, as its memory is often a pool of other data.
@@ -356,6 +371,17 @@ function writeBytes(bytes) {
   need(length);
   out.set(bytes, at);
   at += length;
+}
+
+/** Whether the memory of bytes is there: it may be detached, or have become shorter. */
+function isInBounds(bytes) {
+  if (bytes.length > 0) return true;
+  try {
+    Uint8Array.prototype.at.call(bytes, 0);
+    return true;
+  } catch {
+    return false;
+  }
 }
 
 // Reading: every byte was written by the peer.
@@ -600,4 +626,4 @@ function readTagged(first, level) {
   }
 }
 
-module.exports = { decode, encode, encodeStrictly, room };
+module.exports = { decode, encode, encodeStrictly, isInBounds, room };

@@ -11,15 +11,22 @@ const PATIENCE = 5_000;
 if (classes === 'messageport') require('./node-tests-preload.cjs');
 const { MessageChannel, receiveMessageOnPort } = require('node:worker_threads');
 
-/** Clones a value by a port, for the tests of `structuredClone`. */
+/** Clones a value by a port, for the tests of `structuredClone`, which wait for a promise. */
 globalThis.structuredClone = function structuredClone(value, { transfer = [] } = {}) {
   const { port1, port2 } = new MessageChannel();
+  let received;
   try {
     port1.postMessage(value, transfer);
-    return receiveMessageOnPort(port2).message;
+    received = receiveMessageOnPort(port2);
   } finally {
     port1.close();
   }
+  if (received !== undefined) return received.message;
+  // A message with Blobs arrives a little later.
+  return new Promise((resolve, reject) => {
+    port2.once('message', resolve);
+    port2.once('messageerror', reject);
+  });
 };
 
 globalThis.self = globalThis;

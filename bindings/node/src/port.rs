@@ -35,6 +35,7 @@ impl Handle {
             is_closing: Cell::new(false),
             drains: Cell::new(false),
             outbox: RefCell::default(),
+            tickets: Cell::new(0),
             carriers: RefCell::default(),
         }))
     }
@@ -63,6 +64,8 @@ pub struct PortCell {
     drains: Cell<bool>,
     /// Messages that did not fit, in their order.
     outbox: RefCell<VecDeque<Pending>>,
+    /// The last number of a message whose content comes later.
+    tickets: Cell<u32>,
     /// Ports whose outbox waits until this one, which moves with a message there, is empty.
     carriers: RefCell<Vec<Weak<PortCell>>>,
 }
@@ -72,6 +75,8 @@ struct Pending {
     content: Vec<u8>,
     format: Format,
     list: Vec<Item>,
+    /// The number of a message whose content is still to come.
+    ticket: Option<u32>,
 }
 
 // Lists are short.
@@ -200,14 +205,42 @@ impl PortCell {
                 },
             }
         }
-        for item in &list {
+        self.keep(Pending { content: content.to_vec(), format, list, ticket: None });
+        Ok(self.flush().posted)
+    }
+
+    fn keep(&self, pending: Pending) {
+        for item in &pending.list {
             if let Item::Waiting(cell) = item {
                 cell.carriers.borrow_mut().push(self.this.clone());
             }
         }
-        let content = content.to_vec();
-        self.outbox.borrow_mut().push_back(Pending { content, format, list });
-        Ok(self.flush().posted)
+        self.outbox.borrow_mut().push_back(pending);
+    }
+
+    /// Keeps the place of a message whose content comes later; returns its number.
+    fn post_later(&self, list: Vec<Item>) -> u32 {
+        let ticket = self.tickets.get().wrapping_add(1);
+        self.tickets.set(ticket);
+        self.keep(Pending { content: vec![], format: Format::Bytes, list, ticket: Some(ticket) });
+        self.update_ref();
+        ticket
+    }
+
+    /// Posts the message of a number, now that its content is there. Without it, the conversation
+    /// has ended.
+    fn complete(&self, ticket: u32, content: &[u8], first: Option<Buffer>) -> Posted {
+        let mut outbox = self.outbox.borrow_mut();
+        let Some(pending) = outbox.iter_mut().find(|one| one.ticket == Some(ticket)) else {
+            return Posted::Lost;
+        };
+        pending.content = content.to_vec();
+        pending.ticket = None;
+        if let Some(buffer) = first {
+            pending.list.insert(0, Item::Ready(buffer.into()));
+        }
+        drop(outbox);
+        self.flush().posted
     }
 
     /// Posts what waits for room, as far as there is room. Asks for a ring if there is none.
@@ -217,8 +250,9 @@ impl PortCell {
             let Some(mut pending) = self.outbox.borrow_mut().pop_front() else {
                 break Posted::Sent;
             };
-            if !pending.list.iter_mut().all(Item::settle) {
-                // The port that moves with it goes on when it is empty itself.
+            if pending.ticket.is_some() || !pending.list.iter_mut().all(Item::settle) {
+                // Its content comes later; or the port that moves with it goes on when it is
+                // empty itself.
                 self.outbox.borrow_mut().push_front(pending);
                 break Posted::Kept;
             }
@@ -514,6 +548,12 @@ fn post(
         let len = content.len() as u64;
         return Err(fail(PostError::TooLarge { len, max: longest.unwrap_or(0) as u64 }));
     }
+    let items = items_of(list, descriptors)?;
+    Ok(cell.post(content, format, items)? as u32)
+}
+
+/// What moves with a message.
+fn items_of(list: Option<Array<'_>>, descriptors: Option<Vec<i32>>) -> Result<Vec<Item>> {
     let mut items = Vec::new();
     for index in 0..list.as_ref().map_or(0, Array::len) {
         let entry = list.as_ref().and_then(|list| list.get(index).transpose());
@@ -528,7 +568,35 @@ fn post(
     for number in descriptors.unwrap_or_default() {
         items.push(Item::Ready(raw::duplicate(number).map_err(fail)?.into()));
     }
-    Ok(cell.post(content, format, items)? as u32)
+    Ok(items)
+}
+
+/// Keeps the place of a message whose bytes come later: what is posted after it waits behind it.
+/// Returns its number, for `complete`.
+#[napi]
+pub fn post_later(
+    handle: &External<Handle>,
+    list: Option<Array<'_>>,
+    descriptors: Option<Vec<i32>>,
+) -> Result<u32> {
+    let cell = handle.port()?;
+    Ok(cell.post_later(items_of(list, descriptors)?))
+}
+
+/// Posts the message of a number that `post_later` has returned. `first` becomes its first buffer.
+#[napi]
+pub fn complete(
+    handle: &External<Handle>,
+    ticket: u32,
+    bytes: &[u8],
+    first: Option<&External<Handle>>,
+) -> Result<u32> {
+    let first = match first.map(|first| &**first) {
+        Some(Handle::Buffer(buffer)) => Some(buffer.borrow_mut().take().ok_or_else(no_handle)?),
+        Some(Handle::Port(_)) => return Err(no_handle()),
+        None => None,
+    };
+    Ok(handle.port()?.complete(ticket, bytes, first) as u32)
 }
 
 fn no_handle() -> Error {

@@ -87,6 +87,44 @@ test('what cannot be cloned is a DataCloneError, and posts nothing', () => {
   assert.equal(take(port2), 'still works');
 });
 
+test('a getter runs once, whatever the value turns out to be', () => {
+  const { port1, port2 } = new MessageChannel();
+  let runs = 0;
+  const withGetter = (rest, target = {}) => Object.defineProperty(
+    Object.assign(target, rest), 0, { enumerable: true, get() { runs += 1; return runs; } });
+  const values = [withGetter({}), withGetter({ set: new Set() }), withGetter({}, []),
+    [withGetter({ shared: port1 }), () => {}]];
+  for (const value of values) {
+    for (const list of [undefined, [new ArrayBuffer(1)]]) {
+      runs = 0;
+      try {
+        port1.postMessage(value, list);
+        assert.equal(take(port2)[0], 1);
+      } catch (error) {
+        assert.ok(isDataCloneError(error), String(error));
+      }
+      assert.equal(runs, 1);
+    }
+  }
+});
+
+test('bytes whose memory is gone are a DataCloneError', () => {
+  const { port1, port2 } = new MessageChannel();
+  const detached = new Uint8Array(8);
+  structuredClone(null, { transfer: [detached.buffer] });
+  const resizable = new ArrayBuffer(16, { maxByteLength: 32 });
+  const short = new Uint8Array(resizable, 8);
+  resizable.resize(4);
+  for (const bytes of [detached, short]) {
+    for (const value of [bytes, { bytes }, new Set([bytes])]) {
+      assert.throws(() => port1.postMessage(value), isDataCloneError);
+    }
+    assert.throws(() => port1.postValue({ bytes }), isDataCloneError);
+  }
+  port1.postMessage(new Uint8Array(0));
+  assert.deepEqual(take(port2), new Uint8Array(0));
+});
+
 test('a wrong transfer list is an error, and detaches nothing', () => {
   const { port1, port2 } = new MessageChannel();
   const other = new MessageChannel();

@@ -211,6 +211,8 @@ test('a hostile peer causes `messageerror`, and nothing else', async () => {
   for (const sample of [...samples, cycle]) worker.postMessage(sample);
   // A shared object makes a clone of what would be a plain value.
   for (const sample of samples) worker.postMessage([cycle, sample]);
+  const blobs = [new Blob(['content'], { type: 'a/b' }), new File(['f'], 'name')];
+  worker.postMessage([blobs, new Blob([])]);
   worker.postMessage('go');
   let messages = 0;
   let errors = 0;

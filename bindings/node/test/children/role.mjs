@@ -22,6 +22,14 @@ const roles = {
     for (let value = 0; value < 1000; value += 1) parentPort.postMessage(value);
     process.exit(3);
   },
+  /** Answers with the Blob that it gets, and ends when it is posted. */
+  blobs() {
+    parentPort.once('message', ({ blob }) => {
+      parentPort.postMessage(blob);
+      parentPort.postMessage('end');
+      parentPort.close();
+    });
+  },
   /** Lives for as long as its port. */
   listen() {
     parentPort.on('message', () => {});
