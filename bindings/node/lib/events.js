@@ -73,17 +73,42 @@ const NOTHING = Object.freeze({
   ports: Object.freeze([]), buffers: Object.freeze([]), descriptors: Object.freeze([]),
 });
 
-/** The event of a message. The constructor of `MessageEvent` accepts only ports of Node.js. */
-class PortMessageEvent extends MessageEvent {
-  #arrived;
+/** All ports of this package. */
+const knownPorts = new WeakSet();
 
-  constructor(type, init, arrived) {
-    super(type, init);
-    this.#arrived = arrived;
+function checkPort(value, name) {
+  if (knownPorts.has(value) || value instanceof workerThreads.MessagePort) return;
+  throw codedError(TypeError, 'ERR_INVALID_ARG_TYPE',
+    `The "init.${name}" property must be an instance of MessagePort`);
+}
+
+/** What came with a message, for the event that is being made. */
+let arriving = NOTHING;
+
+/**
+ * The event of a message. The constructor of Node.js accepts only ports of Node.js in `source` and
+ * `ports`; this one accepts those of this package, too.
+ */
+class PortMessageEvent extends globalThis.MessageEvent {
+  #source;
+  #ports;
+  #arrived = arriving;
+
+  constructor(type, { source = null, ports = [], ...rest } = {}) {
+    if (source !== null) checkPort(source, 'source');
+    const copy = arriving === NOTHING ? [...ports] : arriving.ports;
+    if (arriving === NOTHING) copy.forEach((port, index) => checkPort(port, `ports[${index}]`));
+    super(type, rest);
+    this.#source = source;
+    this.#ports = Object.freeze(copy);
+  }
+
+  get source() {
+    return this.#source;
   }
 
   get ports() {
-    return this.#arrived.ports;
+    return this.#ports;
   }
 
   get buffers() {
@@ -95,11 +120,16 @@ class PortMessageEvent extends MessageEvent {
   }
 }
 
-Object.defineProperty(PortMessageEvent.prototype, 'constructor', { value: MessageEvent });
+Object.defineProperty(PortMessageEvent, 'name', { value: 'MessageEvent' });
 
 /** Makes a `message` or `messageerror` event. `arrived` has the frozen lists of what came with it. */
 function messageEvent(type, data, arrived = NOTHING) {
-  return new PortMessageEvent(type, { data }, arrived);
+  arriving = arrived;
+  try {
+    return new PortMessageEvent(type, { data });
+  } finally {
+    arriving = NOTHING;
+  }
 }
 
 /** An error of Node.js with a code. */
@@ -114,6 +144,7 @@ function dataCloneError(text) {
 }
 
 module.exports = {
+  MessageEvent: PortMessageEvent,
   NOTHING,
   NodeEventTarget,
   codedError,
@@ -126,4 +157,5 @@ module.exports = {
   kNewListener,
   kRemoveListener,
   messageEvent,
+  knownPorts,
 };

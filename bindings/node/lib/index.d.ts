@@ -24,6 +24,18 @@ export interface PortMessageEvent<T = any> extends Event {
   readonly descriptors: readonly FileDescriptor[];
 }
 
+/** As Node's, and its `ports` and `source` can be ports of this package. */
+export const MessageEvent: {
+  new <T = any>(type: string, init?: {
+    data?: T;
+    lastEventId?: string;
+    origin?: string;
+    ports?: Iterable<MessagePort>;
+    source?: MessagePort | null;
+  }): PortMessageEvent<T>;
+  readonly prototype: PortMessageEvent;
+};
+
 type Handler<T> = ((event: T) => void) | null;
 
 /** What ports and broadcast channels have in common: an `EventTarget` and an emitter at once. */

@@ -1,6 +1,7 @@
 'use strict';
 
 const { MessageChannel, MessagePort, receiveMessageOnPort: receiveOnPort } = require('./port.js');
+const { MessageEvent } = require('./events.js');
 const { BroadcastChannel, isMember, receiveBroadcast } = require('./broadcast.js');
 const { FileDescriptor, SharedBuffer } = require('./transfer.js');
 const { Listener, connect, listen } = require('./names.js');
@@ -16,6 +17,7 @@ module.exports = {
   FileDescriptor,
   Listener,
   MessageChannel,
+  MessageEvent,
   MessagePort,
   SharedBuffer,
   Worker,

@@ -5,6 +5,7 @@ export const {
   FileDescriptor,
   Listener,
   MessageChannel,
+  MessageEvent,
   MessagePort,
   SharedBuffer,
   Worker,

@@ -10,7 +10,7 @@ const { FileDescriptor, Transfer, arrived, listOf } = require('./transfer.js');
 const { Values } = require('./values.js');
 const {
   NOTHING, NodeEventTarget, codedError, createHostTarget, dataCloneError, defineHandler,
-  kCreateEvent, kDispatch, kNewListener, kRemoveListener, messageEvent,
+  kCreateEvent, kDispatch, kNewListener, knownPorts, kRemoveListener, messageEvent,
 } = require('./events.js');
 
 // What the native part calls an event, and what became of a post.
@@ -205,6 +205,8 @@ function isOpen(port) {
 function createPort(handle) {
   const port = createHostTarget(MessagePort.prototype);
   states.set(port, new PortState(port, handle));
+  knownPorts.add(port);
+  native.setObject(loop, handle, port);
   return port;
 }
 
@@ -391,7 +393,7 @@ class PortMethods extends NodeEventTarget {
   /** Whether the port keeps the process alive while it is started. */
   hasRef() {
     const state = stateOf(this);
-    return state.isReferenced && !state.isDetached;
+    return state.isReferenced && (!state.isDetached || state.isDraining);
   }
 
   [kNewListener](size, type, ...rest) {
@@ -429,8 +431,8 @@ class PortMethods extends NodeEventTarget {
   [inspect.custom](depth, options) {
     const state = states.get(this);
     if (state === undefined) return 'MessagePort {}';
-    const shown = { active: !state.isDetached, refed: this.hasRef() };
-    return `MessagePort ${inspect(shown, { ...options, depth })}`;
+    const shown = { active: !state.isDetached || state.isDraining, refed: this.hasRef() };
+    return `MessagePort [EventTarget] ${inspect(shown, { ...options, depth })}`;
   }
 
   get [Symbol.toStringTag]() {

@@ -155,6 +155,7 @@ class Transfer {
 
   #add(item, isPort, source) {
     if (isPort(item)) {
+      if (isMarked(item)) return;
       if (item === source) throw dataCloneError('Transfer list contains source port');
       this.places.set(item, { kind: clone.PORT, index: this.ports.length });
       this.ports.push(item);
@@ -162,9 +163,7 @@ class Transfer {
       this.places.set(item, { kind: clone.DESCRIPTOR, index: this.files.length });
       this.files.push(item);
     } else if (item instanceof ArrayBuffer) {
-      if (isMarkedAsUntransferable?.(item) && !isOurs(item)) {
-        throw dataCloneError('An ArrayBuffer in the transfer list is marked as untransferable');
-      }
+      if (isMarkedAsUntransferable?.(item) && !isOurs(item)) throw marked(item);
       this.buffers.push(item);
     } else {
       throw dataCloneError('Found invalid object in transferList');
@@ -217,6 +216,28 @@ class Transfer {
 
   closeFiles() {
     this.files.forEach((file) => file.close());
+  }
+}
+
+function marked(object) {
+  return dataCloneError(`The transfer list has a ${object.constructor.name} that is marked as ` +
+    'untransferable');
+}
+
+/**
+ * Whether a port is marked as untransferable. Node.js 20 leaves such objects out of a list, and the
+ * call to it fails for the others, as they are no ports of Node.js; from 21 on it is an error.
+ */
+function isMarked(port) {
+  if (isMarkedAsUntransferable !== undefined) {
+    if (isMarkedAsUntransferable(port)) throw marked(port);
+    return false;
+  }
+  try {
+    structuredClone(null, { transfer: [port] });
+    return true;
+  } catch {
+    return false;
   }
 }
 

@@ -35,13 +35,15 @@ class Worker extends EventEmitter {
 
 function replace(name, value) {
   const descriptor = { configurable: true, enumerable: true, writable: true, value };
-  Object.defineProperty(workerThreads, name, descriptor);
+  if (name in workerThreads) Object.defineProperty(workerThreads, name, descriptor);
   if (name in globalThis) {
     Object.defineProperty(globalThis, name, { ...descriptor, enumerable: false });
   }
 }
 
-for (const name of ['MessageChannel', 'MessagePort', 'BroadcastChannel', 'receiveMessageOnPort']) {
+for (const name of [
+  'MessageChannel', 'MessageEvent', 'MessagePort', 'BroadcastChannel', 'receiveMessageOnPort',
+]) {
   replace(name, messageport[name]);
 }
 if (process.env[PROCESSES] !== undefined) {

@@ -26,6 +26,7 @@ const IN_PROCESSES = new Set([
   'test-worker-message-channel.js',
   'test-worker-message-port-message-before-close.js',
   'test-worker-message-port-transfer-terminate.js',
+  'test-worker-message-port-wasm-module.js',
 ]);
 
 /** Why a test cannot pass, or is not about ports. */
@@ -33,21 +34,17 @@ const NO_OBJECT = 'objects of Node that are made to be cloned or moved do not cr
 const SHARED = 'memory that several processes write to does not exist here';
 const CONTEXT = 'it moves a port to a context of `vm`';
 const deviations = {
-  'test-messageport-hasref.js': 'the async resource of a port is made when it is started',
-  'test-worker-message-event.js': 'the constructor of MessageEvent takes ports of Node only',
+  'test-messageport-hasref.js': 'the end that closes has its own `close` after the other end',
   'test-worker-message-port-close.js': CONTEXT,
-  'test-worker-message-port-inspect-during-init-hook.js': 'it looks at the async resource',
   'test-worker-message-port-jstransferable-nested-untransferable.js': NO_OBJECT,
   'test-worker-message-port-move.js': CONTEXT,
   'test-worker-message-port-multiple-sharedarraybuffers.js': SHARED,
   'test-worker-message-port-transfer-fake-js-transferable-internal.js': NO_OBJECT,
   'test-worker-message-port-transfer-fake-js-transferable.js': NO_OBJECT,
   'test-worker-message-port-transfer-filehandle.js': NO_OBJECT,
-  'test-worker-message-port-wasm-module.js': 'modules of WebAssembly do not cross processes',
+  'test-worker-message-port-wasm-module.js': 'a module of WebAssembly does not give its bytes',
   'test-worker-message-port-wasm-threads.js': SHARED,
   'test-worker-message-port.js': 'it lists the properties of a port, and `onclose` is one more',
-  'test-worker-message-transfer-port-mark-as-untransferable.js':
-    'Node does not tell which objects are marked',
 };
 
 async function download() {
@@ -60,7 +57,7 @@ async function download() {
   writeFileSync(archive, Buffer.from(await response.arrayBuffer()));
   const tar = spawnSync('tar', ['xJf', archive, '-C', unpacked, '--strip-components=1',
     '--wildcards', '*/test/parallel/*', '*/test/common/*', '*/test/fixtures/keys/*',
-    '*/test/fixtures/wpt/*'],
+    '*/test/fixtures/wpt/*', '*/test/fixtures/*.wasm'],
   { stdio: 'inherit' });
   if (tar.status !== 0) throw new Error('the archive could not be unpacked: tar and xz are needed');
   renameSync(unpacked, folder);

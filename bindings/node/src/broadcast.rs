@@ -2,7 +2,7 @@
 
 use crate::message;
 use crate::port::fail;
-use crate::raw::{Calls, Loop, Scope, Source, Turn, Value, Watch};
+use crate::raw::{Calls, Context, Loop, Scope, Source, Turn, Value, Watch};
 use messageport::{BroadcastChannel, BroadcastError};
 use napi::bindgen_prelude::{External, Object};
 use napi::{Env, Result};
@@ -57,7 +57,8 @@ pub fn join(
     let channel = BroadcastChannel::open(&name).map_err(fail)?;
     let cell = Rc::new(MemberCell { channel: RefCell::default(), watch: RefCell::default() });
     let source: Weak<dyn Source> = Rc::downgrade(&(cell.clone() as Rc<dyn Source>));
-    let watch = Watch::new(of, channel.as_fd(), source, &target)?;
+    let context = Context::new(of, &target);
+    let watch = Watch::new(of, channel.as_fd(), source, &target, context)?;
     watch.kick();
     cell.channel.replace(Some(channel));
     cell.watch.replace(Some(watch));

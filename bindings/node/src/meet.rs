@@ -1,7 +1,7 @@
 //! Ports between processes: the parent's, one for a child, and those of a name.
 
 use crate::port::{Handle, fail};
-use crate::raw::{self, Calls, Loop, Scope, Source, Turn, Value, Watch};
+use crate::raw::{self, Calls, Context, Loop, Scope, Source, Turn, Value, Watch};
 use messageport::{Connect, ListenError, Listener, MessageChannel, MessagePort, ParentPortError};
 use napi::bindgen_prelude::{AsyncTask, External, ExternalRef, Object};
 use napi::{Env, Error, Result, Task};
@@ -105,7 +105,8 @@ pub fn listen(
         failures: Cell::new(0),
     });
     let source: Weak<dyn Source> = Rc::downgrade(&(cell.clone() as Rc<dyn Source>));
-    let watch = Watch::new(of, listener.as_fd(), source, &target)?;
+    let context = Context::new(of, &target);
+    let watch = Watch::new(of, listener.as_fd(), source, &target, context)?;
     watch.kick();
     cell.listener.replace(Some(listener));
     cell.watch.replace(Some(watch));

@@ -1,7 +1,7 @@
 //! Ports as handles: posting, receiving, and the turns in which the loop delivers.
 
 use crate::message;
-use crate::raw::{self, Calls, Loop, Scope, Source, Turn, Value, Watch};
+use crate::raw::{self, Calls, Context, Loop, Scope, Source, Turn, Value, Watch};
 use messageport::{
     Buffer, Format, MessageChannel, MessagePort, PostError, RecvError, TransferError, Transferable,
 };
@@ -29,6 +29,7 @@ impl Handle {
             this: this.clone(),
             port: RefCell::new(Some(port)),
             watch: RefCell::default(),
+            context: RefCell::default(),
             is_started: Cell::new(false),
             is_referenced: Cell::new(false),
             stays_for_outbox: Cell::new(true),
@@ -54,6 +55,8 @@ pub struct PortCell {
     /// `None` once it is closed or has moved away.
     port: RefCell<Option<MessagePort>>,
     watch: RefCell<Option<Watch>>,
+    /// The context of its events, until it is watched.
+    context: RefCell<Option<Context>>,
     is_started: Cell<bool>,
     is_referenced: Cell<bool>,
     /// The process stays until the outbox is empty.
@@ -432,6 +435,17 @@ pub fn channel(env: &Env, limit: f64) -> Result<Value<'_>> {
     Ok(scope.array(&[handle(port1), handle(port2)]))
 }
 
+/// Makes the async context of a port's object, in which it gets its events.
+#[napi]
+pub fn set_object(
+    of: &External<Loop>,
+    handle: &External<Handle>,
+    object: Object<'_>,
+) -> Result<()> {
+    handle.port()?.context.replace(Some(Context::new(of, &object)));
+    Ok(())
+}
+
 /// Has the loop watch a port, whose events go to `target` from now on.
 #[napi]
 pub fn watch(of: &External<Loop>, handle: &External<Handle>, target: Object<'_>) -> Result<()> {
@@ -439,8 +453,9 @@ pub fn watch(of: &External<Loop>, handle: &External<Handle>, target: Object<'_>)
     if cell.watch.borrow().is_some() {
         return Ok(());
     }
+    let context = cell.context.take().unwrap_or_else(|| Context::new(of, &target));
     let watch = match &*cell.port.borrow() {
-        Some(port) => Watch::new(of, port.as_fd(), cell.this.clone(), &target)?,
+        Some(port) => Watch::new(of, port.as_fd(), cell.this.clone(), &target, context)?,
         None => return Ok(()),
     };
     cell.watch.replace(Some(watch));

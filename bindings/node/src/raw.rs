@@ -60,6 +60,8 @@ struct LoopInner {
     /// Handles of libuv whose memory is not given back yet.
     open_handles: Cell<usize>,
     is_ending: Cell<bool>,
+    /// The cleanup hook has run: no call is made any more.
+    has_ended: Cell<bool>,
     hook: Cell<sys::napi_async_cleanup_hook_handle>,
 }
 
@@ -87,6 +89,7 @@ impl Loop {
             kicked: RefCell::default(),
             open_handles: Cell::new(0),
             is_ending: Cell::new(false),
+            has_ended: Cell::new(false),
             hook: Cell::new(ptr::null_mut()),
         });
         let data = Rc::into_raw(inner.clone()).cast_mut().cast::<c_void>();
@@ -136,6 +139,7 @@ unsafe extern "C" fn on_cleanup(_: sys::napi_async_cleanup_hook_handle, data: *m
         // SAFETY: (environment) it still exists while its hooks run; each is deleted once.
         unsafe { sys::napi_delete_reference(inner.env, reference) };
     }
+    inner.has_ended.set(true);
     inner.end_if_done();
 }
 
@@ -149,7 +153,8 @@ struct Inner {
     idle: Handle,
     /// Weak: the watch keeps no JavaScript object alive.
     target: Cell<sys::napi_ref>,
-    context: Cell<sys::napi_async_context>,
+    /// `None` once it is closed.
+    context: RefCell<Option<Context>>,
     source: Weak<dyn Source>,
     is_polling: Cell<bool>,
     is_kicked: Cell<bool>,
@@ -167,6 +172,7 @@ impl Watch {
         descriptor: BorrowedFd<'_>,
         source: Weak<dyn Source>,
         target: &Object<'_>,
+        context: Context,
     ) -> Result<Watch> {
         let of = of.0.clone();
         if of.is_ending.get() {
@@ -185,14 +191,14 @@ impl Watch {
         }
         // SAFETY: (thread); the memory has the size that libuv asks for, and the loop is alive.
         unsafe { uv_idle_init(of.uv, idle.0) };
-        let (target, context) = weak_reference(of.env, target);
+        let target = weak_reference(of.env, target);
         let inner = Rc::new_cyclic(|this| Inner {
             this: this.clone(),
             of: of.clone(),
             poll,
             idle,
             target: Cell::new(target),
-            context: Cell::new(context),
+            context: RefCell::new(Some(context)),
             source,
             is_polling: Cell::new(false),
             is_kicked: Cell::new(false),
@@ -301,37 +307,55 @@ impl Inner {
             // SAFETY: (thread), (alive): it is closed once.
             unsafe { uv_close(handle.0, on_closed) };
         }
-        let (env, context) = (self.of.env, self.context.replace(ptr::null_mut()));
-        if !context.is_null() {
-            // SAFETY: (environment); the context was made by `new`, and is destroyed once.
-            unsafe { sys::napi_async_destroy(env, context) };
-        }
+        self.context.take();
         let target = self.target.replace(ptr::null_mut());
         if !target.is_null() {
             // SAFETY: (environment); the reference was made by `new`, and is deleted once.
-            unsafe { sys::napi_delete_reference(env, target) };
+            unsafe { sys::napi_delete_reference(self.of.env, target) };
         }
     }
 }
 
-/// A weak reference to an object, and the async context of its callbacks. What cannot be made is
-/// null, and nothing is called then.
-fn weak_reference(
-    env: sys::napi_env,
-    target: &Object<'_>,
-) -> (sys::napi_ref, sys::napi_async_context) {
-    let (mut reference, mut context, mut name) =
-        (ptr::null_mut(), ptr::null_mut(), ptr::null_mut());
+/// A weak reference to an object. What cannot be made is null, and nothing is called then.
+fn weak_reference(env: sys::napi_env, target: &Object<'_>) -> sys::napi_ref {
+    let mut reference = ptr::null_mut();
     // SAFETY: (thread) the object is a value of the running call.
     unsafe { sys::napi_create_reference(env, target.raw(), 0, &mut reference) };
-    let text = RESOURCE.as_bytes();
-    // SAFETY: (thread) the text is valid for its length.
-    unsafe {
-        sys::napi_create_string_utf8(env, text.as_ptr().cast(), text.len() as isize, &mut name)
-    };
-    // SAFETY: (thread) both are values of the running call.
-    unsafe { sys::napi_async_init(env, target.raw(), name, &mut context) };
-    (reference, context)
+    reference
+}
+
+/// The async context in which an object gets its events, as `async_hooks` shows it. It keeps the
+/// object no more alive than a watch does.
+pub struct Context {
+    env: sys::napi_env,
+    /// Null if it cannot be made; nothing is called in it then.
+    raw: sys::napi_async_context,
+    of: Weak<LoopInner>,
+}
+
+impl Context {
+    /// The context of an object. Hooks of the program run in this call.
+    pub fn new(of: &Loop, target: &Object<'_>) -> Context {
+        let (env, mut raw, mut name) = (of.0.env, ptr::null_mut(), ptr::null_mut());
+        let text = RESOURCE.as_bytes();
+        // SAFETY: (thread) the text is valid for its length.
+        unsafe {
+            sys::napi_create_string_utf8(env, text.as_ptr().cast(), text.len() as isize, &mut name)
+        };
+        // SAFETY: (thread) both are values of the running call.
+        unsafe { sys::napi_async_init(env, target.raw(), name, &mut raw) };
+        Context { env, raw, of: Rc::downgrade(&of.0) }
+    }
+}
+
+impl Drop for Context {
+    fn drop(&mut self) {
+        let is_alive = self.of.upgrade().is_some_and(|of| !of.has_ended.get());
+        if is_alive && !self.raw.is_null() {
+            // SAFETY: (environment); the context was made by `new`, and is destroyed once.
+            unsafe { sys::napi_async_destroy(self.env, self.raw) };
+        }
+    }
 }
 
 /// Calls into JavaScript during a turn.
@@ -376,7 +400,8 @@ impl Calls<'_> {
         }
         let arguments: Vec<sys::napi_value> = values.iter().map(|value| value.raw).collect();
         let (count, list) = (arguments.len(), arguments.as_ptr());
-        let (context, mut result) = (self.inner.context.get(), ptr::null_mut());
+        let context = self.inner.context.borrow().as_ref().map_or(ptr::null_mut(), |one| one.raw);
+        let mut result = ptr::null_mut();
         // SAFETY: (environment); all values are alive in the scope that is open here.
         let status = unsafe {
             sys::napi_make_callback(env, context, target, function, count, list, &mut result)

@@ -1,7 +1,10 @@
 // Ports inside one process: the API of `worker_threads`, and what the standard asks for.
 import assert from 'node:assert/strict';
+import { createHook } from 'node:async_hooks';
 import { once } from 'node:events';
 import { after, test } from 'node:test';
+import { inspect } from 'node:util';
+import { markAsUntransferable } from 'node:worker_threads';
 import * as messageport from '../lib/index.mjs';
 
 const { MessageChannel, MessagePort, SharedBuffer, receiveMessageOnPort } = messageport;
@@ -123,6 +126,45 @@ test('bytes whose memory is gone are a DataCloneError', () => {
   }
   port1.postMessage(new Uint8Array(0));
   assert.deepEqual(take(port2), new Uint8Array(0));
+});
+
+test('MessageEvent takes ports of this package', () => {
+  const { port1, port2 } = new MessageChannel();
+  const init = { data: 7, source: port1, ports: [port2], lastEventId: 'id', origin: 'here' };
+  const event = new messageport.MessageEvent('message', init);
+  const { type, data, source, ports, lastEventId, origin } = event;
+  assert.deepEqual({ data, source, ports, lastEventId, origin }, init);
+  assert.ok(type === 'message' && event instanceof MessageEvent && Object.isFrozen(ports));
+  assert.equal(new messageport.MessageEvent('message').data, null);
+  for (const wrong of [{ source: {} }, { ports: [null] }, { ports: [{}] }, { ports: 7 }]) {
+    assert.throws(() => new messageport.MessageEvent('message', wrong), TypeError);
+  }
+});
+
+test('the async resource of a port is made with it', () => {
+  const made = [];
+  const hook = createHook({
+    init(_, type, __, resource) {
+      if (type === 'MESSAGEPORT') made.push([resource, inspect(resource)]);
+    },
+  }).enable();
+  const { port1, port2 } = new MessageChannel();
+  hook.disable();
+  const text = 'MessagePort [EventTarget] { active: true, refed: false }';
+  assert.deepEqual(made.map(([, shown]) => shown), [text, text]);
+  assert.ok(made[0][0] === port1 && made[1][0] === port2);
+});
+
+test('a port that is marked as untransferable does not move', () => {
+  const { port1, port2 } = new MessageChannel();
+  const other = new MessageChannel();
+  markAsUntransferable(other.port1);
+  assert.throws(() => port1.postMessage(other.port1, [other.port1]), isDataCloneError);
+  other.port1.postMessage('still here');
+  assert.equal(take(other.port2), 'still here');
+  assert.equal(receiveMessageOnPort(port2), undefined);
+  port1.postMessage(null, [other.port2]);
+  take(port2);
 });
 
 test('a wrong transfer list is an error, and detaches nothing', () => {
@@ -414,7 +456,7 @@ test('a port that is not used any more is collected, and its peer hears of it', 
   clearInterval(timer);
 });
 
-test('ref and unref', () => {
+test('ref and unref', async () => {
   const { port1 } = new MessageChannel();
   assert.equal(port1.hasRef(), false);
   const listener = () => {};
@@ -428,6 +470,9 @@ test('ref and unref', () => {
   assert.equal(port1.hasRef(), false);
   port1.on('message', listener);
   port1.close();
+  // It still delivers what has arrived.
+  assert.equal(port1.hasRef(), true);
+  await once(port1, 'close');
   assert.equal(port1.hasRef(), false);
 });
 
