@@ -18,6 +18,24 @@ const outputs = {
   'frames.mjs': Array.from({ length: 10 }, (_, index) => `frame ${index}: inverted`),
 };
 
+const limits = [
+  'upper answers "HELLO"', '    exit status: 0',
+  'spinner has ended without an answer', '    it has used more processor time than it may',
+  'hoarder fails: EMFILE', '    exit status: 0',
+  'eater fails: Array buffer allocation failed', '    exit status: 0',
+  'writer fails: EPERM', '    exit status: 0',
+  'starter fails: EPERM', '    exit status: 0',
+  'caller fails: EPERM', '    exit status: 0',
+  'the host goes on',
+];
+
+test('a Rust host goes on when its plug-ins break their limits', () => {
+  const options = { encoding: 'utf8', env: { ...process.env, NODE: process.execPath } };
+  const run = spawnSync(buildPeer('plugins'), [], options);
+  assert.deepEqual([run.status, run.stderr], [0, '']);
+  assert.deepEqual(run.stdout.trim().split('\n'), limits);
+});
+
 test('every example runs', () => {
   const peer = buildPeer();
   const names = readdirSync(folder).filter((name) => name.endsWith('.mjs'));
