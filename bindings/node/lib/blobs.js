@@ -133,14 +133,22 @@ function mayHaveBlobs(value) {
   return false;
 }
 
-/** Copies what the serializer of V8 looks into, with a host object in the place of each Blob. */
+/**
+ * Copies what the serializer of V8 looks into, with a host object in the place of each Blob, and
+ * what getters return in their place.
+ */
 class Copier {
   #copies = new Map();
   #keeps;
+  #gotten;
 
-  /** @param {function} keeps whether an object stays as it is */
-  constructor(keeps) {
+  /**
+   * @param {function} keeps whether an object stays as it is
+   * @param {Map} [gotten] what getters have returned already
+   */
+  constructor(keeps, gotten) {
     this.#keeps = keeps;
+    this.#gotten = gotten;
   }
 
   copy(value) {
@@ -169,11 +177,13 @@ class Copier {
 
   #copyProperties(object) {
     const copy = this.#add(object, Array.isArray(object) ? new Array(object.length) : {});
+    const gotten = this.#gotten?.get(object);
     for (const key of Object.keys(object)) {
       // A getter may have removed it.
       if (!Object.prototype.propertyIsEnumerable.call(object, key)) continue;
+      const item = gotten?.has(key) ? gotten.get(key) : object[key];
       Object.defineProperty(copy, key, {
-        configurable: true, enumerable: true, writable: true, value: this.copy(object[key]),
+        configurable: true, enumerable: true, writable: true, value: this.copy(item),
       });
     }
     return copy;
@@ -190,10 +200,11 @@ class Copier {
  *
  * @param {*} value
  * @param {function} keeps whether an object moves, or is refused by the serializer
+ * @param {Map} [gotten] what getters have returned already, for some objects and keys
  */
-function prepare(value, keeps) {
-  if (areHostObjects || !mayHaveBlobs(value)) return value;
-  return new Copier(keeps).copy(value);
+function prepare(value, keeps, gotten) {
+  if (gotten === undefined && (areHostObjects || !mayHaveBlobs(value))) return value;
+  return new Copier(keeps, gotten).copy(value);
 }
 
 module.exports = { blobOf, contentsOf, isFile, prepare, read, size, write };

@@ -186,11 +186,12 @@ function messageOf(value) {
   if (isBytes(value, LONGEST)) {
     return { call: native.broadcastBytes, content: value, rest: [] };
   }
-  const length = valueCodec.encode(value);
+  const length = valueCodec.encode(value, LONGEST);
   if (length > 0) {
     return { call: native.broadcastValue, content: valueCodec.room, rest: [length] };
   }
-  const { content, blobs } = clone.serialize(value, new Map(), [], isTransferable);
+  const { content, blobs } =
+    clone.serialize(value, new Map(), [], isTransferable, valueCodec.takeGotten());
   const longest = blobs.length === 0 ? content.length : clone.lengthWithBlobs(content, blobs);
   if (longest > LONGEST) {
     throw dataCloneError(`a message of ${longest} bytes is too long for a broadcast ` +

@@ -88,15 +88,16 @@ CloneSerializer.prototype._getSharedArrayBufferId = function refuse() {
  * @param {Map} transferred host objects, each with its kind and index
  * @param {ArrayBuffer[]} buffers those that move as buffers, in their order
  * @param {function} transferable whether an object could have been in the transfer list
+ * @param {Map} [gotten] what getters of the value have returned already
  * @returns {{content: Buffer, blobs: Blob[]}} without the bytes of the Blobs
  */
-function serialize(value, transferred, buffers, transferable) {
+function serialize(value, transferred, buffers, transferable, gotten) {
   const serializer = new CloneSerializer(transferred, transferable);
   serializer.writeRawBytes(HEADER);
   serializer.writeHeader();
   buffers.forEach((buffer, index) => serializer.transferArrayBuffer(index, buffer));
   serializer.writeValue(blobs.prepare(value, (object) => (
-    transferred.has(object) || transferable(object))));
+    transferred.has(object) || transferable(object)), gotten));
   return { content: serializer.releaseBuffer(), blobs: serializer.blobs };
 }
 

@@ -82,25 +82,35 @@ function checkPort(value, name) {
     `The "init.${name}" property must be an instance of MessagePort`);
 }
 
-/** What came with a message, for the event that is being made. */
-let arriving = NOTHING;
+/** What a program gives to the constructor of an event. */
+function checked({ data, lastEventId, origin, ports = [], source = null } = {}) {
+  if (source !== null) checkPort(source, 'source');
+  const list = Object.freeze([...ports]);
+  list.forEach((port, index) => checkPort(port, `ports[${index}]`));
+  return { init: { data, lastEventId, origin }, arrived: { ...NOTHING, ports: list }, source };
+}
+
+/** What came with a message, while its event is being made. */
+let arriving;
 
 /**
  * The event of a message. The constructor of Node.js accepts only ports of Node.js in `source` and
  * `ports`; this one accepts those of this package, too.
  */
 class PortMessageEvent extends globalThis.MessageEvent {
-  #source;
-  #ports;
-  #arrived = arriving;
+  #arrived;
+  #source = null;
 
-  constructor(type, { source = null, ports = [], ...rest } = {}) {
-    if (source !== null) checkPort(source, 'source');
-    const copy = arriving === NOTHING ? [...ports] : arriving.ports;
-    if (arriving === NOTHING) copy.forEach((port, index) => checkPort(port, `ports[${index}]`));
-    super(type, rest);
-    this.#source = source;
-    this.#ports = Object.freeze(copy);
+  constructor(type, init) {
+    if (arriving !== undefined) {
+      super(type, init);
+      this.#arrived = arriving;
+      return;
+    }
+    const given = checked(init);
+    super(type, given.init);
+    this.#arrived = given.arrived;
+    this.#source = given.source;
   }
 
   get source() {
@@ -108,7 +118,7 @@ class PortMessageEvent extends globalThis.MessageEvent {
   }
 
   get ports() {
-    return this.#ports;
+    return this.#arrived.ports;
   }
 
   get buffers() {
@@ -128,7 +138,7 @@ function messageEvent(type, data, arrived = NOTHING) {
   try {
     return new PortMessageEvent(type, { data });
   } finally {
-    arriving = NOTHING;
+    arriving = undefined;
   }
 }
 

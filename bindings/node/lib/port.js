@@ -242,6 +242,9 @@ function post(state, value, options) {
       return;
     }
     if (postValue(state, value)) return;
+    const transfer = new Transfer(list, isPort, state.port);
+    postContent(state, transfer, cloneOf(value, transfer));
+    return;
   }
   const transfer = new Transfer(list, isPort, state.port);
   postContent(state, transfer, contentOf(value, transfer, longest));
@@ -249,8 +252,8 @@ function post(state, value, options) {
 
 /** Posts a value as plain data, which every language reads, if it is that. */
 function postValue(state, value) {
-  const length = valueCodec.encode(value);
-  if (length === 0 || length > state.longest) return false;
+  const length = valueCodec.encode(value, state.longest);
+  if (length === 0) return false;
   if (!state.isDetached) state.posted(native.postValue(state.handle, valueCodec.room, length));
   return true;
 }
@@ -265,13 +268,19 @@ function contentOf(value, transfer, longest) {
   if (isBytes(value, longest) && !buffers.includes(value.buffer)) {
     return { call: native.postBytes, content: value, long: buffers };
   }
-  const length = valueCodec.encode(value, buffers);
-  if (length > 0 && length <= longest) {
+  const length = valueCodec.encode(value, longest, buffers);
+  if (length > 0) {
     const content = valueCodec.room;
     return { call: native.postValue, content, rest: [length], long: buffers };
   }
-  const { long } = transfer;
-  const { content, blobs } = clone.serialize(value, transfer.places, long, isTransferable);
+  return cloneOf(value, transfer);
+}
+
+/** The same for what is no plain data, as its encoder has found. */
+function cloneOf(value, transfer) {
+  const { long, places } = transfer;
+  const { content, blobs } =
+    clone.serialize(value, places, long, isTransferable, valueCodec.takeGotten());
   return { call: native.postBytes, content, blobs, isClone: true, long };
 }
 

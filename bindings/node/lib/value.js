@@ -18,6 +18,8 @@ const MOST_LEVELS = 100;
 const MOST_ELEMENTS = 1000;
 /** Objects up to which a plain search finds one that comes twice. */
 const FEW = 16;
+/** Items of the log that are kept for the next value. */
+const MOST_LOG = 3 << 12;
 /** Dates up to here are exact in seconds. */
 const MOST_MILLISECONDS = 1e14;
 
@@ -61,6 +63,11 @@ let isEncoding = false;
 let isStrict = false;
 let objects = [];
 let manyObjects;
+/** What was read: an object, a key and the value, again and again, up to `logged`. */
+let log = [];
+let logged = 0;
+/** What getters returned to an encoding that was given up: for each object, its keys and values. */
+let got;
 
 function unfit(what) {
   return isStrict ? new Unfit(what) : UNFIT;
@@ -75,9 +82,34 @@ function begin(strict, taken) {
   if (taken.length > 0) taken.forEach(notTwice);
 }
 
+/** What was read by getters. */
+function gotten() {
+  const found = new Map();
+  for (let index = 0; index < logged; index += 3) {
+    const [object, key] = [log[index], log[index + 1]];
+    const property = Object.getOwnPropertyDescriptor(object, key);
+    // A getter may have removed itself.
+    if (property === undefined || !('value' in property)) {
+      if (!found.has(object)) found.set(object, new Map());
+      found.get(object).set(`${key}`, log[index + 2]);
+    }
+  }
+  return found.size === 0 ? undefined : found;
+}
+
+/** What getters returned to the last `encode`, if it has returned 0. */
+function takeGotten() {
+  const taken = got;
+  got = undefined;
+  return taken;
+}
+
 function finish() {
   isEncoding = false;
   isStrict = false;
+  if (log.length > MOST_LOG) log = [];
+  else log.fill(undefined, 0, logged);
+  logged = 0;
   if (objects.length > 0) objects = [];
   manyObjects = undefined;
 }
@@ -88,19 +120,24 @@ const NONE = [];
  * Encodes a value into `room`, if it arrives as a clone of it would.
  *
  * @param {*} value
+ * @param {number} longest its length at most
  * @param {Array} [taken] objects that the value must not contain, as they move
- * @returns {number} the length, or 0 if it does not fit or is no plain data
+ * @returns {number} the length, or 0 if it does not fit or is no plain data: then `takeGotten` says
+ *   what must not be read again
  */
-function encode(value, taken = NONE) {
+function encode(value, longest, taken = NONE) {
   // A getter of a value that is being encoded posts as well.
   if (isEncoding) return 0;
+  got = undefined;
   begin(false, taken);
   try {
     write(value, 0);
+    if (at > longest) throw UNFIT;
     return at;
   } catch (error) {
-    if (error === UNFIT) return 0;
-    throw error;
+    if (error !== UNFIT) throw error;
+    got = gotten();
+    return 0;
   } finally {
     finish();
   }
@@ -307,18 +344,16 @@ function writePlain(object, level) {
   }
 }
 
-const { getOwnPropertyDescriptor } = Object;
-
-/**
- * A property, if no code of the program runs for it: what has a getter crosses as a clone, and V8
- * reads it once. Strictly, there is no second attempt.
- */
+/** Reads a property, and notes what was read: a clone must not read it again. */
 function propertyOf(object, key) {
-  if (isStrict) return object[key];
-  const property = getOwnPropertyDescriptor(object, key);
-  if (property?.get !== undefined || property?.set !== undefined) throw UNFIT;
-  if (property === undefined) throw UNFIT;
-  return property.value;
+  const value = object[key];
+  if (!isStrict) {
+    log[logged] = object;
+    log[logged + 1] = key;
+    log[logged + 2] = value;
+    logged += 3;
+  }
+  return value;
 }
 
 function writeArray(array, level) {
@@ -330,6 +365,7 @@ function writeArray(array, level) {
   }
   writeHead(ARRAY, length);
   for (let index = 0; index < length; index += 1) {
+    if (!isStrict && !(index in array)) throw UNFIT;
     writeAt(index, propertyOf(array, index), level + 1);
   }
 }
@@ -577,20 +613,61 @@ function readArray(low, level) {
 function readMap(low, level, hasTag) {
   const length = readNumber(low);
   if (2 * length > end - at) throw wrong('a map claims more entries than bytes follow');
-  const entries = [];
-  let isObject = !hasTag;
-  while (goesOn(entries.length, length)) {
-    const key = read(level + 1);
-    if (typeof key !== 'string') isObject = false;
-    entries.push([key, read(level + 1)]);
-  }
-  if (!isObject) return new Map(entries);
+  if (hasTag) return readEntries(new Map(), 0, length, level);
   const object = {};
-  for (const [key, value] of entries) {
+  const keys = [];
+  while (goesOn(keys.length, length)) {
+    const key = readKey(level + 1);
+    if (typeof key !== 'string') {
+      // It is a map after all, in the order in which its keys came.
+      const map = new Map(keys.map((known) => [known, object[known]]));
+      map.set(key, read(level + 1));
+      return readEntries(map, keys.length + 1, length, level);
+    }
+    keys.push(key);
+    const value = read(level + 1);
     if (key === '__proto__') define(object, key, value);
     else object[key] = value;
   }
   return object;
+}
+
+function readEntries(map, from, length, level) {
+  for (let count = from; goesOn(count, length); count += 1) {
+    const key = readKey(level + 1);
+    map.set(key, read(level + 1));
+  }
+  return map;
+}
+
+/** Short keys that were read before, each in the place that its length and bytes give it. */
+const knownKeys = new Array(256).fill('');
+
+/** Reads a key: mostly one of few short texts. */
+function readKey(level) {
+  has(1);
+  const head = source[at];
+  const length = head & 31;
+  if ((head & 0xe0) !== TEXT || length === 0 || length >= 24) return read(level);
+  at += 1;
+  has(length);
+  const place = (length ^ (source[at] << 3) ^ (source[at + length - 1] << 1)) & 255;
+  const known = knownKeys[place];
+  if (known.length === length && isAt(known, at)) {
+    at += length;
+    return known;
+  }
+  const key = readText(length);
+  // Only ASCII has as many bytes as characters.
+  if (key.length === length) knownKeys[place] = key;
+  return key;
+}
+
+function isAt(text, start) {
+  for (let index = 0; index < text.length; index += 1) {
+    if (source[start + index] !== text.charCodeAt(index)) return false;
+  }
+  return true;
 }
 
 function define(object, key, value) {
@@ -626,4 +703,4 @@ function readTagged(first, level) {
   }
 }
 
-module.exports = { decode, encode, encodeStrictly, isInBounds, room };
+module.exports = { decode, encode, encodeStrictly, isInBounds, room, takeGotten };

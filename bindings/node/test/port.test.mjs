@@ -2,6 +2,7 @@
 import assert from 'node:assert/strict';
 import { createHook } from 'node:async_hooks';
 import { once } from 'node:events';
+import { createRequire } from 'node:module';
 import { after, test } from 'node:test';
 import { inspect } from 'node:util';
 import { markAsUntransferable } from 'node:worker_threads';
@@ -88,6 +89,49 @@ test('what cannot be cloned is a DataCloneError, and posts nothing', () => {
   assert.equal(receiveMessageOnPort(port2), undefined);
   port1.postMessage('still works');
   assert.equal(take(port2), 'still works');
+});
+
+test('keys of plain data that look alike stay apart', () => {
+  const { port1, port2 } = new MessageChannel();
+  const letters = ['a', 'b', 'c', 'é', '1', '\0', '✓'];
+  const keys = letters.flatMap((one) => letters.map((two) => `x${one}${two}y`));
+  const long = 'k'.repeat(23);
+  for (let round = 0; round < 3; round += 1) {
+    for (const key of [...keys, '', 'x', 'y', '__proto__', '7', long, `${long}k`]) {
+      const value = { first: 1, list: [Object.fromEntries([[key, round]])] };
+      port1.postMessage(value);
+      const { list: [object] } = take(port2);
+      assert.deepEqual(Object.entries(object), [[key, round]]);
+      assert.equal(Object.getPrototypeOf(object), Object.prototype);
+    }
+  }
+});
+
+test('a map of another language with keys that are no text is a Map in its order', () => {
+  const require = createRequire(import.meta.url);
+  const native = require('../lib/native.js');
+  const { createPort } = require('../lib/port.js');
+  const [sender, receiver] = native.channel(0);
+  const port = createPort(receiver);
+  const read = (...bytes) => {
+    assert.equal(native.postValue(sender, Uint8Array.from(bytes), bytes.length), 0);
+    return take(port);
+  };
+  // Text keys alone: an object, in which the last of two equal keys counts.
+  assert.deepEqual(read(0xa2, 0x61, 0x61, 1, 0x61, 0x61, 2), { a: 2 });
+  assert.deepEqual(read(0xbf, 0x61, 0x61, 1, 0xff), { a: 1 });
+  const mixed = [0x61, 0x62, 1, 0x61, 0x31, 2, 0x61, 0x62, 3, 5, 4, 0x61, 0x63, 6];
+  const expected = [['b', 3], ['1', 2], [5, 4], ['c', 6]];
+  for (const map of [read(0xa5, ...mixed), read(0xbf, ...mixed, 0xff)]) {
+    assert.ok(map instanceof Map);
+    assert.deepEqual([...map], expected);
+  }
+  const proto = [0x69, ...Buffer.from('__proto__'), 1];
+  assert.deepEqual([...read(0xa2, ...proto, 5, 4)], [['__proto__', 1], [5, 4]]);
+  assert.throws(() => read(0xa2, 0x61, 0x61, 1, 5), isDataCloneError);
+  assert.throws(() => read(0xa1, 0x6a, 0x61), isDataCloneError);
+  native.close(sender, false);
+  port.close();
 });
 
 test('a getter runs once, whatever the value turns out to be', () => {
