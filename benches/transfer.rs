@@ -25,6 +25,7 @@ fn main() {
     if harness.has_two_cores("transfer") {
         moved_ports_talk(&mut harness);
         payloads_move(&mut harness);
+        small_buffers_move(&mut harness);
     }
     harness.finish();
 }
@@ -114,6 +115,30 @@ fn payloads_move(harness: &mut Harness) {
     harness.run(&report, &subjects);
 }
 
+/// Buffers that are in the record of their message, and the shortest one that is not.
+fn small_buffers_move(harness: &mut Harness) {
+    let core = harness.peer_core();
+    let mut subjects = Vec::new();
+    for bytes in SMALL_SIZES {
+        let count = harness.count(20_000, 20);
+        for way in [Way::Fresh, Way::Sealed] {
+            subjects.push(handoff::handoff(core, way, bytes, true, count));
+        }
+        subjects.push(handoff::handoff(core, Way::Copied, bytes, true, count));
+    }
+    let report = Report {
+        group: "transfer_small",
+        title: "a small buffer handed over, read in full and answered, between processes that trust \
+                each other and spin; one of 4,097 bytes has a file",
+        baselines: vec![Baseline::same("copied-read")],
+        targets: Vec::new(),
+        is_throughput: false,
+        is_slow: false,
+    };
+    harness.run(&report, &subjects);
+}
+
 const SIZES: [usize; 4] = [64 << 10, 1 << 20, 16 << 20, 256 << 20];
+const SMALL_SIZES: [usize; 4] = [64, 1024, 4096, 4097];
 const BARE_CALLS: &str = "bare-calls";
 const TOUCHED: &str = "bare-calls-touched";

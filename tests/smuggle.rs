@@ -21,6 +21,8 @@ mod packets;
 mod refusals;
 #[path = "smuggle/shares.rs"]
 mod shares;
+#[path = "smuggle/small.rs"]
+mod small;
 
 use common::parts::{ATTACHMENTS, Parts, send};
 use common::region::{MESSAGE, Region, head, record, tail};

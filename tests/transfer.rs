@@ -33,6 +33,8 @@ mod refusals;
 mod relay;
 #[path = "transfer/shares.rs"]
 mod shares;
+#[path = "transfer/small.rs"]
+mod small;
 #[path = "transfer/writer.rs"]
 mod writer;
 

@@ -4,9 +4,10 @@
 //! A list is walked once to check it and once to move it, and is not changed before all of it was
 //! checked. What has left is what the kernel accepted.
 
-use crate::error::{MessageError, PostError, SystemError};
-use crate::link::buffer::Buffer;
+use crate::error::{Corruption, MessageError, PostError, SystemError};
+use crate::link::buffer::{Buffer, MOST_SMALL, SmallBytes};
 use crate::link::endpoint::Endpoint;
+use crate::link::payload;
 use crate::link::pool::Pooled;
 use crate::link::receiving::Receiving;
 use crate::link::region::Region;
@@ -14,6 +15,10 @@ use crate::link::sending::Sending;
 use crate::link::transfer::{self, Halves, PortParts};
 use crate::os::reaper::{self, Foreign};
 use crate::os::socket;
+use crate::ring::consumer::Record;
+use crate::ring::memory::Memory;
+use crate::ring::producer::Producer;
+use crate::ring::route::Plan;
 pub(crate) use crate::wire::frame::{Attachment, AttachmentKind};
 use crate::wire::frame::{MAX_ENTRIES, ManifestEntry, PoolShape, decode_packet, encode_packet};
 use crate::wire::record::MAX_DESCRIPTORS;
@@ -29,7 +34,16 @@ pub(crate) type Outgoing<'a> = Attachment<
 >;
 
 /// An attachment that has arrived.
-pub(crate) type Arrived = Attachment<Box<PortParts>, (Foreign, u64), Foreign, (Foreign, PoolShape)>;
+pub(crate) type Arrived = Attachment<Box<PortParts>, ArrivedBuffer, Foreign, (Foreign, PoolShape)>;
+
+/// A buffer that has arrived.
+#[derive(Debug)]
+pub(crate) enum ArrivedBuffer {
+    /// In a packet: what should be sealed memory, of so many bytes.
+    File(Foreign, u64),
+    /// In the record of its message: a copy.
+    Small(Buffer),
+}
 
 /// What was found in a list. It stays true while the list is borrowed.
 #[derive(Clone, Copy)]
@@ -84,6 +98,97 @@ pub(crate) fn check(items: &[Outgoing<'_>], carrier: &Region) -> Result<Checked,
     Ok(Checked { descriptors: descriptors as u16, closed, with_pool })
 }
 
+/// Small buffers that move in the record of their message.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct SmallBuffers {
+    pub count: u32,
+    /// Bytes that they take in the record, with their lengths.
+    pub len: u32,
+}
+
+impl SmallBuffers {
+    /// Those of a list that has nothing else, unless they have too many bytes together.
+    pub(crate) fn of(items: &[Outgoing<'_>]) -> Option<SmallBuffers> {
+        let mut found = SmallBuffers::default();
+        for item in items {
+            let Attachment::Buffer(buffer) = item else { return None };
+            found.count += 1;
+            found.len += (buffer.small_bytes()?.len() + LENGTH) as u32;
+        }
+        (found.count > 0 && found.len <= MOST_TOGETHER).then_some(found)
+    }
+
+    /// Writes them behind the `at` bytes of a message that was written where `plan` says. Seals
+    /// them. They take `len` bytes.
+    pub(crate) fn write(
+        producer: &Producer,
+        plan: &Plan,
+        mut at: u64,
+        items: &mut [Outgoing<'_>],
+    ) -> Result<(), SystemError> {
+        let mut lengths = Vec::with_capacity(items.len() * LENGTH);
+        for item in items {
+            let Attachment::Buffer(buffer) = item else { continue };
+            buffer.freeze()?;
+            let bytes = buffer.small_bytes().unwrap_or_default();
+            payload::fill_behind(producer, plan, at, bytes);
+            at += bytes.len() as u64;
+            lengths.extend((bytes.len() as u32).to_le_bytes());
+        }
+        payload::fill_behind(producer, plan, at, &lengths);
+        Ok(())
+    }
+
+    /// Copies them out of a record.
+    pub(crate) fn read(self, memory: &Memory, record: &Record) -> Result<Attachments, SmallError> {
+        let mut lengths = [0; MAX_ENTRIES * LENGTH];
+        let lengths = &mut lengths[..self.count as usize * LENGTH];
+        let most = self.count as usize * (MOST_SMALL + LENGTH);
+        if (self.len as usize) < lengths.len() || self.len as usize > most {
+            let corruption =
+                Corruption::new("bytes of small buffers", self.len.into(), most as u64);
+            return Err(SmallError::Corrupt(corruption));
+        }
+        let end = record.len - lengths.len() as u32;
+        payload::copy_part(memory, record, end, lengths);
+        let mut at = record.len - self.len;
+        let mut unclaimed = VecDeque::with_capacity(self.count as usize);
+        for length in lengths.chunks_exact(LENGTH) {
+            let len = u32::from_le_bytes(length.try_into().expect("four bytes"));
+            let most = (end - at).min(MOST_SMALL as u32);
+            if len > most {
+                let (len, most) = (len.into(), most.into());
+                return Err(SmallError::Corrupt(Corruption::new("small buffer", len, most)));
+            }
+            let mut bytes =
+                SmallBytes::zeroed(len as usize).map_err(|_| SmallError::OutOfMemory)?;
+            payload::copy_part(memory, record, at, &mut bytes);
+            at += len;
+            let buffer = Buffer::small(bytes, true);
+            unclaimed.push_back(Arrived::Buffer(ArrivedBuffer::Small(buffer)));
+        }
+        if at != end {
+            let corruption = Corruption::unequal("small buffers", at.into(), end.into());
+            return Err(SmallError::Corrupt(corruption));
+        }
+        Ok(Attachments { unclaimed, ..Attachments::default() })
+    }
+}
+
+/// Why the small buffers of a record cannot be read.
+#[derive(Debug)]
+pub(crate) enum SmallError {
+    Corrupt(Corruption),
+    /// There is no memory for a copy.
+    OutOfMemory,
+}
+
+/// Bytes of the length of a small buffer in a record.
+const LENGTH: usize = size_of::<u32>();
+/// The most bytes that small buffers take in a record: more of them move by a packet, so that they
+/// take no more of the ring than a few messages.
+const MOST_TOGETHER: u32 = 16 << 10;
+
 /// A packet that is ready to leave.
 pub(crate) struct Packet<'a> {
     bytes: Vec<u8>,
@@ -112,7 +217,7 @@ impl<'a> Packet<'a> {
                 }
                 Attachment::Buffer(buffer) => {
                     buffer.freeze()?;
-                    descriptors.push(buffer.descriptor());
+                    descriptors.push(buffer.descriptor()?);
                     ManifestEntry::Buffer(buffer.len() as u64)
                 }
                 Attachment::Descriptor(descriptor) => {
@@ -192,7 +297,7 @@ impl Attachments {
                     let descriptors = [next()?, next()?, next()?];
                     Arrived::Port(Box::new(PortParts::new(*capsule, descriptors)))
                 }
-                ManifestEntry::Buffer(len) => Arrived::Buffer((next()?, len)),
+                ManifestEntry::Buffer(len) => Arrived::Buffer(ArrivedBuffer::File(next()?, len)),
                 ManifestEntry::Descriptor(()) => Arrived::Descriptor(next()?),
                 ManifestEntry::Pool(shape) => Arrived::Pool((next()?, shape)),
             });
@@ -238,12 +343,15 @@ impl Attachments {
 
 fn into_descriptors(attachment: Arrived) -> impl Iterator<Item = Foreign> {
     let (first, others) = match attachment {
-        Attachment::Port(port) => (port.memory, Some([port.doorbell, port.attachment_socket])),
-        Attachment::Buffer((descriptor, _))
+        Attachment::Port(port) => {
+            (Some(port.memory), Some([port.doorbell, port.attachment_socket]))
+        }
+        Attachment::Buffer(ArrivedBuffer::Small(_)) => (None, None),
+        Attachment::Buffer(ArrivedBuffer::File(descriptor, _))
         | Attachment::Descriptor(descriptor)
-        | Attachment::Pool((descriptor, _)) => (descriptor, None),
+        | Attachment::Pool((descriptor, _)) => (Some(descriptor), None),
     };
-    std::iter::once(first).chain(others.into_iter().flatten())
+    first.into_iter().chain(others.into_iter().flatten())
 }
 
 fn announce_drop((mut sending, mut receiving): Halves) {

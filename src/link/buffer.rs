@@ -4,6 +4,7 @@
 //! So its bytes are a plain `&[u8]` even if the peer is hostile: zero-copy and safe.
 #![allow(unsafe_code)]
 
+mod small;
 mod writer;
 
 use crate::error::{BufferError, SystemError};
@@ -12,6 +13,7 @@ use crate::link::payload::{self, Post};
 use crate::os::reaper::Foreign;
 use crate::os::{mapping, memfd};
 use memmap2::{Advice, Mmap, MmapMut, MmapOptions};
+pub(crate) use small::{MOST_SMALL, SmallBytes};
 use std::any::TypeId;
 use std::fmt;
 use std::io;
@@ -32,6 +34,10 @@ pub use writer::BufferWriter;
 /// process, takes a page fault for each 4 KiB. For a payload that is made, sent and read once,
 /// copying it through the ring is faster at every size, and a [`BufferPool`](crate::BufferPool) is
 /// faster still. See the repository's `docs/performance.md`.
+///
+/// A small buffer, of at most 4 KiB, is private memory and not a file. A list of small buffers
+/// alone, of up to 16 KiB together, moves inside its message: the receiver gets a copy, and no
+/// system call is made. It is aligned to 16 bytes, a larger one to a page.
 ///
 /// A clone of a sealed buffer is the same memory: one frame goes to several readers without a copy.
 /// The memory is freed when the last process has dropped its last clone.
@@ -59,7 +65,8 @@ pub struct Buffer {
 /// The memory of a buffer and of its clones.
 struct File {
     memory: Memory,
-    descriptor: OwnedFd,
+    /// Of a small buffer none before it is asked for.
+    descriptor: OnceLock<OwnedFd>,
     is_frozen: bool,
     /// The type that the archive was found to be; sealed bytes stay valid.
     checked: OnceLock<TypeId>,
@@ -72,8 +79,10 @@ enum Memory {
     Fresh(MmapMut),
     /// Final: frozen, or about to be.
     Final(Mmap),
-    /// Of length 0, which cannot be mapped.
+    /// Of length 0, which cannot be mapped; it came from elsewhere.
     Nothing,
+    /// Private bytes of this process. A descriptor, if there is one, has a copy of them.
+    Small(SmallBytes),
 }
 
 impl Buffer {
@@ -82,26 +91,32 @@ impl Buffer {
     /// All of its memory is allocated now, so running out of memory is an error here and not a
     /// signal later. That and filling it takes about 800 µs per MiB with pages of 4 KiB, and 100 to
     /// 170 µs with huge ones. For bytes that come in order use [`writer`](Self::writer): with pages
-    /// of 4 KiB it takes half the time. A child of a bare `fork` does not have the memory.
+    /// of 4 KiB it takes half the time. A child of a bare `fork` does not have the memory of a
+    /// buffer that is not small.
     ///
     /// # Errors
     /// [`BufferError::Io`] if the kernel refuses for lack of memory, address space or descriptors;
     /// [`BufferError::TooLarge`] if `RLIMIT_FSIZE` is below `len`.
     pub fn new(len: usize) -> Result<Buffer, BufferError> {
+        if len <= MOST_SMALL {
+            return Ok(Buffer::small(SmallBytes::zeroed(len)?, false));
+        }
         let descriptor = create_file(len)?;
-        let memory = match map_fresh(&descriptor, len)? {
-            Some(bytes) => {
-                populate(&bytes, 0..len)?;
-                Memory::Fresh(bytes)
-            }
-            None => Memory::Nothing,
-        };
-        Ok(Buffer::of(memory, descriptor, false))
+        let bytes = map_fresh(&descriptor, len)?;
+        populate(&bytes, 0..len)?;
+        Ok(Buffer::of(Memory::Fresh(bytes), descriptor, false))
     }
 
     fn of(memory: Memory, descriptor: OwnedFd, is_frozen: bool) -> Buffer {
-        let file = File { memory, descriptor, is_frozen, checked: OnceLock::new() };
+        let file =
+            File { memory, descriptor: descriptor.into(), is_frozen, checked: OnceLock::new() };
         Buffer { file: Arc::new(file) }
+    }
+
+    pub(crate) fn small(bytes: SmallBytes, is_frozen: bool) -> Buffer {
+        let (memory, descriptor, checked) =
+            (Memory::Small(bytes), OnceLock::new(), OnceLock::new());
+        Buffer { file: Arc::new(File { memory, descriptor, is_frozen, checked }) }
     }
 
     /// Creates a buffer with a copy of `bytes`.
@@ -115,6 +130,9 @@ impl Buffer {
     /// # Ok::<(), messageport::BufferError>(())
     /// ```
     pub fn from_slice(bytes: &[u8]) -> Result<Buffer, BufferError> {
+        if bytes.len() <= MOST_SMALL {
+            return Ok(Buffer::small(SmallBytes::copy_of(bytes)?, false));
+        }
         let mut writer = Buffer::writer(bytes.len())?;
         writer.copy_from(bytes)?;
         writer.finish()
@@ -234,8 +252,8 @@ impl Buffer {
         let Some(file) = Arc::get_mut(&mut self.file) else { return Err(BufferError::Sealed) };
         match &mut file.memory {
             Memory::Fresh(bytes) => Ok(bytes),
-            Memory::Nothing if !file.is_frozen => Ok(&mut []),
-            Memory::Nothing | Memory::Final(_) => Err(BufferError::Sealed),
+            Memory::Small(bytes) if !file.is_frozen => Ok(bytes),
+            Memory::Small(_) | Memory::Nothing | Memory::Final(_) => Err(BufferError::Sealed),
         }
     }
 
@@ -263,10 +281,13 @@ impl Buffer {
 
     /// The memory's descriptor, for other uses; `None` before the buffer is sealed.
     ///
+    /// A small buffer, of at most 4 KiB, has no descriptor before the first call, which makes a
+    /// sealed file with a copy of its bytes. `None` if the kernel refuses that.
+    ///
     /// With the descriptor of an unsealed buffer, a caller could write to bytes that safe code has
     /// borrowed.
     pub fn as_fd(&self) -> Option<BorrowedFd<'_>> {
-        self.is_sealed().then(|| self.file.descriptor.as_fd())
+        if self.is_sealed() { self.descriptor().ok() } else { None }
     }
 
     /// Converts the buffer into private, writable memory.
@@ -286,12 +307,12 @@ impl Buffer {
     /// # Ok::<(), messageport::BufferError>(())
     /// ```
     pub fn into_mut(self) -> Result<BufferMut, BufferError> {
-        let bytes = match Arc::try_unwrap(self.file) {
-            Ok(File { memory: Memory::Fresh(bytes), .. }) => Some(bytes),
+        let memory = match Arc::try_unwrap(self.file) {
+            Ok(File { memory: memory @ (Memory::Fresh(_) | Memory::Small(_)), .. }) => memory,
             Ok(file) => file.private_copy()?,
             Err(shared) => shared.private_copy()?,
         };
-        Ok(BufferMut { bytes })
+        Ok(BufferMut { memory })
     }
 
     /// Accepts what a peer has sent as a buffer of `len` bytes, if it is sealed, and if reading it
@@ -321,29 +342,63 @@ impl Buffer {
         let file = Arc::get_mut(&mut self.file).expect("(unshared): it is not frozen");
         if let Memory::Fresh(bytes) = &file.memory {
             let len = bytes.len();
+            let descriptor = file.file();
             // SAFETY: (alone) no other code has the descriptor, and this buffer's own writable
             // mapping goes with the assignment below.
-            let last = unsafe { MmapOptions::new().len(len).map_copy_read_only(&file.descriptor) };
+            let last = unsafe { MmapOptions::new().len(len).map_copy_read_only(descriptor) };
             let last = last.map_err(|source| SystemError { call: "mmap", source })?;
             file.memory = Memory::Final(last);
         }
-        memfd::freeze(&file.descriptor)?;
+        if let Some(descriptor) = file.descriptor.get() {
+            memfd::freeze(descriptor)?;
+        }
         file.is_frozen = true;
         Ok(())
     }
 
-    pub(crate) fn descriptor(&self) -> BorrowedFd<'_> {
-        self.file.descriptor.as_fd()
+    /// The descriptor of a sealed buffer.
+    pub(crate) fn descriptor(&self) -> Result<BorrowedFd<'_>, SystemError> {
+        if let (None, Memory::Small(bytes)) = (self.file.descriptor.get(), &self.file.memory) {
+            // Another thread may have been faster.
+            let _ = self.file.descriptor.set(bytes.to_file()?);
+        }
+        Ok(self.file.file().as_fd())
+    }
+
+    /// The bytes of a buffer that moves in the record of its message, unless other things move with
+    /// it that have descriptors.
+    pub(crate) fn small_bytes(&self) -> Option<&[u8]> {
+        if let Memory::Small(bytes) = &self.file.memory { Some(bytes) } else { None }
+    }
+}
+
+impl Memory {
+    fn bytes(&self) -> &[u8] {
+        match self {
+            Memory::Fresh(bytes) => bytes,
+            Memory::Final(bytes) => bytes,
+            Memory::Small(bytes) => bytes,
+            Memory::Nothing => &[],
+        }
     }
 }
 
 impl File {
-    /// Private, writable memory with the same bytes. `None` for length 0.
-    fn private_copy(&self) -> Result<Option<MmapMut>, BufferError> {
-        let Memory::Final(bytes) = &self.memory else { return Ok(None) };
+    /// Of a buffer that is not small, or that has been asked for it.
+    fn file(&self) -> &OwnedFd {
+        self.descriptor.get().expect("only a small buffer has no descriptor")
+    }
+
+    /// Private, writable memory with the same bytes.
+    fn private_copy(&self) -> Result<Memory, BufferError> {
+        let bytes = match &self.memory {
+            Memory::Final(bytes) => bytes,
+            Memory::Small(bytes) => return Ok(Memory::Small(SmallBytes::copy_of(bytes)?)),
+            Memory::Fresh(_) | Memory::Nothing => return Ok(Memory::Nothing),
+        };
         // SAFETY: (frozen), (alone): what the private pages are copied from does not change.
-        let private = unsafe { MmapOptions::new().len(bytes.len()).map_copy(&self.descriptor) };
-        Ok(Some(private.map_err(map_refused)?))
+        let private = unsafe { MmapOptions::new().len(bytes.len()).map_copy(self.file()) };
+        Ok(Memory::Fresh(private.map_err(map_refused)?))
     }
 }
 
@@ -356,11 +411,8 @@ fn create_file(len: usize) -> Result<OwnedFd, BufferError> {
     Ok(memfd::create(len as u64)?)
 }
 
-/// Maps such a file for writing. `None` for length 0.
-fn map_fresh(descriptor: &OwnedFd, len: usize) -> Result<Option<MmapMut>, SystemError> {
-    if len == 0 {
-        return Ok(None);
-    }
+/// Maps such a file for writing.
+fn map_fresh(descriptor: &OwnedFd, len: usize) -> Result<MmapMut, SystemError> {
     // SAFETY: (alone) the descriptor was just made, and no other code has it.
     let bytes = unsafe { MmapMut::map_mut(descriptor) }.map_err(map_refused)?;
     // A child's copy would be a writer until it execs, and keep the buffer from being sealed.
@@ -368,7 +420,7 @@ fn map_fresh(descriptor: &OwnedFd, len: usize) -> Result<Option<MmapMut>, System
         .advise(Advice::DontFork)
         .map_err(|source| SystemError { call: "madvise(MADV_DONTFORK)", source })?;
     advise_huge_pages(len, |advice| bytes.advise(advice));
-    Ok(Some(bytes))
+    Ok(bytes)
 }
 
 /// Allocates the pages of a range.
@@ -455,11 +507,7 @@ impl Deref for Buffer {
     type Target = [u8];
 
     fn deref(&self) -> &[u8] {
-        match &self.file.memory {
-            Memory::Fresh(bytes) => bytes,
-            Memory::Final(bytes) => bytes,
-            Memory::Nothing => &[],
-        }
+        self.file.memory.bytes()
     }
 }
 
@@ -474,21 +522,25 @@ impl fmt::Debug for Buffer {
 
 /// A private, writable view of a [`Buffer`]'s bytes; made by [`Buffer::into_mut`].
 pub struct BufferMut {
-    /// None for length 0.
-    bytes: Option<MmapMut>,
+    /// Never final.
+    memory: Memory,
 }
 
 impl Deref for BufferMut {
     type Target = [u8];
 
     fn deref(&self) -> &[u8] {
-        self.bytes.as_deref().unwrap_or_default()
+        self.memory.bytes()
     }
 }
 
 impl DerefMut for BufferMut {
     fn deref_mut(&mut self) -> &mut [u8] {
-        self.bytes.as_deref_mut().unwrap_or_default()
+        match &mut self.memory {
+            Memory::Fresh(bytes) => bytes,
+            Memory::Small(bytes) => bytes,
+            Memory::Final(_) | Memory::Nothing => &mut [],
+        }
     }
 }
 

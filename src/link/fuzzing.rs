@@ -94,7 +94,7 @@ fn write(file: &File, offset: u64, bytes: &[u8]) {
 
 const CAPACITY: u64 = 4096;
 const LIMIT: u64 = 16_384;
-const _: () = assert!(VERSION == 10, "look at the honest capsule again");
+const _: () = assert!(VERSION == 11, "look at the honest capsule again");
 
 /// The files of a target's corpus; the published crate has none.
 #[cfg(test)]

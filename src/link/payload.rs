@@ -11,7 +11,7 @@ mod copy;
 pub(crate) mod encoded;
 mod writer;
 
-pub(crate) use copy::{copy_end, copy_shared};
+pub(crate) use copy::{copy_end, copy_part, copy_shared, fill_behind};
 
 use crate::error::SystemError;
 use crate::link::archive::{self, Receive, SafeArchive};
@@ -461,6 +461,12 @@ impl Payload {
     #[inline(always)]
     pub(crate) fn len(&self) -> u32 {
         self.traits as u32
+    }
+
+    /// Leaves off the last `len` bytes, of a message that is not short.
+    pub(crate) fn shorten(&mut self, len: u32) {
+        assert!(len <= self.len(), "more bytes than the message has");
+        self.traits -= u64::from(len);
     }
 
     /// The message.

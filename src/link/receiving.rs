@@ -133,7 +133,7 @@ impl Receiving {
     /// memory.
     pub(crate) fn end_of_next(&mut self) -> Option<[u8; 16]> {
         match self.consumer.peek() {
-            Ok(Peek::Message(record)) => copy_end(self.consumer.memory(), &record),
+            Ok(Peek::Message(record)) => copy_end(self.consumer.memory(), &record.message()),
             _ => None,
         }
     }
@@ -142,7 +142,7 @@ impl Receiving {
     pub(crate) fn discard(&mut self) -> Result<bool, RecvError> {
         let Some(record) = self.peek()? else { return Ok(false) };
         match record.attached {
-            Attached::Nothing => {}
+            Attached::Nothing | Attached::Small { .. } => {}
             Attached::Packet { descriptors, sequence } => {
                 self.discard_packet(descriptors, sequence)?;
             }

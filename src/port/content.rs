@@ -4,7 +4,7 @@
 use crate::error::{BufferError, MessageError};
 use crate::link::archive::pool::ReceiveOwned;
 use crate::link::archive::{self, Receive};
-use crate::link::attachment::{Arrived, Attachment, AttachmentKind, Attachments};
+use crate::link::attachment::{Arrived, ArrivedBuffer, Attachment, AttachmentKind, Attachments};
 use crate::link::buffer::Buffer;
 use crate::link::pool::{Frame, Pooled, PooledBuffer};
 use crate::link::transfer;
@@ -60,11 +60,15 @@ pub(crate) fn take_port(of: &impl Content) -> Result<MessagePort, MessageError> 
 
 pub(crate) fn take_buffer(of: &impl Content) -> Result<Buffer, MessageError> {
     take(of, AttachmentKind::Buffer, "buffer", |attachment, is_trusted| {
-        let Attachment::Buffer((descriptor, len)) = attachment else { unreachable!("asked for") };
+        let Attachment::Buffer(arrived) = attachment else { unreachable!("asked for") };
+        let (descriptor, len) = match arrived {
+            ArrivedBuffer::Small(buffer) => return Ok(buffer),
+            ArrivedBuffer::File(descriptor, len) => (descriptor, len),
+        };
         Buffer::import(descriptor, len, is_trusted).map_err(|(error, descriptor)| {
             let again = matches!(error, BufferError::Io { .. });
-            let attachment = again.then_some(Attachment::Buffer((descriptor, len)));
-            (MessageError::Buffer(error), attachment)
+            let arrived = ArrivedBuffer::File(descriptor, len);
+            (MessageError::Buffer(error), again.then_some(Attachment::Buffer(arrived)))
         })
     })
 }

@@ -334,8 +334,8 @@ impl<'p> MessageEvent<'p> {
         content::transferred(self)
     }
 
-    /// The cost of receiving it: 1, plus 1 for each descriptor and each 4 KiB. Users of several
-    /// ports charge it to be fair.
+    /// The cost of receiving it: 1, plus 1 for each descriptor, each small buffer and each 4 KiB.
+    /// Users of several ports charge it to be fair.
     pub(crate) fn cost(&self) -> u32 {
         let pages = u32::try_from(self.bytes().len() / 4096).unwrap_or(u32::MAX);
         pages.saturating_add(1).saturating_add(self.receiver.take_cost())

@@ -21,7 +21,7 @@ impl NextMessage {
             Attached::Packet { descriptors, .. } => usize::from(descriptors),
             _ => 0,
         };
-        NextMessage { len: record.len as usize, format: record.format, descriptors }
+        NextMessage { len: record.message().len as usize, format: record.format, descriptors }
     }
 
     /// Its length in bytes.
@@ -37,7 +37,7 @@ impl NextMessage {
     }
 
     /// How many descriptors move with it: one for each descriptor and buffer, three for each port.
-    /// A pooled buffer needs none.
+    /// A pooled buffer, and a small one in the record, need none.
     pub fn descriptors(&self) -> usize {
         self.descriptors
     }

@@ -84,6 +84,11 @@ impl Record {
     pub(crate) fn is_short(&self) -> bool {
         !self.payload_offset.is_multiple_of(HEADER_LEN)
     }
+
+    /// The same record with the length of the message alone, without what follows it.
+    pub(crate) fn message(&self) -> Record {
+        Record { len: self.len - self.attached.len_in_payload(), ..*self }
+    }
 }
 
 impl Consumer {

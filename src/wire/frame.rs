@@ -48,13 +48,12 @@
 
 use crate::wire::label::{LABEL_LEN, Label, PortLabels};
 use crate::wire::layout::{MAX_SEGMENTS, VERSION};
+pub(crate) use crate::wire::record::MAX_ENTRIES;
 
 /// Bytes of an encoded capsule.
 pub(crate) const CAPSULE_LEN: usize = LABELS + 2 * LABEL_LEN;
 /// Where the labels of a capsule are.
 const LABELS: usize = 0x70 + 8 * MAX_SEGMENTS;
-/// Most entries of a packet.
-pub(crate) const MAX_ENTRIES: usize = 64;
 /// Bytes of the largest packet.
 pub(crate) const MAX_PACKET_LEN: usize = 16 + MAX_ENTRIES * (8 + CAPSULE_LEN);
 
@@ -462,7 +461,7 @@ mod tests {
             Capsule::decode(&bytes)
         };
         assert_eq!(changed(0, b'X'), Err(Refused::NotACapsule));
-        assert_eq!(changed(8, 11), Err(Refused::Version(11)));
+        assert_eq!(changed(8, 12), Err(Refused::Version(12)));
         assert_eq!(changed(12, 2), Err(Refused::NotACapsule));
         // A flag of another version: what the others mean together with it is not known.
         let distrusting =

@@ -4,14 +4,16 @@
 //! +0  length       u32   payload bytes; 0 in control records, the filled bytes in padding, the
 //!                        number of a pool
 //! +4  kind         u8    1 message · 2 padding · 3 jump · 5 message with a pooled buffer ·
-//!                        6 a pool · 9 short message
+//!                        6 a pool · 7 message with small buffers · 9 short message
 //! +5  format       u8    of a message: 0 archive · 1 bytes · 2 text · 3 value; else 0
 //! +6  descriptors  u16   in its packet, at most 253; 0: there is no packet. Of a pool 1, or 2 if
 //!                        its slots are frames, in a file of their own
 //! +8  detail       u64   packet: its sequence; pooled buffer: the pool's number u32, the slot u32;
 //!                        jump: the segment; short message: the payload, 1 to 8 bytes, and bytes
-//!                        without meaning; else 0
-//! +16 payload, padded to a multiple of 16; none in a short message
+//!                        without meaning; small buffers: bytes at the payload's end that are
+//!                        theirs u32, how many there are u32, 1 to 64; else 0
+//! +16 payload, padded to a multiple of 16; none in a short message. Small buffers follow the
+//!     message in it: their bytes, one after the other, and then their lengths, u32 each
 //! ```
 //!
 //! A header is two 64-bit words and is always stored and loaded as such: one access size per word.
@@ -101,6 +103,11 @@ pub(crate) enum Attached {
         pool: u32,
         slot: u32,
     },
+    /// Buffers whose bytes are the last `len` ones of the payload, behind the message.
+    Small {
+        count: u32,
+        len: u32,
+    },
     /// A packet with a pool in it, for the receiving end itself: it is not a message.
     Pool {
         number: u32,
@@ -108,6 +115,23 @@ pub(crate) enum Attached {
         /// Its slots are frames, which only their maker can write.
         has_frames: bool,
     },
+}
+
+impl Attached {
+    /// What an end that refuses transferables refuses: as many descriptors, or small buffers, which
+    /// have one each for those who count. `None` if there is nothing to refuse.
+    pub(crate) fn refusable(self) -> Option<u16> {
+        match self {
+            Attached::Packet { descriptors, .. } => Some(descriptors),
+            Attached::Small { count, .. } => Some(count as u16),
+            Attached::Nothing | Attached::Pooled { .. } | Attached::Pool { .. } => None,
+        }
+    }
+
+    /// Bytes at the end of the payload that are not the message's.
+    pub(crate) fn len_in_payload(self) -> u32 {
+        if let Attached::Small { len, .. } = self { len } else { 0 }
+    }
 }
 
 /// A checked header.
@@ -139,6 +163,10 @@ impl Header {
                     Attached::Pooled { pool, slot } => {
                         let detail = u64::from(pool) | u64::from(slot) << 32;
                         [plain[0] + (u64::from(POOLED) << 32), detail]
+                    }
+                    Attached::Small { count, len } => {
+                        let detail = u64::from(len) | u64::from(count) << 32;
+                        [plain[0] + (u64::from(SMALL) << 32), detail]
                     }
                     Attached::Pool { number, sequence, has_frames } => {
                         let descriptors = 1 + u64::from(has_frames);
@@ -227,6 +255,12 @@ impl Header {
             let (pool, slot) = (detail as u32, (detail >> 32) as u32);
             return with(message, Attached::Pooled { pool, slot });
         }
+        if plain >> 32 & 0xff == u64::from(ARCHIVE & 0xff) + u64::from(SMALL) {
+            let message = Header::decode_message([plain - (u64::from(SMALL) << 32), 0])?;
+            let (len, count) = (detail as u32, (detail >> 32) as u32);
+            let is_valid = (1..=MAX_ENTRIES as u32).contains(&count) && len <= message.0;
+            return if is_valid { with(message, Attached::Small { count, len }) } else { None };
+        }
         let len = first as u32;
         match ((first >> 32) as u32, len, detail) {
             (PADDING, _, 0) => Some(Header::Padding { len }),
@@ -252,6 +286,9 @@ pub(crate) const fn is_short_len(len: u64) -> bool {
 /// Bytes of the longest payload that fits the header.
 pub(crate) const MOST_IN_HEADER: u64 = 8;
 
+/// Most transferables of one message.
+pub(crate) const MAX_ENTRIES: usize = 64;
+
 /// Most descriptors of one packet: the kernel's `SCM_MAX_FD`.
 pub(crate) const MAX_DESCRIPTORS: u16 = 253;
 
@@ -265,6 +302,8 @@ const JUMP: u32 = 0x0003;
 /// Added to the sort of a message that comes with a pooled buffer.
 const POOLED: u32 = 0x0004;
 const POOL: u32 = 0x0006;
+/// Added to the sort of a message that comes with small buffers.
+const SMALL: u32 = 0x0006;
 /// A short message that is an archive.
 const SHORT: u32 = 0x0009;
 
@@ -283,6 +322,8 @@ mod tests {
                     Attached::Packet { descriptors: 253, sequence: u64::MAX },
                     Attached::Pooled { pool: 0, slot: 0 },
                     Attached::Pooled { pool: u32::MAX, slot: 7 },
+                    Attached::Small { count: 1, len: 0 },
+                    Attached::Small { count: 64, len },
                 ] {
                     headers.push(Header::Message { len, format, attached });
                 }
@@ -331,6 +372,14 @@ mod tests {
         assert_eq!(Header::decode([10 << 32, 0]), None, "short padding");
         assert_eq!(Header::decode([13 << 32 | 1, 0]), None, "a short one with a pooled buffer");
         assert_eq!(Header::decode([5 << 32 | 4 << 40, 0]), None, "unknown format");
+        let small =
+            |first: u64, count: u64, len: u64| Header::decode([7 << 32 | first, count << 32 | len]);
+        assert!(small(8, 64, 8).is_some());
+        assert_eq!(small(8, 0, 8), None, "no small buffers");
+        assert_eq!(small(8, 65, 8), None, "too many small buffers");
+        assert_eq!(small(8, 1, 9), None, "small buffers of more bytes than the payload has");
+        assert_eq!(small(8 | 4 << 40, 1, 8), None, "unknown format");
+        assert_eq!(small(8 | 1 << 48, 1, 8), None, "a packet as well");
         assert_eq!(Header::decode([5 << 32 | 1 << 48, 0]), None, "a packet as well");
         assert_eq!(Header::decode([6 << 32, 0]), None, "a pool without a packet");
         assert_eq!(Header::decode([6 << 32 | 3 << 48, 0]), None, "a pool with three descriptors");

@@ -8,7 +8,9 @@ use crate::common::limits::{
 use crate::common::role::{play, skip};
 use crate::common::watchdog::{progress, watch};
 use crate::{answer, bounded, expected, failure, filter, pair_of, question};
-use messageport::{CallError, MessageChannel, MessageError, PostError, TypedError};
+use messageport::{
+    Buffer, CallError, MessageChannel, MessageError, PostError, Transferable, TypedError,
+};
 use std::fs::File;
 use std::thread;
 use std::time::Duration;
@@ -241,18 +243,21 @@ fn a_port_that_refuses_transferables_refuses_the_request_and_fails_the_reply() {
     let MessageChannel { port1, port2 } = MessageChannel::new().expect("a channel");
     port2.refuse_transfers();
     let (requester, responder) = (port1.requester::<u8, u8>(), port2.responder::<u8, u8>());
-    match requester.start_with(&1, [file().into()]) {
-        Ok(call) => {
-            let error = responder.recv_timeout(DEADLINE).map(drop).expect_err("refused");
-            assert!(
-                matches!(error, TypedError::Message(MessageError::TransfersRefused { .. })),
-                "{error}"
-            );
-            let error = failure(call.wait_timeout(DEADLINE));
-            assert!(matches!(error, CallError::Refused { .. }), "{error}");
+    let small = Buffer::from_slice(b"in the record").expect("memory");
+    for moved in [file().into(), Transferable::from(small)] {
+        match requester.start_with(&1, [moved]) {
+            Ok(call) => {
+                let error = responder.recv_timeout(DEADLINE).map(drop).expect_err("refused");
+                assert!(
+                    matches!(error, TypedError::Message(MessageError::TransfersRefused { .. })),
+                    "{error}"
+                );
+                let error = failure(call.wait_timeout(DEADLINE));
+                assert!(matches!(error, CallError::Refused { .. }), "{error}");
+            }
+            // The kernel refuses it already.
+            Err(error) => assert!(matches!(error.into_parts().0, PostError::Refused)),
         }
-        // The kernel refuses it already.
-        Err(error) => assert!(matches!(error.into_parts().0, PostError::Refused)),
     }
     let call = requester.start(&1).expect("room");
     responder.recv_timeout(DEADLINE).expect("a request").reply(&2).expect("room");

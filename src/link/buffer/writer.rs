@@ -1,6 +1,6 @@
 //! Fills a fresh buffer from its first byte to its last, and allocates its memory on the way.
 
-use super::{Buffer, Memory, create_file, map_fresh, populate};
+use super::{Buffer, MOST_SMALL, Memory, SmallBytes, create_file, map_fresh, populate};
 use crate::error::{BufferError, SystemError};
 use crate::os::{mapping, memfd};
 use memmap2::MmapMut;
@@ -36,9 +36,9 @@ use std::os::fd::OwnedFd;
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
 pub struct BufferWriter {
-    descriptor: OwnedFd,
-    /// All of the file; `None` for length 0.
-    bytes: Option<MmapMut>,
+    capacity: usize,
+    /// The file, and all of it; `None` for a small buffer, which is filled in the chunk.
+    file: Option<(OwnedFd, MmapMut)>,
     has_huge_pages: bool,
     /// Without huge pages: bytes from `ready` on, until they are written to the file. Empty before
     /// it is first used.
@@ -50,24 +50,24 @@ pub struct BufferWriter {
 }
 
 impl BufferWriter {
-    pub(super) fn new(len: usize) -> Result<BufferWriter, BufferError> {
-        let descriptor = create_file(len)?;
-        let bytes = map_fresh(&descriptor, len)?;
-        let mut has_huge_pages = false;
-        if let Some(bytes) = &bytes
-            && len as u64 >= mapping::HUGE_PAGE
-        {
-            // The kernel's settings, and its memory, decide. One page shows what it gives.
-            populate(bytes, 0..1)?;
-            has_huge_pages = memfd::allocated(&descriptor)? >= mapping::HUGE_PAGE;
+    pub(super) fn new(capacity: usize) -> Result<BufferWriter, BufferError> {
+        let (mut file, mut has_huge_pages) = (None, false);
+        if capacity > MOST_SMALL {
+            let descriptor = create_file(capacity)?;
+            let bytes = map_fresh(&descriptor, capacity)?;
+            if capacity as u64 >= mapping::HUGE_PAGE {
+                // The kernel's settings, and its memory, decide. One page shows what it gives.
+                populate(&bytes, 0..1)?;
+                has_huge_pages = memfd::allocated(&descriptor)? >= mapping::HUGE_PAGE;
+            }
+            file = Some((descriptor, bytes));
         }
-        let chunk = Vec::new();
-        Ok(BufferWriter { descriptor, bytes, has_huge_pages, chunk, ready: 0, written: 0 })
+        Ok(BufferWriter { capacity, file, has_huge_pages, chunk: Vec::new(), ready: 0, written: 0 })
     }
 
     /// The most bytes that the buffer can have.
     pub fn capacity(&self) -> usize {
-        self.bytes.as_ref().map_or(0, |bytes| bytes.len())
+        self.capacity
     }
 
     /// Bytes that were filled so far.
@@ -97,9 +97,12 @@ impl BufferWriter {
     /// # Ok::<(), messageport::BufferError>(())
     /// ```
     pub fn chunk_mut(&mut self) -> Result<&mut [u8], BufferError> {
-        let capacity = self.capacity();
+        let capacity = self.capacity;
+        if self.written == capacity {
+            return Ok(&mut []);
+        }
         if self.has_huge_pages {
-            let bytes = self.bytes.as_mut().expect("no file without bytes has huge pages");
+            let (_, bytes) = self.file.as_mut().expect("huge pages are those of a file");
             if self.written == self.ready {
                 let end = capacity.min(self.ready + mapping::HUGE_PAGE as usize);
                 populate(bytes, self.ready..end)?;
@@ -124,7 +127,7 @@ impl BufferWriter {
     pub fn advance(&mut self, len: usize) {
         let lent = match self.has_huge_pages {
             true => self.ready - self.written,
-            false => self.chunk.len().min(self.capacity() - self.ready) - self.in_chunk(),
+            false => self.chunk.len().min(self.capacity - self.ready) - self.in_chunk(),
         };
         assert!(len <= lent, "{len} bytes were filled, but only {lent} were lent by `chunk_mut`");
         self.written += len;
@@ -139,24 +142,35 @@ impl BufferWriter {
     /// # Errors
     /// [`BufferError::Io`] if the kernel refuses for lack of memory or address space.
     pub fn finish(mut self) -> Result<Buffer, BufferError> {
-        self.write_chunk()?;
-        if self.written < self.capacity() {
-            // Nothing may be mapped behind the end of the file: touching it raises a signal.
-            self.bytes = None;
-            memfd::set_len(&self.descriptor, self.written as u64)?;
-            self.bytes = map_fresh(&self.descriptor, self.written)?;
+        let filled = if self.has_huge_pages { self.mapped() } else { &self.chunk[..] };
+        if self.written <= MOST_SMALL {
+            // Nothing was written to the file: a chunk has room for more.
+            return Ok(Buffer::small(SmallBytes::copy_of(&filled[..self.written])?, false));
         }
-        let memory = self.bytes.map_or(Memory::Nothing, Memory::Fresh);
-        Ok(Buffer::of(memory, self.descriptor, false))
+        self.write_chunk()?;
+        let (descriptor, mut bytes) = self.file.expect("only a small buffer has no file");
+        if self.written < bytes.len() {
+            // Nothing may be mapped behind the end of the file: touching it raises a signal.
+            drop(bytes);
+            memfd::set_len(&descriptor, self.written as u64)?;
+            bytes = map_fresh(&descriptor, self.written)?;
+        }
+        Ok(Buffer::of(Memory::Fresh(bytes), descriptor, false))
+    }
+
+    /// All of the file; nothing for a small buffer.
+    fn mapped(&self) -> &[u8] {
+        self.file.as_ref().map_or(&[], |(_, bytes)| bytes)
     }
 
     /// Copies as many bytes as fit.
     pub(super) fn copy_from(&mut self, bytes: &[u8]) -> Result<(), BufferError> {
-        let len = bytes.len().min(self.capacity() - self.written);
+        let len = bytes.len().min(self.capacity - self.written);
         let mut rest = &bytes[..len];
         while !rest.is_empty() {
-            let copied = if !self.has_huge_pages && self.in_chunk() == 0 && rest.len() >= CHUNK {
-                self.write_to_file(rest)?
+            let is_long = !self.has_huge_pages && rest.len() >= CHUNK;
+            let copied = if is_long && self.in_chunk() == 0 {
+                self.write_past_chunk(rest)?
             } else {
                 let chunk = self.chunk_mut()?;
                 let copied = rest.len().min(chunk.len());
@@ -178,8 +192,8 @@ impl BufferWriter {
     }
 
     /// Writes bytes past the chunk, which holds none.
-    fn write_to_file(&mut self, bytes: &[u8]) -> Result<usize, BufferError> {
-        memfd::write_all(&self.descriptor, bytes, self.ready as u64)?;
+    fn write_past_chunk(&mut self, bytes: &[u8]) -> Result<usize, BufferError> {
+        self.write_to_file(bytes)?;
         self.ready += bytes.len();
         self.written = self.ready;
         Ok(bytes.len())
@@ -188,9 +202,16 @@ impl BufferWriter {
     /// Writes what is in the chunk, if anything, and makes it empty.
     fn write_chunk(&mut self) -> Result<(), BufferError> {
         let len = self.in_chunk();
-        memfd::write_all(&self.descriptor, &self.chunk[..len], self.ready as u64)?;
+        self.write_to_file(&self.chunk[..len])?;
         self.ready += len;
         Ok(())
+    }
+
+    fn write_to_file(&self, bytes: &[u8]) -> Result<(), SystemError> {
+        match &self.file {
+            Some((descriptor, _)) => memfd::write_all(descriptor, bytes, self.ready as u64),
+            None => unreachable!("the chunk holds all of a small buffer"),
+        }
     }
 
     /// Bytes that are in the chunk only.
@@ -213,7 +234,7 @@ impl Write for BufferWriter {
             Err(_) => {}
         }
         match self.written - before {
-            0 if !bytes.is_empty() => Err(BufferError::Full { capacity: self.capacity() }.into()),
+            0 if !bytes.is_empty() => Err(BufferError::Full { capacity: self.capacity }.into()),
             copied => Ok(copied),
         }
     }
@@ -227,7 +248,7 @@ impl Write for BufferWriter {
 impl fmt::Debug for BufferWriter {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("BufferWriter")
-            .field("capacity", &self.capacity())
+            .field("capacity", &self.capacity)
             .field("written", &self.written)
             .finish_non_exhaustive()
     }
@@ -243,7 +264,7 @@ mod tests {
     /// A writer that fills the mapping, as with huge pages, whatever pages the kernel has.
     fn in_place(len: usize) -> BufferWriter {
         let writer = BufferWriter::new(len).expect("memory");
-        let has_huge_pages = writer.bytes.is_some();
+        let has_huge_pages = writer.file.is_some();
         BufferWriter { has_huge_pages, ..writer }
     }
 
@@ -259,7 +280,9 @@ mod tests {
                 assert!(writer.write(b"x").is_err(), "it is full");
                 let buffer = writer.finish().expect("memory");
                 assert!(*buffer == bytes[..len]);
-                assert!(memfd::allocated(buffer.descriptor()).expect("a file") >= len as u64);
+                if let Some(file) = buffer.file.descriptor.get() {
+                    assert!(memfd::allocated(file).expect("a file") >= len as u64);
+                }
             }
         }
     }
@@ -285,7 +308,7 @@ mod tests {
         let mut buffer = writer.finish().expect("memory");
         buffer.seal().expect("the kernel seals it");
         assert_eq!(buffer.len(), 10_000);
-        assert_eq!(memfd::allocated(buffer.descriptor()).expect("a file"), 12_288);
+        assert_eq!(memfd::allocated(buffer.file.file()).expect("a file"), 12_288);
         assert!(buffer.iter().all(|byte| *byte == 7));
     }
 }

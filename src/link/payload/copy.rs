@@ -12,9 +12,11 @@
 )]
 mod wide;
 
-use super::{Block, blocks_as_bytes, blocks_of};
+use super::{Block, blocks_as_bytes, blocks_of, planned};
 use crate::ring::consumer::Record;
 use crate::ring::memory::Memory;
+use crate::ring::producer::Producer;
+use crate::ring::route::Plan;
 use crate::sync::{AtomicU64, Ordering};
 use std::ptr::{self, NonNull};
 pub(super) use wide::prefetch;
@@ -144,6 +146,25 @@ pub(crate) unsafe fn copy_shared(from: NonNull<u8>, mut to: &mut [u8]) {
         // SAFETY: at most one word behind the last one that was read.
         place = unsafe { place.add(size_of::<u64>()) };
     }
+}
+
+/// Copies `bytes` to where `plan` says, behind the first `at` bytes of the payload.
+pub(crate) fn fill_behind(producer: &Producer, plan: &Plan, at: u64, bytes: &[u8]) {
+    let start = planned(producer, plan, at + bytes.len() as u64);
+    // SAFETY: `planned` has checked that the payload has so many bytes.
+    let place = unsafe { start.add(at as usize) };
+    // SAFETY: (planned) the place is the producer's and long enough; no slice of ours overlaps it.
+    unsafe { copy(bytes, place) };
+}
+
+/// Copies a part of a record's payload, each byte once, into `to`: from `at` on.
+pub(crate) fn copy_part(memory: &Memory, record: &Record, at: u32, to: &mut [u8]) {
+    let end = u64::from(at) + to.len() as u64;
+    assert!(end <= u64::from(record.len), "a part that the payload has not");
+    let from = memory.bytes(record.payload_offset + u64::from(at), to.len() as u64);
+    // SAFETY: just checked to be inside of the record, which begins and ends at multiples of 16;
+    // `to` is private.
+    unsafe { copy_shared(from, to) };
 }
 
 /// The last bytes of a record's payload, without the rest. `None` if it has fewer.

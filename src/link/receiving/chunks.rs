@@ -13,7 +13,6 @@ use crate::link::payload::{Block, Payload, blocks_for, copy_further};
 #[cfg(any(feature = "tokio", feature = "async-io"))]
 use crate::ring::consumer::Peek;
 use crate::ring::consumer::Record;
-use crate::wire::record::Attached;
 #[cfg(any(feature = "tokio", feature = "async-io"))]
 use crate::wire::record::MOST_IN_HEADER;
 
@@ -107,8 +106,7 @@ impl Receiving {
             self.unfinished = None;
             return Ok(Next::Message(record));
         }
-        let is_refused =
-            matches!(record.attached, Attached::Packet { .. }) && self.end.refuses_transfers();
+        let is_refused = record.attached.refusable().is_some() && self.end.refuses_transfers();
         // A copy of another position is of a message that was taken since.
         let at = self.consumer.position();
         let unfinished = self.unfinished.take().filter(|copy| copy.at == at && !is_refused);

@@ -2,7 +2,7 @@
 
 use super::Receiving;
 use crate::error::{Corruption, RecvError};
-use crate::link::attachment::{Attachment, AttachmentKind, Attachments};
+use crate::link::attachment::{Attachment, AttachmentKind, Attachments, SmallBuffers, SmallError};
 use crate::link::frames::FramesError;
 use crate::link::payload::{Payload, PayloadHandle, copy_end};
 use crate::link::pool::{PeerPool, Pooled};
@@ -44,25 +44,40 @@ impl Receiving {
 
     /// Takes a message with its transferables; `settle` has allocated its memory.
     #[cold]
+    #[inline(never)]
     pub(super) fn take_attached(&mut self, record: &Record) -> Result<Option<Payload>, RecvError> {
-        if let Attached::Packet { descriptors, .. } = record.attached
+        if let Some(count) = record.attached.refusable()
             && self.end.refuses_transfers()
         {
-            return self.take_refused(record, descriptors).map(Some);
+            return self.take_refused(record, count).map(Some);
         }
         let mut attachments = match record.attached {
             Attached::Packet { descriptors, sequence } => {
                 self.receive_attachments(descriptors, sequence)?
             }
             Attached::Pooled { pool, slot } => self.pooled(pool, slot)?,
+            Attached::Small { count, len } => self.small(record, SmallBuffers { count, len })?,
             Attached::Nothing | Attached::Pool { .. } => unreachable!("settled as attached"),
         };
         attachments.is_trusted = self.end.is_trusted();
-        let payload = self.take_slow(record);
-        if let Some(payload) = &payload {
+        let mut payload = self.take_slow(record);
+        if let Some(payload) = &mut payload {
+            payload.shorten(record.attached.len_in_payload());
             self.attachments.push((payload.handle(), attachments));
         }
         Ok(payload)
+    }
+
+    /// The small buffers in a record.
+    fn small(&mut self, record: &Record, small: SmallBuffers) -> Result<Attachments, RecvError> {
+        match small.read(self.consumer.memory(), record) {
+            Ok(attachments) => {
+                self.cost = self.cost.saturating_add(small.count);
+                Ok(attachments)
+            }
+            Err(SmallError::Corrupt(corruption)) => Err(self.broken(corruption)),
+            Err(SmallError::OutOfMemory) => Err(RecvError::OutOfMemory { len: small.len.into() }),
+        }
     }
 
     /// Takes a message whose transferables this end refuses: its bytes are not copied, and its
@@ -78,7 +93,7 @@ impl Receiving {
         let window = self.consumer.window();
         let payload = Payload::copied(window, &empty, blocks, handle).ok_or(no_memory)?;
         self.copies.take();
-        let end = copy_end(self.consumer.memory(), record);
+        let end = copy_end(self.consumer.memory(), &record.message());
         (self.empty_looks, self.pools_in_a_row) = (0, 0);
         self.consumer.take(record);
         self.release_taken();

@@ -6,7 +6,6 @@ use crate::link::end::Event;
 use crate::link::payload::{Block, Payload, blocks_as_bytes_mut, blocks_for, into_blocks};
 use crate::ring::consumer::{Peek, Record};
 use crate::ring::notifier::Wait;
-use crate::wire::record::Attached;
 
 impl Receiving {
     /// The next message, if there is one. The peer's pools before it are accepted.
@@ -24,8 +23,10 @@ impl Receiving {
 
     /// A private copy of the next message's bytes, none if its transferables are refused.
     pub(crate) fn copy_next(&mut self) -> Result<Option<(Record, Vec<Block>)>, RecvError> {
-        let Some(mut record) = self.peek()? else { return Ok(None) };
-        if matches!(record.attached, Attached::Packet { .. }) && self.end.refuses_transfers() {
+        let Some(mut record) = self.peek()?.map(|record| record.message()) else {
+            return Ok(None);
+        };
+        if record.attached.refusable().is_some() && self.end.refuses_transfers() {
             record.len = 0;
             return Ok(Some((record, Vec::new())));
         }

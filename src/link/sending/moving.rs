@@ -1,14 +1,16 @@
 //! Posts with transferables: lists, pools, and buffers of pools.
 
 use super::Sending;
+use super::writing::MOST_WISH;
 use crate::error::{PoolError, PostError, SystemError};
-use crate::link::attachment::{self, Attachment, Checked, Outgoing, Packet};
+use crate::link::attachment::{self, Attachment, Checked, Outgoing, Packet, SmallBuffers};
 use crate::link::end::Event;
-use crate::link::payload::{self, Post};
+use crate::link::payload::{self, LengthChanged, Post};
 use crate::link::pool::{FIRST_RECEIVER, MOST_FRAMES, PoolMemory, PooledBuffer};
 use crate::ring::route::Plan;
 use crate::wire::frame::PoolShape;
 use crate::wire::record::{Attached, Format};
+use rkyv::rancor::{BoxedError, Source};
 use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::Arc;
 
@@ -24,6 +26,9 @@ impl Sending {
     ) -> Result<(), PostError> {
         let checked = self.begin_with(items)?;
         self.write_value(value, None, |sending, plan, len| {
+            let plan = sending.make_room_behind(plan, len.into(), items, |sending, plan| {
+                sending.serialize(value, Some(plan))
+            })?;
             sending.move_with(plan, len, Format::Archive, checked, items)
         })?
     }
@@ -36,7 +41,16 @@ impl Sending {
         items: &mut [Outgoing<'_>],
     ) -> Result<(), PostError> {
         let checked = self.begin_with(items)?;
-        let plan = self.write_bytes(bytes)?;
+        let len = bytes.len() as u64;
+        let plan = match SmallBuffers::of(items) {
+            // Without room for all of it they move by a packet, which needs less.
+            Some(small) => match self.producer.plan(len.saturating_add(small.len.into())) {
+                Ok(plan) if self.prefault.ensure(&plan, self.producer.cursor()).is_ok() => plan,
+                _ => self.plan(len)?,
+            },
+            None => self.plan(len)?,
+        };
+        payload::fill(&self.producer, &plan, bytes);
         self.move_with(plan, bytes.len() as u32, format, checked, items)
     }
 
@@ -169,6 +183,10 @@ impl Sending {
             return Err(PostError::Refused);
         }
         let checked = attachment::check(items, self.end.region())?;
+        if let Some(small) = SmallBuffers::of(items) {
+            // A value's room is chosen before its length is known: it is to have room for them.
+            self.last_len = (self.last_len + u64::from(small.len)).min(MOST_WISH);
+        }
         // What a burst has staged must not wait behind the packet of a message that is already
         // visible.
         self.commit();
@@ -176,7 +194,8 @@ impl Sending {
     }
 
     /// Sends the packet, and posts the record that was written. Once the packet has left nothing
-    /// can fail, so no packet is without its record while this process lives.
+    /// can fail, so no packet is without its record while this process lives. Small buffers are
+    /// written behind the message instead, if the plan has room for them.
     pub(super) fn move_with(
         &mut self,
         plan: Plan,
@@ -185,12 +204,58 @@ impl Sending {
         checked: Checked,
         items: &mut [Outgoing<'_>],
     ) -> Result<(), PostError> {
-        let attached = self.send_attached(len, checked, items).inspect_err(|_| {
+        let attached = self.write_or_send(&plan, len, checked, items).inspect_err(|_| {
             payload::wipe(&self.producer, &plan);
         })?;
+        let len = len + attached.len_in_payload();
         self.producer.stage_with(plan, len, format, attached);
         self.commit();
         Ok(())
+    }
+
+    /// A plan with room for the small buffers of a list behind a value of `len` bytes, which was
+    /// written where `plan` says, and is written again by `write` if there is too little. Without
+    /// such room `plan` itself: they move by a packet then.
+    pub(super) fn make_room_behind(
+        &mut self,
+        plan: Plan,
+        len: u64,
+        items: &[Outgoing<'_>],
+        write: impl FnOnce(&mut Sending, &Plan) -> Result<u64, PostError>,
+    ) -> Result<Plan, PostError> {
+        let Some(small) = SmallBuffers::of(items) else { return Ok(plan) };
+        let needed = len + u64::from(small.len);
+        if needed <= plan.payload_room() {
+            return Ok(plan);
+        }
+        let longer = match self.producer.plan(needed) {
+            Ok(longer) if self.prefault.ensure(&longer, self.producer.cursor()).is_ok() => longer,
+            _ => return Ok(plan),
+        };
+        let again = write(self, &longer).inspect_err(|_| self.wipe(Some(&plan)))?;
+        if again == len {
+            return Ok(longer);
+        }
+        self.wipe(Some(&plan));
+        self.wipe(Some(&longer));
+        Err(PostError::Serialize(BoxedError::new(LengthChanged { len, again })))
+    }
+
+    fn write_or_send(
+        &mut self,
+        plan: &Plan,
+        len: u32,
+        checked: Checked,
+        items: &mut [Outgoing<'_>],
+    ) -> Result<Attached, PostError> {
+        let len_with = |small: SmallBuffers| u64::from(len) + u64::from(small.len);
+        match SmallBuffers::of(items) {
+            Some(small) if len_with(small) <= plan.payload_room() => {
+                SmallBuffers::write(&self.producer, plan, len.into(), items)?;
+                Ok(Attached::Small { count: small.count, len: small.len })
+            }
+            _ => self.send_attached(len, checked, items),
+        }
     }
 
     /// Sends the packet of a message, if it has one.

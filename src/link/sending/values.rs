@@ -30,6 +30,9 @@ impl Sending {
     ) -> Result<(), PostError> {
         let checked = self.begin_with(items)?;
         let (plan, len) = self.write_encoded(value)?;
+        let plan = self.make_room_behind(plan, len, items, |sending, plan| {
+            sending.encode(value, Some(plan))
+        })?;
         self.move_with(plan, len as u32, Format::Value, checked, items)
     }
 

@@ -237,7 +237,11 @@ impl Sending {
 
     /// The value's bytes: written where `plan` says, or only counted.
     #[inline(always)]
-    fn serialize<T: Post>(&mut self, value: &T, plan: Option<&Plan>) -> Result<u64, PostError> {
+    pub(super) fn serialize<T: Post>(
+        &mut self,
+        value: &T,
+        plan: Option<&Plan>,
+    ) -> Result<u64, PostError> {
         match payload::serialize(value, &self.producer, plan, &mut self.arena) {
             Ok(len) => Ok(len),
             Err(error) => Err(self.not_serialized(plan, error)),
@@ -263,4 +267,4 @@ impl Sending {
 const LOOK_EVERY: u64 = 64 << 10;
 /// The least room that is tried first for a value whose length is not known, in bytes.
 const LEAST_WISH: u64 = 256;
-const MOST_WISH: u64 = 64 << 10;
+pub(super) const MOST_WISH: u64 = 64 << 10;

@@ -7,7 +7,7 @@ use crate::link::sending::Sending;
 use crate::link::transfer;
 use crate::os::memfd;
 use crate::ring::consumer::Peek;
-use crate::wire::record::{Format, HEADER_LEN, Header};
+use crate::wire::record::{Attached, Format, HEADER_LEN, Header};
 use std::os::fd::AsFd;
 
 /// So long that its copy takes several chunks.
