@@ -269,7 +269,7 @@ pub use wire::record::Format;
 #[doc(hidden)]
 pub mod fuzzing {
     pub use crate::link::archive::fuzzing::{Family, decode, mutate};
-    pub use crate::link::fuzzing::{attach_region, memory::foreign_memory};
+    pub use crate::link::fuzzing::{attach_region, frames::foreign_frames, memory::foreign_memory};
     #[cfg(feature = "value")]
     pub use crate::link::value::fuzzing::decode_value;
     pub use crate::ring::fuzzing::{lane_ops, record_stream};

@@ -1,5 +1,6 @@
 //! What the fuzzer runs on this layer: ends and memory that another process made.
 
+pub(crate) mod frames;
 pub(crate) mod memory;
 
 use crate::link::payload::PayloadHandle;
