@@ -44,7 +44,7 @@ for (const name of ['lib', 'test', 'package.json']) {
 cpSync(join(target, triple, 'release', 'libmessageport_node.so'), join(stage, 'messageport.node'));
 
 const wanted = process.argv.slice(2);
-const tests = wanted.length > 0 ? wanted : ['rust', 'kills', 'port', 'process', 'broadcast'];
+const tests = wanted.length > 0 ? wanted : ['rust', 'kills', 'port', 'process', 'broadcast', 'blobs'];
 run(process.execPath, ['--expose-gc', '--test', ...tests.map((name) => `test/${name}.test.mjs`)], {
   cwd: stage,
   env: {

@@ -34,7 +34,6 @@ const NO_OBJECT = 'objects of Node that are made to be cloned or moved do not cr
 const SHARED = 'memory that several processes write to does not exist here';
 const CONTEXT = 'it moves a port to a context of `vm`';
 const deviations = {
-  'test-messageport-hasref.js': 'the end that closes has its own `close` after the other end',
   'test-worker-message-port-close.js': CONTEXT,
   'test-worker-message-port-jstransferable-nested-untransferable.js': NO_OBJECT,
   'test-worker-message-port-move.js': CONTEXT,

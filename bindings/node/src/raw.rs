@@ -1,13 +1,14 @@
 //! Everything that is unsafe: libuv, and those calls of Node-API that `napi` does not wrap.
 //!
 //! A [`Watch`] lets the loop of this thread wait for one descriptor and calls its [`Source`] when
-//! there may be something to deliver. It has two handles of libuv: one that polls the descriptor,
-//! and one that runs in every turn of the loop while more is waiting than fits one turn.
+//! there may be something to deliver. It has a handle of libuv that polls the descriptor. One more
+//! handle, of the loop, runs in every turn while watches are kicked: those that have just started,
+//! and those for which more is waiting than fits one turn.
 //!
 //! INVARIANT (thread): all of this is used by the thread that owns the environment. Nothing here is
 //! `Send`, and libuv calls back on the thread that runs its loop.
-//! INVARIANT (alive): while a handle of libuv is open, its data is one strong count of its `Inner`,
-//! which the callback of `uv_close` gives back together with the handle's memory.
+//! INVARIANT (alive): while a handle of libuv is open, its data is one strong count of its `Inner`
+//! or `LoopInner`, which the callback of `uv_close` gives back together with the handle's memory.
 //! INVARIANT (environment): no call is made after the environment's cleanup hook has run:
 //! `is_ending` is checked first, and the hook closes every watch.
 #![allow(unsafe_code)]
@@ -55,8 +56,12 @@ struct LoopInner {
     /// An `ArrayBuffer` for short contents: they are read before the next one is written.
     scratch: Cell<sys::napi_ref>,
     watches: RefCell<Vec<Weak<Inner>>>,
+    /// Runs while watches are kicked. It keeps the loop alive while one of them does.
+    idle: Handle,
     /// Watches that are kicked, in the order in which they take their turns.
     kicked: RefCell<VecDeque<Weak<Inner>>>,
+    /// How many of them keep the loop alive.
+    kicked_refs: Cell<usize>,
     /// Handles of libuv whose memory is not given back yet.
     open_handles: Cell<usize>,
     is_ending: Cell<bool>,
@@ -80,18 +85,28 @@ impl Loop {
         // SAFETY: (thread) the object is a value of the running call.
         let made = unsafe { sys::napi_create_reference(env.raw(), scratch.raw(), 1, &mut memory) };
         check(made, "a reference")?;
+        let idle = Handle::new(UV_IDLE);
+        // SAFETY: (thread); the memory has the size that libuv asks for, and the loop is alive.
+        unsafe { uv_idle_init(uv, idle.0) };
+        // SAFETY: (thread); the handle was just initialised.
+        unsafe { uv_unref(idle.0) };
         let inner = Rc::new(LoopInner {
             env: env.raw(),
             uv,
+            idle,
+            kicked_refs: Cell::new(0),
             dispatch: Cell::new(reference),
             scratch: Cell::new(memory),
             watches: RefCell::default(),
             kicked: RefCell::default(),
-            open_handles: Cell::new(0),
+            open_handles: Cell::new(1),
             is_ending: Cell::new(false),
             has_ended: Cell::new(false),
             hook: Cell::new(ptr::null_mut()),
         });
+        let data = Rc::into_raw(inner.clone()).cast_mut().cast();
+        // SAFETY: (thread); (alive) the handle owns the count from here on.
+        unsafe { uv_handle_set_data(idle.0, data) };
         let data = Rc::into_raw(inner.clone()).cast_mut().cast::<c_void>();
         let mut hook = ptr::null_mut();
         // SAFETY: the data is a strong count, which the hook takes over when the environment ends.
@@ -109,6 +124,38 @@ impl Loop {
 }
 
 impl LoopInner {
+    /// Gives the kicked watches their turns, in their order, so that ports deliver in the order in
+    /// which they were started.
+    fn run_kicked(&self) {
+        let count = self.kicked.borrow().len();
+        for _ in 0..count {
+            let next = self.kicked.borrow_mut().pop_front();
+            let Some(next) = next.and_then(|watch| watch.upgrade()) else { break };
+            next.is_queued.set(false);
+            next.count_ref(-1);
+            next.run();
+        }
+        self.update_idle();
+    }
+
+    /// Has the loop call while watches are kicked.
+    fn update_idle(&self) {
+        if self.is_ending.get() {
+            return;
+        }
+        let set = if self.kicked_refs.get() > 0 { uv_ref } else { uv_unref };
+        // SAFETY: (thread), (alive): the handle is closed when the environment ends.
+        unsafe { set(self.idle.0) };
+        let answer = if self.kicked.borrow().is_empty() {
+            // SAFETY: as above.
+            unsafe { uv_idle_stop(self.idle.0) }
+        } else {
+            // SAFETY: as above; a handle that runs already stays as it is.
+            unsafe { uv_idle_start(self.idle.0, on_idle) }
+        };
+        debug_assert_eq!(answer, 0);
+    }
+
     /// A handle's memory was given back. After the last one, a cleanup that waits may end.
     fn handle_closed(&self) {
         self.open_handles.set(self.open_handles.get() - 1);
@@ -134,6 +181,8 @@ unsafe extern "C" fn on_cleanup(_: sys::napi_async_cleanup_hook_handle, data: *m
     for watch in watches.iter().filter_map(Weak::upgrade) {
         watch.close();
     }
+    // SAFETY: (thread), (alive): it is closed once, as the hook runs once.
+    unsafe { uv_close(inner.idle.0, on_idle_closed) };
     for reference in [&inner.dispatch, &inner.scratch] {
         let reference = reference.replace(ptr::null_mut());
         // SAFETY: (environment) it still exists while its hooks run; each is deleted once.
@@ -150,14 +199,14 @@ struct Inner {
     this: Weak<Inner>,
     of: Rc<LoopInner>,
     poll: Handle,
-    idle: Handle,
     /// Weak: the watch keeps no JavaScript object alive.
     target: Cell<sys::napi_ref>,
     /// `None` once it is closed.
     context: RefCell<Option<Context>>,
     source: Weak<dyn Source>,
     is_polling: Cell<bool>,
-    is_kicked: Cell<bool>,
+    /// It keeps the loop alive.
+    is_referenced: Cell<bool>,
     /// It is in `LoopInner::kicked`.
     is_queued: Cell<bool>,
     is_closed: Cell<bool>,
@@ -180,37 +229,31 @@ impl Watch {
                 "the environment ends: no port can be watched any more",
             ));
         }
-        let (poll, idle) = (Handle::new(UV_POLL), Handle::new(UV_IDLE));
+        let poll = Handle::new(UV_POLL);
         // SAFETY: (thread); the memory has the size that libuv asks for, and the loop is alive.
         let answer = unsafe { uv_poll_init(of.uv, poll.0, descriptor.as_raw_fd()) };
         if answer != 0 {
             poll.free(UV_POLL);
-            idle.free(UV_IDLE);
             let text = format!("libuv refused to watch a descriptor (error {answer})");
             return Err(Error::from_reason(text));
         }
-        // SAFETY: (thread); the memory has the size that libuv asks for, and the loop is alive.
-        unsafe { uv_idle_init(of.uv, idle.0) };
         let target = weak_reference(of.env, target);
         let inner = Rc::new_cyclic(|this| Inner {
             this: this.clone(),
             of: of.clone(),
             poll,
-            idle,
             target: Cell::new(target),
             context: RefCell::new(Some(context)),
             source,
             is_polling: Cell::new(false),
-            is_kicked: Cell::new(false),
+            is_referenced: Cell::new(true),
             is_queued: Cell::new(false),
             is_closed: Cell::new(false),
         });
-        for handle in [poll, idle] {
-            let data = Rc::into_raw(inner.clone()).cast_mut().cast();
-            // SAFETY: the handle was just initialised; (alive) it owns the count from here on.
-            unsafe { uv_handle_set_data(handle.0, data) };
-            of.open_handles.set(of.open_handles.get() + 1);
-        }
+        let data = Rc::into_raw(inner.clone()).cast_mut().cast();
+        // SAFETY: the handle was just initialised; (alive) it owns the count from here on.
+        unsafe { uv_handle_set_data(poll.0, data) };
+        of.open_handles.set(of.open_handles.get() + 1);
         of.watches.borrow_mut().push(Rc::downgrade(&inner));
         Ok(Watch(inner))
     }
@@ -222,14 +265,21 @@ impl Watch {
 
     /// Whether waiting keeps the loop alive.
     pub fn set_ref(&self, is_referenced: bool) {
-        if self.0.is_closed.get() {
+        let inner = &self.0;
+        if inner.is_closed.get() || inner.is_referenced.get() == is_referenced {
             return;
         }
-        for handle in [self.0.poll, self.0.idle] {
-            let set = if is_referenced { uv_ref } else { uv_unref };
-            // SAFETY: (thread), (alive): the handle is not closed.
-            unsafe { set(handle.0) };
+        if inner.is_queued.get() {
+            inner.count_ref(-1);
         }
+        inner.is_referenced.set(is_referenced);
+        if inner.is_queued.get() {
+            inner.count_ref(1);
+        }
+        let set = if is_referenced { uv_ref } else { uv_unref };
+        // SAFETY: (thread), (alive): the handle is not closed.
+        unsafe { set(inner.poll.0) };
+        inner.of.update_idle();
     }
 }
 
@@ -258,33 +308,31 @@ impl Inner {
     }
 
     fn set_kicked(&self, kicks: bool) {
-        if self.is_closed.get() {
+        if self.is_closed.get() || self.is_queued.get() == kicks {
             return;
         }
         self.set_queued(kicks);
-        if self.is_kicked.replace(kicks) == kicks {
-            return;
-        }
-        let idle = self.idle.0;
-        let answer = if kicks {
-            // SAFETY: (thread), (alive): the handle is not closed.
-            unsafe { uv_idle_start(idle, on_idle) }
-        } else {
-            // SAFETY: (thread), (alive): the handle is not closed.
-            unsafe { uv_idle_stop(idle) }
-        };
-        debug_assert_eq!(answer, 0);
+        self.of.update_idle();
     }
 
     fn set_queued(&self, queues: bool) {
         if self.is_queued.replace(queues) == queues {
             return;
         }
+        self.count_ref(if queues { 1 } else { -1 });
         let mut kicked = self.of.kicked.borrow_mut();
         if queues {
             kicked.push_back(self.this.clone());
         } else {
             kicked.retain(|watch| !watch.ptr_eq(&self.this));
+        }
+    }
+
+    /// It has entered the queue of kicked watches, or left it.
+    fn count_ref(&self, change: isize) {
+        if self.is_referenced.get() {
+            let count = self.of.kicked_refs.get();
+            self.of.kicked_refs.set(count.saturating_add_signed(change));
         }
     }
 
@@ -303,10 +351,8 @@ impl Inner {
             return;
         }
         self.set_queued(false);
-        for handle in [self.poll, self.idle] {
-            // SAFETY: (thread), (alive): it is closed once.
-            unsafe { uv_close(handle.0, on_closed) };
-        }
+        // SAFETY: (thread), (alive): it is closed once.
+        unsafe { uv_close(self.poll.0, on_closed) };
         self.context.take();
         let target = self.target.replace(ptr::null_mut());
         if !target.is_null() {
@@ -433,15 +479,22 @@ extern "C" fn on_readable(handle: *mut UvHandle, _: c_int, _: c_int) {
     inner_of(handle).run();
 }
 
-/// Libuv calls this once for each watch that is kicked, the last one first. Here the first one that
-/// was kicked has its turn, so that ports deliver in the order in which they were started.
 extern "C" fn on_idle(handle: *mut UvHandle) {
-    let of = inner_of(handle).of.clone();
-    let next = of.kicked.borrow_mut().pop_front();
-    if let Some(next) = next.and_then(|watch| watch.upgrade()) {
-        next.is_queued.set(false);
-        next.run();
-    }
+    // SAFETY: (alive) libuv calls back for handles that are not closed.
+    let data = unsafe { uv_handle_get_data(handle) }.cast_const().cast::<LoopInner>();
+    // SAFETY: (alive) one more count, which the result gives back.
+    unsafe { Rc::increment_strong_count(data) };
+    // SAFETY: the count of the line before.
+    unsafe { Rc::from_raw(data) }.run_kicked();
+}
+
+extern "C" fn on_idle_closed(handle: *mut UvHandle) {
+    // SAFETY: (alive) libuv calls this once, as the last use of the handle.
+    let data = unsafe { uv_handle_get_data(handle) }.cast_const().cast::<LoopInner>();
+    // SAFETY: (alive) the handle's own count.
+    let of = unsafe { Rc::from_raw(data) };
+    of.idle.free(UV_IDLE);
+    of.handle_closed();
 }
 
 fn inner_of(handle: *mut UvHandle) -> Rc<Inner> {
@@ -458,8 +511,7 @@ extern "C" fn on_closed(handle: *mut UvHandle) {
     let data = unsafe { uv_handle_get_data(handle) }.cast_const().cast::<Inner>();
     // SAFETY: (alive) the handle's own count.
     let inner = unsafe { Rc::from_raw(data) };
-    let kind = if handle == inner.poll.0 { UV_POLL } else { UV_IDLE };
-    Handle(handle).free(kind);
+    inner.poll.free(UV_POLL);
     inner.of.handle_closed();
 }
 
