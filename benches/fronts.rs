@@ -19,12 +19,30 @@ fn main() {
         return;
     };
     if harness.has_two_cores("fronts") {
+        awake(&mut harness);
         flooded(&mut harness);
         beside_idle_ones(&mut harness);
         idling(&harness);
     }
     timers(&harness);
     harness.finish();
+}
+
+/// A round trip by `recv`, while neither side has to sleep.
+fn awake(harness: &mut Harness) {
+    let core = harness.peer_core();
+    let count = harness.count(100_000, 200);
+    let subjects: Vec<_> =
+        Front::ALL.iter().map(|front| fronts::awake(core, *front, count)).collect();
+    let report = Report {
+        group: "fronts_awake",
+        title: "a message and its answer by `recv`, both sides looking for a while",
+        baselines: vec![Baseline::same(Front::ALL[0].awake())],
+        targets: vec![],
+        is_throughput: false,
+        is_slow: false,
+    };
+    harness.run(&report, &subjects);
 }
 
 /// A flood on one port, and a round trip through another one.
@@ -40,7 +58,7 @@ fn flooded(harness: &mut Harness) {
     }
     let report = Report {
         group: "fronts_flooded",
-        title: "a message and its answer, both sides asleep, while another port is idle or flooded",
+        title: "a message and its answer, ours asleep, while another port is idle or flooded",
         baselines: vec![Baseline::same(Front::ALL[0].variants()[0])],
         targets,
         is_throughput: false,
@@ -66,7 +84,7 @@ fn beside_idle_ones(harness: &mut Harness) {
     }
     let report = Report {
         group: "fronts_idle",
-        title: "a message and its answer, both sides asleep, beside idle ports of the same loop",
+        title: "a message and its answer, ours asleep, beside idle ports of the same loop",
         baselines: vec![Baseline::same(ONE_OF_10)],
         targets: vec![
             Target::same("18", ONE_OF_1000, ONE_OF_10, BYTES, 1.1),

@@ -11,6 +11,7 @@ use nix::sys::resource::{Resource, getrlimit, setrlimit};
 
 use super::child::{self, Job};
 use super::message::{Outgoing, assert_echo};
+use super::ports::Mode;
 use super::workload::{RoundTrip, Subject, Trips};
 
 /// How the other process serves its ports.
@@ -39,6 +40,16 @@ impl Front {
             Front::Task => ["task", "task-flooded"],
         }
     }
+
+    /// What its round trips are called while neither side sleeps.
+    pub fn awake(self) -> &'static str {
+        match self {
+            Front::Loop => "loop-awake",
+            Front::Set => "set-awake",
+            #[cfg(feature = "tokio")]
+            Front::Task => "task-awake",
+        }
+    }
 }
 
 /// Round trips to a port of a front, flooded or not. The flood comes from a process on our core,
@@ -50,6 +61,15 @@ pub fn round_trips(cores: (usize, usize), front: Front, count: u64) -> [Subject;
         let flooder = if is_flooded { ours.to_string() } else { "none".to_owned() };
         let role = format!("front-echo:{}:0:{flooder}", front.variants()[0]);
         Subject::new(variant, BYTES, count, move || Trips(Served::start(&role, theirs, is_flooded)))
+    })
+}
+
+/// Round trips to a port of a front, by a side that looks for a while before it sleeps.
+pub fn awake(core: usize, front: Front, count: u64) -> Subject {
+    let role = format!("front-echo:{}:0:none", front.variants()[0]);
+    Subject::new(front.awake(), BYTES, count, move || {
+        let served = Served::start(&role, core, false);
+        Trips(Served { sleeps: false, ..served })
     })
 }
 
@@ -97,13 +117,15 @@ struct Served {
     worker: Worker,
     message: Outgoing,
     is_flooded: bool,
+    /// Whether this side sleeps at once.
+    sleeps: bool,
 }
 
 impl Served {
     fn start(role: &str, core: usize, is_flooded: bool) -> Self {
         let worker = Worker::spawn(child::command(role, core, BYTES, &[]));
         let worker = worker.expect("starting this executable again");
-        Self { worker, message: Outgoing::new(BYTES), is_flooded }
+        Self { worker, message: Outgoing::new(BYTES), is_flooded, sleeps: true }
     }
 
     /// Messages of the flood that the other process has taken so far, all of them right.
@@ -137,7 +159,11 @@ impl RoundTrip for Served {
     fn round_trip(&mut self) {
         let port = self.worker.port();
         port.post_bytes(self.message.next()).expect("posting to a worker that lives");
-        let event = port.recv().expect("an answer");
+        let event = match self.sleeps {
+            true => ASLEEP.receive(port),
+            false => port.recv(),
+        };
+        let event = event.expect("an answer");
         self.message.confirm(event.bytes());
     }
 
@@ -294,3 +320,5 @@ fn by_task(echo: MessagePort, flood: Option<MessagePort>) {
 pub const BYTES: usize = 64;
 /// The word of a role for a loop whose idle ports are not started.
 const UNSTARTED: &str = "loop-unstarted";
+const ASLEEP: Mode =
+    Mode { is_trusted: false, is_asleep: true, is_typed: false, is_returned: false };

@@ -49,6 +49,10 @@ impl Mode {
 
     #[inline]
     pub fn receive(self, port: &MessagePort) -> Result<MessageEvent<'_>, RecvError> {
+        if self.is_asleep {
+            // The first call has to come before the look after which this side sleeps.
+            let _ = port.as_fd();
+        }
         loop {
             if let Some(event) = port.try_recv()? {
                 return Ok(event);

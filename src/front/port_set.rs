@@ -8,6 +8,7 @@ use crate::os::backoff::Backoff;
 use crate::os::clock::{self, Deadline};
 use crate::os::epoll::{Epoll, MOST_EVENTS};
 use crate::os::reaper;
+use crate::os::spin::MOST_LOOKS;
 use crate::port::MessagePort;
 use crate::port::event::MessageEvent;
 use crate::port::events::{Called, Watcher};
@@ -69,6 +70,8 @@ struct State {
     marks: Vec<u64>,
     /// Messages since epoll was last asked for other ports, by their cost.
     given: u32,
+    /// Looks that were made since then.
+    looks: u32,
 }
 
 impl State {
@@ -212,6 +215,7 @@ impl PortSet {
 
     fn recv_until(&self, deadline: Deadline) -> Result<Option<(PortId, PortEvent<'_>)>, LoopError> {
         let (mut is_last_look, mut in_parts) = (false, true);
+        self.look_for_next(deadline);
         loop {
             if self.state.borrow().given >= SHARE {
                 // Ports that had no message a while ago may have one now.
@@ -241,6 +245,26 @@ impl PortSet {
         }
     }
 
+    /// Looks for the next message of the port that has given the last one, unless another one is
+    /// queued: a peer that spins answers sooner than this set falls asleep. Other ports wait
+    /// meanwhile, so between two questions to epoll the looks have a bound then.
+    fn look_for_next(&self, deadline: Deadline) {
+        let state = self.state.borrow();
+        let (&[id], true) = (state.ready.as_slices().0, state.given > 0) else { return };
+        let Some(port) = self.ports.get(&id).filter(|_| state.ready.len() == 1) else { return };
+        let (receiver, left) = (port.receiver(), Cell::new(MOST_LOOKS - state.looks));
+        drop(state);
+        if receiver.has_news() || deadline.is_over() {
+            return;
+        }
+        if self.ports.len() == 1 {
+            receiver.spin().run(deadline, || receiver.has_news());
+            return;
+        }
+        receiver.spin().run_briefly(&left, || receiver.has_news());
+        self.state.borrow_mut().looks = MOST_LOOKS - left.get();
+    }
+
     /// Asks epoll which ports may have a message. Returns whether there are any. They go before the
     /// ports that have given messages and may have more; behind those once they have given one.
     fn ask(&self, timeout: Option<Duration>) -> Result<bool, LoopError> {
@@ -265,7 +289,7 @@ impl PortSet {
             marks.retain(|mark| *mark != PAUSE_IS_OVER);
         }
         called.iter().chain(&marks).for_each(|id| state.queue(*id));
-        state.given = 0;
+        (state.given, state.looks) = (0, 0);
         state.marks = marks;
         Ok(!is_idle || !state.marks.is_empty())
     }

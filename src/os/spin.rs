@@ -42,15 +42,32 @@ impl Spin {
         }
         let is_probe =
             self.sleeps.get() >= self.rest.get() && deadline.left_at_most(LONG_WAIT) == LONG_WAIT;
-        for looks in 0..self.most(is_probe) {
+        self.look(self.most(is_probe), is_probe, look).is_some()
+    }
+
+    /// The same where others wait meanwhile: without a probe, and with no more looks than are
+    /// `left`, from which it takes those that it has made.
+    pub(crate) fn run_briefly(&self, left: &Cell<u32>, look: impl FnMut() -> bool) -> bool {
+        if !several_processors() {
+            return false;
+        }
+        let most = self.most(false).min(left.get());
+        let made = self.look(most, false, look);
+        left.set(left.get() - made.unwrap_or(most));
+        made.is_some()
+    }
+
+    /// Looks at most `most` times. Returns how many looks found nothing before one that did.
+    fn look(&self, most: u32, is_probe: bool, mut look: impl FnMut() -> bool) -> Option<u32> {
+        for looks in 0..most {
             if look() {
                 self.found(looks, is_probe);
-                return true;
+                return Some(looks);
             }
             std::hint::spin_loop();
         }
         self.missed(is_probe);
-        false
+        None
     }
 
     fn most(&self, is_probe: bool) -> u32 {
@@ -98,7 +115,7 @@ fn several_processors() -> bool {
 /// The minimum number of looks before a sleep: one or two microseconds.
 const LEAST_LOOKS: u32 = 60;
 /// The maximum number of looks: after about thirty microseconds sleeping is cheaper.
-const MOST_LOOKS: u32 = 1_000;
+pub(crate) const MOST_LOOKS: u32 = 1_000;
 /// Looks of a probe: 50 to 200 µs, as long as a slow wake-up takes.
 const PROBE: u32 = 4_000;
 /// A wait that is long beside a probe.
@@ -150,6 +167,29 @@ mod tests {
         let made: u32 = (0..10_000).map(|_| looks(&spin, u32::MAX)).sum();
         let least = 10_000 * LEAST_LOOKS;
         assert!((least..least + 30 * PROBE).contains(&made), "{made} looks");
+    }
+
+    #[test]
+    fn looks_beside_others_have_a_bound_in_all() {
+        if !several_processors() {
+            return;
+        }
+        let (spin, left) = (Spin::new(), Cell::new(MOST_LOOKS));
+        let mut made = 0;
+        // Nine looks a time: the tenth finds something.
+        let finds = |looks: &mut u32| {
+            *looks += 1;
+            looks.is_multiple_of(10)
+        };
+        let found = (0..1_000).filter(|_| spin.run_briefly(&left, || finds(&mut made))).count();
+        assert_eq!((found as u32, left.get()), (MOST_LOOKS / 9, 0));
+        // And never a probe.
+        let left = Cell::new(u32::MAX);
+        for _ in 0..100 {
+            let before = left.get();
+            assert!(!spin.run_briefly(&left, || false));
+            assert!(before - left.get() <= MOST_LOOKS);
+        }
     }
 
     #[test]

@@ -1,6 +1,7 @@
 //! What a turn looks at, in counts. What the loop delivers is tested in `tests/semantics/`.
 
 use super::EventLoop;
+use crate::os::spin::MOST_LOOKS;
 use crate::port::MessagePort;
 use crate::port::channel::MessageChannel;
 use crate::port::events::LOOKS;
@@ -80,4 +81,36 @@ fn ports_that_are_lent_to_be_posted_to_are_not_looked_at_again_and_again() {
     }
     let count = looks(|| event_loop.run_until_idle().expect("the loop waits"));
     assert_eq!(count, 0, "their messages still stand there");
+}
+
+#[test]
+fn a_turn_that_may_wait_looks_for_the_next_message_within_a_bound() {
+    let (mut event_loop, first, second) = (
+        EventLoop::new().expect("a loop"),
+        MessageChannel::new().expect("a channel"),
+        MessageChannel::new().expect("a channel"),
+    );
+    for port in [first.port2, second.port2] {
+        port.start();
+        event_loop.add(port).expect("room for a port");
+    }
+    // The first turn serves both ports.
+    event_loop.run_until_idle().expect("turns");
+    first.port1.post_bytes(b"one").expect("room");
+    event_loop.poll_once(Duration::ZERO).expect("a turn");
+    assert_eq!(event_loop.looks.get(), MOST_LOOKS, "a turn that must not wait");
+    first.port1.post_bytes(b"two").expect("room");
+    event_loop.poll_once(Duration::MAX).expect("a turn");
+    let is_bound = crate::os::several_processors();
+    assert_eq!(event_loop.looks.get() < MOST_LOOKS, is_bound, "a turn that may wait");
+    // Ports that are ready do not wait for looks.
+    event_loop.looks.set(MOST_LOOKS);
+    first.port1.post_bytes(b"three").expect("room");
+    second.port1.post_bytes(b"four").expect("room");
+    let ids: Vec<_> = event_loop.ids().map(|id| id.number()).collect();
+    event_loop.may_wait = true;
+    ids.iter().for_each(|id| event_loop.make_ready(*id));
+    event_loop.ready.pop_front();
+    event_loop.deliver_share(ids[0]);
+    assert_eq!(event_loop.looks.get(), MOST_LOOKS, "another port is ready");
 }

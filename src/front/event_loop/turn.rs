@@ -5,10 +5,12 @@
 //! [`Watcher`](crate::port::events::Watcher), if the program has borrowed it, or if a retry is due.
 
 use super::lend::Lender;
-use super::{ALARM, BELL, Deferred, EventLoop, LoopItem, PortId, Source, SourceId};
+use super::{ALARM, BELL, Deferred, EventLoop, LoopItem, LoopPort, PortId, Source, SourceId};
 use crate::error::{LoopError, SystemError};
 use crate::link::endpoint::LOOK_AGAIN;
 use crate::os::alarm::Alarm;
+use crate::os::clock::Deadline;
+use crate::os::spin::MOST_LOOKS;
 use crate::os::{clock, reaper};
 use crate::port::delivery::Delivered;
 use crate::port::listener::ListenerFailure;
@@ -30,6 +32,7 @@ impl EventLoop {
         self.turns += 1;
         let turn = self.turns;
         self.look_at_lent();
+        self.may_wait = timeout != Some(Duration::ZERO);
         let timeout = self.shortened(timeout);
         let mut marks = std::mem::take(&mut self.marks);
         self.epoll.wait(&mut marks, timeout)?;
@@ -303,9 +306,10 @@ impl EventLoop {
         }))
     }
 
-    fn deliver_share(&mut self, id: u64) -> bool {
+    pub(super) fn deliver_share(&mut self, id: u64) -> bool {
         // Counts cost: one message with many descriptors, or of many bytes, can be a whole share.
         let mut count = 0;
+        self.looks.set(MOST_LOOKS);
         loop {
             let delivered = self.deliver_some(id, &mut count);
             let had_something = count > 0;
@@ -345,6 +349,9 @@ impl EventLoop {
             served: Some(id),
         };
         loop {
+            if *count > 0 {
+                self.look_for_next(entry);
+            }
             let delivered = entry.port.deliver_next(Some(&scope));
             if !matches!(delivered, Delivered::Event) {
                 return delivered;
@@ -356,6 +363,22 @@ impl EventLoop {
                 return delivered;
             }
         }
+    }
+
+    /// Looks for the next message of a port that has just delivered one: a peer that spins answers
+    /// sooner than this loop falls asleep. Not while something else is ready, or if the turn must
+    /// not wait. Other ports wait meanwhile, so the looks of a share have a bound then.
+    fn look_for_next(&self, entry: &LoopPort) {
+        let receiver = entry.port.receiver();
+        if !self.may_wait || !self.ready.is_empty() || receiver.has_news() {
+            return;
+        }
+        if self.ports.len() > 1 || !self.sources.is_empty() {
+            receiver.spin().run_briefly(&self.looks, || receiver.has_news());
+            return;
+        }
+        let timer = self.timers.next().map_or(Deadline::NEVER, Deadline::at);
+        receiver.spin().run(timer, || receiver.has_news());
     }
 
     /// Retries a port a little later. Until then its doorbell is not watched, as it rings for a
