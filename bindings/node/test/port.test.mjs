@@ -45,6 +45,16 @@ test('ports deliver in the order in which they were started', async () => {
   assert.deepEqual(order, channels.map((_, index) => index));
 });
 
+test('the end that closes has closed when the other end is told', async () => {
+  const { port1, port2 } = new MessageChannel();
+  port1.on('message', () => {});
+  port2.on('message', () => {});
+  port2.close();
+  assert.deepEqual([port1.hasRef(), port2.hasRef()], [true, true]);
+  await once(port1, 'close');
+  assert.deepEqual([port1.hasRef(), port2.hasRef()], [false, false]);
+});
+
 test('a value is cloned in full', () => {
   const { port1, port2 } = new MessageChannel();
   const cycle = { list: [] };
