@@ -404,11 +404,15 @@ impl File {
 
 /// A file for a fresh buffer; it has no memory yet.
 fn create_file(len: usize) -> Result<OwnedFd, BufferError> {
-    let allowed = memfd::file_size_limit()?;
-    if allowed < len as u64 {
-        return Err(BufferError::TooLarge { len: len as u64, allowed });
-    }
+    check_file_size(len)?;
     Ok(memfd::create(len as u64)?)
+}
+
+/// Whether a file may have `len` bytes. Where it may not, the kernel raises SIGXFSZ, which ends the
+/// process.
+fn check_file_size(len: usize) -> Result<(), BufferError> {
+    let (len, allowed) = (len as u64, memfd::file_size_limit()?);
+    if allowed < len { Err(BufferError::TooLarge { len, allowed }) } else { Ok(()) }
 }
 
 /// Maps such a file for writing.

@@ -170,6 +170,44 @@ fn memory_that_the_kernel_refuses_is_an_error_and_loses_nothing() {
 }
 
 #[test]
+fn a_file_size_limit_that_falls_meanwhile_is_an_error_and_no_signal() {
+    fn limited() {
+        use crate::common::limits::limit_to;
+        use nix::sys::resource::Resource;
+        let before = Census::take();
+        let bytes = pattern(600_000);
+        let mut direct = Buffer::writer(bytes.len()).expect("memory");
+        let mut gathered = Buffer::writer(bytes.len()).expect("memory");
+        gathered.write_all(&bytes[..5_000]).expect("nothing is written yet");
+        limit_to(Resource::RLIMIT_FSIZE, 300_000);
+        #[track_caller]
+        fn assert_too_large(error: &BufferError) {
+            let BufferError::TooLarge { allowed: 300_000, .. } = error else { panic!("{error}") };
+        }
+        let error = direct.write(&bytes).expect_err("it would raise SIGXFSZ");
+        assert_too_large(error.get_ref().expect("one").downcast_ref().expect("ours"));
+        assert_eq!(direct.written(), 0);
+        direct.write_all(&bytes[..300_000]).expect("as much as is allowed");
+        limit_to(Resource::RLIMIT_FSIZE, 100_000);
+        assert!(*direct.finish().expect("nothing is left to write") == bytes[..300_000]);
+        limit_to(Resource::RLIMIT_FSIZE, 300_000);
+        // It gathers what it can; what it has gathered is not lost.
+        gathered.write_all(&bytes[5_000..500_000]).expect("the second chunk has room");
+        gathered.write_all(&bytes[500_000..]).expect_err("it would raise SIGXFSZ");
+        let written = gathered.written();
+        assert_too_large(&gathered.chunk_mut().expect_err("still"));
+        limit_to(Resource::RLIMIT_FSIZE, u64::MAX);
+        gathered.write_all(&bytes[written..]).expect("it is allowed again");
+        assert!(*gathered.finish().expect("memory") == *bytes);
+        before.wait_for("at the end");
+    }
+    play(
+        "writer::a_file_size_limit_that_falls_meanwhile_is_an_error_and_no_signal",
+        &[("limited", limited)],
+    );
+}
+
+#[test]
 fn a_writer_goes_to_another_thread() {
     fn is_send<T: Send + Sync>() {}
     is_send::<BufferWriter>();

@@ -1,6 +1,7 @@
 //! Fills a fresh buffer from its first byte to its last, and allocates its memory on the way.
 
-use super::{Buffer, MOST_SMALL, Memory, SmallBytes, create_file, map_fresh, populate};
+use super::{Buffer, MOST_SMALL, Memory, SmallBytes};
+use super::{check_file_size, create_file, map_fresh, populate};
 use crate::error::{BufferError, SystemError};
 use crate::os::{mapping, memfd};
 use memmap2::MmapMut;
@@ -82,8 +83,9 @@ impl BufferWriter {
     /// without it, the next call lends the same part.
     ///
     /// # Errors
-    /// [`BufferError::Io`] if the kernel refuses for lack of memory. Nothing is lost, so the call
-    /// can be repeated.
+    /// [`BufferError::Io`] if the kernel refuses for lack of memory, and
+    /// [`BufferError::TooLarge`] if `RLIMIT_FSIZE` has become lower since the writer was made and
+    /// is below what was filled. Nothing is lost, so the call can be repeated.
     ///
     /// ```
     /// let mut writer = messageport::Buffer::writer(1 << 20)?;
@@ -140,7 +142,8 @@ impl BufferWriter {
     /// [`bytes_mut`](Buffer::bytes_mut) until it is posted.
     ///
     /// # Errors
-    /// [`BufferError::Io`] if the kernel refuses for lack of memory or address space.
+    /// [`BufferError::Io`] if the kernel refuses for lack of memory or address space, and
+    /// [`BufferError::TooLarge`] as [`chunk_mut`](Self::chunk_mut). The bytes are lost then.
     pub fn finish(mut self) -> Result<Buffer, BufferError> {
         let filled = if self.has_huge_pages { self.mapped() } else { &self.chunk[..] };
         if self.written <= MOST_SMALL {
@@ -207,11 +210,16 @@ impl BufferWriter {
         Ok(())
     }
 
-    fn write_to_file(&self, bytes: &[u8]) -> Result<(), SystemError> {
-        match &self.file {
-            Some((descriptor, _)) => memfd::write_all(descriptor, bytes, self.ready as u64),
-            None => unreachable!("the chunk holds all of a small buffer"),
+    fn write_to_file(&self, bytes: &[u8]) -> Result<(), BufferError> {
+        let Some((descriptor, _)) = &self.file else {
+            unreachable!("the chunk holds all of a small buffer");
+        };
+        if bytes.is_empty() {
+            return Ok(());
         }
+        // The limit may have become lower since the file was made, and each write is checked.
+        check_file_size(self.ready + bytes.len())?;
+        Ok(memfd::write_all(descriptor, bytes, self.ready as u64)?)
     }
 
     /// Bytes that are in the chunk only.
