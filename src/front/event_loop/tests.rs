@@ -5,7 +5,7 @@ use crate::os::spin::MOST_LOOKS;
 use crate::port::MessagePort;
 use crate::port::channel::MessageChannel;
 use crate::port::events::LOOKS;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 const MANY: usize = 100;
 
@@ -113,4 +113,32 @@ fn a_turn_that_may_wait_looks_for_the_next_message_within_a_bound() {
     event_loop.ready.pop_front();
     event_loop.deliver_share(ids[0]);
     assert_eq!(event_loop.looks.get(), MOST_LOOKS, "another port is ready");
+}
+
+#[test]
+fn no_look_for_the_next_message_delays_a_timer_that_is_due() {
+    let mut event_loop = EventLoop::new().expect("a loop");
+    let MessageChannel { port1, port2 } = MessageChannel::new().expect("a channel");
+    port2.start();
+    let id = event_loop.add(port2).expect("room for a port").number();
+    event_loop.run_until_idle().expect("turns");
+    // What it says changes with each look that finds nothing.
+    let spin = |event_loop: &EventLoop| {
+        let receiver = event_loop.ports[&id].port.receiver();
+        format!("{:?}", receiver.spin())
+    };
+    let looks = crate::os::several_processors();
+    let serve = |event_loop: &mut EventLoop| {
+        let before = spin(event_loop);
+        port1.post_bytes(b"a message").expect("room");
+        event_loop.may_wait = true;
+        event_loop.deliver_share(id);
+        spin(event_loop) != before
+    };
+    assert_eq!(serve(&mut event_loop), looks, "nothing else has to be done");
+    event_loop.add_timer(Duration::from_secs(3600), |_| {});
+    assert_eq!(serve(&mut event_loop), looks, "the timer is due much later");
+    event_loop.add_timer(Duration::ZERO, |_| {});
+    while event_loop.timers.next().is_none_or(|due| due > Instant::now()) {}
+    assert!(!serve(&mut event_loop), "a timer is due");
 }

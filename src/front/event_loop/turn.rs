@@ -378,7 +378,10 @@ impl EventLoop {
             return;
         }
         let timer = self.timers.next().map_or(Deadline::NEVER, Deadline::at);
-        receiver.spin().run(timer, || receiver.has_news());
+        // A peer that answers each look in time would keep it waiting until the share is over.
+        if !timer.is_over() {
+            receiver.spin().run(timer, || receiver.has_news());
+        }
     }
 
     /// Retries a port a little later. Until then its doorbell is not watched, as it rings for a
