@@ -3,6 +3,7 @@
 #![allow(unsafe_code)]
 
 use super::census::REGION;
+use super::messages::Rng;
 use memmap2::{MmapOptions, MmapRaw};
 use messageport::MessagePort;
 use std::fmt::Write;
@@ -108,6 +109,16 @@ pub const fn record(len: u64, kind: u64, format: u64) -> u64 {
 pub const MESSAGE: u64 = 1;
 pub const PADDING: u64 = 2;
 pub const JUMP: u64 = 3;
+/// A message with small buffers in its record.
+pub const SMALL: u64 = 7;
+
+/// Second word of the header of a message with small buffers, in a payload of `len` bytes: mostly
+/// of one that looks right.
+pub fn small_detail(rng: &mut Rng, len: u64) -> u64 {
+    let count = if rng.below(8) == 0 { rng.below(70) } else { 1 + rng.below(4) };
+    let bytes = if rng.below(8) == 0 { rng.next() as u32 as u64 } else { rng.below(len + 1) };
+    count << 32 | bytes
+}
 
 /// In the lowest bits of a tail: how the producer has ended the lane.
 pub const CLOSED: u64 = 1;

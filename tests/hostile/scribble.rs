@@ -78,10 +78,13 @@ fn write_one(region: &Region, aim: Aim, rng: &mut Rng) {
         }
         Aim::Records | Aim::Mixed => {
             let place = region.area(lane, rng.below(region.limit() as u64 / 16) as usize * 16);
-            let (len, kind) = (rng.below(200), 1 + rng.below(4));
-            let header = region::record(if kind > 2 { 0 } else { len }, kind, 0);
-            let detail = if kind > 2 { rng.below(4) } else { 0 };
-            region.write_record(place, header, detail);
+            let (len, kind) = (rng.below(200), 1 + rng.below(9));
+            let (len, detail) = match kind {
+                1 | 2 => (len, 0),
+                region::SMALL => (len, region::small_detail(rng, len)),
+                _ => (0, rng.below(4)),
+            };
+            region.write_record(place, region::record(len, kind, 0), detail);
         }
     }
 }

@@ -1,12 +1,15 @@
 //! Records that say small buffers are in them, where something else is.
 
-use crate::common::region::{record, tail};
+use crate::common::messages::Rng;
+use crate::common::region::{SMALL, record, tail};
 use crate::common::{receive, receive_end};
 use crate::{CAPACITY, IN, Pair, assert_alive, assert_broken};
-use messageport::CloseReason;
+use messageport::{Buffer, CloseReason, MessageEvent, MessagePort};
+use std::sync::atomic::AtomicBool;
 use std::sync::atomic::Ordering::{Relaxed, SeqCst};
+use std::thread;
+use std::time::Duration;
 
-const SMALL: u64 = 7;
 const BYTES: u64 = 1;
 /// What the victim's error says about each.
 const SAYS: [&str; 2] = ["small buffer", "header"];
@@ -101,4 +104,94 @@ fn a_record_with_small_buffers_behind_the_tail_is_not_read() {
     // Half of it: a sender that dies has not published that.
     pair.region.word(tail(IN)).store(before + 16, SeqCst);
     assert_broken(&pair.victim, "a record that is cut");
+}
+
+/// Takes the next message in one of the ways in which a program can, and all of its buffers.
+fn take(victim: &MessagePort, way: u64) -> Option<Vec<Buffer>> {
+    let of_event = |event: MessageEvent<'_>| {
+        assert!(event.bytes().iter().all(is_ours), "a byte of the lengths");
+        event.take_buffers().expect("as many as were said")
+    };
+    let taken = match way {
+        0 => victim.try_recv().ok()?.map(of_event),
+        1 => victim.try_iter().next().map(of_event),
+        2 => victim.recv().ok().map(of_event),
+        3 => {
+            let copy = victim.peek_message().ok()??;
+            assert!(copy.bytes().len() <= CAPACITY && copy.take_buffer().is_err());
+            victim.try_recv().ok()?.map(of_event)
+        }
+        4 => {
+            assert!(victim.peek().ok()??.len() <= CAPACITY);
+            victim.discard_next().ok()?.then(Vec::new)
+        }
+        _ => victim.try_recv().ok()?.map(|event| {
+            let message = event.into_message();
+            assert!(message.bytes().iter().all(is_ours), "a byte of the lengths");
+            message.take_buffers().expect("as many as were said")
+        }),
+    };
+    Some(taken.unwrap_or_default())
+}
+
+/// What the bytes of messages and of buffers are.
+const MARKS: [u8; 2] = [7, 9];
+
+fn is_ours(byte: &u8) -> bool {
+    MARKS.contains(byte)
+}
+
+/// Says so when it is dropped, by a panic as well.
+struct Over<'e>(&'e AtomicBool);
+
+impl Drop for Over<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Relaxed);
+    }
+}
+
+/// The lengths in the payload are copied before they are compared, and used from the copy.
+#[test]
+fn lengths_of_small_buffers_that_change_while_they_are_read_end_the_port_at_worst() {
+    for round in 0..600 {
+        let mut pair = Pair::new();
+        let mut rng = Rng(round);
+        // Beyond the messages that are copied at once, and in chunks.
+        let message = vec![MARKS[0]; [0, 5, 300, 40_000][round as usize % 4]];
+        let count = 1 + rng.below(64) as usize;
+        let buffers: Vec<_> = (0..count).map(|_| vec![MARKS[1]; rng.below(200) as usize]).collect();
+        let slices: Vec<_> = buffers.iter().map(Vec::as_slice).collect();
+        let lens: Vec<_> = buffers.iter().map(|buffer| buffer.len() as u32).collect();
+        let (bytes, len) = payload(&message, &slices, &lens);
+        let at = pair.region.area(IN, 0) + 16 + bytes.len();
+        let end = AtomicBool::new(false);
+        post(&mut pair, &bytes, count as u64, len);
+        let (region, victim) = (&pair.region, &pair.victim);
+        let taken = thread::scope(|scope| {
+            scope.spawn(|| {
+                while !end.load(Relaxed) {
+                    // The last word of the lengths, and the one of the header that counts them.
+                    let word = region.word((at - 4) / 8 * 8);
+                    let honest = word.load(Relaxed);
+                    word.store(honest ^ 1 << rng.below(64), Relaxed);
+                    let detail = region.word(region.area(IN, 0) + 8);
+                    let honest_detail = detail.load(Relaxed);
+                    detail.store(honest_detail ^ 1 << rng.below(64), Relaxed);
+                    rng.dawdle(Duration::from_nanos(300));
+                    word.store(honest, Relaxed);
+                    detail.store(honest_detail, Relaxed);
+                    rng.dawdle(Duration::from_nanos(300));
+                }
+            });
+            let _over = Over(&end);
+            take(victim, round % 6)
+        });
+        match taken {
+            Some(buffers) => {
+                assert!(buffers.len() <= 64);
+                assert!(buffers.iter().all(|buffer| buffer.len() <= 4096));
+            }
+            None => assert_broken(&pair.victim, "lengths that change"),
+        }
+    }
 }

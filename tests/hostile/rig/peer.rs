@@ -3,7 +3,7 @@
 
 use crate::common::messages::{Order, Rng, mix};
 use crate::common::parts::{ATTACHMENTS, DOORBELL, PACKETS, Parts, receive};
-use crate::common::region::{self, END, JUMP, MESSAGE, PADDING, Region, record};
+use crate::common::region::{self, END, JUMP, MESSAGE, PADDING, Region, SMALL, record};
 use messageport::rkyv::{rancor, to_bytes};
 use messageport::{MessageChannel, MessagePort};
 use nix::sys::socket::{MsgFlags, send};
@@ -309,6 +309,7 @@ impl Peer {
                 _ if rng.below(twins) == 0 => self.stage_twin(rng),
                 0 => self.stage_archive(rng),
                 1 => self.stage_text(rng),
+                2 => self.stage_small(rng),
                 _ => self.stage_bytes(rng),
             };
             if !staged {
@@ -426,6 +427,26 @@ impl Peer {
                 let mut word = [0; 8];
                 word[..bytes.len()].copy_from_slice(bytes);
                 region.word(at + 8 * index).store(u64::from_le_bytes(word), Relaxed);
+            }
+            None
+        })
+    }
+
+    /// A message with small buffers in its record.
+    fn stage_small(&mut self, rng: &mut Rng) -> bool {
+        let most = if rng.below(16) == 0 { 64 } else { 4 };
+        let count = 1 + rng.below(most);
+        let lens: Vec<u64> = (0..count).map(|_| 8 * rng.below(12)).collect();
+        let behind = lens.iter().sum::<u64>() + 4 * count;
+        let message = 8 * rng.below(20);
+        let len = message + behind;
+        let header = (record(len, SMALL, BYTES), count << 32 | behind, len);
+        let region = &self.region;
+        self.writing.stage(region, header, rng, |at| {
+            let table = at + (len - 4 * count) as usize;
+            write_marks(region, at, len - 4 * count);
+            for (index, len) in lens.iter().enumerate() {
+                region.half_word(table + 4 * index).store(*len as u32, Relaxed);
             }
             None
         })

@@ -257,9 +257,15 @@ impl<'t> Victim<'t> {
             return;
         }
         let start = Instant::now();
-        if let Ok(buffer) = event.take_buffer() {
+        while let Ok(buffer) = event.take_buffer() {
+            if let Some(what) = misplaced(&buffer) {
+                self.tally.finding(&format!("a buffer of another place: {what}"));
+            }
             std::hint::black_box(sum(&buffer));
             let _ = buffer.access::<Vec<String>>().map(drop);
+            if self.rng.below(4) == 0 {
+                break;
+            }
         }
         drop(event.take_descriptor());
         if self.rng.below(4) != 0
