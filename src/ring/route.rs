@@ -57,7 +57,7 @@ pub(crate) struct Plan {
     pub(super) control: Option<Header>,
     pub(super) at: Cursor,
     /// Where that is in the area.
-    pub(super) offset: u64,
+    pub(crate) offset: u64,
     pub(super) room: u64,
 }
 

@@ -6,7 +6,9 @@ use crate::common::region::Region;
 use crate::common::{receive, receive_end, receive_text, refusal};
 use messageport::rkyv::rancor::{Fallible, Source, fail};
 use messageport::rkyv::ser::Writer;
-use messageport::{CloseReason, MessageChannel, MessagePort, PostError, rkyv};
+use messageport::{
+    Buffer, CloseReason, MessageChannel, MessagePort, PostError, Transferable, rkyv,
+};
 use std::cell::Cell;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::Ordering::SeqCst;
@@ -269,6 +271,51 @@ fn a_message_that_is_not_posted_leaves_no_byte_in_shared_memory() {
         // So that the next round is on the fast path.
         port1.post_text("between").expect("room");
         assert_eq!(receive_text(&port2), "between");
+    }
+    assert_works(&port1, &port2);
+}
+
+/// The value was tried where less room is than it needs, and then written elsewhere.
+#[test]
+fn a_message_whose_list_is_refused_leaves_no_byte_in_either_place() {
+    let builder = MessageChannel::builder().capacity(4096).bounded();
+    let MessageChannel { port1, port2 } = builder.build().expect("a channel");
+    let region = Region::of(&port1);
+    let pieces = vec![vec![0xee_u8; 100]; 15];
+    for round in 0..8 {
+        // From there to the end of the segment is less room than the value needs.
+        port1.post_bytes(&[1; 1_300]).expect("room");
+        receive(&port2);
+        let closed = channel().port1;
+        closed.close();
+        let error = port1.post_message_with(&pieces, [closed.into()]).expect_err("a closed port");
+        assert!(matches!(error.reason(), PostError::Detached { index: 0 }), "{error}");
+        assert_eq!(count_in_area(&region, 0xee), 0, "round {round}");
+    }
+    assert_works(&port1, &port2);
+}
+
+#[test]
+fn a_value_that_changes_its_length_before_its_buffers_are_behind_it_comes_back_with_them() {
+    let MessageChannel { port1, port2 } = growing();
+    let region = Region::of(&port1);
+    for len in [600, 1_000, 3_000] {
+        // The room that is tried first is that of the last value, and of the buffer.
+        port1.post_message(&vec![1u8; len - 450]).expect("room");
+        receive(&port2);
+        let len = Cell::new(len);
+        let times = Cell::new(0);
+        let shrinks = Odd(|| {
+            times.set(times.get() + 1);
+            vec![0xee; len.replace(len.get() - 1)]
+        });
+        let buffer = Buffer::from_slice(&[5; 400]).expect("memory");
+        let error = port1.post_message_with(&shrinks, [buffer.into()]).expect_err("shorter");
+        let (reason, list) = error.into_parts();
+        assert!(matches!(reason, PostError::Serialize(_)), "{reason}");
+        let [Transferable::Buffer(buffer)] = &list[..] else { panic!("{list:?}") };
+        assert_eq!(buffer[..], [5; 400]);
+        assert_eq!((times.get(), count_in_area(&region, 0xee)), (2, 0));
     }
     assert_works(&port1, &port2);
 }

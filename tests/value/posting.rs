@@ -1,9 +1,12 @@
 //! Every way to post a value.
 
+use crate::common::receive;
+use crate::common::region::Region;
 use crate::{User, cross, flaw};
 use messageport::{
     BroadcastChannel, BroadcastError, Buffer, MessageChannel, PortCollection, PostError, Value,
 };
+use std::sync::atomic::Ordering::SeqCst;
 use std::sync::mpsc;
 use std::time::Duration;
 
@@ -216,4 +219,24 @@ fn tasks_post_values() {
         };
         tokio::join!(poster, reader);
     });
+}
+
+/// The value was tried where less room is than it needs, and then written elsewhere.
+#[test]
+fn a_value_whose_list_is_refused_leaves_no_byte_in_either_place() {
+    let builder = MessageChannel::builder().capacity(4096).bounded();
+    let MessageChannel { port1, port2 } = builder.build().expect("a channel");
+    let region = Region::of(&port1);
+    let texts = vec!["~".repeat(100); 15];
+    for round in 0..8 {
+        // From there to the end of the segment is less room than the value needs.
+        port1.post_bytes(&[1; 1_300]).expect("room");
+        drop(receive(&port2));
+        let closed = MessageChannel::new().expect("a channel").port1;
+        closed.close();
+        port1.post_value_with(&texts, [closed.into()]).expect_err("a closed port");
+        let words = (0..region.limit() / 8).map(|word| region.word(region.area(0, 8 * word)));
+        let mut bytes = words.flat_map(|word| word.load(SeqCst).to_le_bytes());
+        assert!(bytes.all(|byte| byte != b'~'), "round {round}");
+    }
 }

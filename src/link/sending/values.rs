@@ -53,19 +53,21 @@ impl Sending {
         match open {
             Some(plan) if len <= plan.payload_room() => Ok((plan, len)),
             begun => {
-                let again = self.write_encoded_again(value, len);
+                let again = self.write_encoded_again(value, len, begun.as_ref());
                 again.inspect_err(|_| self.wipe(begun.as_ref()))
             }
         }
     }
 
-    /// Writes a value of `len` bytes into the place of its record.
+    /// Writes a value of `len` bytes, of which a part was written where `begun` says, into the
+    /// place of its record.
     fn write_encoded_again(
         &mut self,
         value: &(impl Serialize + ?Sized),
         len: u64,
+        begun: Option<&Plan>,
     ) -> Result<(Plan, u64), PostError> {
-        let plan = self.plan(len)?;
+        let plan = self.plan_elsewhere(len, begun)?;
         let again = self.encode(value, Some(&plan))?;
         if again == len {
             return Ok((plan, len));

@@ -97,7 +97,7 @@ impl Sending {
             Some(plan) if len <= plan.payload_room() => plan,
             // Once more, as the length is known now.
             begun => {
-                let again = self.write_value_of(value, len);
+                let again = self.write_value_of(value, len, begun.as_ref());
                 again.inspect_err(|_| self.wipe(begun.as_ref()))?
             }
         };
@@ -108,9 +108,15 @@ impl Sending {
         Ok(result)
     }
 
-    /// Serialises a value of `len` bytes into the place of its record.
-    fn write_value_of<T: Post>(&mut self, value: &T, len: u64) -> Result<Plan, PostError> {
-        let plan = self.plan(len)?;
+    /// Serialises a value of `len` bytes, of which a part was written where `begun` says, into the
+    /// place of its record.
+    fn write_value_of<T: Post>(
+        &mut self,
+        value: &T,
+        len: u64,
+        begun: Option<&Plan>,
+    ) -> Result<Plan, PostError> {
+        let plan = self.plan_elsewhere(len, begun)?;
         let again = self.serialize(value, Some(&plan))?;
         if again == len {
             return Ok(plan);
@@ -118,6 +124,18 @@ impl Sending {
         self.wipe(Some(&plan));
         let changed = payload::LengthChanged { len, again };
         Err(PostError::Serialize(rancor::Source::new(changed)))
+    }
+
+    /// Finds the place of a record of `len` bytes. If it is not where a part was written, that is
+    /// wiped: if the post fails later, only the place of the record is.
+    pub(super) fn plan_elsewhere(
+        &mut self,
+        len: u64,
+        begun: Option<&Plan>,
+    ) -> Result<Plan, PostError> {
+        let plan = self.plan(len)?;
+        self.wipe(begun.filter(|begun| begun.offset != plan.offset));
+        Ok(plan)
     }
 
     /// How much room to try first for a value: a little more than the last one took, but not so
