@@ -9,7 +9,7 @@ mod writer;
 
 use crate::error::{BufferError, SystemError};
 use crate::link::archive::{self, Receive};
-use crate::link::payload::{self, Post};
+use crate::link::payload::{self, Post, blocks_as_bytes};
 use crate::os::reaper::Foreign;
 use crate::os::{mapping, memfd};
 use memmap2::{Advice, Mmap, MmapMut, MmapOptions};
@@ -378,7 +378,8 @@ impl Memory {
             Memory::Fresh(bytes) => bytes,
             Memory::Final(bytes) => bytes,
             Memory::Small(bytes) => bytes,
-            Memory::Nothing => &[],
+            // Aligned as every other buffer.
+            Memory::Nothing => blocks_as_bytes(&[]),
         }
     }
 }

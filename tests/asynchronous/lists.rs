@@ -7,7 +7,8 @@ use crate::common::parts::{ATTACHMENTS, Parts};
 use crate::{into_async, on_each};
 use futures_lite::future::{poll_once, zip};
 use messageport::{
-    BufferPool, CloseReason, MessageChannel, MessagePort, PostError, RecvError, Transferable,
+    Buffer, BufferPool, CloseReason, MessageChannel, MessagePort, PostError, RecvError,
+    Transferable,
 };
 use nix::sys::socket::{setsockopt, sockopt};
 
@@ -165,5 +166,25 @@ fn a_pooled_buffer_waits_for_room_and_comes_back_with_an_error() {
         assert!(matches!(error.reason(), PostError::Closed { .. }), "{error}");
         drop(error.into_buffer());
         assert_eq!(pool.in_use(), 0);
+    });
+}
+
+#[test]
+fn small_buffers_arrive_with_messages_of_every_length() {
+    on_each("lists::small_buffers_arrive_with_messages_of_every_length", async || {
+        let plain = MessageChannel::new().expect("a channel");
+        for (port1, port2) in [(plain.port1, plain.port2), trusted()] {
+            let (mut port1, mut port2) = (into_async(port1), into_async(port2));
+            for len in [0, 1, 8, 9, 16, 500, 1_000] {
+                let list = [3, 0, 400].map(|len| Buffer::from_slice(&vec![7; len]));
+                let list = list.map(|buffer| buffer.expect("memory").into());
+                port1.post_bytes_with(&vec![9; len], list).await.expect("room");
+                let message = port2.recv().await.expect("a message");
+                assert_eq!(message.bytes(), vec![9; len]);
+                let lens = message.take_buffers().expect("three");
+                assert_eq!(lens.iter().map(|buffer| buffer.len()).collect::<Vec<_>>(), [3, 0, 400]);
+                assert!(lens.iter().all(|buffer| buffer.iter().all(|byte| *byte == 7)));
+            }
+        }
     });
 }

@@ -7,8 +7,8 @@ use crate::common::{receive, receive_end};
 use crate::filter::{When, answer};
 use crate::{channel, moved, number_of, token};
 use messageport::{
-    Buffer, CloseReason, MessageChannel, MessageError, MessageEvent, PostError, Transferable,
-    Worker, parent_port,
+    Buffer, CloseReason, MessageChannel, MessageError, MessageEvent, PortSet, PostError,
+    Transferable, Worker, parent_port,
 };
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
@@ -294,4 +294,83 @@ fn small_buffers_outlive_a_sender_that_is_killed() {
         before.wait_for("at the end");
     }
     play(TEST, &[("receiver", receiver), ("sender", sender)]);
+}
+
+/// A long message comes out of an untrusted port in chunks, and its buffers only with the last one.
+#[test]
+fn small_buffers_behind_a_message_that_is_copied_in_chunks_arrive_with_it() {
+    let bytes = pattern(3 << 20, 5);
+    let MessageChannel { port1, port2 } = channel();
+    let mut set = PortSet::new().expect("a set");
+    let id = set.add(port2).expect("room");
+    let post = |lens: &[usize]| port1.post_bytes_with(&bytes, list(lens)).expect("room");
+    for lens in [&[4096, 0, 17][..], &[200; 64]] {
+        post(lens);
+        let (_, event) = set.recv().expect("a turn");
+        let event = event.expect("a message");
+        assert!(*event.bytes() == *bytes);
+        assert_taken(&event, lens);
+    }
+    // Discarded, and moved, after some of its chunks.
+    post(&[1]);
+    post(&[2, 3]);
+    drop(set.try_recv().expect("a turn"));
+    let port2 = set.remove(id).expect("a member");
+    let port2 = moved(port2);
+    port1.post_text_with("the last one", list(&[4])).expect("room");
+    let mut count = 0;
+    while port2.peek().expect("open").is_some_and(|next| next.len() > 100) {
+        let event = receive(&port2);
+        assert!(*event.bytes() == *bytes);
+        assert!(event.transferred().1 > 0);
+        count += 1;
+    }
+    assert!((1..=2).contains(&count), "{count} of two, of which the set may have taken one");
+    assert_taken(&receive(&port2), &[4]);
+}
+
+#[test]
+fn every_refusal_gives_small_buffers_back_and_can_be_repeated() {
+    let MessageChannel { port1, port2 } =
+        MessageChannel::builder().capacity(4096).bounded().build().expect("a channel");
+    let too_long = vec![1; port1.max_message_len() + 1];
+    // Refusals do not add up: the room that is tried for a value has a bound.
+    for _ in 0..50 {
+        let error = port1.post_message_with(&1u8, list(&[1; 65])).expect_err("too many");
+        let (reason, back) = error.into_parts();
+        assert!(matches!(reason, PostError::TooManyTransferables { transferables: 65, .. }));
+        assert_eq!(back.len(), 65);
+        let error = port1.post_bytes_with(&too_long, list(&LENGTHS)).expect_err("too long");
+        let (reason, back) = error.into_parts();
+        assert!(matches!(reason, PostError::TooLarge { .. }), "{reason}");
+        let error = port1.post_message_with(&too_long, back).expect_err("too long");
+        let (reason, back) = error.into_parts();
+        assert!(matches!(reason, PostError::TooLarge { .. }), "{reason}");
+        let loan = port1.loan(10).expect("room");
+        let (reason, back) = port1.post_text_with("one", back).expect_err("in use").into_parts();
+        assert!(matches!(reason, PostError::Busy), "{reason}");
+        drop(loan);
+        port1.post_text_with("one", back).expect("room");
+        assert_taken(&receive(&port2), &LENGTHS[..]);
+        port1.post_message(&7u64).expect("room");
+        assert_eq!(receive(&port2).data::<u64>().expect("a number").to_native(), 7);
+    }
+    port2.close();
+    let (reason, back) = port1.post_text_with("late", list(&LENGTHS)).expect_err("no").into_parts();
+    assert!(matches!(reason, PostError::Closed { reason: CloseReason::PeerClosed }), "{reason}");
+    assert_eq!(back.len(), LENGTHS.len());
+}
+
+#[test]
+fn a_buffer_without_bytes_is_aligned_however_it_has_come() {
+    let MessageChannel { port1, port2 } = channel();
+    let empty = || Buffer::archive(&[0u64; 0]).expect("memory");
+    assert_eq!(empty().len(), 0);
+    port1.post_text_with("in the record", [empty().into()]).expect("room");
+    port1.post_text_with("in a packet", [empty().into(), token(1).into()]).expect("room");
+    for _ in 0..2 {
+        let taken = receive(&port2).take_buffer().expect("a buffer");
+        assert!(taken.as_ptr().addr().is_multiple_of(16), "{:?}", taken.as_ptr());
+        assert_eq!(taken.access::<[u64; 0]>().expect("an array of none").len(), 0);
+    }
 }
