@@ -23,6 +23,8 @@ use std::os::fd::OwnedFd;
 ///
 /// Only this process has the memory meanwhile, so no peer has any influence. Running out of memory
 /// is an error of the call that needs it. Dropping the writer frees the memory.
+/// After a bare `fork` the child must not use its copy of the writer, except to drop it: both would
+/// write to one file.
 ///
 /// ```
 /// use messageport::Buffer;
