@@ -28,6 +28,7 @@ fn main() -> Outcome {
         Some("refusing") => refusing(&parent_port()?),
         Some("hostile") => hostile(&parent_port()?, rest),
         Some("scribble") => scribble(&parent_port()?, rest),
+        Some("stream") => stream(&parent_port()?),
         Some("chat") => chat(rest),
         Some("host") => host(rest),
         other => Err(format!("there is no role {other:?}").into()),
@@ -105,6 +106,33 @@ fn frames(port: &MessagePort) -> Outcome {
         }
         port.post_bytes_with(event.bytes(), [inverted.into()])?;
     }
+    Ok(())
+}
+
+/// What the two ends of a stream post, as `docs/node.md` says.
+#[derive(Debug, Deserialize, Serialize)]
+#[serde(tag = "type", content = "value", rename_all = "lowercase")]
+enum Step<T> {
+    Pull,
+    Chunk(T),
+    Close,
+}
+
+/// Reads a stream of numbers, which arrives as a port, and answers with their sum.
+fn stream(port: &MessagePort) -> Outcome {
+    let numbers = port.recv()?.take_ports()?.pop().ok_or("expected a stream")?;
+    let mut sum = 0;
+    numbers.post_value(&Step::<u32>::Pull)?;
+    for event in &numbers {
+        match event.value::<Step<u32>>()? {
+            Step::Chunk(number) => sum += number,
+            Step::Close => break,
+            Step::Pull => return Err("the end that writes does not pull".into()),
+        }
+        numbers.post_value(&Step::<u32>::Pull)?;
+    }
+    port.post_value(&sum)?;
+    for _ in port {}
     Ok(())
 }
 

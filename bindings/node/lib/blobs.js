@@ -2,12 +2,14 @@
 // `Blob`s and `File`s of a message. Their bytes can only be read asynchronously, so that a message
 // with Blobs waits until they are read; whatever else it has is serialized at once.
 //
-// From Node.js 22 on, a Blob is an ordinary object for the serializer of V8. There the value is
-// looked through for Blobs, and copied with a host object in the place of each, if it has any.
+// From Node.js 22 on, a Blob is an ordinary object for the serializer of V8, and so is a stream.
+// There the value is looked through for them, and copied with a host object in the place of each,
+// if it has any.
 
 const { Blob, File } = require('node:buffer');
 const { isMap, isProxy, isSet } = require('node:util/types');
 const v8 = require('node:v8');
+const streams = require('./streams.js');
 const { createHostObject, dataCloneError } = require('./events.js');
 
 function getterOf(prototype, name) {
@@ -29,12 +31,21 @@ function has(getter, object) {
   }
 }
 
-/** Host objects that stand for a Blob. */
+/** Host objects that stand for a Blob or a stream. */
 const placeholders = new WeakMap();
 
-/** The Blob that an object is or stands for, or `undefined`. */
-function blobOf(object) {
-  return placeholders.get(object) ?? (has(sizeOf, object) ? object : undefined);
+/** The object for which a host object stands, or that object itself. */
+function originalOf(object) {
+  return placeholders.get(object) ?? object;
+}
+
+/** Whether an object is a Blob or a stream, whose bytes or chunks are in no property of it. */
+function isBlobOrStream(object) {
+  return has(sizeOf, object) || streams.kindOf(object) !== undefined;
+}
+
+function isBlob(object) {
+  return has(sizeOf, object);
 }
 
 /** Whether the serializer of V8 hands a Blob to `_writeHostObject`. */
@@ -102,7 +113,10 @@ function hasProperties(object) {
   return Array.isArray(object) || toString.call(object) === '[object Object]';
 }
 
-/** Whether a value may have a Blob in it. Getters are not run: what they return may be one. */
+/**
+ * Whether a value may have a Blob or a stream in it. Getters are not run: what they return may be
+ * one.
+ */
 function mayHaveBlobs(value) {
   const seen = new Set();
   const next = [];
@@ -126,7 +140,7 @@ function mayHaveBlobs(value) {
         if (get !== undefined) return true;
         add(item);
       }
-    } else if (has(sizeOf, object)) {
+    } else if (isBlobOrStream(object)) {
       return true;
     }
   }
@@ -134,8 +148,8 @@ function mayHaveBlobs(value) {
 }
 
 /**
- * Copies what the serializer of V8 looks into, with a host object in the place of each Blob, and
- * what getters return in their place.
+ * Copies what the serializer of V8 looks into, with a host object in the place of each Blob and
+ * stream, and what getters return in their place.
  */
 class Copier {
   #copies = new Map();
@@ -155,7 +169,9 @@ class Copier {
     if (typeof value !== 'object' || value === null) return value;
     const known = this.#copies.get(value);
     if (known !== undefined) return known;
-    if (isProxy(value) || this.#keeps(value)) return value;
+    if (isProxy(value)) return value;
+    if (streams.kindOf(value) !== undefined) return this.#standIn(value);
+    if (this.#keeps(value)) return value;
     if (isMap(value)) {
       const entries = Array.from(Map.prototype.entries.call(value));
       const copy = this.#add(value, new Map());
@@ -169,9 +185,12 @@ class Copier {
       return copy;
     }
     if (hasProperties(value)) return this.#copyProperties(value);
-    if (!has(sizeOf, value)) return value;
-    const placeholder = this.#add(value, createHostObject(Object.prototype));
-    placeholders.set(placeholder, value);
+    return has(sizeOf, value) ? this.#standIn(value) : value;
+  }
+
+  #standIn(object) {
+    const placeholder = this.#add(object, createHostObject(Object.prototype));
+    placeholders.set(placeholder, object);
     return placeholder;
   }
 
@@ -207,4 +226,4 @@ function prepare(value, keeps, gotten) {
   return new Copier(keeps, gotten).copy(value);
 }
 
-module.exports = { blobOf, contentsOf, isFile, prepare, read, size, write };
+module.exports = { contentsOf, isBlob, isFile, originalOf, prepare, read, size, write };

@@ -11,12 +11,14 @@
 //   failed   the mark, `FAILED`, and why a Blob could not be read, in UTF-8
 //
 // In a serialization, a host object is `PORT` or `DESCRIPTOR` and an index into the ports or
-// descriptors of the message, or `BLOB` or `FILE` and what `blobs.js` writes. A transferred
+// descriptors of the message, or `BLOB` or `FILE` and what `blobs.js` writes, or a kind of
+// `streams.js` and the index of its port, or of the first of its two ports. A transferred
 // `ArrayBuffer` has the index of its buffer.
 // What arrives was written by the peer, and is input.
 
 const v8 = require('node:v8');
 const blobs = require('./blobs.js');
+const streams = require('./streams.js');
 const { dataCloneError } = require('./events.js');
 
 const MARK = Buffer.from([0x89, 0x6d, 0x70, 0x6a, 0x73, 0x0d, 0x0a]);
@@ -50,7 +52,8 @@ class CloneSerializer extends v8.Serializer {
     this.#transferable = transferable;
   }
 
-  _writeHostObject(object) {
+  _writeHostObject(given) {
+    const object = blobs.originalOf(given);
     const place = this.#transferred.get(object);
     if (place === undefined && this.#writeBlob(object)) return;
     if (place === undefined) {
@@ -63,11 +66,10 @@ class CloneSerializer extends v8.Serializer {
   }
 
   #writeBlob(object) {
-    const blob = blobs.blobOf(object);
-    if (blob === undefined) return false;
-    this.writeUint32(blobs.isFile(blob) ? FILE : BLOB);
-    blobs.write(this, blob);
-    this.blobs.push(blob);
+    if (!blobs.isBlob(object)) return false;
+    this.writeUint32(blobs.isFile(object) ? FILE : BLOB);
+    blobs.write(this, object);
+    this.blobs.push(object);
     return true;
   }
 }
@@ -152,15 +154,32 @@ class CloneDeserializer extends v8.Deserializer {
     return bytes;
   }
 
+  #readStream(kind, index) {
+    const { ports, streamPorts } = this.#hosts;
+    const own = ports.slice(index, index + (kind === streams.TRANSFORM ? 2 : 1));
+    if (own.length === 0 || (kind === streams.TRANSFORM && own.length < 2)) {
+      throw dataCloneError('the message names a port of a stream that it does not carry');
+    }
+    if (own.some((port) => streamPorts.has(port))) {
+      throw dataCloneError('the message names a port of a stream twice');
+    }
+    own.forEach((port) => streamPorts.add(port));
+    return streams.receive(kind, own);
+  }
+
   _readHostObject() {
     const kind = this.readUint32();
     if (kind === BLOB || kind === FILE) {
       return blobs.read(this, kind === FILE, (length) => this.#take(length));
     }
     const index = this.readUint32();
+    if (kind >= streams.READABLE && kind <= streams.TRANSFORM) return this.#readStream(kind, index);
     const list = kind === PORT ? this.#hosts.ports : this.#hosts.descriptors;
     if (kind > DESCRIPTOR || index >= list.length) {
       throw dataCloneError('the message names a port or descriptor that it does not carry');
+    }
+    if (this.#hosts.streamPorts.has(list[index])) {
+      throw dataCloneError('the message names a port of a stream twice');
     }
     return list[index];
   }

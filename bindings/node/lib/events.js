@@ -21,6 +21,9 @@ const kRemoveListener = symbolOf('kRemoveListener');
 const kCreateEvent = symbolOf('kCreateEvent');
 const kDispatch = symbolOf('nodejs.internal.kHybridDispatch');
 
+/** A method of ports: whether a started port keeps the process alive, beside what it has posted. */
+const kSetRef = Symbol('messageport.setRef');
+
 /**
  * Makes an object that the serializer of V8 hands to `_writeHostObject`: it does so for objects of
  * native classes only, so an object of such a class gets another prototype.
@@ -166,6 +169,7 @@ module.exports = {
   kDispatch,
   kNewListener,
   kRemoveListener,
+  kSetRef,
   messageEvent,
   knownPorts,
 };

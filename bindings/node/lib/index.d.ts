@@ -1,9 +1,12 @@
 import type { ChildProcess, SpawnOptions as ChildOptions } from 'node:child_process';
 import type { EventEmitter } from 'node:events';
 import type { Readable, Writable } from 'node:stream';
+import type { ReadableStream, TransformStream, WritableStream } from 'node:stream/web';
 
 /** What can be in a transfer list. */
-export type Transferable = MessagePort | ArrayBuffer | FileDescriptor;
+export type Transferable =
+  | MessagePort | ArrayBuffer | FileDescriptor
+  | ReadableStream | WritableStream | TransformStream;
 
 /** A transfer list, or an object with one. */
 export type TransferOptions = readonly Transferable[] | { transfer?: readonly Transferable[] };

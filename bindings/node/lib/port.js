@@ -5,12 +5,13 @@ const { inspect } = require('node:util');
 const workerThreads = require('node:worker_threads');
 const native = require('./native.js');
 const clone = require('./clone.js');
+const streams = require('./streams.js');
 const valueCodec = require('./value.js');
 const { FileDescriptor, Transfer, arrived, listOf } = require('./transfer.js');
 const { Values } = require('./values.js');
 const {
   NOTHING, NodeEventTarget, codedError, createHostTarget, dataCloneError, defineHandler,
-  kCreateEvent, kDispatch, kNewListener, knownPorts, kRemoveListener, messageEvent,
+  kCreateEvent, kDispatch, kNewListener, knownPorts, kRemoveListener, kSetRef, messageEvent,
 } = require('./events.js');
 
 // What the native part calls an event, and what became of a post.
@@ -150,7 +151,8 @@ function readMessage(kind, content, attached) {
   const hosts = attached === undefined ? NOTHING : readAttached(attached);
   try {
     if (kind === UNREADABLE) throw dataCloneError(content);
-    return { type: 'message', value: readContent(kind, content, hosts), hosts };
+    const value = readContent(kind, content, hosts);
+    return { type: 'message', value, hosts: withoutStreams(hosts) };
   } catch (error) {
     hosts.ports.forEach((port) => port.close());
     hosts.descriptors.forEach((descriptor) => descriptor.close());
@@ -158,10 +160,19 @@ function readMessage(kind, content, attached) {
   }
 }
 
+/** What came with a message for the program, which has the streams in the value. */
+function withoutStreams(hosts) {
+  if (hosts === NOTHING || hosts.streamPorts.size === 0) return hosts;
+  const ports = hosts.ports.filter((port) => !hosts.streamPorts.has(port));
+  return { ...hosts, ports: Object.freeze(ports) };
+}
+
 /** Makes the objects of what came with a message. */
 function readAttached([handles, buffers, numbers]) {
   buffers.forEach((buffer) => arrived.add(buffer));
   return {
+    // Those of streams in the value, which is still to be read.
+    streamPorts: new Set(),
     ports: Object.freeze(handles.map(createPort)),
     buffers: Object.freeze(buffers),
     descriptors: Object.freeze(numbers.map((fd) => new FileDescriptor(fd))),
@@ -194,7 +205,7 @@ function isPort(value) {
 }
 
 function isTransferable(value) {
-  return isPort(value) || value instanceof FileDescriptor;
+  return isPort(value) || value instanceof FileDescriptor || streams.kindOf(value) !== undefined;
 }
 
 function isOpen(port) {
@@ -292,12 +303,16 @@ function postContent(state, transfer, posted) {
     throw dataCloneError('The other end refuses transfer lists, as the channel was built with ' +
       'refuse_transfers: post without a list');
   }
+  const lines = transfer.streamParts.map(() => native.channel(0));
   // From here on nothing fails for a fault of the program.
   const moving = transfer.detachBuffers(long);
-  const ports = transfer.ports.map(releasePort);
+  const ports = transfer.ports.map(releasePort).concat(lines.map(([, handle]) => handle));
+  lines.forEach(([handle], index) => {
+    streams.pump(transfer.streamParts[index], createPort(handle));
+  });
   if (isLost) {
     // By the standard, what moves is lost with a message to a port that is closed.
-    ports.forEach((port) => native.close(port, false));
+    ports.forEach((handle) => native.close(handle, false));
     transfer.closeFiles();
     return;
   }
@@ -403,6 +418,10 @@ class PortMethods extends NodeEventTarget {
   hasRef() {
     const state = stateOf(this);
     return state.isReferenced && (!state.isDetached || state.isDraining);
+  }
+
+  [kSetRef](isReferenced) {
+    stateOf(this).setRef(isReferenced);
   }
 
   [kNewListener](size, type, ...rest) {

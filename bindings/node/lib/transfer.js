@@ -5,6 +5,7 @@ const fs = require('node:fs');
 const { isMarkedAsUntransferable } = require('node:worker_threads');
 const native = require('./native.js');
 const clone = require('./clone.js');
+const streams = require('./streams.js');
 const { codedError, createHostObject, dataCloneError } = require('./events.js');
 
 /** Node's own, also where a program puts another one in its place. */
@@ -126,6 +127,8 @@ class Transfer {
   files = [];
   /** All `ArrayBuffer`s of the list. */
   buffers = [];
+  /** Readable and writable streams: two of a `TransformStream`. Each has a port, behind `ports`. */
+  streamParts = [];
 
   /**
    * Checks a list before anything is serialized.
@@ -144,8 +147,10 @@ class Transfer {
       seen.add(item);
       this.#add(item, isPort, source);
     }
-    const count = this.ports.length + this.buffers.length + this.files.length;
-    const descriptorCount = count + 2 * this.ports.length;
+    if (this.streamParts.length > 0) this.#placeStreams(list);
+    const portCount = this.ports.length + this.streamParts.length;
+    const count = portCount + this.buffers.length + this.files.length;
+    const descriptorCount = count + 2 * portCount;
     // One more is for a content that is too long for the ring.
     if (count >= MOST_TRANSFERABLES || descriptorCount >= MOST_DESCRIPTORS) {
       throw dataCloneError(`Transfer list of ${count} objects is too long: expected less than ` +
@@ -165,17 +170,45 @@ class Transfer {
     } else if (item instanceof ArrayBuffer) {
       if (isMarkedAsUntransferable?.(item) && !isOurs(item)) throw marked(item);
       this.buffers.push(item);
+    } else if (streams.kindOf(item) !== undefined) {
+      this.streamParts.push(...streams.partsOf(item));
     } else {
       throw dataCloneError('Found invalid object in transferList');
     }
   }
 
+  /** Gives each stream its kind and the index of its first port. */
+  #placeStreams(list) {
+    this.#checkStreams();
+    if (new Set(this.streamParts).size < this.streamParts.length) {
+      throw dataCloneError('Transfer list contains a TransformStream and a stream of it');
+    }
+    let index = this.ports.length;
+    for (const item of list) {
+      const kind = streams.kindOf(item);
+      if (kind !== undefined) {
+        this.places.set(item, { kind, index });
+        index += streams.partsOf(item).length;
+      }
+    }
+  }
+
+  #checkStreams() {
+    const locked = this.streamParts.find(streams.isLocked);
+    if (locked !== undefined) {
+      throw dataCloneError(`A locked ${streams.kindOf(locked) === streams.READABLE ?
+        'ReadableStream' : 'WritableStream'} could not be cloned.`);
+    }
+  }
+
   get isEmpty() {
-    return this.ports.length + this.buffers.length + this.files.length === 0;
+    return this.ports.length + this.buffers.length + this.files.length +
+      this.streamParts.length === 0;
   }
 
   /** Checks what the serialization may have changed: afterwards nothing can fail. */
   checkOpen(isOpen) {
+    this.#checkStreams();
     if (!this.ports.every(isOpen)) {
       throw dataCloneError('MessagePort in transfer list is already detached');
     }

@@ -18,7 +18,6 @@ const CLONES = 'html/webappapis/structured-clone/structured-clone.any.js';
 const deviations = [
   [/should not have an onclose event handler/,
     'the test is older than `onclose` in the HTML standard, which goes with the event `close`'],
-  [/ReadableStream|closest transferable superclass/, 'streams do not cross processes'],
 ];
 
 const [, , folderArgument, ...wanted] = process.argv;

@@ -17,9 +17,12 @@ const options: TransferOptions = { transfer: list };
 const data: PlainData = { a: [1n, new Date(0), new Map([['k', new Uint8Array(1)]])] };
 port1.postMessage({ any: /thing/ }, options);
 port1.postValue(data);
+const streams: TransferOptions = [new ReadableStream(), new WritableStream()];
+port1.postMessage(streams, streams);
 const first: { message: any } | undefined = receiveMessageOnPort(port2);
 assert.ok(first?.message.any instanceof RegExp);
 assert.deepEqual(receiveMessageOnPort(port2)?.message, data);
+assert.equal(receiveMessageOnPort(port2)?.message.length, 2);
 
 const { length }: readonly string[] = port1.once('close', () => {}).eventNames();
 assert.equal(length, 1);

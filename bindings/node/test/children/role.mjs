@@ -107,6 +107,9 @@ const roles = {
   unrefMember() {
     new BroadcastChannel(rest[0]).unref().onmessage = () => {};
   },
+  streams() {
+    return import('./streams.mjs');
+  },
   async client() {
     const port = await connect(rest[0]);
     port.postMessage({ from: process.pid });
