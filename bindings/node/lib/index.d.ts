@@ -1,12 +1,14 @@
 import type { ChildProcess, SpawnOptions as ChildOptions } from 'node:child_process';
 import type { EventEmitter } from 'node:events';
 import type { Readable, Writable } from 'node:stream';
-import type { ReadableStream, TransformStream, WritableStream } from 'node:stream/web';
+import type * as web from 'node:stream/web';
 
 /** What can be in a transfer list. */
 export type Transferable =
   | MessagePort | ArrayBuffer | FileDescriptor
-  | ReadableStream | WritableStream | TransformStream;
+  | ReadableStream | WritableStream | TransformStream
+  // Where the types of browsers are in use, too, those of Node.js are others.
+  | web.ReadableStream | web.WritableStream | web.TransformStream;
 
 /** A transfer list, or an object with one. */
 export type TransferOptions = readonly Transferable[] | { transfer?: readonly Transferable[] };

@@ -84,7 +84,10 @@ test('what cannot move is an error that locks and detaches nothing', () => {
 test('all kinds arrive in their place in the value, and move on', async () => {
   class Numbers extends ReadableStream {}
   const written = [];
-  const sink = { write: (chunk) => { written.push(chunk); }, close: () => { written.push('end'); } };
+  const sink = {
+    write: (chunk) => { written.push(chunk); },
+    close: () => { written.push('end'); },
+  };
   const readable = new Numbers({
     start(controller) {
       controller.enqueue({ date: new Date(1) });

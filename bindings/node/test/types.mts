@@ -4,6 +4,7 @@ import {
   BroadcastChannel, FileDescriptor, Listener, MessageChannel, MessagePort, SharedBuffer, Worker,
   connect, fork, listen, parentPort, receiveMessageOnPort, spawn,
 } from 'messageport';
+import { ReadableStream as NodeReadable } from 'node:stream/web';
 import type { ExitState, PlainData, Transferable, TransferOptions } from 'messageport';
 
 const { port1, port2 }: MessageChannel = new MessageChannel({ limit: 1 << 20 });
@@ -17,7 +18,8 @@ const options: TransferOptions = { transfer: list };
 const data: PlainData = { a: [1n, new Date(0), new Map([['k', new Uint8Array(1)]])] };
 port1.postMessage({ any: /thing/ }, options);
 port1.postValue(data);
-const streams: TransferOptions = [new ReadableStream(), new WritableStream()];
+const streams: Transferable[] = [new ReadableStream(), new NodeReadable()];
+list.slice(1).concat(new WritableStream(), new TransformStream());
 port1.postMessage(streams, streams);
 const first: { message: any } | undefined = receiveMessageOnPort(port2);
 assert.ok(first?.message.any instanceof RegExp);
