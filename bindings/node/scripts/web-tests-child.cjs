@@ -38,6 +38,22 @@ function load(name) {
   vm.runInThisContext(fs.readFileSync(name, 'utf8'), { filename: name });
 }
 
+/** What the script of a page has: a window, whose messages to itself go through a channel. */
+function openWindow() {
+  const { port1, port2 } = new MessageChannel();
+  const target = new EventTarget();
+  globalThis.addEventListener = target.addEventListener.bind(target);
+  globalThis.removeEventListener = target.removeEventListener.bind(target);
+  port2.onmessage = ({ data, ports }) => {
+    const event = Object.assign(new Event('message'), { data, ports });
+    globalThis.onmessage?.(event);
+    target.dispatchEvent(event);
+  };
+  globalThis.postMessage = (value, options, list) => {
+    port1.postMessage(value, list ?? options?.transfer);
+  };
+}
+
 const results = new Map();
 
 function report() {
@@ -66,13 +82,21 @@ process.on('unhandledRejection', fault);
 setTimeout(report, PATIENCE);
 
 const test = path.join(folder, file);
-const metas = fs.readFileSync(test, 'utf8').matchAll(/^\/\/ META: script=(.*)$/gm);
+const text = fs.readFileSync(test, 'utf8');
+const isPage = test.endsWith('.html');
+const metas = text.matchAll(isPage ? /<script src="((?!.*testharness).*)"/g :
+  /^\/\/ META: script=(.*)$/gm);
 try {
   for (const [, script] of metas) {
     load(script.startsWith('/') ? path.join(folder, script) :
       path.join(path.dirname(test), script));
   }
-  load(test);
+  if (isPage) {
+    openWindow();
+    for (const [, code] of text.matchAll(/<script>(.*?)<\/script>/gs)) vm.runInThisContext(code);
+  } else {
+    load(test);
+  }
 } catch (error) {
   fault(error);
 }

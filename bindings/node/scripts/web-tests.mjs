@@ -3,8 +3,9 @@
 //   node scripts/web-tests.mjs FOLDER [FILE…]
 //
 // FOLDER holds a copy of web-platform-tests, or a part of it: `resources/testharness.js`,
-// `common` and the tests. The tests are the `*.any.js` files of `webmessaging`, and those of
-// `structuredClone`, where a port clones the values. It prints what each passes, and fails if
+// `common` and the tests. The tests are the `*.any.js` files of `webmessaging`, those of
+// `structuredClone`, where a port clones the values, and those of streams that move, where a channel
+// takes the place of the window. It prints what each passes, and fails if
 // Node's own classes pass a test that fails here, unless the test is listed below with a reason.
 import { spawnSync } from 'node:child_process';
 import { existsSync, readdirSync } from 'node:fs';
@@ -12,12 +13,19 @@ import { join, relative, resolve } from 'node:path';
 import { fileURLToPath } from 'node:url';
 
 const child = fileURLToPath(new URL('./web-tests-child.cjs', import.meta.url));
-const CLONES = 'html/webappapis/structured-clone/structured-clone.any.js';
+/** Files and pages outside of `webmessaging`. */
+const MORE = [
+  'html/webappapis/structured-clone/structured-clone.any.js',
+  ...['transform-stream-members.any.js', 'readable-stream.html', 'writable-stream.html',
+    'transform-stream.html', 'reason.html'].map((name) => `streams/transferable/${name}`),
+];
 
 /** Tests that Node's own classes pass, and why they fail here. */
 const deviations = [
   [/should not have an onclose event handler/,
     'the test is older than `onclose` in the HTML standard, which goes with the event `close`'],
+  [/window.postMessage should be able to transfer a TransformStream/,
+    'the streams of a TransformStream that has arrived are properties of its own'],
 ];
 
 const [, , folderArgument, ...wanted] = process.argv;
@@ -48,7 +56,7 @@ function run(file, classes) {
 
 const files = wanted.length > 0 ? wanted : [
   ...filesBelow(join(folder, 'webmessaging')),
-  ...(existsSync(join(folder, CLONES)) ? [CLONES] : []),
+  ...MORE.filter((file) => existsSync(join(folder, file))),
 ];
 const sums = { tests: 0, node: 0, here: 0 };
 const notes = [];
