@@ -4,8 +4,8 @@
 //
 // FOLDER holds a copy of web-platform-tests, or a part of it: `resources/testharness.js`,
 // `common` and the tests. The tests are the `*.any.js` files of `webmessaging`, those of
-// `structuredClone`, where a port clones the values, and those of streams that move, where a channel
-// takes the place of the window. It prints what each passes, and fails if
+// `structuredClone`, where a port clones the values, and those of streams that move, where a
+// channel takes the place of the window. It prints what each passes, and fails if
 // Node's own classes pass a test that fails here, unless the test is listed below with a reason.
 import { spawnSync } from 'node:child_process';
 import { existsSync, readdirSync } from 'node:fs';
