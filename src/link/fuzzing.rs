@@ -98,6 +98,13 @@ const LIMIT: u64 = 16_384;
 const _: () = assert!(VERSION == 11, "look at the honest capsule again");
 
 /// The files of a target's corpus; the published crate has none.
+/// The most slots of a pool: more than the number among which the first free one is taken.
+const MOST_SLOTS: u64 = 40;
+/// The most bytes of a slot or of a buffer.
+const MOST_LEN: u64 = 9000;
+/// The bits of a number that choose nothing.
+const LOW: u64 = (1 << 56) - 1;
+
 #[cfg(test)]
 fn corpus(target: &str) -> impl Iterator<Item = Vec<u8>> {
     let folder = format!("{}/fuzz/corpus/{target}", env!("CARGO_MANIFEST_DIR"));

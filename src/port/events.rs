@@ -9,6 +9,7 @@ use crate::port::listener::{
     Event, EventListener, EventType, IntoListenerResult, InvalidState, ListenerFailure, ListenerId,
     ListenerOptions, callback,
 };
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 /// Tells the event loop that owns a port what it cannot see itself: that the port was started or
@@ -22,19 +23,31 @@ pub(crate) struct Watcher {
 /// Ports that have called, and the bell that they ring, if there is one.
 pub(crate) struct Called {
     bell: Option<Bell>,
+    /// Whether the bell was rung since it was last drained; its partner is the bell itself.
+    has_rung: AtomicBool,
     ids: Mutex<Vec<u64>>,
 }
 
 impl Called {
     pub(crate) fn new(bell: Option<Bell>) -> Called {
-        Called { bell, ids: Mutex::default() }
+        Called { bell, has_rung: AtomicBool::new(false), ids: Mutex::default() }
     }
 
     pub(crate) fn ring(&self) {
+        // Relaxed: it only ends looks early; the bell wakes the loop.
+        self.has_rung.store(true, Ordering::Relaxed);
         self.bell.iter().for_each(Bell::ring);
     }
 
+    /// Whether there is a reason not to look any longer before epoll is asked.
+    pub(crate) fn has_rung(&self) -> bool {
+        // Relaxed: see `ring`.
+        self.has_rung.load(Ordering::Relaxed)
+    }
+
     pub(crate) fn drain(&self) {
+        // Relaxed: a ring in between is seen by epoll.
+        self.has_rung.store(false, Ordering::Relaxed);
         self.bell.iter().for_each(Bell::drain);
     }
 

@@ -113,6 +113,12 @@ fn a_turn_that_may_wait_looks_for_the_next_message_within_a_bound() {
     event_loop.ready.pop_front();
     event_loop.deliver_share(ids[0]);
     assert_eq!(event_loop.looks.get(), MOST_LOOKS, "another port is ready");
+    // Nor does what other threads want of the loop.
+    event_loop.ready.clear();
+    first.port1.post_bytes(b"five").expect("room");
+    event_loop.handle().stop();
+    event_loop.deliver_share(ids[0]);
+    assert_eq!(event_loop.looks.get(), MOST_LOOKS, "there is a request to stop");
 }
 
 #[test]

@@ -370,7 +370,8 @@ impl EventLoop {
     /// not wait. Other ports wait meanwhile, so the looks of a share have a bound then.
     fn look_for_next(&self, entry: &LoopPort) {
         let receiver = entry.port.receiver();
-        if !self.may_wait || !self.ready.is_empty() || receiver.has_news() {
+        let is_busy = !self.ready.is_empty() || self.shared.called.has_rung();
+        if !self.may_wait || is_busy || receiver.has_news() {
             return;
         }
         if self.ports.len() > 1 || !self.sources.is_empty() {

@@ -1,6 +1,7 @@
 //! Pools of frames between ends that do not trust each other, one of which lies and writes to the
 //! counts at any time.
 
+use super::{LOW, MOST_LEN, MOST_SLOTS};
 use crate::link::pool::{
     FIRST_RECEIVER, Frame, PeerPool, PoolMaker, PoolMemory, Pooled, PooledBuffer,
 };
@@ -167,12 +168,6 @@ impl Play {
         }
     }
 }
-
-/// More than the number among which the first free one is taken.
-const MOST_SLOTS: u64 = 40;
-const MOST_LEN: u64 = 9000;
-/// The bits of a number that choose nothing.
-const LOW: u64 = (1 << 56) - 1;
 
 #[cfg(test)]
 mod tests {

@@ -4,6 +4,7 @@
 //! its slots. Its lengths and its words are checked nevertheless: a peer's mistake must not cause
 //! an access outside.
 
+use super::{LOW, MOST_LEN, MOST_SLOTS};
 use crate::error::SystemError;
 use crate::link::buffer::Buffer;
 use crate::link::pool::{PeerPool, PoolMaker, PoolMemory, Pooled, PooledBuffer, total};
@@ -161,12 +162,6 @@ fn is_taken(descriptor: OwnedFd, said: u64, is_trusted: bool) -> bool {
     private.fill(7);
     true
 }
-
-/// More than the number among which the first free one is taken.
-const MOST_SLOTS: u64 = 40;
-const MOST_LEN: u64 = 9000;
-/// The bits of a number that choose nothing.
-const LOW: u64 = (1 << 56) - 1;
 
 #[cfg(test)]
 mod tests {
