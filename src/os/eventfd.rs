@@ -1,7 +1,7 @@
 //! A bell inside one process: eventfd(2). Never shared with a peer, which could fill it.
 
 use crate::error::SystemError;
-use crate::os::named;
+use crate::os::{named, uninterrupted};
 use nix::sys::eventfd::{EfdFlags, EventFd};
 use std::os::fd::{AsFd, BorrowedFd};
 
@@ -18,12 +18,12 @@ impl Bell {
     /// Makes the descriptor readable until the next `drain`.
     pub(crate) fn ring(&self) {
         // It fails only when it is full, and then it rings already.
-        let _ = self.0.write(1);
+        let _ = uninterrupted(|| self.0.write(1));
     }
 
     pub(crate) fn drain(&self) {
         // It fails only when it did not ring.
-        let _ = self.0.read();
+        let _ = uninterrupted(|| self.0.read());
     }
 }
 

@@ -4,7 +4,7 @@
 //! in whatever way its holder ends. A descriptor that is on its way in a socket counts too.
 
 use crate::error::SystemError;
-use crate::os::named;
+use crate::os::{named, uninterrupted};
 use nix::errno::Errno;
 use nix::fcntl::{FcntlArg, OFlag, fcntl, open};
 use nix::sys::stat::Mode;
@@ -15,7 +15,8 @@ use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 /// Needs /proc. It waits for no other holder of the file.
 pub(crate) fn reopen_locked(file: impl AsFd, byte: u32) -> Result<OwnedFd, SystemError> {
     let path = format!("/proc/self/fd/{}", file.as_fd().as_raw_fd());
-    let again = open(path.as_str(), OFlag::O_RDWR | OFlag::O_CLOEXEC, Mode::empty())
+    let flags = OFlag::O_RDWR | OFlag::O_CLOEXEC;
+    let again = uninterrupted(|| open(path.as_str(), flags, Mode::empty()))
         .map_err(named("open(/proc/self/fd)"))?;
     fcntl(&again, FcntlArg::F_OFD_SETLK(&lock_of(byte))).map_err(named("fcntl(F_OFD_SETLK)"))?;
     Ok(again)

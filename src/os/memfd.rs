@@ -1,7 +1,7 @@
 //! Memory that has a descriptor: memfd_create(2) and its seals.
 
 use crate::error::{BufferError, SystemError};
-use crate::os::named;
+use crate::os::{named, uninterrupted};
 use nix::errno::Errno;
 use nix::fcntl::{FallocateFlags, FcntlArg, SealFlag, fallocate, fcntl};
 use nix::sys::memfd::{MFdFlags, memfd_create};
@@ -39,7 +39,7 @@ pub(crate) fn create(len: u64) -> Result<OwnedFd, SystemError> {
 
 /// Sets the length of a memfd that is not sealed, and that no other process has.
 pub(crate) fn set_len(fd: impl AsFd, len: u64) -> Result<(), SystemError> {
-    ftruncate(fd, len as i64).map_err(named("ftruncate"))
+    uninterrupted(|| ftruncate(fd.as_fd(), len as i64)).map_err(named("ftruncate"))
 }
 
 /// Writes all of `bytes` at a place of a memfd that no other process has, and allocates the pages
@@ -104,12 +104,13 @@ pub(crate) fn adopt(fd: impl AsFd) -> Result<u64, BufferError> {
     if seals.contains(SealFlag::F_SEAL_SEAL) {
         return unsuitable("its seals are final, and do not keep it from being changed");
     }
-    if fstatfs(fd.as_fd()).map_err(named("fstatfs"))?.filesystem_type() != TMPFS_MAGIC {
+    let system = uninterrupted(|| fstatfs(fd.as_fd())).map_err(named("fstatfs"))?;
+    if system.filesystem_type() != TMPFS_MAGIC {
         return unsuitable(NOT_ON_TMPFS);
     }
     let len = length()?;
     if len > 0 && !seals.contains(SealFlag::F_SEAL_WRITE) {
-        match fallocate(fd.as_fd(), FallocateFlags::empty(), 0, len) {
+        match uninterrupted(|| fallocate(fd.as_fd(), FallocateFlags::empty(), 0, len)) {
             Err(Errno::EBADF) => return unsuitable("it is open for reading only"),
             answer => answer.map_err(named("fallocate"))?,
         }
@@ -175,14 +176,14 @@ pub(crate) fn examine(fd: impl AsFd) -> Result<MemfdInfo, SystemError> {
             identity: (0, 0),
         });
     }
-    let kind = fstatfs(fd.as_fd()).map_err(named("fstatfs"))?.filesystem_type();
+    let system = uninterrupted(|| fstatfs(fd.as_fd())).map_err(named("fstatfs"))?;
     let stat = fstat(fd.as_fd()).map_err(named("fstat"))?;
     let count = |number: i64| u64::try_from(number).unwrap_or(0);
     Ok(MemfdInfo {
         sealed: true,
         frozen: seals.contains(SealFlag::F_SEAL_WRITE),
         keeps_pages: seals.intersects(SealFlag::F_SEAL_WRITE | FUTURE_WRITE),
-        plain_memory: kind == TMPFS_MAGIC,
+        plain_memory: system.filesystem_type() == TMPFS_MAGIC,
         len: count(stat.st_size),
         allocated: count(stat.st_blocks).saturating_mul(512),
         identity: (stat.st_dev, stat.st_ino),

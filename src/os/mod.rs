@@ -38,6 +38,16 @@ fn named(call: &'static str) -> impl FnOnce(Errno) -> SystemError {
     move |errno| SystemError { call, source: errno.into() }
 }
 
+/// Makes a call until no signal interrupts it.
+fn uninterrupted<T>(mut call: impl FnMut() -> nix::Result<T>) -> nix::Result<T> {
+    loop {
+        match call() {
+            Err(Errno::EINTR) => {}
+            answer => return answer,
+        }
+    }
+}
+
 /// A number that is very unlikely to repeat. It protects nothing, so the standard library's random
 /// keys suffice.
 pub(crate) fn random_number() -> u64 {

@@ -31,11 +31,13 @@
 //! listeners and members hold a shared lock on their directory.
 
 use crate::error::SystemError;
-use crate::os::named;
 use crate::os::process::Maker;
 use crate::os::socket::{Socket, fresh, refuse_descriptors};
+use crate::os::{named, uninterrupted};
 use nix::errno::Errno;
-use nix::fcntl::{AT_FDCWD, AtFlags, Flock, FlockArg, OFlag, openat};
+#[allow(deprecated)]
+use nix::fcntl::flock;
+use nix::fcntl::{AT_FDCWD, AtFlags, FlockArg, OFlag, openat};
 use nix::sys::socket::sockopt::PeerCredentials;
 use nix::sys::socket::{
     AddressFamily, Backlog, SockFlag, SockType, UnixAddr, accept4, bind, connect, getsockopt,
@@ -98,7 +100,7 @@ fn check_number(number: u32, call: &'static str, map: &str) -> Result<(), System
 /// An open and locked directory that only this user can enter. While it is locked,
 /// `systemd-tmpfiles` removes nothing from it.
 pub(crate) struct Directory {
-    file: Flock<File>,
+    file: LockedFile,
     path: PathBuf,
 }
 
@@ -162,14 +164,14 @@ impl Directory {
             let _ = fs::set_permissions(&path, Permissions::from_mode(0o700));
         }
         let Some(file) = open_own_directory(&path)? else { return Ok(None) };
-        match Flock::lock(File::from(file), FlockArg::LockSharedNonblock) {
+        match LockedFile::lock(File::from(file), FlockArg::LockSharedNonblock) {
             Ok(file) => Ok(Some((Directory { file, path }, made))),
-            Err((_, Errno::EWOULDBLOCK)) => {
+            Err(Errno::EWOULDBLOCK) => {
                 // Another process is cleaning it up.
                 thread::sleep(Duration::from_millis(1));
                 Ok(None)
             }
-            Err((_, errno)) => Err(named("flock")(errno).into()),
+            Err(errno) => Err(named("flock")(errno).into()),
         }
     }
 
@@ -180,13 +182,13 @@ impl Directory {
     /// A short path of a file in it. It leads into this directory even if the directory was moved
     /// or removed.
     pub(crate) fn place(&self, name: &str) -> PathBuf {
-        format!("/proc/self/fd/{}/{name}", self.file.as_raw_fd()).into()
+        format!("/proc/self/fd/{}/{name}", self.file.0.as_raw_fd()).into()
     }
 }
 
 impl AsFd for Directory {
     fn as_fd(&self) -> BorrowedFd<'_> {
-        self.file.as_fd()
+        self.file.0.as_fd()
     }
 }
 
@@ -194,7 +196,7 @@ impl AsFd for Directory {
 fn open_own_directory(path: &Path) -> Result<Option<OwnedFd>, NoDirectory> {
     let flaw = |what| Err(NoDirectory::Flaw(path.to_owned(), what));
     let flags = OFlag::O_RDONLY | OFlag::O_DIRECTORY | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
-    let file = match openat(AT_FDCWD, path, flags, Mode::empty()) {
+    let file = match uninterrupted(|| openat(AT_FDCWD, path, flags, Mode::empty())) {
         Ok(file) => file,
         Err(Errno::ENOENT) => return Ok(None),
         Err(Errno::ENOTDIR | Errno::ELOOP) => return flaw("it is no directory"),
@@ -278,17 +280,18 @@ impl Place {
             | OFlag::O_CLOEXEC
             | OFlag::O_NONBLOCK;
         loop {
-            let file = openat(self.directory(), &*name, flags, Mode::S_IRUSR | Mode::S_IWUSR);
+            let mode = Mode::S_IRUSR | Mode::S_IWUSR;
+            let file = uninterrupted(|| openat(self.directory(), &*name, flags, mode));
             let file = File::from(file.map_err(named(OPEN_LOCK))?);
             let kind = fstat(&file).map_err(named("fstat"))?;
             if !has_kind(&kind, SFlag::S_IFREG) || kind.st_size != 0 {
                 // This file belongs to another program, so it must not be removed.
                 return Err(named(OPEN_LOCK)(Errno::EEXIST));
             }
-            let file = match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
+            let file = match LockedFile::lock(file, FlockArg::LockExclusiveNonblock) {
                 Ok(file) => file,
-                Err((_, Errno::EWOULDBLOCK)) => return Ok(None),
-                Err((_, errno)) => return Err(named("flock")(errno)),
+                Err(Errno::EWOULDBLOCK) => return Ok(None),
+                Err(errno) => return Err(named("flock")(errno)),
             };
             // The previous owner may have removed this file. Then a lock on it excludes no process.
             if self.look(&name).is_ok_and(|found| identity(&found) == identity(&kind)) {
@@ -338,7 +341,8 @@ impl Place {
     /// directory can have put a link in its place.
     fn set_mode(&self, socket: (u64, u64), mode: Mode) -> Result<(), SystemError> {
         let flags = OFlag::O_PATH | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
-        let file = openat(self.directory(), &*self.name, flags, Mode::empty());
+        let open = || openat(self.directory(), &*self.name, flags, Mode::empty());
+        let file = uninterrupted(open);
         let file = file.map_err(named("openat"))?;
         let found = fstat(&file).map_err(named("fstat"))?;
         if identity(&found) != socket || !has_kind(&found, SFlag::S_IFSOCK) {
@@ -365,7 +369,7 @@ impl Place {
 struct NameLock<'p> {
     place: &'p Place,
     name: OsString,
-    _file: Flock<File>,
+    _file: LockedFile,
 }
 
 impl Drop for NameLock<'_> {
@@ -444,9 +448,35 @@ fn has_kind(found: &FileStat, kind: SFlag) -> bool {
     SFlag::from_bits_truncate(found.st_mode) & SFlag::S_IFMT == kind
 }
 
+/// A file that this process has locked. The lock goes with it, whatever the kernel answers: nix's
+/// `Flock` panics when it is dropped and the kernel refuses that call.
+#[derive(Debug)]
+struct LockedFile(File);
+
+impl LockedFile {
+    fn lock(file: File, how: FlockArg) -> nix::Result<LockedFile> {
+        flock_file(&file, how)?;
+        Ok(LockedFile(file))
+    }
+}
+
+impl Drop for LockedFile {
+    fn drop(&mut self) {
+        // A copy of the descriptor, in a child that was just forked, does not keep the lock then.
+        // After an error the close gives it back.
+        let _ = flock_file(&self.0, FlockArg::Unlock);
+    }
+}
+
+#[allow(deprecated)]
+fn flock_file(file: &File, how: FlockArg) -> nix::Result<()> {
+    uninterrupted(|| flock(file.as_raw_fd(), how))
+}
+
 fn open_directory(path: &Path) -> Result<OwnedFd, SystemError> {
     let flags = OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
-    openat(AT_FDCWD, path, flags, Mode::empty()).map_err(named("open of the directory"))
+    uninterrupted(|| openat(AT_FDCWD, path, flags, Mode::empty()))
+        .map_err(named("open of the directory"))
 }
 
 /// Accepts the next connection, if there is one.
@@ -524,7 +554,8 @@ impl Address {
 
 /// Whether /proc is mounted, so that a descriptor has a path.
 pub(crate) fn has_proc() -> bool {
-    fs::symlink_metadata("/proc/self/fd").is_ok()
+    let looked = fs::symlink_metadata("/proc/self/fd");
+    !looked.is_err_and(|error| error.kind() == io::ErrorKind::NotFound)
 }
 
 fn no_proc(path: &Path) -> SystemError {

@@ -12,10 +12,10 @@ use nix::errno::Errno;
 use nix::fcntl::renameat;
 use nix::sys::socket::{Backlog, bind, listen};
 use nix::unistd::{UnlinkatFlags, unlinkat};
-use std::fs;
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
+use std::{fs, io};
 
 /// An open directory of sockets.
 pub(crate) struct Rendezvous {
@@ -78,11 +78,17 @@ impl Rendezvous {
 
     /// The names of the files that are there.
     pub(crate) fn names(&self) -> Result<Vec<String>, SystemError> {
-        let read = |error| SystemError { call: "getdents64", source: error };
+        let failed = |call| move |source| SystemError { call, source };
         let mut names = Vec::new();
-        for entry in fs::read_dir(self.place("")).map_err(read)? {
+        let entries = loop {
+            match fs::read_dir(self.place("")) {
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                answer => break answer.map_err(failed("open"))?,
+            }
+        };
+        for entry in entries {
             // A name that is not text was not made by this crate.
-            names.extend(entry.map_err(read)?.file_name().into_string());
+            names.extend(entry.map_err(failed("getdents64"))?.file_name().into_string());
         }
         Ok(names)
     }

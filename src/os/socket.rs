@@ -98,6 +98,7 @@ pub(crate) fn drain_all(doorbell: BorrowedFd<'_>, account: &Arc<Account>, to: Dr
             // Only a hostile peer sends some, and could go on: this is its end.
             Ok(Received::Packet(..) | Received::CutOff) => Ok(0),
             Ok(Received::Nothing | Received::NoRoom) => Err(Errno::EAGAIN),
+            Err(error) if error.is_lack() => Err(Errno::ENOMEM),
             Err(_) => Ok(0),
         }
     })
@@ -119,7 +120,8 @@ fn drain_by(to: DrainTo, mut take: impl FnMut(&mut [u8]) -> nix::Result<usize>) 
             Ok(_) => drained = Drained::Rang,
             // A reset is reported once, before the end of the stream.
             Err(Errno::EINTR | Errno::ECONNRESET) => {}
-            Err(Errno::EAGAIN) => return drained,
+            // Without memory for the call, what rings stays in it, and it stays readable.
+            Err(Errno::EAGAIN | Errno::ENOMEM | Errno::ENOBUFS) => return drained,
             // For example a socket without a peer: it will never ring.
             Err(_) => return Drained::HungUp,
         }

@@ -6,7 +6,7 @@
 #![allow(unsafe_code)]
 
 use crate::error::SystemError;
-use crate::os::named;
+use crate::os::{named, uninterrupted};
 use nix::errno::Errno;
 use nix::sys::statfs::{CGROUP2_SUPER_MAGIC, fstatfs};
 use std::fs::{File, OpenOptions};
@@ -134,6 +134,6 @@ pub(crate) fn filter_this_process(filter: &[Instruction]) -> Result<(), SystemEr
 pub(crate) fn open_cgroup(procs: &Path) -> Result<Option<File>, SystemError> {
     let opened = OpenOptions::new().write(true).open(procs);
     let file = opened.map_err(|source| SystemError { call: "open", source })?;
-    let system = fstatfs(&file).map_err(named("fstatfs"))?;
+    let system = uninterrupted(|| fstatfs(&file)).map_err(named("fstatfs"))?;
     Ok((system.filesystem_type() == CGROUP2_SUPER_MAGIC).then_some(file))
 }
