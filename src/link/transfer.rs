@@ -208,8 +208,13 @@ pub(crate) fn into_descriptor(
     receiving: &mut Receiving,
 ) -> Result<OwnedFd, PostError> {
     let (ours, theirs) = socket::packet_pair()?;
-    send(ours.as_fd(), sending, receiving)?;
-    Ok(theirs)
+    match send(ours.as_fd(), sending, receiving) {
+        Ok(()) => Ok(theirs),
+        Err(PostError::Io(error)) if error.source.raw_os_error() == Some(libc::ETOOMANYREFS) => {
+            Err(PostError::TooManyInFlight)
+        }
+        Err(error) => Err(error),
+    }
 }
 
 /// Receives an end from a packet socket that another process may have made.

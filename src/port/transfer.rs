@@ -322,7 +322,8 @@ impl MessagePort {
     /// descriptor closes the port.
     ///
     /// # Errors
-    /// [`IntoFdError`] with the port, if the kernel refuses or the port is closed.
+    /// [`IntoFdError`] with the port, if the kernel refuses, this user has too many descriptors in
+    /// flight ([`PostError::TooManyInFlight`]), or the port is closed.
     ///
     /// ```
     /// use messageport::{MessageChannel, MessagePort};
