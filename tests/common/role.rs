@@ -53,6 +53,14 @@ pub fn skip(why: &str) {
     println!("\n{SKIPPED}{why}");
 }
 
+/// Whether this process may become any other user: it is root, and not of a user namespace that
+/// has only some.
+pub fn may_be_other_users() -> bool {
+    let map = std::fs::read_to_string("/proc/self/uid_map").unwrap_or_default();
+    let has_all = map.split_whitespace().eq(["0", "0", "4294967295"]);
+    nix::unistd::geteuid().is_root() && has_all
+}
+
 /// Says something from within a role that people asked for. The test passes it on as well.
 pub fn say(what: &str) {
     println!("\n{SAID}{what}");
