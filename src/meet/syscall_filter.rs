@@ -226,6 +226,7 @@ const ARCHITECTURE: TargetArch = TargetArch::riscv64;
 
 /// The first table of `docs/safety.md`, as far as a worker with a port needs it.
 const PORT: &[c_long] = &[
+    libc::SYS_clock_gettime,
     libc::SYS_clock_nanosleep,
     libc::SYS_close,
     libc::SYS_eventfd2,

@@ -1,4 +1,4 @@
-//! The time, read without a system call: clock_gettime(2) through the vdso.
+//! The time, read without a system call where the vdso can: clock_gettime(2).
 
 use nix::time::{ClockId, clock_gettime};
 use std::time::{Duration, Instant};

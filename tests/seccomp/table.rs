@@ -41,6 +41,7 @@ fn number(name: &str) -> Option<c_long> {
         ("cachestat", 451),
         ("chdir", libc::SYS_chdir),
         ("chmod", libc::SYS_chmod),
+        ("clock_gettime", libc::SYS_clock_gettime),
         ("clock_nanosleep", libc::SYS_clock_nanosleep),
         ("clone", libc::SYS_clone),
         ("clone3", libc::SYS_clone3),

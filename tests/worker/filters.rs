@@ -31,6 +31,7 @@ fn act(deed: &str) {
         "thread" => std::thread::spawn(|| ()).join().expect("no panic"),
         "filter" => SyscallFilter::port().apply().expect("a filter"),
         "fork" => drop(fork()),
+        "clock" => read_clock(),
         "clone3" => assert_eq!(clone3().raw_os_error(), Some(libc::ENOSYS)),
         "refused" => {
             for error in [
@@ -44,6 +45,16 @@ fn act(deed: &str) {
         "wait" => std::thread::sleep(std::time::Duration::from_millis(5)),
         other => panic!("no deed {other}"),
     }
+}
+
+/// As the vdso does where it cannot read the clock itself.
+#[allow(unsafe_code)]
+fn read_clock() {
+    let mut time = libc::timespec { tv_sec: 0, tv_nsec: 0 };
+    // SAFETY: the kernel writes the time there.
+    let answer =
+        unsafe { libc::syscall(libc::SYS_clock_gettime, libc::CLOCK_MONOTONIC, &raw mut time) };
+    assert_eq!(answer, 0);
 }
 
 /// Starts a process that ends at once.
@@ -93,7 +104,7 @@ fn a_worker_under_a_filter_does_all_that_a_worker_does() {
             if filter_twice {
                 answers(worker.port(), "do filter");
             }
-            for deed in ["do read", "do clone3", "do thread", "do wait"] {
+            for deed in ["do read", "do clock", "do clone3", "do thread", "do wait"] {
                 answers(worker.port(), deed);
             }
             for len in [0, 8, 3000, 1 << 20] {
