@@ -272,6 +272,7 @@ pub mod fuzzing {
     pub use crate::link::fuzzing::{attach_region, frames::foreign_frames, memory::foreign_memory};
     #[cfg(feature = "value")]
     pub use crate::link::value::fuzzing::decode_value;
+    pub use crate::port::fuzzing::port_ops;
     pub use crate::ring::fuzzing::{lane_ops, record_stream};
     pub use crate::wire::fuzzing::frames;
 }

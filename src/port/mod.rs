@@ -1,9 +1,8 @@
 //! Layer 4: what the web defines, and nothing about memory or system calls.
 //!
-//! The methods of [`MessagePort`] stand in groups: here those that post, receive, close and
-//! measure; in [`transfer`] those that move something; in [`halves`] those that split and join; in
-//! [`events`] those of an event target, in [`delivery`] the one that delivers events; in [`typed`]
-//! the conversion. Those that wait are in `front`.
+//! The methods of [`MessagePort`] stand in groups: here those that post, receive, close, measure;
+//! in [`transfer`] those that move something; in [`halves`] those that split and join; in
+//! [`events`] and [`delivery`] those of events; in [`typed`] the conversion; in `front` the waits.
 
 pub(crate) mod agreement;
 pub(crate) mod batch;
@@ -15,6 +14,8 @@ pub(crate) mod delivery;
 pub(crate) mod event;
 pub(crate) mod event_target;
 pub(crate) mod events;
+#[cfg(any(test, fuzzing))]
+pub(crate) mod fuzzing;
 pub(crate) mod halves;
 pub(crate) mod id;
 pub(crate) mod label;
