@@ -70,3 +70,16 @@ fn fcntl_of(number: i32) -> nix::Result<i32> {
 pub fn allow_all_descriptors() {
     limit_to(Resource::RLIMIT_NOFILE, u64::MAX);
 }
+
+/// Whether this kernel lets a socket refuse descriptors: `SO_PASSRIGHTS`, from Linux 6.16 on.
+pub fn sockets_can_refuse_descriptors() -> bool {
+    const SO_PASSRIGHTS: libc::c_int = 83;
+    let (socket, _peer) = std::os::unix::net::UnixStream::pair().expect("sockets");
+    let (mut value, mut len) = (0, size_of::<libc::c_int>() as libc::socklen_t);
+    let (socket, level) = (std::os::fd::AsRawFd::as_raw_fd(&socket), libc::SOL_SOCKET);
+    // SAFETY: the kernel writes an integer and its length.
+    let answer = unsafe {
+        libc::getsockopt(socket, level, SO_PASSRIGHTS, (&raw mut value).cast(), &raw mut len)
+    };
+    answer == 0
+}

@@ -2,6 +2,7 @@
 
 use super::{LIMIT, Pair, Stop, examine, pair};
 use crate::common::census::Census;
+use crate::common::limits::sockets_can_refuse_descriptors;
 use crate::common::messages::{MOST, Order, Rng, Stream};
 use crate::common::region::Region;
 use crate::common::role::{command, play};
@@ -200,12 +201,15 @@ fn a_doorbell_rung_without_pause_stops_nothing_and_its_descriptors_do_not_stay()
             }
             match port.post_bytes(&[5; 50]) {
                 Ok(()) | Err(PostError::QueueFull { .. }) => {}
+                // Where a doorbell cannot refuse descriptors, they end the port.
+                Err(PostError::Closed { .. }) if !sockets_can_refuse_descriptors() => break,
                 Err(error) => panic!("round {round}: {error}\n{port:#?}"),
             }
             before.wait_for(format_args!("round {round}"));
             progress();
         }
-        assert!(received > 0);
+        assert!(received > 0 || !sockets_can_refuse_descriptors());
+        before.wait_for("behind the last round");
         kill_process(worker.id());
         while port.recv_timeout(DEADLINE).is_ok() {}
         assert_eq!(receive_end(port), CloseReason::PeerDied, "behind all that noise");
