@@ -6,6 +6,8 @@
 mod crafted;
 #[path = "archives/derived.rs"]
 mod derived;
+#[path = "archives/holders.rs"]
+mod holders;
 #[path = "archives/honest.rs"]
 mod honest;
 #[path = "archives/shared.rs"]

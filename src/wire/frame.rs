@@ -406,10 +406,23 @@ mod tests {
     }
 
     #[test]
+    fn each_flag_of_a_capsule_survives_the_round_trip() {
+        for bits in 0..16 {
+            let is_set = |bit: u32| bits & 1 << bit != 0;
+            let policy = TransferPolicy { here_refuses: is_set(2), peer_refuses: is_set(3) };
+            let capsule =
+                Capsule { side: u32::from(is_set(0)), is_trusted: is_set(1), policy, ..CAPSULE };
+            assert_eq!(Capsule::decode(&capsule.encode()), Ok(capsule));
+        }
+        assert_eq!(LABELS, 8 * (14 + MAX_SEGMENTS), "the labels stand behind the words");
+    }
+
+    #[test]
     fn packets_survive_the_round_trip() {
         let pool = ManifestEntry::Pool(PoolShape { number: 1, slots: 2, len: 3 });
         let port = ManifestEntry::Port(Box::new(CAPSULE.encode()));
         let entries = [ManifestEntry::Descriptor(()), port, pool, ManifestEntry::Buffer(7)];
+        assert_eq!(entries.each_ref().map(Attachment::descriptors), [1, 3, 1, 1]);
         let packet = encode_packet(9, &entries);
         assert_eq!(decode_packet(&packet), Some((9, entries.to_vec())));
         let most = vec![ManifestEntry::Port(Box::new(CAPSULE.encode())); MAX_ENTRIES];

@@ -193,6 +193,22 @@ fn f28_a_tail_is_taken_only_between_the_last_one_and_the_limit() {
     }
 }
 
+/// The fast path looks by itself, and leaves to the slow one what it does not take.
+#[test]
+fn f28_the_fast_look_takes_no_tail_beyond_the_limit() {
+    let geometry = Geometry::new(128, 256);
+    for &start in STARTS {
+        for offset in offsets(320) {
+            let mut rig = Rig::new(geometry, start);
+            publish(&rig.memory, start.wrapping_add_signed(offset));
+            assert_eq!(rig.consumer.has_news(), offset != 0, "{offset} from the last tail");
+            let fits = 0 < offset && offset <= 256 && offset % 16 == 0;
+            let looked = rig.consumer.look_at_tail();
+            assert_eq!(looked.is_some(), fits, "{offset} from the last tail");
+        }
+    }
+}
+
 /// Each value of the lowest bits of a tail, with messages before it, and with more bytes than the
 /// lane holds.
 #[test]
