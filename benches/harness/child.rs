@@ -11,9 +11,7 @@ use std::process::{Child, Command};
 use nix::fcntl::{FcntlArg, FdFlag, fcntl};
 
 use super::machine;
-use super::{
-    calls, fronts, handoff, hops, kernel, lines, plain_subjects, port_streams, ports, soak,
-};
+use super::{calls, fronts, handoff, hops, kernel, lines, plain_subjects, port_streams, ports};
 
 /// What a child is asked to do.
 pub struct Job {
@@ -140,7 +138,6 @@ const ROLES: &[Role] = &[
     ("one-line", lines::serve_one_line),
     ("two-lines", lines::serve_two_lines),
     ("records", lines::serve_records),
-    (soak::ROLE, soak::serve),
     ("plain-echo", plain_subjects::serve_echo),
     ("plain-sink", plain_subjects::serve_sink),
     ("port-echo", ports::serve_echo),

@@ -31,7 +31,6 @@ pub mod ports;
 pub mod report;
 pub mod senders;
 pub mod shared;
-pub mod soak;
 pub mod targets;
 pub mod typed;
 pub mod workload;
