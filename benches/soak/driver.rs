@@ -243,7 +243,7 @@ impl Driver {
         while since.elapsed() < SETTLED {
             thread::sleep(SETTLED / 50);
             let now = self.held();
-            if !(now.is_at_most(&held) && held.is_at_most(&now)) {
+            if !(now.is_at_most(&held, 0) && held.is_at_most(&now, 0)) {
                 since = Instant::now();
             }
             held = now;
@@ -251,13 +251,13 @@ impl Driver {
         held
     }
 
-    /// Waits until no more is held than at an earlier rest. What has leaked is still there at the
+    /// Waits until no more is held than at an earlier rest, but for some descriptors. What has leaked is still there at the
     /// end of the time.
-    pub fn wait_until_at_most(&self, earlier: &Held) -> Held {
+    pub fn wait_until_at_most(&self, earlier: &Held, slack: usize) -> Held {
         let end = Instant::now() + PATIENCE / 6;
         loop {
             let held = self.held();
-            if held.is_at_most(earlier) {
+            if held.is_at_most(earlier, slack) {
                 return held;
             }
             assert!(Instant::now() < end, "held is {held:?}, and was {earlier:?} at first");

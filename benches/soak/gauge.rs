@@ -118,10 +118,10 @@ impl Share {
 }
 
 impl Held {
-    /// Whether neither process has more descriptors and mappings.
-    pub fn is_at_most(&self, other: &Held) -> bool {
+    /// Whether neither process has more mappings, or more descriptors but for `slack`.
+    pub fn is_at_most(&self, other: &Held, slack: usize) -> bool {
         self.0.iter().zip(&other.0).all(|(one, other)| {
-            one.descriptors <= other.descriptors && one.mappings <= other.mappings
+            one.descriptors <= other.descriptors + slack && one.mappings <= other.mappings
         })
     }
 
