@@ -214,6 +214,10 @@ impl Partner for Sleeping {
         });
     }
 
+    fn expected_call(&self) -> Option<&'static str> {
+        Some("sendto")
+    }
+
     fn end(self: Box<Self>, fate: Fate) {
         let is_committed = self.word(region::tail(FROM_SUBJECT)) != self.tail;
         let (count, reason) = match fate {

@@ -114,6 +114,10 @@ impl Partner for Posting {
         self.port.post_text(LAST).expect("room");
     }
 
+    fn ends_sleeps(&self) -> bool {
+        self.posted > 0
+    }
+
     fn end(self: Box<Self>, fate: Fate) {
         if fate == Fate::Finished {
             assert_eq!(receive_text(&self.port), DONE);

@@ -244,6 +244,16 @@ impl Tracee {
         ptrace::setregs(self.thread, registers).expect("the process stands still");
     }
 
+    /// Before a system call: for how long it sleeps at most, if it does.
+    pub fn sleep_before(&self, registers: &user_regs_struct) -> Option<Duration> {
+        if registers.orig_rax != libc::SYS_ppoll as u64 || registers.rdx == 0 {
+            return None;
+        }
+        let word = |at| ptrace::read(self.thread, at as ptrace::AddressType).unwrap_or(0) as u64;
+        let time = Duration::new(word(registers.rdx), word(registers.rdx + 8) as u32);
+        (!time.is_zero()).then_some(time)
+    }
+
     /// Kills it where it stands.
     pub fn kill(mut self) {
         self.end();
