@@ -175,6 +175,10 @@ fn deliver(
 
 /// What a refusal of the kernel means.
 fn refused(error: SystemError) -> Result<Delivery, BroadcastError> {
+    // This process may make no socket, which says nothing about the member.
+    if error.call == "socket" {
+        return Err(error.into());
+    }
     match error.source.raw_os_error() {
         // Not something that a member put there: another kind of socket, or one that we may not
         // reach.
