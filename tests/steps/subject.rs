@@ -68,6 +68,7 @@ const NAMES: &[(&str, &str)] = &[
     ("newfstatat", "open"),
     ("prlimit64", "getrlimit"),
     ("openat", "open"),
+    ("eventfd2", "eventfd"),
 ];
 
 /// Errors that have words of their own.

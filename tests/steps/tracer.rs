@@ -21,9 +21,6 @@ const END: u64 = 2;
 /// The bytes of the instruction.
 const SYSCALL: i64 = 0x050f;
 
-/// The same of a breakpoint.
-const BREAKPOINT: i64 = 0xcc;
-
 /// How a process exits that may not be traced.
 pub const NOT_TRACED: i32 = 77;
 
@@ -161,11 +158,6 @@ impl Tracee {
     /// Goes on until it has come to this instruction so many times, where it stands now included.
     /// Returns `false` if its operation ends before.
     pub fn run_to(&mut self, place: u64, mut times: u32, idle: &mut dyn FnMut()) -> bool {
-        let address = place as ptrace::AddressType;
-        let word = ptrace::read(self.thread, address).expect("code can be read");
-        let write = |thread, word| {
-            ptrace::write(thread, address, word).expect("code of a traced process can be written");
-        };
         loop {
             if self.instruction() == place {
                 times -= 1;
@@ -177,7 +169,7 @@ impl Tracee {
                 }
                 continue;
             }
-            write(self.thread, word & !0xff | BREAKPOINT);
+            self.set_breakpoint(Some(place));
             let met = loop {
                 match self.go(Pace::Calls, idle) {
                     Place::Call(_) => {}
@@ -187,15 +179,26 @@ impl Tracee {
             if let Place::Gone(_) = met {
                 return false;
             }
-            write(self.thread, word);
+            self.set_breakpoint(None);
             if let Place::End = met {
                 return false;
             }
-            let mut registers = self.registers();
-            assert_eq!(registers.rip, place + 1, "behind the breakpoint");
-            registers.rip = place;
-            ptrace::setregs(self.thread, registers).expect("the process stands still");
         }
+    }
+
+    /// Has this thread stop before an instruction, by a register of the processor: a breakpoint in
+    /// the code would stop other threads of the process as well.
+    fn set_breakpoint(&self, place: Option<u64>) {
+        let write = |register: usize, value: u64| {
+            let at = offset_of!(libc::user, u_debugreg) + 8 * register;
+            ptrace::write_user(self.thread, at as ptrace::AddressType, value as libc::c_long)
+                .expect("the process stands still");
+        };
+        if let Some(place) = place {
+            write(0, place);
+        }
+        // The lowest bit turns the first one on.
+        write(7, u64::from(place.is_some()));
     }
 
     /// Where the next instruction is.

@@ -487,7 +487,7 @@ impl Drop for Shown {
 /// Instructions of an operation that are tried in the short form.
 const SAMPLE: u32 = 24;
 /// Cases that fail before a walk is given up.
-const MOST_FAILURES: usize = 3;
+const MOST_FAILURES: usize = 5;
 /// Cases of an operation in the short form.
 const MOST_IN_SHORT: usize = 80;
 /// Bytes at the start of each area that are compared.
