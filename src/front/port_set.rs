@@ -68,6 +68,8 @@ struct State {
     /// Ports whose next message waits until more of what came through them is closed.
     delayed: Vec<u64>,
     marks: Vec<u64>,
+    /// Whether epoll had room for every port that it could report when it was last asked.
+    told_all: bool,
     /// Messages since epoll was last asked for other ports, by their cost.
     given: u32,
     /// Looks that were made since then.
@@ -215,6 +217,7 @@ impl PortSet {
 
     fn recv_until(&self, deadline: Deadline) -> Result<Option<(PortId, PortEvent<'_>)>, LoopError> {
         let (mut is_last_look, mut in_parts) = (false, true);
+        let mut asks = self.most_asks();
         self.look_for_next(deadline);
         loop {
             if self.state.borrow().given >= SHARE {
@@ -236,8 +239,11 @@ impl PortSet {
             let left = deadline.left();
             let any = self.ask(left)?;
             if left.is_some_and(|left| left.is_zero()) {
-                // One more look, and not more: a peer may ring again and again without a message.
-                is_last_look = true;
+                // One more look, if epoll has reported all. If not, the others are asked for: an
+                // edge-triggered watcher of the set is not told of them again. But there is a last
+                // question, as a peer may ring again and again without a message.
+                asks = asks.saturating_sub(1);
+                is_last_look = asks == 0 || self.state.borrow().told_all;
                 if !any {
                     return Ok(None);
                 }
@@ -284,6 +290,7 @@ impl PortSet {
         let state = &mut *self.state.borrow_mut();
         let mut marks = std::mem::take(&mut state.marks);
         self.epoll.wait(&mut marks, timeout)?;
+        state.told_all = marks.len() < MOST_EVENTS;
         if marks.contains(&PAUSE_IS_OVER) {
             self.end_pause(state)?;
             marks.retain(|mark| *mark != PAUSE_IS_OVER);
@@ -411,13 +418,18 @@ impl PortSet {
     /// Queues every port that epoll reports. One call of epoll reports some of them, and the next
     /// call reports others.
     pub(crate) fn ask_all(&self) -> Result<(), LoopError> {
-        for _ in 0..=self.ports.len() / MOST_EVENTS {
+        for _ in 0..self.most_asks() {
             self.ask(Some(Duration::ZERO))?;
-            if self.state.borrow().marks.len() < MOST_EVENTS {
+            if self.state.borrow().told_all {
                 break;
             }
         }
         Ok(())
+    }
+
+    /// After how many questions epoll has reported every port that rang before the first of them.
+    fn most_asks(&self) -> usize {
+        1 + self.ports.len() / MOST_EVENTS
     }
 
     /// Queues every port that has a record in its memory, without a system call.

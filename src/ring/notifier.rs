@@ -96,9 +96,13 @@ pub(crate) fn disarm(flag: &AtomicU32) {
 }
 
 /// Puts a flag back that was taken for a wake that the kernel refused: the next commit retries.
+///
+/// Not over a flag that was armed since: that sleeper has seen the commit, and may sleep another
+/// way, so that a later wake would miss it.
 pub(crate) fn put_back(flag: &AtomicU32, sleep: Sleep) {
-    // Relaxed: at worst the sleeper has left meanwhile, and is woken once for nothing.
-    flag.store(sleep.code(), Ordering::Relaxed);
+    // Relaxed, both: at worst the sleeper has left meanwhile, and is woken once for nothing.
+    let order = Ordering::Relaxed;
+    let _ = flag.compare_exchange(NO_SLEEPER, sleep.code(), order, order);
 }
 
 /// After a commit: is there a sleeper to wake?

@@ -292,6 +292,17 @@ fn a_flag_that_a_peer_made_up_is_a_ring_of_the_doorbell() {
 }
 
 #[test]
+fn a_flag_is_not_put_back_over_one_that_was_armed_since() {
+    let flag = AtomicU32::new(0);
+    notifier::put_back(&flag, Sleep::Doorbell);
+    assert_eq!(notifier::look_strictly(&flag, Site::FenceBeforeLook), Wake::Doorbell);
+    // The next owner of the end sleeps another way.
+    notifier::arm(&flag, Sleep::Futex);
+    notifier::put_back(&flag, Sleep::Doorbell);
+    assert_eq!(notifier::look_strictly(&flag, Site::FenceBeforeLook), Wake::Futex);
+}
+
+#[test]
 fn a_side_that_sleeps_after_it_was_awake_needs_one_barrier() {
     let flag = AtomicU32::new(0);
     let mut awake = Awake::resume(&flag, 7);

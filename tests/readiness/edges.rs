@@ -225,6 +225,32 @@ fn an_edge_triggered_watcher_sees_the_death_of_a_process() {
     play(TEST, &[("watches", watches), ("posts", posts)]);
 }
 
+/// One call of epoll tells of 64 ports at most, and the watcher's event was for all that ring.
+#[test]
+fn an_edge_triggered_watcher_of_a_set_sees_a_message_behind_the_rings_of_many_ports() {
+    each_watcher(|name, watch| {
+        let mut set = PortSet::new().expect("a set");
+        let mut senders = Vec::new();
+        for _ in 0..65 {
+            let MessageChannel { port1, port2 } = MessageChannel::new().expect("a channel");
+            senders.push((port1, set.add(port2).expect("room for a port")));
+        }
+        let mut watcher = watch(&set.as_fd());
+        assert!(set.try_recv().expect("a set").is_none());
+        let (last, _) = senders.pop().expect("some ports");
+        for (sender, id) in &senders {
+            // Its message is taken at once, and the ring stays in the doorbell.
+            sender.post_text("taken").expect("room");
+            let port = set.get(*id).expect("a port of the set");
+            assert!(port.try_recv().expect("an open port").is_some());
+        }
+        last.post_text("here").expect("room");
+        assert!(watcher.wait(), "{name}: {set:#?}");
+        let (_, event) = set.try_recv().expect("a set").expect(name);
+        assert_eq!(event.expect("an open port").text().expect("text"), "here");
+    });
+}
+
 #[test]
 fn an_edge_triggered_watcher_of_a_set_sees_a_death_behind_a_ring_that_came_late() {
     each_watcher(|name, watch| {
