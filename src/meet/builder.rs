@@ -1,6 +1,6 @@
 //! What a worker is started with beside its command.
 
-use crate::error::{PostError, SpawnError};
+use crate::error::{PostError, SpawnError, SystemError};
 use crate::meet::spawn::{VARIABLE, Worker};
 #[cfg(feature = "seccomp")]
 use crate::meet::syscall_filter::SyscallFilter;
@@ -9,6 +9,7 @@ use crate::os::process::confine::{Confinement, Resource, WRITE_CGROUP, open_cgro
 use crate::os::process::spawn_with_descriptor;
 use crate::port::channel::{ChannelBuilder, MessageChannel};
 use crate::wire::label::Label;
+use std::io;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
@@ -196,6 +197,10 @@ impl WorkerBuilder {
         let MessageChannel { port1, port2 } = self.channel.build()?;
         let theirs = port2.into_fd().map_err(|error| match error.into_reason() {
             PostError::Io(error) => SpawnError::Io(error),
+            PostError::TooManyInFlight => {
+                let source = io::Error::from_raw_os_error(libc::ETOOMANYREFS);
+                SpawnError::Io(SystemError { call: "sendmsg", source })
+            }
             other => unreachable!("a fresh port is open: {other}"),
         })?;
         let program = PathBuf::from(self.command.get_program());

@@ -323,8 +323,9 @@ impl Walk<'_> {
             seed,
         }));
         if !is_long() && std::env::var_os(CASE).is_none() {
-            // Interruptions are tried always: they are cheap, and each has its place in the code.
-            let is_kept = |case: &Case| case.action == Action::Refuse(Errno::EINTR);
+            // These are tried always: each has its place in the code.
+            let [again, many] = [Errno::EINTR, Errno::ETOOMANYREFS].map(Action::Refuse);
+            let is_kept = |case: &Case| case.action == again || case.action == many;
             let (kept, mut others): (Vec<_>, Vec<_>) = cases.into_iter().partition(is_kept);
             let mut rng = Rng(seed);
             while others.len() > MOST_IN_SHORT {
