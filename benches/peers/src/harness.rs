@@ -42,8 +42,6 @@ pub mod ports;
 pub mod report;
 #[path = "../../harness/shared.rs"]
 pub mod shared;
-#[path = "../../harness/soak.rs"]
-pub mod soak;
 #[path = "../../harness/targets.rs"]
 pub mod targets;
 #[path = "../../harness/typed.rs"]
