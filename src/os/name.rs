@@ -30,6 +30,8 @@
 //! So a listener binds its socket at the real path if that fits into a socket address, and
 //! listeners and members hold a shared lock on their directory.
 
+mod identity;
+
 use crate::error::SystemError;
 use crate::os::process::Maker;
 use crate::os::socket::{Socket, fresh, refuse_descriptors};
@@ -44,7 +46,7 @@ use nix::sys::socket::{
     listen, socket,
 };
 use nix::sys::stat::{FchmodatFlags, FileStat, Mode, SFlag, fchmod, fchmodat, fstat, fstatat};
-use nix::unistd::{UnlinkatFlags, geteuid, unlinkat};
+use nix::unistd::{UnlinkatFlags, unlinkat};
 use std::ffi::{OsStr, OsString};
 use std::fs::{self, DirBuilder, File, Permissions};
 use std::io;
@@ -54,47 +56,12 @@ use std::path::{Path, PathBuf};
 use std::thread;
 use std::time::Duration;
 
+pub(crate) use identity::{check_group, check_identity, check_user, user};
+
 /// Process, user and group of the peer at the time when the socket was connected.
 pub(crate) fn credentials(socket: BorrowedFd<'_>) -> Result<(u32, u32, u32), SystemError> {
     let found = getsockopt(&socket, PeerCredentials).map_err(named("getsockopt(SO_PEERCRED)"))?;
     Ok((found.pid() as u32, found.uid(), found.gid()))
-}
-
-/// The effective user of this process, which is what peers see on its sockets.
-pub(crate) fn user() -> u32 {
-    geteuid().as_raw()
-}
-
-/// Checks that the UID of this process identifies one user.
-///
-/// In a user namespace the kernel shows every user without a UID there as 65534. So 65534
-/// identifies one user only in a namespace in which all users have numbers.
-pub(crate) fn check_user() -> Result<(), SystemError> {
-    check_identity(user())
-}
-
-/// The same for another user.
-pub(crate) fn check_identity(number: u32) -> Result<(), SystemError> {
-    check_number(number, "geteuid", "/proc/self/uid_map")
-}
-
-/// The same for a group.
-pub(crate) fn check_group(number: u32) -> Result<(), SystemError> {
-    check_number(number, "getegid", "/proc/self/gid_map")
-}
-
-fn check_number(number: u32, call: &'static str, map: &str) -> Result<(), SystemError> {
-    if number != OVERFLOW_ID {
-        return Ok(());
-    }
-    let map = fs::read_to_string(map).unwrap_or_default();
-    if map.split_whitespace().eq(["0", "0", "4294967295"]) {
-        return Ok(());
-    }
-    let what = "in this user namespace the number 65534 stands for every user and group that has \
-                none here, so one cannot be told from others: give it a number";
-    let source = io::Error::new(io::ErrorKind::PermissionDenied, what);
-    Err(SystemError { call, source })
 }
 
 /// An open and locked directory that only this user can enter. While it is locked,
@@ -582,8 +549,6 @@ const PRIVATE: Mode = Mode::S_IRUSR.union(Mode::S_IWUSR);
 pub(crate) const LOCK_ENDING: &str = ".lock";
 /// The name of the failed call in an error about the lock file.
 const OPEN_LOCK: &str = "open of the file beside it that ends in .lock";
-/// The number that the kernel shows for a user without a number in this user namespace.
-const OVERFLOW_ID: u32 = 65534;
 /// How often to create the directory while other processes remove it or clean it up.
 const MOST_ATTEMPTS: u32 = 1000;
 /// The most clients that can wait to be accepted.
