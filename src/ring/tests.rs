@@ -22,6 +22,7 @@ use crate::wire::layout::MAX_SEGMENTS;
 use crate::wire::record::{CloseKind, record_len};
 
 mod hostile;
+mod memory;
 mod room;
 mod threads;
 
