@@ -14,7 +14,7 @@ use common::board::Board;
 use common::census::Census;
 use common::limits::{
     allow_all_address_space, allow_all_descriptors, allow_more_address_space,
-    allow_more_descriptors,
+    allow_more_descriptors, limit_to,
 };
 use common::role::{command, play};
 use common::trusted::{trust, trusted_channel as channel};
@@ -25,6 +25,7 @@ use messageport::{
     PoolError, PooledBuffer, PostError, RecvError, Transferable, Worker, parent_port,
 };
 
+use nix::sys::resource::Resource;
 use nix::sys::wait::{WaitStatus, waitpid};
 use nix::unistd::Pid;
 
@@ -388,6 +389,27 @@ fn sizes_that_cannot_be_are_refused() {
     }
     port1.post_text("still here").expect("room");
     assert_eq!(receive_text(&port2), "still here");
+}
+
+#[test]
+fn a_pool_may_be_as_long_as_a_file_of_this_process_may() {
+    fn alone() {
+        let channel = channel();
+        let page = nix::unistd::sysconf(nix::unistd::SysconfVar::PAGE_SIZE);
+        let page = page.ok().flatten().expect("pages have a size") as u64;
+        // A page of counts, and one of the buffer.
+        limit_to(Resource::RLIMIT_FSIZE, 2 * page);
+        drop(BufferPool::new(&channel.port1, 1, 1).expect("it is no longer than the limit"));
+        limit_to(Resource::RLIMIT_FSIZE, 2 * page - 1);
+        let refused = BufferPool::new(&channel.port1, 1, 1).expect_err("it is longer");
+        let PoolError::Memory(BufferError::TooLarge { len, allowed }) = refused else {
+            panic!("not for its length: {refused}");
+        };
+        assert_eq!((len, allowed), (2 * page, 2 * page - 1));
+        // What this process says in the end may go to a file.
+        limit_to(Resource::RLIMIT_FSIZE, u64::MAX);
+    }
+    play("a_pool_may_be_as_long_as_a_file_of_this_process_may", &[("alone", alone)]);
 }
 
 #[test]

@@ -133,5 +133,13 @@ mod tests {
         nix::sys::uio::pwrite(&holes, &[1; 4096], 0).expect("a page");
         memfd::seal_for_others(&holes).expect("seals");
         assert!(is_refused(&holes), "reading it would cost memory");
+        let elsewhere = memfd::create(TOTAL).expect("a memfd");
+        nix::sys::uio::pwrite(&elsewhere, &[1; 4096], 0).expect("a page");
+        let beyond = nix::fcntl::FallocateFlags::FALLOC_FL_KEEP_SIZE;
+        nix::fcntl::fallocate(&elsewhere, beyond, TOTAL as i64, TOTAL as i64).expect("pages");
+        let told = mapping::bytes_with_memory(&elsewhere, TOTAL).expect("it may be written");
+        memfd::seal_for_others(&elsewhere).expect("seals");
+        // Before Linux 6.5 the kernel does not tell where a file's pages are.
+        assert_eq!(is_refused(&elsewhere), told.is_some(), "it has as many pages, beyond its end");
     }
 }

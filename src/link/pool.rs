@@ -63,11 +63,7 @@ pub(crate) struct PoolMemory {
 impl PoolMemory {
     /// Creates a pool with all of its pages.
     pub(crate) fn create(slots: u32, len: u64) -> Result<Arc<PoolMemory>, BufferError> {
-        let total = total(u64::from(slots), len).unwrap_or(u64::MAX);
-        let allowed = memfd::file_size_limit()?;
-        if allowed < total || total > i64::MAX as u64 {
-            return Err(BufferError::TooLarge { len: total, allowed });
-        }
+        let total = allowed_total(slots, len)?;
         let descriptor = memfd::create_sealed(total)?;
         let mapping = map(&descriptor, total)?;
         let descriptor = Some(descriptor);
@@ -79,11 +75,7 @@ impl PoolMemory {
         slots: u32,
         len: u64,
     ) -> Result<(Arc<PoolMemory>, [OwnedFd; 2]), BufferError> {
-        let total = total(u64::from(slots), len).unwrap_or(u64::MAX);
-        let allowed = memfd::file_size_limit()?;
-        if allowed < total || total > i64::MAX as u64 {
-            return Err(BufferError::TooLarge { len: total, allowed });
-        }
+        allowed_total(slots, len)?;
         let counts = memfd::create_sealed(slots_start(slots.into()))?;
         let mapping = map(&counts, slots_start(slots.into()))?;
         let (frames, descriptor) = Frames::create(slots, u64::from(slots) * stride(len))?;
@@ -200,7 +192,7 @@ impl PoolMaker {
         let others = slots - first;
         let mut round = (0..others).map(|step| first + (self.next.get() + step) % others);
         let buffer = round.find_map(|slot| self.take_slot(slot))?;
-        self.next.set((buffer.slot - first + 1) % others);
+        self.next.set(buffer.slot - first + 1);
         Some(buffer)
     }
 
@@ -447,6 +439,17 @@ pub(crate) fn total(slots: u64, len: u64) -> Option<u64> {
     stride.checked_mul(slots)?.checked_add(start)
 }
 
+/// The total length of a pool, if this process may make files as long. The kernel knows none longer
+/// than `i64::MAX`.
+fn allowed_total(slots: u32, len: u64) -> Result<u64, BufferError> {
+    let total = total(u64::from(slots), len).unwrap_or(u64::MAX);
+    let allowed = memfd::file_size_limit()?;
+    if allowed.min(i64::MAX as u64) < total {
+        return Err(BufferError::TooLarge { len: total, allowed });
+    }
+    Ok(total)
+}
+
 /// Where the counts begin: the word before them is the maker's, and has lines of its own.
 const COUNTS: u64 = 0x80;
 /// Where the count of the users is.
@@ -468,63 +471,4 @@ const FIRST: u32 = 32;
 const NEVER: u32 = u32::MAX;
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::os::futex::sleeping;
-    use crate::os::reaper::Foreign;
-
-    #[test]
-    fn a_count_that_wraps_around_tells_free_from_taken() {
-        let memory = PoolMemory::create(1, 1).expect("a pool of one byte");
-        let maker = PoolMaker::new(memory.clone());
-        // As if it had been taken and freed all those times.
-        memory.freed(0).store(u32::MAX - 1, Ordering::Relaxed);
-        for _ in 0..4 {
-            let buffer = maker.take().expect("a free slot");
-            assert!(maker.take().is_none());
-            assert_eq!(maker.in_use(), 1);
-            drop(buffer);
-            assert_eq!(maker.in_use(), 0);
-        }
-        assert_eq!(memory.freed(0).load(Ordering::Relaxed), 2);
-    }
-    #[test]
-    fn a_frame_that_its_maker_has_is_not_taken_again_whatever_the_peer_writes() {
-        let (memory, [counts, frames]) = PoolMemory::create_frames(2, 1).expect("two frames");
-        let maker = PoolMaker::new(memory.clone());
-        let foreign = [counts, frames].map(|descriptor| Foreign::new(descriptor, None));
-        let peer = PeerPool::of_frames(foreign, 2, 1).expect("it is one");
-        let peer = peer.memory().expect("mapped").clone();
-        let mut held = maker.take().expect("a free frame");
-        held[0] = 7;
-        for _ in 0..4 {
-            // As a hostile peer may: it frees what it does not have, and claims users.
-            peer.free(0);
-            peer.user(0).store(9, Ordering::Relaxed);
-            let other = maker.take().expect("the other frame");
-            assert_eq!((other.slot, held[0]), (1, 7));
-            assert!(maker.take().is_none() && !maker.reclaim());
-            assert_eq!(maker.in_use(), 2, "else a wait for a frame would be a loop");
-            drop(other);
-        }
-        held.mark_moved();
-        // The peer has said that it is back, and is believed, as nothing but its own reads suffers.
-        let back = maker.take().expect("it came back");
-        assert_eq!(back.slot, 0);
-        back.mark_moved();
-        assert!(maker.take().is_some_and(|other| other.slot == 1), "it is under way");
-    }
-
-    #[test]
-    fn a_slot_that_comes_back_ends_the_wait_for_one() {
-        let memory = PoolMemory::create(1, 1).expect("a pool of one byte");
-        let maker = PoolMaker::new(memory.clone());
-        let buffer = maker.take().expect("a free slot");
-        let is_flag_up = || memory.waiting().load(Ordering::Relaxed) == Sleep::Futex.code();
-        let waiter = memory.clone();
-        let ended = sleeping::start(is_flag_up, move || waiter.wait(sleeping::FOR_EVER, || false));
-        drop(buffer);
-        ended.recv_timeout(sleeping::DEADLINE).expect("the slot's return wakes who waits for it");
-        assert!(!is_flag_up());
-    }
-}
+mod tests;

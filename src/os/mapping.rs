@@ -102,15 +102,23 @@ impl Mapping {
         call: &'static str,
     ) -> Result<(), SystemError> {
         let (start, len) = (range.start as usize, (range.end - range.start) as usize);
-        loop {
-            match self.bytes.advise_range(advice, start, len) {
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                Err(source) => return Err(SystemError { call, source }),
-                Ok(()) => return Ok(()),
-            }
+        uninterrupted(|| self.bytes.advise_range(advice, start, len))
+            .map_err(|source| SystemError { call, source })
+    }
+}
+
+/// Makes a system call again for as long as a signal interrupts it.
+fn uninterrupted(mut call: impl FnMut() -> io::Result<()>) -> io::Result<()> {
+    loop {
+        match call() {
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            outcome => return outcome,
         }
     }
 }
+
+/// The number of cachestat(2): the same on every architecture that has it from the common table.
+const CACHESTAT: libc::c_long = 451;
 
 /// How many of the first `len` bytes of a memfd have memory, whole pages, in core or swapped out:
 /// cachestat(2), of Linux 6.5. It waits for no lock of the file. `None` if the kernel does not
@@ -133,8 +141,6 @@ pub(crate) fn bytes_with_memory(fd: impl AsFd, len: u64) -> Result<Option<u64>, 
         evicted: u64,
         recently_evicted: u64,
     }
-    // The same on every architecture that has it from the common table.
-    const CACHESTAT: libc::c_long = 451;
     const PLAIN: libc::c_uint = 0;
 
     let (range, mut counts) = (Range { offset: 0, len }, Counts::default());
@@ -146,9 +152,16 @@ pub(crate) fn bytes_with_memory(fd: impl AsFd, len: u64) -> Result<Option<u64>, 
             let pages = counts.cached.saturating_add(counts.evicted);
             Ok(Some(pages.saturating_mul(page_size())))
         }
-        Err(Errno::EPERM) if !is_writable(fd.as_fd())? => Err(named("cachestat")(Errno::EPERM)),
+        Err(errno) => untold(errno, fd.as_fd()),
+    }
+}
+
+/// What it means that the kernel did not tell how much of a file has memory.
+fn untold(errno: Errno, fd: BorrowedFd<'_>) -> Result<Option<u64>, SystemError> {
+    match errno {
+        Errno::EPERM if !is_writable(fd)? => Err(named("cachestat")(Errno::EPERM)),
         // An older kernel, or a filter of system calls.
-        Err(_) => Ok(None),
+        _ => Ok(None),
     }
 }
 
@@ -170,4 +183,102 @@ pub(crate) fn page_size() -> u64 {
             .and_then(|size| u64::try_from(size).ok())
             .unwrap_or(4096)
     })
+}
+
+#[cfg(all(test, not(miri)))]
+mod tests {
+    use super::*;
+    use crate::os::memfd;
+    use std::fs::{self, File};
+    use std::os::fd::OwnedFd;
+
+    fn pages(count: u64) -> (OwnedFd, Mapping) {
+        let len = count * page_size();
+        let file = memfd::create(len).expect("a memfd");
+        let mapping = Mapping::new(&file, len).expect("a mapping");
+        (file, mapping)
+    }
+
+    fn allocated(file: &OwnedFd) -> u64 {
+        memfd::allocated(file).expect("its size") / page_size()
+    }
+
+    /// The flags by which the kernel shows what was advised for a mapping.
+    fn flags_of(mapping: &Mapping) -> String {
+        let maps = fs::read_to_string("/proc/self/smaps").expect("the mappings");
+        let start = format!("{:08x}-", mapping.start().addr());
+        let from = maps.lines().skip_while(|line| !line.starts_with(&start));
+        let flags = from.skip(1).find(|line| line.starts_with("VmFlags:"));
+        flags.expect("a kernel with smaps has flags").to_owned()
+    }
+
+    #[test]
+    fn a_page_is_as_long_as_the_kernel_says() {
+        let says = nix::unistd::sysconf(nix::unistd::SysconfVar::PAGE_SIZE).expect("a size");
+        assert_eq!(Some(page_size()), says.map(|size| size as u64));
+        assert_eq!(HUGE_PAGE, 2 * 1024 * 1024);
+    }
+
+    #[test]
+    fn exactly_the_pages_of_a_range_are_allocated() {
+        let (file, mapping) = pages(8);
+        assert_eq!((mapping.len(), allocated(&file)), (8 * page_size(), 0));
+        mapping.populate(page_size()..4 * page_size()).expect("three pages");
+        assert_eq!(allocated(&file), 3);
+        let told = bytes_with_memory(&file, mapping.len()).expect("a writable file");
+        // Before Linux 6.5, and under some filters, the kernel does not tell.
+        // SAFETY: without a descriptor, the call looks at nothing else.
+        let refused = unsafe { libc::syscall(CACHESTAT, -1, 0, 0, 0) };
+        let tells = Errno::result(refused) == Err(Errno::EBADF);
+        assert_eq!(told, tells.then_some(3 * page_size()));
+        // SAFETY: the content is not needed, and there is no reference to it.
+        let removed = unsafe { mapping.remove(page_size() + 1..5 * page_size() - 1) };
+        assert_eq!(removed.expect("a mapping that can be written"), 2 * page_size());
+        assert_eq!(allocated(&file), 1);
+        // SAFETY: as above.
+        let removed = unsafe { mapping.remove(page_size() + 1..2 * page_size()) };
+        assert_eq!(removed.expect("nothing to do"), 0, "no whole page");
+        assert_eq!(allocated(&file), 1);
+    }
+
+    #[test]
+    fn huge_pages_are_asked_for_where_one_fits() {
+        for (len, is_long_enough) in [(HUGE_PAGE, true), (HUGE_PAGE - page_size(), false)] {
+            let (_file, mapping) = pages(len / page_size());
+            mapping.advise_huge_pages();
+            let flags = flags_of(&mapping);
+            // A fork does not get it, and a core dump leaves it out.
+            assert!(flags.contains(" dc") && flags.contains(" dd"), "{flags}");
+            let has_them = fs::exists("/sys/kernel/mm/transparent_hugepage").is_ok_and(|has| has);
+            assert_eq!(flags.contains(" hg"), is_long_enough && has_them, "{len} bytes: {flags}");
+        }
+    }
+
+    #[test]
+    fn a_call_is_made_again_after_an_interruption_and_not_after_another_error() {
+        let mut answers = [io::ErrorKind::Interrupted, io::ErrorKind::OutOfMemory].into_iter();
+        let outcome = uninterrupted(|| answers.next().map_or(Ok(()), |kind| Err(kind.into())));
+        assert_eq!(outcome.expect_err("no memory").kind(), io::ErrorKind::OutOfMemory);
+        let mut calls = 0;
+        let outcome = uninterrupted(|| {
+            calls += 1;
+            if calls < 3 { Err(io::ErrorKind::Interrupted.into()) } else { Ok(()) }
+        });
+        assert_eq!((outcome.expect("it ended"), calls), ((), 3));
+    }
+
+    #[test]
+    fn only_a_descriptor_that_may_write_may_be_told_nothing() {
+        let (file, _mapping) = pages(1);
+        let path = format!("/proc/self/fd/{}", file.as_raw_fd());
+        let reader = File::open(&path).expect("it can be opened again");
+        let writer = File::options().write(true).open(&path).expect("it can be opened again");
+        assert!(is_writable(file.as_fd()).expect("its flags"));
+        assert!(!is_writable(reader.as_fd()).expect("its flags"));
+        assert!(!is_writable(writer.as_fd()).expect("its flags"), "it cannot be mapped");
+        // A filter of this process refused the call, or the kernel did.
+        assert_eq!(untold(Errno::EPERM, file.as_fd()).expect("a filter"), None);
+        assert!(untold(Errno::EPERM, reader.as_fd()).is_err(), "else a sender could choose that");
+        assert_eq!(untold(Errno::ENOSYS, reader.as_fd()).expect("an older kernel"), None);
+    }
 }

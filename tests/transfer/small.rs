@@ -1,6 +1,7 @@
 //! Small buffers, which move in the record of their message.
 
 use crate::common::census::Census;
+use crate::common::limits::limit_to;
 use crate::common::role::{command, play, skip};
 use crate::common::trusted::{trust, trusted_channel};
 use crate::common::{receive, receive_end};
@@ -10,6 +11,7 @@ use messageport::{
     Buffer, CloseReason, MessageChannel, MessageError, MessageEvent, PortSet, PostError,
     Transferable, Worker, parent_port,
 };
+use nix::sys::resource::Resource;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use std::fs::File;
@@ -108,6 +110,25 @@ fn small_buffers_cost_no_call_of_the_kernel() {
         before.wait_for("at the end");
     }
     play("small::small_buffers_cost_no_call_of_the_kernel", &[("limited", limited)]);
+}
+
+#[test]
+fn a_small_buffer_has_a_descriptor_where_files_may_be_as_long() {
+    fn limited() {
+        let [mut fits, mut too_long] = [buffer(4095, 1), buffer(4096, 2)];
+        fits.seal().expect("nothing to ask for");
+        too_long.seal().expect("nothing to ask for");
+        limit_to(Resource::RLIMIT_FSIZE, 4095);
+        assert!(fits.as_fd().is_some());
+        assert!(too_long.as_fd().is_none(), "asking the kernel would be a signal");
+        assert!(*fits == *pattern(4095, 1) && *too_long == *pattern(4096, 2));
+        limit_to(Resource::RLIMIT_FSIZE, 4096);
+        assert!(too_long.as_fd().is_some(), "it can be asked for again");
+        // What this process says in the end may go to a file.
+        limit_to(Resource::RLIMIT_FSIZE, u64::MAX);
+    }
+    const TEST: &str = "small::a_small_buffer_has_a_descriptor_where_files_may_be_as_long";
+    play(TEST, &[("limited", limited)]);
 }
 
 #[test]

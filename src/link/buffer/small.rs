@@ -59,3 +59,31 @@ impl DerefMut for SmallBytes {
         &mut blocks_as_bytes_mut(&mut self.blocks)[..self.len]
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::fs::File;
+    use std::io::Read;
+
+    #[test]
+    fn every_length_has_its_bytes_here_and_in_a_file() {
+        for len in [0, 1, 15, 16, 17, MOST_SMALL - 1, MOST_SMALL] {
+            let zeroed = SmallBytes::zeroed(len).expect("some memory");
+            assert_eq!(*zeroed, vec![0; len]);
+            let bytes: Vec<u8> = (0..len).map(|place| (place % 251) as u8 + 1).collect();
+            let mut copy = SmallBytes::copy_of(&bytes).expect("some memory");
+            assert_eq!(*copy, bytes);
+            copy.reverse();
+            let bytes: Vec<u8> = bytes.into_iter().rev().collect();
+            assert_eq!(*copy, bytes);
+            if !cfg!(miri) && len > 0 {
+                let mut found = Vec::new();
+                let mut file = File::from(copy.to_file().expect("a sealed file"));
+                file.read_to_end(&mut found).expect("its bytes");
+                assert_eq!(found, bytes);
+                assert!(memfd::examine(&file).expect("a memfd").sealed);
+            }
+        }
+    }
+}
