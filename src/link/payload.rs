@@ -9,6 +9,8 @@ mod arena;
 mod copy;
 #[cfg(feature = "value")]
 pub(crate) mod encoded;
+#[cfg(test)]
+mod tests;
 mod writer;
 
 pub(crate) use copy::{copy_end, copy_part, copy_shared, fill_behind};
@@ -530,7 +532,7 @@ pub(crate) fn into_blocks(payload: &Payload, mut memory: Vec<Block>) -> Vec<Bloc
     let count = payload.bytes().len().div_ceil(size_of::<Block>());
     let distance = payload.start.addr().get().wrapping_sub(memory.as_ptr().addr());
     let first = distance / size_of::<Block>();
-    let is_inside = first < memory.capacity() && count <= memory.capacity() - first;
+    let is_inside = memory.capacity().checked_sub(first).is_some_and(|room| count <= room);
     assert!(is_inside || count == 0, "the memory of another payload");
     if first != 0 && count != 0 {
         let start = memory.as_mut_ptr();

@@ -156,7 +156,7 @@ pub(crate) mod segment;
 #[cfg(all(any(test, fuzzing), not(messageport_loom)))]
 pub(crate) mod fuzzing;
 #[cfg(all(any(test, fuzzing), not(messageport_loom)))]
-mod harness;
+pub(crate) mod harness;
 #[cfg(all(test, messageport_loom))]
 mod models;
 #[cfg(all(test, not(messageport_loom)))]

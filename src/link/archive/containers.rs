@@ -56,7 +56,7 @@ unsafe impl<T: SafeArchive> SafeArchive for [T] {
 
 // SAFETY: each element is walked.
 unsafe impl<T: SafeArchive, const N: usize> SafeArchive for [T; N] {
-    const CHECKS: bool = T::CHECKS && N > 0;
+    const CHECKS: bool = T::CHECKS && N != 0;
     const LEVELS: u32 = T::LEVELS;
     const HAS_SHAPE: bool = T::HAS_SHAPE;
 

@@ -244,7 +244,7 @@ impl ShapeWriter {
         self.definitions[place].text = mem::replace(&mut self.text, outer);
     }
 
-    fn finish(self) -> Option<Shape> {
+    pub(super) fn finish(self) -> Option<Shape> {
         if self.is_unknown {
             return None;
         }

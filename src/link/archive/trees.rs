@@ -59,6 +59,7 @@ const _: () = {
     assert!(size_of::<RawTree>() == size_of::<ArchivedBTreeMap<u8, u8>>());
     assert!(align_of::<RawTree>() == align_of::<ArchivedBTreeMap<u8, u8>>());
     assert!(size_of::<RawTree>() == size_of::<ArchivedBTreeSet<u8>>());
+    assert!(offset_of!(RawTree, root) == 0);
 };
 
 /// Establishes (nodes) for the tree that `value` is.
@@ -71,8 +72,8 @@ fn check_tree<T, K, V, const E: usize>(
     if len == 0 {
         return Ok(());
     }
-    let root = check.place_of(value) + offset_of!(RawTree, root);
-    let found = check_node::<K, V, E>(root, len, check)?;
+    // The pointer to the root comes first.
+    let found = check_node::<K, V, E>(check.place_of(value), len, check)?;
     if found != len {
         return Err(BoxedError::new(Unsafe::Node { len, what: "entries that are not counted" }));
     }
@@ -88,7 +89,8 @@ fn check_node<K, V, const E: usize>(
 ) -> Result<usize, BoxedError> {
     let bad = |what| BoxedError::new(Unsafe::Node { len, what });
     let node = pointer.wrapping_add_signed(check.distance_at(pointer)?);
-    match check.slice(node + offset_of!(RawNode<K, V, E>, kind), 1)?[0] {
+    const { assert!(offset_of!(RawNode<K, V, E>, kind) == 0) }
+    match check.slice(node, 1)?[0] {
         LEAF => match check.count_at(node + offset_of!(RawLeaf<K, V, E>, len))? {
             0 => Err(bad("no entry")),
             entries if entries > E => Err(bad("more entries than it has room for")),
