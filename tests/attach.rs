@@ -7,9 +7,9 @@ mod offer;
 
 use common::census::Census;
 use common::messages::chain;
-use common::region;
 use common::role::play;
 use common::watchdog::{progress, watch};
+use common::{proc, region};
 use messageport::{MessagePort, PortSet, RecvError, parent_port};
 use nix::fcntl::SealFlag;
 use nix::sys::socket::{AddressFamily, SockFlag, SockType, setsockopt, socket, sockopt};
@@ -178,7 +178,7 @@ fn f30_memory_that_is_not_sealed_plain_and_of_the_right_length_is_refused() {
         let file = tempfile::NamedTempFile::new().expect("a temporary file");
         file.as_file().set_len(0x10000 + 2 * LIMIT).expect("a length");
         let read_only = made(|_| {}, CAPACITY, LIMIT, SEALS);
-        let path = format!("/proc/self/fd/{}", read_only.as_raw_fd());
+        let path = proc(format_args!("self/fd/{}", read_only.as_raw_fd()));
         let read_only = File::open(path).expect("the same memory, to read");
         let sealed = |seals| made(|_| {}, CAPACITY, LIMIT, seals);
         let (shrink, grow) = (SealFlag::F_SEAL_SHRINK, SealFlag::F_SEAL_GROW);

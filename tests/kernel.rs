@@ -10,6 +10,7 @@ mod filter;
 #[path = "kernel/locked.rs"]
 mod locked;
 
+use common::proc;
 use std::fs;
 use std::io::{self, Read, Write};
 use std::process::Command;
@@ -335,7 +336,7 @@ fn hostile(mut victim: Command, prepare: fn(&MessagePort), under_lock: fn(&Messa
 
 /// Where in the kernel each thread of a process is. Only root is told.
 fn stacks_of(process: u32) -> String {
-    let tasks = fs::read_dir(format!("/proc/{process}/task")).into_iter().flatten().flatten();
+    let tasks = fs::read_dir(proc(format_args!("{process}/task"))).into_iter().flatten().flatten();
     tasks.filter_map(|task| fs::read_to_string(task.path().join("stack")).ok()).collect()
 }
 

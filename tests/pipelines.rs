@@ -12,7 +12,7 @@ use common::census::{Census, has_no_children};
 use common::limits::{allow_all_descriptors, allow_more_descriptors};
 use common::role::{command, play};
 use common::trusted::{trust, trusted_channel as channel};
-use common::{DEADLINE, receive, wait_until};
+use common::{DEADLINE, proc, receive, wait_until};
 use messageport::{
     Buffer, BufferPool, MessageChannel, MessageError, MessagePort, PoolError, PooledBuffer,
     PostError, RecvError, Worker, parent_port,
@@ -361,7 +361,7 @@ impl Role {
         drop(held);
         drop(self.board);
         self.before.wait_for("at the end");
-        let status = fs::read_to_string("/proc/self/status").expect("a status");
+        let status = fs::read_to_string(proc("self/status")).expect("a status");
         let shared = status.lines().find_map(|line| line.strip_prefix("RssShmem:"));
         let shared = shared.and_then(|text| text.trim().strip_suffix(" kB")?.parse::<usize>().ok());
         assert!(shared.expect("a number") << 10 < LEN, "memory of a frame is left:\n{status}");

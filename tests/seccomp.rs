@@ -385,7 +385,7 @@ fn every_front_makes_the_calls_of_the_document_only() {
 fn every_example_makes_the_calls_of_the_document_only() {
     const TEST: &str = "every_example_makes_the_calls_of_the_document_only";
     fn all() {
-        let program = env::current_exe().expect("a test knows its program");
+        let program = common::program();
         let built = program.ancestors().nth(2).expect("a directory").join("examples");
         let sources = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("examples");
         let mut count = 0;

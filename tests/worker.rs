@@ -18,7 +18,7 @@ mod shutdown;
 use common::board::Board;
 use common::census::{Census, REGION, has_no_children};
 use common::role::{command, end_with_parent, play};
-use common::{die, receive, receive_end, receive_text, refusal, wait_until};
+use common::{die, proc, receive, receive_end, receive_text, refusal, wait_until};
 use messageport::{
     CloseReason, MessageChannel, MessagePort, ParentPortError, SpawnError, Worker, parent_port,
 };
@@ -195,7 +195,7 @@ fn a_child_of_a_worker_is_no_worker_though_it_has_its_environment() {
 /// What this process has open beside its standard streams: descriptors that are of no use to a
 /// child.
 fn sockets_and_regions() -> Vec<String> {
-    fs::read_dir("/proc/self/fd")
+    fs::read_dir(proc("self/fd"))
         .expect("a process has descriptors")
         .flatten()
         .filter_map(|entry| fs::read_link(entry.path()).ok())

@@ -6,7 +6,7 @@ use crate::common::members::{
     words,
 };
 use crate::common::role::play;
-use crate::common::wait_until;
+use crate::common::{proc, wait_until};
 use crate::{Name, nothing, text, wait_for_others};
 use messageport::{BroadcastChannel, BroadcastError, MessageChannel, MessagePort};
 use nix::sys::socket::{
@@ -225,7 +225,7 @@ fn what_clients_leave_at_a_member_is_bounded() {
 }
 
 fn descriptors() -> usize {
-    fs::read_dir("/proc/self/fd").expect("a process has descriptors").count()
+    fs::read_dir(proc("self/fd")).expect("a process has descriptors").count()
 }
 
 /// A socket whose close takes 40 s, or until the other one is closed.

@@ -2,6 +2,7 @@
 //! it was killed is the measure of what must have arrived.
 #![allow(unsafe_code)]
 
+use super::proc;
 use memmap2::{MmapOptions, MmapRaw};
 use std::fs::{File, OpenOptions};
 use std::os::fd::AsRawFd;
@@ -23,7 +24,7 @@ impl Board {
 
     /// Tells a child where the board is.
     pub fn give(&self, command: &mut Command) {
-        let path = format!("/proc/{}/fd/{}", std::process::id(), self.file.as_raw_fd());
+        let path = proc(format_args!("{}/fd/{}", std::process::id(), self.file.as_raw_fd()));
         command.env(BOARD, path);
     }
 

@@ -1,7 +1,7 @@
 //! What a process holds: what a test must give back.
 
 use super::role::has_role;
-use super::{DEADLINE, region};
+use super::{DEADLINE, proc, region};
 use std::fmt::Display;
 use std::fs;
 use std::thread;
@@ -23,7 +23,7 @@ impl Census {
     pub fn take() -> Census {
         assert!(has_role(), "a census needs a process of its own: see `common::role::play`");
         let links = descriptors();
-        let maps = fs::read_to_string("/proc/self/maps").expect("a process has mappings");
+        let maps = fs::read_to_string(proc("self/maps")).expect("a process has mappings");
         Census {
             descriptors: links.len(),
             memfds: links.iter().filter(|link| link.contains(REGION)).count(),
@@ -52,7 +52,7 @@ impl Census {
 
 /// What each descriptor of this process leads to.
 fn descriptors() -> Vec<String> {
-    fs::read_dir("/proc/self/fd")
+    fs::read_dir(proc("self/fd"))
         .expect("a process has descriptors")
         .flatten()
         .filter_map(|entry| fs::read_link(entry.path()).ok())

@@ -1,6 +1,7 @@
 //! Limits of this process.
 #![allow(unsafe_code)]
 
+use super::proc;
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use std::fs;
 
@@ -12,7 +13,7 @@ pub fn limit_to(resource: Resource, value: u64) {
 
 /// Bytes of address space that this process has mapped, and of memory that it has.
 pub fn sizes() -> [u64; 2] {
-    let statm = fs::read_to_string("/proc/self/statm").expect("a process has sizes");
+    let statm = fs::read_to_string(proc("self/statm")).expect("a process has sizes");
     let mut pages = statm.split(' ').map(|word| word.parse::<u64>().expect("a number"));
     let page = nix::unistd::sysconf(nix::unistd::SysconfVar::PAGE_SIZE);
     let page = page.ok().flatten().expect("pages have a size") as u64;
@@ -27,7 +28,7 @@ fn wait_for_starting_threads() {
         |stat: String| stat.rsplit(')').next().is_some_and(|rest| rest.starts_with(" S"));
     let mut quiet = 0;
     for _ in 0..200 {
-        let tasks = fs::read_dir("/proc/self/task").expect("a process has threads");
+        let tasks = fs::read_dir(proc("self/task")).expect("a process has threads");
         let mut others = tasks.flatten().filter(|task| task.file_name() != *own);
         // One that has ended meanwhile is no trouble.
         let sleeps =

@@ -18,12 +18,27 @@ pub mod watchdog;
 use messageport::{CloseReason, MessageEvent, MessagePort, PostError, RecvError};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
+use std::env;
+use std::fmt::Display;
 use std::fs;
+use std::path::{Path, PathBuf};
 use std::thread;
 use std::time::{Duration, Instant};
 
 /// After this long without progress something hangs. No step of a test takes a hundredth of it.
 pub const DEADLINE: Duration = Duration::from_secs(60);
+
+/// A path in /proc. `.ci/places noproc` hides /proc from the library, and says where the tests find
+/// another one.
+pub fn proc(rest: impl Display) -> PathBuf {
+    let place = env::var_os("MESSAGEPORT_TEST_PROC").unwrap_or_else(|| "/proc".into());
+    Path::new(&place).join(rest.to_string())
+}
+
+/// The program of this test.
+pub fn program() -> PathBuf {
+    fs::read_link(proc("self/exe")).expect("a test knows its program")
+}
 
 /// Waits until `condition` holds, and fails when it never does.
 #[track_caller]
@@ -50,7 +65,7 @@ pub fn wait_until_closed(port: &MessagePort) {
 
 /// Waits until a thread of this process sleeps in the kernel.
 pub fn wait_until_asleep(thread: Pid) {
-    let path = format!("/proc/self/task/{thread}/stat");
+    let path = proc(format_args!("self/task/{thread}/stat"));
     wait_until("a thread sleeps", || {
         let stat = fs::read_to_string(&path).expect("the thread lives");
         let (_, after_name) = stat.rsplit_once(')').expect("the name is in parentheses");

@@ -4,6 +4,7 @@
 
 use super::census::REGION;
 use super::messages::Rng;
+use super::proc;
 use memmap2::{MmapOptions, MmapRaw};
 use messageport::MessagePort;
 use std::fmt::Write;
@@ -155,7 +156,7 @@ pub fn show_all() -> String {
 pub fn all() -> Vec<File> {
     let mut seen = Vec::new();
     let mut files = Vec::new();
-    for entry in fs::read_dir("/proc/self/fd").expect("a process has descriptors").flatten() {
+    for entry in fs::read_dir(proc("self/fd")).expect("a process has descriptors").flatten() {
         let path: PathBuf = entry.path();
         let is_region =
             fs::read_link(&path).is_ok_and(|link| link.to_string_lossy().contains(REGION));

@@ -2,6 +2,7 @@
 //! variable tells it which role to play.
 
 use super::watchdog::watch;
+use super::{proc, program};
 use std::env;
 use std::io::{self, Read, Seek, Write};
 use std::process::{Command, Stdio};
@@ -29,7 +30,7 @@ pub fn play(test: &str, roles: &[(&str, fn())]) {
 
 /// The command of a child that plays `role` in `test`.
 pub fn command(test: &str, role: &str) -> Command {
-    let mut command = Command::new(env::current_exe().expect("a test knows its program"));
+    let mut command = Command::new(program());
     command.args([test, "--exact", "--nocapture", "--test-threads=1"]).env(ROLE, role);
     command
 }
@@ -56,7 +57,7 @@ pub fn skip(why: &str) {
 /// Whether this process may become any other user: it is root, and not of a user namespace that
 /// has only some.
 pub fn may_be_other_users() -> bool {
-    let map = std::fs::read_to_string("/proc/self/uid_map").unwrap_or_default();
+    let map = std::fs::read_to_string(proc("self/uid_map")).unwrap_or_default();
     let has_all = map.split_whitespace().eq(["0", "0", "4294967295"]);
     nix::unistd::geteuid().is_root() && has_all
 }

@@ -2,7 +2,7 @@
 //!
 //! It counts progress and not time, so that a run of ten thousand rounds is as safe as one of ten.
 
-use super::{DEADLINE, region};
+use super::{DEADLINE, proc, region};
 use std::fs;
 use std::io::{self, Write};
 use std::sync::Mutex;
@@ -65,7 +65,7 @@ fn guard() {
 /// What each thread does in the kernel: the number of the call and its arguments.
 fn threads() -> String {
     let mut lines = String::new();
-    for thread in fs::read_dir("/proc/self/task").into_iter().flatten().flatten() {
+    for thread in fs::read_dir(proc("self/task")).into_iter().flatten().flatten() {
         let read = |file| fs::read_to_string(thread.path().join(file)).unwrap_or_default();
         let (name, call) = (read("comm"), read("syscall"));
         let id = thread.file_name();

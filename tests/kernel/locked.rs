@@ -8,6 +8,7 @@
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read};
 use std::os::fd::{AsFd, FromRawFd, OwnedFd};
+use std::path::Path;
 use std::sync::mpsc;
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
@@ -18,7 +19,7 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::uio::pwrite;
 use nix::unistd::gettid;
 
-use crate::common::DEADLINE;
+use crate::common::{DEADLINE, proc};
 
 /// After this long a wait here is given up, in time to say which one it was.
 pub const PATIENCE: Duration = Duration::from_secs(DEADLINE.as_secs() / 3);
@@ -53,7 +54,7 @@ impl Lock {
                 .expect("a released fallocate succeeds");
         });
         let control_id = receive.recv().expect("the other thread tells its id");
-        wait_for_sleep(&format!("/proc/self/task/{control_id}/stat"));
+        wait_for_sleep(&proc(format_args!("self/task/{control_id}/stat")));
         Lock { faults, writer, control }
     }
 
@@ -73,7 +74,7 @@ impl Lock {
 /// A descriptor of the region that this process, or the one with the given id, holds.
 pub fn region_of(process: u32) -> File {
     for holder in ["self".to_owned(), process.to_string()] {
-        let directory = format!("/proc/{holder}/fd");
+        let directory = proc(format_args!("{holder}/fd"));
         for entry in fs::read_dir(&directory).into_iter().flatten().flatten() {
             let target = fs::read_link(entry.path()).unwrap_or_default();
             if target.to_string_lossy().contains("memfd:messageport") {
@@ -147,7 +148,7 @@ pub fn wait_for_fault(faults: &File) {
 }
 
 /// Waits until a thread of ours sleeps in a way that no signal ends.
-fn wait_for_sleep(stat: &str) {
+fn wait_for_sleep(stat: &Path) {
     let began = Instant::now();
     loop {
         let text = fs::read_to_string(stat).expect("a thread has a state");

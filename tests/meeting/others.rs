@@ -2,7 +2,7 @@
 #![allow(unsafe_code)]
 
 use crate::common::role::{command, may_be_other_users, play, say, skip};
-use crate::common::{DEADLINE, receive_text};
+use crate::common::{DEADLINE, proc, receive_text};
 use crate::place;
 use messageport::{Connect, ConnectError, ListenError, Listener, MessageChannel};
 use nix::unistd::{Gid, Uid, setgroups, setresgid, setresuid};
@@ -230,7 +230,8 @@ fn a_group_that_stands_for_several_is_not_let_in() {
         // SAFETY: it makes one call, and allocates nothing.
         unsafe { child.pre_exec(leave) };
         let Ok(mut child) = child.spawn() else { return skip("no user namespaces here") };
-        let map = |name: &str, map: &str| fs::write(format!("/proc/{}/{name}", child.id()), map);
+        let map =
+            |name: &str, map: &str| fs::write(proc(format_args!("{}/{name}", child.id())), map);
         map("gid_map", "0 0 1").expect("root may");
         map("uid_map", "0 0 4294967295").expect("root may");
         child.stdin.take().expect("piped").write_all(b"!").expect("it reads");

@@ -1,10 +1,10 @@
 //! Small guards, each of which one line holds: what a packet says of itself, sockets that refuse
 //! descriptors, and what a core dump leaves out.
 
-use crate::common::DEADLINE;
 use crate::common::census::REGION;
 use crate::common::parts::{ATTACHMENTS, DOORBELL, Parts, send};
 use crate::common::role::{play, skip};
+use crate::common::{DEADLINE, proc};
 use crate::{Entry, Pair, assert_broken, null};
 use messageport::{AttachError, Connect, Listener, MessageChannel};
 use nix::errno::Errno;
@@ -71,7 +71,7 @@ fn the_doorbells_of_a_channel_refuse_descriptors() {
 fn a_core_dump_leaves_regions_out() {
     fn victim() {
         let _channel = MessageChannel::new().expect("a channel");
-        let maps = fs::read_to_string("/proc/self/smaps").expect("a process has mappings");
+        let maps = fs::read_to_string(proc("self/smaps")).expect("a process has mappings");
         let mut lines = maps.lines();
         lines.by_ref().find(|line| line.contains(REGION)).expect("the region is mapped");
         let flags = lines.find(|line| line.starts_with("VmFlags:")).expect("it has flags");

@@ -6,7 +6,7 @@
 
 use crate::common::parts::{ATTACHMENTS, DOORBELL, Parts, send};
 use crate::common::role::{play, skip};
-use crate::common::{DEADLINE, discard, receive, receive_end, wait_until, wait_until_asleep};
+use crate::common::{DEADLINE, discard, proc, receive, receive_end, wait_until, wait_until_asleep};
 use crate::filter::{When, answer};
 use crate::{Entry, Pair, null};
 use messageport::{
@@ -568,12 +568,12 @@ fn the_thread_ends_when_it_has_nothing_to_do() {
 }
 
 fn count_descriptors() -> usize {
-    fs::read_dir("/proc/self/fd").expect("a process has descriptors").count()
+    fs::read_dir(proc("self/fd")).expect("a process has descriptors").count()
 }
 
 /// How many threads close descriptors.
 pub(crate) fn threads() -> usize {
-    let tasks = fs::read_dir("/proc/self/task").expect("a process has threads");
+    let tasks = fs::read_dir(proc("self/task")).expect("a process has threads");
     let names =
         tasks.flatten().filter_map(|task| fs::read_to_string(task.path().join("comm")).ok());
     names.filter(|name| name.trim() == "port-reaper").count()

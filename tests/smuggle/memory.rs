@@ -3,7 +3,7 @@
 use crate::common::census::Census;
 use crate::common::parts::Parts;
 use crate::common::role::{play, skip};
-use crate::common::{receive, wait_until};
+use crate::common::{proc, receive, wait_until};
 use crate::{Entry, Pair, assert_alive, null};
 use messageport::{Buffer, BufferError, MessageChannel, MessageError};
 use nix::errno::Errno;
@@ -204,7 +204,7 @@ fn f33_huge_pages_are_refused() {
 fn f31_memory_that_was_opened_to_be_read_is_a_buffer_as_well() {
     let mut pair = Pair::new();
     let memory = sealed(SEALS);
-    let path = format!("/proc/self/fd/{}", memory.as_raw_fd());
+    let path = proc(format_args!("self/fd/{}", memory.as_raw_fd()));
     let to_read = File::open(path).expect("the same memory");
     let buffer = offer(&mut pair, 0, to_read.into(), LEN).expect("a buffer");
     assert_eq!(buffer[..], [7; LEN as usize]);

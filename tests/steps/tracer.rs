@@ -2,6 +2,7 @@
 //! from instruction to instruction. Its thread stands still at each of them.
 #![allow(unsafe_code)]
 
+use crate::common::proc;
 use libc::user_regs_struct;
 use nix::errno::Errno;
 use nix::sched::{CpuSet, sched_getaffinity, sched_getcpu, sched_setaffinity};
@@ -312,7 +313,7 @@ fn wait(child: Option<Pid>, idle: &mut dyn FnMut()) -> WaitStatus {
 
 /// Whether a thread sleeps in the kernel.
 fn sleeps(thread: Pid) -> bool {
-    let stat = fs::read_to_string(format!("/proc/{thread}/stat")).unwrap_or_default();
+    let stat = fs::read_to_string(proc(format_args!("{thread}/stat"))).unwrap_or_default();
     stat.rsplit(')').next().is_some_and(|rest| rest.starts_with(" S"))
 }
 

@@ -2,8 +2,8 @@
 
 use crate::channel;
 use crate::common::census::Census;
-use crate::common::receive;
 use crate::common::role::{command, play, skip};
+use crate::common::{proc, receive};
 use messageport::{Buffer, BufferError, CloseReason, Worker, parent_port, rkyv};
 use nix::fcntl::{FcntlArg, SealFlag, fcntl};
 use nix::sys::signal::{Signal, kill};
@@ -81,7 +81,7 @@ fn f31_what_is_sealed_cannot_be_changed_by_any_process() {
     assert!(seals.contains(SealFlag::F_SEAL_WRITE | SealFlag::F_SEAL_SHRINK));
     assert!(seals.contains(SealFlag::F_SEAL_GROW | SealFlag::F_SEAL_SEAL));
     let own = File::from(descriptor.try_clone_to_owned().expect("a descriptor"));
-    let path = format!("/proc/self/fd/{}", descriptor.as_raw_fd());
+    let path = proc(format_args!("self/fd/{}", descriptor.as_raw_fd()));
     let mut files = vec![own];
     // Opened once more it may have a descriptor to write, which still cannot.
     files.extend(OpenOptions::new().read(true).write(true).open(path));
@@ -186,7 +186,7 @@ fn a_buffer_outlives_its_event_its_ports_and_its_maker() {
 fn a_buffer_of_256_mebibytes_moves() {
     fn mover() {
         const LEN: usize = 256 << 20;
-        let available = std::fs::read_to_string("/proc/meminfo").expect("memory");
+        let available = std::fs::read_to_string(proc("meminfo")).expect("memory");
         let line = available.lines().find(|line| line.starts_with("MemAvailable:"));
         let kib: u64 =
             line.and_then(|line| line.split_whitespace().nth(1)?.parse().ok()).unwrap_or(0);

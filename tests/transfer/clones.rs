@@ -2,8 +2,8 @@
 
 use crate::channel;
 use crate::common::census::Census;
-use crate::common::receive;
 use crate::common::role::{command, play, skip};
+use crate::common::{proc, receive};
 use messageport::{Buffer, BufferError, Worker, parent_port};
 use nix::fcntl::{FcntlArg, SealFlag, fcntl};
 use nix::sys::memfd::{MFdFlags, memfd_create};
@@ -163,7 +163,7 @@ fn what_cannot_be_final_is_no_buffer() {
     assert_eq!(unsuitable(Buffer::from_fd(&pipe)), "it is no memfd");
 
     let own = memfd(b"read only");
-    let path = format!("/proc/self/fd/{}", own.as_raw_fd());
+    let path = proc(format_args!("self/fd/{}", own.as_raw_fd()));
     let file = File::open(path).expect("another descriptor of it");
     assert_eq!(unsuitable(Buffer::from_fd(&file)), "it is open for reading only");
     // And the memory is as it was.

@@ -6,7 +6,7 @@ use crate::common::parts::{ATTACHMENTS, DOORBELL, Parts};
 use crate::common::role::{command, may_be_other_users, play, skip};
 use crate::common::watchdog::{progress, watch};
 use crate::common::{
-    DEADLINE, discard, kill_process, receive, receive_end, receive_text, refusal, wait_until,
+    DEADLINE, discard, kill_process, proc, receive, receive_end, receive_text, refusal, wait_until,
     wait_until_asleep, wait_until_closed,
 };
 use crate::locked::{Lock, PAGES, PATIENCE, register, user_faults, wait_for_fault};
@@ -458,7 +458,7 @@ fn give_up_privileges() {
 
 /// Lets this process have no more than `more` bytes of address space more.
 fn allow_more_space(more: u64) {
-    let status = fs::read_to_string("/proc/self/status").expect("a process has a status");
+    let status = fs::read_to_string(proc("self/status")).expect("a process has a status");
     let line = status.lines().find(|line| line.starts_with("VmSize:")).expect("a size");
     let kib: u64 = line.split_whitespace().nth(1).expect("a number").parse().expect("a number");
     let (_, hard) = getrlimit(Resource::RLIMIT_AS).expect("a limit");

@@ -3,7 +3,7 @@
 use crate::common::board::Board;
 use crate::common::census::{Census, has_no_children};
 use crate::common::role::{command, play, skip};
-use crate::common::{DEADLINE, die, receive, receive_text, wait_until};
+use crate::common::{DEADLINE, die, proc, receive, receive_text, wait_until};
 use crate::{is_gone, parent};
 use messageport::{ResourceLimit, SpawnError, Worker};
 use nix::sys::resource::{Resource, getrlimit};
@@ -80,7 +80,7 @@ fn a_worker_ends_with_the_process_that_started_it_and_not_with_the_thread() {
             (worker, gettid())
         };
         let (mut worker, thread) = thread::spawn(start).join().expect("no panic");
-        let thread = PathBuf::from(format!("/proc/self/task/{thread}"));
+        let thread = proc(format_args!("self/task/{thread}"));
         wait_until("the thread is gone", || !thread.exists());
         let waited = worker.wait_timeout(Duration::from_millis(50)).expect("a child");
         assert!(waited.is_none(), "{waited:?}");
@@ -106,7 +106,7 @@ fn a_worker_ends_with_the_process_that_started_it_and_not_with_the_thread() {
 
 /// A directory of a cgroup of our own, if this machine lets us make one.
 fn new_cgroup() -> Option<PathBuf> {
-    let mounts = fs::read_to_string("/proc/mounts").expect("a process has mounts");
+    let mounts = fs::read_to_string(proc("mounts")).expect("a process has mounts");
     let mount = |line: &str| {
         let mut words = line.split(' ').skip(1);
         let (path, kind) = (words.next()?, words.next()?);
@@ -122,7 +122,7 @@ fn a_worker_joins_a_cgroup() {
     const TEST: &str = "options::a_worker_joins_a_cgroup";
     fn tells() {
         let port = parent();
-        let groups = fs::read_to_string("/proc/self/cgroup").expect("a process has cgroups");
+        let groups = fs::read_to_string(proc("self/cgroup")).expect("a process has cgroups");
         port.post_text(&groups).expect("room");
     }
     fn asks() {

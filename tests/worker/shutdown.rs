@@ -3,7 +3,7 @@
 use crate::common::board::Board;
 use crate::common::census::{Census, has_no_children};
 use crate::common::role::{command, play};
-use crate::common::{DEADLINE, receive_end, receive_text, wait_until};
+use crate::common::{DEADLINE, proc, receive_end, receive_text, wait_until};
 use crate::{deaf, is_gone, parent, start};
 use messageport::{CloseReason, Worker, WorkerEnd};
 use nix::errno::Errno;
@@ -184,7 +184,7 @@ fn the_pidfd_of_a_worker_says_that_it_has_ended() {
 
 /// Whether the crate has a thread that ends workers. It stays for two seconds after its work.
 fn has_reaper() -> bool {
-    let threads = fs::read_dir("/proc/self/task").expect("a process has threads");
+    let threads = fs::read_dir(proc("self/task")).expect("a process has threads");
     let name = |thread: fs::DirEntry| fs::read_to_string(thread.path().join("comm"));
     threads.flatten().any(|thread| name(thread).is_ok_and(|name| name.trim() == "port-reaper"))
 }
