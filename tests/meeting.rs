@@ -262,7 +262,7 @@ fn strangers_are_sent_away_and_delay_no_client() {
     let mut answer = [0; 64];
     let len = recv(old.as_raw_fd(), &mut answer, MsgFlags::empty()).expect("an answer");
     assert_eq!((len, &answer[..8]), (32, &b"MPREFUSE"[..]));
-    assert_eq!(answer[8], 11, "the layout version of this side");
+    assert_eq!(answer[8], 12, "the layout version of this side");
     assert_eq!(recv(rude.as_raw_fd(), &mut answer, MsgFlags::empty()), Ok(0));
     drop(silent);
     assert!(listener.try_accept().expect("a listener").is_none());
@@ -347,7 +347,7 @@ fn a_client_that_has_spoken_is_not_displaced() {
     let listener = listen(&path);
     let early = stranger(&path);
     assert!(listener.try_accept().expect("a listener").is_none());
-    send(early.as_raw_fd(), &hello(11, 0), MsgFlags::empty()).expect("it listens");
+    send(early.as_raw_fd(), &hello(12, 0), MsgFlags::empty()).expect("it listens");
     // As many as there is place for, and more knock.
     let silent: Vec<_> = (0..128).map(|_| stranger(&path)).collect();
     let port = listener.try_accept().expect("a listener").expect("the one that has spoken");

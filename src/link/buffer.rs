@@ -4,6 +4,7 @@
 //! So its bytes are a plain `&[u8]` even if the peer is hostile: zero-copy and safe.
 #![allow(unsafe_code)]
 
+mod mapped;
 mod small;
 mod writer;
 
@@ -12,6 +13,7 @@ use crate::link::archive::{self, Receive};
 use crate::link::payload::{self, Post, blocks_as_bytes};
 use crate::os::reaper::Foreign;
 use crate::os::{mapping, memfd};
+use mapped::{Mapped, whole_huge_pages};
 use memmap2::{Advice, Mmap, MmapMut, MmapOptions};
 pub(crate) use small::{MOST_SMALL, SmallBytes};
 use std::any::TypeId;
@@ -76,9 +78,9 @@ struct File {
 /// INVARIANT (frozen): once it is, the kernel refuses every change of the bytes.
 enum Memory {
     /// Being filled; never so once the buffer is frozen.
-    Fresh(MmapMut),
+    Fresh(Mapped<MmapMut>),
     /// Final: frozen, or about to be.
-    Final(Mmap),
+    Final(Mapped<Mmap>),
     /// Of length 0, which cannot be mapped; it came from elsewhere.
     Nothing,
     /// Private bytes of this process. A descriptor, if there is one, has a copy of them.
@@ -91,8 +93,9 @@ impl Buffer {
     /// All of its memory is allocated now, so running out of memory is an error here and not a
     /// signal later. That and filling it takes about 800 µs per MiB with pages of 4 KiB, and 100 to
     /// 170 µs with huge ones. For bytes that come in order use [`writer`](Self::writer): with pages
-    /// of 4 KiB it takes half the time. A child of a bare `fork` does not have the memory of a
-    /// buffer that is not small.
+    /// of 4 KiB it takes half the time. Where the kernel gives huge pages, a buffer of 1 MiB or
+    /// more takes whole ones, up to 2 MiB more than `len`. A child of a bare `fork` does not have
+    /// the memory of a buffer that is not small.
     ///
     /// # Errors
     /// [`BufferError::Io`] if the kernel refuses for lack of memory, address space or descriptors;
@@ -101,9 +104,8 @@ impl Buffer {
         if len <= MOST_SMALL {
             return Ok(Buffer::small(SmallBytes::zeroed(len)?, false));
         }
-        let descriptor = create_file(len)?;
-        let bytes = map_fresh(&descriptor, len)?;
-        populate(&bytes, 0..len)?;
+        let Fresh { descriptor, bytes, .. } = Fresh::new(len)?;
+        populate(bytes.pages(), 0..len)?;
         Ok(Buffer::of(Memory::Fresh(bytes), descriptor, false))
     }
 
@@ -284,6 +286,10 @@ impl Buffer {
     /// A small buffer, of at most 4 KiB, has no descriptor before the first call, which makes a
     /// sealed file with a copy of its bytes. `None` if the kernel refuses that.
     ///
+    /// The file may be longer than the buffer: one of 1 MiB or more takes whole huge pages of 2 MiB
+    /// if the kernel gives them. The bytes behind the buffer are zero if an honest process has made
+    /// it. [`from_fd`](Self::from_fd) makes a buffer of all of the file.
+    ///
     /// With the descriptor of an unsealed buffer, a caller could write to bytes that safe code has
     /// borrowed.
     pub fn as_fd(&self) -> Option<BorrowedFd<'_>> {
@@ -341,13 +347,12 @@ impl Buffer {
         }
         let file = Arc::get_mut(&mut self.file).expect("(unshared): it is not frozen");
         if let Memory::Fresh(bytes) = &file.memory {
-            let len = bytes.len();
+            let (len, all) = (bytes.len(), bytes.pages().len());
             let descriptor = file.file();
             // SAFETY: (alone) no other code has the descriptor, and this buffer's own writable
             // mapping goes with the assignment below.
-            let last = unsafe { MmapOptions::new().len(len).map_copy_read_only(descriptor) };
-            let last = last.map_err(|source| SystemError { call: "mmap", source })?;
-            file.memory = Memory::Final(last);
+            let last = unsafe { MmapOptions::new().len(all).map_copy_read_only(descriptor) };
+            file.memory = Memory::Final(Mapped::new(last.map_err(map_refused)?, len));
         }
         if let Some(descriptor) = file.descriptor.get() {
             memfd::freeze(descriptor)?;
@@ -399,14 +404,41 @@ impl File {
         };
         // SAFETY: (frozen), (alone): what the private pages are copied from does not change.
         let private = unsafe { MmapOptions::new().len(bytes.len()).map_copy(self.file()) };
-        Ok(Memory::Fresh(private.map_err(map_refused)?))
+        Ok(Memory::Fresh(Mapped::new(private.map_err(map_refused)?, bytes.len())))
     }
 }
 
-/// A file for a fresh buffer; it has no memory yet.
-fn create_file(len: usize) -> Result<OwnedFd, BufferError> {
-    check_file_size(len)?;
-    Ok(memfd::create(len as u64)?)
+/// The file of a fresh buffer, mapped for writing. It has hardly any memory yet.
+struct Fresh {
+    descriptor: OwnedFd,
+    bytes: Mapped<MmapMut>,
+    /// Then the file has whole ones, and its first one has memory.
+    has_huge_pages: bool,
+}
+
+impl Fresh {
+    fn new(len: usize) -> Result<Fresh, BufferError> {
+        check_file_size(len)?;
+        let whole =
+            whole_huge_pages(len as u64).filter(|whole| check_file_size(*whole as usize).is_ok());
+        let descriptor = memfd::create(whole.unwrap_or(len as u64))?;
+        if let Some(whole) = whole {
+            let bytes = map_fresh(&descriptor, whole as usize)?;
+            // The kernel's settings, and its memory, decide. One page shows what it gives.
+            populate(&bytes, 0..1)?;
+            if memfd::allocated(&descriptor)? >= mapping::HUGE_PAGE {
+                return Ok(Fresh {
+                    descriptor,
+                    bytes: Mapped::new(bytes, len),
+                    has_huge_pages: true,
+                });
+            }
+            drop(bytes);
+            memfd::set_len(&descriptor, len as u64)?;
+        }
+        let bytes = Mapped::new(map_fresh(&descriptor, len)?, len);
+        Ok(Fresh { descriptor, bytes, has_huge_pages: false })
+    }
 }
 
 /// Whether a file may have `len` bytes. Where it may not, the kernel raises SIGXFSZ, which ends the
@@ -463,7 +495,7 @@ fn map_foreign(descriptor: impl AsFd, len: u64, is_trusted: bool) -> Result<Memo
     if !nature.plain_memory {
         return refused(memfd::NOT_ON_TMPFS);
     }
-    if nature.len != len {
+    if nature.len != len && Some(nature.len) != whole_huge_pages(len) {
         return refused("it has another length than was said");
     }
     // The file's count includes pages beyond its end, which can be freed again.
@@ -473,17 +505,18 @@ fn map_foreign(descriptor: impl AsFd, len: u64, is_trusted: bool) -> Result<Memo
     if !is_there {
         return refused("it has holes, which would cost memory when they are read");
     }
-    let len = usize::try_from(len).expect("a 64-bit target");
     if len == 0 {
         return Ok(Memory::Nothing);
     }
+    let size = |len| usize::try_from(len).expect("a 64-bit target");
+    let (len, all) = (size(len), size(nature.len));
     let raw = descriptor.as_raw_fd();
     // SAFETY: (frozen) the seals were just seen, and no seal can be taken back. Private, as kernels
     // before 6.7 refuse a shared mapping of what is sealed against writing.
-    let bytes = unsafe { MmapOptions::new().len(len).map_copy_read_only(raw) };
+    let bytes = unsafe { MmapOptions::new().len(all).map_copy_read_only(raw) };
     let bytes = bytes.map_err(map_refused)?;
-    advise_huge_pages(len, |advice| bytes.advise(advice));
-    Ok(Memory::Final(bytes))
+    advise_huge_pages(all, |advice| bytes.advise(advice));
+    Ok(Memory::Final(Mapped::new(bytes, len)))
 }
 
 /// A clone of a sealed buffer is the same memory, at no cost. One that is not sealed is copied.

@@ -95,7 +95,7 @@ fn write(file: &File, offset: u64, bytes: &[u8]) {
 
 const CAPACITY: u64 = 4096;
 const LIMIT: u64 = 16_384;
-const _: () = assert!(VERSION == 11, "look at the honest capsule again");
+const _: () = assert!(VERSION == 12, "look at the honest capsule again");
 
 /// The files of a target's corpus; the published crate has none.
 /// The most slots of a pool: more than the number among which the first free one is taken.

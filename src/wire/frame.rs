@@ -474,7 +474,7 @@ mod tests {
             Capsule::decode(&bytes)
         };
         assert_eq!(changed(0, b'X'), Err(Refused::NotACapsule));
-        assert_eq!(changed(8, 12), Err(Refused::Version(12)));
+        assert_eq!(changed(8, 13), Err(Refused::Version(13)));
         assert_eq!(changed(12, 2), Err(Refused::NotACapsule));
         // A flag of another version: what the others mean together with it is not known.
         let distrusting =

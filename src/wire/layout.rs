@@ -46,7 +46,7 @@ use crate::sync::{AtomicU32, AtomicU64};
 /// "MSGPORT\0", read as a little-endian number.
 pub(crate) const MAGIC: u64 = u64::from_le_bytes(*b"MSGPORT\0");
 /// Version of everything in this file, in `record.rs`, in `frame.rs`, and of a pool's memory.
-pub(crate) const VERSION: u32 = 11;
+pub(crate) const VERSION: u32 = 12;
 /// Feature bits that this version knows: none.
 pub(crate) const FEATURES: u32 = 0;
 /// Where the first area starts: a multiple of every page size in use (4, 16, 64 KiB).

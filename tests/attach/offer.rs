@@ -20,7 +20,7 @@ pub const LIMIT: u64 = 64 << 10;
 pub const SCHEMA: u64 = 7;
 pub const MAGIC: u64 = u64::from_le_bytes(*b"MPCAPSUL");
 /// The layout version.
-pub const VERSION: u64 = 11;
+pub const VERSION: u64 = 12;
 
 /// Indices of a capsule's words.
 pub const VERSION_AND_SIDE: usize = 1;

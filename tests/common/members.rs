@@ -12,7 +12,7 @@ use std::path::{Path, PathBuf};
 
 pub const HELLO: u64 = u64::from_le_bytes(*b"MPHELLO1");
 pub const FORMAT: u64 = 8 << 32 | 1 << 16 | 4 << 8 | 8;
-pub const VERSION: u64 = 1 << 32 | 11;
+pub const VERSION: u64 = 1 << 32 | 12;
 
 /// The directory of a channel's members.
 pub fn directory_of(name: &str) -> PathBuf {

@@ -42,7 +42,7 @@ fn f42_a_capsule_that_lies_is_refused_and_the_carrier_lives() {
             ("another magic", 0, 1, "no capsule"),
             ("zeros for a version", 1, 0, "layout version"),
             ("another version", 1, 99, "layout version"),
-            ("a third side", 1, 11 | 2 << 32, "no capsule"),
+            ("a third side", 1, 12 | 2 << 32, "no capsule"),
             ("no capacity", 3, 0, "capacity"),
             ("a crooked capacity", 3, 5000, "capacity"),
             ("another capacity", 3, 8192, "capacity"),

@@ -5,7 +5,7 @@ use super::{check_sources, read};
 
 /// The layout's version, and the fingerprints that its structs and its picture had when that was
 /// last raised.
-const LAYOUT: (u32, u64, u64) = (11, 0xa42c_480d_60e7_75af, 0x6d55_d506_e496_379f);
+const LAYOUT: (u32, u64, u64) = (12, 0xa42c_480d_60e7_75af, 0x6d55_d506_e496_379f);
 
 /// Every ordering stronger than `Relaxed`, and every fence, is given together with its site, so that
 /// loom can take it away.

@@ -1,7 +1,8 @@
 //! Fills a fresh buffer from its first byte to its last, and allocates its memory on the way.
 
-use super::{Buffer, MOST_SMALL, Memory, SmallBytes};
-use super::{check_file_size, create_file, map_fresh, populate};
+use super::mapped::{Mapped, whole_huge_pages};
+use super::{Buffer, Fresh, MOST_SMALL, Memory, SmallBytes};
+use super::{check_file_size, map_fresh, populate};
 use crate::error::{BufferError, SystemError};
 use crate::os::{mapping, memfd};
 use memmap2::MmapMut;
@@ -41,7 +42,7 @@ use std::os::fd::OwnedFd;
 pub struct BufferWriter {
     capacity: usize,
     /// The file, and all of it; `None` for a small buffer, which is filled in the chunk.
-    file: Option<(OwnedFd, MmapMut)>,
+    file: Option<(OwnedFd, Mapped<MmapMut>)>,
     has_huge_pages: bool,
     /// Without huge pages: bytes from `ready` on, until they are written to the file. Empty before
     /// it is first used.
@@ -56,14 +57,9 @@ impl BufferWriter {
     pub(super) fn new(capacity: usize) -> Result<BufferWriter, BufferError> {
         let (mut file, mut has_huge_pages) = (None, false);
         if capacity > MOST_SMALL {
-            let descriptor = create_file(capacity)?;
-            let bytes = map_fresh(&descriptor, capacity)?;
-            if capacity as u64 >= mapping::HUGE_PAGE {
-                // The kernel's settings, and its memory, decide. One page shows what it gives.
-                populate(&bytes, 0..1)?;
-                has_huge_pages = memfd::allocated(&descriptor)? >= mapping::HUGE_PAGE;
-            }
-            file = Some((descriptor, bytes));
+            let fresh = Fresh::new(capacity)?;
+            has_huge_pages = fresh.has_huge_pages;
+            file = Some((fresh.descriptor, fresh.bytes));
         }
         Ok(BufferWriter { capacity, file, has_huge_pages, chunk: Vec::new(), ready: 0, written: 0 })
     }
@@ -109,7 +105,7 @@ impl BufferWriter {
             let (_, bytes) = self.file.as_mut().expect("huge pages are those of a file");
             if self.written == self.ready {
                 let end = capacity.min(self.ready + mapping::HUGE_PAGE as usize);
-                populate(bytes, self.ready..end)?;
+                populate(bytes.pages(), self.ready..end)?;
                 self.ready = end;
             }
             return Ok(&mut bytes[self.written..self.ready]);
@@ -154,11 +150,17 @@ impl BufferWriter {
         }
         self.write_chunk()?;
         let (descriptor, mut bytes) = self.file.expect("only a small buffer has no file");
-        if self.written < bytes.len() {
+        if self.written < self.capacity {
+            let mut len = self.written as u64;
+            if self.has_huge_pages {
+                // What was lent, and not counted as filled, must not reach the peer.
+                bytes.shorten(self.written, self.ready);
+                len = whole_huge_pages(len).unwrap_or(len);
+            }
             // Nothing may be mapped behind the end of the file: touching it raises a signal.
             drop(bytes);
-            memfd::set_len(&descriptor, self.written as u64)?;
-            bytes = map_fresh(&descriptor, self.written)?;
+            memfd::set_len(&descriptor, len)?;
+            bytes = Mapped::new(map_fresh(&descriptor, len as usize)?, self.written);
         }
         Ok(Buffer::of(Memory::Fresh(bytes), descriptor, false))
     }
@@ -270,12 +272,22 @@ const CHUNK: usize = 256 << 10;
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::os::reaper::Foreign;
 
-    /// A writer that fills the mapping, as with huge pages, whatever pages the kernel has.
+    /// A writer that fills the mapping of whole huge pages, whatever pages the kernel has.
     fn in_place(len: usize) -> BufferWriter {
-        let writer = BufferWriter::new(len).expect("memory");
-        let has_huge_pages = writer.file.is_some();
-        BufferWriter { has_huge_pages, ..writer }
+        let mut writer = BufferWriter::new(len).expect("memory");
+        writer.has_huge_pages = writer.file.is_some();
+        let whole = whole_huge_pages(len as u64).unwrap_or(len as u64);
+        if let Some((file, bytes)) = &mut writer.file {
+            memfd::set_len(&*file, whole).expect("memory");
+            *bytes = Mapped::new(map_fresh(file, whole as usize).expect("memory"), len);
+        }
+        writer
+    }
+
+    fn file_len(buffer: &Buffer) -> u64 {
+        memfd::examine(buffer.as_fd().expect("it is sealed")).expect("a file").len
     }
 
     #[test]
@@ -294,6 +306,57 @@ mod tests {
                     assert!(memfd::allocated(file).expect("a file") >= len as u64);
                 }
             }
+        }
+    }
+
+    #[test]
+    fn a_buffer_of_whole_huge_pages_moves_and_has_its_own_length() {
+        for (len, whole) in [(1 << 20, 2 << 20), ((2 << 20) + 1, 4 << 20), (4 << 20, 4 << 20)] {
+            let mut writer = in_place(len);
+            writer.write_all(&vec![7; len]).expect("room");
+            let mut buffer = writer.finish().expect("memory");
+            assert_eq!(buffer.bytes_mut().expect("a fresh buffer").len(), len);
+            buffer.seal().expect("the kernel seals it");
+            assert_eq!(file_len(&buffer), whole);
+            assert!(buffer.len() == len && buffer.iter().all(|byte| *byte == 7));
+            let import = |len| {
+                let file = buffer.as_fd().expect("it is sealed").try_clone_to_owned();
+                Buffer::import(Foreign::new(file.expect("a descriptor"), None), len, false)
+            };
+            let arrived = import(len as u64).expect("an honest buffer");
+            assert!(*arrived == *buffer);
+            let mut private = arrived.into_mut().expect("memory");
+            private.fill(8);
+            assert_eq!(private.len(), len);
+            // No other length has this file.
+            for wrong in [0, (1 << 20) - 1, len as u64 + (2 << 20), whole + 1] {
+                let (error, _) = import(wrong).expect_err("another length");
+                assert!(error.to_string().contains("another length"), "{wrong}: {error}");
+            }
+        }
+    }
+
+    #[test]
+    fn what_was_lent_and_not_filled_does_not_move() {
+        for filled in [5000, 1 << 20, (2 << 20) - 1, 2 << 20, (2 << 20) + 1] {
+            let mut writer = in_place(5 << 20);
+            let mut rest = filled;
+            while rest > 0 {
+                let chunk = writer.chunk_mut().expect("memory");
+                chunk.fill(7);
+                let len = rest.min(chunk.len());
+                writer.advance(len);
+                rest -= len;
+            }
+            let mut buffer = writer.finish().expect("memory");
+            buffer.seal().expect("the kernel seals it");
+            assert!(buffer.len() == filled && buffer.iter().all(|byte| *byte == 7));
+            let whole = Buffer::from_fd(buffer.as_fd().expect("it is sealed")).expect("a memfd");
+            assert!(whole[filled..].iter().all(|byte| *byte == 0), "{filled}");
+            assert_eq!(
+                whole.len() as u64,
+                whole_huge_pages(filled as u64).unwrap_or(filled as u64)
+            );
         }
     }
 
