@@ -363,9 +363,88 @@ mod tests {
         assert_eq!(type_id::<str>(), TypeId::of::<str>());
     }
 
+    fn number(shape: &mut ShapeWriter) {
+        shape.container("u8", &[]);
+    }
+
+    struct Node;
+
+    fn node(shape: &mut ShapeWriter) {
+        shape.structure::<Node>("Node", &[("next", node), ("count", number)]);
+    }
+
+    fn finished(describe: Describe) -> Shape {
+        let mut writer = ShapeWriter::default();
+        describe(&mut writer);
+        writer.finish().expect("it has a shape")
+    }
+
     #[test]
-    #[should_panic(expected = "no name of a shape")]
-    fn a_literal_has_no_line_of_its_own() {
-        ShapeWriter::default().literal("a\nstruct B");
+    fn structs_and_enums_are_defined_once_in_the_order_of_their_names() {
+        struct Unit;
+        struct Pair;
+        enum Any {}
+        let any: Describe = |shape| {
+            let unit: Describe = |shape| shape.structure::<Unit>("Unit", &[]);
+            let pair: Describe =
+                |shape| shape.structure::<Pair>("Pair", &[("", number), ("", number)]);
+            shape.enumeration::<Any>(
+                "Any",
+                &[
+                    ("Nothing = 3", &[]),
+                    ("Two", &[("", unit), ("", pair)]),
+                    ("Named", &[("first", pair), ("second", node)]),
+                ],
+            );
+        };
+        assert_eq!(finished(node).text, "Node\nstruct Node { next: Node, count: u8 }");
+        let text = "Any\n\
+            enum Any { Nothing = 3, Two(Unit, Pair), Named { first: Pair, second: Node } }\n\
+            struct Unit\n\
+            struct Pair(u8, u8)\n\
+            struct Node { next: Node, count: u8 }";
+        assert_eq!(finished(any).text, text);
+    }
+
+    #[test]
+    fn types_of_one_name_have_numbers() {
+        let describe: Describe = |shape| {
+            shape.container(
+                "({}, {}, {})",
+                &[
+                    |shape| shape.structure::<u8>("Point", &[("x", number)]),
+                    |shape| shape.structure::<u16>("Point", &[]),
+                    |shape| shape.structure::<u32>("Point", &[]),
+                ],
+            );
+        };
+        let text = "(Point, Point#2, Point#3)\n\
+            struct Point { x: u8 }\nstruct Point#2\nstruct Point#3";
+        assert_eq!(finished(describe).text, text);
+    }
+
+    #[test]
+    fn a_shape_is_its_text_and_the_number_of_that() {
+        let shape = Shape::of::<(u8, u16)>().expect("it has a shape");
+        assert_eq!((shape.as_str(), shape.to_string()), ("(u8, u16)", "(u8, u16)".to_owned()));
+        assert_eq!(shape.fingerprint(), fingerprint(b"(u8, u16)"));
+        let reply = shape.in_role("reply");
+        assert_eq!(reply.as_str(), "reply (u8, u16)");
+        assert_eq!(reply.fingerprint(), fingerprint(b"reply (u8, u16)"));
+        let mut unknown = ShapeWriter::default();
+        unknown.container("u8", &[]);
+        unknown.unknown();
+        assert!(unknown.finish().is_none());
+    }
+
+    #[test]
+    fn a_literal_is_one_line_in_quotes() {
+        assert_eq!(finished(|shape| shape.literal("a::Date 1")).text, "\"a::Date 1\"");
+        for text in ["", "a\nstruct B", "a\"", "\\", "a\u{7f}"] {
+            let refused = std::panic::catch_unwind(|| ShapeWriter::default().literal(text));
+            let refused = refused.expect_err("no name of a shape");
+            let message = refused.downcast::<String>().expect("a text");
+            assert!(message.starts_with("no name of a shape"), "{text:?}: {message}");
+        }
     }
 }

@@ -123,6 +123,12 @@ fn the_first_slots_are_taken_first_and_the_others_in_turn() {
     for expected in [34, 32, 33, 34, 32] {
         assert_eq!(maker.take().map(|buffer| buffer.slot), Some(expected));
     }
+    // It goes forward from there, past those that are in use.
+    held.extend((0..3).map(|_| maker.take()));
+    let last: Vec<u32> = held[32..].iter().flatten().map(PooledBuffer::slot).collect();
+    assert_eq!(last, [33, 34, 32]);
+    held[33] = None;
+    assert_eq!(maker.take().map(|buffer| buffer.slot), Some(34));
     held[5] = None;
     held[2] = None;
     for expected in [2, 2] {
