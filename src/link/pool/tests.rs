@@ -4,6 +4,8 @@ use super::*;
 use crate::link::frames::FramesError;
 use crate::os::futex::sleeping;
 use crate::os::reaper::Foreign;
+use std::thread;
+use std::time::Instant;
 
 #[test]
 fn a_count_that_wraps_around_tells_free_from_taken() {
@@ -156,6 +158,45 @@ fn a_buffer_knows_its_pool_its_slot_and_its_user() {
     memory.free(1);
     let again = maker.take().expect("a free slot");
     assert_eq!((again.slot(), memory.user(0).load(Ordering::Relaxed)), (0, MAKER));
+}
+
+/// Waits, as a process that another test has just forked may have the descriptor until it runs.
+fn wait_until(is_so: impl Fn() -> bool) {
+    let deadline = Instant::now() + sleeping::DEADLINE;
+    while !is_so() {
+        assert!(Instant::now() < deadline, "it does not come");
+        thread::yield_now();
+    }
+}
+
+#[test]
+fn what_dead_users_held_comes_back_and_nothing_else_does() {
+    let memory = PoolMemory::create(4, 1).expect("a small pool");
+    let maker = PoolMaker::new(memory.clone());
+    let file = memory.descriptor().expect("it has one");
+    let [(first, alive), (second, also_alive)] =
+        [(); 2].map(|()| memory.add_user(file).expect("a user"));
+    assert_eq!([first, second], [2, 3]);
+    for user in [first, second, FIRST_RECEIVER] {
+        let buffer = maker.take().expect("a free slot");
+        buffer.hand_to(user);
+        buffer.mark_moved();
+    }
+    let own = maker.take().expect("the last slot");
+    assert!(!maker.reclaim(), "all are alive");
+    assert_eq!(maker.in_use(), 4);
+    drop(alive);
+    wait_until(|| maker.reclaim());
+    assert_eq!(maker.in_use(), 3);
+    assert!(!maker.reclaim(), "it has come back");
+    let again = maker.take().expect("a free slot");
+    assert_eq!([again.slot(), own.slot()], [0, 3]);
+    // This one dies after it has given back what it had.
+    memory.free(1);
+    drop(also_alive);
+    wait_until(|| !lock::is_locked(file, second));
+    assert!(!maker.reclaim(), "it held nothing");
+    assert_eq!(maker.in_use(), 3);
 }
 
 #[test]
