@@ -496,6 +496,22 @@ fn what_cannot_be_mapped_now_can_be_taken_later() {
     play("limits::what_cannot_be_mapped_now_can_be_taken_later", &[("victim", victim)]);
 }
 
+#[test]
+fn a_buffer_needs_no_more_address_space_than_it_has_bytes() {
+    fn maker() {
+        const MIB: usize = 1 << 20;
+        allow_more_space(3 * MIB as u64);
+        // Whole huge pages of 2 MiB would be 4 MiB.
+        let mut buffer = Buffer::new(2 * MIB + 4096).expect("there is space for these bytes");
+        let bytes = buffer.bytes_mut().expect("a fresh buffer");
+        bytes.fill(7);
+        assert_eq!(bytes.len(), 2 * MIB + 4096);
+        let error = Buffer::new(4 * MIB).expect_err("there is no space for these");
+        assert!(error.to_string().contains("mmap"), "{error}");
+    }
+    play("limits::a_buffer_needs_no_more_address_space_than_it_has_bytes", &[("maker", maker)]);
+}
+
 // Fork.
 
 #[test]
