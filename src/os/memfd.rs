@@ -10,7 +10,7 @@ use nix::sys::stat::fstat;
 use nix::sys::statfs::{TMPFS_MAGIC, fstatfs};
 use nix::sys::uio::pwrite;
 use nix::unistd::ftruncate;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -110,7 +110,7 @@ pub(crate) fn adopt(fd: impl AsFd) -> Result<u64, BufferError> {
     }
     let len = length()?;
     if len > 0 && !seals.contains(SealFlag::F_SEAL_WRITE) {
-        match uninterrupted(|| fallocate(fd.as_fd(), FallocateFlags::empty(), 0, len)) {
+        match allocate(fd.as_fd(), len) {
             Err(Errno::EBADF) => return unsuitable("it is open for reading only"),
             answer => answer.map_err(named("fallocate"))?,
         }
@@ -125,6 +125,24 @@ pub(crate) fn adopt(fd: impl AsFd) -> Result<u64, BufferError> {
     // No process can change it any more.
     Ok(u64::try_from(length()?).unwrap_or(0))
 }
+
+/// Allocates the first `len` bytes.
+///
+/// In parts: before Linux 6.10, a signal ends a call that allocates, and the kernel frees all that
+/// this call has allocated. One call that takes longer than the pause between two signals would be
+/// repeated for ever.
+fn allocate(fd: BorrowedFd<'_>, len: i64) -> Result<(), Errno> {
+    let mut from = 0;
+    while from < len {
+        let part = PART.min(len - from);
+        uninterrupted(|| fallocate(fd, FallocateFlags::empty(), from, part))?;
+        from += part;
+    }
+    Ok(())
+}
+
+/// Bytes that the kernel allocates within some 50 µs on a busy machine.
+const PART: i64 = 64 << 10;
 
 /// The largest file that this process may make, in bytes; a larger `ftruncate` raises SIGXFSZ.
 pub(crate) fn file_size_limit() -> Result<u64, SystemError> {
