@@ -495,3 +495,12 @@ fn errors_that_give_something_back() {
     let no_member = CollectionError { posted: 0, failures: Vec::new(), serialize: Some(reason()) };
     check(no_member, ["posted to no member", "the source of this error says", "what helps"]);
 }
+
+#[test]
+fn what_the_kernel_refuses_is_named_with_a_remedy() {
+    let refused = |call, source| ListenError::Io(SystemError { call, source });
+    let many = io::Error::from_raw_os_error(libc::ETOOMANYREFS);
+    check(refused("sendmsg", many), ["sendmsg (ETOOMANYREFS)", "in flight", "raise RLIMIT_NOFILE"]);
+    let no_proc = || io::Error::new(io::ErrorKind::Unsupported, "/proc is not mounted here");
+    check(refused("fchmodat", no_proc()), ["fchmodat failed", "(Unsupported)", "mount /proc"]);
+}

@@ -14,10 +14,11 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use common::role::{command, play, skip};
-use common::{DEADLINE, receive_text};
+use common::trusted::trusted_channel;
+use common::{DEADLINE, receive, receive_text};
 use messageport::{
-    BroadcastChannel, BroadcastError, Connect, ConnectError, ListenError, Listener, MessageChannel,
-    connect,
+    BroadcastChannel, BroadcastError, BufferPool, Connect, ConnectError, ListenError, Listener,
+    MessageChannel, connect,
 };
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
@@ -469,16 +470,29 @@ fn a_channel_without_proc_is_an_error_that_leaves_nothing() {
             return skip("only root hides /proc");
         }
         let error = BroadcastChannel::open("prices").expect_err("no /proc");
-        assert!(matches!(error, BroadcastError::Directory { .. }), "{error}");
-        assert!(error.to_string().contains("/proc"), "{error}");
+        assert!(matches!(error, BroadcastError::File { .. }), "{error}");
+        assert!(error.to_string().contains("broadcast.prices: open(/proc/self/fd)"), "{error}");
+        assert!(error.to_string().contains("mount /proc"), "{error}");
         assert_eq!(entries(&names_in(&env::temp_dir())), Vec::<PathBuf>::new());
         // A listener whose path is short needs none.
         let listener = Listener::bind("news").expect("a listener");
         meet(&listener, || welcomed(connect_patiently("news")));
         let error = Listener::bind(&"n".repeat(64)).expect_err("no way to so long a path");
-        assert!(chain(&error).contains("/proc"), "{error}");
+        assert!(error.to_string().contains("107 bytes, or mount /proc"), "{error}");
         drop(listener);
         assert_eq!(entries(&names_in(&env::temp_dir())), Vec::<PathBuf>::new());
+        let [first, second] = [(); 2].map(|()| trusted_channel());
+        let pool = BufferPool::new(&first.port1, 1, 1).expect("a pool");
+        let buffer = pool.take().expect("a free one");
+        first.port1.post_message_pooled(&0u8, buffer).expect("room");
+        let buffer = receive(&first.port2).take_pooled().expect("a buffer");
+        let error = second.port1.post_message_pooled(&0u8, buffer).expect_err("no /proc");
+        assert!(chain(&error).contains("mount /proc"), "{error}");
+        // Whether this number is of one user is told in /proc.
+        if seteuid(Uid::from_raw(65534)).is_ok() {
+            let error = Listener::bind("news").expect_err("no map of users");
+            assert!(chain(&error).contains("mount /proc"), "{error}");
+        }
     }
     fn starts() {
         let above = directory();

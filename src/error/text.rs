@@ -13,7 +13,9 @@ pub(super) fn refused(call: &str, source: &io::Error) -> String {
     }
     match source.raw_os_error().map(Errno::from_raw) {
         Some(errno) => format!("the kernel refused {call} ({errno:?}): {}", remedy(call, errno)),
-        None => format!("{call} failed ({:?}): {}", source.kind(), remedy_without_errno(call)),
+        None => {
+            format!("{call} failed ({:?}): {}", source.kind(), remedy_without_errno(call, source))
+        }
     }
 }
 
@@ -33,6 +35,10 @@ fn remedy(call: &str, errno: Errno) -> &'static str {
         Errno::ENOMEM | Errno::ENOBUFS => {
             "memory is short; free some, or raise the limits of this process and its cgroup"
         }
+        Errno::ETOOMANYREFS => {
+            "too many descriptors of this user are in flight; have messages received, or raise \
+             RLIMIT_NOFILE"
+        }
         Errno::ENOSPC => "the file system is full; make room there",
         Errno::EACCES | Errno::EPERM => {
             "see that the permissions, and any seccomp filter, allow it"
@@ -46,11 +52,15 @@ fn remedy(call: &str, errno: Errno) -> &'static str {
     }
 }
 
-fn remedy_without_errno(call: &str) -> &'static str {
-    match call {
-        "reactor" => {
+fn remedy_without_errno(call: &str, source: &io::Error) -> &'static str {
+    match (call, source.kind()) {
+        ("reactor", _) => {
             "the runtime has ended, or its reactor refuses the descriptor; use a running one"
         }
+        ("the address of a socket", io::ErrorKind::Unsupported) => {
+            "choose a path of at most 107 bytes, or mount /proc, which leads to longer ones"
+        }
+        (_, io::ErrorKind::Unsupported) => "mount /proc, which this is done through",
         _ => UNKNOWN,
     }
 }

@@ -131,8 +131,9 @@ impl BroadcastChannel {
     /// [`BadName`](BroadcastError::BadName); [`Directory`](BroadcastError::Directory) if the
     /// directory of names is not the user's alone; [`Attach`](BroadcastError::Attach) if a member's
     /// program uses another layout, format or schema; [`Busy`](BroadcastError::Busy);
-    /// [`Channel`](BroadcastError::Channel) and [`Io`](BroadcastError::Io), usually when out of
-    /// descriptors. Nothing is left behind.
+    /// [`File`](BroadcastError::File), for example where `/proc` is not mounted, through which
+    /// members are reached; [`Channel`](BroadcastError::Channel) and [`Io`](BroadcastError::Io),
+    /// usually when out of descriptors. Nothing is left behind.
     pub fn open(name: &str) -> Result<BroadcastChannel, BroadcastError> {
         BroadcastChannel::open_with(name, BroadcastChannel::builder())
     }

@@ -4,7 +4,7 @@
 //! in whatever way its holder ends. A descriptor that is on its way in a socket counts too.
 
 use crate::error::SystemError;
-use crate::os::{named, uninterrupted};
+use crate::os::{has_proc, named, no_proc, uninterrupted};
 use nix::errno::Errno;
 use nix::fcntl::{FcntlArg, OFlag, fcntl, open};
 use nix::sys::stat::Mode;
@@ -16,11 +16,16 @@ use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 pub(crate) fn reopen_locked(file: impl AsFd, byte: u32) -> Result<OwnedFd, SystemError> {
     let path = format!("/proc/self/fd/{}", file.as_fd().as_raw_fd());
     let flags = OFlag::O_RDWR | OFlag::O_CLOEXEC;
-    let again = uninterrupted(|| open(path.as_str(), flags, Mode::empty()))
-        .map_err(named("open(/proc/self/fd)"))?;
+    let open = || open(path.as_str(), flags, Mode::empty());
+    let again = match uninterrupted(open) {
+        Err(Errno::ENOENT) if !has_proc() => return Err(no_proc(REOPEN)),
+        answer => answer.map_err(named(REOPEN))?,
+    };
     fcntl(&again, FcntlArg::F_OFD_SETLK(&lock_of(byte))).map_err(named("fcntl(F_OFD_SETLK)"))?;
     Ok(again)
 }
+
+const REOPEN: &str = "open(/proc/self/fd)";
 
 /// Whether another open file description of the file has the lock of a byte. True where the kernel
 /// does not tell.

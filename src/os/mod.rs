@@ -32,6 +32,7 @@ use nix::sched::{CpuSet, sched_getaffinity};
 use nix::time::{ClockId, clock_gettime};
 use nix::unistd::Pid;
 use std::hash::{BuildHasher, RandomState};
+use std::{fs, io};
 
 /// Names the call that an errno comes from.
 fn named(call: &'static str) -> impl FnOnce(Errno) -> SystemError {
@@ -46,6 +47,18 @@ fn uninterrupted<T>(mut call: impl FnMut() -> nix::Result<T>) -> nix::Result<T> 
             answer => return answer,
         }
     }
+}
+
+/// Whether /proc is mounted, so that a descriptor has a path.
+fn has_proc() -> bool {
+    let looked = fs::symlink_metadata("/proc/self/fd");
+    !looked.is_err_and(|error| error.kind() == io::ErrorKind::NotFound)
+}
+
+/// That a call needs /proc, which is not mounted.
+fn no_proc(call: &'static str) -> SystemError {
+    let source = io::Error::new(io::ErrorKind::Unsupported, "/proc is not mounted here");
+    SystemError { call, source }
 }
 
 /// A number that is very unlikely to repeat. It protects nothing, so the standard library's random

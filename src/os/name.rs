@@ -35,7 +35,7 @@ mod identity;
 use crate::error::SystemError;
 use crate::os::process::Maker;
 use crate::os::socket::{Socket, fresh, refuse_descriptors};
-use crate::os::{named, uninterrupted};
+use crate::os::{has_proc, named, no_proc, uninterrupted};
 use nix::errno::Errno;
 #[allow(deprecated)]
 use nix::fcntl::flock;
@@ -321,11 +321,7 @@ impl Place {
         // The file itself, whatever has its name by now.
         let path = format!("/proc/self/fd/{}", file.as_raw_fd());
         match fchmodat(AT_FDCWD, &*path, mode, FchmodatFlags::FollowSymlink) {
-            Err(Errno::ENOENT) if !has_proc() => {
-                let what = "it is done through /proc, which is not mounted here";
-                let source = io::Error::new(io::ErrorKind::Unsupported, what);
-                Err(SystemError { call: "fchmodat", source })
-            }
+            Err(Errno::ENOENT) if !has_proc() => Err(no_proc("fchmodat")),
             answer => answer.map_err(named("fchmodat")),
         }
     }
@@ -360,7 +356,7 @@ pub(crate) fn listen_at(place: Place) -> Result<Option<(OwnedFd, SocketFile)>, S
     // Clients have bytes to say, and nothing else.
     refuse_descriptors(socket.as_fd());
     bind(socket.as_raw_fd(), &address.value).map_err(|errno| match errno {
-        Errno::ENOENT if address.is_short() => no_proc(&place.path),
+        Errno::ENOENT if address.is_short() && !has_proc() => no_proc(ADDRESS),
         errno => named("bind")(errno),
     })?;
     let listening = place.begin(&socket);
@@ -484,7 +480,7 @@ pub(crate) fn connect_to(path: &Path) -> Result<Connected, SystemError> {
     match connect(socket.as_raw_fd(), &address.value) {
         Ok(()) => Ok(Connected::Yes(Socket::new(socket))),
         Err(Errno::ENOENT | Errno::ENOTDIR) if address.is_short() && !has_proc() => {
-            Err(no_proc(path))
+            Err(no_proc(ADDRESS))
         }
         Err(Errno::ENOENT | Errno::ECONNREFUSED | Errno::ENOTDIR) => Ok(Connected::NoListener),
         Err(Errno::EAGAIN | Errno::EINTR) => Ok(Connected::Busy),
@@ -504,7 +500,7 @@ impl Address {
         if let Ok(value) = UnixAddr::new(path) {
             return Ok(Address { value, directory: None });
         }
-        let too_long = || named("the address of a socket")(Errno::ENAMETOOLONG);
+        let too_long = || named(ADDRESS)(Errno::ENAMETOOLONG);
         let (Some(parent), Some(name)) = (path.parent(), path.file_name()) else {
             return Err(too_long());
         };
@@ -519,20 +515,8 @@ impl Address {
     }
 }
 
-/// Whether /proc is mounted, so that a descriptor has a path.
-pub(crate) fn has_proc() -> bool {
-    let looked = fs::symlink_metadata("/proc/self/fd");
-    !looked.is_err_and(|error| error.kind() == io::ErrorKind::NotFound)
-}
-
-fn no_proc(path: &Path) -> SystemError {
-    let text = format!(
-        "{}: a path of more than 107 bytes is reached through /proc, which is not mounted here",
-        path.display()
-    );
-    let source = io::Error::new(io::ErrorKind::Unsupported, text);
-    SystemError { call: "the address of a socket", source }
-}
+/// Through /proc, a path of more than 107 bytes is reached as well.
+const ADDRESS: &str = "the address of a socket";
 
 pub(super) fn new_socket() -> Result<OwnedFd, SystemError> {
     let flags = SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK;

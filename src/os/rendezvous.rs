@@ -6,8 +6,8 @@
 
 use crate::error::SystemError;
 use crate::os::name::{self, Connected, Directory, NoDirectory};
-use crate::os::named;
 use crate::os::process::Maker;
+use crate::os::{has_proc, named, no_proc};
 use nix::errno::Errno;
 use nix::fcntl::renameat;
 use nix::sys::socket::{Backlog, bind, listen};
@@ -27,12 +27,11 @@ impl Rendezvous {
     /// Makes the directory, or finds it. `None` if another process removed it meanwhile.
     pub(crate) fn make(path: &Path) -> Result<Option<Rendezvous>, NoDirectory> {
         let Some((directory, made)) = Directory::make(path.to_owned())? else { return Ok(None) };
-        if !name::has_proc() {
+        if !has_proc() {
             if made {
                 let _ = fs::remove_dir(path);
             }
-            let what = "its files are reached through /proc, which is not mounted here";
-            return Err(NoDirectory::Flaw(path.to_owned(), what));
+            return Err(no_proc("open(/proc/self/fd)").into());
         }
         Ok(Some(Rendezvous { directory, maker: Maker::this() }))
     }

@@ -1,6 +1,7 @@
 //! Whether the number of a user or group identifies one: user_namespaces(7).
 
 use crate::error::SystemError;
+use crate::os::{has_proc, no_proc};
 use nix::unistd::geteuid;
 use std::fs::File;
 use std::io::{self, Read};
@@ -61,10 +62,12 @@ impl Map {
         Err(SystemError { call: self.number, source })
     }
 
-    /// Whether every user or group has a number in this namespace. No, if /proc is not mounted.
+    /// Whether every user or group has a number in this namespace.
     fn has_all(&self) -> Result<bool, SystemError> {
         let mut file = match File::open(self.path) {
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(false),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                return if has_proc() { Ok(false) } else { Err(no_proc(self.open)) };
+            }
             answer => answer.map_err(|source| SystemError { call: self.open, source })?,
         };
         let mut map = String::new();
