@@ -13,9 +13,9 @@ use std::env;
 use std::error::Error;
 use std::process::Command;
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use messageport::{BroadcastChannel, EventLoop};
+use messageport::{BroadcastChannel, EventLoop, Worker};
 
 #[messageport::message]
 enum News {
@@ -24,6 +24,7 @@ enum News {
 }
 
 const SCREENS: usize = 3;
+const PATIENCE: Duration = Duration::from_secs(20); // with screens that do not come
 
 fn main() -> Result<(), Box<dyn Error>> {
     let name = env::var("NAME").unwrap_or_else(|_| "prices".to_owned());
@@ -36,16 +37,18 @@ fn main() -> Result<(), Box<dyn Error>> {
 
 fn all_roles() -> Result<(), Box<dyn Error>> {
     let name = format!("prices-{}", std::process::id());
-    let start = |role: &str| {
+    // They end with this process, and with the first of them that fails.
+    let start = |role: &str| -> Result<Worker, Box<dyn Error>> {
         let mut command = Command::new(env::current_exe()?);
-        command.arg(role).env("NAME", &name).env("SCREENS", SCREENS.to_string()).spawn()
+        command.arg(role).env("NAME", &name).env("SCREENS", SCREENS.to_string());
+        Ok(Worker::builder(command).end_with_parent().spawn()?)
     };
     // The order does not matter.
     let mut children = vec![start("feed")?];
     for _ in 0..SCREENS {
         children.push(start("screen")?);
     }
-    for mut child in children {
+    for child in &mut children {
         if !child.wait()?.success() {
             return Err("a child has failed".into());
         }
@@ -55,7 +58,11 @@ fn all_roles() -> Result<(), Box<dyn Error>> {
 
 fn feed(name: &str, screens: usize) -> Result<(), Box<dyn Error>> {
     let channel = BroadcastChannel::open(name)?;
+    let deadline = Instant::now() + PATIENCE;
     while channel.others()? < screens {
+        if Instant::now() > deadline {
+            return Err("the screens have not come".into());
+        }
         thread::sleep(Duration::from_millis(1));
     }
     for (item, cents) in [("lamp", 1999), ("chair", 4950), ("lamp", 1799)] {

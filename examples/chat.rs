@@ -12,6 +12,7 @@ use std::error::Error;
 use std::io;
 use std::os::fd::AsFd;
 use std::process::{Child, Command};
+use std::time::Duration;
 
 use messageport::{BroadcastChannel, BroadcastEvent, BroadcastPeer, CloseReason};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
@@ -24,6 +25,7 @@ enum Said {
 }
 
 const GUESTS: [&str; 3] = ["red", "green", "blue"];
+const PATIENCE: Duration = Duration::from_secs(20); // with a play that does not go on
 
 fn main() -> Result<(), Box<dyn Error>> {
     let room = env::var("ROOM").unwrap_or_else(|_| "chat".to_owned());
@@ -98,7 +100,7 @@ fn host() -> Result<(), Box<dyn Error>> {
     let [mut red, mut green, mut blue] = [start(GUESTS[0])?, start(GUESTS[1])?, start(GUESTS[2])?];
     let (mut said, mut left, mut died) = (0, 0, 0);
     while left + died < GUESTS.len() {
-        let event = chat.channel.recv_event()?;
+        let event = chat.channel.recv_event_timeout(PATIENCE)?;
         match chat.handle(event)? {
             Some(Act::Said(_)) => said += 1,
             Some(Act::Left(CloseReason::PeerDied)) => died += 1,
@@ -118,7 +120,7 @@ fn host() -> Result<(), Box<dyn Error>> {
 fn play(mut chat: Chat) -> Result<(), Box<dyn Error>> {
     let mut has_greeted = false;
     loop {
-        let event = chat.channel.recv_event()?;
+        let event = chat.channel.recv_event_timeout(PATIENCE)?;
         if matches!(chat.handle(event)?, Some(Act::Said(name)) if name == "host") {
             return Ok(());
         }

@@ -9,17 +9,18 @@
 
 use std::env;
 use std::error::Error;
-use std::io::{BufRead, BufReader};
-use std::process::{Child, Command, Stdio};
+use std::process::Command;
 use std::sync::mpsc::{self, Sender};
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use messageport::{CallError, ConnectError, EventLoop, Listener, MessagePort, connect};
+use messageport::{CallError, ConnectError, EventLoop, Listener, MessagePort, Worker};
+use messageport::{connect, parent_port};
 
 const PROCESSES: usize = 5;
 const CLIENTS: u64 = 10; // of each process
 const QUESTIONS: u64 = 100; // of each client, to each server
+const PATIENCE: Duration = Duration::from_secs(20); // with a server that does not answer
 
 type Failure = Box<dyn Error + Send + Sync>;
 
@@ -34,32 +35,28 @@ fn main() -> Result<(), Failure> {
 
 fn all_roles() -> Result<(), Failure> {
     let name = format!("squares-{}", std::process::id());
-    let start = |role: &str| {
+    // They end with this process: a server that is left over would serve for ever.
+    let start = |role: &str| -> Result<Worker, Failure> {
         let mut command = Command::new(env::current_exe()?);
-        command.arg(role).env("NAME", &name).stdout(Stdio::piped()).spawn()
+        command.arg(role).env("NAME", &name);
+        Ok(Worker::builder(command).end_with_parent().spawn()?)
     };
-    let mut server = start("server")?;
-    let mut clients: Vec<Child> =
+    let server = start("server")?;
+    let mut clients: Vec<Worker> =
         (0..PROCESSES).map(|_| start("clients")).collect::<Result<_, _>>()?;
-    let mut lines = Vec::new();
-    for client in &mut clients {
-        lines.push(BufReader::new(client.stdout.take().ok_or("piped")?).lines());
+    for client in &clients {
+        println!("before: {}", client.port().recv_timeout(PATIENCE)?.text()?);
     }
-    for lines in &mut lines {
-        println!("before: {}", lines.next().ok_or("a line")??);
-    }
-    server.kill()?;
-    server.wait()?;
+    server.terminate()?;
     println!("the server was killed");
-    let mut server = start("server")?;
-    for (client, lines) in clients.iter_mut().zip(&mut lines) {
-        println!("after: {}", lines.next().ok_or("a line")??);
+    let server = start("server")?;
+    for client in &mut clients {
+        println!("after: {}", client.port().recv_timeout(PATIENCE)?.text()?);
         if !client.wait()?.success() {
             return Err("a client has failed".into());
         }
     }
-    server.kill()?;
-    server.wait()?;
+    server.terminate()?;
     Ok(())
 }
 
@@ -95,6 +92,7 @@ fn welcome(event_loop: &mut EventLoop, port: MessagePort) -> Result<(), Failure>
 
 /// Ten clients, each a thread with a connection of its own.
 fn clients(name: &str) -> Result<(), Failure> {
+    let parent = parent_port().ok();
     let mut calls = [0; 2];
     let (tell, told) = mpsc::channel();
     thread::scope(|scope| {
@@ -106,10 +104,15 @@ fn clients(name: &str) -> Result<(), Failure> {
         for server in told {
             calls[server] += 1;
             if calls[server] == CLIENTS {
-                println!("{CLIENTS} clients have {QUESTIONS} squares each");
+                let line = format!("{CLIENTS} clients have {QUESTIONS} squares each");
+                match &parent {
+                    Some(parent) => parent.post_text(&line)?,
+                    None => println!("{line}"),
+                }
             }
         }
-    });
+        Ok::<_, Failure>(())
+    })?;
     if calls == [CLIENTS; 2] { Ok(()) } else { Err("a client has given up".into()) }
 }
 
@@ -137,10 +140,14 @@ fn client(name: &str, first: u64, has_asked: &Sender<usize>) -> Result<(), Failu
     Err("the second server has gone as well".into())
 }
 
+/// Tries again while there is no server, but not for ever.
 fn connect_again(name: &str) -> Result<MessagePort, Failure> {
+    let deadline = Instant::now() + PATIENCE;
     loop {
         match connect(name) {
-            Err(ConnectError::NoListener { .. } | ConnectError::HungUp { .. }) => {
+            Err(ConnectError::NoListener { .. } | ConnectError::HungUp { .. })
+                if Instant::now() < deadline =>
+            {
                 thread::sleep(Duration::from_millis(5));
             }
             answer => return Ok(answer?),

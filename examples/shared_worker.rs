@@ -13,11 +13,12 @@ use std::process::Command;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use messageport::{ConnectError, EventLoop, Listener, MessagePort, connect};
+use messageport::{ConnectError, EventLoop, Listener, MessagePort, Worker, connect};
 
 const CLIENTS: u32 = 3;
+const PATIENCE: Duration = Duration::from_secs(20); // with a worker that does not come
 
 fn main() -> Result<(), Box<dyn Error>> {
     let name = env::var("NAME").unwrap_or_else(|_| "shared-counter".to_owned());
@@ -30,15 +31,17 @@ fn main() -> Result<(), Box<dyn Error>> {
 
 fn all_roles() -> Result<(), Box<dyn Error>> {
     let name = format!("shared-counter-{}", std::process::id());
-    let start = |role: &str| {
+    // They end with this process, and with the first of them that fails.
+    let start = |role: &str| -> Result<Worker, Box<dyn Error>> {
         let mut command = Command::new(env::current_exe()?);
-        command.arg(role).env("NAME", &name).env("CLIENTS", CLIENTS.to_string()).spawn()
+        command.arg(role).env("NAME", &name).env("CLIENTS", CLIENTS.to_string());
+        Ok(Worker::builder(command).end_with_parent().spawn()?)
     };
     let mut children = vec![start("worker")?];
     for _ in 0..CLIENTS {
         children.push(start("client")?);
     }
-    for mut child in children {
+    for child in &mut children {
         if !child.wait()?.success() {
             return Err("a child has failed".into());
         }
@@ -75,9 +78,12 @@ fn serve(port: &MessagePort, total: Arc<AtomicU64>) {
 }
 
 fn client(name: &str) -> Result<(), Box<dyn Error>> {
+    let deadline = Instant::now() + PATIENCE;
     let port = loop {
         match connect(name) {
-            Err(ConnectError::NoListener { .. }) => thread::sleep(Duration::from_millis(5)),
+            Err(ConnectError::NoListener { .. }) if Instant::now() < deadline => {
+                thread::sleep(Duration::from_millis(5));
+            }
             answer => break answer?,
         }
     };
