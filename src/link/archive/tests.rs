@@ -183,50 +183,47 @@ fn refused(found: Result<(), String>) {
     assert!(text.contains("entries that are not counted"), "{text}");
 }
 
+/// A tree in a set or a map is looked at: as a key, as a value, and as either of both.
+macro_rules! looks_into_each_tree {
+    ($set:ident, $map:ident) => {
+        refused(changed(&$set::from([Key(tree())]), |outer, start, bytes| {
+            add_one(outer.iter().next().expect("one"), start, bytes);
+        }));
+        refused(changed(&$map::from([(Key(tree()), 2u8)]), |outer, start, bytes| {
+            add_one(outer.iter().next().expect("one").0, start, bytes);
+        }));
+        refused(changed(&$map::from([(2u8, tree())]), |outer, start, bytes| {
+            add_one(outer.iter().next().expect("one").1, start, bytes);
+        }));
+        for key_too in [false, true] {
+            refused(changed(&$map::from([(Key(tree()), tree())]), |outer, start, bytes| {
+                let (key, value) = outer.iter().next().expect("one");
+                if key_too { add_one(key, start, bytes) } else { add_one(value, start, bytes) }
+            }));
+        }
+    };
+}
+
 #[test]
 fn a_tree_in_a_tree_is_looked_at_whether_it_is_a_key_or_a_value() {
-    type Of<K, V> = BTreeMap<K, V>;
     refused(changed(&tree(), add_one));
     refused(changed(&BTreeSet::from([1u8, 2]), add_one));
-    refused(changed(&BTreeSet::from([Key(tree())]), |outer, start, bytes| {
-        add_one(outer.iter().next().expect("one"), start, bytes);
-    }));
-    refused(changed(&Of::from([(Key(tree()), 2u8)]), |outer, start, bytes| {
-        add_one(outer.iter().next().expect("one").0, start, bytes);
-    }));
-    refused(changed(&Of::from([(2u8, tree())]), |outer, start, bytes| {
-        add_one(outer.iter().next().expect("one").1, start, bytes);
-    }));
-    for key_too in [false, true] {
-        refused(changed(&Of::from([(Key(tree()), tree())]), |outer, start, bytes| {
-            let (key, value) = outer.iter().next().expect("one");
-            if key_too { add_one(key, start, bytes) } else { add_one(value, start, bytes) }
-        }));
-    }
+    looks_into_each_tree!(BTreeSet, BTreeMap);
 }
 
 #[test]
 fn a_tree_in_a_table_is_looked_at_whether_it_is_a_key_or_a_value() {
-    type Of<K, V> = HashMap<K, V>;
-    refused(changed(&HashSet::from([Key(tree())]), |outer, start, bytes| {
-        add_one(outer.iter().next().expect("one"), start, bytes);
-    }));
-    refused(changed(&Of::from([(Key(tree()), 2u8)]), |outer, start, bytes| {
-        add_one(outer.iter().next().expect("one").0, start, bytes);
-    }));
-    refused(changed(&Of::from([(2u8, tree())]), |outer, start, bytes| {
-        add_one(outer.iter().next().expect("one").1, start, bytes);
-    }));
-    for key_too in [false, true] {
-        refused(changed(&Of::from([(Key(tree()), tree())]), |outer, start, bytes| {
-            let (key, value) = outer.iter().next().expect("one");
-            if key_too { add_one(key, start, bytes) } else { add_one(value, start, bytes) }
-        }));
-    }
+    looks_into_each_tree!(HashSet, HashMap);
 }
 
 /// Archived as an index map.
 struct Indexed<K, V>(Vec<(K, V)>);
+
+impl<K, V, const N: usize> From<[(K, V); N]> for Indexed<K, V> {
+    fn from(entries: [(K, V); N]) -> Self {
+        Indexed(entries.into())
+    }
+}
 
 impl<K: Archive, V: Archive> Archive for Indexed<K, V> {
     type Archived = ArchivedIndexMap<K::Archived, V::Archived>;
@@ -252,6 +249,12 @@ where
 /// Archived as an index set.
 struct IndexedSet<K>(Vec<K>);
 
+impl<K, const N: usize> From<[K; N]> for IndexedSet<K> {
+    fn from(entries: [K; N]) -> Self {
+        IndexedSet(entries.into())
+    }
+}
+
 impl<K: Archive> Archive for IndexedSet<K> {
     type Archived = ArchivedIndexSet<K::Archived>;
     type Resolver = IndexSetResolver;
@@ -273,21 +276,7 @@ where
 
 #[test]
 fn a_tree_in_an_index_is_looked_at_whether_it_is_a_key_or_a_value() {
-    refused(changed(&IndexedSet(vec![Key(tree())]), |outer, start, bytes| {
-        add_one(outer.iter().next().expect("one"), start, bytes);
-    }));
-    refused(changed(&Indexed(vec![(Key(tree()), 2u8)]), |outer, start, bytes| {
-        add_one(outer.iter().next().expect("one").0, start, bytes);
-    }));
-    refused(changed(&Indexed(vec![(2u8, tree())]), |outer, start, bytes| {
-        add_one(outer.iter().next().expect("one").1, start, bytes);
-    }));
-    for key_too in [false, true] {
-        refused(changed(&Indexed(vec![(Key(tree()), tree())]), |outer, start, bytes| {
-            let (key, value) = outer.iter().next().expect("one");
-            if key_too { add_one(key, start, bytes) } else { add_one(value, start, bytes) }
-        }));
-    }
+    looks_into_each_tree!(IndexedSet, Indexed);
 }
 
 /// What the first bucket in use of the table at `table` holds becomes `index`.
@@ -302,10 +291,10 @@ fn point_to<T>(table: &T, start: usize, bytes: &mut [u8], index: u8) {
 #[test]
 fn an_index_is_that_of_an_entry() {
     for (index, is_accepted) in [(0, true), (2, true), (3, false), (255, false)] {
-        let set = IndexedSet(vec![7u8, 8, 9]);
+        let set = IndexedSet::from([7u8, 8, 9]);
         let found = changed(&set, |set, start, bytes| point_to(set, start, bytes, index));
         assert_eq!(found.is_ok(), is_accepted, "{index}: {found:?}");
-        let map = Indexed(vec![(7u8, 1u8), (8, 2), (9, 3)]);
+        let map = Indexed::from([(7u8, 1u8), (8, 2), (9, 3)]);
         let found = changed(&map, |map, start, bytes| point_to(map, start, bytes, index));
         assert_eq!(found.is_ok(), is_accepted, "{index}: {found:?}");
     }
