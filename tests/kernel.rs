@@ -149,9 +149,9 @@ fn a_worker_without_a_pidfd_is_an_error_that_names_the_call_and_leaves_nothing()
 
 // Limits of the process.
 
-fn refused_for_size_until_the_limit_is_lower() {
+fn refused_for_size_until_the_limit_is_lower(named: &str) {
     let error = refused(MessageChannel::builder().limit(512 * MIB).build());
-    assert!(error.contains("limit"), "{error}");
+    assert!(error.contains(named) && error.contains("`limit`"), "{error}");
     // The remedy that the error names is one.
     works(&MessageChannel::builder().limit(MIB).build().expect("a small channel"));
 }
@@ -161,7 +161,14 @@ fn f45_a_file_size_limit_is_an_error_that_names_the_remedy() {
     fn creator() {
         // A process that goes past this limit gets SIGXFSZ, which would end this one.
         limit_to(Resource::RLIMIT_FSIZE, 256 * MIB as u64);
-        refused_for_size_until_the_limit_is_lower();
+        refused_for_size_until_the_limit_is_lower("RLIMIT_FSIZE");
+        // The region may be as long as that, and no longer: a header, and two lanes of a MiB.
+        let needed = (64 << 10) + 2 * MIB as u64;
+        limit_to(Resource::RLIMIT_FSIZE, needed);
+        works(&MessageChannel::builder().limit(MIB).build().expect("it is just allowed"));
+        limit_to(Resource::RLIMIT_FSIZE, needed - 1);
+        let error = refused(MessageChannel::builder().limit(MIB).build());
+        assert!(error.contains("RLIMIT_FSIZE"), "{error}");
     }
     play("f45_a_file_size_limit_is_an_error_that_names_the_remedy", &[("creator", creator)]);
 }
@@ -170,7 +177,7 @@ fn f45_a_file_size_limit_is_an_error_that_names_the_remedy() {
 fn f45_an_address_space_limit_is_an_error_that_names_the_remedy() {
     fn creator() {
         allow_more_address_space(256 * MIB as u64);
-        refused_for_size_until_the_limit_is_lower();
+        refused_for_size_until_the_limit_is_lower("RLIMIT_AS");
     }
     play("f45_an_address_space_limit_is_an_error_that_names_the_remedy", &[("creator", creator)]);
 }
@@ -191,6 +198,8 @@ fn a_limit_of_locked_memory_is_an_error_that_names_it_until_the_channel_is_small
             return skip("this process may lock too little memory");
         }
         limit_to(Resource::RLIMIT_MEMLOCK, 8 * MIB as u64);
+        // This one is not the cause.
+        allow_more_address_space(1 << 40);
         // SAFETY: the call takes an integer.
         assert_eq!(unsafe { libc::mlockall(libc::MCL_FUTURE) }, 0);
         let error = refused(MessageChannel::new());

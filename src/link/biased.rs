@@ -117,14 +117,15 @@ impl<S> BiasedMutex<S> {
     #[cold]
     fn wait_for_owner(&self) {
         barrier::run();
-        let mut looks = 0;
-        while !self.bias.is_free() {
-            looks += 1;
-            match looks {
-                0..100 => std::hint::spin_loop(),
-                // Not by yielding alone: this thread may be of higher priority than the owner.
-                _ => thread::sleep(Duration::from_micros(50)),
+        for _ in 0..100 {
+            if self.bias.is_free() {
+                return;
             }
+            std::hint::spin_loop();
+        }
+        while !self.bias.is_free() {
+            // Not by yielding alone: this thread may be of higher priority than the owner.
+            thread::sleep(Duration::from_micros(50));
         }
     }
 
@@ -186,9 +187,9 @@ pub(crate) fn thread_number() -> u64 {
 
 #[cold]
 fn new_number() -> u64 {
-    static LAST: AtomicU64 = AtomicU64::new(0);
+    static NEXT: AtomicU64 = AtomicU64::new(1);
     // Relaxed: the number is all that counts.
-    LAST.fetch_add(1, Ordering::Relaxed) + 1
+    NEXT.fetch_add(1, Ordering::Relaxed)
 }
 
 #[cfg(all(test, not(miri)))]

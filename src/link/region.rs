@@ -364,3 +364,6 @@ fn check_geometry(capacity: u64, limit: u64) -> Result<Geometry, AttachError> {
 const fn size_of_lane() -> usize {
     size_of::<crate::wire::layout::LaneHeader>()
 }
+
+#[cfg(all(test, not(miri)))]
+mod tests;

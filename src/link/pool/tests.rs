@@ -41,6 +41,7 @@ fn a_frame_that_its_maker_has_is_not_taken_again_whatever_the_peer_writes() {
         assert!(maker.take().is_none() && !maker.reclaim());
         assert_eq!(maker.in_use(), 2, "else a wait for a frame would be a loop");
         drop(other);
+        assert_eq!(maker.in_use(), 1, "the other one is free");
     }
     held.mark_moved();
     // The peer has said that it is back, and is believed, as nothing but its own reads suffers.
