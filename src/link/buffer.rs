@@ -465,15 +465,8 @@ fn map_fresh(descriptor: &OwnedFd, len: usize) -> Result<MmapMut, SystemError> {
 
 /// Allocates the pages of a range.
 fn populate(bytes: &MmapMut, range: Range<usize>) -> Result<(), SystemError> {
-    loop {
-        match bytes.advise_range(Advice::PopulateWrite, range.start, range.len()) {
-            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-            Err(source) => {
-                return Err(SystemError { call: "madvise(MADV_POPULATE_WRITE)", source });
-            }
-            Ok(()) => return Ok(()),
-        }
-    }
+    mapping::uninterrupted(|| bytes.advise_range(Advice::PopulateWrite, range.start, range.len()))
+        .map_err(|source| SystemError { call: "madvise(MADV_POPULATE_WRITE)", source })
 }
 
 /// Asks for huge pages, where they fit. Only a hint: what the kernel gives depends on its setting
@@ -590,3 +583,6 @@ impl fmt::Debug for BufferMut {
         f.debug_struct("BufferMut").field("len", &self.len()).finish_non_exhaustive()
     }
 }
+
+#[cfg(all(test, not(miri)))]
+mod tests;

@@ -9,8 +9,8 @@ use crate::ring::memory::Memory;
 use crate::ring::segment::Geometry;
 use crate::sync::Ordering::Relaxed;
 use crate::wire::layout::{
-    AREA_OFFSET, DeclaredType, FEATURES, Identity, MAGIC, MAX_LIMIT, MAX_SEGMENTS, MIN_CAPACITY,
-    RegionHeader, SHAPE_ROOM, VERSION, payload_format, region_len,
+    AREA_OFFSET, DeclaredType, FEATURES, Identity, MAGIC, MAX_LIMIT, MIN_CAPACITY, RegionHeader,
+    SHAPE_ROOM, VERSION, payload_format, region_len,
 };
 use std::mem::offset_of;
 use std::ops::Range;
@@ -342,7 +342,6 @@ pub(crate) fn mapped(mapping: &Mapping, offset: u64, len: u64) -> NonNull<u8> {
 
 /// Checks that received numbers are a geometry.
 fn check_geometry(capacity: u64, limit: u64) -> Result<Geometry, AttachError> {
-    let segments = || u64::from((limit / capacity).trailing_zeros()) + 1;
     let wrong = if capacity < MIN_CAPACITY {
         Corruption::too_small("capacity", capacity, MIN_CAPACITY)
     } else if !capacity.is_power_of_two() {
@@ -353,9 +352,8 @@ fn check_geometry(capacity: u64, limit: u64) -> Result<Geometry, AttachError> {
         Corruption::too_small("limit", limit, capacity)
     } else if !limit.is_power_of_two() {
         Corruption::unknown("limit", limit)
-    } else if segments() > MAX_SEGMENTS as u64 {
-        Corruption::new("count of segments", segments(), MAX_SEGMENTS as u64)
     } else {
+        // It has few enough segments, by these bounds: see the assertions of the layout.
         return Ok(Geometry::new(capacity, limit));
     };
     Err(AttachError::Corrupt(wrong))

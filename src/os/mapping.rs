@@ -108,7 +108,7 @@ impl Mapping {
 }
 
 /// Makes a system call again for as long as a signal interrupts it.
-fn uninterrupted(mut call: impl FnMut() -> io::Result<()>) -> io::Result<()> {
+pub(crate) fn uninterrupted(mut call: impl FnMut() -> io::Result<()>) -> io::Result<()> {
     loop {
         match call() {
             Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
@@ -186,7 +186,7 @@ pub(crate) fn page_size() -> u64 {
 }
 
 #[cfg(all(test, not(miri)))]
-mod tests {
+pub(crate) mod tests {
     use super::*;
     use crate::os::memfd;
     use std::fs::{self, File};
@@ -204,12 +204,21 @@ mod tests {
     }
 
     /// The flags by which the kernel shows what was advised for a mapping.
-    fn flags_of(mapping: &Mapping) -> String {
+    fn flags_of(start: NonNull<u8>) -> String {
         let maps = fs::read_to_string("/proc/self/smaps").expect("the mappings");
-        let start = format!("{:08x}-", mapping.start().addr());
+        let start = format!("{:08x}-", start.addr());
         let from = maps.lines().skip_while(|line| !line.starts_with(&start));
         let flags = from.skip(1).find(|line| line.starts_with("VmFlags:"));
         flags.expect("a kernel with smaps has flags").to_owned()
+    }
+
+    /// Checks that huge pages were asked for, for the mapping at `start`, or that they were not. A
+    /// kernel without them forgets it.
+    #[track_caller]
+    pub(crate) fn asks_for_huge_pages(start: NonNull<u8>, asks: bool) {
+        let has_them = fs::exists("/sys/kernel/mm/transparent_hugepage").is_ok_and(|has| has);
+        let flags = flags_of(start);
+        assert_eq!(flags.contains(" hg"), asks && has_them, "{flags}");
     }
 
     #[test]
@@ -246,11 +255,10 @@ mod tests {
         for (len, is_long_enough) in [(HUGE_PAGE, true), (HUGE_PAGE - page_size(), false)] {
             let (_file, mapping) = pages(len / page_size());
             mapping.advise_huge_pages();
-            let flags = flags_of(&mapping);
+            let flags = flags_of(mapping.start());
             // A fork does not get it, and a core dump leaves it out.
             assert!(flags.contains(" dc") && flags.contains(" dd"), "{flags}");
-            let has_them = fs::exists("/sys/kernel/mm/transparent_hugepage").is_ok_and(|has| has);
-            assert_eq!(flags.contains(" hg"), is_long_enough && has_them, "{len} bytes: {flags}");
+            asks_for_huge_pages(mapping.start(), is_long_enough);
         }
     }
 

@@ -11,16 +11,20 @@ use rkyv::collections::btree_set::ArchivedBTreeSet;
 use rkyv::collections::swiss_table::{
     ArchivedIndexMap, ArchivedIndexSet, IndexMapResolver, IndexSetResolver,
 };
+use rkyv::ops::ArchivedBound;
 use rkyv::rancor::{BoxedError, Failure, Fallible, Source};
 use rkyv::rend::{u16_le, u32_le};
+use rkyv::result::ArchivedResult;
 use rkyv::ser::allocator::ArenaHandle;
 use rkyv::ser::{Allocator, Writer};
 use rkyv::util::AlignedVec;
 use rkyv::validation::ArchiveContext;
+use rkyv::with::{DefaultNiche, Niche};
 use rkyv::{Archive, Place, Serialize};
 use std::cmp::Ordering;
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::hash::{Hash, Hasher};
+use std::ops::Bound;
 
 /// Its archived form has no shape.
 #[derive(Archive, messageport_macros::SafeArchive)]
@@ -214,6 +218,47 @@ fn a_tree_in_a_tree_is_looked_at_whether_it_is_a_key_or_a_value() {
 #[test]
 fn a_tree_in_a_table_is_looked_at_whether_it_is_a_key_or_a_value() {
     looks_into_each_tree!(HashSet, HashMap);
+}
+
+/// In places that an option leaves free.
+#[derive(Archive, Serialize, messageport_macros::SafeArchive)]
+#[messageport(crate = crate)]
+struct Niched {
+    #[rkyv(with = Niche)]
+    boxed: Option<Box<BTreeMap<u8, u8>>>,
+    #[rkyv(with = DefaultNiche)]
+    other: Option<Box<BTreeMap<u8, u8>>>,
+}
+
+#[test]
+fn a_tree_in_any_other_container_is_looked_at() {
+    refused(changed(&vec![tree()], |outer, start, bytes| add_one(&outer[0], start, bytes)));
+    refused(changed(&[tree(), tree()], |outer, start, bytes| add_one(&outer[1], start, bytes)));
+    refused(changed(&Box::new(tree()), |outer, start, bytes| add_one(&**outer, start, bytes)));
+    refused(changed(&Some(tree()), |outer, start, bytes| {
+        add_one(outer.as_ref().expect("some"), start, bytes);
+    }));
+    for value in [Ok(tree()), Err(tree())] {
+        refused(changed(&value, |outer, start, bytes| match outer {
+            ArchivedResult::Ok(tree) | ArchivedResult::Err(tree) => add_one(tree, start, bytes),
+        }));
+    }
+    for value in [Bound::Included(tree()), Bound::Excluded(tree())] {
+        refused(changed(&value, |outer, start, bytes| match outer {
+            ArchivedBound::Included(tree) | ArchivedBound::Excluded(tree) => {
+                add_one(tree, start, bytes);
+            }
+            ArchivedBound::Unbounded => panic!("it has a bound"),
+        }));
+    }
+    for first in [true, false] {
+        let of = |is_there: bool| is_there.then(|| Box::new(tree()));
+        let niched = Niched { boxed: of(first), other: of(!first) };
+        refused(changed(&niched, |outer, start, bytes| {
+            let tree = outer.boxed.as_ref().or(outer.other.as_ref()).expect("one of them");
+            add_one(&**tree, start, bytes);
+        }));
+    }
 }
 
 /// Archived as an index map.
