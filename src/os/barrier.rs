@@ -101,6 +101,12 @@ mod tests {
     use std::time::Instant;
 
     #[test]
+    fn it_is_supported_if_the_kernel_has_both_commands() {
+        let both = membarrier(QUERY).is_some_and(|commands| commands & 0b110 == 0b110);
+        assert_eq!([(); 2].map(|()| is_supported()), [both; 2], "asked, and known");
+    }
+
+    #[test]
     fn a_process_takes_part_soon_after_the_first_question() {
         if !is_supported() {
             return;

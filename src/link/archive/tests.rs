@@ -16,15 +16,16 @@ use rkyv::rancor::{BoxedError, Failure, Fallible, Source};
 use rkyv::rend::{u16_le, u32_le};
 use rkyv::result::ArchivedResult;
 use rkyv::ser::allocator::ArenaHandle;
-use rkyv::ser::{Allocator, Writer};
+use rkyv::ser::{Allocator, Sharing, Writer};
 use rkyv::util::AlignedVec;
-use rkyv::validation::ArchiveContext;
+use rkyv::validation::{ArchiveContext, SharedContext};
 use rkyv::with::{DefaultNiche, Niche};
 use rkyv::{Archive, Place, Serialize};
 use std::cmp::Ordering;
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::hash::{Hash, Hasher};
 use std::ops::Bound;
+use std::rc::Rc;
 
 /// Its archived form has no shape.
 #[derive(Archive, messageport_macros::SafeArchive)]
@@ -125,6 +126,34 @@ fn rkyv_s_own_check_goes_no_deeper_than_this_crate_s() {
         let bytes = rkyv::to_bytes::<Failure>(&list).expect("a list");
         assert_eq!(is_valid::<Link>(&bytes), is_accepted, "{links} levels");
         assert_eq!(access::<Link>(&bytes).is_ok(), is_accepted, "{links} levels");
+    }
+}
+
+/// Links that lead to a shared list.
+#[derive(Archive, Serialize, messageport_macros::SafeArchive)]
+#[rkyv(
+    serialize_bounds(__S: Writer + Allocator + Sharing, __S::Error: Source),
+    bytecheck(bounds(__C: ArchiveContext + SharedContext, __C::Error: Source)),
+)]
+#[messageport(crate = crate)]
+struct Path {
+    #[rkyv(omit_bounds)]
+    next: Option<Box<Path>>,
+    shared: Option<Rc<Link>>,
+}
+
+#[test]
+fn each_path_to_a_shared_list_counts_its_levels() {
+    let list = (0..153).fold(Link(None), |link, _| Link(Some(Box::new(link))));
+    let list = Rc::new(list);
+    let path = |links| {
+        let end = Path { next: None, shared: Some(list.clone()) };
+        (0..links).fold(end, |path, _| Path { next: Some(Box::new(path)), shared: None })
+    };
+    // rkyv's check goes along the first path only.
+    for (links, is_accepted) in [(0, true), (100, true), (101, false)] {
+        let bytes = rkyv::to_bytes::<Failure>(&[path(10), path(links)]).expect("two paths");
+        assert_eq!(is_valid::<[Path; 2]>(&bytes), is_accepted, "{links} links");
     }
 }
 
@@ -251,6 +280,11 @@ fn a_tree_in_any_other_container_is_looked_at() {
             ArchivedBound::Unbounded => panic!("it has a bound"),
         }));
     }
+    refused(changed(&Rc::new(tree()), |outer, start, bytes| add_one(&**outer, start, bytes)));
+    let shared = Rc::new(tree());
+    refused(changed(&Rc::downgrade(&shared), |outer, start, bytes| {
+        add_one(outer.upgrade().expect("it is there").get(), start, bytes);
+    }));
     for first in [true, false] {
         let of = |is_there: bool| is_there.then(|| Box::new(tree()));
         let niched = Niched { boxed: of(first), other: of(!first) };
