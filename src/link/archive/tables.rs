@@ -290,6 +290,18 @@ mod tests {
         }
     }
 
+    #[test]
+    fn the_control_byte_that_is_wrong_is_named() {
+        // The one at 10 repeats the one at 2.
+        for (place, byte, named) in [(5, 0x80, "0x80 at 5"), (10, 0x42, "0x42 at 10")] {
+            let mut control = honest(8, |index| index == 3);
+            control[place] = byte;
+            let error = Table { control: &control, place: 0, capacity: 8 }.check(1);
+            let text = error.expect_err("it would lie to a lookup").to_string();
+            assert!(text.contains(&format!("control byte {named}")), "{text}");
+        }
+    }
+
     /// A lookup in a table without an empty byte would not end.
     #[test]
     fn a_table_has_an_empty_bucket() {
