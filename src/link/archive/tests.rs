@@ -252,6 +252,7 @@ fn a_tree_in_a_table_is_looked_at_whether_it_is_a_key_or_a_value() {
 /// In places that an option leaves free.
 #[derive(Archive, Serialize, messageport_macros::SafeArchive)]
 #[messageport(crate = crate)]
+#[allow(clippy::box_collection, reason = "a box has the free places")]
 struct Niched {
     #[rkyv(with = Niche)]
     boxed: Option<Box<BTreeMap<u8, u8>>>,
