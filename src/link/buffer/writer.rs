@@ -374,6 +374,36 @@ mod tests {
         assert!(writer.finish().expect("memory").iter().all(|byte| *byte == 7));
     }
 
+    /// Counts what was lent in two parts, and one byte more, which is refused.
+    fn count_lent(writer: &mut BufferWriter, first: usize, lent: usize) {
+        assert_eq!(writer.chunk_mut().expect("memory").len(), lent);
+        let before = writer.written();
+        writer.advance(first);
+        let more = std::panic::AssertUnwindSafe(|| writer.advance(lent - first + 1));
+        assert!(std::panic::catch_unwind(more).is_err(), "one byte was not lent");
+        writer.advance(lent - first);
+        assert_eq!(writer.written(), before + lent);
+    }
+
+    #[test]
+    fn no_more_is_counted_than_was_lent() {
+        let mut writer = in_place(3 << 20);
+        count_lent(&mut writer, 1 << 20, 2 << 20);
+        count_lent(&mut writer, 5, 1 << 20);
+        let mut writer = BufferWriter::new(300_000).expect("memory");
+        assert!(!writer.has_huge_pages, "it is too short");
+        count_lent(&mut writer, 100, CHUNK);
+        count_lent(&mut writer, 5, 300_000 - CHUNK);
+    }
+
+    #[test]
+    fn few_bytes_in_a_large_mapping_are_a_small_buffer() {
+        let mut writer = in_place(5 << 20);
+        writer.write_all(&[7; 100]).expect("room");
+        let buffer = writer.finish().expect("memory");
+        assert_eq!(buffer.small_bytes(), Some(&[7; 100][..]));
+    }
+
     #[test]
     fn a_short_buffer_is_mapped_anew_and_has_no_page_behind_its_end() {
         let mut writer = in_place(5 << 20);
