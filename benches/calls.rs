@@ -1,6 +1,7 @@
 //! What single calls cost that are made beside messages: looks at the queue, events, labels,
 //! buffers, members of a broadcast channel, and processes. Each beside a call that does the same
-//! without it, in one thread, in turns; the table prints medians and their ratio.
+//! without it, in one thread, in turns; the table prints medians and their ratio. The last lines say
+//! how long after a kill the death of a peer is seen.
 //!
 //! ```text
 //! cargo bench --bench calls
@@ -9,12 +10,14 @@
 
 use std::fmt;
 use std::hint::black_box;
-use std::process::Command;
+use std::io::Read;
+use std::process::{Child, Command, Stdio};
+use std::thread;
 use std::time::{Duration, Instant};
 
 use messageport::{
-    BroadcastChannel, Buffer, Event, EventTarget, ListenerOptions, MessageChannel, MessagePort,
-    ResourceLimit, Worker,
+    BroadcastChannel, Buffer, CloseReason, Event, EventTarget, ListenerOptions, MessageChannel,
+    MessagePort, RecvError, ResourceLimit, Worker,
 };
 
 type Failure = Box<dyn std::error::Error>;
@@ -31,6 +34,7 @@ fn main() -> Result<(), Failure> {
     buffers(&table)?;
     members(&table)?;
     processes(&table)?;
+    deaths(if is_quick { 3 } else { 500 });
     Ok(())
 }
 
@@ -240,4 +244,49 @@ fn processes(table: &Table) -> Result<(), Failure> {
     };
     table.row(20, ("Worker::spawn, shutdown", ended), (REFERENCE, bare));
     Ok(())
+}
+
+/// From `kill` until `recv` says that the peer has died, and until a read of a pipe says that its
+/// writer has.
+fn deaths(count: usize) {
+    let (mut ours, mut theirs) = (Vec::new(), Vec::new());
+    for _ in 0..count {
+        let (port, mut child) = Worker::spawn(sleeper()).expect("`sleep`").into_parts();
+        ours.push(time_to_end(&mut child, || {
+            let answer = port.recv();
+            let Err(RecvError::Closed { reason: CloseReason::PeerDied }) = answer else {
+                panic!("expected a death: {answer:?}");
+            };
+        }));
+        let mut child = sleeper().stdout(Stdio::piped()).spawn().expect("`sleep`");
+        let mut pipe = child.stdout.take().expect("a pipe");
+        theirs.push(time_to_end(&mut child, || {
+            assert_eq!(pipe.read(&mut [0]).expect("the end"), 0);
+        }));
+    }
+    println!("{count} deaths{:>40} {:>10} {:>10}", "50 %", "99 %", "longest");
+    for (name, mut times) in [("kill, `recv` says PeerDied", ours), ("kill, end of a pipe", theirs)]
+    {
+        times.sort_by(f64::total_cmp);
+        let [half, most, last] = [count / 2, count * 99 / 100, count - 1].map(|at| Ns(times[at]));
+        println!("{name:<40} {half:>10} {most:>10} {last:>10}");
+    }
+}
+
+fn sleeper() -> Command {
+    let mut command = Command::new("sleep");
+    command.arg("60");
+    command
+}
+
+/// Nanoseconds from a kill until `see` returns.
+fn time_to_end(child: &mut Child, see: impl FnOnce()) -> f64 {
+    // Until it sleeps: a process that has just started has more to take down.
+    thread::sleep(Duration::from_millis(2));
+    let begin = Instant::now();
+    child.kill().expect("a child of our own");
+    see();
+    let time = begin.elapsed().as_nanos() as f64;
+    child.wait().expect("a child of our own");
+    time
 }
