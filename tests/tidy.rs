@@ -475,6 +475,31 @@ fn unsafe_stands_in_listed_files_only() {
     assert_eq!(count("src/port/mod.rs", &format!("{promise} fn h() {{ unsafe {{ g() }} }}")), 1);
 }
 
+/// Deadlines and pauses go by clocks that cannot be set. Values may hold the time of day.
+fn check_clocks(path: &str, source: &str) -> Vec<String> {
+    if path.starts_with("src/link/value") {
+        return Vec::new();
+    }
+    tokens(source)
+        .iter()
+        .filter_map(|token| match token.kind {
+            Kind::Word(word) if word == "SystemTime" || word.starts_with("CLOCK_REALTIME") => {
+                Some(format!("{path}:{}: {word} can be set", token.line))
+            }
+            _ => None,
+        })
+        .collect()
+}
+
+#[test]
+fn a_clock_that_can_be_set_is_for_values_only() {
+    let wrong = "let now = SystemTime::now();\nclock_gettime(ClockId::CLOCK_REALTIME_COARSE);";
+    assert_eq!(check_clocks("src/os/clock.rs", wrong).len(), 2);
+    assert!(check_clocks("src/link/value/date.rs", wrong).is_empty());
+    assert!(check_clocks("src/os/clock.rs", "Instant::now() // no SystemTime").is_empty());
+    check_sources(check_clocks);
+}
+
 #[test]
 fn files_functions_and_lines_are_short() {
     let lines = |count: usize| "x\n".repeat(count);
