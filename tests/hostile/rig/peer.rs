@@ -85,6 +85,13 @@ pub struct Staged {
     pub twin: Option<u64>,
 }
 
+impl Staged {
+    /// Position of its header.
+    fn start(&self) -> u64 {
+        self.end - record_len(self.len)
+    }
+}
+
 const fn segment_len(segment: usize) -> u64 {
     CAPACITY << segment.saturating_sub(1)
 }
@@ -171,7 +178,9 @@ impl Writing {
         let head = region.word(region::head(self.lane)).load(Acquire);
         if head > self.head && head <= self.place.position {
             self.head = head;
-            while self.unread.front().is_some_and(|record| record.end <= head) {
+            // Of one that the victim has read as two, the first may be released alone. Then its
+            // header is free memory as well.
+            while self.unread.front().is_some_and(|record| record.start() < head) {
                 self.unread.pop_front();
             }
         }
