@@ -397,6 +397,17 @@ mod tests {
     }
 
     #[test]
+    fn a_write_that_fails_midway_tells_how_far_it_came() {
+        let mut writer = BufferWriter::new(600_000).expect("memory");
+        writer.write_all(&[7; 10]).expect("room");
+        let (file, _) = writer.file.as_ref().expect("a file");
+        // From now on the kernel refuses each write to it.
+        memfd::seal_for_others(file).expect("seals");
+        assert_eq!(writer.write(&[7; 300_000]).expect("a part"), CHUNK - 10);
+        assert!(writer.write(&[7]).is_err() && writer.written() == CHUNK);
+    }
+
+    #[test]
     fn few_bytes_in_a_large_mapping_are_a_small_buffer() {
         let mut writer = in_place(5 << 20);
         writer.write_all(&[7; 100]).expect("room");
