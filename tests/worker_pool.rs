@@ -124,7 +124,12 @@ fn ten_thousand_tasks_are_answered_while_their_workers_are_killed() {
     const TASKS: u64 = 10_000;
     fn asks() {
         let before = Census::take();
-        let pool = builder(TEST, "serves").workers(4).attempts(20).build().expect("a pool");
+        let pool = builder(TEST, "serves")
+            .workers(4)
+            .attempts(20)
+            .restart_limit(1000)
+            .build()
+            .expect("a pool");
         let (next, done) = (AtomicU64::new(0), AtomicBool::new(false));
         let answers = Mutex::new(Vec::new());
         let call = || {

@@ -53,8 +53,12 @@ fn tasks_are_answered_while_their_workers_are_killed() {
     const TASKS: u64 = 2_000;
     fn asks() {
         on_each(async || {
-            let pool: Pool =
-                builder(TEST, "serves").workers(4).attempts(20).build_async().expect("a pool");
+            let pool: Pool = builder(TEST, "serves")
+                .workers(4)
+                .attempts(20)
+                .restart_limit(1000)
+                .build_async()
+                .expect("a pool");
             let (next, answered, over) =
                 (AtomicU64::new(0), AtomicU64::new(0), Arc::new(AtomicBool::new(false)));
             let pool = Arc::new(pool);
