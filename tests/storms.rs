@@ -67,6 +67,14 @@ fn start(test: &str) -> (Worker, Echo) {
     (worker, Echo { stream: Stream { seed: 7 }, posted: 0 })
 }
 
+/// Receives the rest of the stream, and sees the other process end by itself.
+fn end(worker: Worker, echo: Echo) {
+    let (port, mut child) = worker.into_parts();
+    echo.finish(&port);
+    drop(port);
+    assert!(child.wait().expect("a child of our own").success());
+}
+
 fn echoes() {
     let port = parent_port().expect("a port to the parent");
     loop {
@@ -123,20 +131,14 @@ fn signals_without_pause_lose_nothing_and_interrupt_no_call() {
             if round % 16 == 0 {
                 let (worker, mut echo) = start(TEST);
                 echo.step(worker.port());
-                echo.finish(worker.port());
-                let (port, mut child) = worker.into_parts();
-                drop(port);
-                assert!(child.wait().expect("a child of our own").success());
+                end(worker, echo);
             }
             // The first round starts threads, which have descriptors.
             before.get_or_insert_with(Census::take).wait_for(format_args!("round {round}"));
         }
-        echo.finish(worker.port());
         say(&format!("{} signals in {} rounds", SIGNALS.load(SeqCst), rounds()));
         assert!(SIGNALS.load(SeqCst) > 0);
-        let (port, mut child) = worker.into_parts();
-        drop(port);
-        assert!(child.wait().expect("a child of our own").success());
+        end(worker, echo);
     }
     fn echoes_in_a_storm() {
         start_signals();
@@ -216,10 +218,7 @@ fn a_process_that_is_stopped_again_and_again_loses_nothing() {
                 echo.step(worker.port());
             }
         });
-        echo.finish(worker.port());
-        let (port, mut child) = worker.into_parts();
-        drop(port);
-        assert!(child.wait().expect("a child of our own").success());
+        end(worker, echo);
     }
     play(TEST, &[("asks", asks), ("echoes", echoes)]);
 }
@@ -252,10 +251,7 @@ fn forks_under_traffic_do_no_harm() {
             let faulted = libc::WIFSIGNALED(status) && libc::WTERMSIG(status) == libc::SIGSEGV;
             assert!(faulted || status == 0, "the child ended in another way: {status:#x}");
         }
-        echo.finish(worker.port());
-        let (port, mut child) = worker.into_parts();
-        drop(port);
-        assert!(child.wait().expect("a child of our own").success());
+        end(worker, echo);
     }
     play(TEST, &[("asks", asks), ("echoes", echoes)]);
 }

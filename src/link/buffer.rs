@@ -188,7 +188,8 @@ impl Buffer {
     /// # Errors
     /// [`BufferError::Unsuitable`] if it is no memfd on tmpfs, if it cannot be sealed, or if it is
     /// sealed and reading it would allocate memory. [`BufferError::Io`] if the kernel refuses for
-    /// lack of memory, address space or descriptors. It may be sealed then.
+    /// lack of memory, address space or descriptors. It may be sealed then, and keeps the memory
+    /// that was allocated before the lack.
     ///
     /// Source: [memfd_create(2)](https://man7.org/linux/man-pages/man2/memfd_create.2.html).
     ///
