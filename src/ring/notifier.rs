@@ -108,7 +108,7 @@ pub(crate) fn put_back(flag: &AtomicU32, sleep: Sleep) {
 /// After a commit: is there a sleeper to wake?
 #[inline(always)]
 pub(crate) fn look(flag: &AtomicU32, fences: Fences, site: Site) -> Wake {
-    if cfg!(messageport_loom) && fences == Fences::ALWAYS {
+    if cfg!(messageport_loom) && matches!(fences, Fences::ALWAYS) {
         // The same, in fewer steps to explore.
         return look_strictly(flag, site);
     }
@@ -141,8 +141,9 @@ pub(crate) fn is_awake(flag: &AtomicU32) -> bool {
     flag.load(Ordering::Relaxed) == AWAKE
 }
 
+/// Takes the flag. Another waker may have been faster.
 #[cold]
-fn take(flag: &AtomicU32) -> Wake {
+pub(super) fn take(flag: &AtomicU32) -> Wake {
     // Relaxed: the wake itself, a system call, orders what follows it.
     match swap_flag(Site::TakeFlag, flag, NO_SLEEPER, Ordering::Relaxed) {
         NO_SLEEPER | AWAKE => Wake::NoSleeper,

@@ -21,8 +21,10 @@ use crate::sync::{AtomicU32, Ordering, Site};
 use crate::wire::layout::MAX_SEGMENTS;
 use crate::wire::record::{CloseKind, record_len};
 
+mod ahead;
 mod hostile;
 mod memory;
+mod parts;
 mod room;
 mod threads;
 

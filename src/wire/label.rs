@@ -98,7 +98,7 @@ impl fmt::Debug for PortLabels {
 
 #[cfg(all(test, not(messageport_loom)))]
 mod tests {
-    use super::{LABEL_LEN, Label};
+    use super::{LABEL_LEN, Label, PortLabels};
 
     #[test]
     fn labels_are_short_texts() {
@@ -113,5 +113,20 @@ mod tests {
         bytes[..3].copy_from_slice(&[b'a', 0, b'b']);
         assert_eq!(Label::from_bytes(bytes).as_str(), "ab");
         assert_eq!(Label::from_bytes([0xff; LABEL_LEN]).as_str(), "");
+    }
+
+    #[test]
+    fn labels_of_a_port_name_its_channel_and_itself() {
+        for (end, channel, text) in [
+            ("", "", "a port without a label"),
+            ("shop", "", "port \"shop\""),
+            ("", "prices", "a port of the channel \"prices\""),
+            ("shop", "prices", "port \"shop\" of the channel \"prices\""),
+        ] {
+            let labels = PortLabels { channel: Label::new(channel), end: Label::new(end) };
+            assert_eq!((labels.end(), labels.channel()), (end, channel));
+            assert_eq!(labels.is_empty(), end.is_empty() && channel.is_empty());
+            assert_eq!(labels.to_string(), text);
+        }
     }
 }

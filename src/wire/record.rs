@@ -191,7 +191,7 @@ impl Header {
     /// The first word of a short message's header.
     #[inline(always)]
     pub(crate) fn short(len: u32, format: Format) -> u64 {
-        Header::plain(len, format)[0] | u64::from(SHORT ^ ARCHIVE) << 32
+        Header::plain(len, format)[0] | u64::from(SHORT) << 32
     }
 
     /// Whether it is the header of a message to which nothing is attached, with its payload behind
@@ -304,7 +304,7 @@ const POOLED: u32 = 0x0004;
 const POOL: u32 = 0x0006;
 /// Added to the sort of a message that comes with small buffers.
 const SMALL: u32 = 0x0006;
-/// A short message that is an archive.
+/// A short message that is an archive: the bit of such a message, and another one.
 const SHORT: u32 = 0x0009;
 
 #[cfg(all(test, not(messageport_loom)))]
@@ -343,6 +343,38 @@ mod tests {
         for header in headers {
             assert_eq!(Header::decode(header.encode()), Some(header));
         }
+    }
+
+    #[test]
+    fn control_records_are_told_from_messages_by_the_first_word() {
+        let (len, format, attached) = (8, Format::Value, Attached::Nothing);
+        for (header, is_control) in [
+            (Header::Padding { len: u32::MAX }, true),
+            (Header::Jump { segment: 20 }, true),
+            (Header::Message { len, format, attached }, false),
+            (Header::Short { len, format, bytes: [0xff; 8] }, false),
+        ] {
+            assert_eq!(Header::is_control(header.encode()[0]), is_control, "{header:?}");
+        }
+    }
+
+    #[test]
+    fn what_may_be_refused_is_counted_in_descriptors() {
+        for (attached, refusable) in [
+            (Attached::Nothing, None),
+            (Attached::Packet { descriptors: 253, sequence: 9 }, Some(253)),
+            (Attached::Pooled { pool: 2, slot: 3 }, None),
+            (Attached::Small { count: 64, len: 9 }, Some(64)),
+            (Attached::Pool { number: 4, sequence: 5, has_frames: true }, None),
+        ] {
+            assert_eq!(attached.refusable(), refusable, "{attached:?}");
+        }
+    }
+
+    #[test]
+    fn each_format_has_its_name() {
+        let formats = [Format::Archive, Format::Bytes, Format::Text, Format::Value];
+        assert_eq!(formats.map(Format::name), ["an archive", "bytes", "text", "a value"]);
     }
 
     #[test]

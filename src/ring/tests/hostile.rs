@@ -235,6 +235,29 @@ fn f28_the_lowest_bits_of_a_tail_are_a_close_or_corrupt() {
             publish(&rig.memory, start.wrapping_add(16 * count + 128 + 16) | code);
             let mut fresh = Consumer::resume(rig.memory.clone(), geometry, Cursor::start(start));
             assert!(fresh.peek().is_err(), "code {code}, beyond the limit");
+            let message = Header::plain(0, Format::Bytes);
+            (0..8).for_each(|unit| rig.memory.write_header(16 * unit, message));
+            publish(&rig.memory, start.wrapping_add(128) | code);
+            let mut fresh = Consumer::resume(rig.memory.clone(), geometry, Cursor::start(start));
+            assert_eq!(fresh.peek().is_ok(), end.is_some(), "code {code}, at the limit");
+        }
+    }
+}
+
+/// Where the padding leads there is a message: it is beyond the tail, and was not sent.
+#[test]
+fn f28_padding_that_ends_beyond_the_tail_is_corrupt() {
+    let geometry = Geometry::new(128, 128);
+    for &start in STARTS {
+        for ahead in [16, 32, 48] {
+            let mut rig = Rig::new(geometry, start);
+            (0..5).for_each(|_| rig.send(0));
+            rig.drain();
+            rig.memory.write_header(0, Header::plain(0, Format::Bytes));
+            rig.memory.write_header(80, Header::Padding { len: 32 }.encode());
+            publish(&rig.memory, start.wrapping_add(80 + ahead));
+            let found = rig.consumer.peek();
+            assert_eq!(found.ok(), (ahead == 48).then_some(Peek::Empty), "{ahead} bytes ahead");
         }
     }
 }
