@@ -16,6 +16,7 @@ use crate::ring::producer::{Producer, Refusal};
 use crate::ring::route::Plan;
 use crate::ring::segment::Geometry;
 use crate::sync::Ordering;
+#[cfg(test)]
 use crate::wire::layout::MAX_SEGMENTS;
 use crate::wire::record::{CloseKind, Format, HEADER_LEN, record_len};
 
@@ -257,6 +258,7 @@ impl Rig {
     }
 
     /// Stages messages of `len` bytes until the lane is full, and returns how many.
+    #[cfg(test)]
     pub(crate) fn fill(&mut self, len: u64) -> u64 {
         let mut count = 0;
         while self.post(len).is_ok() {
