@@ -4,9 +4,10 @@
 //! instruction to instruction. At one point it is killed, or stopped while the other side carries
 //! on, or the kernel refuses its call. Then everything that must hold is checked.
 //!
-//! `MESSAGEPORT_STEPS=100` makes a hundred runs at every point, with other messages each time; the
-//! short form takes each place at which shared bytes change, and some of the other points. A failure
-//! prints the line that replays it. On other processors there are no such tests.
+//! `MESSAGEPORT_STEPS=100` makes a hundred runs, with other messages each time: before and behind
+//! each call, and where shared bytes change. The first of them also has every instruction of short
+//! operations, and every refusal. The short form has some of all points. A failure prints the line
+//! that replays it. On other processors there are no such tests.
 
 #![cfg(all(target_arch = "x86_64", target_env = "gnu"))]
 
