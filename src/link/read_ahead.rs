@@ -48,21 +48,26 @@ impl ReadAhead {
         let copied = consumer.ahead_at(position)?;
         // Each kind by itself: what both do afterwards would ask again which it is.
         if let Some(words) = Payload::short_words(&self.blocks, copied.start) {
-            let next = consumer.take_plain_at(position, HEADER_LEN, words[0] as u32);
+            let next = consumer.take_copied_at(position, HEADER_LEN, words[0] as u32);
             return Some((Payload::short(words), next));
         }
         let (payload, record) = Payload::ahead(&self.blocks, copied)?;
         in_use.set(in_use.get() + 1);
-        let next = consumer.take_plain_at(position, record, payload.len());
+        let next = consumer.take_copied_at(position, record, payload.len());
         Some((payload, next))
     }
 
     /// Copies the records that come next, if there are several and the first is short. The memory
-    /// must be free.
+    /// must be free; it is allocated if there is none. Without it they are received one by one.
     pub(crate) fn copy_run(&mut self, consumer: &mut Consumer) {
+        // It is closed behind the last copy.
+        consumer.find_window();
         let Some((len, record)) = next(consumer) else { return };
         let unread = consumer.unread();
-        if len > MOST_SHORT || unread <= record || self.blocks.is_empty() {
+        if len > MOST_SHORT || unread <= record {
+            return;
+        }
+        if self.blocks.is_empty() && self.allocate().is_err() {
             return;
         }
         let most = (consumer.capacity() / LEAST_RUNS).max(record);

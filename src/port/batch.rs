@@ -55,7 +55,8 @@ impl Receiver {
 #[must_use = "an iterator takes no message before `next` is called"]
 pub struct TryIter<'p> {
     receiver: &'p Receiver,
-    /// An undivided port can be started meanwhile. Then its messages are delivered as events.
+    /// An undivided port can be started meanwhile, which ends the copy of what comes next. Then its
+    /// messages are delivered as events.
     port: Option<&'p MessagePort>,
     /// Where the next message is, if nothing else has received meanwhile.
     position: u64,
@@ -73,9 +74,7 @@ impl<'p> Iterator for TryIter<'p> {
 
     #[inline(always)]
     fn next(&mut self) -> Option<MessageEvent<'p>> {
-        if !self.port.is_some_and(MessagePort::is_started)
-            && let Some((event, next)) = self.receiver.poll_in_copy(self.position)
-        {
+        if let Some((event, next)) = self.receiver.poll_in_copy(self.position) {
             self.position = next;
             return Some(event);
         }
@@ -93,12 +92,16 @@ fn next_slow<'p>(
     receiver: &'p Receiver,
     port: Option<&'p MessagePort>,
 ) -> Option<MessageEvent<'p>> {
-    receiver.read_ahead();
-    let received = match port {
-        Some(port) => port.try_recv(),
-        None => receiver.try_recv(),
+    let event = if port.is_some_and(MessagePort::is_started) {
+        None
+    } else {
+        receiver.read_ahead();
+        let received = match port {
+            Some(port) => port.try_recv(),
+            None => receiver.try_recv(),
+        };
+        received.ok().flatten()
     };
-    let event = received.ok().flatten();
     if event.is_none() {
         // An iterator that is leaked from here on owes nothing.
         receiver.end_batch();

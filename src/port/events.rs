@@ -221,6 +221,8 @@ impl MessagePort {
     /// HTML: [`start()`](https://html.spec.whatwg.org/#dom-messageport-start).
     pub fn start(&self) {
         if !self.is_started.replace(true) {
+            // An iterator that runs does not ask for each message whether the port was started.
+            self.receiver.end_copy();
             self.call_watcher();
         }
     }

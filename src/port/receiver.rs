@@ -328,6 +328,11 @@ impl Receiver {
         Some((MessageEvent::new(payload, self), next))
     }
 
+    /// See [`Receiving::end_copy`].
+    pub(crate) fn end_copy(&self) {
+        self.receiving.borrow_mut().end_copy();
+    }
+
     /// See [`Receiving::position`].
     pub(crate) fn position(&self) -> u64 {
         self.receiving.borrow().position()

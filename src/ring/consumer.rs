@@ -27,7 +27,7 @@ use ahead::Copied;
 /// INVARIANT (owner): the bytes from `released` to `tail` are this end's to read, as far as the
 /// producer keeps the protocol.
 /// INVARIANT (window): the window begins at the cursor and ends with its segment, unless it is
-/// closed.
+/// closed. It is closed while the caller takes messages from a copy.
 #[derive(Debug)]
 pub(crate) struct Consumer {
     /// Fast path: the bytes in which the next records are.
@@ -187,14 +187,8 @@ impl Consumer {
     /// Steps over a record of `record` bytes.
     #[inline(always)]
     fn step(&mut self, record: u64) {
-        self.step_to(self.cursor.position.wrapping_add(record), record);
-    }
-
-    /// The same, to the position behind it.
-    #[inline(always)]
-    fn step_to(&mut self, next: u64, record: u64) {
         self.window.advance(record);
-        self.cursor.position = next;
+        self.cursor.position = self.cursor.position.wrapping_add(record);
         self.controls = 0;
     }
 
@@ -225,8 +219,10 @@ impl Consumer {
         &self.window
     }
 
-    /// Opens the window at the cursor, for the records from there on.
+    /// Opens the window at the cursor, for the records from there on. Messages are no longer taken
+    /// from a copy then.
     fn open_window(&mut self) {
+        self.end_copy();
         let until_end = self.cursor.until_end_of(self.span);
         self.window.open(self.cursor.offset_in(self.span), until_end);
     }

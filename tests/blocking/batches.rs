@@ -202,10 +202,19 @@ fn iterators_that_take_turns_take_each_message_once_and_in_order() {
         let mut taken = Vec::new();
         let (mut one, mut other) = (port2.try_iter(), port2.try_iter());
         for number in 0..40 {
-            let event = match (number + round) % 5 {
+            let event = match (number + round) % 7 {
                 0 | 1 => one.next(),
                 2 => other.next(),
                 3 => port2.try_recv().expect("open"),
+                4 => {
+                    assert!(port2.discard_next().expect("open"));
+                    taken.push(number as u8);
+                    continue;
+                }
+                5 => {
+                    assert!(port2.peek_message().expect("open").is_some());
+                    one.next()
+                }
                 _ => port2.try_iter().next(),
             };
             taken.push(event.expect("as many as were posted").bytes()[0]);
@@ -213,4 +222,25 @@ fn iterators_that_take_turns_take_each_message_once_and_in_order() {
         assert_eq!(taken, (0..40).collect::<Vec<u8>>(), "round {round}");
         assert!(one.next().is_none() && other.next().is_none());
     }
+}
+
+/// The messages of a port that was started are events, also those that were copied before.
+#[test]
+fn an_iterator_takes_nothing_while_its_port_is_started() {
+    let MessageChannel { port1, port2 } = MessageChannel::new().expect("a channel");
+    for number in 0..8u8 {
+        port1.post_bytes(&[number]).expect("room");
+    }
+    let mut batch = port2.try_iter();
+    let mut next = || batch.next().map(|event| event.bytes()[0]);
+    assert_eq!((next(), next()), (Some(0), Some(1)));
+    for taken in [2, 4] {
+        port2.start();
+        assert_eq!((next(), next()), (None, None));
+        let event = port2.receive_message().expect("open").expect("the next one");
+        assert_eq!(event.bytes(), [taken]);
+        port2.stop();
+        assert_eq!(next(), Some(taken + 1));
+    }
+    assert_eq!((next(), next(), next()), (Some(6), Some(7), None));
 }

@@ -70,15 +70,15 @@ impl Receiving {
 
     /// Fast path of a poll in a batch: takes the next message if it is at `position`, and in the
     /// copy of those that come next. Returns also where the one after it is.
+    ///
+    /// It does not ask whether this half has ended: a half that ends drained has no copy, and what
+    /// was copied before the other half found the peer corrupt is received like what was taken.
     #[inline(always)]
     pub(crate) fn poll_in_copy(
         &mut self,
         position: u64,
         in_use: &Cell<u32>,
     ) -> Option<(Payload, u64)> {
-        if self.end.standing().has_receiving_ended() {
-            return None;
-        }
         self.ahead.take_copied_at(&mut self.consumer, position, in_use)
     }
 
@@ -91,8 +91,14 @@ impl Receiving {
     /// Whether a short message comes next.
     #[cfg(any(feature = "tokio", feature = "async-io"))]
     pub(crate) fn has_short(&mut self) -> bool {
+        self.consumer.find_window();
         let is_there = self.consumer.has_known() || self.consumer.look_at_tail().is_some();
         is_there && self.consumer.next_short().is_some()
+    }
+
+    /// No message is taken from the copy of those that come next any more.
+    pub(crate) fn end_copy(&mut self) {
+        self.consumer.end_copy();
     }
 
     /// Where the next record is.

@@ -14,7 +14,7 @@ use std::ops::Range;
 ///
 /// INVARIANT (copied): what the cursor points to is in the copy, at its distance from `from`, if
 /// that is less than `len`: a control record, after which the lane may continue elsewhere, ends the
-/// copy when it is passed.
+/// copy when it is passed. The window is closed as long as `len` is not 0.
 #[derive(Debug, Default)]
 pub(super) struct Copied {
     from: u64,
@@ -71,9 +71,18 @@ impl Consumer {
         distance(self.tail, self.cursor.position).min(self.window.left())
     }
 
-    /// Notes that the caller has copied as many of the units that come next.
+    /// Notes that the caller has copied as many of the units that come next. The window is closed,
+    /// so that what is taken from the copy moves the cursor alone.
     pub(crate) fn copied_ahead(&mut self, units: usize) {
         self.copied = Copied { from: self.cursor.position, len: units as u64 * UNIT };
+        self.window.close();
+    }
+
+    /// Opens the window, if it is closed, as it is behind a copy.
+    pub(crate) fn find_window(&mut self) {
+        if self.window.left() == 0 {
+            self.open_window();
+        }
     }
 
     /// Bytes of the smallest segment.
@@ -90,19 +99,21 @@ impl Consumer {
         self.count_message(len);
     }
 
-    /// The same, from `position`, which is the consumer's. Returns the next one.
+    /// The same for one at `position`, which is the consumer's, and in the caller's copy. Returns
+    /// the next position.
     #[inline(always)]
-    pub(crate) fn take_plain_at(&mut self, position: u64, record: u64, len: u32) -> u64 {
+    pub(crate) fn take_copied_at(&mut self, position: u64, record: u64, len: u32) -> u64 {
         debug_assert_eq!(position, self.cursor.position);
         debug_assert!(record == record_len(u64::from(len)) || is_short_len(u64::from(len)));
-        let next = position.wrapping_add(record);
-        self.step_to(next, record);
+        debug_assert_eq!(self.window.left(), 0, "a window that stays behind");
+        self.cursor.position = position.wrapping_add(record);
+        self.controls = 0;
         self.count_message(len);
-        next
+        self.cursor.position
     }
 
-    /// The copy has ended: the lane continues elsewhere.
-    pub(super) fn end_copy(&mut self) {
+    /// The copy has ended: the lane continues elsewhere, or its messages are taken otherwise.
+    pub(crate) fn end_copy(&mut self) {
         self.copied.len = 0;
     }
 }

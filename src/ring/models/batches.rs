@@ -65,7 +65,8 @@ fn receive_ahead(
     for unit in 0..units {
         assert_eq!(left[1 + unit as usize], [number as u64, unit], "message {number}");
     }
-    consumer.take_plain(16 + 16 * units, 16 * units as u32);
+    let position = consumer.position();
+    consumer.take_copied_at(position, 16 + 16 * units, 16 * units as u32);
     assert_eq!(consumer.release_all(), Wake::NoSleeper);
     true
 }

@@ -53,15 +53,33 @@ fn a_copy_says_which_of_its_units_come_next_until_they_are_taken() {
     let second = start.wrapping_add(48);
     assert_eq!(consumer.ahead_at(start), None, "it was taken");
     assert_eq!(consumer.ahead_at(second), Some(3..5));
-    let third = consumer.take_plain_at(second, 32, 16);
+    let third = consumer.take_copied_at(second, 32, 16);
     assert_eq!((third, consumer.position()), (start.wrapping_add(80), third));
     assert_eq!(consumer.ahead_at(third), None, "the copy has ended");
+    assert_eq!(consumer.unread(), 0, "the window is closed");
+    consumer.find_window();
     assert_eq!(consumer.unread(), 32);
     consumer.take_plain(32, 8);
     assert!(!consumer.has_known());
     assert_eq!((head(&memory), counts(&memory)), (start, (0, 0)), "nothing was released");
     assert_eq!(consumer.release_all(), Wake::NoSleeper);
     assert_eq!((head(&memory), counts(&memory)), (consumer.position(), (3, 44)));
+}
+
+/// What is found by the window moves it; what comes from a copy does not.
+#[test]
+fn a_window_that_is_opened_ends_the_copy() {
+    let (_, _, mut consumer) = lane_with(&[16, 16, 16]);
+    let start = consumer.position();
+    assert!(matches!(consumer.peek(), Ok(Peek::Message(_))));
+    consumer.copied_ahead(6);
+    let second = consumer.take_copied_at(start, 32, 16);
+    assert_eq!(consumer.ahead_at(second), Some(2..6));
+    let Ok(Peek::Message(record)) = consumer.peek() else { panic!("no message") };
+    assert_eq!(record.end, start.wrapping_add(64));
+    assert_eq!(consumer.ahead_at(second), None);
+    consumer.take(&record);
+    assert_eq!(consumer.unread(), 32);
 }
 
 /// The second message is in another segment, at the same distance as more units of the copy.
