@@ -57,7 +57,7 @@ pub struct SystemError {
 impl SystemError {
     /// Whether this process or the system is out of something, rather than the peer being at fault.
     pub(crate) fn is_lack(&self) -> bool {
-        let lacks = [libc::EMFILE, libc::ENFILE, libc::ENOMEM, libc::ENOBUFS];
+        let lacks = [libc::EMFILE, libc::ENFILE, libc::ENOMEM, libc::ENOBUFS, libc::ETOOMANYREFS];
         self.source.raw_os_error().is_some_and(|errno| lacks.contains(&errno))
     }
 }

@@ -13,6 +13,7 @@ use std::thread;
 use std::time::Duration;
 
 use common::census::Census;
+use common::limits::{allow_all_descriptors, allow_more_descriptors};
 use common::role::{command, play};
 use common::watchdog::watch;
 use common::{DEADLINE, die, receive_end, receive_text, wait_until};
@@ -353,4 +354,34 @@ fn a_client_that_has_spoken_is_not_displaced() {
     let port = listener.try_accept().expect("a listener").expect("the one that has spoken");
     port.post_text("welcome").expect("it is there");
     drop(silent);
+}
+
+/// It has no reason to connect again: it waits as one does that was not let in yet.
+#[test]
+fn a_client_for_whose_port_there_is_too_little_is_served_later() {
+    fn victim() {
+        let (_directory, path) = place();
+        let listener = listen(&path);
+        let client = stranger(&path);
+        let greeting = hello(12, 0);
+        send(client.as_raw_fd(), &greeting, MsgFlags::empty()).expect("it listens");
+        // One for the client's socket, and too few for a channel.
+        allow_more_descriptors(3);
+        let error = listener.try_accept().map(drop).expect_err("too few descriptors");
+        assert!(error.to_string().contains("RLIMIT_NOFILE"), "{error}");
+        let error = listener.accept_timeout(Duration::from_millis(1)).map(drop);
+        assert!(!matches!(error, Err(ListenError::Timeout)), "{error:?}");
+        allow_all_descriptors();
+        let port = listener.accept_timeout(DEADLINE).expect("the client has waited");
+        drop(port);
+        let mut answer = [0; 1024];
+        let len = recv(client.as_raw_fd(), &mut answer, MsgFlags::MSG_DONTWAIT);
+        assert!(len.is_ok_and(|len| len > greeting.len()), "no port: {len:?}");
+        // What it waited for is not watched any more.
+        let next = thread::spawn(move || Connect::new().timeout(DEADLINE).at(path).map(drop));
+        drop(listener.accept_timeout(DEADLINE).expect("another client"));
+        next.join().expect("a client").expect("a listener");
+    }
+    let name = "a_client_for_whose_port_there_is_too_little_is_served_later";
+    play(name, &[("victim", victim)]);
 }

@@ -1,7 +1,7 @@
 //! Two programs connect by a name: `Listener` on one side, `connect` on the other, which is in
 //! `connect.rs`.
 
-use crate::error::{ListenError, PostError, flaw_of_listener_name};
+use crate::error::{ChannelError, ListenError, PostError, flaw_of_listener_name};
 use crate::link::endpoint::PeerCredentials;
 use crate::link::transfer;
 use crate::meet::allowed::Allowed;
@@ -73,6 +73,8 @@ pub struct Listener {
 struct PendingClient {
     socket: Socket,
     credentials: PeerCredentials,
+    /// It has said who it is, and waits until there are descriptors and memory for its port.
+    is_welcome: bool,
 }
 
 impl Listener {
@@ -201,17 +203,17 @@ impl Listener {
     ///
     /// # Errors
     /// [`ListenError::Channel`] or [`ListenError::Io`]; the listener stays usable. If the process
-    /// is out of descriptors, the call tries again for 50 ms before it returns the error; if they
-    /// are too few for the port of a client that was let in, the error comes at once, and that
-    /// client is told to try again.
+    /// is out of descriptors or memory, or too many descriptors of its user are in flight, the call
+    /// tries again for 50 ms before it returns the error. The client keeps waiting meanwhile, and
+    /// a later call serves it.
     pub fn accept(&self) -> Result<MessagePort, ListenError> {
         self.accept_until(Deadline::NEVER)
     }
 
     /// Waits for the next client for at most `timeout`.
     ///
-    /// While this process is out of descriptors, the call retries every 50 ms; it returns that
-    /// error when the time is up.
+    /// While this process is out of descriptors or memory, the call retries every 50 ms; it
+    /// returns that error when the time is up.
     ///
     /// # Errors
     /// As [`accept`](Self::accept), and [`ListenError::Timeout`].
@@ -239,16 +241,36 @@ impl Listener {
         while index < pending.len() {
             match self.greet(&pending[index]) {
                 Greeted::Silent => index += 1,
-                Greeted::Gone => drop(pending.remove(index)),
+                Greeted::Gone => self.let_go(pending.remove(index)),
                 Greeted::Welcome => {
-                    let client = pending.remove(index).expect("it was just greeted");
-                    if let Some(port) = self.welcome(client)? {
+                    let answer = self.welcome(&pending[index]);
+                    if let Err(error) = &answer
+                        && is_lack(error)
+                    {
+                        // Nothing that it does is of interest until there is enough.
+                        let client = &mut pending[index];
+                        client.is_welcome = true;
+                        let sockets = [self.socket.as_fd(), client.socket.as_fd()];
+                        self.backoff.begin(&self.epoll, sockets.into_iter())?;
+                    } else {
+                        self.let_go(pending.remove(index));
+                    }
+                    if let Some(port) = answer? {
                         return Ok(Some(port));
                     }
                 }
             }
         }
         Ok(None)
+    }
+
+    /// Closes the socket to a client. What that client has left there may take long to close, and
+    /// until then the socket must not wake this listener: it has hung up.
+    fn let_go(&self, client: Option<PendingClient>) {
+        if let Some(client) = client {
+            // It fails only if the socket was not watched.
+            let _ = self.epoll.leave_out(client.socket.as_fd());
+        }
     }
 
     /// Iterates over the ports of clients, and waits for each; the iterator never ends. After an
@@ -292,10 +314,9 @@ impl Listener {
         }
     }
 
-    /// Whether the error is a lack of descriptors, so that new clients wait for some. A client that
-    /// gets no port for the same reason has been let in, and is an error of its own.
+    /// Whether the error is a lack, of descriptors for example, so that clients wait for some.
     pub(crate) fn waits_for_descriptors(&self, error: &ListenError) -> bool {
-        matches!(error, ListenError::Io(error) if error.is_lack()) && self.backoff.is_on()
+        is_lack(error) && self.backoff.is_on()
     }
 
     fn next_connection(&self) -> Result<Option<Socket>, ListenError> {
@@ -340,15 +361,18 @@ impl Listener {
             }
             // A client that has not spoken for long makes room for others.
             if pending.len() == MOST_PENDING {
-                pending.pop_front();
+                self.let_go(pending.pop_front());
             }
             self.epoll.add(socket.as_fd(), 1)?;
-            pending.push_back(PendingClient { socket, credentials });
+            pending.push_back(PendingClient { socket, credentials, is_welcome: false });
         }
         Ok(())
     }
 
     fn greet(&self, client: &PendingClient) -> Greeted {
+        if client.is_welcome {
+            return Greeted::Welcome;
+        }
         let mut bytes = [0; HELLO_LEN + 1];
         let hello = match socket::receive_bytes(client.socket.as_fd(), &mut bytes) {
             Ok(Received::Nothing) => return Greeted::Silent,
@@ -375,7 +399,7 @@ impl Listener {
         self.refused.set(self.refused.get().and(last));
     }
 
-    fn welcome(&self, client: PendingClient) -> Result<Option<MessagePort>, ListenError> {
+    fn welcome(&self, client: &PendingClient) -> Result<Option<MessagePort>, ListenError> {
         let MessageChannel { port1, mut port2 } = self.builder.build()?;
         let (sending, receiving) = port2.halves();
         match transfer::send(client.socket.as_fd(), sending, receiving) {
@@ -386,10 +410,26 @@ impl Listener {
             // A client that has gone meanwhile is no failure.
             Err(PostError::Io(error)) => match error.source.raw_os_error() {
                 Some(libc::EPIPE | libc::ECONNRESET) => Ok(None),
+                Some(libc::EPERM) if self.takes_packets(client) => Ok(None),
                 _ => Err(error.into()),
             },
             Err(other) => unreachable!("a fresh port is open: {other}"),
         }
+    }
+
+    /// Whether the kernel sends packets without descriptors to a client: then that client is the
+    /// one that refuses them (`SO_PASSRIGHTS`), and no filter of this process.
+    fn takes_packets(&self, client: &PendingClient) -> bool {
+        let ours = our_hello(self.builder.schema_id());
+        socket::send_packet(client.socket.as_fd(), &ours.encode(true), &[]).is_ok()
+    }
+}
+
+/// Whether this process or the system is out of something, which a client may wait for.
+fn is_lack(error: &ListenError) -> bool {
+    match error {
+        ListenError::Io(error) | ListenError::Channel(ChannelError::Io(error)) => error.is_lack(),
+        _ => false,
     }
 }
 

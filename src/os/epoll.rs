@@ -8,7 +8,7 @@ use std::os::fd::{AsFd, BorrowedFd};
 use std::time::Duration;
 
 /// A set of descriptors that are watched together, level-triggered except for ends. A descriptor
-/// that is closed leaves the set by itself.
+/// that is closed leaves the set by itself, but one that a thread of the reaper still has does not.
 pub(crate) struct Epoll(nix::sys::epoll::Epoll);
 
 impl Epoll {

@@ -1,6 +1,7 @@
 //! What a process of the same user can do at a member's socket without being a member.
 
 use crate::common::census::Census;
+use crate::common::limits::{allow_all_descriptors, allow_more_descriptors};
 use crate::common::members::{
     FORMAT, HELLO, VERSION, channel_behind, connect_to, member_hello, numbers, port_behind, post,
     words,
@@ -9,6 +10,7 @@ use crate::common::role::play;
 use crate::common::{proc, wait_until};
 use crate::{Name, nothing, text, wait_for_others};
 use messageport::{BroadcastChannel, BroadcastError, MessageChannel, MessagePort};
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::socket::{
     AddressFamily, MsgFlags, SockFlag, SockType, UnixAddr, connect, recv, send, setsockopt, socket,
     sockopt,
@@ -17,9 +19,10 @@ use std::fs::{self, File, OpenOptions};
 use std::io::{Read, Write};
 use std::iter;
 use std::net::{TcpListener, TcpStream};
-use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::os::unix::fs::OpenOptionsExt;
 use std::os::unix::net::{UnixListener, UnixStream};
+use std::time::Duration;
 
 /// Connects to the only member.
 fn stranger(name: &Name) -> OwnedFd {
@@ -220,6 +223,68 @@ fn what_clients_leave_at_a_member_is_bounded() {
         wait_for_others(&member, 1);
         other.post_text("a member").expect("room");
         assert_eq!(text(&member), "a member");
+    }
+    play(TEST, &[("victim", victim)]);
+}
+
+/// A client that can be neither heard nor sent away, as the member is out of descriptors, stays;
+/// the next ones make room again.
+#[test]
+fn silent_clients_are_as_few_after_a_lack_of_descriptors() {
+    const TEST: &str = "strangers::silent_clients_are_as_few_after_a_lack_of_descriptors";
+    fn victim() {
+        let name = Name::new();
+        let member = name.open();
+        let silent: Vec<_> = (0..130).map(|_| stranger(&name)).collect();
+        nothing(&member);
+        let more = [stranger(&name), stranger(&name)];
+        // For the sockets of these, and too few for a port that a client may have brought.
+        allow_more_descriptors(2);
+        let error = member.recv_timeout(Duration::from_millis(1)).map(drop);
+        allow_all_descriptors();
+        assert!(matches!(error, Err(BroadcastError::Io(_))), "{error:?}");
+        let last: Vec<_> = (0..20).map(|_| stranger(&name)).collect();
+        let other = name.open();
+        other.post_text("behind them").expect("room");
+        assert_eq!(text(&member), "behind them");
+        assert!(format!("{member:?}").contains("pending: 128"), "{member:?}");
+        drop((silent, more, last, other));
+    }
+    play(TEST, &[("victim", victim)]);
+}
+
+/// While the close of what clients have left takes long, they do not wake the member any more: a
+/// thread that waits for messages would be woken again at once.
+#[test]
+fn clients_that_were_sent_away_do_not_wake_a_member() {
+    const TEST: &str = "strangers::clients_that_were_sent_away_do_not_wake_a_member";
+    fn victim() {
+        let name = Name::new();
+        let member = name.open();
+        let mut fars = Vec::new();
+        let mut leave = |client: &OwnedFd, text: &[u8]| {
+            let (near, far) = lingering();
+            post(client, text, &[]);
+            post(client, b"and more", &[near.as_raw_fd()]);
+            fars.push(far);
+        };
+        leave(&stranger(&name), b"no hello");
+        nothing(&member);
+        let is_ready = || {
+            let mut asked = [PollFd::new(member.as_fd(), PollFlags::POLLIN)];
+            poll(&mut asked, PollTimeout::ZERO).expect("a poll") > 0
+        };
+        assert!(!is_ready());
+        // One that makes room for others.
+        let silent = stranger(&name);
+        nothing(&member);
+        let others: Vec<_> = (0..127).map(|_| stranger(&name)).collect();
+        nothing(&member);
+        leave(&silent, b"no hello");
+        let last = stranger(&name);
+        nothing(&member);
+        assert!(!is_ready());
+        drop((silent, others, last));
     }
     play(TEST, &[("victim", victim)]);
 }

@@ -8,7 +8,9 @@ use crate::common::{DEADLINE, proc};
 use crate::{Entry, Pair, assert_broken, null};
 use messageport::{AttachError, Connect, Listener, MessageChannel};
 use nix::errno::Errno;
-use nix::sys::socket::{AddressFamily, SockFlag, SockType, UnixAddr, connect, socket};
+use nix::sys::socket::{
+    AddressFamily, MsgFlags, SockFlag, SockType, UnixAddr, connect, recv, socket,
+};
 use std::fs;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 use std::thread;
@@ -100,4 +102,27 @@ fn a_listener_takes_no_descriptors() {
     let honest = thread::spawn(move || Connect::new().timeout(DEADLINE).at(&path).is_ok());
     let _port = listener.accept().expect("the honest client");
     assert!(honest.join().expect("no panic"));
+}
+
+/// The kernel sends such a client no port. Nothing is amiss with the listener.
+#[test]
+fn a_client_that_refuses_descriptors_is_no_error_of_the_listener() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let path = directory.path().join("door");
+    let listener = Listener::bind_at(&path, MessageChannel::builder()).expect("a name");
+    let client = socket(AddressFamily::Unix, SockType::SeqPacket, SockFlag::SOCK_CLOEXEC, None);
+    let client = client.expect("a socket");
+    if !pass_rights(client.as_fd(), false) {
+        return skip("the kernel has no SO_PASSRIGHTS");
+    }
+    let address = UnixAddr::new(&path).expect("a short path");
+    connect(client.as_raw_fd(), &address).expect("it listens");
+    let format: u64 = 8 << 32 | 1 << 16 | 4 << 8 | 8;
+    let words = [u64::from_le_bytes(*b"MPHELLO1"), 12, format, 0];
+    let hello: Vec<u8> = words.iter().flat_map(|word| word.to_le_bytes()).collect();
+    send(&client, &hello, &[]).expect("room");
+    assert!(listener.try_accept().expect("all is well here").is_none());
+    let mut answer = [0; 64];
+    let mut next = || recv(client.as_raw_fd(), &mut answer, MsgFlags::MSG_DONTWAIT);
+    assert_eq!((next(), next()), (Ok(32), Ok(0)), "a refusal, and the end");
 }

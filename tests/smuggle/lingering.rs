@@ -493,6 +493,26 @@ fn what_clients_leave_at_a_listener_is_bounded() {
     play("lingering::what_clients_leave_at_a_listener_is_bounded", &[("victim", victim)]);
 }
 
+#[test]
+fn a_client_that_was_sent_away_does_not_wake_its_listener() {
+    fn victim() {
+        if !is_older_kernel() {
+            return;
+        }
+        let directory = tempfile::tempdir().expect("a directory");
+        let path = directory.path().join("door");
+        let listener = Listener::bind_at(&path, MessageChannel::builder()).expect("a name");
+        let (near, _far) = lingering();
+        leave_at(&path, &[near.as_fd()], 1);
+        drop(near);
+        assert!(listener.try_accept().expect("a listener").is_none());
+        let mut asked = [PollFd::new(listener.as_fd(), PollFlags::POLLIN)];
+        assert_eq!(poll(&mut asked, PollTimeout::ZERO).expect("a poll"), 0, "it wakes on");
+    }
+    let name = "lingering::a_client_that_was_sent_away_does_not_wake_its_listener";
+    play(name, &[("victim", victim)]);
+}
+
 /// Has a port receive and drop a lingering socket.
 fn drop_lingering(channel: &MessageChannel) -> TcpStream {
     let far = post_lingering(&channel.port1);

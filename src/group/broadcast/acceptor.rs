@@ -125,7 +125,7 @@ impl Acceptor {
         };
         for _ in 0..self.pending.len() {
             let client = self.pending.pop_front().expect("counted above");
-            note(self.attend(client, &mut welcome));
+            note(self.attend(epoll, client, &mut welcome));
         }
         // As many as can have been waiting when this began; pending clients that keep coming wait.
         for _ in 0..MOST_WAITING {
@@ -145,12 +145,12 @@ impl Acceptor {
                 Ok((_, uid, _)) if uid == name::user() => {}
                 _ => continue,
             }
-            if self.pending.len() == MOST_PENDING {
-                note(self.send_away(&mut welcome));
+            if self.pending.len() >= MOST_PENDING {
+                note(self.send_away(epoll, &mut welcome));
             }
             // Without this the pending client is heard in the next call that has another cause.
             note(epoll.add(client.as_fd(), 0).map_err(BroadcastError::from));
-            note(self.attend(client, &mut welcome));
+            note(self.attend(epoll, client, &mut welcome));
         }
         first
     }
@@ -158,12 +158,19 @@ impl Acceptor {
     /// Hears a pending client, who stays if it has not spoken yet, or could not be heard.
     fn attend(
         &mut self,
+        epoll: &Epoll,
         client: Socket,
         welcome: &mut impl FnMut(u128, MessagePort) -> Result<(), BroadcastError>,
     ) -> Result<(), BroadcastError> {
         match self.hear(client.as_fd()) {
-            Ok(Heard::Refused) => Ok(()),
-            Ok(Heard::Member(member, port)) => welcome(member, *port),
+            Ok(Heard::Refused) => {
+                let_go(epoll, client);
+                Ok(())
+            }
+            Ok(Heard::Member(member, port)) => {
+                let_go(epoll, client);
+                welcome(member, *port)
+            }
             Ok(Heard::Nothing) => {
                 self.pending.push_back(client);
                 Ok(())
@@ -179,13 +186,20 @@ impl Acceptor {
     /// it is heard. If it is about to, it learns of the refusal and comes again.
     fn send_away(
         &mut self,
+        epoll: &Epoll,
         welcome: &mut impl FnMut(u128, MessagePort) -> Result<(), BroadcastError>,
     ) -> Result<(), BroadcastError> {
         let Some(client) = self.pending.pop_front() else { return Ok(()) };
         socket::refuse_more(client.as_fd());
         match self.hear(client.as_fd()) {
-            Ok(Heard::Member(member, port)) => welcome(member, *port),
-            Ok(Heard::Nothing | Heard::Refused) => Ok(()),
+            Ok(Heard::Member(member, port)) => {
+                let_go(epoll, client);
+                welcome(member, *port)
+            }
+            Ok(Heard::Nothing | Heard::Refused) => {
+                let_go(epoll, client);
+                Ok(())
+            }
             Err(error) => {
                 self.pending.push_front(client);
                 Err(error)
@@ -267,6 +281,13 @@ impl fmt::Debug for Acceptor {
             .field("pending", &self.pending.len())
             .finish_non_exhaustive()
     }
+}
+
+/// Closes the socket to a client. What that client has left there may take long to close, and until
+/// then the socket must not wake the member: it has hung up.
+fn let_go(epoll: &Epoll, client: Socket) {
+    // It fails only if the socket was not watched.
+    let _ = epoll.leave_out(client.as_fd());
 }
 
 fn no_room() -> SystemError {
