@@ -70,15 +70,16 @@ impl Receiving {
 
     /// Fast path of a poll in a batch: takes the next message if it is at `position`, and in the
     /// copy of those that come next. Returns also where the one after it is.
-    ///
-    /// It does not ask whether this half has ended: a half that ends drained has no copy, and what
-    /// was copied before the other half found the peer corrupt is received like what was taken.
     #[inline(always)]
     pub(crate) fn poll_in_copy(
         &mut self,
         position: u64,
         in_use: &Cell<u32>,
     ) -> Option<(Payload, u64)> {
+        // The other half may have found the peer corrupt: no message comes after that end.
+        if self.end.standing().has_receiving_ended() {
+            return None;
+        }
         self.ahead.take_copied_at(&mut self.consumer, position, in_use)
     }
 

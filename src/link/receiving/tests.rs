@@ -349,3 +349,18 @@ fn a_receiver_that_stops_being_awake_as_a_message_comes_does_not_sleep_over_it()
     }
     sender.join().expect("the sender ends");
 }
+
+/// The other half may find the peer corrupt at any time.
+#[test]
+fn nothing_comes_from_a_copy_after_the_end() {
+    let (mut sending, mut receiving) = lane();
+    for _ in 0..3 {
+        sending.stage_bytes(&[1; 8], Format::Bytes).expect("room");
+    }
+    sending.commit();
+    receiving.read_ahead(true);
+    receiving.poll().expect("an open end").expect("the first");
+    receiving.poll_next_in_copy().expect("the second");
+    receiving.endpoint().mark_corrupt(Corruption::unknown("head", 1));
+    assert!(receiving.poll_next_in_copy().is_none());
+}
