@@ -272,6 +272,7 @@ const RUNTIME: &[c_long] = &[
     libc::SYS_clone,
     libc::SYS_exit,
     libc::SYS_exit_group,
+    libc::SYS_getcwd,
     libc::SYS_gettid,
     libc::SYS_mprotect,
     libc::SYS_mremap,

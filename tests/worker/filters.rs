@@ -32,6 +32,10 @@ fn act(deed: &str) {
         "filter" => SyscallFilter::port().apply().expect("a filter"),
         "fork" => drop(fork()),
         "clock" => read_clock(),
+        "backtrace" => {
+            // What the hook of a panic prints if RUST_BACKTRACE is set.
+            println!("{}", std::backtrace::Backtrace::force_capture());
+        }
         "clone3" => assert_eq!(clone3().raw_os_error(), Some(libc::ENOSYS)),
         "refused" => {
             for error in [
@@ -104,8 +108,8 @@ fn a_worker_under_a_filter_does_all_that_a_worker_does() {
             if filter_twice {
                 answers(worker.port(), "do filter");
             }
-            for deed in ["do read", "do clock", "do clone3", "do thread", "do wait"] {
-                answers(worker.port(), deed);
+            for deed in ["read", "clock", "clone3", "thread", "wait", "backtrace"] {
+                answers(worker.port(), &format!("do {deed}"));
             }
             for len in [0, 8, 3000, 1 << 20] {
                 worker.port().post_bytes(&vec![7; len]).expect("room");
