@@ -139,7 +139,11 @@ pub fn lead(test: &'static str, operation: &Operation) {
     fix_addresses();
     let wanted_case = std::env::var(CASE).ok();
     let (mut tried, mut passed_by, mut failed) = (0, 0, Vec::new());
-    for seed in 0..wanted(RUNS, 1) {
+    let seeds = match &wanted_case {
+        Some(case) => seed_of(case)..=seed_of(case),
+        None => 0..=wanted(RUNS, 1).saturating_sub(1),
+    };
+    for seed in seeds {
         let Some(recording) = walk.record(seed) else {
             return skip("ptrace(2) is refused here");
         };
@@ -166,8 +170,15 @@ pub fn lead(test: &'static str, operation: &Operation) {
     }
 }
 
+/// Whether every point is walked to. A case that is replayed may be any of these.
 fn is_long() -> bool {
-    std::env::var_os(RUNS).is_some()
+    [RUNS, CASE].iter().any(|variable| std::env::var_os(variable).is_some())
+}
+
+/// The last word of a case.
+fn seed_of(case: &str) -> u64 {
+    let seed = case.rsplit(' ').next().and_then(|word| word.parse().ok());
+    seed.unwrap_or_else(|| panic!("{CASE} does not end with a seed: {case}"))
 }
 
 /// What one undisturbed walk has shown.
@@ -303,8 +314,8 @@ impl Walk<'_> {
     fn cases(&self, recording: &Recording, seed: u64) -> Vec<Case> {
         let mut points: Vec<_> = (0..2 * recording.calls.len() as u32).map(Point::Call).collect();
         let steps = recording.steps();
-        // Which message it is changes no path: each instruction and each refusal is tried once, and
-        // the calls and the changes of shared bytes with every seed.
+        // Another message hardly changes the path: each instruction and each refusal is tried with
+        // one, the calls and the changes of shared bytes with every one.
         let is_first = seed == 0;
         if is_first && is_long() && self.operation.is_short {
             points.extend((0..recording.path.len() as u32).map(Point::Step));
@@ -326,7 +337,7 @@ impl Walk<'_> {
             action: Action::Refuse(errno),
             seed,
         }));
-        if !is_long() && std::env::var_os(CASE).is_none() {
+        if !is_long() {
             // These are tried always: each has its place in the code.
             let [again, many] = [Errno::EINTR, Errno::ETOOMANYREFS].map(Action::Refuse);
             let is_kept = |case: &Case| case.action == again || case.action == many;
