@@ -285,6 +285,10 @@ const RUNTIME: &[c_long] = &[
     libc::SYS_set_robust_list,
     libc::SYS_sigaltstack,
     libc::SYS_tgkill,
+    #[cfg(target_arch = "x86_64")]
+    libc::SYS_readlink,
+    #[cfg(not(target_arch = "x86_64"))]
+    libc::SYS_readlinkat,
 ];
 
 /// What a program needs to start, and to apply a filter of its own.
@@ -292,8 +296,6 @@ const START: &[c_long] = &[
     libc::SYS_execve,
     libc::SYS_newfstatat,
     libc::SYS_pread64,
-    #[cfg(not(target_arch = "x86_64"))]
-    libc::SYS_readlinkat,
     libc::SYS_rt_sigaction,
     libc::SYS_seccomp,
     libc::SYS_set_tid_address,
@@ -303,6 +305,4 @@ const START: &[c_long] = &[
     libc::SYS_arch_prctl,
     #[cfg(target_arch = "x86_64")]
     libc::SYS_poll,
-    #[cfg(target_arch = "x86_64")]
-    libc::SYS_readlink,
 ];
