@@ -6,7 +6,8 @@ use std::fmt;
 /// Clients that a [`Listener`](crate::Listener) has refused since it was made.
 ///
 /// A refused client gets an error that says why. The server gets none, so that no client can end a
-/// loop of [`accept`](crate::Listener::accept). It can ask here at any time.
+/// loop of [`accept`](crate::Listener::accept). It can ask here at any time. The `Display` is a
+/// line for a log.
 ///
 /// ```
 /// use messageport::{Connect, Listener, MessageChannel};
@@ -20,6 +21,8 @@ use std::fmt;
 /// let refused = listener.refused().last.expect("one was refused");
 /// assert_eq!((refused.what, refused.found, refused.expected), ("schema", 8, 7));
 /// assert_eq!(refused.credentials.pid, std::process::id());
+/// let line = listener.refused().to_string();
+/// assert!(line.starts_with("1 client was refused: the client of process "), "{line}");
 /// println!("{refused}");
 /// assert!(client.join().unwrap());
 /// # Ok::<(), messageport::ListenError>(())
@@ -54,6 +57,16 @@ impl RefusedClients {
     }
 }
 
+impl fmt::Display for RefusedClients {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match (self.count, self.last) {
+            (0, _) | (_, None) => f.write_str("no client was refused"),
+            (1, Some(last)) => write!(f, "1 client was refused: {last}"),
+            (count, Some(last)) => write!(f, "{count} clients were refused; the last: {last}"),
+        }
+    }
+}
+
 impl fmt::Display for RefusedClient {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let RefusedClient { credentials, what, found, expected } = self;
@@ -76,6 +89,19 @@ impl fmt::Display for RefusedClient {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn how_many_were_refused_is_said_with_the_last_of_them() {
+        let credentials = PeerCredentials { pid: 7, uid: 1000, gid: 8 };
+        let client = |found| RefusedClient { credentials, what: "schema", found, expected: 1 };
+        let none = RefusedClients::default();
+        assert_eq!(none.to_string(), "no client was refused");
+        let one = none.and(client(2));
+        assert_eq!(one.to_string(), format!("1 client was refused: {}", client(2)));
+        let three = one.and(client(3)).and(client(4));
+        let text = format!("3 clients were refused; the last: {}", client(4));
+        assert_eq!(three.to_string(), text);
+    }
 
     #[test]
     fn users_are_decimal_and_the_others_are_not() {
