@@ -167,8 +167,8 @@ impl<Req, Resp> AsyncRequester<Req, Resp> {
         self.requester.close();
     }
 
-    pub(crate) fn has_unread(&self) -> bool {
-        self.requester.has_unread()
+    pub(crate) fn has_read_nothing(&self) -> bool {
+        self.requester.has_read_nothing()
     }
 
     pub(crate) fn has_other_types(&self) -> bool {

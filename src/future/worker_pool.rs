@@ -253,8 +253,8 @@ impl<Req, Resp> Line for AsyncLine<Req, Resp> {
         self.requester.close();
     }
 
-    fn has_unread(&self) -> bool {
-        self.requester.has_unread()
+    fn has_read_nothing(&self) -> bool {
+        self.requester.has_read_nothing()
     }
 
     fn has_other_types(&self) -> bool {

@@ -13,8 +13,9 @@ pub(crate) trait Line {
     /// Closes the port. An open call ends by this.
     fn close(&self);
 
-    /// Whether the worker has not received all requests.
-    fn has_unread(&self) -> bool;
+    /// Whether the worker has had a request, and has read none. One that is read in place counts
+    /// once the worker has dropped it.
+    fn has_read_nothing(&self) -> bool;
 
     /// Whether the worker is known to have other types than the pool.
     fn has_other_types(&self) -> bool;
@@ -103,8 +104,8 @@ impl<Req, Resp> Line for Requester<Req, Resp> {
         Requester::close(self);
     }
 
-    fn has_unread(&self) -> bool {
-        Requester::has_unread(self)
+    fn has_read_nothing(&self) -> bool {
+        Requester::has_read_nothing(self)
     }
 
     fn has_other_types(&self) -> bool {

@@ -223,7 +223,7 @@ impl<L: Line> Slots<L> {
     fn lose(&self, member: &Arc<Member<L>>, loss: &Loss<'_>) {
         let is_failed_start = match loss {
             Loss::Idle => !member.has_served(),
-            Loss::Failed(_) => !member.has_served() && member.line.has_unread(),
+            Loss::Failed(_) => !member.has_served() && member.line.has_read_nothing(),
             Loss::Abandoned => false,
         };
         let status = is_failed_start.then(|| member.status()).flatten();
@@ -501,7 +501,7 @@ mod tests {
     impl Line for NoLine {
         fn close(&self) {}
 
-        fn has_unread(&self) -> bool {
+        fn has_read_nothing(&self) -> bool {
             false
         }
 

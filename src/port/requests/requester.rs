@@ -174,9 +174,12 @@ impl<Req, Resp> Requester<Req, Resp> {
         self.core.lock().is_ok_and(|state| state.ended().is_some() || state.sender().is_closed())
     }
 
-    /// Whether the peer has not received all that was posted.
-    pub(crate) fn has_unread(&self) -> bool {
-        self.core.lock().is_ok_and(|state| state.sender().backlog().messages > 0)
+    /// Whether something was posted, and the peer has read nothing of it. After a call whose time
+    /// was up its cancellation may be unread, which says nothing about the request.
+    pub(crate) fn has_read_nothing(&self) -> bool {
+        self.core.lock().is_ok_and(|state| {
+            state.sender().backlog().messages > 0 && state.sender().stats().received == 0
+        })
     }
 
     /// Whether the responder is known to have other types.
@@ -249,5 +252,27 @@ impl<Req, Resp> fmt::Debug for Requester<Req, Resp> {
 impl fmt::Debug for CallCanceller {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("CallCanceller").field("call", &self.id.sequence).finish_non_exhaustive()
+    }
+}
+
+#[cfg(all(test, not(miri)))]
+mod tests {
+    use crate::port::channel::MessageChannel;
+
+    #[test]
+    fn a_request_was_read_though_its_cancellation_was_not() {
+        let channel = MessageChannel::new().expect("a channel");
+        let requester = channel.port1.requester::<u32, u32>();
+        let responder = channel.port2.responder::<u32, u32>();
+        assert!(!requester.has_read_nothing(), "nothing was posted");
+        let call = requester.start(&1).expect("room");
+        assert!(requester.has_read_nothing());
+        let request = responder.try_recv().expect("an open port").expect("a request");
+        assert!(!requester.has_read_nothing());
+        drop(call);
+        let unread = requester.core.lock().expect("no call is inside").sender().backlog().messages;
+        assert_eq!(unread, 1, "the cancellation");
+        assert!(!requester.has_read_nothing());
+        drop(request);
     }
 }
