@@ -7,6 +7,8 @@ use crate::*;
 use rkyv::rancor;
 use std::error::Error;
 use std::io;
+use std::os::unix::process::ExitStatusExt;
+use std::process::ExitStatus;
 
 /// The values of one error type with three pieces of each one's text.
 macro_rules! texts {
@@ -71,6 +73,10 @@ fn mismatch(posts: bool) -> TypeMismatch {
 
 fn bind() -> SystemError {
     SystemError { call: "bind", source: denial() }
+}
+
+fn lost(is_unread: bool, status: Option<ExitStatus>) -> LostWorker {
+    LostWorker::new((7, String::new()), is_unread, status, CallError::Timeout)
 }
 
 fn refusal() -> io::Error {
@@ -359,18 +365,27 @@ fn errors_of_a_pool_of_workers() {
         TaskError::Timeout => TaskError::Timeout,
             ["no reply came", "within the time given", "wait for longer"];
         TaskError::Lost { .. } =>
-            TaskError::Lost {
-                attempts: 3,
-                last: Box::new(LostWorker::new((7, String::new()), None, CallError::Timeout)),
-            },
-            ["3 workers died or hung", "as many as this pool gives it to", "see what they do"];
+            TaskError::Lost { attempts: 3, last: Box::new(lost(true, None)) },
+            ["3 workers ended or hung", "as many as this pool gives it to", "see what they do"];
         TaskError::Call(_) => TaskError::Call(CallError::Unanswered),
             ["the responder dropped the request", "expected is one reply", "call again"];
         TaskError::Broken { .. } => TaskError::Broken { restarts: 5, last: "it died".into() },
-            ["5 workers in a row", "starts no more: correct their program", "it died"];
+            ["5 workers in a row", "starts no more: have their program reply", "it died"];
         TaskError::Closed => TaskError::Closed,
             ["the pool was shut down", "before the task had its reply", "build a new pool"];
     });
+}
+
+#[test]
+fn a_lost_worker_is_told_by_its_end_and_by_whether_it_had_read_the_request() {
+    let quit = Some(ExitStatus::from_raw(3 << 8));
+    assert_eq!(lost(false, quit).to_string(), "worker 7 ended: exit status: 3");
+    let unread = "worker 7 ended before it had read the request: exit status: 3";
+    assert_eq!(lost(true, quit).to_string(), unread);
+    let late = "worker 7 did not reply within the time for an attempt, and was killed";
+    assert_eq!(lost(false, None).to_string(), late);
+    let late = "within the time for an attempt, nor read the request, and was killed";
+    assert!(lost(true, None).to_string().ends_with(late));
 }
 
 #[test]

@@ -80,8 +80,9 @@ pub enum TaskError {
     /// The task was given to as many workers as the pool allows, and each of them died, dropped it,
     /// or did not reply within the time for an attempt.
     #[error(
-        "{attempts} workers died or hung at this task, as many as this pool gives it to: see what \
-         they do with it; the last one: {last}"
+        "{attempts} workers ended or hung before they answered this task, as many as this pool \
+         gives it to: see what they do with it, and that they reply through their `parent_port`; \
+         the last one: {last}"
     )]
     Lost {
         /// How many workers have had it.
@@ -97,8 +98,8 @@ pub enum TaskError {
     /// The pool starts no more.
     #[error(
         "{restarts} workers in a row could not be started, or ended before they received a \
-         request, so this pool starts no more: correct their program, then build a new pool; the \
-         last one: {last}"
+         request, so this pool starts no more: have their program reply through its \
+         `parent_port`, then build a new pool; the last one: {last}"
     )]
     Broken {
         /// How many.
@@ -126,6 +127,8 @@ pub enum TaskError {
 pub struct LostWorker {
     id: u32,
     label: String,
+    /// It had not read the request.
+    is_unread: bool,
     status: Option<ExitStatus>,
     error: CallError,
 }
@@ -133,10 +136,11 @@ pub struct LostWorker {
 impl LostWorker {
     pub(crate) fn new(
         (id, label): (u32, String),
+        is_unread: bool,
         status: Option<ExitStatus>,
         error: CallError,
     ) -> LostWorker {
-        LostWorker { id, label, status, error }
+        LostWorker { id, label, is_unread, status, error }
     }
 
     /// What the [builder](crate::WorkerBuilder::label) of the worker called it. Empty if it has no
@@ -171,9 +175,13 @@ impl fmt::Display for LostWorker {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{} ", worker(self.id, &self.label))?;
         match (&self.error, self.status) {
+            (_, Some(status)) if self.is_unread => {
+                write!(f, "ended before it had read the request: {status}")
+            }
             (_, Some(status)) => write!(f, "ended: {status}"),
             (CallError::Timeout | CallError::Post(PostError::Timeout), None) => {
-                f.write_str("did not reply within the time for an attempt, and was killed")
+                let nor = if self.is_unread { ", nor read the request" } else { "" };
+                write!(f, "did not reply within the time for an attempt{nor}, and was killed")
             }
             (CallError::Unanswered, None) => {
                 f.write_str("dropped the request without a reply, and was killed")

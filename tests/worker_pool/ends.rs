@@ -229,6 +229,34 @@ fn a_pool_whose_workers_end_at_once_says_so_to_everyone() {
     play(TEST, &[("asks", asks), ("quits", quits)]);
 }
 
+/// A task that was given to such workers is no task that has ended them.
+#[test]
+fn a_worker_that_ends_at_once_is_told_to_have_read_nothing() {
+    const TEST: &str = "ends::a_worker_that_ends_at_once_is_told_to_have_read_nothing";
+    fn asks() {
+        let pool = builder(TEST, "quits").workers(1).attempts(3).restart_limit(10).build();
+        let pool = pool.expect("a pool");
+        match pool.call(&plain(1)).expect_err("they end at once") {
+            error @ TaskError::Lost { attempts: 3, .. } => {
+                let text = error.to_string();
+                assert!(text.contains("3 workers ended or hung before they answered"), "{text}");
+                assert!(text.contains("reply through their `parent_port`"), "{text}");
+                let end = "ended before it had read the request: exit status: 3";
+                assert!(text.ends_with(end), "{text}");
+            }
+            other => panic!("{other:?}"),
+        }
+        let later = (0..10).map(|_| pool.call(&plain(1)).expect_err("they end at once"));
+        let broken = later.map(|error| error.to_string()).find(|text| text.contains("in a row"));
+        let text = broken.expect("it gives up");
+        assert!(text.contains("have their program reply through its `parent_port`"), "{text}");
+        assert!(text.ends_with(": exit status: 3"), "{text}");
+        pool.shutdown(DEADLINE);
+        wait_until("all are reaped", has_no_children);
+    }
+    play(TEST, &[("asks", asks), ("quits", quits)]);
+}
+
 #[test]
 fn a_program_that_cannot_be_started_is_an_error_of_the_pool() {
     const TEST: &str = "ends::a_program_that_cannot_be_started_is_an_error_of_the_pool";

@@ -68,7 +68,9 @@ impl<'s, L: Line> Attempts<'s, L> {
             busy.lost(&Loss::Abandoned);
             return Some(Err(TaskError::Timeout));
         }
-        let lost = LostWorker::new(busy.member().name(), busy.member().status(), error);
+        let member = busy.member();
+        let is_unread = member.line.has_read_nothing();
+        let lost = LostWorker::new(member.name(), is_unread, member.status(), error);
         busy.lost(&Loss::Failed(&lost));
         if let Some(end) = self.slots.ended() {
             return Some(Err(end));
