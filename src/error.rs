@@ -476,15 +476,12 @@ pub enum BufferError {
     /// private copy.
     #[error("the buffer is sealed, so its bytes cannot change: take a private copy by `into_mut`")]
     Sealed,
-    /// The buffer would exceed `RLIMIT_FSIZE`.
-    #[error(
-        "a buffer of {len} bytes exceeds RLIMIT_FSIZE ({allowed} bytes): make a smaller one, or \
-         raise the limit"
-    )]
+    /// The buffer or pool would exceed `RLIMIT_FSIZE`, or `i64::MAX`, which no file does.
+    #[error("{}", text::too_large(*len, *allowed))]
     TooLarge {
         /// Bytes requested.
         len: u64,
-        /// Bytes that the limit allows.
+        /// Bytes that are allowed.
         allowed: u64,
     },
     /// The writer's buffer is full.

@@ -311,7 +311,7 @@ fn errors_of_memory_and_of_what_arrives() {
         BufferError::Sealed => BufferError::Sealed,
             ["the buffer is sealed", "its bytes cannot change", "`into_mut`"];
         BufferError::TooLarge { .. } => BufferError::TooLarge { len: 9, allowed: 8 },
-            ["a buffer of 9 bytes", "RLIMIT_FSIZE (8 bytes)", "make a smaller one"];
+            ["a buffer or pool of 9 bytes", "RLIMIT_FSIZE (8 bytes)", "make a smaller one"];
         BufferError::Full { .. } => BufferError::Full { capacity: 9 },
             ["the buffer of 9 bytes is full", "`Buffer::writer`", "room for all"];
         BufferError::Refused { .. } => BufferError::Refused { what: "it has holes" },
@@ -326,6 +326,10 @@ fn errors_of_memory_and_of_what_arrives() {
             ["no valid archive", "of u32", "read it as the type that was written"];
         BufferError::Io { .. } => BufferError::Io(mmap()), MMAP;
     });
+    check(
+        BufferError::TooLarge { len: u64::MAX, allowed: i64::MAX as u64 },
+        ["longer than any file", "at most 9223372036854775807 bytes", "make a smaller one"],
+    );
     check(
         SchemaError { required: 7, found: 8 },
         ["carries schema 0x8", "0x7 is required", "set this `schema` in the builder"],

@@ -387,6 +387,12 @@ fn sizes_that_cannot_be_are_refused() {
         let refused = BufferPool::new(&port1, count, len);
         assert!(matches!(refused, Err(PoolError::Memory(_))), "{count} × {len}: {refused:?}");
     }
+    let PoolError::Memory(BufferError::TooLarge { len, allowed }) =
+        BufferPool::new(&port1, 1, usize::MAX).expect_err("no file is as long")
+    else {
+        panic!("not for its length");
+    };
+    assert!(len == u64::MAX && allowed <= i64::MAX as u64, "{len} {allowed}");
     port1.post_text("still here").expect("room");
     assert_eq!(receive_text(&port2), "still here");
 }

@@ -65,6 +65,20 @@ fn remedy_without_errno(call: &str, source: &io::Error) -> &'static str {
     }
 }
 
+/// That memory would be longer than a file may be.
+pub(super) fn too_large(len: u64, allowed: u64) -> String {
+    match allowed < i64::MAX as u64 {
+        true => format!(
+            "a buffer or pool of {len} bytes exceeds RLIMIT_FSIZE ({allowed} bytes): make a \
+             smaller one, or raise the limit"
+        ),
+        false => format!(
+            "a buffer or pool of {len} bytes is longer than any file, which has at most {allowed} \
+             bytes: make a smaller one"
+        ),
+    }
+}
+
 /// How two programs come to the same value of `what`.
 pub(super) fn agree(what: &str) -> &'static str {
     match what {

@@ -100,7 +100,7 @@ impl Buffer {
     ///
     /// # Errors
     /// [`BufferError::Io`] if the kernel refuses for lack of memory, address space or descriptors;
-    /// [`BufferError::TooLarge`] if `RLIMIT_FSIZE` is below `len`.
+    /// [`BufferError::TooLarge`] if `RLIMIT_FSIZE` or `i64::MAX` is below `len`.
     pub fn new(len: usize) -> Result<Buffer, BufferError> {
         if len <= MOST_SMALL {
             return Ok(Buffer::small(SmallBytes::zeroed(len)?, false));

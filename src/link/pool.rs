@@ -439,12 +439,11 @@ pub(crate) fn total(slots: u64, len: u64) -> Option<u64> {
     stride.checked_mul(slots)?.checked_add(start)
 }
 
-/// The total length of a pool, if this process may make files as long. The kernel knows none longer
-/// than `i64::MAX`.
+/// The total length of a pool, if this process may make files as long.
 fn allowed_total(slots: u32, len: u64) -> Result<u64, BufferError> {
     let total = total(u64::from(slots), len).unwrap_or(u64::MAX);
     let allowed = memfd::file_size_limit()?;
-    if allowed.min(i64::MAX as u64) < total {
+    if allowed < total {
         return Err(BufferError::TooLarge { len: total, allowed });
     }
     Ok(total)

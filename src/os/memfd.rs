@@ -144,9 +144,11 @@ fn allocate(fd: BorrowedFd<'_>, len: i64) -> Result<(), Errno> {
 /// Bytes that the kernel allocates within some 50 µs on a busy machine.
 const PART: i64 = 64 << 10;
 
-/// The largest file that this process may make, in bytes; a larger `ftruncate` raises SIGXFSZ.
+/// The largest file that this process may make, in bytes; a larger `ftruncate` raises SIGXFSZ. The
+/// kernel has none longer than `i64::MAX`, also without a limit.
 pub(crate) fn file_size_limit() -> Result<u64, SystemError> {
-    getrlimit(Resource::RLIMIT_FSIZE).map(|(soft, _)| soft).map_err(named("getrlimit"))
+    let (soft, _) = getrlimit(Resource::RLIMIT_FSIZE).map_err(named("getrlimit"))?;
+    Ok(soft.min(i64::MAX as u64))
 }
 
 /// The address space that this process may use, in bytes.

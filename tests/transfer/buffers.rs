@@ -213,8 +213,17 @@ fn a_buffer_that_cannot_be_made_is_an_error() {
         use nix::sys::resource::{Resource, getrlimit, setrlimit};
         let before = Census::take();
         // More than any address space.
-        assert!(Buffer::new(usize::MAX).is_err());
         assert!(Buffer::new(1 << 60).is_err());
+        assert!(Buffer::new(i64::MAX as usize).is_err());
+        // More than any file.
+        for len in [i64::MAX as usize + 1, usize::MAX - 1, usize::MAX] {
+            let errors = [Buffer::new(len).map(drop), Buffer::writer(len).map(drop)];
+            for error in errors.map(|answer| answer.expect_err("no file is as long")) {
+                let is_told = matches!(&error, BufferError::TooLarge { len: told, allowed }
+                    if *told == len as u64 && *allowed < len as u64);
+                assert!(is_told && error.to_string().contains("make a smaller one"), "{error}");
+            }
+        }
         let (_, hard) = getrlimit(Resource::RLIMIT_FSIZE).expect("a limit");
         setrlimit(Resource::RLIMIT_FSIZE, 10_000, hard).expect("a lower limit");
         assert!(Buffer::new(10_000).is_ok());

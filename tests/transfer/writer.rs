@@ -117,7 +117,7 @@ fn more_than_its_length_is_refused() {
         assert!(matches!(inner, Some(BufferError::Full { capacity }) if *capacity == len));
         assert_arrives(writer.finish().expect("memory"), &bytes[..len]);
     }
-    assert!(matches!(Buffer::writer(usize::MAX), Err(BufferError::Io(_))));
+    assert!(matches!(Buffer::writer(usize::MAX), Err(BufferError::TooLarge { .. })));
 }
 
 #[test]
