@@ -24,6 +24,8 @@ pub use requests::{CallError, LostWorker, TaskError};
     allow(unused_imports)
 )]
 pub(crate) use text::NO_RUNTIME;
+#[cfg_attr(messageport_loom, allow(unused_imports))]
+pub(crate) use text::{FRAME_INSTEAD, OPEN_LOCK, flaw_of_path};
 pub use types::TypeMismatch;
 pub(crate) use types::shorten;
 #[cfg(feature = "value")]
@@ -395,10 +397,7 @@ pub enum MessageError {
         len: u64,
     },
     /// No transferable of that kind came with the message, or all of them were taken.
-    #[error(
-        "the message has no {kind} left in it: take no more of them than came with it, and each \
-         once"
-    )]
+    #[error("the message has no {kind} left in it: {}", text::taking(kind))]
     NothingLeft {
         /// The kind that was requested.
         kind: &'static str,
@@ -430,7 +429,10 @@ pub enum MessageError {
 #[non_exhaustive]
 pub enum PoolError {
     /// The port is not trusted: a pool is memory that both ends write.
-    #[error("a buffer pool needs trust: call `trust_peer` at both ends first")]
+    #[error(
+        "a pool of `BufferPool::new` needs trust: call `trust_peer` at both ends first, or make \
+         one by `BufferPool::for_untrusted`, which needs none"
+    )]
     NotTrusted,
     /// The pool would have no buffers, or buffers of zero bytes.
     #[error(

@@ -3,6 +3,8 @@
 //! A variant without a row does not compile here: add one line to its type's table, with three
 //! pieces of its text in their order.
 
+mod remedies;
+
 use crate::*;
 use rkyv::rancor;
 use std::error::Error;
@@ -295,7 +297,8 @@ fn errors_of_receiving_and_of_messages() {
 fn errors_of_memory_and_of_what_arrives() {
     texts!(PoolError {
         PoolError::NotTrusted => PoolError::NotTrusted,
-            ["a buffer pool", "needs trust", "call `trust_peer` at both ends"];
+            ["a pool of `BufferPool::new` needs trust", "`trust_peer` at both ends",
+             "`BufferPool::for_untrusted`"];
         PoolError::Empty { .. } => PoolError::Empty { count: 0, len: 7 },
             ["a pool of 0 buffers of 7 bytes", "is empty", "ask for at least one"];
         PoolError::TooManyFrames { .. } => PoolError::TooManyFrames { count: 2000, max: 1024 },
@@ -513,13 +516,4 @@ fn errors_that_give_something_back() {
     check(error, ["to 0 members and not to 1", "the source of this error says", "what helps"]);
     let no_member = CollectionError { posted: 0, failures: Vec::new(), serialize: Some(reason()) };
     check(no_member, ["posted to no member", "the source of this error says", "what helps"]);
-}
-
-#[test]
-fn what_the_kernel_refuses_is_named_with_a_remedy() {
-    let refused = |call, source| ListenError::Io(SystemError { call, source });
-    let many = io::Error::from_raw_os_error(libc::ETOOMANYREFS);
-    check(refused("sendmsg", many), ["sendmsg (ETOOMANYREFS)", "in flight", "raise RLIMIT_NOFILE"]);
-    let no_proc = || io::Error::new(io::ErrorKind::Unsupported, "/proc is not mounted here");
-    check(refused("fchmodat", no_proc()), ["fchmodat failed", "(Unsupported)", "mount /proc"]);
 }

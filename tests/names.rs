@@ -455,6 +455,66 @@ fn a_name_that_cannot_be_one_is_told_why() {
 }
 
 #[test]
+fn a_path_that_no_socket_can_have_is_told_why() {
+    for (path, flaw) in [("", "is empty"), ("a\0b", "has a zero byte"), ("a\0b/c", "zero byte")] {
+        let error = Listener::bind_at(path, MessageChannel::builder()).expect_err("no path");
+        let is_file = matches!(&error, ListenError::File { path: given, .. }
+            if given.as_os_str() == path);
+        assert!(is_file && error.to_string().contains(flaw), "{error}");
+        assert_eq!(std::io::Error::from(error).kind(), std::io::ErrorKind::InvalidInput);
+        let error = Connect::new().at(path).expect_err("no path");
+        let is_file = matches!(&error, ConnectError::File { path: given, .. }
+            if given.as_os_str() == path);
+        assert!(is_file && error.to_string().contains(flaw), "{error}");
+        assert_eq!(std::io::Error::from(error).kind(), std::io::ErrorKind::InvalidInput);
+    }
+}
+
+#[test]
+fn a_directory_in_the_place_of_a_socket_is_told_and_left() {
+    let place = directory();
+    let inner = place.path().join("inner");
+    fs::create_dir(&inner).expect("a directory");
+    let [slash, none, above] = ["inner/", "none/", "inner/.."].map(|name| place.path().join(name));
+    for path in [&*inner, &slash, &none, &above, Path::new("/"), Path::new(".")] {
+        let error = Listener::bind_at(path, MessageChannel::builder()).expect_err("a directory");
+        let (text, path) = (error.to_string(), std::path::absolute(path).expect("a path"));
+        assert!(text.contains(&format!("at {}: bind failed", path.display())), "{text}");
+        assert!(text.contains("is one of a directory; give another one"), "{text}");
+        assert_eq!(std::io::Error::from(error).kind(), std::io::ErrorKind::IsADirectory);
+    }
+    assert_eq!(entries(place.path()), std::slice::from_ref(&inner));
+    // A file in it is what the error advises.
+    let listener = Listener::bind_at(inner.join("name"), MessageChannel::builder());
+    drop(listener.expect("a listener"));
+}
+
+#[test]
+fn a_file_in_the_place_of_a_lock_is_told_and_left() {
+    let place = directory();
+    let path = place.path().join("name");
+    let lock = place.path().join("name.lock");
+    let ways: [fn(&Path) -> std::io::Result<()>; 3] = [
+        |lock| fs::create_dir(lock),
+        |lock| fs::write(lock, "precious"),
+        |lock| std::os::unix::fs::symlink("elsewhere", lock),
+    ];
+    for make in ways {
+        make(&lock).expect("a file");
+        let error = Listener::bind_at(&path, MessageChannel::builder()).expect_err("no lock");
+        let text = error.to_string();
+        assert!(text.contains("beside it that ends in .lock"), "{text}");
+        assert!(text.contains("that file is no lock; remove it, or choose another"), "{text}");
+        let found = fs::symlink_metadata(&lock).expect("it was left");
+        match found.is_dir() {
+            true => fs::remove_dir(&lock),
+            false => fs::remove_file(&lock),
+        }
+        .expect("our own");
+    }
+}
+
+#[test]
 fn a_channel_without_proc_is_an_error_that_leaves_nothing() {
     const TEST: &str = "a_channel_without_proc_is_an_error_that_leaves_nothing";
     fn lives() {

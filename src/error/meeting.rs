@@ -12,7 +12,7 @@ pub enum SpawnError {
     #[error(transparent)]
     Channel(#[from] ChannelError),
     /// The program could not be started.
-    #[error("{}", text::file(program, "to start the program", source))]
+    #[error("{}", text::file(program, text::START, source))]
     Program {
         /// The program's path or name, as in the command.
         program: std::path::PathBuf,
@@ -58,10 +58,7 @@ pub enum ListenError {
         path: std::path::PathBuf,
     },
     /// The name is not a file name of 1 to 64 bytes without `/`, or is reserved.
-    #[error(
-        "{name:?} is not a valid name, because {}: give another one, of 1 to 64 bytes without '/'",
-        flaw_of_listener_name(name).unwrap_or(NO_FLAW)
-    )]
+    #[error("{}", text::bad_name(name, flaw_of_listener_name(name)))]
     BadName {
         /// The name that was given.
         name: String,
@@ -87,6 +84,7 @@ pub enum ListenError {
     )]
     Timeout,
     /// The kernel refused a call about a file: the socket of the name, its lock or its directory.
+    /// Or no socket can be at the path: it is empty, for example, or one of a directory.
     #[error("{}", text::file(path, call, source))]
     File {
         /// The file.
@@ -115,10 +113,7 @@ pub enum ConnectError {
         path: std::path::PathBuf,
     },
     /// The name is not valid, see [`ListenError::BadName`].
-    #[error(
-        "{name:?} is not a valid name, because {}: give another one, of 1 to 64 bytes without '/'",
-        flaw_of_listener_name(name).unwrap_or(NO_FLAW)
-    )]
+    #[error("{}", text::bad_name(name, flaw_of_listener_name(name)))]
     BadName {
         /// The name that was given.
         name: String,
@@ -174,6 +169,7 @@ pub enum ConnectError {
         path: std::path::PathBuf,
     },
     /// The kernel refused a call about a file: the socket of the name, its lock or its directory.
+    /// Or no file can have the path: it is empty, or has a zero byte.
     #[error("{}", text::file(path, call, source))]
     File {
         /// The file.
@@ -225,10 +221,7 @@ pub enum BroadcastError {
     #[error("no message within the time given: wait for longer, or see that other members post")]
     Timeout,
     /// The name is not a file name of 1 to 64 bytes without `/`, or is reserved.
-    #[error(
-        "{name:?} is not a valid name, because {}: give another one, of 1 to 64 bytes without '/'",
-        flaw_of_name(name).unwrap_or(NO_FLAW)
-    )]
+    #[error("{}", text::bad_name(name, flaw_of_name(name)))]
     BadName {
         /// The name that was given.
         name: String,
@@ -327,8 +320,6 @@ pub(crate) fn flaw_of_listener_name(name: &str) -> Option<&'static str> {
 
 /// The prefix of a channel's directory.
 pub(crate) const BROADCAST_PREFIX: &str = "broadcast.";
-/// For a name that this crate would not refuse.
-const NO_FLAW: &str = "it was refused";
 
 impl From<LoopError> for BroadcastError {
     fn from(LoopError::Io(error): LoopError) -> Self {

@@ -109,7 +109,8 @@ impl Listener {
     /// `.lock`.
     ///
     /// # Errors
-    /// As [`bind`](Self::bind).
+    /// As [`bind`](Self::bind). [`ListenError::File`] also if the path is empty, has a zero byte,
+    /// or is one of a directory.
     pub fn bind_at(
         path: impl Into<PathBuf>,
         builder: ChannelBuilder,

@@ -32,7 +32,7 @@
 
 mod identity;
 
-use crate::error::SystemError;
+use crate::error::{OPEN_LOCK, SystemError, flaw_of_path};
 use crate::os::process::Maker;
 use crate::os::socket::{Socket, fresh, refuse_descriptors};
 use crate::os::{has_proc, named, no_proc, uninterrupted};
@@ -212,12 +212,15 @@ impl Place {
     /// A file at any path. A relative path is resolved now, so a later change of the working
     /// directory has no effect.
     pub(crate) fn of_path(path: &Path) -> Result<Place, SystemError> {
+        check_path(path, "bind")?;
         let path =
             std::path::absolute(path).map_err(|source| SystemError { call: "getcwd", source })?;
         let (Some(parent), Some(name)) = (path.parent(), path.file_name()) else {
-            let source = io::Error::new(io::ErrorKind::InvalidInput, "the path names no file");
-            return Err(SystemError { call: "bind", source });
+            return Err(is_directory());
         };
+        if path.as_os_str().as_encoded_bytes().ends_with(b"/") {
+            return Err(is_directory());
+        }
         let directory = PlaceDirectory::Other(open_directory(parent)?);
         Ok(Place { name: name.to_owned(), directory, path })
     }
@@ -346,6 +349,9 @@ impl Drop for NameLock<'_> {
 /// there, or is taking the name.
 pub(crate) fn listen_at(place: Place) -> Result<Option<(OwnedFd, SocketFile)>, SystemError> {
     let address = Address::of(&place.path)?;
+    if place.look(&place.name).is_ok_and(|found| has_kind(&found, SFlag::S_IFDIR)) {
+        return Err(is_directory());
+    }
     let Some(lock) = place.lock()? else { return Ok(None) };
     if place.is_taken()? {
         return Ok(None);
@@ -436,6 +442,20 @@ fn flock_file(file: &File, how: FlockArg) -> nix::Result<()> {
     uninterrupted(|| flock(file.as_raw_fd(), how))
 }
 
+/// Checks that a file can have the path that `call` is about. To the kernel an empty one is no path
+/// at all.
+fn check_path(path: &Path, call: &'static str) -> Result<(), SystemError> {
+    match flaw_of_path(path) {
+        Some(_) => Err(SystemError { call, source: io::ErrorKind::InvalidInput.into() }),
+        None => Ok(()),
+    }
+}
+
+/// That a listener's path is one of a directory.
+fn is_directory() -> SystemError {
+    SystemError { call: "bind", source: io::ErrorKind::IsADirectory.into() }
+}
+
 fn open_directory(path: &Path) -> Result<OwnedFd, SystemError> {
     let flags = OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
     uninterrupted(|| openat(AT_FDCWD, path, flags, Mode::empty()))
@@ -467,6 +487,7 @@ pub(crate) enum Connected {
 
 /// Connects to `path`. Never waits.
 pub(crate) fn connect_to(path: &Path) -> Result<Connected, SystemError> {
+    check_path(path, "connect")?;
     let address = match Address::of(path) {
         Err(error) => match error.source.kind() {
             io::ErrorKind::NotFound | io::ErrorKind::NotADirectory => {
@@ -531,8 +552,6 @@ pub(super) fn address(path: &Path) -> Result<UnixAddr, SystemError> {
 const PRIVATE: Mode = Mode::S_IRUSR.union(Mode::S_IWUSR);
 /// The ending of the lock file.
 pub(crate) const LOCK_ENDING: &str = ".lock";
-/// The name of the failed call in an error about the lock file.
-const OPEN_LOCK: &str = "open of the file beside it that ends in .lock";
 /// How often to create the directory while other processes remove it or clean it up.
 const MOST_ATTEMPTS: u32 = 1000;
 /// The most clients that can wait to be accepted.

@@ -1,7 +1,7 @@
 //! What can be asked of a message, wherever its bytes are: in an event that borrows its port, or in
 //! an owned message.
 
-use crate::error::{BufferError, MessageError};
+use crate::error::{BufferError, FRAME_INSTEAD, MessageError};
 use crate::link::archive::pool::ReceiveOwned;
 use crate::link::archive::{self, Receive};
 use crate::link::attachment::{Arrived, ArrivedBuffer, Attachment, AttachmentKind, Attachments};
@@ -93,7 +93,7 @@ pub(crate) fn take_pooled(of: &impl Content) -> Result<PooledBuffer, MessageErro
         }
         Pooled::Frame(frame) => {
             attachments.pooled = Pooled::Frame(frame);
-            Some(Err(MessageError::NothingLeft { kind: "pooled buffer, but a frame" }))
+            Some(Err(MessageError::NothingLeft { kind: FRAME_INSTEAD }))
         }
         Pooled::Nothing => attachments.check().err().map(Err),
     });
