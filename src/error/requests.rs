@@ -143,6 +143,11 @@ impl LostWorker {
         LostWorker { id, label, is_unread, status, error }
     }
 
+    /// Whether it had not read the request.
+    pub(crate) fn is_unread(&self) -> bool {
+        self.is_unread
+    }
+
     /// What the [builder](crate::WorkerBuilder::label) of the worker called it. Empty if it has no
     /// label.
     #[must_use]

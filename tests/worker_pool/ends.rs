@@ -257,6 +257,32 @@ fn a_worker_that_ends_at_once_is_told_to_have_read_nothing() {
     play(TEST, &[("asks", asks), ("quits", quits)]);
 }
 
+/// A worker that has read its first task, and hangs at it, has started. In a pool of which each
+/// failed start is the last the task is lost, and the pool goes on.
+#[test]
+fn a_worker_that_hangs_at_its_first_task_is_no_failed_start() {
+    const TEST: &str = "ends::a_worker_that_hangs_at_its_first_task_is_no_failed_start";
+    fn asks() {
+        // One that has not read the task when its time is up has failed to start: on a busy machine
+        // it gets more.
+        let times = (0..7).map(|exponent| Duration::from_millis(100 << exponent));
+        let is_lost = times.into_iter().any(|time| {
+            let builder = builder(TEST, "serves").workers(1).attempts(1).restart_limit(1);
+            let pool = builder.attempt_timeout(time).build().expect("a pool");
+            let is_lost = match pool.call(&hangs()) {
+                Err(TaskError::Lost { attempts: 1, .. }) => true,
+                Err(TaskError::Broken { restarts: 1, .. }) => false,
+                other => panic!("{other:?}"),
+            };
+            pool.shutdown(DEADLINE);
+            is_lost
+        });
+        assert!(is_lost, "a failed start, whatever its time");
+        wait_until("all are reaped", has_no_children);
+    }
+    play(TEST, &[("asks", asks), ("serves", serves)]);
+}
+
 #[test]
 fn a_program_that_cannot_be_started_is_an_error_of_the_pool() {
     const TEST: &str = "ends::a_program_that_cannot_be_started_is_an_error_of_the_pool";

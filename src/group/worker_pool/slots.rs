@@ -223,7 +223,7 @@ impl<L: Line> Slots<L> {
     fn lose(&self, member: &Arc<Member<L>>, loss: &Loss<'_>) {
         let is_failed_start = match loss {
             Loss::Idle => !member.has_served(),
-            Loss::Failed(_) => !member.has_served() && member.line.has_read_nothing(),
+            Loss::Failed(lost) => !member.has_served() && lost.is_unread(),
             Loss::Abandoned => false,
         };
         let status = is_failed_start.then(|| member.status()).flatten();
