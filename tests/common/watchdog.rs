@@ -8,6 +8,7 @@ use std::io::{self, Write};
 use std::sync::Mutex;
 use std::sync::Once;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::sync::mpsc;
 use std::thread;
 use std::time::Duration;
 
@@ -20,7 +21,15 @@ pub struct Watch {
 #[must_use = "the test is watched until this is dropped"]
 pub fn watch(name: impl Into<String>) -> Watch {
     static START: Once = Once::new();
-    START.call_once(|| drop(thread::spawn(guard)));
+    // It runs before a test limits what a thread needs to start, such as address space.
+    START.call_once(|| {
+        let (runs, starts) = mpsc::channel();
+        drop(thread::spawn(move || {
+            runs.send(()).expect("its starter waits");
+            guard();
+        }));
+        starts.recv().expect("it was started");
+    });
     let id = PROGRESS.fetch_add(1, Relaxed);
     WATCHED.lock().expect("no thread panicked while holding it").push((id, name.into()));
     Watch { id }

@@ -1,12 +1,15 @@
 //! What runs out: room in the socket, descriptors here and in flight, address space.
 
 use crate::common::census::Census;
-use crate::common::limits::{allow_all_descriptors, allow_more_descriptors};
+use crate::common::limits::{
+    allow_all_address_space, allow_all_descriptors, allow_more_address_space,
+    allow_more_descriptors,
+};
 use crate::common::parts::{ATTACHMENTS, DOORBELL, Parts};
 use crate::common::role::{command, may_be_other_users, play, skip};
 use crate::common::watchdog::{progress, watch};
 use crate::common::{
-    DEADLINE, discard, kill_process, proc, receive, receive_end, receive_text, refusal, wait_until,
+    DEADLINE, discard, kill_process, receive, receive_end, receive_text, refusal, wait_until,
     wait_until_asleep, wait_until_closed,
 };
 use crate::locked::{Lock, PAGES, PATIENCE, register, user_faults, wait_for_fault};
@@ -21,7 +24,7 @@ use messageport::{
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use nix::sys::socket::{setsockopt, sockopt};
 use nix::unistd::gettid;
-use std::fs::{self, File};
+use std::fs::File;
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::sync::mpsc;
 use std::thread;
@@ -456,15 +459,6 @@ fn give_up_privileges() {
 
 // Address space.
 
-/// Lets this process have no more than `more` bytes of address space more.
-fn allow_more_space(more: u64) {
-    let status = fs::read_to_string(proc("self/status")).expect("a process has a status");
-    let line = status.lines().find(|line| line.starts_with("VmSize:")).expect("a size");
-    let kib: u64 = line.split_whitespace().nth(1).expect("a number").parse().expect("a number");
-    let (_, hard) = getrlimit(Resource::RLIMIT_AS).expect("a limit");
-    setrlimit(Resource::RLIMIT_AS, (kib << 10) + more, hard).expect("a lower limit");
-}
-
 #[test]
 fn what_cannot_be_mapped_now_can_be_taken_later() {
     fn victim() {
@@ -475,7 +469,7 @@ fn what_cannot_be_mapped_now_can_be_taken_later() {
         let list: Vec<Transferable> = vec![large.port2.into(), small.port2.into(), buffer.into()];
         carrier.port1.post_text_with("three", list).expect("room");
         let event = receive(&carrier.port2);
-        allow_more_space(24 * MIB);
+        allow_more_address_space(24 * MIB);
         for _ in 0..3 {
             let error = event.take_port().expect_err("no address space");
             assert!(matches!(error, MessageError::Port(_)), "{error}");
@@ -486,8 +480,7 @@ fn what_cannot_be_mapped_now_can_be_taken_later() {
             assert_eq!(refused.call, "mmap");
             assert_eq!(event.transferred(), (2, 1, 0), "they are still there");
         }
-        let (_, hard) = getrlimit(Resource::RLIMIT_AS).expect("a limit");
-        setrlimit(Resource::RLIMIT_AS, hard, hard).expect("the highest limit");
+        allow_all_address_space();
         // In the order of the list, whatever was tried before.
         assert_entangled(&large.port1, &event.take_port().expect("the large port"));
         assert_entangled(&small.port1, &event.take_port().expect("the small port"));
@@ -500,7 +493,7 @@ fn what_cannot_be_mapped_now_can_be_taken_later() {
 fn a_buffer_needs_no_more_address_space_than_it_has_bytes() {
     fn maker() {
         const MIB: usize = 1 << 20;
-        allow_more_space(3 * MIB as u64);
+        allow_more_address_space(3 * MIB as u64);
         // Whole huge pages of 2 MiB would be 4 MiB.
         let mut buffer = Buffer::new(2 * MIB + 4096).expect("there is space for these bytes");
         let bytes = buffer.bytes_mut().expect("a fresh buffer");
