@@ -12,6 +12,7 @@ mod faults;
 mod tasks;
 
 use common::DEADLINE;
+use common::board::Board;
 use common::census::{Census, has_no_children};
 use common::messages::Rng;
 use common::role::{command, play};
@@ -22,8 +23,8 @@ use nix::unistd::Pid;
 use std::collections::HashSet;
 use std::io;
 use std::process::Command;
-use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::SeqCst};
+use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::Duration;
 
@@ -41,6 +42,8 @@ enum Fault {
     None,
     /// Takes so many microseconds.
     Takes(u32),
+    /// Waits until so many workers of this board are at a task of this kind.
+    Meets(u32),
     /// As the others say, but only the first time that a worker of this board has this bit.
     Once(Deed, u8),
     Always(Deed),
@@ -94,6 +97,17 @@ fn lasting(command: Command) -> WorkerBuilder {
 
 fn builder(test: &'static str, role: &'static str) -> WorkerPoolBuilder<Task, u64> {
     let launch = move || lasting(command(test, role));
+    WorkerPool::builder(launch).attempt_timeout(LONG)
+}
+
+/// Workers that share a board with the caller.
+fn builder_with_board(test: &'static str, board: &Arc<Board>) -> WorkerPoolBuilder<Task, u64> {
+    let board = board.clone();
+    let launch = move || {
+        let mut command = command(test, "serves");
+        board.give(&mut command);
+        lasting(command)
+    };
     WorkerPool::builder(launch).attempt_timeout(LONG)
 }
 
