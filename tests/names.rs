@@ -670,6 +670,68 @@ fn silent_clients_are_kept_up_to_a_bound() {
 }
 
 #[test]
+fn clients_of_another_user_that_take_no_port_are_bounded() {
+    const TEST: &str = "clients_of_another_user_that_take_no_port_are_bounded";
+    const MOST: usize = 16;
+    fn lives() {
+        let place = directory();
+        fs::set_permissions(place.path(), Permissions::from_mode(0o777)).expect("our own");
+        let path = place.path().join("name");
+        let mut listener = Listener::bind_at(&path, MessageChannel::builder()).expect("a listener");
+        listener.allow_users([OTHER_USER]).expect("our own file");
+        let hello = hello();
+        let says_hello = || {
+            let client = stranger(&path);
+            send(client.as_raw_fd(), &hello, MsgFlags::MSG_NOSIGNAL).expect("it is connected");
+            client
+        };
+        let as_another_user = || {
+            seteuid(Uid::from_raw(OTHER_USER)).expect("root may");
+            let client = says_hello();
+            seteuid(Uid::from_raw(0)).expect("root again");
+            client
+        };
+        // Receiving bytes alone takes the packet too, and drops its descriptors.
+        let takes = |client: &OwnedFd| {
+            let mut bytes = [0; 256];
+            recv(client.as_raw_fd(), &mut bytes, MsgFlags::MSG_DONTWAIT).expect("an answer")
+        };
+        if seteuid(Uid::from_raw(OTHER_USER)).is_err() {
+            return skip("only root becomes another user");
+        }
+        seteuid(Uid::from_raw(0)).expect("root again");
+        let accepts = |listener: &Listener| {
+            listener.try_accept().expect("a listener").is_some_and(|port| !port.is_closed())
+        };
+        let mut clients = Vec::new();
+        for _ in 0..MOST {
+            clients.push(as_another_user());
+            assert!(accepts(&listener));
+        }
+        let refused = as_another_user();
+        assert!(!accepts(&listener));
+        assert_eq!(takes(&refused), 0, "the listener has hung up");
+        let last = listener.refused().last.expect("one was refused");
+        let expected = ("untaken ports", MOST as u64, MOST as u64);
+        assert_eq!((last.what, last.found, last.expected), expected);
+        assert_eq!(last.credentials.uid, OTHER_USER);
+        // Another user's clients have nothing to do with it.
+        let own: Vec<_> = [(); 2 * MOST].map(|()| says_hello()).into();
+        assert!(own.iter().all(|_| accepts(&listener)));
+        // One that takes its port makes room for one, and so does one that has gone.
+        assert!(takes(&clients[3]) > 0);
+        clients.push(as_another_user());
+        assert!(accepts(&listener));
+        drop(clients.remove(0));
+        clients.push(as_another_user());
+        assert!(accepts(&listener));
+        clients.push(as_another_user());
+        assert!(!accepts(&listener));
+    }
+    play(TEST, &[("lives", lives)]);
+}
+
+#[test]
 fn a_lack_of_descriptors_wakes_no_listener_again_and_again() {
     const TEST: &str = "a_lack_of_descriptors_wakes_no_listener_again_and_again";
     const TURNS: u32 = 5;

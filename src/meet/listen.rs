@@ -5,7 +5,7 @@ use crate::error::{ChannelError, ListenError, PostError, flaw_of_listener_name};
 use crate::link::endpoint::PeerCredentials;
 use crate::link::transfer;
 use crate::meet::allowed::Allowed;
-use crate::meet::refused::{RefusedClient, RefusedClients};
+use crate::meet::refused::{RefusedClient, RefusedClients, UNTAKEN};
 use crate::os::backoff::{Backoff, PAUSE};
 use crate::os::clock::Deadline;
 use crate::os::epoll::Epoll;
@@ -63,6 +63,8 @@ pub struct Listener {
     allowed: Allowed,
     /// Clients that have not said who they are yet, oldest first.
     pending: RefCell<VecDeque<PendingClient>>,
+    /// Clients of other users that have not taken their port yet.
+    untaken: RefCell<Vec<PendingClient>>,
     epoll: Epoll,
     refused: Cell<RefusedClients>,
     backoff: Backoff,
@@ -134,12 +136,23 @@ impl Listener {
         let epoll = Epoll::new()?;
         epoll.add(socket.as_fd(), 0)?;
         let backoff = Backoff::new(&epoll, 0, PAUSE)?;
-        let pending = RefCell::new(VecDeque::new());
+        let (pending, untaken) = (RefCell::default(), RefCell::default());
         let socket = Socket::new(socket);
         let refused = Cell::default();
         let account = Arc::default();
         let allowed = Allowed::default();
-        Ok(Listener { file, socket, builder, allowed, pending, epoll, refused, backoff, account })
+        Ok(Listener {
+            file,
+            socket,
+            builder,
+            allowed,
+            pending,
+            untaken,
+            epoll,
+            refused,
+            backoff,
+            account,
+        })
     }
 
     /// Lets processes of these users connect too.
@@ -151,6 +164,10 @@ impl Listener {
     /// another user: [`Connect::listener_user`](crate::Connect::listener_user).
     ///
     /// A port to another user's process is like any other: the peer is not trusted.
+    ///
+    /// Of each other user, at most 16 clients may connect without taking their port. Until one of
+    /// them takes it, or ends, the listener hangs up on further clients of that user, which then
+    /// try again until their time is up.
     ///
     /// # Errors
     /// [`ListenError::File`] if the socket's file cannot be made accessible. [`ListenError::Io`]
@@ -242,7 +259,10 @@ impl Listener {
         while index < pending.len() {
             match self.greet(&pending[index]) {
                 Greeted::Silent => index += 1,
-                Greeted::Gone => self.let_go(pending.remove(index)),
+                Greeted::Gone => self.let_go(&pending.remove(index)),
+                Greeted::Welcome if self.has_left_ports(pending[index].credentials) => {
+                    self.let_go(&pending.remove(index));
+                }
                 Greeted::Welcome => {
                     let answer = self.welcome(&pending[index]);
                     if let Err(error) = &answer
@@ -254,7 +274,11 @@ impl Listener {
                         let sockets = [self.socket.as_fd(), client.socket.as_fd()];
                         self.backoff.begin(&self.epoll, sockets.into_iter())?;
                     } else {
-                        self.let_go(pending.remove(index));
+                        let client = pending.remove(index);
+                        self.let_go(&client);
+                        let user = name::user();
+                        let other = client.filter(|client| client.credentials.uid != user);
+                        self.untaken.borrow_mut().extend(other);
                     }
                     if let Some(port) = answer? {
                         return Ok(Some(port));
@@ -265,9 +289,23 @@ impl Listener {
         Ok(None)
     }
 
-    /// Closes the socket to a client. What that client has left there may take long to close, and
-    /// until then the socket must not wake this listener: it has hung up.
-    fn let_go(&self, client: Option<PendingClient>) {
+    /// Whether the clients of another user have left as many ports untaken as they may. Each port
+    /// has descriptors in flight, which the kernel counts for the user of this process.
+    fn has_left_ports(&self, credentials: PeerCredentials) -> bool {
+        let mut untaken = self.untaken.borrow_mut();
+        untaken.retain(|client| !socket::is_all_received(client.socket.as_fd()));
+        let uid = credentials.uid;
+        let count = untaken.iter().filter(|client| client.credentials.uid == uid).count();
+        let has_left = count >= MOST_UNTAKEN;
+        if has_left {
+            self.note_refused(credentials, (UNTAKEN, count as u64, MOST_UNTAKEN as u64));
+        }
+        has_left
+    }
+
+    /// Leaves a client out that is served, or whose socket is closed next. What that client has left
+    /// there may take long to close, and until then it must not wake this listener.
+    fn let_go(&self, client: &Option<PendingClient>) {
         if let Some(client) = client {
             // It fails only if the socket was not watched.
             let _ = self.epoll.leave_out(client.socket.as_fd());
@@ -362,7 +400,7 @@ impl Listener {
             }
             // A client that has not spoken for long makes room for others.
             if pending.len() == MOST_PENDING {
-                self.let_go(pending.pop_front());
+                self.let_go(&pending.pop_front());
             }
             self.epoll.add(socket.as_fd(), 1)?;
             pending.push_back(PendingClient { socket, credentials, is_welcome: false });
@@ -495,3 +533,5 @@ pub(super) fn compare(theirs: Hello, ours: Hello) -> Option<Difference> {
 
 /// The most clients that have not said who they are.
 const MOST_PENDING: usize = 128;
+/// The most clients of one other user that have not taken their port.
+const MOST_UNTAKEN: usize = 16;

@@ -42,11 +42,12 @@ pub struct RefusedClients {
 pub struct RefusedClient {
     /// The client's credentials, from the kernel.
     pub credentials: PeerCredentials,
-    /// What differs from the listener: `schema`, `layout version`, `payload format` or `user`.
+    /// What differs from the listener: `schema`, `layout version`, `payload format` or `user`. Or
+    /// `untaken ports`: clients of its user have left as many as they may.
     pub what: &'static str,
-    /// The client's value.
+    /// The client's value, or the number of these ports.
     pub found: u64,
-    /// The listener's value.
+    /// The listener's value, or how many there may be.
     pub expected: u64,
 }
 
@@ -71,6 +72,13 @@ impl fmt::Display for RefusedClient {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let RefusedClient { credentials, what, found, expected } = self;
         let PeerCredentials { pid, uid, .. } = credentials;
+        if *what == UNTAKEN {
+            return write!(
+                f,
+                "the client of process {pid} has to wait: clients of user {uid} have connected and \
+                 not taken {found} ports, of {expected} that they may leave; end these clients"
+            );
+        }
         // Users are known by decimal numbers, and the others by what a debugger shows.
         let show = |value: u64| match *what {
             "user" => value.to_string(),
@@ -85,6 +93,9 @@ impl fmt::Display for RefusedClient {
         )
     }
 }
+
+/// What a client is refused for whose user has left too many ports.
+pub(super) const UNTAKEN: &str = "untaken ports";
 
 #[cfg(test)]
 mod tests {
@@ -101,6 +112,15 @@ mod tests {
         let three = one.and(client(3)).and(client(4));
         let text = format!("3 clients were refused; the last: {}", client(4));
         assert_eq!(three.to_string(), text);
+    }
+
+    #[test]
+    fn clients_that_take_no_ports_are_named_by_their_user() {
+        let credentials = PeerCredentials { pid: 7, uid: 1000, gid: 8 };
+        let what = UNTAKEN;
+        let text = RefusedClient { credentials, what, found: 16, expected: 16 }.to_string();
+        assert!(text.starts_with("the client of process 7 has to wait:"), "{text}");
+        assert!(text.contains("user 1000") && text.contains("taken 16 ports, of 16"), "{text}");
     }
 
     #[test]

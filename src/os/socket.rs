@@ -336,6 +336,15 @@ fn waiting_bytes(socket: BorrowedFd<'_>) -> Option<u64> {
     u64::try_from(count).ok().filter(|_| answer == 0)
 }
 
+/// Whether everything that was sent on a packet socket has been received, or will never be: the
+/// kernel counts the memory of packets for the socket that has sent them, until they are freed.
+pub(crate) fn is_all_received(socket: BorrowedFd<'_>) -> bool {
+    let mut count: libc::c_int = 0;
+    // SAFETY: the call writes one integer to the place that it is given.
+    let answer = unsafe { libc::ioctl(socket.as_raw_fd(), libc::TIOCOUTQ, &raw mut count) };
+    answer == 0 && count == 0
+}
+
 /// Whether descriptors wait at a socket, by /proc; true if that is not known.
 fn has_descriptors_waiting(socket: BorrowedFd<'_>) -> bool {
     let path = format!("/proc/thread-self/fdinfo/{}", socket.as_raw_fd());
