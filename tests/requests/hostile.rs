@@ -272,3 +272,31 @@ fn requests_beyond_the_limit_stay_in_the_queue() {
         }
     }
 }
+
+/// A hostile requester can post cancellations as fast as they are read.
+#[test]
+fn a_look_for_cancellations_has_a_bound() {
+    let MessageChannel { port1, port2 } = MessageChannel::new().expect("a channel");
+    let responder = port1.responder::<u32, u32>();
+    let post = |value: u32, trailer| port2.post_message(&(value, trailer)).expect("room");
+    post(1, trailer(1, 0, CALL));
+    for _ in 0..10_000 {
+        post(0, trailer(7, 7, CANCEL));
+    }
+    let request = responder.try_recv().expect("an open port").expect("a request");
+    let left = port2.backlog().messages;
+    assert!(left > 9_900, "{left} are left after one call");
+    assert!(!request.is_cancelled());
+    let left = port2.backlog().messages;
+    assert!(left > 9_800, "{left} are left after one look");
+    // Requests that are cancelled at once fill no queue either.
+    drop(request);
+    for number in 2..5_000 {
+        post(1, trailer(number, 0, CALL));
+        post(0, trailer(number, 0, CANCEL));
+    }
+    let before = port2.backlog().messages;
+    assert!(responder.try_recv().expect("an open port").is_none());
+    let read = before - port2.backlog().messages;
+    assert!(read < 300, "one call has read {read} messages");
+}

@@ -3,13 +3,13 @@
 use crate::common::watchdog::watch;
 use crate::common::{DEADLINE, wait_until};
 use crate::{Answer, answer, bounded, expected, pair, pair_of, question};
-use messageport::{CallError, CloseReason, EventLoop, Reply};
+use messageport::{CallError, CloseReason, EventLoop, MessageChannel, Reply};
 use std::cell::{Cell, RefCell};
 use std::fs::File;
 use std::rc::Rc;
 use std::sync::{Arc, Mutex};
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 type Outcomes = Arc<Mutex<Vec<(u64, Result<Answer, CallError>)>>>;
 
@@ -316,4 +316,94 @@ fn a_handler_that_runs_the_loop_comes_to_an_end() {
         run_until(&mut event_loop, &outcomes, 2 * (round as usize + 1));
     }
     assert_eq!((turns.get(), counted.get()), (6, 6));
+}
+
+/// The doorbell of a responder that is full rings on.
+#[test]
+fn a_loop_sleeps_while_a_responder_is_full() {
+    let _watch = watch("a_loop_sleeps_while_a_responder_is_full");
+    let (requester, responder) = pair();
+    responder.set_limit(1);
+    let held = Rc::new(RefCell::new(Vec::new()));
+    let keep = held.clone();
+    let mut event_loop = EventLoop::new().expect("a loop");
+    let added = event_loop.add_responder(responder, move |_, request| {
+        keep.borrow_mut().push(request.into_owned().expect("memory"));
+    });
+    added.expect("descriptors");
+    event_loop.run_until_idle().expect("a loop");
+    let call = requester.start(&question(1)).expect("room");
+    let turns = |event_loop: &mut EventLoop| {
+        let (start, mut turns) = (Instant::now(), 0);
+        while start.elapsed() < Duration::from_millis(300) {
+            event_loop.poll_once(Duration::from_millis(100)).expect("a loop");
+            turns += 1;
+        }
+        turns
+    };
+    let counted = turns(&mut event_loop);
+    assert_eq!(held.borrow().len(), 1);
+    assert!(counted < 30, "{counted} turns in 0.3 s");
+    // Once it is answered, the loop hears of what comes next.
+    let request = held.borrow_mut().pop().expect("one");
+    request.reply(&answer(request.data())).expect("room");
+    drop(request);
+    assert_eq!(call.wait().expect("a reply").deserialize().expect("valid"), expected(1));
+    assert!(turns(&mut event_loop) < 30);
+    let _call = requester.start(&question(2)).expect("room");
+    wait_until("the next request is handled", || {
+        event_loop.poll_once(Duration::from_millis(20)).expect("a loop");
+        !held.borrow().is_empty()
+    });
+}
+
+/// A long request is a whole share, and a very long one comes in parts. The same for replies.
+#[test]
+fn long_requests_and_replies_take_a_share() {
+    let _watch = watch("long_requests_and_replies_take_a_share");
+    let MessageChannel { port1, port2 } = MessageChannel::new().expect("a channel");
+    let requester = port1.requester::<Vec<u8>, Vec<u8>>();
+    let mut event_loop = EventLoop::new().expect("a loop");
+    let handled = Rc::new(RefCell::new(Vec::new()));
+    let handle = handled.clone();
+    let added =
+        event_loop.add_responder::<Vec<u8>, Vec<u8>>(port2.responder(), move |_, request| {
+            handle.borrow_mut().push(request.data().len());
+            request.reply(&request.data().to_vec()).expect("room");
+        });
+    added.expect("descriptors");
+    let mut others = EventLoop::new().expect("a loop");
+    others.add_requester(&requester).expect("descriptors");
+    let replies = Arc::new(Mutex::new(Vec::new()));
+    for looped in [&mut event_loop, &mut others] {
+        looped.run_until_idle().expect("a loop");
+    }
+    let lengths: Vec<usize> = [vec![1 << 20; 10], vec![8 << 20, 1 << 20]].concat();
+    for len in lengths.iter().copied() {
+        let note = replies.clone();
+        let posted = requester.start_then(&vec![7; len], None, move |reply| {
+            let reply = reply.expect("a reply").deserialize().expect("bytes");
+            assert!(reply.iter().all(|byte| *byte == 7));
+            note.lock().expect("no panic").push(reply.len());
+        });
+        posted.expect("room");
+    }
+    let count = || replies.lock().expect("no panic").len();
+    let run = |looped: &mut EventLoop, count: &dyn Fn() -> usize| {
+        let mut turns = 0;
+        while count() < lengths.len() {
+            let before = count();
+            looped.poll_once(Duration::from_millis(20)).expect("a loop");
+            // Its doorbell, its bell and its alarm can each have the loop serve it.
+            assert!(count() <= before + 3, "{} in one turn", count() - before);
+            turns += 1;
+        }
+        turns
+    };
+    let turns = run(&mut event_loop, &|| handled.borrow().len());
+    assert!(turns > 20, "a long request in {turns} turns");
+    let turns = run(&mut others, &count);
+    assert!(turns > 20, "a long reply in {turns} turns");
+    assert_eq!(*handled.borrow(), lengths);
+    assert_eq!(*replies.lock().expect("no panic"), lengths);
 }

@@ -6,7 +6,7 @@
 use crate::error::{CallError, LoopError, PostError, RecvError, SystemError};
 use crate::front::add_error::AddError;
 use crate::front::event_loop::{EventLoop, SourceId};
-use crate::front::requests::lead::Lease;
+use crate::front::requests::lead::{Lease, Left};
 use crate::link::archive::Receive;
 use crate::link::biased::AlreadyInside;
 use crate::link::payload::Post;
@@ -113,6 +113,7 @@ impl EventLoop {
         match added {
             Ok(kick) => {
                 if let Some(responder) = &*responder.borrow() {
+                    responder.incoming.take_turns();
                     // From now on a poll that finds nothing has armed the flag.
                     let _ = responder.incoming.receiver().level_triggered_fd();
                 }
@@ -200,6 +201,8 @@ enum Next {
     After(Duration),
     /// When one of them rings.
     Ring,
+    /// When its bell rings, or after a time. Its doorbell may be readable meanwhile.
+    Rest(Option<Duration>),
     /// Never.
     End,
 }
@@ -209,9 +212,12 @@ struct Driven<F> {
     serve: RefCell<F>,
     kick: Arc<Kick>,
     alarm: Rc<Alarm>,
+    /// The doorbell is the first one.
     sources: Cell<Vec<SourceId>>,
     /// A handler has run the loop, which came back here.
     is_due: Cell<bool>,
+    /// The doorbell is left out at present.
+    is_silent: Cell<bool>,
 }
 
 /// Has the loop serve it, from any thread.
@@ -257,9 +263,15 @@ impl<F: FnMut(&mut EventLoop) -> Next + 'static> Driven<F> {
         let kick = Arc::new(Kick { bell: Bell::new()? });
         let alarm = Rc::new(Alarm::new()?);
         let (sources, serve) = (Cell::default(), RefCell::new(serve));
-        let is_due = Cell::new(false);
-        let driven =
-            Rc::new(Driven { serve, kick: kick.clone(), alarm: alarm.clone(), sources, is_due });
+        let (kick_of, alarm_of) = (kick.clone(), alarm.clone());
+        let driven = Rc::new(Driven {
+            serve,
+            kick: kick_of,
+            alarm: alarm_of,
+            sources,
+            is_due: Cell::new(false),
+            is_silent: Cell::new(false),
+        });
         let mut added = Vec::new();
         let doorbell = driven.source(event_loop, doorbell, |_| {});
         let kicked =
@@ -312,6 +324,7 @@ impl<F: FnMut(&mut EventLoop) -> Next + 'static> Driven<F> {
             self.kick.bell.ring();
             resume_unwind(panic)
         });
+        self.leave_doorbell_out(event_loop, matches!(next, Next::Rest(_)));
         let after = match next {
             Next::Again => {
                 self.kick.bell.ring();
@@ -319,6 +332,7 @@ impl<F: FnMut(&mut EventLoop) -> Next + 'static> Driven<F> {
             }
             Next::After(after) => Some(after),
             Next::Ring => None,
+            Next::Rest(after) => after,
             Next::End => {
                 for source in self.sources.take() {
                     event_loop.remove_source(source);
@@ -339,17 +353,32 @@ impl<F: FnMut(&mut EventLoop) -> Next + 'static> Driven<F> {
             event_loop.pause_source(*source, is_paused);
         }
         self.sources.set(sources);
+        self.is_silent.set(false);
+    }
+
+    /// Leaves the doorbell out, or takes it back: nothing drains it while nothing is received.
+    fn leave_doorbell_out(&self, event_loop: &mut EventLoop, is_left_out: bool) {
+        if self.is_silent.replace(is_left_out) == is_left_out {
+            return;
+        }
+        let sources = self.sources.take();
+        if let Some(doorbell) = sources.first() {
+            event_loop.pause_source(*doorbell, is_left_out);
+        }
+        self.sources.set(sources);
     }
 }
 
 /// Receives replies, ends calls whose time is up, and calls callbacks.
 fn serve_requester(core: &Core, waker: Option<&Waker>) -> Next {
-    let has_more = match core.lock() {
+    let left = match core.lock() {
         Err(_) => return Next::Again,
         // Another loop does.
         Ok(state) if !is_driver(state.driver.as_ref(), waker) => return Next::End,
         // Another thread receives, and wakes the loop when it stops.
-        Ok(state) => Lease::take(core, state).is_ok_and(|lease| lease.receive_for_loop()),
+        Ok(state) => {
+            Lease::take(core, state).map_or(Left::Nothing, |lease| lease.receive_for_loop())
+        }
     };
     expire(core);
     for _ in 0..SHARE {
@@ -359,15 +388,18 @@ fn serve_requester(core: &Core, waker: Option<&Waker>) -> Next {
         callback(outcome);
     }
     let Ok(mut state) = core.lock() else { return Next::Again };
-    if has_more || !state.ready.is_empty() {
+    if left == Left::More || !state.ready.is_empty() {
         return Next::Again;
     }
     if state.ended().is_some() {
         state.driver = None;
         return Next::End;
     }
-    match state.calls.next_deadline() {
-        Some(deadline) => Next::After(deadline.saturating_duration_since(Instant::now())),
+    let deadline = state.calls.next_deadline();
+    let after = deadline.map(|deadline| deadline.saturating_duration_since(Instant::now()));
+    match after {
+        _ if left == Left::Later => Next::Rest(Some(after.map_or(RETRY, |after| after.min(RETRY)))),
+        Some(after) => Next::After(after),
         None => Next::Ring,
     }
 }
@@ -398,7 +430,9 @@ fn serve_responder<Req: Receive, Resp: Post>(
     if incoming.answers().has_owed() {
         incoming.answers().retry_owed();
     }
-    for _ in 0..SHARE {
+    let (before, mut calls) = (incoming.spent(), 0);
+    while calls < SHARE && incoming.spent().wrapping_sub(before) < SHARE {
+        calls += 1;
         match responder.try_recv() {
             Ok(Some(request)) => handler(event_loop, request),
             // Its caller was told.
@@ -411,17 +445,20 @@ fn serve_responder<Req: Receive, Resp: Post>(
                 {
                     continue;
                 }
-                // Cancellations that came in a row are no end of what is there.
-                return match incoming.answers().has_owed() {
-                    true => Next::After(RETRY),
-                    false if !is_full && incoming.receiver().has_news() => Next::Again,
-                    false => Next::Ring,
+                // Cancellations that came in a row are no end of what is there, nor is a part.
+                return match incoming.answers().has_owed().then_some(RETRY) {
+                    retry if is_full => Next::Rest(retry),
+                    _ if incoming.has_more() => Next::Again,
+                    Some(retry) => Next::After(retry),
+                    None => Next::Ring,
                 };
             }
             Err(TypedError::Recv(RecvError::Closed { .. })) => return Next::End,
             Err(TypedError::TypeMismatch(_)) if incoming.has_ended() => return Next::End,
             // A type can change back.
-            Err(TypedError::Recv(_) | TypedError::TypeMismatch(_)) => return Next::After(RETRY),
+            Err(TypedError::Recv(_) | TypedError::TypeMismatch(_)) => {
+                return Next::Rest(Some(RETRY));
+            }
         }
     }
     Next::Again
@@ -433,6 +470,6 @@ fn busy(_: AlreadyInside) -> LoopError {
 }
 
 /// Requests, or replies, that are served before others have their turn.
-const SHARE: usize = 64;
+const SHARE: u32 = 64;
 /// How long until something is tried again that failed for lack of room or descriptors.
 const RETRY: Duration = Duration::from_millis(10);

@@ -2,6 +2,7 @@
 
 use crate::error::{CallError, MessageError, RecvError};
 use crate::link::biased::thread_number;
+use crate::link::receiving::chunks::Polled;
 use crate::os::clock::Deadline;
 use crate::port::event::MessageEvent;
 use crate::port::message::Message;
@@ -28,6 +29,16 @@ pub(super) enum Led<'l> {
     Ended,
     /// The call has no outcome.
     Failed(CallError),
+}
+
+/// What may be there after a share.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Left {
+    Nothing,
+    More,
+    /// A message that waits until there is room for its descriptors, and comes without them in a
+    /// tenth of a second.
+    Later,
 }
 
 /// What a caller takes out of a reply.
@@ -188,31 +199,47 @@ impl<'c> Lease<'c> {
         }
     }
 
-    /// Receives what is there, at most a share. Returns whether there may be more.
-    pub(super) fn receive_all(&self) -> bool {
-        for _ in 0..LOOK {
-            match self.receiver().poll().map_err(|failure| *failure) {
-                Ok(None) => return false,
-                Ok(Some(event)) => _ = self.core.accept(event, MessageEvent::try_into_message),
-                Err(error @ RecvError::OutOfMemory { .. }) => _ = self.recover(error),
+    /// Receives what is there, at most a share.
+    pub(super) fn receive_all(&self) -> Left {
+        self.receive_share(|receiver| Ok(receiver.poll()?.map_or(Polled::Nothing, Polled::Message)))
+    }
+
+    /// The same, by one of two polls. Counts cost, as the share of a port in a loop does.
+    fn receive_share<'l>(
+        &'l self,
+        poll: impl Fn(&'l Receiver) -> Result<Polled<MessageEvent<'l>>, Box<RecvError>>,
+    ) -> Left {
+        let mut cost = 0;
+        while cost < LOOK {
+            match poll(self.receiver()).map_err(|failure| *failure) {
+                Ok(Polled::Nothing) => return Left::Nothing,
+                Ok(Polled::Unfinished) => return Left::More,
+                Ok(Polled::Message(event)) => {
+                    cost = event.cost().saturating_add(cost);
+                    self.core.accept(event, MessageEvent::try_into_message);
+                }
+                Err(error @ RecvError::OutOfMemory { .. }) => {
+                    cost += 1;
+                    let _ = self.recover(error);
+                }
                 Err(error @ RecvError::Closed { .. }) => {
                     let _ = self.recover(error);
-                    return false;
+                    return Left::Nothing;
                 }
-                // It comes without its descriptors in a tenth of a second.
-                Err(RecvError::OutOfDescriptors { .. }) => return true,
-                Err(_) => return false,
+                Err(RecvError::OutOfDescriptors { .. }) => return Left::Later,
+                Err(_) => return Left::Nothing,
             }
         }
-        true
+        Left::More
     }
 
     /// The same for an event loop, which watches the doorbell. It is told of what comes next by
     /// that, and not by itself.
-    pub(super) fn receive_for_loop(mut self) -> bool {
+    pub(super) fn receive_for_loop(mut self) -> Left {
         // From here on a poll that finds nothing has armed the flag.
         let _ = self.receiver().level_triggered_fd();
-        let has_more = self.receive_all();
+        // Others wait for their turn: a long reply is copied in parts.
+        let left = self.receive_share(Receiver::poll_in_chunks);
         if let Ok(mut state) = self.core.lock() {
             state.put_back(self.receiver.take());
             // A thread that waits may lead as well: the loop may not be run again for long.
@@ -220,7 +247,7 @@ impl<'c> Lease<'c> {
             drop(state);
             waiting.into_iter().for_each(Waker::wake);
         }
-        has_more
+        left
     }
 
     /// Frees the slot of the call that this thread has led for, and puts the receiver back.

@@ -3,6 +3,7 @@
 use crate::error::{MessageError, RecvError};
 use crate::link::archive::{self, Receive};
 use crate::link::payload::Post;
+use crate::link::receiving::chunks::Polled;
 use crate::port::MessagePort;
 use crate::port::cancel::Canceller;
 use crate::port::content::Content;
@@ -75,6 +76,10 @@ pub(crate) struct Incoming {
     ahead: RefCell<Ahead>,
     /// Whether something may have been read ahead.
     has_ahead: Cell<bool>,
+    /// What was received on the slow path, as an event loop counts it; starts anew beyond 2³².
+    spent: Cell<u32>,
+    /// Whether others wait for their turn in the same loop: a long message is copied in parts.
+    takes_turns: Cell<bool>,
     /// Memory for copies. In boxes, which are used again as well: a request that moves is a
     /// pointer.
     #[allow(clippy::vec_box)]
@@ -112,6 +117,8 @@ impl MessagePort {
             lent: LentCalls::default(),
             ahead: RefCell::default(),
             has_ahead: Cell::new(false),
+            spent: Cell::new(0),
+            takes_turns: Cell::new(false),
             spare: RefCell::default(),
         };
         Responder { incoming, types: PhantomData }
@@ -184,7 +191,8 @@ impl<Req: Receive, Resp: Post> Responder<Req, Resp> {
     }
 
     fn try_recv_further(&self) -> Result<Option<Request<'_, Req, Resp>>, TypedError> {
-        for _ in 0..MOST_IN_A_ROW {
+        let before = self.incoming.spent();
+        while self.incoming.spent().wrapping_sub(before) < MOST_IN_A_ROW {
             let event = match self.incoming.receiver.take_aside() {
                 Some(event) => event,
                 None if self.incoming.is_full() => return Ok(None),
@@ -192,7 +200,7 @@ impl<Req: Receive, Resp: Post> Responder<Req, Resp> {
                     if let Some(request) = self.next_ahead()? {
                         return Ok(Some(request));
                     }
-                    let polled = self.incoming.receiver.poll().map_err(|failure| *failure);
+                    let polled = self.incoming.poll().map_err(|failure| *failure);
                     let Some(event) = self.incoming.recover(polled)? else {
                         self.incoming.types.check()?;
                         return Ok(None);
@@ -262,6 +270,7 @@ impl<Req: Receive, Resp: Post> Responder<Req, Resp> {
         event: MessageEvent<'r>,
     ) -> Result<Option<Request<'r, Req, Resp>>, TypedError> {
         let incoming = &self.incoming;
+        incoming.spend(&event);
         let id = match sort(&event) {
             Sorted::Request(id) => id,
             Sorted::Cancel(id) => {
@@ -352,18 +361,27 @@ impl Incoming {
         self.answers.open() >= self.limit.get()
     }
 
-    /// Reads what is in the queue, so that cancellations are seen, up to a bound.
+    /// Reads what is in the queue, so that cancellations are seen, up to a bound. The cancellations
+    /// count as well: a hostile peer can post them as fast as they are read.
     #[cold]
     pub(crate) fn read_ahead(&self) {
+        let (mut messages, mut bytes) = (0, 0);
         // Failures stay for the next call that receives.
-        while !self.is_full() && self.ahead.borrow().has_room() {
+        while messages < MOST_AHEAD
+            && bytes < MOST_BYTES_AHEAD
+            && !self.is_full()
+            && self.ahead.borrow().has_room()
+        {
             let event = match self.receiver.take_aside() {
                 Some(event) => event,
-                None => match self.receiver.poll() {
+                None => match self.poll() {
                     Ok(Some(event)) => event,
                     _ => return,
                 },
             };
+            self.spend(&event);
+            messages += 1;
+            bytes += event.bytes().len();
             let call = match sort(&event) {
                 Sorted::Request(id) => Some(id),
                 Sorted::Cancel(id) => {
@@ -384,6 +402,42 @@ impl Incoming {
                 }
             }
         }
+    }
+
+    /// The next message. In a loop with others a long one comes once all its parts were copied, one
+    /// by each call; until then it is unread.
+    fn poll(&self) -> Result<Option<MessageEvent<'_>>, Box<RecvError>> {
+        if !self.takes_turns.get() {
+            return self.receiver.poll();
+        }
+        Ok(match self.receiver.poll_in_chunks()? {
+            Polled::Message(event) => Some(event),
+            Polled::Nothing => None,
+            Polled::Unfinished => {
+                self.spent.set(self.spent().wrapping_add(MOST_IN_A_ROW));
+                None
+            }
+        })
+    }
+
+    /// Others have their turn between two shares from now on.
+    pub(crate) fn take_turns(&self) {
+        self.takes_turns.set(true);
+        self.receiver.set_patient(false);
+    }
+
+    /// What was received on the slow path so far, as an event loop counts it.
+    pub(crate) fn spent(&self) -> u32 {
+        self.spent.get()
+    }
+
+    fn spend(&self, event: &MessageEvent<'_>) {
+        self.spent.set(self.spent().wrapping_add(event.cost()));
+    }
+
+    /// Whether there may be another request.
+    pub(crate) fn has_more(&self) -> bool {
+        self.has_ahead.get() || self.receiver.has_aside() || self.receiver.has_news()
     }
 
     /// A copy without the trailer, in memory that an earlier one has left.
@@ -528,8 +582,8 @@ impl<Req, Resp> fmt::Debug for Responder<Req, Resp> {
 /// Owned requests that may be open, unless `set_limit` says otherwise.
 pub(crate) const LIMIT: usize = 1024;
 /// Messages that one call passes that are no requests for the program: a hostile peer can post
-/// cancellations without end.
-pub(crate) const MOST_IN_A_ROW: usize = 64;
+/// cancellations without end. Long ones count for more.
+pub(crate) const MOST_IN_A_ROW: u32 = 64;
 /// Requests that are read ahead, and about how many bytes of them.
 const MOST_AHEAD: usize = 64;
 const MOST_BYTES_AHEAD: usize = 256 << 10;
