@@ -303,8 +303,8 @@ impl Listener {
         has_left
     }
 
-    /// Leaves a client out that is served, or whose socket is closed next. What that client has left
-    /// there may take long to close, and until then it must not wake this listener.
+    /// Leaves a client out that is served, or whose socket is closed next. What that client has
+    /// left there may take long to close, and until then it must not wake this listener.
     fn let_go(&self, client: &Option<PendingClient>) {
         if let Some(client) = client {
             // It fails only if the socket was not watched.
