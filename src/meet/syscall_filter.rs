@@ -1,7 +1,7 @@
 //! Which system calls a process may make: a seccomp filter from the crate's own table.
 
 use crate::error::SystemError;
-use crate::os::process::confine::{self, Instruction};
+use crate::os::process::confine::{self, Instruction, OWN_ID};
 use libc::c_long;
 use seccompiler::{
     BpfProgram, SeccompAction, SeccompCmpArgLen, SeccompCmpOp, SeccompCondition, SeccompFilter,
@@ -29,6 +29,16 @@ use std::collections::BTreeMap;
 /// [`allow`](Self::allow) it. `openat` is allowed for reading only. `fallocate`, and `madvise` with
 /// `MADV_REMOVE`, are refused, as with them a process can delay a peer that reads its messages;
 /// so [`trim`](crate::MessagePort::trim), and freeing pages on a trusted port, kills the process.
+///
+/// Nor can a process send signals to another one, by `tgkill` or through the owner of a descriptor
+/// (`fcntl`), set limits of another one, type into its terminal (`ioctl`), send datagrams to
+/// sockets that have names, or undo [`end_with_parent`](crate::WorkerBuilder::end_with_parent)
+/// (`prctl`): of these calls the filter allows what the standard library and this crate need.
+///
+/// What it cannot hide are the files that the user of the process may read. Among them may be the
+/// memory of this user's other processes, as `/proc/<number>/mem`, unless they are not dumpable
+/// (`PR_SET_DUMPABLE`) or `kernel.yama.ptrace_scope` is at least 1. So run a program that is not
+/// trusted at all as another user, or where it sees other files.
 ///
 /// Threads are allowed, and new processes are not: `clone` is allowed with the flags of a thread
 /// only. A filter cannot read the flags of `clone3`, which are in memory. So `clone3` fails with
@@ -133,7 +143,7 @@ impl SyscallFilter {
     /// [`SystemError`] of `seccomp`, if the kernel has no filters, or EBUSY if another thread has a
     /// filter that this one has not. Nothing has changed then, except `PR_SET_NO_NEW_PRIVS`.
     pub fn apply(&self) -> Result<(), SystemError> {
-        confine::filter_this_process(&self.compile())
+        confine::filter_this_process(self.compile())
     }
 
     /// The program that the kernel runs at each call.
@@ -184,21 +194,91 @@ const WITHOUT_CLONE3: [Instruction; 3] = [
     },
 ];
 
-/// For which arguments a call is allowed; for all of them without a rule.
+/// For which arguments a call is allowed, each a rule of its own; for all of them without a rule.
 fn rules_of(call: c_long) -> Vec<SeccompRule> {
-    let condition = match call {
-        libc::SYS_madvise => (2, SeccompCmpOp::Ne, libc::MADV_REMOVE),
-        // Neither for writing, nor to make or shorten a file.
-        libc::SYS_openat => (2, SeccompCmpOp::MaskedEq(WRITES as u64), libc::O_RDONLY),
-        // Of all architectures above, the flags are the first argument.
-        libc::SYS_clone => (0, SeccompCmpOp::MaskedEq(PROCESS as u64), THREAD),
-        _ => return Vec::new(),
+    use SeccompCmpOp::{Eq, MaskedEq, Ne};
+    let among = |argument, values: &[u32]| {
+        values.iter().map(|value| rule(&[(argument, Eq, *value)])).collect()
     };
-    let (argument, test, value) = condition;
-    let condition = SeccompCondition::new(argument, SeccompCmpArgLen::Dword, test, value as u64);
-    let rule = condition.and_then(|condition| SeccompRule::new(vec![condition]));
-    vec![rule.expect("a call has six arguments")]
+    match call {
+        libc::SYS_madvise => vec![rule(&[(2, Ne, libc::MADV_REMOVE as u32)])],
+        // Neither for writing, nor to make or shorten a file.
+        libc::SYS_openat => vec![rule(&[(2, MaskedEq(WRITES as u64), libc::O_RDONLY as u32)])],
+        // Of all architectures above, the flags are the first argument.
+        libc::SYS_clone => vec![rule(&[(0, MaskedEq(PROCESS as u64), THREAD as u32)])],
+        libc::SYS_fcntl => among(1, &FCNTL),
+        libc::SYS_ioctl => among(1, &IOCTL),
+        libc::SYS_prctl => {
+            let mut rules: Vec<_> = among(0, &PRCTL);
+            // To be killed with its parent is what it may ask for, and not the contrary.
+            let kill = (1, Eq, libc::SIGKILL as u32);
+            rules.push(rule(&[(0, Eq, libc::PR_SET_PDEATHSIG as u32), kill]));
+            rules
+        }
+        // Zero stands for the process that calls. Others can be killed by such a limit.
+        libc::SYS_prlimit64 => among(0, &[0]),
+        // Signals to itself, as `abort` sends one.
+        libc::SYS_tgkill => among(0, &[OWN_ID]),
+        libc::SYS_socketpair => {
+            let kind = |kind| {
+                let is_unix = (0, Eq, libc::AF_UNIX as u32);
+                rule(&[is_unix, (1, MaskedEq(SOCKET_KIND), kind as u32)])
+            };
+            vec![kind(libc::SOCK_STREAM), kind(libc::SOCK_SEQPACKET)]
+        }
+        _ => Vec::new(),
+    }
 }
+
+/// Allows a call all of whose named arguments are so. The kernel uses the lower half of each.
+fn rule(conditions: &[(u8, SeccompCmpOp, u32)]) -> SeccompRule {
+    let condition = |(argument, test, value): &(u8, SeccompCmpOp, u32)| {
+        let length = SeccompCmpArgLen::Dword;
+        SeccompCondition::new(*argument, length, test.clone(), u64::from(*value))
+    };
+    let rule = conditions.iter().map(condition).collect::<Result<_, _>>();
+    rule.and_then(SeccompRule::new).expect("a call has six arguments")
+}
+
+/// What descriptors are duplicated, sealed and described by, and the locks by which users of a pool
+/// are found. Not `F_SETOWN` and `F_SETSIG`, which send any signal to any process of the user, nor
+/// leases and locks that delay other processes.
+const FCNTL: [u32; 10] = [
+    libc::F_DUPFD as u32,
+    libc::F_DUPFD_CLOEXEC as u32,
+    libc::F_GETFD as u32,
+    libc::F_SETFD as u32,
+    libc::F_GETFL as u32,
+    libc::F_SETFL as u32,
+    libc::F_ADD_SEALS as u32,
+    libc::F_GET_SEALS as u32,
+    libc::F_OFD_GETLK as u32,
+    libc::F_OFD_SETLK as u32,
+];
+
+/// How many bytes wait, whether it is a terminal and how large, flags of the descriptor. Not
+/// `TIOCSTI`, which types into the terminal of the host, nor `FIOSETOWN`.
+const IOCTL: [u32; 7] = [
+    libc::FIONREAD as u32,
+    libc::FIONBIO as u32,
+    libc::FIOCLEX as u32,
+    libc::FIONCLEX as u32,
+    libc::TCGETS as u32,
+    libc::TCGETS2 as u32,
+    libc::TIOCGWINSZ as u32,
+];
+
+/// Names of threads and of memory, and what precedes a filter.
+const PRCTL: [u32; 4] = [
+    libc::PR_SET_NAME as u32,
+    libc::PR_GET_NAME as u32,
+    libc::PR_SET_VMA as u32,
+    libc::PR_SET_NO_NEW_PRIVS as u32,
+];
+
+/// The bits of a socket's type without its flags. Not datagrams: such a socket of a pair sends to
+/// any other one of the system that has a name.
+const SOCKET_KIND: u64 = 0xf;
 
 const WRITES: libc::c_int = libc::O_ACCMODE | libc::O_CREAT | libc::O_TRUNC;
 /// Flags that every thread of this process has.

@@ -61,7 +61,7 @@ fn spawn(
     mut command: Command,
     variable: &str,
     descriptor: OwnedFd,
-    confinement: Confinement,
+    mut confinement: Confinement,
 ) -> Result<ChildProcess, SystemError> {
     let number = descriptor.as_raw_fd();
     let inode = inode(descriptor.as_fd())?;

@@ -6,6 +6,8 @@ use crate::{answers, parent};
 use messageport::{CloseReason, SyscallFilter, Worker, WorkerEnd};
 use std::fs::{self, File};
 use std::io;
+use std::os::fd::AsRawFd;
+use std::os::unix::net::{UnixDatagram, UnixStream};
 use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::process::Command;
 
@@ -46,6 +48,13 @@ fn act(deed: &str) {
                 assert_eq!(error.raw_os_error(), Some(libc::EPERM), "{error}");
             }
         }
+        "abort" => std::process::abort(),
+        "signal" => signal(),
+        "own" => own(),
+        "limit" => limit(),
+        "type" => type_in(),
+        "outlive" => outlive(),
+        "datagram" => drop(UnixDatagram::pair()),
         "wait" => std::thread::sleep(std::time::Duration::from_millis(5)),
         other => panic!("no deed {other}"),
     }
@@ -59,6 +68,39 @@ fn read_clock() {
     let answer =
         unsafe { libc::syscall(libc::SYS_clock_gettime, libc::CLOCK_MONOTONIC, &raw mut time) };
     assert_eq!(answer, 0);
+}
+
+/// Whether the first process of all could be sent a signal.
+fn signal() {
+    // SAFETY: the call takes integers; the signal 0 is none.
+    unsafe { libc::syscall(libc::SYS_tgkill, 1, 1, 0) };
+}
+
+/// Has the kernel send signals to another process for this one.
+fn own() {
+    let (socket, _other) = UnixStream::pair().expect("sockets");
+    // SAFETY: the call takes integers.
+    unsafe { libc::fcntl(socket.as_raw_fd(), libc::F_SETOWN, 1) };
+}
+
+/// Reads a limit of another process.
+fn limit() {
+    let mut found = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
+    // SAFETY: the kernel writes the limit there.
+    unsafe { libc::prlimit(1, libc::RLIMIT_CPU, std::ptr::null(), &raw mut found) };
+}
+
+/// Types into the terminal, if there is one.
+fn type_in() {
+    let letter = b'x';
+    // SAFETY: the kernel reads one byte.
+    unsafe { libc::ioctl(0, libc::TIOCSTI, &raw const letter) };
+}
+
+/// Lives on when the parent dies.
+fn outlive() {
+    // SAFETY: the call takes integers.
+    unsafe { libc::prctl(libc::PR_SET_PDEATHSIG, 0) };
 }
 
 /// Starts a process that ends at once.
@@ -147,6 +189,27 @@ fn a_worker_that_makes_another_call_is_killed() {
             let builder = Worker::builder(command(TEST, "serves")).filter(&filter);
             let worker = builder.spawn().expect("a worker");
             answers(worker.port(), "do mkdir");
+        }
+    }
+    play(TEST, &[("asks", asks), ("serves", serves)]);
+}
+
+/// What harms other processes, of calls that are needed otherwise.
+#[test]
+fn a_worker_under_a_filter_reaches_no_other_process() {
+    const TEST: &str = "filters::a_worker_under_a_filter_reaches_no_other_process";
+    fn asks() {
+        for deed in ["signal", "own", "limit", "type", "outlive", "datagram"] {
+            assert!(is_stopped(start(TEST), &["wait", deed]), "{deed}");
+            assert!(is_stopped(start(TEST), &["filter", deed]), "{deed}");
+        }
+        for deeds in [&["do abort"][..], &["do filter", "do abort"]] {
+            let worker = start(TEST);
+            for deed in deeds {
+                worker.port().post_text(deed).expect("room");
+            }
+            let end = worker.split().1.shutdown(DEADLINE).expect("a child");
+            assert_eq!(end.status().signal(), Some(libc::SIGABRT), "{deeds:?}");
         }
     }
     play(TEST, &[("asks", asks), ("serves", serves)]);

@@ -65,7 +65,7 @@ pub(crate) const WRITE_CGROUP: &str = "write";
 
 impl Confinement {
     /// In the forked child. `parent` is the process id of the process that forked it.
-    pub(super) fn apply(&self, parent: u32) -> Result<(), (Step, Errno)> {
+    pub(super) fn apply(&mut self, parent: u32) -> Result<(), (Step, Errno)> {
         if let Some(cgroup) = &self.cgroup {
             join(cgroup.as_raw_fd()).map_err(|errno| (Step::Cgroup, errno))?;
         }
@@ -79,6 +79,7 @@ impl Confinement {
             end_with(parent).map_err(|errno| (Step::ParentDeath, errno))?;
         }
         if !self.filter.is_empty() {
+            fill_in_own_id(&mut self.filter);
             install(&self.filter, 0).map_err(|errno| (Step::Filter, errno))?;
         }
         Ok(())
@@ -124,10 +125,23 @@ fn install(filter: &[Instruction], flags: libc::c_ulong) -> Result<(), Errno> {
     }
 }
 
+/// What a filter has in place of the id of its process, which is not known before the fork. No
+/// process has this one: the kernel's ids end at 2²².
+pub(crate) const OWN_ID: u32 = 0x7fff_1d00;
+
+/// Puts the id of this process there. Async-signal-safe.
+fn fill_in_own_id(filter: &mut [Instruction]) {
+    let compares = (libc::BPF_JMP | libc::BPF_JEQ | libc::BPF_K) as u16;
+    for instruction in filter.iter_mut().filter(|it| it.code == compares && it.k == OWN_ID) {
+        instruction.k = std::process::id();
+    }
+}
+
 /// Installs a filter for all threads of this process. Nothing takes it back.
 #[cfg(feature = "seccomp")]
-pub(crate) fn filter_this_process(filter: &[Instruction]) -> Result<(), SystemError> {
-    install(filter, libc::SECCOMP_FILTER_FLAG_TSYNC).map_err(named("seccomp"))
+pub(crate) fn filter_this_process(mut filter: Vec<Instruction>) -> Result<(), SystemError> {
+    fill_in_own_id(&mut filter);
+    install(&filter, libc::SECCOMP_FILTER_FLAG_TSYNC).map_err(named("seccomp"))
 }
 
 /// Opens the file by which a process joins a cgroup. `None` if it is in no cgroup of version 2.
