@@ -2,11 +2,14 @@
 // Transfer lists, checked as the HTML standard says, and what moves.
 
 const fs = require('node:fs');
-const { isMarkedAsUntransferable } = require('node:worker_threads');
+const { inspect } = require('node:util');
+const workerThreads = require('node:worker_threads');
 const native = require('./native.js');
 const clone = require('./clone.js');
 const streams = require('./streams.js');
 const { codedError, createHostObject, dataCloneError } = require('./events.js');
+
+const { isMarkedAsUntransferable } = workerThreads;
 
 /** Node's own, also where a program puts another one in its place. */
 const { structuredClone } = globalThis;
@@ -33,7 +36,8 @@ const SharedBuffer = Object.freeze({
   alloc(length) {
     if (!Number.isSafeInteger(length) || length < 0) {
       throw codedError(RangeError, 'ERR_OUT_OF_RANGE',
-        `a buffer of ${length} bytes cannot be made: expected an integer of at least 0`);
+        'The "length" argument must be an integer of bytes, at least 0. ' +
+        `Received ${inspect(length)}`);
     }
     const [handle, buffer] = native.allocShared(length);
     shared.set(buffer, handle);
@@ -62,7 +66,7 @@ class FileDescriptor {
   constructor(fd) {
     if (!Number.isSafeInteger(fd) || fd < 0) {
       throw codedError(TypeError, 'ERR_INVALID_ARG_TYPE',
-        `${fd} is no file descriptor: expected its number, as fs.openSync returns it`);
+        `${inspect(fd)} is no file descriptor: expected its number, as fs.openSync returns it`);
     }
     const object = createHostObject(new.target.prototype);
     descriptors.set(object, fd);
@@ -173,7 +177,7 @@ class Transfer {
     } else if (streams.kindOf(item) !== undefined) {
       this.streamParts.push(...streams.partsOf(item));
     } else {
-      throw dataCloneError('Found invalid object in transferList');
+      throw dataCloneError(`Found invalid object in transferList: ${complaintOf(item)}`);
     }
   }
 
@@ -215,6 +219,11 @@ class Transfer {
     if (this.files.some((file) => file.fd < 0)) {
       throw dataCloneError('FileDescriptor in transfer list is already closed');
     }
+    const unknown = this.files.find((file) => !isOpenFile(file.fd));
+    if (unknown !== undefined) {
+      throw dataCloneError(`FileDescriptor in transfer list has the number ${unknown.fd}, which ` +
+        'is not open: the program has closed it by its number');
+    }
     if (this.buffers.some(isDetached)) {
       throw dataCloneError('An ArrayBuffer is detached and could not be cloned.');
     }
@@ -250,6 +259,29 @@ class Transfer {
   closeFiles() {
     this.files.forEach((file) => file.close());
   }
+}
+
+function isOpenFile(fd) {
+  try {
+    fs.fstatSync(fd);
+    return true;
+  } catch {
+    return false;
+  }
+}
+
+/** What is wrong with an object in a transfer list, and what to do. */
+function complaintOf(item) {
+  if (item instanceof workerThreads.MessagePort) {
+    return 'a MessagePort of node:worker_threads does not leave its process; make it by ' +
+      'MessageChannel of messageport';
+  }
+  if (ArrayBuffer.isView(item)) return `a ${item.constructor.name}; list its buffer`;
+  if (item instanceof SharedArrayBuffer) {
+    return 'a SharedArrayBuffer does not leave its process; use SharedBuffer.alloc';
+  }
+  const shown = inspect(item, { depth: -1 });
+  return `${shown}; expected ports, ArrayBuffers, FileDescriptors and streams`;
 }
 
 function marked(object) {
