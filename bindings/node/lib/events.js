@@ -1,6 +1,7 @@
 'use strict';
 // What Node.js itself uses to make its ports event targets and emitters at once.
 
+const { inspect } = require('node:util');
 const v8 = require('node:v8');
 const workerThreads = require('node:worker_threads');
 
@@ -145,6 +146,30 @@ function messageEvent(type, data, arrived = NOTHING) {
   }
 }
 
+/** Throws unless a value is a string. */
+function checkString(value, name) {
+  if (typeof value === 'string') return;
+  throw codedError(TypeError, 'ERR_INVALID_ARG_TYPE',
+    `The "${name}" argument must be of type string. Received ${inspect(value)}`);
+}
+
+/** Options of a call: an object, or nothing. */
+function checkOptions(options) {
+  if (options === undefined || options === null) return {};
+  if (typeof options === 'object') return options;
+  throw codedError(TypeError, 'ERR_INVALID_ARG_TYPE',
+    `The "options" argument must be of type object. Received ${inspect(options)}`);
+}
+
+/** The `limit` of options, as the native part takes it: 0 is the default. */
+function limitOf(options) {
+  const { limit } = checkOptions(options);
+  if (limit === undefined) return 0;
+  if (Number.isSafeInteger(limit) && limit > 0) return limit;
+  throw codedError(RangeError, 'ERR_OUT_OF_RANGE', 'The "options.limit" must be an integer above ' +
+    `0: the bytes that may wait in each direction. Received ${inspect(limit)}`);
+}
+
 /** An error of Node.js with a code. */
 function codedError(Base, code, text) {
   const error = new Base(text);
@@ -160,6 +185,8 @@ module.exports = {
   MessageEvent: PortMessageEvent,
   NOTHING,
   NodeEventTarget,
+  checkOptions,
+  checkString,
   codedError,
   createHostObject,
   createHostTarget,
@@ -172,4 +199,5 @@ module.exports = {
   kSetRef,
   messageEvent,
   knownPorts,
+  limitOf,
 };

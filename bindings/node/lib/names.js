@@ -2,10 +2,14 @@
 // Programs of one user that meet under a name.
 
 const { EventEmitter, on } = require('node:events');
+const { inspect } = require('node:util');
 const native = require('./native.js');
+const { checkOptions, checkString, codedError, limitOf } = require('./events.js');
 const { createPort, loop, takers, watched } = require('./port.js');
 
 const CLIENT = 0;
+/** Milliseconds: a hundred years, for a timeout that is infinite. */
+const LONGEST_WAIT = 100 * 365 * 24 * 3600 * 1000;
 
 /** Listens under a name. Emits `connection` with the port to each client, and `error`. */
 class Listener extends EventEmitter {
@@ -14,10 +18,19 @@ class Listener extends EventEmitter {
 
   constructor(name, options) {
     super();
-    this.#name = `${name}`;
+    checkString(name, 'name');
+    this.#name = name;
     takers.set(this, (kind, content, credentials) => this.#take(kind, content, credentials));
-    this.#handle = native.listen(loop, this.#name, options?.limit ?? 0, this);
+    this.#handle = native.listen(loop, this.#name, limitOf(options), this);
     watched.add(this);
+    // Without a listener for them, clients wait in `connect`.
+    this.on('newListener', (type) => this.#setAccepting(type, true));
+    this.on('removeListener', (type) => this.#setAccepting(type, false));
+  }
+
+  #setAccepting(type, isAccepting) {
+    if (type !== 'connection' || this.#handle === undefined) return;
+    native.setAccepting(this.#handle, isAccepting || this.listenerCount(type) > 0);
   }
 
   #take(kind, content, credentials) {
@@ -59,6 +72,7 @@ class Listener extends EventEmitter {
 
   /** The ports to clients, until the listener is closed. */
   async* [Symbol.asyncIterator]() {
+    if (this.#handle === undefined) return;
     try {
       for await (const [port] of on(this, 'connection', { close: ['close'] })) yield port;
     } finally {
@@ -77,6 +91,10 @@ class Listener extends EventEmitter {
  */
 function listen(name, options, onConnection) {
   const listener = typeof options === 'function' ? options : onConnection;
+  if (listener !== undefined && typeof listener !== 'function') {
+    throw codedError(TypeError, 'ERR_INVALID_ARG_TYPE',
+      `The "onConnection" argument must be of type function. Received ${inspect(listener)}`);
+  }
   const made = new Listener(name, typeof options === 'function' ? undefined : options);
   if (listener !== undefined) made.on('connection', listener);
   return made;
@@ -90,7 +108,13 @@ function listen(name, options, onConnection) {
  * @returns {Promise<MessagePort>}
  */
 async function connect(name, options) {
-  return createPort(await native.connect(`${name}`, options?.timeout));
+  checkString(name, 'name');
+  const { timeout } = checkOptions(options);
+  if (timeout !== undefined && !(typeof timeout === 'number' && timeout >= 0)) {
+    throw codedError(RangeError, 'ERR_OUT_OF_RANGE', 'The "options.timeout" must be a number of ' +
+      `milliseconds, at least 0. Received ${inspect(timeout)}`);
+  }
+  return createPort(await native.connect(name, timeout && Math.min(timeout, LONGEST_WAIT)));
 }
 
 module.exports = { Listener, connect, listen };

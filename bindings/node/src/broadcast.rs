@@ -1,7 +1,7 @@
 //! Members of a `BroadcastChannel` as handles.
 
+use crate::failure::{fail, fail_with_code};
 use crate::message;
-use crate::port::fail;
 use crate::raw::{Calls, Context, Loop, Scope, Source, Turn, Value, Watch};
 use messageport::{BroadcastChannel, BroadcastError};
 use napi::bindgen_prelude::{External, Object};
@@ -54,7 +54,7 @@ pub fn join(
     name: String,
     target: Object<'_>,
 ) -> Result<External<Rc<MemberCell>>> {
-    let channel = BroadcastChannel::open(&name).map_err(fail)?;
+    let channel = BroadcastChannel::open(&name).map_err(fail_with_code)?;
     let cell = Rc::new(MemberCell { channel: RefCell::default(), watch: RefCell::default() });
     let source: Weak<dyn Source> = Rc::downgrade(&(cell.clone() as Rc<dyn Source>));
     let context = Context::new(of, &target);

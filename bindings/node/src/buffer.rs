@@ -1,6 +1,7 @@
 //! `SharedBuffer`: memory that JavaScript fills and that moves without a copy.
 
-use crate::port::{Handle, fail};
+use crate::failure::fail_with_code;
+use crate::port::Handle;
 use crate::raw::{self, Scope, Value};
 use messageport::Buffer;
 use napi::bindgen_prelude::{External, Object};
@@ -13,7 +14,7 @@ use std::rc::Rc;
 #[napi]
 pub fn alloc_shared(env: &Env, len: f64) -> Result<Value<'_>> {
     let scope = Scope::of_call(env);
-    let buffer = Buffer::new(len as usize).map_err(fail)?;
+    let buffer = Buffer::new(len as usize).map_err(fail_with_code)?;
     let cell = Rc::new(RefCell::new(Some(buffer)));
     let Some(array) = scope.array_buffer_of_shared(&cell) else {
         return Err(napi::Error::from_reason(NOT_ALLOWED));
@@ -25,7 +26,7 @@ pub fn alloc_shared(env: &Env, len: f64) -> Result<Value<'_>> {
 /// Makes memory with a copy of the bytes, which has only a handle.
 #[napi]
 pub fn copy_shared(bytes: &[u8]) -> Result<External<Handle>> {
-    let buffer = Buffer::from_slice(bytes).map_err(fail)?;
+    let buffer = Buffer::from_slice(bytes).map_err(fail_with_code)?;
     Ok(External::new(Handle::Buffer(Rc::new(RefCell::new(Some(buffer))))))
 }
 

@@ -7,6 +7,7 @@
 
 mod broadcast;
 mod buffer;
+mod failure;
 mod meet;
 mod message;
 mod port;

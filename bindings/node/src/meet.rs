@@ -1,6 +1,7 @@
 //! Ports between processes: the parent's, one for a child, and those of a name.
 
-use crate::port::{Handle, fail};
+use crate::failure::fail_with_code;
+use crate::port::Handle;
 use crate::raw::{self, Calls, Context, Loop, Scope, Source, Turn, Value, Watch};
 use messageport::{Connect, ListenError, Listener, MessageChannel, MessagePort, ParentPortError};
 use napi::bindgen_prelude::{AsyncTask, External, ExternalRef, Object};
@@ -19,7 +20,7 @@ pub fn parent_port() -> Result<Option<External<Handle>>> {
     match messageport::parent_port() {
         Ok(port) => Ok(Some(External::new(Handle::of_port(port)))),
         Err(ParentPortError::NotAWorker { .. } | ParentPortError::AlreadyTaken) => Ok(None),
-        Err(error) => Err(fail(error)),
+        Err(error) => Err(fail_with_code(error)),
     }
 }
 
@@ -29,7 +30,7 @@ pub fn into_descriptor(handle: &External<Handle>) -> Result<i32> {
     let port = handle.port()?.take()?;
     match port.into_fd() {
         Ok(descriptor) => Ok(descriptor.into_raw_fd()),
-        Err(error) => Err(fail(error)),
+        Err(error) => Err(fail_with_code(error)),
     }
 }
 
@@ -37,6 +38,8 @@ pub fn into_descriptor(handle: &External<Handle>) -> Result<i32> {
 pub struct ListenerCell {
     listener: RefCell<Option<Listener>>,
     watch: RefCell<Option<Watch>>,
+    /// Whether the program takes clients. The others wait in `connect`.
+    is_accepting: Cell<bool>,
     /// How often accepting has failed in a row.
     failures: Cell<u32>,
 }
@@ -47,6 +50,9 @@ const SHARE: u32 = 16;
 impl Source for ListenerCell {
     fn turn(&self, calls: &Calls<'_>) -> Turn {
         for _ in 0..SHARE {
+            if !self.is_accepting.get() {
+                return Turn::Stop;
+            }
             let accepted = match &*self.listener.borrow() {
                 Some(listener) => listener.try_accept(),
                 None => return Turn::Stop,
@@ -86,7 +92,7 @@ fn client<'s>(scope: &Scope<'s>, port: MessagePort) -> Vec<Value<'s>> {
     vec![scope.number(CLIENT), handle, scope.array(&list)]
 }
 
-/// Listens under a name; clients arrive as events of `target`.
+/// Listens under a name; clients arrive as events of `target` while it accepts.
 #[napi]
 pub fn listen(
     of: &External<Loop>,
@@ -98,19 +104,28 @@ pub fn listen(
     if limit > 0.0 {
         builder = builder.limit(limit as usize);
     }
-    let listener = Listener::bind_with(&name, builder).map_err(fail)?;
+    let listener = Listener::bind_with(&name, builder).map_err(fail_with_code)?;
     let cell = Rc::new(ListenerCell {
         listener: RefCell::default(),
         watch: RefCell::default(),
+        is_accepting: Cell::new(false),
         failures: Cell::new(0),
     });
     let source: Weak<dyn Source> = Rc::downgrade(&(cell.clone() as Rc<dyn Source>));
     let context = Context::new(of, &target);
     let watch = Watch::new(of, listener.as_fd(), source, &target, context)?;
-    watch.kick();
     cell.listener.replace(Some(listener));
     cell.watch.replace(Some(watch));
     Ok(External::new(cell))
+}
+
+/// Whether a listener accepts clients.
+#[napi]
+pub fn set_accepting(handle: &External<Rc<ListenerCell>>, is_accepting: bool) {
+    handle.is_accepting.set(is_accepting);
+    if let Some(watch) = &*handle.watch.borrow() {
+        watch.kick();
+    }
 }
 
 /// Gives up the name.
@@ -143,7 +158,7 @@ impl Task for Connecting {
         if let Some(timeout) = self.timeout {
             connect = connect.timeout(timeout);
         }
-        connect.to(&self.name).map_err(fail)
+        connect.to(&self.name).map_err(fail_with_code)
     }
 
     fn resolve(&mut self, env: Env, port: MessagePort) -> Result<ExternalRef<Handle>> {

@@ -1,5 +1,6 @@
 //! Ports as handles: posting, receiving, and the turns in which the loop delivers.
 
+use crate::failure::{fail, fail_with_code};
 use crate::message;
 use crate::raw::{self, Calls, Context, Loop, Scope, Source, Turn, Value, Watch};
 use messageport::{
@@ -410,10 +411,6 @@ fn receive<'s>(scope: &Scope<'s>, port: &MessagePort) -> (Look, Option<Vec<Value
     }
 }
 
-pub(crate) fn fail(error: impl std::error::Error) -> Error {
-    Error::from_reason(error.to_string())
-}
-
 // What JavaScript calls.
 
 /// The loop of this environment; `dispatch` takes the events, with short contents in `scratch`.
@@ -429,7 +426,7 @@ pub fn channel(env: &Env, limit: f64) -> Result<Value<'_>> {
     if limit > 0.0 {
         builder = builder.limit(limit as usize);
     }
-    let MessageChannel { port1, port2 } = builder.build().map_err(fail)?;
+    let MessageChannel { port1, port2 } = builder.build().map_err(fail_with_code)?;
     let scope = Scope::of_call(env);
     let handle = |port| scope.handle(External::new(Handle::of_port(port)));
     Ok(scope.array(&[handle(port1), handle(port2)]))
