@@ -94,7 +94,7 @@ class BroadcastChannel extends NodeEventTarget {
 
   /** The values that arrive, until the channel is closed here. */
   [Symbol.asyncIterator]() {
-    return new Values(this, () => {});
+    return new Values(this, { isOver: memberOf(this).isClosed, setStarted() {} });
   }
 
   [inspect.custom](depth, options) {

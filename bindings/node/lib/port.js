@@ -11,7 +11,8 @@ const { FileDescriptor, Transfer, arrived, listOf } = require('./transfer.js');
 const { Values } = require('./values.js');
 const {
   NOTHING, NodeEventTarget, codedError, createHostTarget, dataCloneError, defineHandler,
-  kCreateEvent, kDispatch, kNewListener, knownPorts, kRemoveListener, kSetRef, messageEvent,
+  kCreateEvent, kDispatch, kNewListener, knownPorts, kRemoveListener, kSetRef, limitOf,
+  messageEvent,
 } = require('./events.js');
 
 // What the native part calls an event, and what became of a post.
@@ -358,6 +359,11 @@ function complete({ handle, longest }, ticket, content) {
   return native.complete(handle, ticket, clone.SPILLED_BLOBS_HEADER, memory);
 }
 
+function checkHasMessage(list) {
+  if (list.length > 0) return;
+  throw codedError(TypeError, 'ERR_MISSING_ARGS', 'The "message" argument must be specified');
+}
+
 /** A port is made by a channel, or arrives. */
 function MessagePort() {
   throw codedError(TypeError, 'ERR_CONSTRUCT_CALL_INVALID', 'Illegal constructor');
@@ -372,9 +378,7 @@ class PortMethods extends NodeEventTarget {
    */
   postMessage(value, options) {
     const state = stateOf(this);
-    if (arguments.length === 0) {
-      throw codedError(TypeError, 'ERR_MISSING_ARGS', 'The "message" argument must be specified');
-    }
+    checkHasMessage(arguments);
     post(state, value, options);
   }
 
@@ -386,6 +390,7 @@ class PortMethods extends NodeEventTarget {
    */
   postValue(value, options) {
     const state = stateOf(this);
+    checkHasMessage(arguments);
     const transfer = new Transfer(listOf(options), isPort, this);
     const content = valueCodec.encodeStrictly(value);
     postContent(state, transfer,
@@ -453,7 +458,10 @@ class PortMethods extends NodeEventTarget {
   /** The values that arrive, until the conversation ends. */
   [Symbol.asyncIterator]() {
     const state = stateOf(this);
-    return new Values(this, (isStarted) => state.setStarted(isStarted));
+    return new Values(this, {
+      isOver: state.isDetached && !state.isDraining,
+      setStarted: (isStarted) => state.setStarted(isStarted),
+    });
   }
 
   [inspect.custom](depth, options) {
@@ -489,7 +497,7 @@ function MessageChannel(options) {
     throw codedError(TypeError, 'ERR_CONSTRUCT_CALL_REQUIRED',
       'Class constructor MessageChannel cannot be invoked without `new`');
   }
-  const [handle1, handle2] = native.channel(options?.limit ?? 0);
+  const [handle1, handle2] = native.channel(limitOf(options));
   define(this, 'port1', createPort(handle1));
   define(this, 'port2', createPort(handle2));
 }

@@ -5,7 +5,9 @@ const childProcess = require('node:child_process');
 const { EventEmitter } = require('node:events');
 const fs = require('node:fs');
 const { isMainThread } = require('node:worker_threads');
+const { inspect } = require('node:util');
 const native = require('./native.js');
+const { codedError } = require('./events.js');
 const { MessageChannel, createPort, deliverAll, releasePort } = require('./port.js');
 
 /** Names the descriptor of the port in a child. */
@@ -34,6 +36,10 @@ class Worker extends EventEmitter {
   #exited;
 
   constructor(port, process) {
+    if (!(process instanceof childProcess.ChildProcess)) {
+      throw codedError(TypeError, 'ERR_CONSTRUCT_CALL_INVALID',
+        'Illegal constructor: a Worker is made by fork(modulePath) or spawn(command)');
+    }
     super();
     this.port = port;
     this.process = process;
@@ -113,6 +119,11 @@ class Worker extends EventEmitter {
   }
 }
 
+function invalidArgument(name, expected, value) {
+  return codedError(TypeError, 'ERR_INVALID_ARG_TYPE',
+    `The "${name}" argument must be ${expected}. Received ${inspect(value)}`);
+}
+
 function streams(stdio) {
   if (stdio === undefined) return ['inherit', 'inherit', 'inherit'];
   if (typeof stdio === 'string') return [stdio, stdio, stdio];
@@ -131,8 +142,10 @@ function streams(stdio) {
  * @returns {Worker}
  */
 function spawn(command, args, options) {
-  const list = Array.isArray(args) ? args : [];
-  const { limit, ...rest } = (Array.isArray(args) ? options : args) ?? {};
+  const hasArgs = Array.isArray(args) || args === undefined || args === null;
+  if (!hasArgs && typeof args !== 'object') throw invalidArgument('args', 'an array', args);
+  const list = (hasArgs ? args : undefined) ?? [];
+  const { limit, ...rest } = (hasArgs ? options : args) ?? {};
   const { port1, port2 } = new MessageChannel({ limit });
   const fd = native.intoDescriptor(releasePort(port2));
   try {
@@ -158,8 +171,11 @@ function spawn(command, args, options) {
 function fork(modulePath, options) {
   const { args = [], execArgv = process.execArgv, execPath = process.execPath, ...rest } =
     options ?? {};
+  if (!(modulePath instanceof URL) && typeof modulePath !== 'string') {
+    throw invalidArgument('modulePath', 'a string or a URL', modulePath);
+  }
   const path = modulePath instanceof URL ? require('node:url').fileURLToPath(modulePath) :
-    `${modulePath}`;
+    modulePath;
   return spawn(execPath, [...execArgv, path, ...args], rest);
 }
 

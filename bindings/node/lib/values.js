@@ -18,11 +18,15 @@ class Values {
 
   /**
    * @param {EventTarget} target
-   * @param {function(boolean)} setStarted stops and starts the delivery
+   * @param {{isOver: boolean, setStarted: function(boolean)}} state whether the end has come
+   *   already, and what stops and starts the delivery
    */
-  constructor(target, setStarted) {
+  constructor(target, { isOver, setStarted }) {
     this.#target = target;
     this.#setStarted = setStarted;
+    // No `close` will come any more.
+    this.#hasEnded = isOver;
+    if (isOver) return;
     target.addEventListener('message', this.#onMessage);
     target.addEventListener('messageerror', this.#onError);
     target.addEventListener('close', this.#onClose);
