@@ -17,8 +17,14 @@ export type TransferOptions = readonly Transferable[] | { transfer?: readonly Tr
 export type PlainData =
   | null | undefined | boolean | number | bigint | string | Date
   | ArrayBuffer | ArrayBufferView
-  | PlainData[] | { [key: string]: PlainData }
-  | Map<PlainData, PlainData> | Set<PlainData>;
+  | readonly PlainData[] | { readonly [key: string]: PlainData }
+  | ReadonlyMap<PlainData, PlainData> | ReadonlySet<PlainData>;
+
+/** `T`, if it is plain data: unlike `PlainData` also of an interface, which has no index. */
+export type Plain<T> =
+  T extends PlainData ? T :
+    T extends ((...list: any[]) => any) | symbol ? never :
+      { [K in keyof T]: Plain<T[K]> };
 
 /** The event of a message. */
 export interface PortMessageEvent<T = any> extends Event {
@@ -27,7 +33,12 @@ export interface PortMessageEvent<T = any> extends Event {
   /** All `ArrayBuffer`s that came as memory of their own, in the order of the transfer list. */
   readonly buffers: readonly ArrayBuffer[];
   readonly descriptors: readonly FileDescriptor[];
+  readonly lastEventId: string;
+  readonly origin: string;
+  readonly source: MessagePort | null;
 }
+
+export type MessageEvent<T = any> = PortMessageEvent<T>;
 
 /** As Node's, and its `ports` and `source` can be ports of this package. */
 export const MessageEvent: {
@@ -41,12 +52,30 @@ export const MessageEvent: {
   readonly prototype: PortMessageEvent;
 };
 
+interface PortEvents {
+  message: PortMessageEvent;
+  messageerror: PortMessageEvent;
+  close: Event;
+}
+
+type ListenerOf<T> = ((event: T) => void) | { handleEvent(event: T): void };
+
 type Handler<T> = ((event: T) => void) | null;
 
 /** What ports and broadcast channels have in common: an `EventTarget` and an emitter at once. */
 declare class MessageTarget extends EventTarget {
   onmessage: Handler<PortMessageEvent>;
   onmessageerror: Handler<PortMessageEvent>;
+  addEventListener<K extends keyof PortEvents>(
+    type: K, listener: ListenerOf<PortEvents[K]> | null,
+    options?: Parameters<EventTarget['addEventListener']>[2],
+  ): void;
+  addEventListener(...list: Parameters<EventTarget['addEventListener']>): void;
+  removeEventListener<K extends keyof PortEvents>(
+    type: K, listener: ListenerOf<PortEvents[K]> | null,
+    options?: Parameters<EventTarget['removeEventListener']>[2],
+  ): void;
+  removeEventListener(...list: Parameters<EventTarget['removeEventListener']>): void;
   on(type: 'message' | 'messageerror', listener: (value: any) => void): this;
   on(type: 'close', listener: () => void): this;
   once(type: 'message' | 'messageerror', listener: (value: any) => void): this;
@@ -67,7 +96,7 @@ export class MessagePort extends MessageTarget {
   /** Posts a structured clone. Small plain data can be read by programs in other languages. */
   postMessage(value: any, options?: TransferOptions): void;
   /** Posts plain data of any length for programs in other languages. */
-  postValue(value: PlainData, options?: TransferOptions): void;
+  postValue<T>(value: T & Plain<T>, options?: TransferOptions): void;
   start(): void;
   close(callback?: () => void): void;
   ref(): void;
@@ -155,7 +184,7 @@ export class Worker extends EventEmitter {
 /** Starts a program with a port to it. */
 export function spawn(command: string, options?: SpawnOptions): Worker;
 export function spawn(
-  command: string, args: readonly string[], options?: SpawnOptions,
+  command: string, args: readonly string[] | null | undefined, options?: SpawnOptions,
 ): Worker;
 
 /** Starts a module of JavaScript in another process, whose `parentPort` is the port to this one. */

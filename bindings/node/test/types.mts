@@ -1,8 +1,8 @@
 // A program that uses every type of the package. `types.test.mjs` compiles and runs it.
 import assert from 'node:assert/strict';
 import {
-  BroadcastChannel, FileDescriptor, Listener, MessageChannel, MessagePort, SharedBuffer, Worker,
-  connect, fork, listen, parentPort, receiveMessageOnPort, spawn,
+  BroadcastChannel, FileDescriptor, Listener, MessageChannel, MessageEvent, MessagePort,
+  SharedBuffer, Worker, connect, fork, listen, parentPort, receiveMessageOnPort, spawn,
 } from 'messageport';
 import { ReadableStream as NodeReadable } from 'node:stream/web';
 import type { ExitState, PlainData, Transferable, TransferOptions } from 'messageport';
@@ -18,12 +18,16 @@ const options: TransferOptions = { transfer: list };
 const data: PlainData = { a: [1n, new Date(0), new Map([['k', new Uint8Array(1)]])] };
 port1.postMessage({ any: /thing/ }, options);
 port1.postValue(data);
+interface Order { item: string; parts?: readonly Order[] }
+const order: Order = { item: 'lamp', parts: [{ item: 'bulb' }] };
+port1.postValue(order);
 const streams: Transferable[] = [new ReadableStream(), new NodeReadable()];
 list.slice(1).concat(new WritableStream(), new TransformStream());
 port1.postMessage(streams, streams);
 const first: { message: any } | undefined = receiveMessageOnPort(port2);
 assert.ok(first?.message.any instanceof RegExp);
 assert.deepEqual(receiveMessageOnPort(port2)?.message, data);
+assert.deepEqual(receiveMessageOnPort(port2)?.message, order);
 assert.equal(receiveMessageOnPort(port2)?.message.length, 2);
 
 const { length }: readonly string[] = port1.once('close', () => {}).eventNames();
@@ -37,6 +41,8 @@ const nothing: void[] = [port2.unref(), port2.ref()];
 assert.deepEqual(nothing, [undefined, undefined]);
 const isReferenced: boolean = port2.hasRef();
 assert.equal(isReferenced, true);
+port2.addEventListener('message', (event) => assert.equal(event.data, event.ports.length || 'x'));
+port2.addEventListener('anything', (event: Event) => event.type, { once: true });
 port1.postMessage('x');
 const closed = new Promise<Event>((resolve) => { port1.onclose = resolve; });
 assert.equal((await closed).type, 'close');
@@ -45,6 +51,10 @@ assert.equal((await closed).type, 'close');
 assert.throws(() => new MessagePort());
 // @ts-expect-error: a function is no plain data
 assert.throws(() => port1.postValue(() => {}));
+// @ts-expect-error: nor is an object with one
+assert.throws(() => port1.postValue({ a: [() => {}] }));
+const made: MessageEvent<number> = new MessageEvent('message', { data: 1 });
+assert.equal(made.data, 1);
 // @ts-expect-error: a number does not move
 assert.throws(() => port1.postMessage(1, [1]));
 
@@ -71,6 +81,8 @@ const worker: Worker = fork(new URL('file:///dev/null'), { execPath: '/bin/true'
 worker.on('exit', (code: number | null) => assert.equal(code, 0));
 const { code, signal }: ExitState = await worker.exited;
 assert.deepEqual([code, signal], [0, null]);
+const nothingGiven: Worker = spawn('/bin/true', undefined, { stdio: 'ignore' });
+assert.equal((await nothingGiven.exited).code, 0);
 const child = spawn('/bin/cat', ['-'], { stdio: ['pipe', 'pipe', 'inherit'], limit: 1 << 16 });
 assert.equal(typeof child.pid, 'number');
 child.stdin?.end('text');
