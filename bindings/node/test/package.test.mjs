@@ -1,7 +1,7 @@
 // The package that `npm pack` makes installs elsewhere, without Rust, and works.
 import assert from 'node:assert/strict';
 import { spawnSync } from 'node:child_process';
-import { mkdtempSync, rmSync, writeFileSync } from 'node:fs';
+import { mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { test } from 'node:test';
@@ -35,6 +35,10 @@ test('a packed package installs and runs', () => {
       }`;
     writeFileSync(join(folder, 'program.cjs'), program);
     assert.equal(run(process.execPath, ['program.cjs'], { cwd: folder }), '2');
+    // The package has its README, whose program runs.
+    const readme = readFileSync(join(folder, 'node_modules/messageport/README.md'), 'utf8');
+    writeFileSync(join(folder, 'main.mjs'), /```js\n([^]*?)```/.exec(readme)[1]);
+    assert.equal(run(process.execPath, ['main.mjs'], { cwd: folder }), '{ sum: 6 }');
   } finally {
     rmSync(folder, { recursive: true, force: true });
   }
