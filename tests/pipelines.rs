@@ -12,6 +12,7 @@ use common::census::{Census, has_no_children};
 use common::limits::{allow_all_descriptors, allow_more_descriptors};
 use common::role::{command, play};
 use common::trusted::{trust, trusted_channel as channel};
+use common::watchdog::progress;
 use common::{DEADLINE, proc, receive, wait_until};
 use messageport::{
     Buffer, BufferPool, MessageChannel, MessageError, MessagePort, PoolError, PooledBuffer,
@@ -179,6 +180,7 @@ fn a_kill_at_any_step_of_a_pipeline_leaves_nothing() {
             let moment = (round * 7919) % 23;
             kill_one(TEST, victim as usize, way, moment);
             before.wait_for(format!("round {round}"));
+            progress();
             assert!(has_no_children());
         }
     }
