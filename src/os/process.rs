@@ -9,6 +9,8 @@
 pub(crate) mod confine;
 mod endings;
 mod spawner;
+#[cfg(test)]
+mod tests;
 
 use crate::error::SystemError;
 use crate::os::clock::Deadline;
@@ -22,7 +24,7 @@ use nix::sys::stat::fstat;
 use std::io;
 use std::mem;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
-use std::os::unix::process::{CommandExt, ExitStatusExt};
+use std::os::unix::process::CommandExt;
 use std::process::{Child, Command, ExitStatus};
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::{Mutex, Once, PoisonError};
@@ -113,9 +115,9 @@ fn refused_step(socket: &OwnedFd) -> Option<&'static str> {
 
 /// In the forked child: says which step was refused.
 fn send_byte(socket: RawFd, byte: u8) {
-    let flags = libc::MSG_NOSIGNAL | libc::MSG_DONTWAIT;
+    // No signal can come: this process has a copy of the other end, too.
     // SAFETY: the byte is valid for the call.
-    let _ = unsafe { libc::send(socket, (&raw const byte).cast(), 1, flags) };
+    let _ = unsafe { libc::send(socket, (&raw const byte).cast(), 1, libc::MSG_DONTWAIT) };
 }
 
 /// In the forked child: sends a pidfd of this process, or an empty word if there is none.
@@ -153,30 +155,33 @@ fn send_own_pidfd(socket: RawFd) -> Result<(), Errno> {
         // SAFETY: as above, for the number.
         unsafe { data.write_unaligned(number) };
     }
-    let flags = libc::MSG_NOSIGNAL | libc::MSG_DONTWAIT;
     // SAFETY: the message points to buffers of the lengths it says, valid for the call.
-    Errno::result(unsafe { libc::sendmsg(socket, &raw const message, flags) })?;
+    Errno::result(unsafe { libc::sendmsg(socket, &raw const message, libc::MSG_DONTWAIT) })?;
     pidfd.map(drop)
 }
 
 /// The pidfd that the child has sent before it ran its program. Returns the socket, with the pidfd
 /// still in it, while this process is at its limit of descriptors.
 fn receive_pidfd(socket: OwnedFd) -> Result<OwnedFd, (OwnedFd, SystemError)> {
-    let mut received = Err(Errno::EMFILE);
-    let deadline = Deadline::after(LONGEST_END);
+    let receive = || socket::receive(socket.as_fd(), &mut [0; 2], 1);
+    pidfd_by(Deadline::after(LONGEST_END), receive).map_err(|error| (socket, error))
+}
+
+fn pidfd_by(
+    deadline: Deadline,
+    mut receive: impl FnMut() -> Result<Received, SystemError>,
+) -> Result<OwnedFd, SystemError> {
     loop {
-        match socket::receive(socket.as_fd(), &mut [0; 2], 1) {
-            Ok(Received::Packet(_, mut descriptors)) => {
-                received = descriptors.pop().map(Foreign::into_owned).ok_or(Errno::EMFILE);
-            }
-            Ok(Received::NoRoom) if !deadline.is_over() => {
+        let pidfd = match receive()? {
+            Received::Packet(_, mut descriptors) => descriptors.pop(),
+            Received::NoRoom if !deadline.is_over() => {
                 thread::sleep(NAP);
                 continue;
             }
-            Ok(_) => {}
-            Err(error) => return Err((socket, error)),
-        }
-        return received.map_err(|errno| (socket, named("recvmsg")(errno)));
+            _ => None,
+        };
+        let none = || named("recvmsg")(Errno::EMFILE);
+        return pidfd.map(Foreign::into_owned).ok_or_else(none);
     }
 }
 
@@ -231,7 +236,7 @@ impl ChildProcess {
 
     /// The exit status, if the child has ended. Reaps it then.
     pub(crate) fn try_wait(&mut self) -> io::Result<Option<ExitStatus>> {
-        if self.status.is_none() && look(self.pidfd.as_fd(), libc::WNOWAIT)?.is_some() {
+        if self.status.is_none() && look(self.pidfd.as_fd(), libc::WNOWAIT)? {
             // While it is unreaped the id is its own. The handle remembers the status, so that a
             // later user of the handle cannot signal the next process with that id.
             self.status = self.child.try_wait()?;
@@ -275,7 +280,7 @@ impl ChildProcess {
             return;
         }
         reap_leftovers();
-        if self.status.is_none() && !is_reaped(self.pidfd.as_fd()) {
+        if !is_reaped(self.pidfd.as_fd()) {
             endings::end_later(self.pidfd, grace);
         }
     }
@@ -285,10 +290,10 @@ impl ChildProcess {
     /// Returns whether the child has ended by itself.
     pub(crate) fn end(self, grace: Duration) -> bool {
         reap_leftovers();
-        if self.status.is_some() || is_reaped(self.pidfd.as_fd()) {
+        let pidfd = self.pidfd.as_fd();
+        if is_reaped(pidfd) {
             return true;
         }
-        let pidfd = self.pidfd.as_fd();
         let by_itself = has_ended(pidfd, grace);
         let ended = by_itself || kill(pidfd).is_ok() && has_ended(pidfd, LONGEST_END);
         let deadline = Deadline::after(LONGEST_REAPING);
@@ -375,15 +380,12 @@ fn has_ended(pidfd: BorrowedFd<'_>, timeout: Duration) -> bool {
 /// Reaps the child if it has ended. Returns whether nothing is left of it, even if another part of
 /// the program has reaped it.
 fn is_reaped(pidfd: BorrowedFd<'_>) -> bool {
-    match look(pidfd, 0) {
-        Ok(status) => status.is_some(),
-        Err(error) => error.raw_os_error() == Some(libc::ECHILD),
-    }
+    look(pidfd, 0).unwrap_or_else(|error| error.raw_os_error() == Some(libc::ECHILD))
 }
 
-/// The exit status of the child if it can be reaped, which this does unless told `WNOWAIT`. ECHILD
-/// if another part of the program has reaped it. Never waits.
-fn look(pidfd: BorrowedFd<'_>, flags: libc::c_int) -> io::Result<Option<ExitStatus>> {
+/// Whether the child has ended and can be reaped, which this does unless told `WNOWAIT`. ECHILD if
+/// it was reaped before, here or by another part of the program. Never waits.
+fn look(pidfd: BorrowedFd<'_>, flags: libc::c_int) -> io::Result<bool> {
     let flags = flags | libc::WEXITED | libc::WNOHANG;
     // SAFETY: all fields of this C struct may be zero.
     let mut found: libc::siginfo_t = unsafe { mem::zeroed() };
@@ -391,17 +393,7 @@ fn look(pidfd: BorrowedFd<'_>, flags: libc::c_int) -> io::Result<Option<ExitStat
     // SAFETY: `found` is valid for the call.
     Errno::result(unsafe { libc::waitid(libc::P_PIDFD, id, &raw mut found, flags) })?;
     // SAFETY: the call has filled the fields that belong to a child, or left them zero.
-    if unsafe { found.si_pid() } == 0 {
-        return Ok(None);
-    }
-    // SAFETY: as above.
-    let status = unsafe { found.si_status() };
-    let raw = match found.si_code {
-        libc::CLD_EXITED => (status & 0xff) << 8,
-        libc::CLD_DUMPED => status | 0x80,
-        _ => status,
-    };
-    Ok(Some(ExitStatus::from_raw(raw)))
+    Ok(unsafe { found.si_pid() } != 0)
 }
 
 fn kill(pidfd: BorrowedFd<'_>) -> io::Result<()> {

@@ -137,6 +137,12 @@ impl Account {
         has_room
     }
 
+    /// How many descriptors were ever queued for it.
+    #[cfg(test)]
+    pub(super) fn queued(&self) -> usize {
+        self.queued.load(Ordering::Relaxed)
+    }
+
     /// Whether a queued job will drain what is in the port's socket now.
     pub(crate) fn is_drained_soon(&self) -> bool {
         // Relaxed: after an old `true` the packet stays until the next job, or until the socket is

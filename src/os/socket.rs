@@ -20,6 +20,8 @@ use std::process;
 use std::sync::Arc;
 
 mod options;
+#[cfg(test)]
+mod tests;
 mod turn;
 use options::number;
 pub(crate) use options::{groups, refuse_descriptors, takes_descriptors};
@@ -59,8 +61,13 @@ pub(crate) enum Rung {
 
 /// Rings: one byte to the other end. A full doorbell rings already.
 pub(crate) fn ring(doorbell: BorrowedFd<'_>) -> Rung {
+    let flags = MsgFlags::MSG_DONTWAIT | MsgFlags::MSG_NOSIGNAL;
+    ring_by(|| send(doorbell.as_raw_fd(), &[1], flags))
+}
+
+fn ring_by(mut send: impl FnMut() -> nix::Result<usize>) -> Rung {
     loop {
-        match send(doorbell.as_raw_fd(), &[1], MsgFlags::MSG_DONTWAIT | MsgFlags::MSG_NOSIGNAL) {
+        match send() {
             Err(Errno::EINTR) => {}
             Err(Errno::EPIPE | Errno::ECONNRESET | Errno::ENOTCONN) => return Rung::HungUp,
             Err(Errno::ENOBUFS | Errno::ENOMEM) => return Rung::Failed,

@@ -151,3 +151,39 @@ pub(crate) fn open_cgroup(procs: &Path) -> Result<Option<File>, SystemError> {
     let system = uninterrupted(|| fstatfs(&file)).map_err(named("fstatfs"))?;
     Ok((system.filesystem_type() == CGROUP2_SUPER_MAGIC).then_some(file))
 }
+
+#[cfg(test)]
+pub(in crate::os) mod tests {
+    use super::*;
+    use libc::{BPF_ABS, BPF_JEQ, BPF_JMP, BPF_K, BPF_LD, BPF_RET, BPF_W};
+    use std::thread;
+
+    /// Runs `act` in a thread in which the kernel answers a call with an error. `None` where a
+    /// process cannot install a filter.
+    pub(in crate::os) fn refusing<T: Send>(
+        call: libc::c_long,
+        errno: Errno,
+        act: impl FnOnce() -> T + Send,
+    ) -> Option<T> {
+        let step = |code, k, jf| Instruction { code: code as u16, jt: 0, jf, k };
+        let filter = [
+            step(BPF_LD | BPF_W | BPF_ABS, 0, 0),
+            // Past the next step if it is another call.
+            step(BPF_JMP | BPF_JEQ | BPF_K, call as u32, 1),
+            step(BPF_RET | BPF_K, libc::SECCOMP_RET_ERRNO | errno as u32, 0),
+            step(BPF_RET | BPF_K, libc::SECCOMP_RET_ALLOW, 0),
+        ];
+        let filtered = || install(&filter, 0).ok().map(|()| act());
+        thread::scope(|scope| scope.spawn(filtered).join().expect("no panic"))
+    }
+
+    #[test]
+    fn each_step_has_a_byte_and_names_its_call() {
+        for step in Step::ALL {
+            assert_eq!(Step::of_byte(step as u8), Some(step));
+        }
+        assert_eq!(Step::of_byte(Step::ALL.len() as u8), None);
+        let calls = ["pidfd_open", "write", "setrlimit", "prctl(PR_SET_PDEATHSIG)", "seccomp"];
+        assert_eq!(Step::ALL.map(Step::call), calls);
+    }
+}

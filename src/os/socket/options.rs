@@ -84,3 +84,76 @@ pub(super) fn number(socket: BorrowedFd<'_>, option: libc::c_int) -> Option<libc
 const SO_PASSRIGHTS: libc::c_int = 83;
 /// `SO_PEERGROUPS` of Linux 4.13: the same number on every architecture that this runs on.
 const SO_PEERGROUPS: libc::c_int = 59;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::os::eventfd::Bell;
+    use crate::os::process::confine::tests::refusing;
+    use crate::os::socket::{Received, receive, send_packet, stream_pair};
+    use std::os::fd::AsFd;
+    use std::thread;
+
+    #[test]
+    fn an_option_is_read_where_there_is_one() {
+        let (socket, _peer) = stream_pair().expect("sockets");
+        assert_eq!(number(socket.as_fd(), libc::SO_DOMAIN), Some(libc::AF_UNIX));
+        assert_eq!(number(socket.as_fd(), 10_000), None);
+        let bell = Bell::new().expect("an eventfd");
+        assert_eq!(number(bell.as_fd(), libc::SO_DOMAIN), None);
+    }
+
+    #[test]
+    fn a_socket_refuses_descriptors_if_the_kernel_says_so() {
+        let (socket, peer) = stream_pair().expect("sockets");
+        assert!(takes_descriptors(socket.as_fd()));
+        let refuses = refuse_descriptors(socket.as_fd());
+        assert_eq!(takes_descriptors(socket.as_fd()), !refuses);
+        match send_packet(peer.as_fd(), b"x", &[peer.as_fd()]) {
+            Err(error) => {
+                assert_eq!((refuses, error.source.raw_os_error()), (true, Some(libc::EPERM)))
+            }
+            Ok(()) => {
+                let received = receive(socket.as_fd(), &mut [0; 8], 1).expect("a packet");
+                let has_come = matches!(received, Received::Packet(1, list) if list.len() == 1);
+                assert_eq!((refuses, has_come), (false, true));
+            }
+        }
+        let bell = Bell::new().expect("an eventfd");
+        assert!(!refuse_descriptors(bell.as_fd()));
+    }
+
+    /// The groups of this thread become these, and those of no other one.
+    fn take_groups(groups: &[u32]) -> Result<(), Errno> {
+        // SAFETY: the list is valid for the call, with its length. Past the C library, which would
+        // tell the other threads.
+        let answer = unsafe { libc::syscall(libc::SYS_setgroups, groups.len(), groups.as_ptr()) };
+        Errno::result(answer).map(drop)
+    }
+
+    #[test]
+    fn all_groups_of_a_peer_are_told_however_many_they_are() {
+        // The first list has room for 32.
+        for count in [0, 1, 31, 32, 33, 100] {
+            let expected: Vec<u32> = (1000..1000 + count).collect();
+            let told = thread::scope(|scope| {
+                let of_thread = || {
+                    take_groups(&expected).ok()?;
+                    let (socket, _peer) = stream_pair().expect("sockets");
+                    Some(groups(socket.as_fd()).expect("groups"))
+                };
+                scope.spawn(of_thread).join().expect("no panic")
+            });
+            // Only root chooses its groups.
+            assert!(told.is_none_or(|told| told == expected), "{count}");
+        }
+    }
+
+    #[test]
+    fn a_kernel_that_does_not_say_how_many_groups_there_are_is_not_asked_again() {
+        let (socket, _peer) = stream_pair().expect("sockets");
+        let ask = || groups(socket.as_fd()).expect_err("refused").to_string();
+        let told = refusing(libc::SYS_getsockopt, Errno::ERANGE, ask);
+        assert!(told.is_none_or(|told| told.contains("SO_PEERGROUPS")));
+    }
+}
