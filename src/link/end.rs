@@ -380,6 +380,26 @@ mod tests {
     }
 
     #[test]
+    fn the_end_is_corrupt_if_one_half_gives_that_reason() {
+        for_all(|state, _, _| {
+            let gives = HALVES.map(|half| state.reason(half) == Some(Reason::Corrupt));
+            assert_eq!(state.is_corrupt(), gives.contains(&true), "{state:?}");
+        });
+    }
+
+    #[test]
+    fn a_look_that_finds_no_close_ends_posting_only_if_the_peer_hung_up() {
+        for_all(|state, _, _| {
+            let next = state.on(Event::LookedForReader(None)).next;
+            if state.is_hung_up() {
+                assert!(next.told(Half::Sending).is_some(), "{state:?}");
+            } else {
+                assert_eq!(next, state);
+            }
+        });
+    }
+
+    #[test]
     fn after_its_own_close_a_half_says_local_unless_the_port_gave_a_reason_before() {
         for_all(|state, _, _| {
             for half in HALVES {
@@ -444,6 +464,15 @@ mod tests {
     }
 
     #[test]
+    fn a_peer_in_two_halves_ends_each_direction_with_its_own_reason() {
+        let closed = State::OPEN.on(Event::LookedForReader(Some(CloseKind::Closed))).next;
+        assert_eq!(HALVES.map(|half| closed.reason(half)), [Some(Reason::PeerClosed), None]);
+        let both = closed.on(Event::FoundClose(CloseKind::Dropped)).next;
+        let reasons = [Some(Reason::PeerClosed), Some(Reason::PeerDropped)];
+        assert_eq!(HALVES.map(|half| both.told(half)), reasons);
+    }
+
+    #[test]
     fn a_half_announces_its_close_once_and_never_after_it_moved() {
         for_all(|state, event, step| {
             if let Event::AnnouncingClose(half) = event {
@@ -465,7 +494,10 @@ mod tests {
     fn the_attachment_socket_is_swept_once_when_receiving_has_ended() {
         for_all(|state, event, step| {
             match event {
-                Event::Telling => assert!(!step.sweeps || state.has_receiving_ended()),
+                Event::Telling => {
+                    let is_first = state.word() & (MOVED | SWEPT) == 0;
+                    assert_eq!(step.sweeps, state.has_receiving_ended() && is_first);
+                }
                 Event::StoppedReceiving => assert_eq!(step.sweeps, state.word() & MOVED == 0),
                 _ => assert!(!step.sweeps),
             }

@@ -213,4 +213,58 @@ mod tests {
         use_at_once(&mut slab, MOST_ENTRIES as u64 + 1, 64);
         assert!(slab.entries.len() <= MOST_ENTRIES, "{} entries", slab.entries.len());
     }
+
+    #[test]
+    fn a_slab_counts_the_bytes_of_free_entries_whatever_becomes_of_their_memory() {
+        let mut slab = CopySlab::default();
+        slab.make_room(64).expect("there is memory");
+        slab.make_room(640).expect("there is memory");
+        assert_eq!(slab.idle, kept(&slab).1);
+        let (entry, _) = slab.next_with(vec![Block::default(); 4]);
+        assert_eq!((slab.idle, kept(&slab).1), (4 * size_of::<Block>(), 4 * size_of::<Block>()));
+        slab.take();
+        assert_eq!(slab.idle, 0);
+        assert_eq!(slab.take_memory(entry).len(), 4);
+        slab.put(entry);
+        assert_eq!((slab.idle, slab.free.as_slice()), (0, &[entry][..]));
+    }
+
+    #[test]
+    fn as_many_entries_as_are_kept_outlive_their_messages() {
+        let mut slab = CopySlab::default();
+        use_at_once(&mut slab, MOST_ENTRIES as u64, 64);
+        assert_eq!((slab.entries.len(), slab.free.len()), (MOST_ENTRIES, MOST_ENTRIES));
+    }
+
+    /// Every order in which four messages of one moment are given back, after some that came alone.
+    #[test]
+    fn bytes_are_free_up_to_the_oldest_message_in_use_in_whatever_order_they_come_back() {
+        for order in 0..4 * 3 * 2 {
+            let (mut records, mut starts) = (LentRecords::default(), vec![100, 200, 300, 400]);
+            for start in [10, 20] {
+                let number = records.lend(start);
+                assert!(!records.is_empty());
+                assert_eq!(records.give_back(number), None);
+                assert!(records.is_empty());
+            }
+            let numbers: Vec<u64> = starts.iter().map(|start| records.lend(*start)).collect();
+            assert_eq!(numbers, [2, 3, 4, 5]);
+            let (mut left, mut choice, mut oldest) = (numbers, order, 100);
+            while !left.is_empty() {
+                assert!(!records.is_empty());
+                let at = choice % left.len();
+                choice /= left.len();
+                starts.remove(at);
+                let free = records.give_back(left.remove(at));
+                // Of the last one the receiver releases everything that it has passed.
+                let next = starts.first().copied().filter(|next| *next != oldest);
+                assert_eq!(free, next, "{order}: {starts:?}");
+                oldest = next.unwrap_or(oldest);
+            }
+            assert!(records.is_empty());
+            assert_eq!(records.lend(500), 6);
+            assert!(records.give_back_sole());
+            assert!(!records.give_back_sole());
+        }
+    }
 }

@@ -1,4 +1,5 @@
-//! Which sleepers on the room flag are woken. Their sleeps have no slices here.
+//! Which sleepers on the room flag are woken, whose sleeps have no slices here; and what an end
+//! keeps.
 
 use super::*;
 use crate::link::receiving::Receiving;
@@ -78,4 +79,64 @@ fn a_look_at_a_lane_that_is_still_empty_repeats_a_refused_ring() {
     receiving.endpoint().owes_ring.store(true, Ordering::Relaxed);
     assert!(receiving.poll().expect("an open end").is_none());
     assert!(!receiving.endpoint().owes_ring.load(Ordering::Relaxed));
+}
+
+#[test]
+fn whatever_an_end_learns_it_trusts_its_peer_as_before() {
+    for is_trusted in [false, true] {
+        for event in [Event::HungUp, Event::Closed(Half::Sending), Event::Moved] {
+            let (sending, _receiving) = lane();
+            let end = sending.endpoint();
+            if is_trusted {
+                end.trust();
+            }
+            let _ = end.learn(event);
+            let _ = end.learn(event);
+            assert_eq!(end.is_trusted(), is_trusted, "{event:?}");
+            assert_ne!(end.state(), State::OPEN);
+        }
+    }
+}
+
+#[test]
+fn pools_that_were_refused_stay_refused() {
+    let (sending, receiving) = lane();
+    let refused = || -> Vec<u32> {
+        (0..40).filter(|number| sending.endpoint().has_refused_pool(*number)).collect()
+    };
+    assert!(refused().is_empty());
+    for number in [3, 3, 0, 31, 3, 32] {
+        receiving.endpoint().refuse_pool(number);
+    }
+    assert_eq!(refused(), [0, 3, 31]);
+    assert!(!receiving.endpoint().has_refused_pool(3), "that is of the other direction");
+}
+
+#[test]
+fn an_end_knows_whether_the_reader_of_its_messages_has_left() {
+    let (sending, mut receiving) = lane();
+    assert!(!sending.endpoint().has_reader_left());
+    receiving.close(CloseKind::Dropped);
+    assert!(sending.endpoint().has_reader_left());
+    assert!(!receiving.endpoint().has_reader_left());
+}
+
+#[test]
+fn a_half_gives_its_reason_before_its_queue_is_empty() {
+    let (_sending, mut receiving) = lane();
+    assert_eq!(receiving.endpoint().reason(Half::Receiving), None);
+    receiving.close(CloseKind::Closed);
+    assert_eq!(receiving.endpoint().reason(Half::Receiving), Some(CloseReason::Local));
+    assert_eq!(receiving.endpoint().told(Half::Receiving), None);
+}
+
+#[test]
+fn each_move_of_an_end_counts() {
+    let (mut halves, _peer) =
+        transfer::create_pair(4096, 4096, 0, false, Default::default()).expect("a small channel");
+    for moves in 0..4 {
+        assert_eq!(halves.0.endpoint().epoch(), moves);
+        let port = transfer::into_descriptor(&mut halves.0, &mut halves.1).expect("an open port");
+        halves = transfer::receive(port).expect("a port that has just left");
+    }
 }
