@@ -11,6 +11,8 @@ mod doorbell;
 mod filter;
 #[path = "asynchronous/gone.rs"]
 mod gone;
+#[path = "asynchronous/lacks.rs"]
+mod lacks;
 #[path = "asynchronous/lists.rs"]
 mod lists;
 #[path = "asynchronous/lost.rs"]

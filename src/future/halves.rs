@@ -394,7 +394,7 @@ impl AsyncReceiver {
                 }
                 Ok(Polled::Nothing) => {}
                 Err(_) if self.receiver.waits_for_reaper() => {
-                    reaper::wake_for_room(self.receiver.endpoint().account(), context.waker());
+                    self.wait_for_descriptors(context);
                     return Poll::Pending;
                 }
                 Err(error) => return Poll::Ready(Err(error)),
@@ -402,6 +402,12 @@ impl AsyncReceiver {
             self.in_a_row = 0;
             ready!(self.reactor.poll_readable(context))?;
         }
+    }
+
+    /// Has the task woken later: this process has no room for the descriptors of the next message,
+    /// which comes without them in a tenth of a second, or they wait for others to be closed.
+    pub(super) fn wait_for_descriptors(&self, context: &Context<'_>) {
+        reaper::wake_for_room(self.receiver.endpoint().account(), context.waker());
     }
 
     /// Takes the next message, or copies a part of it.
@@ -447,9 +453,8 @@ impl Stream for AsyncReceiver {
                 let _ = self.receiver.discard_next();
                 Poll::Ready(Some(Err(MessageError::OutOfMemory { len })))
             }
-            // The message comes without them in a tenth of a second.
             Err(RecvError::OutOfDescriptors { .. }) => {
-                context.waker().wake_by_ref();
+                self.wait_for_descriptors(context);
                 Poll::Pending
             }
             Err(_) => {

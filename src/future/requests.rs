@@ -243,8 +243,10 @@ impl Future for RequesterDriver {
                 Poll::Ready(Err(RecvError::OutOfMemory { len })) => {
                     _ = lead::skip(&core, self.receiver.receiver(), len);
                 }
-                // The message comes without them in a tenth of a second.
-                Poll::Ready(Err(RecvError::OutOfDescriptors { .. })) => return self.again(context),
+                Poll::Ready(Err(RecvError::OutOfDescriptors { .. })) => {
+                    self.receiver.wait_for_descriptors(context);
+                    return Poll::Pending;
+                }
                 Poll::Ready(Err(error)) => {
                     let reason = match error {
                         RecvError::Closed { reason } => reason,
@@ -350,7 +352,7 @@ impl<Req: Receive, Resp: Post> AsyncResponder<Req, Resp> {
                     return Some(MessageError::OutOfMemory { len }.into());
                 }
                 Poll::Ready(Err(RecvError::OutOfDescriptors { .. })) => {
-                    context.waker().wake_by_ref();
+                    self.receiver.wait_for_descriptors(context);
                     return None;
                 }
                 Poll::Ready(Err(error)) => return Some(self.types.explain(error)),
