@@ -35,6 +35,10 @@ test('a packed package installs and runs', () => {
       }`;
     writeFileSync(join(folder, 'program.cjs'), program);
     assert.equal(run(process.execPath, ['program.cjs'], { cwd: folder }), '2');
+    for (const licence of ['LICENSE-APACHE', 'LICENSE-MIT']) {
+      assert.equal(readFileSync(join(folder, 'node_modules/messageport', licence), 'utf8'),
+        readFileSync(join(root, '../..', licence), 'utf8'));
+    }
     // The package has its README, whose program runs.
     const readme = readFileSync(join(folder, 'node_modules/messageport/README.md'), 'utf8');
     writeFileSync(join(folder, 'main.mjs'), /```js\n([^]*?)```/.exec(readme)[1]);
