@@ -20,7 +20,8 @@ use crate::ring::memory::Memory;
 use crate::ring::producer::Producer;
 use crate::ring::route::Plan;
 pub(crate) use crate::wire::frame::{Attachment, AttachmentKind};
-use crate::wire::frame::{MAX_ENTRIES, ManifestEntry, PoolShape, decode_packet, encode_packet};
+use crate::wire::frame::{MAX_ENTRIES, ManifestEntry, PORT_DESCRIPTORS, PoolShape};
+use crate::wire::frame::{decode_packet, encode_packet};
 use crate::wire::record::MAX_DESCRIPTORS;
 use std::collections::VecDeque;
 use std::os::fd::BorrowedFd;
@@ -84,7 +85,7 @@ pub(crate) fn check(items: &[Outgoing<'_>], carrier: &Region) -> Result<Checked,
             with_pool.get_or_insert(index);
         }
     }
-    if items.len() > MAX_ENTRIES || descriptors > usize::from(MAX_DESCRIPTORS) {
+    if items.len() > MAX_ENTRIES {
         return Err(PostError::TooManyTransferables {
             transferables: items.len(),
             descriptors,
@@ -143,10 +144,9 @@ impl SmallBuffers {
     pub(crate) fn read(self, memory: &Memory, record: &Record) -> Result<Attachments, SmallError> {
         let mut lengths = [0; MAX_ENTRIES * LENGTH];
         let lengths = &mut lengths[..self.count as usize * LENGTH];
-        let most = self.count as usize * (MOST_SMALL + LENGTH);
-        if (self.len as usize) < lengths.len() || self.len as usize > most {
-            let corruption =
-                Corruption::new("bytes of small buffers", self.len.into(), most as u64);
+        if (self.len as usize) < lengths.len() {
+            let (len, least) = (self.len.into(), lengths.len() as u64);
+            let corruption = Corruption::too_small("bytes of small buffers", len, least);
             return Err(SmallError::Corrupt(corruption));
         }
         let end = record.len - lengths.len() as u32;
@@ -188,6 +188,8 @@ const LENGTH: usize = size_of::<u32>();
 /// The most bytes that small buffers take in a record: more of them move by a packet, so that they
 /// take no more of the ring than a few messages.
 const MOST_TOGETHER: u32 = 16 << 10;
+// So a list that is not too long has not too many descriptors either.
+const _: () = assert!(MAX_ENTRIES * PORT_DESCRIPTORS <= MAX_DESCRIPTORS as usize);
 
 /// A packet that is ready to leave.
 pub(crate) struct Packet<'a> {
@@ -362,3 +364,6 @@ fn announce_drop((mut sending, mut receiving): Halves) {
 
 /// Transferables of one message that are closed together, on another thread.
 const MANY: usize = 16;
+
+#[cfg(test)]
+mod tests;

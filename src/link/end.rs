@@ -83,7 +83,7 @@ pub(crate) struct Step {
 /// bits 0..3   why posting has ended       bits 3..6   why receiving ends, once it does
 /// bit  6      receiving has ended         bit  7      the peer hung up
 /// bits 8, 9   a half was closed here      bits 10, 11 it has announced its close, or moved
-/// bit  12     moved   bit 13  stops packets bit  14     the attachment socket was swept
+/// bit  12     moved                         bit  13     the attachment socket was swept
 /// ```
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub(crate) struct State(u32);
@@ -196,9 +196,6 @@ impl State {
             }
             Event::StoppedReceiving => {
                 step.sweeps = self.0 & MOVED == 0;
-                if step.sweeps {
-                    next.set(STOPPED_RECEIVING);
-                }
             }
             Event::Telling => {
                 step.sweeps = self.has_receiving_ended() && self.0 & (SWEPT | MOVED) == 0;
@@ -287,8 +284,7 @@ const SENDING_REASON: u32 = REASON;
 const ENDED: u32 = 1 << 6;
 const HUNG_UP: u32 = 1 << 7;
 const MOVED: u32 = 1 << 12;
-const STOPPED_RECEIVING: u32 = 1 << 13;
-const SWEPT: u32 = 1 << 14;
+const SWEPT: u32 = 1 << 13;
 
 #[cfg(test)]
 mod tests {

@@ -109,16 +109,22 @@ impl Prefault {
         (1..).zip(&self.made[1..]).any(|(segment, &made)| made != 0 && segment != current)
     }
 
+    /// As if no segment had been in use for [`IDLE`].
+    #[cfg(test)]
+    pub(crate) fn age(&mut self) {
+        self.used = self.used.map(|used| used - IDLE);
+    }
+
     /// Frees the pages of the segment that a drained producer has just left by the jump at
-    /// `vacated`: all except the jump's own.
+    /// `vacated`, for which `ensure_control` was called: all except the jump's own.
     pub(crate) fn reclaim_vacated(&mut self, vacated: Cursor) -> Result<u64, SystemError> {
         let geometry = self.region.geometry();
         let made = std::mem::take(&mut self.made[vacated.segment as usize]);
         let start = geometry.segment_offset(vacated.segment);
         let jump = vacated.offset(geometry);
         let before = payload::remove_free(&self.region, self.lane, start..jump)?;
-        let after_jump = (jump + HEADER_LEN).min(start + made);
-        Ok(before + payload::remove_free(&self.region, self.lane, after_jump..start + made)?)
+        let behind = jump + HEADER_LEN..start + made;
+        Ok(before + payload::remove_free(&self.region, self.lane, behind)?)
     }
 
     /// Allocates the pages of a segment from `made` up to `target`, or up to its end.

@@ -522,7 +522,7 @@ impl Receiving {
     /// Releases what was passed and not released yet: control records that nothing follows, as the
     /// producer may wait for exactly their room, and what a batch has taken.
     fn release_controls(&mut self) {
-        if !self.has_lent() && self.consumer.has_unreleased() {
+        if self.consumer.has_unreleased() {
             self.release_taken();
         }
     }

@@ -358,3 +358,6 @@ impl Sending {
         self.end.wake(wake, self.producer.memory(), Sleeper::Receiver);
     }
 }
+
+#[cfg(test)]
+mod tests;

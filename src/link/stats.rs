@@ -90,3 +90,25 @@ impl Endpoint {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use crate::link::transfer;
+    use crate::wire::record::{CloseKind, Format};
+
+    #[test]
+    fn the_depth_is_the_bytes_of_unread_records_also_behind_a_close() {
+        let ((mut sending, _), _peer) =
+            transfer::create_pair(4096, 4096, 0, false, Default::default())
+                .expect("a small channel");
+        let mut depth = 0;
+        for (len, record) in [(8, 16), (20, 48), (0, 16), (100, 128)] {
+            sending.stage_bytes(&vec![1; len], Format::Bytes).expect("room");
+            sending.commit();
+            depth += record;
+            assert_eq!(sending.endpoint().sent().depth, depth);
+        }
+        sending.close(CloseKind::Dropped);
+        assert_eq!(sending.endpoint().sent().depth, depth);
+    }
+}

@@ -256,3 +256,43 @@ fn check_place(place: Place, region: &Region) -> Result<Cursor, AttachError> {
     let segment = place.segment as u32;
     Ok(Cursor { position: place.position, segment, entered: place.entered })
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_place_between_two_records_is_corrupt() {
+        let (one, _other) =
+            create_pair(4096, 16_384, 0, false, Default::default()).expect("a small channel");
+        let region = one.0.endpoint().region();
+        let segments = u64::from(region.geometry().segments());
+        for (position, entered, segment, is_valid) in [
+            (32, 16, 0, true),
+            (32, 16, segments - 1, true),
+            (32, 16, segments, false),
+            (40, 16, 0, false),
+            (32, 24, 0, false),
+        ] {
+            let place = check_place(Place { position, entered, segment }, region);
+            assert_eq!(place.is_ok(), is_valid, "{position} {entered} {segment}");
+        }
+    }
+
+    #[test]
+    fn a_packet_that_is_longer_than_a_capsule_is_no_port() {
+        for more in [0, 1] {
+            let ((mut sending, mut receiving), _peer) =
+                create_pair(4096, 4096, 0, false, Default::default()).expect("a small channel");
+            settle(&mut sending, &mut receiving);
+            let packet = [capsule(&sending, &receiving).as_slice(), &[0; 1][..more]].concat();
+            let (ours, theirs) = socket::packet_pair().expect("two sockets");
+            let descriptors = sending.endpoint().descriptors();
+            socket::send_packet(ours.as_fd(), &packet, &descriptors).expect("a packet");
+            sending.endpoint().mark_moved();
+            let received = receive(theirs).map(drop);
+            assert_eq!(received.is_ok(), more == 0, "{received:?}");
+            assert!(matches!(received, Ok(()) | Err(AttachError::NotAPort { .. })));
+        }
+    }
+}

@@ -156,4 +156,4 @@ pub(super) fn take(flag: &AtomicU32) -> Wake {
 pub(super) const NO_SLEEPER: u32 = 0;
 const FUTEX: u32 = 1;
 const DOORBELL: u32 = 2;
-pub(super) const AWAKE: u32 = 3;
+pub(crate) const AWAKE: u32 = 3;

@@ -105,7 +105,7 @@ fn pools_that_were_refused_stay_refused() {
         (0..40).filter(|number| sending.endpoint().has_refused_pool(*number)).collect()
     };
     assert!(refused().is_empty());
-    for number in [3, 3, 0, 31, 3, 32] {
+    for number in [3, 0, 31, 3, 32] {
         receiving.endpoint().refuse_pool(number);
     }
     assert_eq!(refused(), [0, 3, 31]);
@@ -139,4 +139,51 @@ fn each_move_of_an_end_counts() {
         let port = transfer::into_descriptor(&mut halves.0, &mut halves.1).expect("an open port");
         halves = transfer::receive(port).expect("a port that has just left");
     }
+}
+
+#[test]
+fn an_end_keeps_what_it_was_told() {
+    let label = Label::new("a channel");
+    let ((sending, _), _peer) =
+        transfer::create_pair(4096, 4096, 0, false, label).expect("a small channel");
+    let end = sending.endpoint();
+    assert_eq!((end.channel_label(), end.label()), (label, Label::default()));
+    assert_eq!(end.peer_credentials(), None);
+    let peer = PeerCredentials { pid: 1, uid: 2, gid: 3 };
+    end.set_peer_credentials(peer);
+    assert_eq!(end.peer_credentials(), Some(peer));
+    assert!(Arc::ptr_eq(end.account(), end.account()));
+}
+
+#[test]
+fn an_end_is_honest_until_its_region_leaves_and_once_it_is_trusted() {
+    let (sending, _receiving) = lane();
+    let end = sending.endpoint();
+    assert!(end.is_honest(), "no other process has it");
+    end.region().mark_shared();
+    assert!(!end.is_honest());
+    end.trust();
+    assert!(end.is_honest());
+}
+
+#[test]
+fn a_sender_wakes_the_other_half_for_a_ring_and_for_an_end() {
+    let (sending, receiving) = lane();
+    let end = sending.endpoint();
+    assert!(!end.drain_doorbell_for_sender());
+    assert!(matches!(socket::ring(receiving.endpoint().doorbell()), Rung::Rings));
+    assert!(end.drain_doorbell_for_sender());
+    assert!(!end.drain_doorbell_for_sender(), "it was drained");
+    drop(receiving);
+    assert!(end.drain_doorbell_for_sender());
+    assert!(end.state().is_hung_up());
+}
+
+#[test]
+fn a_thread_that_slept_on_the_room_flag_takes_it_back() {
+    let (sending, _receiving) = lane();
+    let end = sending.endpoint();
+    with_room_flag(end, |flag| notifier::arm(flag, Sleep::Futex));
+    end.sleep_on_own_room(Deadline::after(std::time::Duration::ZERO));
+    assert!(!is_room_flag_up(end));
 }

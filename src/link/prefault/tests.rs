@@ -1,6 +1,7 @@
 //! Which pages are allocated, and when idle ones are given back: with a clock that the test sets.
 
 use super::*;
+use crate::os::mapping::page_size;
 use crate::ring::consumer::{Consumer, Peek};
 use crate::ring::lane;
 use crate::wire::record::Format;
@@ -122,5 +123,69 @@ fn a_control_record_makes_one_page() {
     let cursor = rig.producer.cursor();
     rig.prefault.ensure_control(cursor).expect("memory");
     let made = memory(&rig.region) - rig.at_rest;
-    assert!(made <= crate::os::mapping::page_size(), "{made} bytes for 16");
+    assert_eq!(made, page_size());
+    assert_eq!(rig.prefault.made(0), page_size());
+}
+
+#[test]
+fn a_segment_gets_its_pages_in_small_steps_at_first_and_in_large_ones_then() {
+    let mut rig = Rig::new();
+    let mut made = Vec::new();
+    while rig.post(1000) {
+        made.push(rig.prefault.made(2));
+    }
+    made.dedup();
+    let small = (0..=4).map(|step| step * SMALL_STEP);
+    let large = (2..=rig.region.geometry().segment_len(2) / LARGE_STEP).map(|n| n * LARGE_STEP);
+    assert_eq!(made, small.chain(large).collect::<Vec<_>>());
+}
+
+#[test]
+fn all_free_segments_but_the_first_give_their_pages_back() {
+    let mut rig = Rig::new();
+    assert_eq!(rig.prefault.reclaim(&rig.producer).expect("none"), 0);
+    assert!((0..4).all(|current| !rig.prefault.is_spread(current)));
+    rig.burst();
+    let current = rig.producer.cursor().segment;
+    assert!(rig.prefault.is_spread(current) && rig.prefault.is_spread(0));
+    rig.trickle();
+    let full = memory(&rig.region);
+    let freed = rig.prefault.reclaim(&rig.producer).expect("pages that are given back");
+    assert!(freed > CAPACITY, "of more than one segment");
+    assert_eq!(full - memory(&rig.region), freed);
+    assert!(!rig.prefault.is_spread(0), "only the first segment has pages");
+    rig.burst();
+    let current = rig.producer.cursor().segment;
+    rig.trickle();
+    for segment in (1..rig.region.geometry().segments()).filter(|segment| *segment != current) {
+        rig.prefault.made[segment as usize] = 0;
+    }
+    assert!(rig.prefault.is_spread(0) && !rig.prefault.is_spread(current));
+}
+
+/// The lane jumps back from the middle of a segment: that page stays, as the jump is in it, at its
+/// beginning or elsewhere.
+#[test]
+fn a_segment_that_was_left_keeps_the_page_of_the_jump_alone() {
+    for record in [4016, 4096] {
+        let mut rig = Rig::new();
+        while rig.producer.cursor().segment != 2 || rig.prefault.made(2) < 2 * LARGE_STEP {
+            assert!(rig.post(record - HEADER_LEN));
+        }
+        while rig.receive() {}
+        assert!(rig.producer.unreleased().is_ok());
+        let vacated = rig.producer.cursor();
+        let offset = vacated.offset(rig.region.geometry());
+        assert_eq!(offset.is_multiple_of(4096), record == 4096);
+        rig.prefault.ensure_control(vacated).expect("memory");
+        rig.prefault.ensure_control(Cursor::start(0)).expect("memory");
+        assert!(rig.producer.go_to_base().expect("an empty lane").is_some());
+        let (full, made) = (memory(&rig.region), rig.prefault.made(2));
+        let freed = rig.prefault.reclaim_vacated(vacated).expect("pages that are given back");
+        assert_eq!(freed, made - page_size());
+        assert_eq!(full - memory(&rig.region), freed);
+        assert_eq!(rig.prefault.made(2), 0);
+        assert!(!rig.receive(), "the jump leads back");
+        assert!(rig.post(1000) && rig.receive());
+    }
 }

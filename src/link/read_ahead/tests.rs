@@ -2,6 +2,7 @@
 
 use super::*;
 use crate::link::payload::{PayloadHandle, into_blocks};
+use crate::link::transfer;
 use crate::ring::consumer::Peek;
 use crate::ring::cursor::Cursor;
 use crate::ring::memory::Memory;
@@ -157,4 +158,43 @@ fn what_is_held_stays_as_it_was_whatever_the_peer_writes() {
         }
     }
     assert!(victim.taken.iter().all(|taken| *taken > 10), "{:?}", victim.taken);
+}
+
+#[test]
+#[cfg_attr(miri, ignore = "Miri maps no files")]
+fn short_messages_are_read_ahead_if_there_are_several_and_no_further_than_they_go() {
+    for (len, count, is_copied) in [(8, 3, true), (8, 1, false), (512, 2, true), (513, 2, false)] {
+        let ((mut sending, _), (_, mut receiving)) =
+            transfer::create_pair(CAPACITY, LIMIT, 0, false, Default::default())
+                .expect("a channel");
+        // So that what is behind the last one looks like a message as well.
+        for _ in 0..2 * CAPACITY / 16 {
+            sending.stage_bytes(&[1; 8], Format::Bytes).expect("room");
+            sending.commit();
+            receiving.poll().expect("an open end").expect("a message");
+        }
+        for _ in 0..count {
+            sending.stage_bytes(&vec![2; len], Format::Bytes).expect("room");
+        }
+        sending.commit();
+        receiving.read_ahead(true);
+        let copied = std::iter::from_fn(|| receiving.poll_next_in_copy()).take(9).count();
+        assert_eq!(copied, if is_copied { count } else { 0 }, "{count} of {len} bytes");
+    }
+    assert!(ReadAhead::fits(4096) && !ReadAhead::fits(4097));
+}
+
+/// The sender has to wait for the bytes of a copy until the next one.
+#[test]
+#[cfg_attr(miri, ignore = "Miri maps no files")]
+fn a_copy_is_no_more_than_a_part_of_the_smallest_segment() {
+    let ((mut sending, _), (_, mut receiving)) =
+        transfer::create_pair(4096, 4096, 0, false, Default::default()).expect("a channel");
+    for _ in 0..100 {
+        sending.stage_bytes(&[1; 8], Format::Bytes).expect("room");
+    }
+    sending.commit();
+    receiving.read_ahead(true);
+    let copied = std::iter::from_fn(|| receiving.poll_next_in_copy()).count();
+    assert_eq!(copied as u64, 4096 / LEAST_RUNS / HEADER_LEN);
 }

@@ -1,6 +1,7 @@
 //! What is done beside the messages: control records are released, pools are counted and mapped.
 
 use super::*;
+use crate::link::payload;
 use crate::link::pool::PoolMemory;
 use crate::link::sending::Sending;
 use crate::link::transfer;
@@ -363,4 +364,230 @@ fn nothing_comes_from_a_copy_after_the_end() {
     receiving.poll_next_in_copy().expect("the second");
     receiving.endpoint().mark_corrupt(Corruption::unknown("head", 1));
     assert!(receiving.poll_next_in_copy().is_none());
+}
+
+#[test]
+fn the_end_of_the_next_message_is_read_without_taking_it() {
+    let (mut sending, mut receiving) = lane();
+    assert_eq!(receiving.end_of_next(), None);
+    let bytes: Vec<u8> = (0..100).collect();
+    sending.stage_bytes(&bytes, Format::Bytes).expect("room");
+    sending.stage_bytes(&bytes[..15], Format::Bytes).expect("room");
+    sending.commit();
+    for _ in 0..2 {
+        assert_eq!(receiving.end_of_next().expect("a message").as_slice(), &bytes[84..]);
+    }
+    assert!(receiving.discard().expect("an open end"));
+    assert_eq!(receiving.end_of_next(), None, "it has fewer bytes");
+}
+
+#[cfg(any(feature = "tokio", feature = "async-io"))]
+#[test]
+fn a_drained_doorbell_is_told_once() {
+    let (_sending, mut receiving) = lane();
+    assert!(!receiving.has_drained());
+    assert_eq!(receiving.prepare_wait().expect("an open end"), Wait::Sleep);
+    assert!(receiving.has_drained());
+    assert!(!receiving.has_drained());
+}
+
+#[cfg(any(feature = "tokio", feature = "async-io"))]
+#[test]
+fn a_half_knows_whether_a_short_message_comes_next() {
+    for len in [0, 1, 8, 9, 16] {
+        let (mut sending, mut receiving) = lane();
+        assert!(!receiving.has_short());
+        sending.stage_bytes(&vec![1; len], Format::Bytes).expect("room");
+        sending.commit();
+        for _ in 0..2 {
+            assert_eq!(receiving.has_short(), (1..=8).contains(&len), "{len}");
+        }
+    }
+}
+
+#[test]
+fn a_watched_doorbell_is_armed_at_once_unless_receiving_has_ended() {
+    for has_ended in [false, true] {
+        let (_sending, mut receiving) = lane();
+        if has_ended {
+            receiving.endpoint().mark_corrupt(Corruption::unknown("head", 1));
+        }
+        receiving.arm_doorbell(DrainTo::Silence);
+        let flag = &receiving.consumer.memory().lane().sleepers.message_sleeper;
+        let expected = if has_ended { 0 } else { Sleep::Doorbell.code() };
+        assert_eq!(flag.load(Ordering::Relaxed), expected);
+        assert_eq!(receiving.watched, Some(DrainTo::Silence));
+    }
+}
+
+/// A fence that is omitted too early may lose a wake.
+#[test]
+fn a_half_omits_and_spares_fences_once_both_sides_were_awake_for_long() {
+    let began = Instant::now();
+    while barrier::is_supported() && !barrier::takes_part() {
+        assert!(began.elapsed() < DEADLINE, "the kernel neither refuses nor answers");
+        thread::yield_now();
+    }
+    let (mut sending, mut receiving) = lane();
+    let is_awake = |receiving: &Receiving| {
+        notifier::is_awake(&receiving.consumer.memory().lane().sleepers.message_sleeper)
+    };
+    receiving.spare_fences();
+    assert!(!is_awake(&receiving), "it has received nothing");
+    let room_flag = &sending.producer().memory().lane().sleepers.room_sleeper;
+    room_flag.store(notifier::AWAKE, Ordering::Relaxed);
+    assert!(receiving.consumer.fences_in_vain(), "no fence was omitted yet");
+    receiving.spare_fences();
+    assert_eq!(receiving.consumer.fences_in_vain(), !barrier::is_supported());
+    for _ in 0..LONG {
+        sending.stage_bytes(&[1; 8], Format::Bytes).expect("room");
+        sending.commit();
+        receiving.poll().expect("an open end").expect("a message");
+    }
+    receiving.spare_fences();
+    assert_eq!(is_awake(&receiving), barrier::is_supported());
+    assert_eq!(receiving.prepare_wait().expect("an open end"), Wait::Sleep);
+    assert_eq!(receiving.consumer.get_ready(), Before::Nothing, "it was made ready before");
+}
+
+/// It armed its flag behind a release that did not look for it.
+#[test]
+fn a_batch_that_ends_wakes_a_sender_that_waits() {
+    let (mut sending, mut receiving) = lane();
+    for is_in_batch in [false, true] {
+        (0..3).for_each(|_| post(&mut sending));
+        if is_in_batch {
+            receiving.begin_batch();
+        }
+        receiving.poll().expect("an open end").expect("a message");
+        sending.arm_room_flag();
+        receiving.end_batch();
+        let memory = sending.producer().memory();
+        let flag = memory.lane().sleepers.room_sleeper.load(Ordering::Relaxed);
+        assert_eq!(flag == Sleep::Futex.code(), !is_in_batch);
+        (0..2).for_each(|_| _ = receiving.poll().expect("an open end").expect("a message"));
+    }
+}
+
+#[test]
+fn a_batch_that_ends_releases_what_is_not_in_use() {
+    let (mut sending, mut receiving) = lane();
+    receiving.endpoint().trust();
+    receiving.consumer.find_window();
+    receiving.begin_batch();
+    post(&mut sending);
+    let lent = receiving.poll_fast(&Cell::new(0)).expect("a message in place");
+    receiving.end_batch();
+    assert_eq!(sending.backlog().0, 1, "it is in use");
+    receiving.give_back(lent.handle());
+    assert_eq!(sending.backlog(), (0, 0));
+    (0..3).for_each(|_| sending.stage_bytes(&[1; 8], Format::Bytes).expect("room"));
+    sending.commit();
+    receiving.begin_batch();
+    receiving.read_ahead(true);
+    (0..3).for_each(|_| _ = receiving.poll_next_in_copy().expect("a message"));
+    receiving.end_batch();
+    assert_eq!(sending.backlog(), (0, 0));
+}
+
+#[test]
+fn nothing_is_read_ahead_while_its_memory_is_in_use() {
+    for is_free in [false, true] {
+        let (mut sending, mut receiving) = lane();
+        (0..3).for_each(|_| sending.stage_bytes(&[1; 8], Format::Bytes).expect("room"));
+        sending.commit();
+        receiving.read_ahead(is_free);
+        assert_eq!(receiving.poll_next_in_copy().is_some(), is_free);
+        receiving.end_copy();
+        assert!(receiving.poll_next_in_copy().is_none(), "the copy has ended");
+        receiving.poll().expect("an open end").expect("the messages are in the ring as before");
+    }
+}
+
+#[test]
+fn no_message_is_seen_after_the_other_half_found_the_peer_corrupt() {
+    let (mut sending, mut receiving) = lane();
+    post(&mut sending);
+    assert!(receiving.peek().expect("an open end").is_some());
+    receiving.endpoint().mark_corrupt(Corruption::unknown("head", 1));
+    let failure = receiving.peek().expect_err("it has ended");
+    assert!(matches!(failure, RecvError::Closed { reason: CloseReason::Corrupt(_) }));
+}
+
+#[test]
+fn the_next_message_can_be_copied_and_stays() {
+    for (refuses, len) in [(false, 0), (false, 5), (false, 8), (false, 1000), (true, 1000)] {
+        let ((mut sending, _), (_, mut receiving)) =
+            transfer::create_pair(4096, 4096, 0, refuses, Default::default()).expect("a channel");
+        assert!(receiving.copy_next().expect("an open end").is_none());
+        let bytes: Vec<u8> = (0..len).map(|index| index as u8).collect();
+        sending.stage_bytes(&bytes, Format::Bytes).expect("room");
+        sending.commit();
+        for _ in 0..2 {
+            let (record, blocks) = receiving.copy_next().expect("an open end").expect("a message");
+            assert_eq!(record.len as usize, len);
+            assert_eq!(payload::blocks_as_bytes(&blocks)[..len], bytes);
+        }
+    }
+}
+
+/// In the ring of a trusted peer stays what costs more to copy than to keep there.
+#[test]
+fn a_message_of_a_trusted_peer_is_copied_if_it_is_short_and_comes_alone() {
+    for (len, in_use, is_copied) in
+        [(100, 0, true), (512, 0, true), (513, 0, false), (100, 1, false)]
+    {
+        let (mut sending, mut receiving) = lane();
+        receiving.endpoint().trust();
+        receiving.ahead.allocate().expect("memory");
+        receiving.consumer.find_window();
+        sending.stage_bytes(&vec![1; len], Format::Bytes).expect("room");
+        sending.commit();
+        let payload = receiving.poll_fast(&Cell::new(in_use)).expect("a message");
+        assert_eq!(payload.is_ahead(), is_copied, "{len} bytes, {in_use} in use");
+        assert_eq!(receiving.has_lent(), !is_copied);
+    }
+    let (mut sending, mut receiving) = lane();
+    post(&mut sending);
+    receiving.copies.make_room(1000).expect("memory");
+    receiving.endpoint().trust();
+    assert!(receiving.peek().expect("an open end").is_some());
+    assert!(receiving.poll_long().is_none(), "it is not copied");
+}
+
+#[test]
+fn the_first_look_after_a_message_takes_the_slow_path() {
+    let (mut sending, mut receiving) = lane();
+    for _ in 0..2 {
+        assert!(!receiving.is_still_empty());
+        look_twice(&mut receiving);
+        sending.stage_bytes(&[1; 8], Format::Bytes).expect("room");
+        sending.commit();
+        receiving.poll().expect("an open end").expect("a message");
+    }
+}
+
+#[test]
+fn a_poll_for_chunks_is_of_a_caller_that_serves_others_as_well() {
+    let (_sending, mut receiving) = lane();
+    assert!(receiving.poll_in_chunks().is_ok());
+    assert!(receiving.is_in_turns);
+    assert!(receiving.poll_slow().is_ok());
+    assert!(!receiving.is_in_turns);
+}
+
+#[test]
+fn a_half_says_where_it_is() {
+    struct Shown(Receiving);
+    impl fmt::Debug for Shown {
+        fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+            let mut out = f.debug_struct("Receiving");
+            self.0.debug_fields(&mut out);
+            out.finish()
+        }
+    }
+    let text = format!("{:?}", Shown(lane().1));
+    for field in ["cursor", "tail", "head", "sleepers", "consumed", "trusted: false"] {
+        assert!(text.contains(field), "{text}");
+    }
 }

@@ -117,4 +117,27 @@ mod tests {
         }
         assert!(asked <= 20, "{asked} times in a second");
     }
+
+    /// As many as recently took 25 ms, at most twice as many as before, and between 1 and 64.
+    #[test]
+    fn the_number_of_posts_between_two_readings_follows_their_rate() {
+        let (mut liveness, mut now) = (Liveness::new(Duration::ZERO), 0);
+        for (passed, posts) in [
+            (0, 2),
+            (1, 4),
+            (12, 8),
+            (0, 16),
+            (0, 32),
+            (0, 64),
+            (0, 64),
+            (50, 32),
+            (100, 8),
+            (25, 8),
+        ] {
+            now += passed;
+            assert_eq!(liveness.check(Duration::from_millis(now)).1, posts, "after {passed} ms");
+        }
+        now += 10_000;
+        assert_eq!(liveness.check(Duration::from_millis(now)), (true, 1));
+    }
 }

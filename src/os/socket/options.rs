@@ -90,9 +90,24 @@ mod tests {
     use super::*;
     use crate::os::eventfd::Bell;
     use crate::os::process::confine::tests::refusing;
-    use crate::os::socket::{Received, receive, send_packet, stream_pair};
+    use crate::os::socket::{Received, packet_pair, receive, send_packet, stream_pair};
     use std::os::fd::AsFd;
     use std::thread;
+
+    /// Linux 6.16 has the option, and perhaps an older one of a distribution.
+    #[test]
+    fn descriptors_are_refused_where_the_kernel_can_do_it() {
+        let (ours, theirs) = packet_pair().expect("sockets");
+        let refuses = refuse_descriptors(ours.as_fd());
+        if let Ok(release) = std::fs::read_to_string("/proc/sys/kernel/osrelease") {
+            let mut numbers = release.split(['.', '-']).map_while(|number| number.parse().ok());
+            let version: (u32, u32) = (numbers.next().unwrap_or(0), numbers.next().unwrap_or(0));
+            assert!(refuses || version < (6, 16), "{release}");
+        }
+        let bell = Bell::new().expect("an eventfd");
+        let sent = send_packet(theirs.as_fd(), b"1", &[bell.as_fd()]);
+        assert_eq!(sent.is_err(), refuses, "{sent:?}");
+    }
 
     #[test]
     fn an_option_is_read_where_there_is_one() {

@@ -287,6 +287,24 @@ fn bytes_and_descriptors_that_wait_at_a_socket_are_known() {
 }
 
 #[test]
+fn a_socket_knows_whether_its_packets_were_received() {
+    let (ours, theirs) = packets();
+    assert!(is_all_received(ours.as_fd()));
+    post(&ours, b"one", 1);
+    post(&ours, b"two", 0);
+    for _ in 0..2 {
+        assert!(!is_all_received(ours.as_fd()));
+        assert!(is_all_received(theirs.as_fd()), "it has sent nothing");
+        next(&theirs);
+    }
+    assert!(is_all_received(ours.as_fd()));
+    post(&ours, b"never received", 0);
+    drop(theirs);
+    assert!(is_all_received(ours.as_fd()));
+    assert!(!is_all_received(Bell::new().expect("an eventfd").as_fd()), "it is no socket");
+}
+
+#[test]
 fn a_socket_that_is_dropped_is_shut_down_by_its_owner_only() {
     let hangs_up = |change: fn(&mut Socket)| {
         let (ours, theirs) = packets();

@@ -181,3 +181,36 @@ fn a_port_that_leaves_its_loop_keeps_no_copy() {
     receiving.set_patient(true);
     assert!(receiving.unfinished.is_none());
 }
+
+/// No call leaves one: each that takes or discards the message ends its copy.
+#[test]
+fn a_copy_of_another_place_is_not_gone_on_with() {
+    let (_sending, mut receiving) = lane();
+    let record = receiving.peek().expect("an open end").expect("a message");
+    let at = receiving.position() + HEADER_LEN;
+    receiving.unfinished = Some(Unfinished::begin(at, record).expect("memory"));
+    assert!(poll_chunk(&mut receiving).is_none());
+    assert_eq!(receiving.unfinished.as_ref().expect("a copy").at, receiving.position());
+}
+
+#[cfg(any(feature = "tokio", feature = "async-io"))]
+#[test]
+fn memory_for_a_copy_comes_before_the_message_is_taken() {
+    let poll = |receiving: &mut Receiving| receiving.poll_to_copy().expect("an open end");
+    let (mut sending, mut receiving) = lane();
+    for _ in 0..3 {
+        let (polled, memory) = poll(&mut receiving);
+        assert!(matches!(polled, Polled::Unfinished) && memory.capacity() > 0);
+    }
+    let (Polled::Message(payload), _) = poll(&mut receiving) else { panic!("it is whole") };
+    assert_eq!(payload.bytes(), bytes());
+    receiving.give_back(payload.handle());
+    assert!(matches!(poll(&mut receiving).0, Polled::Nothing));
+
+    receiving.endpoint().trust();
+    assert!(matches!(poll(&mut receiving).0, Polled::Nothing));
+    post(&mut sending, &bytes());
+    let (Polled::Message(payload), memory) = poll(&mut receiving) else { panic!("it is lent") };
+    assert_eq!(payload.bytes(), bytes());
+    assert!(memory.capacity() * size_of::<Block>() >= LEN);
+}
